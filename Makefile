@@ -1,0 +1,38 @@
+# Every target works on a fresh clone: what it needs is made first.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help setup repro test lint bench clean-scratch
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+setup: $(READY)  ## Make .venv from the lock file
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"wanted Python 3.11 or newer, given {sys.version.split()[0]}; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+repro: $(READY)  ## Run what has to run of the pipeline, then show what it came to
+	@python -m llm check
+	@if python -m llm library-changed metrics/prepare.json; then dvc repro --force --single-item prepare; fi
+	@dvc repro
+	@python -m llm summary
+
+test: $(READY)  ## Run all tests
+	@python -m pytest
+
+lint: $(READY)  ## Check format, rules and types
+	@ruff format --check .
+	@ruff check .
+	@mypy
+
+bench: $(READY)  ## Measure what is claimed to be fast
+	@for script in bench/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+clean-scratch:  ## Forget the work of killed runs
+	rm -rf .scratch

@@ -1,0 +1,1 @@
+"""How good the model is: likelihood, baselines on the same bytes, samples."""

@@ -1,0 +1,20 @@
+"""The `evaluate` section of params.yaml."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from llm.params import Section
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class EvaluateParams(Section):
+    """How the held-out text is scored, and what the samples begin with."""
+
+    stride: Count
+    batch_size: Count
+    prompts: list[Annotated[str, Field(min_length=1)]]
+    sample_tokens: Count
+    temperature: Annotated[float, Field(gt=0)]
+    top_k: Count

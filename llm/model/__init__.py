@@ -1,0 +1,1 @@
+"""Chapters 3 and 4: attention, layers, the GPT, generation."""

@@ -1,0 +1,46 @@
+"""Presets: a few keys of params.yaml set at once, its comments kept."""
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from llm import params
+from llm.errors import UserError
+
+
+def apply_preset(preset: Path, target: Path) -> list[str]:
+    """Write a preset's values into a params file; returns `key: old → new` for each that changed.
+
+    UserError for a preset that does not exist (the ones that do are named) or names a key that the file lacks.
+    """
+    if not preset.is_file():
+        known = ", ".join(sorted(path.stem for path in preset.parent.glob("*.yaml"))) or "none"
+        raise UserError(f"preset: wanted one of {known}, given {preset.stem}")
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 200
+    params.read(target)  # explains what is wrong with the file, if something is
+    content = yaml.load(target.read_text(encoding="utf-8"))
+    changes: list[str] = []
+    _merge(content, params.read(preset), "", preset, changes)
+    if changes:
+        with target.open("w", encoding="utf-8") as file:
+            yaml.dump(content, file)
+    return changes
+
+
+def _merge(content: Any, values: dict[str, Any], prefix: str, preset: Path, changes: list[str]) -> None:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in content:
+            raise UserError(f"{preset}: {name}: no such key in the params file")
+        if isinstance(value, dict):
+            _merge(content[key], value, f"{name}.", preset, changes)
+        elif content[key] != value:
+            changes.append(f"{name}: {content[key]} → {value}")
+            # Lists keep the object, and with it the comment behind it.
+            if isinstance(value, list) and isinstance(content[key], list):
+                content[key][:] = value
+            else:
+                content[key] = value

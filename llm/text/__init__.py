@@ -1,0 +1,1 @@
+"""Chapter 2: raw text to token windows; free of torch."""

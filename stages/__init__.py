@@ -1,0 +1,1 @@
+"""One script a pipeline stage; each is run as `python -m stages.NAME`, nobody imports them."""

@@ -1,0 +1,44 @@
+"""Every metric and every artifact → the model card beside the export."""
+
+from typing import Annotated, Any
+
+from llm import stage
+from llm.export.card import lineage_rows, read_metrics, write_card
+from llm.stage import Input, Output, Param
+
+
+def main(
+    tasks: Annotated[dict[str, Any], Param("finetune.tasks")],
+    prepare: Input,
+    label: Input,
+    tokenize: Input,
+    pretrain: Input,
+    baselines: Input,
+    evaluate: Input,
+    export: Input,
+    finetune: Input,
+    corpus: Input,
+    tokenizer: Input,
+    tokens: Input,
+    windows: Input,
+    pretrained: Input,
+    exported: Input,
+    finetuned: Input,
+    card: Output,
+) -> None:
+    """Write the card from the metrics files and the artifacts' hashes; `finetune` and `finetuned` are folders."""
+    files = {"prepare": prepare, "label": label, "tokenize": tokenize, "pretrain": pretrain}
+    files |= {"baselines": baselines, "evaluate": evaluate, "export": export}
+    artifacts = {"prepare": corpus, "tokenize": tokenizer, "tokenize ": tokens, "sample": windows}
+    artifacts |= {"pretrain": pretrained, "export": exported}
+    artifacts |= {f"finetune@{name}": finetuned / name for name in tasks}
+    text = write_card(
+        {name: read_metrics(path) for name, path in files.items()},
+        {name: read_metrics(finetune / f"{name}.json") for name in tasks},
+        lineage_rows(artifacts),
+    )
+    card.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    stage.run(main)

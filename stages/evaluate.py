@@ -1,0 +1,64 @@
+"""Weights and held-out text → bits per byte, beside the baselines; samples."""
+
+import json
+from typing import Annotated
+
+from llm import stage
+from llm.evaluate.likelihood import summarise, token_losses
+from llm.evaluate.params import EvaluateParams
+from llm.evaluate.samples import write_samples
+from llm.plots import draw_bars
+from llm.runtime import Machine
+from llm.stage import Input, Output, Param, Seed
+from llm.text.tokenizer import Tokenizer
+from llm.text.windows import read_info, read_stream
+from llm.train.checkpoint import load_model
+
+NAMES = {
+    "model": "this model",
+    "xz_given_train": "xz -9e, given the training text",
+    "zstd_given_train": "zstd -19 --long, given the training text",
+    "xz": "xz -9e",
+    "zstd": "zstd -19 --long",
+    "trigram": "trigrams of the same tokens",
+    "unigram": "unigrams of the same tokens",
+}
+
+
+def main(
+    evaluate: Annotated[EvaluateParams, Param("evaluate")],
+    seed: Seed,
+    weights: Input,
+    windows: Input,
+    tokenizer: Input,
+    baselines: Input,
+    metrics: Output,
+    picture: Output,
+    samples: Output,
+) -> None:
+    """Score all of val and test, each token once; an empty split is left out."""
+    machine = Machine.find()
+    model = load_model(weights).to(machine.device)
+    info = read_info(windows)
+    report = {}
+    for split in ("val", "test"):
+        stream = read_stream(windows, split)
+        if len(stream):
+            losses = token_losses(model, stream, evaluate.stride, evaluate.batch_size, machine, f"evaluate {split}")
+            report[split] = summarise(losses, info.n_bytes[split])
+    stage.write_json(metrics, {**report, "matmul_dtype": machine.matmul_dtype})
+    rivals = json.loads(baselines.read_text(encoding="utf-8"))
+    shown = "test" if "test" in report else "val"
+    values = {"model": report[shown]["bits_per_byte"], **rivals[shown]} if report else {}
+    draw_bars(
+        {NAMES[name]: value for name, value in sorted(values.items(), key=lambda pair: pair[1])},
+        f"held-out text ({shown})" if report else "no text was held out",
+        "bits per byte, less is better",
+        picture,
+        highlight=NAMES["model"],
+    )
+    samples.write_text(write_samples(model, Tokenizer.load(tokenizer), evaluate, seed), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,54 @@
+"""Weights and tokenizer → a Hugging Face folder that other people's software loads, checked by loading it."""
+
+from pathlib import Path
+
+from llm import stage
+from llm.errors import UserError
+from llm.export.huggingface import FILES, write_folder
+from llm.export.verify import compare_with_transformers
+from llm.stage import Input, Output, Seed
+from llm.train.checkpoint import load_model
+
+MOST_LOGIT_DIFFERENCE = 1e-3
+
+
+def main(
+    seed: Seed,
+    weights: Input,
+    tokenizer: Input,
+    config: Output,
+    model: Output,
+    generation: Output,
+    tokenizer_copy: Output,
+    tokenizer_config: Output,
+    metrics: Output,
+) -> None:
+    """Write the five files of one folder; UserError when Transformers computes other logits or token ids."""
+    folder = config.parent
+    given = (config, model, generation, tokenizer_copy, tokenizer_config)
+    _check_paths(given, folder)
+    ours = load_model(weights)
+    write_folder(folder, ours, tokenizer)
+    parity = compare_with_transformers(folder, ours, seed)
+    if parity.max_logit_difference > MOST_LOGIT_DIFFERENCE or parity.texts_with_other_ids:
+        raise UserError(
+            f"{folder}: wanted logits within {MOST_LOGIT_DIFFERENCE} of ours and the same token ids in Transformers, "
+            f"given {parity.max_logit_difference:.2g} and {parity.texts_with_other_ids} texts with other ids"
+        )
+    stage.write_json(
+        metrics,
+        {
+            "max_logit_difference": float(f"{parity.max_logit_difference:.3g}"),
+            "texts_with_other_ids": parity.texts_with_other_ids,
+            "bytes": sum(path.stat().st_size for path in given),
+        },
+    )
+
+
+def _check_paths(given: tuple[Path, ...], folder: Path) -> None:
+    if [path.name for path in given] != list(FILES) or {path.parent for path in given} != {folder}:
+        raise UserError(f"wanted {', '.join(FILES)} in one folder, given {', '.join(map(str, given))}")
+
+
+if __name__ == "__main__":
+    stage.run(main)

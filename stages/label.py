@@ -1,0 +1,58 @@
+"""The Python documents of the corpus → two labeled tables, for the finetuning tasks that come built in."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from llm import stage
+from llm.stage import Input, Output, Param
+from llm.text.labels import DOCSTRING, LIBRARY, Function, docstring_rows, find_functions, library_rows
+from llm.text.params import LabelParams
+from llm.text.tables import SPLITS, TableWriter, iterate_rows, with_reason
+
+NO_PYTHON = "the corpus has no Python documents"
+
+
+def main(
+    label: Annotated[LabelParams, Param("label")], corpus: Input, library: Output, docstring: Output, metrics: Output
+) -> None:
+    """Write the tables `library` and `docstring`; without Python documents both have no rows."""
+    dropped = Counter[str]()
+    functions: list[Function] = []
+    for split in SPLITS:
+        for row in tqdm(iterate_rows(corpus / f"{split}.parquet", ["path", "text"]), desc=f"label {split}"):
+            if row["path"].endswith(".py"):
+                functions += find_functions(row["path"], split, row["text"])
+    fitting = [function for function in functions if label.min_chars <= len(function.source) <= label.max_chars]
+    dropped["too_short_or_long"] = len(functions) - len(fitting)
+    fitting.sort(key=lambda function: function.path)
+    rows = {
+        "library": library_rows(
+            fitting, label.n_packages, label.max_rows_per_package, label.max_rows_per_document, dropped
+        ),
+        "docstring": docstring_rows(fitting, dropped),
+    }
+    for path, schema, task in ((library, LIBRARY, "library"), (docstring, DOCSTRING, "docstring")):
+        _write(path, schema if functions else with_reason(schema, NO_PYTHON), rows[task])
+    report: dict[str, Any] = {
+        task: {split: sum(row["split"] == split for row in of_task) for split in SPLITS}
+        for task, of_task in rows.items()
+    }
+    report["library_packages"] = dict(Counter(row["label"] for row in rows["library"]).most_common())
+    report["dropped"] = dict(sorted(dropped.items()))
+    if not functions:
+        report["empty_because"] = NO_PYTHON
+    stage.write_json(metrics, report)
+
+
+def _write(path: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
+    with TableWriter(path, schema) as table:
+        for row in rows:
+            table.write(row, n_bytes=256)
+
+
+if __name__ == "__main__":
+    stage.run(main)
