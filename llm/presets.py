@@ -20,6 +20,7 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 200
+    yaml.indent(mapping=2, sequence=4, offset=2)
     params.read(target)  # explains what is wrong with the file, if something is
     content = yaml.load(target.read_text(encoding="utf-8"))
     changes: list[str] = []
@@ -35,12 +36,22 @@ def _merge(content: Any, values: dict[str, Any], prefix: str, preset: Path, chan
         name = f"{prefix}{key}"
         if key not in content:
             raise UserError(f"{preset}: {name}: no such key in the params file")
+        old = content[key]
         if isinstance(value, dict):
-            _merge(content[key], value, f"{name}.", preset, changes)
-        elif content[key] != value:
-            changes.append(f"{name}: {content[key]} → {value}")
-            # Lists keep the object, and with it the comment behind it.
-            if isinstance(value, list) and isinstance(content[key], list):
-                content[key][:] = value
+            _merge(old, value, f"{name}.", preset, changes)
+        elif _are_alike(old, value):
+            for place, (item, new) in enumerate(zip(old, value, strict=True)):
+                _merge(item, new, f"{name}[{place}].", preset, changes)
+        elif old != value:
+            changes.append(f"{name}: {old} → {value}")
+            # A list keeps its object, and with it how it is written and the comment behind it.
+            if isinstance(value, list) and isinstance(old, list):
+                old[:] = value
             else:
                 content[key] = value
+
+
+def _are_alike(old: Any, new: Any) -> bool:
+    """Whether both are lists of as many mappings, to be merged one by one."""
+    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    return lists and all(isinstance(item, dict) for item in [*old, *new])

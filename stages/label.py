@@ -13,8 +13,6 @@ from llm.text.labels import DOCSTRING, LIBRARY, Function, docstring_rows, find_f
 from llm.text.params import LabelParams
 from llm.text.tables import SPLITS, TableWriter, iterate_rows, with_reason
 
-NO_PYTHON = "the corpus has no Python documents"
-
 
 def main(
     label: Annotated[LabelParams, Param("label")], corpus: Input, library: Output, docstring: Output, metrics: Output
@@ -23,7 +21,9 @@ def main(
     dropped = Counter[str]()
     functions: list[Function] = []
     for split in SPLITS:
-        for row in tqdm(iterate_rows(corpus / f"{split}.parquet", ["path", "text"]), desc=f"label {split}"):
+        for row in tqdm(
+            iterate_rows(corpus / f"{split}.parquet", ["path", "text"]), desc=f"label {split}", unit=" documents"
+        ):
             if row["path"].endswith(".py"):
                 functions += find_functions(row["path"], split, row["text"])
     fitting = [function for function in functions if label.min_chars <= len(function.source) <= label.max_chars]
@@ -35,17 +35,30 @@ def main(
         ),
         "docstring": docstring_rows(fitting, dropped),
     }
+    reasons = {}
     for path, schema, task in ((library, LIBRARY, "library"), (docstring, DOCSTRING, "docstring")):
-        _write(path, schema if functions else with_reason(schema, NO_PYTHON), rows[task])
+        kept = schema
+        if reason := _why_empty(rows[task], bool(functions)):
+            dropped[f"{task}_{reason.replace(' ', '_')}"] = len(rows[task])
+            reasons[task], rows[task], kept = reason, [], with_reason(schema, reason)
+        _write(path, kept, rows[task])
     report: dict[str, Any] = {
         task: {split: sum(row["split"] == split for row in of_task) for split in SPLITS}
         for task, of_task in rows.items()
     }
     report["library_packages"] = dict(Counter(row["label"] for row in rows["library"]).most_common())
     report["dropped"] = dict(sorted(dropped.items()))
-    if not functions:
-        report["empty_because"] = NO_PYTHON
+    if reasons:
+        report["empty_because"] = reasons
     stage.write_json(metrics, report)
+
+
+def _why_empty(rows: list[dict[str, Any]], has_python: bool) -> str | None:
+    """Why a task has nothing to be trained and measured on, or None."""
+    if not has_python:
+        return "the corpus has no Python documents"
+    missing = [split for split in SPLITS if all(row["split"] != split for row in rows)]
+    return f"no function of the corpus is left in {' and '.join(missing)}" if missing else None
 
 
 def _write(path: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> None:

@@ -34,6 +34,7 @@ def compare_with_transformers(folder: Path, model: GPT, seed: int) -> Parity:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # a hostile text may be longer than the context
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     config = model.config
     drawn = torch.Generator().manual_seed(seed)
