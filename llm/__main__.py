@@ -70,7 +70,7 @@ def preset(
     from llm.presets import apply_preset
 
     changes = apply_preset(Path("presets") / f"{name}.yaml", params)
-    typer.echo("\n".join(changes) or f"params.yaml has the values of {name} already")
+    typer.echo("\n".join(changes) or f"{params} has the values of {name} already")
 
 
 @app.command()

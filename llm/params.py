@@ -13,6 +13,7 @@ Each section's class stands in the room that it is for, so that a new knob for f
 file that pretraining depends on. This module only loads and explains.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def check(kind: Any, value: Any, key: str, path: Path | str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        problems = "; ".join(_explain(dict(problem), key) for problem in error.errors(include_url=False))
+        problems = "; ".join(_explain(dict(problem), key, value) for problem in error.errors(include_url=False))
         raise UserError(f"{path}: {problems}") from None
 
 
@@ -90,9 +91,8 @@ def describe(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _explain(problem: dict[str, Any], key: str) -> str:
-    # Pydantic names the branch of a tagged union in the location; the user's file has no such key.
-    where = ".".join([*filter(None, [key]), *(str(part) for part in problem["loc"] if not _is_tag(part, problem))])
+def _explain(problem: dict[str, Any], key: str, content: Any) -> str:
+    where = ".".join([*filter(None, [key]), *_keys(problem, content)])
     match problem["type"]:
         case "missing":
             return f"{where}: wanted a value, it is missing"
@@ -101,10 +101,23 @@ def _explain(problem: dict[str, Any], key: str) -> str:
         case "value_error":
             # A sentence from one of our own cross-field checks, which names its keys itself.
             return f"{where}: {problem['ctx']['error']}"
-    wanted = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+        case "union_tag_not_found" | "union_tag_invalid":
+            tag = problem["ctx"]["discriminator"].strip("'")
+            if tag not in problem["input"]:
+                return f"{where}.{tag}: wanted a value, it is missing"
+            wanted = problem["ctx"]["expected_tags"].replace(", ", " or ")
+            return f"{where}.{tag}: wanted {wanted}, given {describe(problem['input'][tag])}"
+    wanted = re.sub(r"^\w+ should (be (a valid )?|have |match )?| after validation, not \d+$", "", problem["msg"])
     return f"{where}: wanted {wanted}, given {describe(problem['input'])}"
 
 
-def _is_tag(part: Any, problem: dict[str, Any]) -> bool:
-    value = problem["input"]
-    return isinstance(value, dict) and part in (value.get("kind"), value.get("method"))
+def _keys(problem: dict[str, Any], content: Any) -> list[str]:
+    """The keys that lead to a problem. Pydantic names the branch of a tagged union too; the file has no such key."""
+    keys = []
+    for depth, part in enumerate(problem["loc"], start=1):
+        is_there = part in content if isinstance(content, dict) else isinstance(content, list) and isinstance(part, int)
+        if is_there:
+            content = content[part]
+        if is_there or (problem["type"] == "missing" and depth == len(problem["loc"])):
+            keys.append(str(part))
+    return keys

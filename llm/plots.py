@@ -83,3 +83,10 @@ def draw_confusion(counts: Any, labels: Sequence[str], title: str, path: Path) -
         axes.grid(visible=False)
         axes.set(xlabel="predicted", ylabel="actual", title=title)
     save_figure(figure, path)
+
+
+def draw_note(text: str, path: Path) -> None:
+    """A picture that says why there is no picture."""
+    figure = new_figure(5, 1.5)
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    save_figure(figure, path)

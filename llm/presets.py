@@ -21,10 +21,11 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     yaml.preserve_quotes = True
     yaml.width = 200
     yaml.indent(mapping=2, sequence=4, offset=2)
-    params.read(target)  # explains what is wrong with the file, if something is
+    for path in (preset, target):
+        params.read(path)  # explains what is wrong with the file, if something is
     content = yaml.load(target.read_text(encoding="utf-8"))
     changes: list[str] = []
-    _merge(content, params.read(preset), "", preset, changes)
+    _merge(content, yaml.load(preset.read_text(encoding="utf-8")), "", preset, changes)
     if changes:
         with target.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
@@ -37,6 +38,9 @@ def _merge(content: Any, values: dict[str, Any], prefix: str, preset: Path, chan
         if key not in content:
             raise UserError(f"{preset}: {name}: no such key in the params file")
         old = content[key]
+        if isinstance(value, dict) != isinstance(old, dict):
+            wanted = "keys with values" if isinstance(old, dict) else "one value"
+            raise UserError(f"{preset}: {name}: wanted {wanted}, given {params.describe(value)}")
         if isinstance(value, dict):
             _merge(old, value, f"{name}.", preset, changes)
         elif _are_alike(old, value):

@@ -83,6 +83,6 @@ def summarise(losses: NDArray[np.float32], n_bytes: int) -> dict[str, float]:
     return {
         "bits_per_byte": round(total / math.log(2) / n_bytes, 5),
         "nats_per_token": round(nats, 5),
-        "perplexity": round(math.exp(nats), 4),
+        "perplexity": round(math.exp(min(nats, 700)), 4),  # a float ends at e^709
         "tokens": len(losses),
     }

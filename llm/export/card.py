@@ -30,9 +30,10 @@ def lineage_rows(artifacts: dict[str, Path]) -> list[tuple[str, str, str]]:
 
 
 def table(head: list[str], rows: list[list[Any]]) -> list[str]:
-    """Lines of a Markdown table."""
+    """Lines of a Markdown table; a bar or a line break in a cell is no part of the table."""
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-    return lines + [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    cells = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows)
+    return lines + [f"| {' | '.join(row)} |" for row in cells]
 
 
 def write_card(metrics: dict[str, dict[str, Any]], finetuned: dict[str, dict[str, Any]], lineage: list[Any]) -> str:

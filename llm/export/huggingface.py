@@ -25,6 +25,8 @@ from llm.train.checkpoint import read_safetensors, set_weights
 
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 ARCHITECTURE, CLASSIFIER = "Qwen3ForCausalLM", "Qwen3ForSequenceClassification"
+# What else in config.json decides the logits, with the one value that is computed here.
+FIXED = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False}
 
 
 def write_folder(
@@ -114,7 +116,12 @@ def _config(config: ModelConfig, tokenizer: Tokenizer, labels: list[str] | None)
 
 
 def _shape(content: dict[str, Any], path: Path) -> ModelConfig:
-    rope = content.get("rope_parameters") or {}
+    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    fixed = {key: (content.get(key, value), value) for key, value in FIXED.items()}
+    fixed["rope_type"] = (rope.get("rope_type", rope.get("type", "default")), "default")
+    for key, (given, wanted) in fixed.items():
+        if given != wanted:
+            raise UserError(f"{path}: {key}: wanted {params.describe(wanted)}, given {params.describe(given)}")
     keys = {
         "family": "model_type",
         "d_model": "hidden_size",

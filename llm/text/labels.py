@@ -55,7 +55,7 @@ def find_functions(path: str, split: str, text: str) -> Iterator[Function]:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
         return
-    lines = text.splitlines(keepends=True)
+    lines = text.split("\n")  # Not splitlines: a form feed is the end of a line there, and none for the parser.
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
@@ -73,7 +73,7 @@ def find_functions(path: str, split: str, text: str) -> Iterator[Function]:
 
 
 def _cut_lines(lines: list[str], first: int, last: int | None) -> str:
-    return "".join(lines[first - 1 : last])
+    return "".join(f"{line}\n" for line in lines[first - 1 : last])
 
 
 def mask_names(text: str, names: Iterable[str]) -> str:

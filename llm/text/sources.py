@@ -109,7 +109,12 @@ def _find_files(source: FilesSource, raw: Path) -> list[Path]:
         start = raw.as_posix().rstrip("/") + "/"
         if not glob.startswith(start) or ".." in parts:
             raise UserError(f"source {source.name}: wanted globs under {start}, given {glob}")
-        files = [file for file in sorted(raw.glob(glob.removeprefix(start))) if file.is_file()]
+        try:
+            matches = sorted(raw.glob(glob.removeprefix(start)))
+        except (ValueError, IndexError, NotImplementedError):  # What pathlib raises for a pattern that is none.
+            matches = []
+        # What Git and DVC keep beside the texts (.gitignore, book.txt.dvc) is no text, whatever the glob.
+        files = [file for file in matches if file.is_file() and file.suffix != ".dvc" and file.name[0] != "."]
         if not files:
             raise UserError(f"source {source.name}: wanted a glob that matches a file, given {glob}")
         for file in files:

@@ -62,7 +62,7 @@ class TableWriter:
             self._flush()
 
     def _flush(self) -> None:
-        if self._buffered:
+        if self._rows[self.schema.names[0]]:
             self._file.write_table(pa.table(self._rows, schema=self.schema))
             self._rows = {name: [] for name in self.schema.names}
             self._buffered = 0
@@ -70,13 +70,14 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush()
-        self._file.close()
-        if kind is None:
-            self._part.replace(self.path)
-        else:
-            self._part.unlink()
+        try:
+            with self._file:
+                if kind is None:
+                    self._flush()
+            if kind is None:
+                self._part.replace(self.path)
+        finally:
+            self._part.unlink(missing_ok=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -106,8 +107,13 @@ def with_reason(schema: pa.Schema, reason: str) -> pa.Schema:
 
 
 def empty_because(path: Path) -> str | None:
-    """The reason that a Parquet table without rows gives, or None."""
-    reason = (pq.read_schema(path).metadata or {}).get(_EMPTY_BECAUSE)
+    """The reason that a Parquet table without rows gives, or None; UserError where the file is no such table."""
+    try:
+        reason = (pq.read_schema(path).metadata or {}).get(_EMPTY_BECAUSE)
+    except FileNotFoundError:
+        raise UserError(f"{path}: wanted a Parquet table, there is none") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: wanted a Parquet table, {str(error).splitlines()[0]}") from None
     return reason.decode() if reason else None
 
 

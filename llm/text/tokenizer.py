@@ -80,6 +80,8 @@ class Tokenizer:
             raise UserError(
                 f"{path}: wanted a byte-level BPE tokenizer.json, given one with a problem at {error}"
             ) from None
+        if missing := [name for name in SPECIAL_TOKENS if name not in special]:
+            raise UserError(f"{path}: wanted the special tokens {', '.join(SPECIAL_TOKENS)}; {missing[0]} is missing")
         # The rank of a merge is the id of the token that it makes: `tokenizers` hands ids out in that order.
         ranks = {_to_bytes(token): rank for token, rank in vocabulary.items() if token not in special}
         if len(ranks) + len(special) != len(vocabulary) or max(vocabulary.values()) != len(vocabulary) - 1:

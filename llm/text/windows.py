@@ -5,8 +5,7 @@
     windows     input 0 5 6 → target 5 6 7,  input 7 0 8 → target 0 8 9      context length 3, stride 3
 
 A window is a start in the stream and nothing more: tokens are never copied, whatever the stride. With a stride
-equal to the context length each token is a target once; with a smaller one windows overlap. Why sliding
-windows, why stride: `docs/questions.md`.
+equal to the context length each token is a target once; with a smaller one windows overlap.
 """
 
 import json
@@ -92,7 +91,7 @@ def read_stream(folder: Path, split: str) -> NDArray[np.uint32]:
     try:
         # A file of no tokens is 128 bytes of header: mmap refuses to map the nothing behind it.
         return np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, EOFError):
         raise UserError(f"{path}: wanted a token stream, it is missing or no .npy file") from None
 
 

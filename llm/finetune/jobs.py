@@ -1,0 +1,114 @@
+"""One finetuning from files to files: labeled rows and a base in; a model, plots, a report and metrics out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.metrics import classification_report
+
+from llm.errors import UserError
+from llm.export.huggingface import read_folder, write_folder
+from llm.finetune import classify, instruct
+from llm.finetune.chat import TEMPLATE
+from llm.finetune.labeled import read_labeled
+from llm.finetune.params import ClassifyTask, InstructTask, Task
+from llm.model.gpt import GPT
+from llm.plots import draw_curve
+from llm.runtime import Machine
+from llm.text.tokenizer import Tokenizer
+
+ANSWERS_SHOWN = 10
+ANSWER_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a task is run with: files to read, places to write to, a seed, a machine and a scratch folder."""
+
+    data: Path
+    base: Path
+    model: Path
+    plots: Path
+    report: Path
+    seed: int
+    machine: Machine
+    scratch: Path
+
+    def run(self, task: Task) -> dict[str, Any]:
+        """Train, score test once, write everything; returns the metrics."""
+        match task:
+            case ClassifyTask():
+                return _classify(self, task)
+            case InstructTask():
+                return _instruct(self, task)
+
+
+def _classify(job: Job, task: ClassifyTask) -> dict[str, Any]:
+    tokenizer, config = _read_tokenizer(job.base), read_folder(job.base).config
+    table = read_labeled(job.data, [task.text_column, task.label_column], task.split_column)
+    prepared = classify.prepare_rows(table, task, tokenizer, config.context_length)
+    trunks = {
+        "pretrained": lambda: read_folder(job.base),
+        "random_weights": lambda: GPT(config, torch.Generator().manual_seed(job.seed)),
+    }
+    trained = {
+        row: classify.train_classifier(make, prepared, task, tokenizer.pad, job.seed, job.machine, job.scratch, row)
+        for row, make in trunks.items()
+    }
+    figures = {row: result.figures for row, result in trained.items()}
+    figures |= classify.score_baselines(prepared, job.seed)
+    best, actual = trained["pretrained"], prepared.rows["test"].labels
+    classify.draw_plots(job.plots, prepared.labels, actual, best.predicted, best.curve.rows)
+    numbers = range(len(prepared.labels))
+    by_label = classification_report(
+        actual, best.predicted, labels=numbers, target_names=prepared.labels, zero_division=0
+    )
+    job.report.write_text(f"# The finetuned classifier on test, by label\n\n```text\n{by_label}```\n", encoding="utf-8")
+    score = best.model.score.weight.detach()
+    write_folder(job.model, best.model.trunk, job.base / "tokenizer.json", labels=prepared.labels, score=score)
+    settings = {row: figures[row].pop("setting") for row in figures}
+    return {**prepared.report, "test": figures, "settings": settings}
+
+
+def _read_tokenizer(base: Path) -> Tokenizer:
+    """The base's tokenizer; UserError where it has ids that the base's embedding has no row for."""
+    tokenizer, rows = Tokenizer.load(base / "tokenizer.json"), read_folder(base).config.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{base}: wanted a tokenizer of at most the model's {rows} tokens, given {tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def _instruct(job: Job, task: InstructTask) -> dict[str, Any]:
+    tokenizer = _read_tokenizer(job.base)
+    columns = [task.instruction_column, *([task.input_column] if task.input_column else []), task.output_column]
+    table = read_labeled(job.data, columns, task.split_column, may_be_empty=task.input_column)
+    before = read_folder(job.base).to(job.machine.device)
+    rows, counts = instruct.prepare_rows(table, task, tokenizer, before.config.context_length)
+    fitted = instruct.train_instruct(
+        lambda: read_folder(job.base), rows, task, tokenizer, job.seed, job.machine, job.scratch
+    )
+    models = {"before": before, "after": fitted.model}
+    bits = {
+        when: instruct.answer_bits_per_byte(model, rows["test"], tokenizer, task.training.batch_size, job.machine)
+        for when, model in models.items()
+    }
+    draw_curve(fitted.curve.rows, "finetuning", job.plots / "curve.svg")
+    job.report.write_text(_answers(rows["test"], models, tokenizer), encoding="utf-8")
+    write_folder(job.model, fitted.model, job.base / "tokenizer.json", chat_template=TEMPLATE)
+    setting = {"rate": fitted.rate, "val_loss_by_rate": fitted.tried}
+    return {**counts, "test": {"answer_bits_per_byte": bits}, "settings": {"pretrained": setting}}
+
+
+def _answers(rows: list[instruct.Row], models: dict[str, GPT], tokenizer: Tokenizer) -> str:
+    """Some held-out prompts, evenly spread, with each model's greedy answer and the reference, as Markdown."""
+    shown = rows[:: max(1, len(rows) // ANSWERS_SHOWN)][:ANSWERS_SHOWN]
+    parts = [f"# Answers to {len(shown)} held-out prompts"]
+    for number, row in enumerate(shown, start=1):
+        parts += ["", f"## Prompt {number}", "", "````text", row.user, "````"]
+        answers = {when: instruct.answer(model, row.user, tokenizer, ANSWER_TOKENS) for when, model in models.items()}
+        for title, text in (answers | {"reference": row.answer}).items():
+            parts += ["", f"**{title}**", "", "````text", text, "````"]
+    return "\n".join(parts) + "\n"

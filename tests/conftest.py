@@ -1,0 +1,131 @@
+"""What several tests share: a small text, a tokenizer of it, models with drawn weights, an exported folder."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SMALL_TEXT = (
+    "def walk(path):\n    return [name for name in path if name]\n\nThe river runs, the rain falls; 2024 déjà vu.\n"
+)
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer.json of 320 tokens. Only to be read."""
+    from llm.text.tokenizer import train_tokenizer
+
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_tokenizer([SMALL_TEXT] * 4, 320).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def draw_gpt() -> Callable:
+    """A maker of small models of 320 tokens; all weights are drawn, so that no block passes its input on as it is."""
+    import torch
+
+    from llm.model.config import ModelConfig
+    from llm.model.gpt import GPT
+
+    def draw(seed: int = 0, **shape: object) -> GPT:
+        values = {"family": "qwen3", "d_model": 24, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_ff": 40}
+        values |= {"rope_theta": 10000.0, "norm_eps": 1e-6, "tie_embeddings": True}
+        gpt = GPT(ModelConfig(**(values | {"vocab_size": 320, "context_length": 48} | shape)))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in gpt.parameters():
+                weight.normal_(1.0 if weight.ndim == 1 else 0.0, 0.2, generator=generator)
+        return gpt
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def exported_folder(tmp_path_factory: pytest.TempPathFactory, draw_gpt: Callable, small_tokenizer_file: Path) -> Path:
+    """A language model as a Hugging Face folder. Only to be read."""
+    from llm.export.huggingface import write_folder
+
+    folder = tmp_path_factory.mktemp("exported")
+    write_folder(folder, draw_gpt(), small_tokenizer_file)
+    return folder
+
+
+@pytest.fixture
+def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """The CPU in float32 on one thread, whatever the machine could do better; what a stage finds is the same."""
+    import torch
+
+    from llm.runtime import Machine
+
+    monkeypatch.setenv("GROUNDUP_DEVICE", "cpu")
+    monkeypatch.setenv("GROUNDUP_DTYPE", "float32")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small matrices are no quicker on more, and slow when others use them
+    yield Machine.find()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config() -> object:
+    """A small shape in which no two axes are alike: heads are 10 wide, two query heads share a key head."""
+    from llm.model.config import ModelConfig
+
+    return ModelConfig(
+        family="qwen3",
+        d_model=60,
+        n_layers=2,
+        n_heads=6,
+        n_kv_heads=3,
+        d_ff=43,
+        rope_theta=1000.0,
+        norm_eps=1e-6,
+        tie_embeddings=False,
+        vocab_size=97,
+        context_length=17,
+    )
+
+
+@pytest.fixture
+def write_windows_folder() -> Callable[..., Path]:
+    """A writer of windows as the sample stage leaves them: documents of ids for each split, 0 ends a document."""
+    from llm.text.windows import WindowsInfo, window_starts, write_info, write_stream, write_windows
+
+    def write(folder: Path, documents: dict[str, list[list[int]]], vocab_size: int, context_length: int) -> Path:
+        folder.mkdir(parents=True)
+        n_bytes = {}
+        for split in ("train", "val", "test"):
+            texts = documents.get(split, [])
+            total = sum(len(ids) + 1 for ids in texts) + 1 if texts else 0
+            write_stream(folder / f"{split}.npy", texts, 0, total, "<u2")
+            write_windows(folder / f"{split}.parquet", window_starts(total, context_length, context_length))
+            n_bytes[split] = sum(map(len, texts))
+        write_info(folder / "windows.json", WindowsInfo(vocab_size, 0, context_length, context_length, n_bytes))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors are quicker on one thread, above all where other processes want the cores."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def write_corpus() -> Callable[..., Path]:
+    """A writer of a corpus as the prepare stage leaves it: the documents of each split, as path and text."""
+    from llm.text.clean import document_id
+    from llm.text.tables import CORPUS, TableWriter
+
+    def write(folder: Path, documents: dict[str, dict[str, str]]) -> Path:
+        for split in ("train", "val", "test"):
+            with TableWriter(folder / f"{split}.parquet", CORPUS) as table:
+                for path, text in documents.get(split, {}).items():
+                    row = {"doc_id": document_id(text), "source": "mine", "path": path, "text": text}
+                    table.write(row | {"n_bytes": len(text.encode())})
+        return folder
+
+    return write

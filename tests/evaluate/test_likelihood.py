@@ -1,0 +1,111 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from llm.evaluate.likelihood import plan_spans, summarise, token_losses
+
+N = 43  # tokens; the context is 17
+
+
+@pytest.fixture
+def model(draw_gpt, config):
+    return draw_gpt(**config.model_dump())
+
+
+@pytest.fixture
+def stream(config):
+    return np.random.default_rng(1).integers(config.vocab_size, size=N).astype(np.uint16)
+
+
+@torch.no_grad()
+def _loss_after(model, context, token):
+    """The slow, clear way: read a context, look at its last prediction."""
+    logits = model(torch.from_numpy(context.astype(np.int64))[None])[0, -1]
+    return float(-logits.log_softmax(dim=-1)[int(token)])
+
+
+def _naive_losses(model, stream, stride):
+    """Windows of a whole context, `stride` on each time; each token is scored in the first one that holds it."""
+    context, last = model.config.context_length, len(stream) - 1
+    losses, end = [], min(context, last)
+    for target in range(1, last + 1):
+        if target > end:
+            end = min(end + stride, last)
+        start = max(end - context, 0)
+        losses.append(_loss_after(model, stream[start:target], stream[target]))
+    return losses
+
+
+@pytest.mark.parametrize("context", [1, 2, 5])
+def test_each_token_but_the_first_is_scored_once_after_as_much_as_was_promised(context):
+    for n_tokens in range(25):
+        for stride in range(1, context + 1):
+            spans = plan_spans(n_tokens, context, stride)
+            scored = [span.start + place for span in spans for place in range(span.first, span.length)]
+            assert scored == list(range(max(n_tokens - 1, 0)))
+            for span in spans:
+                assert span.start >= 0
+                assert span.length <= context
+                # Target `first` has first + 1 tokens before it, the input at its own place included.
+                assert span.start == 0 or span.first >= context - stride
+
+
+@pytest.mark.parametrize("stride", [1, 5, 16, 17])
+def test_each_loss_is_that_of_reading_the_tokens_window_alone(model, stream, plain_cpu, stride):
+    losses = token_losses(model, stream, stride, 2, plain_cpu, "test")
+    np.testing.assert_allclose(losses, _naive_losses(model, stream, stride), rtol=1e-4, atol=1e-4)
+
+
+def test_with_a_stride_of_one_each_token_follows_a_whole_context(model, stream, plain_cpu):
+    losses = token_losses(model, stream, 1, 7, plain_cpu, "test")
+    expected = [_loss_after(model, stream[max(place - 17, 0) : place], stream[place]) for place in range(1, N)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [5, 17])
+def test_the_losses_do_not_depend_on_the_batch_size(model, stream, plain_cpu, stride):
+    alone = token_losses(model, stream, stride, 1, plain_cpu, "test")
+    for batch_size in (2, 3, 100):
+        together = token_losses(model, stream, stride, batch_size, plain_cpu, "test")
+        np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
+        assert summarise(together, N)["bits_per_byte"] == pytest.approx(summarise(alone, N)["bits_per_byte"], abs=2e-5)
+
+
+def test_a_stride_beyond_the_context_leaves_no_token_out(model, stream, plain_cpu):
+    beyond, whole = (token_losses(model, stream, stride, 2, plain_cpu, "test") for stride in (100, 17))
+    assert np.array_equal(beyond, whole)
+
+
+@pytest.mark.parametrize("n_tokens", [0, 1, 2, 5, 17, 18, 19])
+def test_a_text_as_short_as_the_context_is_scored_whole(model, stream, plain_cpu, n_tokens):
+    losses = token_losses(model, stream[:n_tokens], 5, 2, plain_cpu, "test")
+    expected = _naive_losses(model, stream[:n_tokens], 5)
+    assert losses.shape == (max(n_tokens - 1, 0),)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_future_of_a_text_does_not_change_what_its_past_cost(model, stream, plain_cpu):
+    before = token_losses(model, stream, 17, 2, plain_cpu, "test")
+    stream[30:] = (stream[30:] + 1) % 97
+    after = token_losses(model, stream, 17, 2, plain_cpu, "test")
+    np.testing.assert_allclose(after[:29], before[:29], rtol=1e-5, atol=1e-5)
+    assert (after[29:] != before[29:]).all()
+
+
+def test_bits_per_byte_count_the_texts_bytes_and_not_its_tokens():
+    # Three tokens of probability 1/2, 1/2 and 1/4 are 4 bits; the text has 2 bytes.
+    losses = np.log(np.array([2, 2, 4], dtype=np.float32))
+    assert summarise(losses, n_bytes=2) == {
+        "bits_per_byte": 2.0,
+        "nats_per_token": round(4 / 3 * math.log(2), 5),
+        "perplexity": round(2 ** (4 / 3), 4),
+        "tokens": 3,
+    }
+
+
+def test_even_a_ruined_models_figures_are_numbers():
+    figures = summarise(np.array([1000.0, 1000.0], dtype=np.float32), n_bytes=2)
+    assert figures["nats_per_token"] == 1000
+    assert math.isfinite(figures["perplexity"])

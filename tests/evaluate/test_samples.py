@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from llm.evaluate.params import EvaluateParams
+from llm.evaluate.samples import write_samples
+from llm.text.tokenizer import Tokenizer
+
+PARAMS = EvaluateParams(stride=8, batch_size=2, prompts=["def ", "The "], sample_tokens=13, temperature=0.75, top_k=50)
+
+
+@pytest.fixture
+def tokenizer(small_tokenizer_file):
+    return Tokenizer.load(small_tokenizer_file)
+
+
+def _parts(text):
+    """Heading and body of each sample."""
+    return [part.split("\n", 1) for part in text.split("\n## ")[1:]]
+
+
+def test_every_prompt_is_continued_greedily_and_by_drawing(draw_gpt, tokenizer):
+    parts = _parts(write_samples(draw_gpt(), tokenizer, PARAMS, seed=1))
+    assert [heading for heading, _ in parts] == [
+        "`def`, greedy",
+        "`def`, temperature 0.75, top 50",
+        "`The`, greedy",
+        "`The`, temperature 0.75, top 50",
+    ]
+    for (_, body), prompt in zip(parts, ("def ", "def ", "The ", "The "), strict=True):
+        assert f"\n{prompt}│" in body
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_other_drawn_ones_alone(draw_gpt, tokenizer):
+    first, again, other = (_parts(write_samples(draw_gpt(), tokenizer, PARAMS, seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert [a == b for a, b in zip(first, other, strict=True)] == [True, False, True, False]
+
+
+def test_a_model_that_says_the_end_at_once_writes_nothing(draw_gpt, tokenizer):
+    model = draw_gpt(tie_embeddings=False)
+    with torch.no_grad():
+        # The last hidden state's first number becomes 1, and only the end of text looks at it.
+        model.norm.weight.zero_()
+        model.norm.weight[0] = 1
+        model.head.weight.zero_()
+        model.embedding.weight[:, 0] = 50
+        model.head.weight[tokenizer.end_of_text, 0] = 50
+    for _, body in _parts(write_samples(model, tokenizer, PARAMS, seed=1)):
+        assert body.rstrip().endswith("│\n````")
+
+
+def test_without_prompts_there_is_a_heading_alone(draw_gpt, tokenizer):
+    params = PARAMS.model_copy(update={"prompts": []})
+    assert write_samples(draw_gpt(), tokenizer, params, seed=1).startswith("# Samples\n")
+    assert _parts(write_samples(draw_gpt(), tokenizer, params, seed=1)) == []

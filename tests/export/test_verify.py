@@ -1,0 +1,34 @@
+"""The check of an export finds what it is there to find."""
+
+import json
+
+import pytest
+import torch
+
+from llm.export.huggingface import read_folder, write_folder
+from llm.export.verify import compare_with_transformers
+
+
+def test_an_export_is_the_model_that_it_was_made_of(exported_folder):
+    parity = compare_with_transformers(exported_folder, read_folder(exported_folder), seed=1)
+    assert parity.max_logit_difference < 1e-4
+    assert parity.texts_with_other_ids == 0
+    assert parity.texts > 0
+
+
+def test_one_changed_weight_is_noticed(exported_folder):
+    model = read_folder(exported_folder)
+    with torch.no_grad():
+        model.blocks[1].attention.key.weight[0, 0] += 5
+    assert compare_with_transformers(exported_folder, model, seed=1).max_logit_difference > 1e-3
+
+
+@pytest.mark.parametrize("setting", [{"add_prefix_space": True}, {"use_regex": True}], ids=str)
+def test_a_tokenizer_that_transformers_reads_otherwise_is_noticed(tmp_path, draw_gpt, small_tokenizer_file, setting):
+    content = json.loads(small_tokenizer_file.read_text())
+    content["pre_tokenizer"]["pretokenizers"][1] |= setting
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(content))
+    model = draw_gpt()
+    write_folder(tmp_path / "folder", model, changed)
+    assert compare_with_transformers(tmp_path / "folder", model, seed=1).texts_with_other_ids > 0

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from llm.model.layers import Linear, RMSNorm, SwiGLU
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(1))
+
+
+def _fill(module: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(2)
+    for weight in module.parameters():
+        weight.data.normal_(generator=generator)
+    return module
+
+
+def test_a_linear_map_is_a_matrix_product_and_no_more(x):
+    layer = _fill(Linear(7, 5))
+    torch.testing.assert_close(layer(x), x @ layer.weight.T)
+    assert not layer(torch.zeros(7)).any()
+
+
+def test_a_norm_is_torchs_own(x):
+    layer = _fill(RMSNorm(7, 1e-6))
+    torch.testing.assert_close(layer(x), functional.rms_norm(x, (7,), layer.weight, 1e-6))
+
+
+def test_a_fresh_norm_gives_a_root_mean_square_of_one_whatever_the_scale(x):
+    layer = RMSNorm(7, 1e-12)
+    for scale in (1e-2, 1, 1e3):
+        torch.testing.assert_close(layer(scale * x).square().mean(dim=-1), torch.ones(2, 3))
+
+
+def test_a_norm_of_zeros_is_zeros(x):
+    assert not RMSNorm(7, 1e-6)(torch.zeros_like(x)).any()
+
+
+def test_a_norm_of_bfloat16_is_the_float32_norm_rounded_once(x):
+    layer = _fill(RMSNorm(7, 1e-6))
+    low = x.bfloat16()
+    assert torch.equal(layer(low), layer(low.float()).bfloat16())
+
+
+def test_a_norm_does_not_overflow_where_squares_would(x):
+    assert RMSNorm(7, 1e-6)((x * 1e4).half()).isfinite().all()
+
+
+def test_the_feed_forward_is_the_formula(x):
+    layer = _fill(SwiGLU(7, 5))
+    gate, up, down = layer.gate.weight, layer.up.weight, layer.down.weight
+    opened = x @ gate.T * torch.sigmoid(x @ gate.T)
+    torch.testing.assert_close(layer(x), (opened * (x @ up.T)) @ down.T)
+
+
+def test_positions_do_not_see_each_other(x):
+    layer = nn.Sequential(_fill(SwiGLU(7, 5)), RMSNorm(7, 1e-6))
+    alone = torch.stack([layer(x[:, place]) for place in range(3)], dim=1)
+    torch.testing.assert_close(layer(x), alone)

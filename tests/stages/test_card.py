@@ -1,0 +1,90 @@
+"""The card stage puts every metric and every artifact's hash into one text."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from llm.errors import UserError
+from stages.card import main
+
+METRICS = {
+    "prepare": {"bytes": {"train": 9753, "val": 86, "test": 97}, "skipped": {"empty": 3}},
+    "label": {"dropped": {"too_short_or_long": 43}},
+    "tokenize": {"tokens": {"train": 3579}},
+    "pretrain": {"parameters": 24680, "epochs": 1.75},
+    "baselines": {"test": {"xz": 2.375}},
+    "evaluate": {"test": {"bits_per_byte": 1.125}},
+    "export": {"max_logit_difference": 3e-06},
+}
+TASKS = {
+    "topics": {"rows": {"train": 1201}, "test": {"answer_bits_per_byte": {"before": 5.5, "after": 2.25}}},
+    "answers": {"skipped": "the corpus has no Python documents"},
+}
+ARTIFACTS = {
+    "corpus": "corpus/train.parquet",
+    "tokenizer": "tokenizer.json",
+    "tokens": "tokens/train.parquet",
+    "windows": "windows/train.bin",
+    "pretrained": "pretrained/model.safetensors",
+    "exported": "model.safetensors",
+    "finetuned": "finetuned/topics/model.safetensors",
+}
+
+
+@pytest.fixture
+def paths(tmp_path) -> dict[str, Path]:
+    """A path for each argument of the stage, with something behind each input."""
+    given = {name: tmp_path / f"{name}.json" for name in METRICS}
+    for name, path in given.items():
+        path.write_text(json.dumps(METRICS[name]))
+    given["finetune"] = tmp_path / "finetune"
+    given["finetune"].mkdir()
+    for name, report in TASKS.items():
+        (given["finetune"] / f"{name}.json").write_text(json.dumps(report))
+    for name, file in ARTIFACTS.items():
+        path = tmp_path / "data" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"all of {name}")
+        given[name] = tmp_path / "data" / Path(file).parts[0]
+    skipped = tmp_path / "data/finetuned/answers/skipped.json"
+    skipped.parent.mkdir()
+    skipped.write_text("all of answers")
+    return given | {"card": tmp_path / "README.md"}
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def test_the_card_holds_every_task_and_the_md5_of_every_file(paths, tmp_path):
+    main(tasks=dict.fromkeys(TASKS), **paths)
+    text = paths["card"].read_text()
+    assert "## Finetuned: topics" in text
+    assert "2.25" in text
+    assert "Skipped: the corpus has no Python documents." in text
+    hashes = [_md5(f"all of {name}") for name in [*ARTIFACTS, "answers"]]
+    assert [md5 for md5 in hashes if text.count(md5) != 1] == []
+    assert str(tmp_path) not in text
+
+
+def test_only_the_tasks_of_the_params_are_told_of(paths):
+    main(tasks={"topics": None}, **paths)
+    text = paths["card"].read_text()
+    assert "topics" in text
+    assert "answers\n" not in text
+    assert _md5("all of answers") not in text
+
+
+def test_the_same_inputs_make_the_same_card(paths, tmp_path):
+    main(tasks=TASKS, **paths)
+    main(tasks=TASKS, **(paths | {"card": tmp_path / "second.md"}))
+    assert (tmp_path / "second.md").read_bytes() == paths["card"].read_bytes()
+
+
+def test_a_task_without_metrics_is_one_line_that_names_the_file(paths):
+    with pytest.raises(UserError, match=r"finetune/other\.json: wanted a metrics file") as caught:
+        main(tasks={"other": None}, **paths)
+    assert "\n" not in str(caught.value)
+    assert not paths["card"].exists()

@@ -1,0 +1,171 @@
+"""The finetune stage makes a model that others load, says what it scored, and says when there was nothing to do."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from llm.errors import UserError
+from llm.finetune.params import ClassifyTask, InstructTask, TrainingParams
+from llm.text.tables import with_reason
+from stages.finetune import main
+
+TRAINING = TrainingParams(
+    epochs=1.0,
+    batch_size=8,
+    rates=[0.005, 0.02],
+    search_share=0.5,
+    other_rate_ratio=0.5,
+    weight_decay=0.0,
+    clip_norm=10.0,
+    warmup_share=0.1,
+    decay_share=0.5,
+    evals=2,
+)
+COMMON = {"base": "models/export", "split_column": "split", "max_tokens": 40, "training": TRAINING}
+CLASSIFY = ClassifyTask(kind="classify", data="rows.csv", text_column="text", label_column="label", **COMMON)
+INSTRUCT = InstructTask(
+    kind="instruct", data="rows.csv", instruction_column="text", input_column=None, output_column="label", **COMMON
+)
+SPLITS = ["train", "train", "train", "val", "test"]
+ROWS = pd.DataFrame(
+    [(f"{name} {number}", name, SPLITS[number % 5]) for name in ("rain", "river") for number in range(20)],
+    columns=["text", "label", "split"],
+)
+SCHEMA = pa.schema([("text", pa.string()), ("label", pa.string()), ("split", pa.string())])
+
+
+@pytest.fixture
+def run(tmp_path, exported_folder, plain_cpu):
+    """Runs the stage on a file and gives the folder of what it wrote."""
+
+    def run_stage(task, data: Path, name: str = "out", base: Path = exported_folder, **other: Path) -> Path:
+        out = tmp_path / name
+        (out / "scratch").mkdir(parents=True)
+        files = {"config": "config.json", "weights": "model.safetensors", "tokenizer": "tokenizer.json"}
+        inputs = {option: base / file for option, file in files.items()} | other
+        outputs = {"model": "model", "metrics": "metrics.json", "plots": "plots", "report": "report.md"}
+        outputs = {option: out / file for option, file in outputs.items()}
+        main(task=task, seed=1, name="topics", data=data, scratch=out / "scratch", **inputs, **outputs)
+        return out
+
+    return run_stage
+
+
+@pytest.fixture
+def rows_file(tmp_path) -> Path:
+    ROWS.to_csv(tmp_path / "rows.csv", index=False)
+    return tmp_path / "rows.csv"
+
+
+def _metrics(out: Path) -> dict:
+    return json.loads((out / "metrics.json").read_text())
+
+
+def _files(out: Path) -> dict[str, bytes]:
+    paths = [path for part in ("model", "plots") for path in (out / part).rglob("*")]
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in [*paths, out / "metrics.json", out / "report.md"]
+    }
+
+
+def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_file):
+    out = run(CLASSIFY, rows_file)
+    metrics = _metrics(out)
+    assert metrics["rows"] == {"train": 24, "val": 8, "test": 8}
+    assert metrics["test"].keys() == {"pretrained", "random_weights", "majority", "tfidf"} == metrics["settings"].keys()
+    model = AutoModelForSequenceClassification.from_pretrained(out / "model")
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    test = ROWS[ROWS["split"] == "test"]
+    with torch.no_grad():
+        scores = model(**tokenizer(test["text"].tolist(), padding=True, return_tensors="pt")).logits
+    predicted = [model.config.id2label[number] for number in scores.argmax(dim=-1).tolist()]
+    assert (test["label"] == predicted).mean() == metrics["test"]["pretrained"]["accuracy"]
+    confusion = pd.read_csv(out / "plots/confusion.csv")
+    assert confusion["actual"].tolist() == test["label"].tolist()
+    assert confusion["predicted"].tolist() == predicted
+
+
+def test_the_instruction_model_answers_in_transformers_as_it_does_here(run, rows_file):
+    out = run(INSTRUCT, rows_file)
+    bits = _metrics(out)["test"]["answer_bits_per_byte"]
+    assert bits["after"] < bits["before"]
+    shown = (out / "report.md").read_text()
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "rain 4"}], add_generation_prompt=True, return_tensors="pt"
+    )
+    ids = model.generate(**asked, do_sample=False, max_new_tokens=12)[0, asked["input_ids"].shape[1] :]
+    answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert answer
+    assert f"**after**\n\n````text\n{answer}" in shown.split("````text\nrain 4\n````")[1]
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, INSTRUCT], ids=["classify", "instruct"])
+def test_a_second_run_writes_the_same_bytes_and_no_path_of_the_machine(run, rows_file, tmp_path, task):
+    first, second = _files(run(task, rows_file, "first")), _files(run(task, rows_file, "second"))
+    assert first == second
+    assert [name for name, content in first.items() if str(tmp_path).encode() in content] == []
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, INSTRUCT], ids=["classify", "instruct"])
+def test_an_empty_table_that_says_why_is_skipped_for_that_reason(run, tmp_path, task):
+    data = tmp_path / "rows.parquet"
+    pq.write_table(with_reason(SCHEMA, "the corpus has no Python documents").empty_table(), data)
+    out = run(task, data)
+    assert _metrics(out) == {"skipped": "the corpus has no Python documents"}
+    assert [path.name for path in (out / "model").iterdir()] == ["skipped.json"]
+    assert "the corpus has no Python documents" in (out / "report.md").read_text()
+    assert "the corpus has no Python documents" in (out / "plots/curve.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.jsonl"])
+def test_an_empty_file_of_the_users_own_is_an_error(run, tmp_path, name):
+    data = tmp_path / name
+    if name.endswith(".parquet"):
+        pq.write_table(SCHEMA.empty_table(), data)
+    else:
+        data.write_text("text,label,split\n" if name.endswith(".csv") else "")
+    with pytest.raises(UserError, match=f"{name}: wanted labeled rows, given none"):
+        run(CLASSIFY, data)
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.jsonl", "rows.txt"])
+def test_a_broken_file_is_one_line_that_names_it(run, tmp_path, name):
+    data = tmp_path / name
+    data.write_bytes(b"PAR1 \xff broken")
+    with pytest.raises(UserError, match=name) as caught:
+        run(CLASSIFY, data)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_a_base_that_is_not_one_folder_is_refused(run, rows_file, small_tokenizer_file):
+    with pytest.raises(UserError, match="in one folder"):
+        run(CLASSIFY, rows_file, tokenizer=small_tokenizer_file)
+
+
+def test_a_base_without_our_special_tokens_is_one_line_that_names_one(run, tmp_path, rows_file, exported_folder):
+    base = tmp_path / "base"
+    base.mkdir()
+    for path in exported_folder.iterdir():
+        content = path.read_bytes()
+        (base / path.name).write_bytes(content.replace(b"<|pad|>", b"<|fill|>") if path.suffix == ".json" else content)
+    with pytest.raises(UserError, match=r"tokenizer\.json: .* <\|pad\|> is missing"):
+        run(INSTRUCT, rows_file, base=base)
+
+
+def test_labels_of_another_kind_of_text_stay_as_they_are(run, tmp_path):
+    names = {"rain": "001", "river": "$NA|"}
+    rows = ROWS.assign(label=ROWS["label"].map(names))
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    out = run(CLASSIFY, tmp_path / "rows.csv")
+    config = json.loads((out / "model/config.json").read_text())
+    assert config["id2label"] == {"0": "$NA|", "1": "001"}

@@ -1,0 +1,178 @@
+"""Sources in, documents out: what is kept, what is dropped and counted, and that each document has one place."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.errors import UserError
+from llm.text.clean import document_id
+from llm.text.params import FilesSource, PrepareParams, PythonSource, SampleParams, SplitParams, TokenizeParams
+from llm.text.tables import CORPUS, SPLITS, read_table
+from llm.text.windows import read_info, read_starts, read_stream
+from stages import sample, tokenize
+from stages.prepare import main
+
+Prepare = Callable[..., tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]]
+
+
+def shares(val: float = 0, test: float = 0, method: str = "document") -> SplitParams:
+    return SplitParams(method=method, val=val, test=test)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    (tmp_path / "raw").mkdir()
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, raw: Path) -> Prepare:
+    """A runner of the stage over the files under `raw`; gives back the rows of each split and the metrics."""
+
+    def run(split: SplitParams, globs: list[str] | None = None, name: str = "corpus") -> tuple[dict, dict]:
+        source = FilesSource(name="mine", kind="files", globs=globs or [f"{raw.as_posix()}/*"])
+        section = PrepareParams(sources=[source], split=split)
+        main(section, raw=raw, corpus=tmp_path / name, metrics=tmp_path / f"{name}.json")
+        rows = {split: read_table(tmp_path / name / f"{split}.parquet").to_pylist() for split in SPLITS}
+        return rows, json.loads((tmp_path / f"{name}.json").read_text())
+
+    return run
+
+
+def write(raw: Path, **texts: str | bytes) -> None:
+    for name, text in texts.items():
+        (raw / f"{name}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def places(rows: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    return {row["doc_id"]: split for split, of_split in rows.items() for row in of_split}
+
+
+def test_a_document_becomes_a_row_of_prepared_text(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
+    write(raw, a="\ufeffcafe\u0301\r\nau lait\r")
+    rows, metrics = prepare(shares())
+    text = "café\nau lait\n"
+    row = {"doc_id": document_id(text), "source": "mine", "path": "a.txt", "text": text, "n_bytes": 14}
+    assert rows == {"train": [row], "val": [], "test": []}
+    assert read_table(tmp_path / "corpus" / "train.parquet").schema == CORPUS
+    assert metrics["bytes_changed_by_normalising"] == 5
+
+
+def test_what_is_empty_double_or_in_another_encoding_is_dropped_and_counted(raw: Path, prepare: Prepare) -> None:
+    write(raw, a="one\n", b="one\r\n", c="", d=" \n\t", e=b"\xff\xfe", f="two\n")
+    rows, metrics = prepare(shares())
+    assert [row["text"] for row in rows["train"]] == ["one\n", "two\n"]
+    assert metrics["skipped"] == {"empty": 2, "duplicate": 1, "not_utf8": 1, "not_decodable": 0}
+    assert metrics["documents"] == {"train": 2, "val": 0, "test": 0}
+    assert metrics["bytes"] == {"train": 8, "val": 0, "test": 0}
+    assert metrics["bytes_by_source"] == {"mine": 8}
+
+
+def test_every_document_is_in_one_split_and_the_shares_roughly_hold(raw: Path, prepare: Prepare) -> None:
+    write(raw, **{f"d{n}": f"document {n}\n" for n in range(200)})
+    rows, metrics = prepare(shares(val=0.2, test=0.3))
+    assert sum(map(len, rows.values())) == len(places(rows)) == 200
+    # Four standard deviations of a binomial count.
+    assert metrics["documents"]["val"] == pytest.approx(40, abs=23)
+    assert metrics["documents"]["test"] == pytest.approx(60, abs=26)
+
+
+def test_another_document_moves_none_of_those_that_were_there(raw: Path, prepare: Prepare) -> None:
+    write(raw, **{f"d{n}": f"document {n}\n" for n in range(40)})
+    before, _ = prepare(shares(val=0.3, test=0.3), name="before")
+    write(raw, a="new and first\n", d7x="new and between\n")
+    after, _ = prepare(shares(val=0.3, test=0.3), name="after")
+    assert places(before).items() < places(after).items()
+    assert len(places(after)) == 42
+
+
+def test_the_same_text_gives_the_same_bytes(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
+    write(raw, **{f"d{n}": f"document {n}\n" for n in range(20)})
+    for name in ("first", "second"):
+        prepare(shares(val=0.3, test=0.3), name=name)
+    for name in [f"{split}.parquet" for split in SPLITS]:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_by_position_the_end_of_each_document_is_held_out(raw: Path, prepare: Prepare) -> None:
+    texts = {"a": "0123456789" * 5, "b": "é" * 30}
+    write(raw, **texts)
+    rows, metrics = prepare(shares(val=0.1, test=0.2, method="position"))
+    for name, text in texts.items():
+        parts = [row["text"] for split in SPLITS for row in rows[split] if row["path"] == f"{name}.txt"]
+        assert "".join(parts) == text
+        assert [len(part) for part in parts] == [round(len(text) * share) for share in (0.7, 0.1, 0.2)]
+    every = [row for split in SPLITS for row in rows[split]]
+    assert all(row["doc_id"] == document_id(row["text"]) for row in every)
+    assert all(row["n_bytes"] == len(row["text"].encode()) for row in every)
+    assert metrics["bytes"] == {"train": 35 + 42, "val": 5 + 6, "test": 10 + 12}
+
+
+@pytest.mark.parametrize("method", ["document", "position"])
+def test_a_text_without_held_out_parts_goes_all_the_way_to_windows(
+    method: str, raw: Path, prepare: Prepare, tmp_path: Path
+) -> None:
+    write(raw, a="all of it trains, none is held out\n" * 4)
+    prepare(shares(method=method))
+    tokenizer, tokens, windows = tmp_path / "tokenizer.json", tmp_path / "tokens", tmp_path / "windows"
+    metrics = tmp_path / "metrics.json"
+    tokenize.main(TokenizeParams(vocab_size=300), tmp_path / "corpus", tokenizer, tokens, metrics)
+    assert set(json.loads(metrics.read_text())["bytes_per_token"]) == {"train"}
+    sample.main(SampleParams(context_length=8, stride=8), tokens, tokenizer, windows, metrics)
+    for split in ("val", "test"):
+        assert len(read_stream(windows, split)) == len(read_starts(windows, split)) == 0
+    assert len(read_starts(windows, "train")) > 0
+    assert read_info(windows).n_bytes == {"train": 35 * 4, "val": 0, "test": 0}
+
+
+def test_a_corpus_with_nothing_to_train_on_is_refused(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
+    write(raw, a=" ", b=b"\xff")
+    with pytest.raises(UserError, match=r"^prepare\.sources: wanted at least one document to train on, given none$"):
+        prepare(shares())
+    assert not (tmp_path / "corpus.json").exists()
+
+
+def test_a_glob_outside_the_folder_of_raw_text_is_refused(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    (raw / "link.txt").symlink_to(tmp_path / "secret.txt")
+    for glob in (f"{tmp_path}/*.txt", f"{raw}/../*.txt", f"{raw}/*.txt"):
+        with pytest.raises(UserError, match=r"source mine: wanted (globs|files) under "):
+            prepare(shares(), globs=[glob])
+    assert not list((tmp_path / "corpus").glob("*"))
+
+
+def test_an_untracked_file_is_read_with_a_warning_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    raw = Path("data/raw")
+    raw.mkdir(parents=True)
+    write(raw, known="known to Git\n", unknown="unknown\n")
+    subprocess.run(["git", "add", "data/raw/known.txt"], check=True)
+    source = FilesSource(name="mine", kind="files", globs=["data/raw/*.txt"])
+    section = PrepareParams(sources=[source], split=shares())
+    main(section, raw=raw, corpus=tmp_path / "corpus", metrics=tmp_path / "metrics.json")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warnings == [
+        "prepare: warning: data/raw/unknown.txt is not tracked, "
+        "`dvc add data/raw/unknown.txt` makes it part of the version"
+    ]
+    assert read_table(tmp_path / "corpus" / "train.parquet").num_rows == 2
+
+
+def test_the_library_and_files_come_together_and_the_library_s_version_is_recorded(raw: Path, tmp_path: Path) -> None:
+    write(raw, a="my own text\n")
+    python = PythonSource(name="python", kind="python", include=["json/*"])
+    mine = FilesSource(name="mine", kind="files", globs=[f"{raw.as_posix()}/*"])
+    section = PrepareParams(sources=[python, mine], split=shares())
+    main(section, raw=raw, corpus=tmp_path / "corpus", metrics=tmp_path / "metrics.json")
+    paths = read_table(tmp_path / "corpus" / "train.parquet").column("path").to_pylist()
+    assert "json/decoder.py" in paths and paths[-1] == "a.txt"
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["bytes_by_source"]["mine"] == len("my own text\n") < metrics["bytes_by_source"]["python"]
+    assert len(metrics["python"]["library_sha256"]) == 64

@@ -1,0 +1,86 @@
+"""The whole params file at once: what one section asks of another, all of it told in one line."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from llm import params
+from llm.check import check_params
+from llm.errors import UserError
+from llm.presets import apply_preset
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def change(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """A writer of the default params with other values under some dotted keys."""
+
+    def write(values: dict[str, Any]) -> Path:
+        path = Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
+        apply_preset(ROOT / "presets" / "default.yaml", path)
+        content = params.read(path)
+        for key, value in values.items():
+            *above, last = key.split(".")
+            params.find(content, ".".join(above), path)[last] = value
+        YAML(typ="safe", pure=True).dump(content, path)
+        return path
+
+    return write
+
+
+def test_the_shipped_params_are_right() -> None:
+    assert check_params(ROOT / "params.yaml").sample.context_length > 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("evaluate.stride", 257, "evaluate.stride: wanted at most sample.context_length 256, given 257"),
+        (
+            "finetune.tasks.library.max_tokens",
+            300,
+            "finetune.tasks.library.max_tokens: wanted at most sample.context_length 256, given 300",
+        ),
+        ("finetune.tasks.docstring.data", "data/rows", "finetune.tasks.docstring.data: wanted a file, given data/rows"),
+        ("model.n_heads", 5, "model: wanted d_model divisible by n_heads, given d_model 192 and n_heads 5"),
+        ("prepare.split.test", 0.97, "prepare.split: wanted val + test below 1, given 0.05 + 0.97"),
+        ("sample.strid", 1, "sample.strid: no such key"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_file_the_key_and_what_was_given(
+    key: str, value: Any, sentence: str, change: Callable[[dict[str, Any]], Path]
+) -> None:
+    path = change({key: value})
+    with pytest.raises(UserError) as error:
+        check_params(path)
+    assert str(error.value) == f"{path}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("evaluate.stride", 256), ("finetune.tasks.library.max_tokens", 256), ("evaluate.prompts", [])],
+)
+def test_a_value_at_its_bound_is_right(key: str, value: Any, change: Callable[[dict[str, Any]], Path]) -> None:
+    assert params.find(check_params(change({key: value})).model_dump(), key, Path()) == value
+
+
+def test_the_context_binds_no_task_that_starts_from_another_model(change: Callable[[dict[str, Any]], Path]) -> None:
+    path = change({"finetune.tasks.library.base": "models/other", "finetune.tasks.library.max_tokens": 4096})
+    assert check_params(path).finetune.tasks["library"].max_tokens == 4096
+
+
+def test_all_that_is_wrong_is_told_at_once(change: Callable[[dict[str, Any]], Path]) -> None:
+    within = change({"sample.stride": "wide", "pretrain.max_steps": 0, "label.n_packages": 1})
+    with pytest.raises(UserError) as error:
+        check_params(within)
+    assert all(key in str(error.value) for key in ("sample.stride", "pretrain.max_steps", "label.n_packages"))
+    between = change({"evaluate.stride": 999, "finetune.tasks.library.max_tokens": 999})
+    with pytest.raises(UserError) as error:
+        check_params(between)
+    assert all(key in str(error.value) for key in ("evaluate.stride", "finetune.tasks.library.max_tokens"))
+    assert "\n" not in str(error.value)

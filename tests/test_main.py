@@ -1,0 +1,191 @@
+"""The command line: what it is told, what it says, and how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from llm import __main__ as command_line
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {"generate", "check", "preset", "library-changed", "summary"}
+
+
+def _run(*words: object) -> str:
+    """A command's output, where it ends well."""
+    result = CliRunner().invoke(command_line.app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def _module(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "llm", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def refuse(monkeypatch, capsys):
+    """Runs a command that the user got wrong; gives the one line that it says."""
+
+    def run_refused(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["llm", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            command_line.run()
+        said = capsys.readouterr()
+        assert ended.value.code == 2
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        return said.err
+
+    return run_refused
+
+
+@pytest.fixture
+def params_file(tmp_path) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_bytes((ROOT / "params.yaml").read_bytes())
+    return path
+
+
+def test_help_lists_every_command_without_loading_torch():
+    code = "import sys, llm.__main__ as m\ntry: m.run()\nfinally: print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [command for command in COMMANDS if command not in shown.stdout] == []
+    assert shown.stdout.endswith("False\n")
+
+
+def test_every_command_is_known_to_these_tests_and_has_help():
+    names = {
+        command.name or command.callback.__name__.replace("_", "-") for command in command_line.app.registered_commands
+    }
+    assert names == COMMANDS
+    for name in COMMANDS:
+        assert "Usage" in _run(name, "--help")
+
+
+def test_a_params_file_that_is_wrong_is_one_line_and_exit_code_2(params_file):
+    params_file.write_text(params_file.read_text().replace("vocab_size:", "vocab_sise:"))
+    ended = _module("check", "--params", params_file)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert "tokenize.vocab_size: wanted a value, it is missing" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "Traceback" not in ended.stderr
+
+
+def test_check_says_nothing_of_a_params_file_that_is_right(params_file):
+    assert _run("check", "--params", params_file) == ""
+
+
+@pytest.mark.parametrize("content", ["seed: [1\n", "seed: 1\nseed: 2\n", "- 1\n", ""])
+def test_check_names_a_file_that_is_no_params_file(refuse, params_file, content):
+    params_file.write_text(content)
+    assert str(params_file) in refuse("check", "--params", params_file)
+
+
+def test_check_names_a_file_that_is_not_there(refuse, tmp_path):
+    assert "none.yaml" in refuse("check", "--params", tmp_path / "none.yaml")
+
+
+def test_a_text_goes_on_and_the_same_seed_draws_the_same(exported_folder):
+    words = ("generate", "The river", "--model", exported_folder, "--max-tokens", 30)
+    first = _run(*words, "--seed", 3)
+    assert first.startswith("The river")
+    assert len(first) > len("The river\n")
+    assert _run(*words, "--seed", 3) == first
+    assert _run(*words, "--seed", 4) != first
+
+
+def test_at_temperature_0_the_seed_is_of_no_account(exported_folder):
+    words = ("generate", "The river", "--model", exported_folder, "--max-tokens", 30, "--temperature", 0)
+    assert _run(*words, "--seed", 3) == _run(*words, "--seed", 4)
+
+
+def test_a_longer_text_begins_with_the_shorter_one(exported_folder):
+    words = ("generate", "", "--model", exported_folder, "--max-tokens")
+    short, long = _run(*words, 10), _run(*words, 70)
+    assert long.startswith(short.rstrip("\n").rstrip("\ufffd"))
+    assert len(long) > len(short)
+
+
+def test_generate_names_a_folder_that_is_no_model(refuse, tmp_path):
+    assert str(tmp_path) in refuse("generate", "The", "--model", tmp_path)
+
+
+def test_a_preset_changes_the_values_it_names_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("presets").mkdir()
+    Path("presets/wide.yaml").write_text("model:\n  d_model: 768\n")
+    Path("params.yaml").write_text("model:\n  d_model: 192  # width\n  n_layers: 4\n")
+    assert _run("preset", "wide") == "model.d_model: 192 → 768\n"
+    assert Path("params.yaml").read_text() == "model:\n  d_model: 768  # width\n  n_layers: 4\n"
+    assert "params.yaml has the values of wide already" in _run("preset", "wide")
+
+
+def test_a_preset_that_is_none_is_answered_with_those_there_are(refuse, params_file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    before = params_file.read_bytes()
+    said = refuse("preset", "huge", "--params", params_file)
+    assert "huge" in said
+    assert "tiny" in said
+    assert params_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "presets").glob("*.yaml")))
+def test_every_preset_gives_params_that_are_right(params_file, monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    assert _run("preset", name, "--params", params_file)
+    assert _run("check", "--params", params_file) == ""
+
+
+def test_summary_shows_what_was_measured_and_why_a_task_was_skipped(tmp_path):
+    report = {
+        "evaluate": {"val": {"bits_per_byte": 1.111}, "test": {"bits_per_byte": 1.234}},
+        "baselines": {"val": {"xz": 2.111}, "test": {"xz": 2.345}},
+        "finetune/topics": {"test": {"pretrained": {"accuracy": 0.875}, "tfidf": {"accuracy": 0.625}}},
+        "finetune/answers": {"test": {"answer_bits_per_byte": {"before": 3.456, "after": 2.125}}},
+        "finetune/other": {"skipped": "the corpus has no Python documents"},
+    }
+    (tmp_path / "finetune").mkdir()
+    for name, content in report.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    shown = _run("summary", tmp_path)
+    figures = ["1.234", "2.345", "0.875", "0.625", "3.456", "2.125", "the corpus has no Python documents"]
+    assert [figure for figure in figures if figure not in shown] == []
+    assert "1.111" not in shown
+
+
+def test_summary_of_nothing_shows_no_figure_and_how_to_go_on(tmp_path):
+    shown = _run("summary", tmp_path)
+    assert "bits per byte" not in shown
+    assert "python -m llm generate" in shown
+
+
+@pytest.mark.parametrize(
+    ("recorded", "code"),
+    [("the one that is read now", 1), ("another one", 0), (None, 1)],
+    ids=["unchanged", "changed", "never read"],
+)
+def test_library_changed_is_0_only_for_another_library(tmp_path, params_file, recorded, code):
+    from llm.text.sources import library_hash
+
+    metrics = tmp_path / "prepare.json"
+    if recorded is not None:
+        sha256 = library_hash() if code else "0" * 64
+        metrics.write_text(json.dumps({"python": {"library_sha256": sha256}}))
+    result = CliRunner().invoke(command_line.app, ["library-changed", str(metrics), "--params", str(params_file)])
+    assert (result.exit_code, result.output) == (code, "")
+
+
+def test_library_changed_is_1_where_the_library_is_not_read(tmp_path, params_file):
+    content = YAML(typ="safe").load(params_file)
+    content["prepare"]["sources"] = [{"name": "own", "kind": "files", "globs": ["*.txt"]}]
+    YAML(typ="safe").dump(content, params_file)
+    metrics = tmp_path / "prepare.json"
+    metrics.write_text(json.dumps({"python": {"library_sha256": "0" * 64}}))
+    result = CliRunner().invoke(command_line.app, ["library-changed", str(metrics), "--params", str(params_file)])
+    assert (result.exit_code, result.output) == (1, "")

@@ -1,0 +1,198 @@
+"""A params file in, a typed section out; what is wrong is one line with the file, the key, the wish and the value."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from llm import params
+from llm.errors import UserError
+from llm.model.config import ModelParams
+from llm.params import Section
+from llm.text.params import PrepareParams
+
+
+class Training(Section):
+    steps: Annotated[int, Field(ge=1)]
+    rate: float
+    shuffle: bool
+    keep: Literal["last", "best"]
+    names: list[str]
+
+
+TRAINING = {"steps": 10, "rate": 0.1, "shuffle": True, "keep": "last", "names": ["a"]}
+MODEL = {
+    "family": "qwen3",
+    "d_model": 64,
+    "n_layers": 1,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "d_ff": 128,
+    "rope_theta": 10000.0,
+    "norm_eps": 1e-6,
+    "tie_embeddings": True,
+}
+PREPARE = {
+    "sources": [{"name": "books", "kind": "files", "globs": ["data/raw/*.txt"]}],
+    "split": {"method": "document", "val": 0.1, "test": 0.1},
+}
+
+
+def refusal(kind: Any, value: Any, key: str = "section") -> str:
+    """What is said about a value that is wrong."""
+    with pytest.raises(UserError) as error:
+        params.check(kind, value, key, "params.yaml")
+    return str(error.value)
+
+
+def unreadable(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        params.read(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_right_value_becomes_its_section() -> None:
+    section = params.check(Training, TRAINING, "training", "params.yaml")
+    assert section.model_dump() == TRAINING
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"steps": "10"}, "training.steps: wanted integer, given text '10'"),
+        ({"steps": 1.0}, "training.steps: wanted integer, given 1.0"),
+        ({"steps": True}, "training.steps: wanted integer, given true"),
+        ({"steps": None}, "training.steps: wanted integer, given nothing"),
+        ({"steps": 0}, "training.steps: wanted greater than or equal to 1, given 0"),
+        ({"rate": "fast"}, "training.rate: wanted number, given text 'fast'"),
+        ({"rate": float("nan")}, "training.rate: wanted a finite number, given nan"),
+        ({"shuffle": "no"}, "training.shuffle: wanted boolean, given text 'no'"),
+        ({"shuffle": 1}, "training.shuffle: wanted boolean, given 1"),
+        ({"keep": "lats"}, "training.keep: wanted 'last' or 'best', given text 'lats'"),
+        ({"names": "a"}, "training.names: wanted list, given text 'a'"),
+        ({"names": ["a", 3]}, "training.names.1: wanted string, given 3"),
+        ({"stesp": 10}, "training.stesp: no such key"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_the_key_the_wish_and_the_value(change: dict[str, Any], sentence: str) -> None:
+    assert refusal(Training, TRAINING | change, "training") == f"params.yaml: {sentence}"
+
+
+def test_a_misspelt_key_is_both_missing_and_unknown() -> None:
+    value = {("stesp" if key == "steps" else key): value for key, value in TRAINING.items()}
+    assert refusal(Training, value, "training") == (
+        "params.yaml: training.steps: wanted a value, it is missing; training.stesp: no such key"
+    )
+
+
+def test_a_section_that_is_no_mapping_is_said_to_be_none() -> None:
+    assert "training: wanted" in refusal(Training, 3, "training")
+
+
+def test_a_width_that_the_heads_cannot_share_is_told_with_both_numbers() -> None:
+    assert refusal(ModelParams, MODEL | {"d_model": 65}, "model") == (
+        "params.yaml: model: wanted d_model divisible by n_heads, given d_model 65 and n_heads 4"
+    )
+
+
+def test_a_key_in_a_list_of_sources_is_named_as_it_stands_in_the_file() -> None:
+    source = PREPARE["sources"][0]
+    wrong = PREPARE | {"sources": [source, source | {"name": 3, "glob": []}]}
+    assert refusal(PrepareParams, wrong, "prepare") == (
+        "params.yaml: prepare.sources.1.name: wanted string, given 3; prepare.sources.1.glob: no such key"
+    )
+    wrong = PREPARE | {"sources": [{"name": "books", "kind": "files"}]}
+    assert refusal(PrepareParams, wrong, "prepare") == (
+        "params.yaml: prepare.sources.0.globs: wanted a value, it is missing"
+    )
+
+
+def test_a_wrong_kind_of_source_is_told_the_kinds_that_there_are() -> None:
+    wrong = PREPARE | {"sources": [{"name": "books", "kind": "file", "globs": ["data/raw/*"]}]}
+    assert refusal(PrepareParams, wrong, "prepare") == (
+        "params.yaml: prepare.sources.0.kind: wanted 'python' or 'files', given text 'file'"
+    )
+    wrong = PREPARE | {"sources": [{"name": "books", "globs": ["data/raw/*"]}]}
+    assert refusal(PrepareParams, wrong, "prepare") == (
+        "params.yaml: prepare.sources.0.kind: wanted a value, it is missing"
+    )
+
+
+def test_two_sources_of_one_name_are_refused() -> None:
+    wrong = PREPARE | {"sources": PREPARE["sources"] * 2}
+    assert refusal(PrepareParams, wrong) == (
+        "params.yaml: section: wanted a name of its own for each source, given books, books"
+    )
+
+
+def test_a_section_cannot_be_changed() -> None:
+    section = params.check(Training, TRAINING, "training", "params.yaml")
+    with pytest.raises(ValidationError, match="frozen"):
+        section.steps = 11
+
+
+def test_numbers_are_read_as_yaml_1_2_reads_them(tmp_path: Path) -> None:
+    text = "rate: 3e-4\nswitch: off\nanswer: no\ncount: 012\nexact: true\n"
+    assert params.read(write(tmp_path, text)) == {
+        "rate": 3e-4,
+        "switch": "off",
+        "answer": "no",
+        "count": 12,
+        "exact": True,
+    }
+
+
+def test_loading_gives_the_section_under_a_dotted_key(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "all:\n  training: {steps: 10, rate: 1e-1, shuffle: true, keep: last, names: [a]}\n",
+    )
+    assert params.load(path, "all.training", Training).model_dump() == TRAINING
+    assert params.load(path, "all.training.steps", int) == 10
+
+
+@pytest.mark.parametrize("key", ["sample", "all.sample", "all.training.steps", "all.names.0"])
+def test_a_missing_section_is_named(key: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "all:\n  training: 3\n  names: [a]\n")
+    with pytest.raises(UserError) as error:
+        params.load(path, key, Training)
+    assert str(error.value) == f"{path}: {key}: wanted a value, it is missing"
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "seed: 1\nmodel:\n  width: 1\n  width: 2\n")
+    assert unreadable(path).startswith(f'{path}: line 4: wanted YAML, found duplicate key "width"')
+
+
+@pytest.mark.parametrize(
+    "text", ["model: [1, 2\n", "seed: 1\n\tmodel: 2\n", "a: b: c\n", "seed: !!python/name:os.system 1\n"]
+)
+def test_what_is_no_yaml_is_refused_with_its_line(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    assert unreadable(path).startswith(f"{path}: line ")
+
+
+@pytest.mark.parametrize(("text", "given"), [("", "nothing"), ("- 1\n- 2\n", "[1, 2]"), ("seed\n", "text 'seed'")])
+def test_a_file_without_keys_is_refused(text: str, given: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    assert unreadable(path) == f"{path}: wanted keys with values, given {given}"
+
+
+def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    assert unreadable(path) == f"{path}: wanted a params file, there is none"
+    path.write_bytes(b"seed: \xff\n")
+    assert unreadable(path) == f"{path}: wanted UTF-8 text, byte 6 is none"
+
+
+@pytest.mark.parametrize("value", ["x" * 500, list(range(500))])
+def test_a_long_value_is_cut_in_the_sentence(value: Any) -> None:
+    assert len(refusal(Training, TRAINING | {"rate": value})) < 120

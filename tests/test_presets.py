@@ -1,0 +1,149 @@
+"""Presets set a few keys of a params file and leave all the rest as it was."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llm import params
+from llm.check import check_params
+from llm.errors import UserError
+from llm.presets import apply_preset
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT = ROOT / "presets" / "default.yaml"
+OTHERS = sorted(set((ROOT / "presets").glob("*.yaml")) - {DEFAULT})
+
+FILE = """\
+# All knobs.
+seed: 1                # of every draw
+
+model:
+  width: 64            # of the hidden states
+  rates: [0.1, 2e-2]   # each is tried
+sources:
+  - name: "mine"       # quoted
+    globs: ["*"]
+"""
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml"))
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def write_preset(folder: Path, text: str) -> Path:
+    path = folder / "presets" / "other.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    return path
+
+
+def comments(path: Path) -> list[str]:
+    return re.findall(r"#.*", path.read_text())
+
+
+def leaves(value: object, key: str = "") -> set[str]:
+    match value:
+        case dict():
+            return {leaf for name, inner in value.items() for leaf in leaves(inner, f"{key}.{name}")}
+        case [{}, *_]:
+            return {leaf for place, inner in enumerate(value) for leaf in leaves(inner, f"{key}.{place}")}
+    return {key}
+
+
+@pytest.mark.parametrize("preset", [DEFAULT, *OTHERS], ids=lambda path: path.stem)
+def test_every_preset_passes_the_check(preset: Path, shipped: Path) -> None:
+    apply_preset(preset, shipped)
+    check_params(shipped)
+
+
+@pytest.mark.parametrize("preset", OTHERS, ids=lambda path: path.stem)
+def test_default_after_another_preset_gives_the_shipped_file_back_to_the_byte(preset: Path, shipped: Path) -> None:
+    assert apply_preset(preset, shipped)
+    apply_preset(DEFAULT, shipped)
+    assert shipped.read_bytes() == (ROOT / "params.yaml").read_bytes(), (
+        "presets/default.yaml has to hold the values of params.yaml for every key that a preset changes"
+    )
+
+
+def test_default_names_every_key_that_another_preset_names_and_no_other() -> None:
+    changed = set().union(*(leaves(params.read(preset)) for preset in OTHERS))
+    identifying = {".prepare.sources.0.name", ".prepare.sources.0.kind"}
+    assert leaves(params.read(DEFAULT)) == changed | identifying
+
+
+def test_the_gpu_preset_has_about_124_million_parameters(shipped: Path) -> None:
+    import torch
+
+    from llm.model.config import ModelConfig
+    from llm.model.gpt import GPT
+
+    apply_preset(ROOT / "presets" / "gpu.yaml", shipped)
+    checked = check_params(shipped)
+    shape = checked.model.model_dump() | checked.tokenize.model_dump()
+    with torch.device("meta"):
+        gpt = GPT(ModelConfig(**shape, context_length=checked.sample.context_length))
+    assert sum(weight.numel() for weight in gpt.parameters()) == pytest.approx(124e6, rel=0.01)
+
+
+def test_a_preset_changes_its_keys_and_nothing_else(target: Path, tmp_path: Path) -> None:
+    apply_preset(write_preset(tmp_path, "model:\n  width: 128\n"), target)
+    assert target.read_text() == FILE.replace("width: 64 ", "width: 128")
+
+
+def test_comments_stay_also_behind_lists_that_change_their_length(target: Path, tmp_path: Path) -> None:
+    before = comments(target)
+    apply_preset(write_preset(tmp_path, 'seed: 2\nmodel:\n  rates: [0.5]\nsources:\n  - globs: ["a", "b"]\n'), target)
+    assert comments(target) == before
+    assert params.read(target) == {
+        "seed": 2,
+        "model": {"width": 64, "rates": [0.5]},
+        "sources": [{"name": "mine", "globs": ["a", "b"]}],
+    }
+
+
+def test_changes_are_told_as_old_and_new(target: Path, tmp_path: Path) -> None:
+    preset = write_preset(tmp_path, "seed: 1\nmodel:\n  width: 32\n  rates: [0.5]\n")
+    assert apply_preset(preset, target) == ["model.width: 64 → 32", "model.rates: [0.1, 0.02] → [0.5]"]
+
+
+def test_a_preset_applied_twice_changes_nothing_the_second_time(target: Path, tmp_path: Path) -> None:
+    preset = write_preset(tmp_path, "seed: 7\nsources:\n  - globs: ['x']\n")
+    assert apply_preset(preset, target)
+    once = target.read_bytes()
+    assert apply_preset(preset, target) == []
+    assert target.read_bytes() == once
+
+
+def test_an_unknown_preset_is_told_which_there_are(target: Path, tmp_path: Path) -> None:
+    folder = write_preset(tmp_path, "seed: 7\n").parent
+    (folder / "huge.yaml").write_text("seed: 8\n")
+    with pytest.raises(UserError, match=r"^preset: wanted one of huge, other, given tinny$"):
+        apply_preset(folder / "tinny.yaml", target)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("seed: 2\nmodel:\n  widht: 3\n", "model.widht: no such key in the params file"),
+        ("seed: 2\nmodel:\n  width:\n    first: 3\n", "model.width: wanted one value, given a mapping"),
+        ("seed: 2\nmodel: big\n", "model: wanted keys with values, given text 'big'"),
+        ("seed: 2\nmodel: [\n", "wanted YAML"),
+    ],
+)
+def test_a_preset_that_does_not_fit_leaves_the_file_as_it_was(
+    text: str, sentence: str, target: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)) as error:
+        apply_preset(write_preset(tmp_path, text), target)
+    assert "other.yaml" in str(error.value) and "\n" not in str(error.value)
+    assert target.read_text() == FILE

@@ -1,0 +1,276 @@
+"""What `llm.stage` does around a stage's work, tried on small stages of their own project."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from llm.stage import file_hash
+
+ROOT = Path(__file__).resolve().parents[1]
+
+STAGE = """
+import sys, time
+from pathlib import Path
+from typing import Annotated
+
+from llm import stage
+from llm.errors import UserError
+from llm.params import Section
+from llm.stage import Input, Output, Param, Scratch
+
+
+class Demo(Section):
+    times: int
+
+
+def main(demo: Annotated[Demo, Param("demo")], text: Input, result: Output, folder: Output, scratch: Scratch) -> None:
+    {work}
+
+
+if __name__ == "__main__":
+    stage.run(main)
+"""
+
+WORK = """
+    folder.mkdir()
+    (folder / "inner.txt").write_text("inner")
+    result.write_text(text.read_text() * demo.times)
+"""
+
+
+class Project:
+    """A folder with one stage, its params and its input, over this repository's `llm`."""
+
+    def __init__(self, folder: Path, work: str = WORK):
+        self.folder = folder
+        (folder / "stages").mkdir()
+        (folder / "stages" / "__init__.py").write_text('"""Stages."""\n')
+        (folder / "llm").symlink_to(ROOT / "llm")
+        (folder / "params.yaml").write_text("demo:\n  times: 2\n")
+        (folder / "text.txt").write_text("abc")
+        self.write_stage(work)
+
+    def write_stage(self, work: str) -> None:
+        body = textwrap.indent(textwrap.dedent(work).strip(), "    ").strip()
+        script = self.folder / "stages" / "demo.py"
+        script.write_text(STAGE.replace("{work}", body))
+        # A stage refuses code that was written while it started: this one was there before.
+        earlier = time.time() - 10
+        os.utime(script, (earlier, earlier))
+
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
+        options = ["--text", "text.txt", "--result", "out/result.txt", "--folder", "out/folder"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "stages.demo", *options, "--runtime", "out/runtime.json"],
+            cwd=self.folder,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, **environment: str) -> tuple[int, str]:
+        process = self.start(**environment)
+        _, errors = process.communicate(timeout=60)
+        return process.returncode, errors
+
+    def outputs(self) -> set[str]:
+        out = self.folder / "out"
+        return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} if out.exists() else set()
+
+    def wait_for(self, name: str) -> None:
+        deadline = time.monotonic() + 30
+        while not (self.folder / name).exists():
+            assert time.monotonic() < deadline, f"the stage never wrote {name}"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def test_outputs_are_in_place_and_the_scratch_is_gone(folder: Path) -> None:
+    project = Project(folder)
+    assert project.run() == (0, "")
+    assert (folder / "out" / "result.txt").read_text() == "abcabc"
+    assert project.outputs() == {"result.txt", "folder/inner.txt", "runtime.json"}
+    assert set(json.loads((folder / "out" / "runtime.json").read_text())) >= {"seconds", "peak_memory_mb"}
+    assert not list((folder / ".scratch" / "demo").iterdir())
+
+
+def test_an_older_output_is_replaced_whole(folder: Path) -> None:
+    project = Project(folder)
+    (folder / "out" / "folder").mkdir(parents=True)
+    (folder / "out" / "folder" / "old.txt").write_text("old")
+    assert project.run()[0] == 0
+    assert "folder/old.txt" not in project.outputs()
+
+
+@pytest.mark.parametrize(
+    ("params", "wanted"),
+    [
+        ("demo:\n  times: abc\n", "demo: params.yaml: demo.times: wanted integer, given text 'abc'\n"),
+        (
+            "demo:\n  tims: 2\n",
+            "demo: params.yaml: demo.times: wanted a value, it is missing; demo.tims: no such key\n",
+        ),
+        ("other: 1\n", "demo: params.yaml: demo: wanted a value, it is missing\n"),
+        ("demo: [\n", None),
+    ],
+)
+def test_a_wrong_param_is_one_line_and_exit_code_2(folder: Path, params: str, wanted: str | None) -> None:
+    project = Project(folder)
+    (folder / "params.yaml").write_text(params)
+    code, errors = project.run()
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert wanted in (None, errors)
+    assert project.outputs() == set()
+
+
+def test_a_missing_input_is_named(folder: Path) -> None:
+    project = Project(folder)
+    (folder / "text.txt").unlink()
+    assert project.run() == (2, "demo: --text: wanted a file or folder, there is no text.txt\n")
+
+
+def test_a_users_error_leaves_the_old_outputs_as_they_were(folder: Path) -> None:
+    project = Project(folder)
+    project.run()
+    project.write_stage('result.write_text("half")\nraise UserError("text.txt: wanted more")')
+    (folder / "text.txt").write_text("abcd")
+    assert project.run() == (2, "demo: text.txt: wanted more\n")
+    assert (folder / "out" / "result.txt").read_text() == "abcabc"
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        ('Path("text.txt").write_text("changed")', "text.txt"),
+        ('Path("stages/demo.py").write_text(Path("stages/demo.py").read_text() + "# edited")', "stages/demo.py"),
+        ('Path("params.yaml").write_text("demo:\\n  times: 3\\n")', "params.yaml"),
+    ],
+)
+def test_what_changes_while_the_stage_runs_drops_its_outputs(folder: Path, edit: str, named: str) -> None:
+    project = Project(folder, WORK + f"\n    {edit}\n")
+    code, errors = project.run()
+    assert code == 2
+    assert errors == f"demo: {named}: changed while the stage ran; its outputs are dropped, run it again\n"
+    assert project.outputs() == set()
+
+
+def test_a_change_of_another_section_is_no_matter(folder: Path) -> None:
+    project = Project(folder, WORK + '\n    Path("params.yaml").write_text("other: 1\\ndemo:\\n  times: 2\\n")\n')
+    assert project.run() == (0, "")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells when a process began")
+def test_code_that_is_newer_than_the_process_is_refused(folder: Path) -> None:
+    project = Project(folder)
+    later = time.time() + 60
+    os.utime(folder / "stages" / "demo.py", (later, later))
+    code, errors = project.run()
+    assert (code, errors) == (2, "demo: stages/demo.py: edited while the stage started, run it again\n")
+
+
+WAIT = """
+    marker = scratch / "begun"
+    result.write_text("resumed" if marker.exists() else "fresh")
+    folder.mkdir()
+    again = marker.exists()
+    marker.touch()
+    Path("ready").touch()
+    while not (again or Path("go").exists()):
+        time.sleep(0.05)
+"""
+
+
+def test_a_killed_stage_finds_its_scratch_again_and_writes_nothing_before(folder: Path) -> None:
+    project = Project(folder, WAIT)
+    process = project.start()
+    project.wait_for("ready")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert project.outputs() == set()
+    assert project.run() == (0, "")
+    assert (folder / "out" / "result.txt").read_text() == "resumed"
+
+
+def test_other_params_find_another_scratch(folder: Path) -> None:
+    project = Project(folder, WAIT)
+    process = project.start()
+    project.wait_for("ready")
+    process.kill()
+    process.communicate()
+    (folder / "params.yaml").write_text("demo:\n  times: 3\n")
+    (folder / "go").touch()
+    assert project.run() == (0, "")
+    assert (folder / "out" / "result.txt").read_text() == "fresh"
+
+
+def test_two_at_once_on_the_same_work_are_one_too_many(folder: Path) -> None:
+    project = Project(folder, WAIT)
+    first = project.start()
+    project.wait_for("ready")
+    code, errors = project.run()
+    assert code == 2
+    assert re.fullmatch(r"demo: \.scratch/demo/\w+: wanted it for itself, another demo works in it\n", errors)
+    (folder / "go").touch()
+    assert first.wait(timeout=30) == 0
+    first.communicate()
+
+
+@pytest.mark.parametrize("under_dvc", [True, False])
+def test_a_stage_ends_with_the_dvc_that_started_it_and_with_nothing_else(folder: Path, under_dvc: bool) -> None:
+    project = Project(
+        folder, WAIT.replace('Path("ready").touch()', 'Path("ready").write_text(str(__import__("os").getpid()))')
+    )
+    starter = (
+        "import os, subprocess, sys, time; subprocess.Popen([sys.executable, '-m', 'stages.demo', '--text', 'text.txt',"
+        " '--result', 'out/result.txt', '--folder', 'out/folder']); time.sleep(60)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", starter], cwd=folder, env=environment | ({"DVC_STAGE": "demo"} if under_dvc else {})
+    )
+    project.wait_for("ready")
+    time.sleep(0.2)
+    child = int((folder / "ready").read_text())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 5
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert is_alive(child) is not under_dvc
+    (folder / "go").touch()
+    while is_alive(child):
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # A process that has ended may wait as a zombie for whoever adopted it.
+    status = Path(f"/proc/{process}/stat")
+    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_a_folders_hash_sees_names_and_contents_and_not_bytecode(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    first = file_hash(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "a.pyc").write_text("2")
+    assert file_hash(tmp_path) == first
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert file_hash(tmp_path) != first

@@ -1,0 +1,60 @@
+"""What is held out: by a document's hash, or by the place within it."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.text.clean import document_id
+from llm.text.split import cut, split_of
+
+IDS = [document_id(f"document {n}") for n in range(4000)]
+SHARES = st.tuples(st.floats(0, 0.5), st.floats(0, 0.49))
+ORDER = ("train", "val", "test")
+
+
+def test_the_shares_of_documents_roughly_hold() -> None:
+    counts = Counter(split_of(doc_id, val=0.1, test=0.2) for doc_id in IDS)
+    # Four standard deviations of a binomial count of 4000 draws.
+    assert counts["val"] == pytest.approx(400, abs=76)
+    assert counts["test"] == pytest.approx(800, abs=101)
+    assert counts["train"] == pytest.approx(2800, abs=116)
+
+
+@given(st.sampled_from(IDS), SHARES)
+def test_a_share_of_zero_holds_nothing_out(doc_id: str, shares: tuple[float, float]) -> None:
+    assert split_of(doc_id, val=0, test=0) == "train"
+    assert split_of(doc_id, val=0, test=shares[1]) != "val"
+    assert split_of(doc_id, val=shares[0], test=0) != "test"
+
+
+@given(st.sampled_from(IDS), st.floats(0, 0.4), st.floats(0, 0.2), st.floats(0, 0.3))
+def test_a_larger_share_of_test_takes_documents_from_train_alone(doc_id: str, val: float, test: float, more: float):
+    before, after = split_of(doc_id, val, test), split_of(doc_id, val, test + more)
+    assert after == before or (before, after) == ("train", "test")
+
+
+def test_the_first_and_the_last_id_have_a_split() -> None:
+    assert split_of("0" * 32, val=0.1, test=0.1) == "val"
+    assert split_of("f" * 32, val=0.1, test=0.1) == "train"
+
+
+@given(st.text(max_size=300), SHARES)
+def test_the_parts_of_a_text_in_their_order_are_the_text(text: str, shares: tuple[float, float]) -> None:
+    parts = cut(text, *shares)
+    assert list(parts) == [split for split in ORDER if split in parts]
+    assert "".join(parts.values()) == text
+    assert all(parts.values())
+
+
+@given(st.integers(0, 5000), SHARES)
+def test_the_parts_have_their_shares_to_a_character(length: int, shares: tuple[float, float]) -> None:
+    sizes = {split: len(part) for split, part in cut("é" * length, *shares).items()}
+    assert sizes.get("test", 0) == pytest.approx(length * shares[1], abs=1)
+    assert sizes.get("val", 0) == pytest.approx(length * shares[0], abs=1)
+
+
+def test_without_shares_all_of_a_text_trains() -> None:
+    assert cut("abc", val=0, test=0) == {"train": "abc"}
+    assert cut("", val=0.1, test=0.1) == {}

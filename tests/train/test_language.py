@@ -1,0 +1,81 @@
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from llm.model.gpt import next_token_loss
+from llm.train.language import COMPILE_FROM_FLOPS, LanguageLoss, pays_to_compile
+
+B, T = 3, 11
+
+
+@pytest.fixture
+def model(draw_gpt, config):
+    return draw_gpt(**config.model_dump())
+
+
+@pytest.fixture
+def batch(config):
+    windows = torch.randint(config.vocab_size, (B, T + 1), generator=torch.Generator().manual_seed(1))
+    return windows[:, :-1], windows[:, 1:].clone()
+
+
+def _gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+def test_the_loss_and_its_gradients_are_those_of_the_models_logits(model, batch, plain_cpu):
+    loss = LanguageLoss(model, plain_cpu, compiled=False)(*batch)
+    expected = next_token_loss(model(batch[0]), batch[1])
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(_gradients(model, loss), _gradients(model, expected))
+
+
+def test_targets_of_minus_100_do_not_count(model, batch, plain_cpu):
+    ids, target = batch
+    loss = LanguageLoss(model, plain_cpu, compiled=False)
+    target[:, 5:] = -100
+    torch.testing.assert_close(loss(ids, target), loss(ids[:, :5], target[:, :5]))
+
+
+def test_in_bfloat16_the_loss_is_close_and_weights_and_gradients_stay_float32(model, batch, plain_cpu):
+    exact = LanguageLoss(model, plain_cpu, compiled=False)(*batch)
+    low = LanguageLoss(model, replace(plain_cpu, matmul_dtype="bfloat16"), compiled=False)(*batch)
+    assert low != exact
+    torch.testing.assert_close(low, exact, atol=0.1, rtol=0)
+    assert {gradient.dtype for gradient in _gradients(model, low).values()} == {torch.float32}
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+# Dynamo asks every tensor for its gradient and hides the warning, unless warnings are errors.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_training_and_validation_share_one_graph_whose_loss_is_the_uncompiled_one(model, batch, plain_cpu, monkeypatch):
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()  # it counts the graphs and runs them as they are: no compiler is needed
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter, fullgraph=True))
+    compiled, plain = (LanguageLoss(model, plain_cpu, compiled=choice) for choice in (True, False))
+    for _ in range(2):
+        _gradients(model.train(), compiled(*batch))
+        model.eval()
+        torch.testing.assert_close(compiled(*batch), plain(*batch))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "flops", "expected"),
+    [
+        ("always", 1.0, True),
+        ("never", 100 * COMPILE_FROM_FLOPS, False),
+        ("auto", 0.9 * COMPILE_FROM_FLOPS, False),
+        ("auto", 1.1 * COMPILE_FROM_FLOPS, True),
+    ],
+)
+def test_a_run_is_compiled_where_it_is_wanted_and_a_compiler_is_there(plain_cpu, capsys, choice, flops, expected):
+    assert pays_to_compile(choice, flops, replace(plain_cpu, compiler=True)) == expected
+    assert capsys.readouterr().err == ""
+    assert not pays_to_compile(choice, flops, replace(plain_cpu, compiler=False))
+    assert ("no C++ compiler" in capsys.readouterr().err) == expected
