@@ -1,4 +1,7 @@
-"""Presets: a few keys of params.yaml set at once, its comments kept."""
+"""Presets: a few keys of params.yaml set at once, its comments kept.
+
+Each is a difference from `presets/default.yaml`, which is applied first: what an earlier preset set is undone.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -21,18 +24,34 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     yaml.preserve_quotes = True
     yaml.width = 200
     yaml.indent(mapping=2, sequence=4, offset=2)
-    for path in (preset, target):
+    default = preset.with_name("default.yaml")
+    layers = [path for path in (default, preset) if path.is_file()]
+    for path in (*layers, target):
         params.read(path)  # explains what is wrong with the file, if something is
     content = yaml.load(target.read_text(encoding="utf-8"))
-    changes: list[str] = []
-    _merge(content, yaml.load(preset.read_text(encoding="utf-8")), "", preset, changes)
+    before = _flatten(params.read(target))
+    for path in layers:
+        _merge(content, yaml.load(path.read_text(encoding="utf-8")), "", path)
+    after = _flatten(content)
+    changes = [f"{key}: {before[key]} → {after[key]}" for key in after if after[key] != before[key]]
     if changes:
         with target.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
     return changes
 
 
-def _merge(content: Any, values: dict[str, Any], prefix: str, preset: Path, changes: list[str]) -> None:
+def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of nested mappings, by its dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _merge(content: Any, values: dict[str, Any], prefix: str, preset: Path) -> None:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in content:
@@ -42,20 +61,10 @@ def _merge(content: Any, values: dict[str, Any], prefix: str, preset: Path, chan
             wanted = "keys with values" if isinstance(old, dict) else "one value"
             raise UserError(f"{preset}: {name}: wanted {wanted}, given {params.describe(value)}")
         if isinstance(value, dict):
-            _merge(old, value, f"{name}.", preset, changes)
-        elif _are_alike(old, value):
-            for place, (item, new) in enumerate(zip(old, value, strict=True)):
-                _merge(item, new, f"{name}[{place}].", preset, changes)
+            _merge(old, value, f"{name}.", preset)
         elif old != value:
-            changes.append(f"{name}: {old} → {value}")
             # A list keeps its object, and with it how it is written and the comment behind it.
             if isinstance(value, list) and isinstance(old, list):
                 old[:] = value
             else:
                 content[key] = value
-
-
-def _are_alike(old: Any, new: Any) -> bool:
-    """Whether both are lists of as many mappings, to be merged one by one."""
-    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
-    return lists and all(isinstance(item, dict) for item in [*old, *new])

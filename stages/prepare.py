@@ -14,7 +14,7 @@ from llm.stage import Input, Output, Param
 from llm.text.clean import document_id, normalise
 from llm.text.params import PrepareParams, PythonSource
 from llm.text.sources import library_hash, read_source, untracked_files
-from llm.text.split import cut, split_of
+from llm.text.split import cut, is_chosen, split_of
 from llm.text.tables import CORPUS, SPLITS, TableWriter
 
 
@@ -42,6 +42,9 @@ def main(prepare: Annotated[PrepareParams, Param("prepare")], raw: Input, corpus
                     skipped["duplicate"] += 1
                     continue
                 seen.add(doc_id)
+                if not is_chosen(doc_id, prepare.share):
+                    skipped["beyond_share"] += 1
+                    continue
                 for split, part in _split(text, doc_id, prepare).items():
                     size = len(part.encode())
                     row = {"doc_id": doc_id if part == text else document_id(part), "source": source.name}
@@ -57,7 +60,9 @@ def main(prepare: Annotated[PrepareParams, Param("prepare")], raw: Input, corpus
         "bytes": {split: n_bytes[split] for split in SPLITS},
         "bytes_by_source": {source.name: n_bytes[f"source {source.name}"] for source in prepare.sources},
         "bytes_changed_by_normalising": changed_bytes,
-        "skipped": {reason: skipped[reason] for reason in ("empty", "duplicate", "not_utf8", "not_decodable")},
+        "skipped": {
+            reason: skipped[reason] for reason in ("empty", "duplicate", "not_utf8", "not_decodable", "beyond_share")
+        },
     }
     if any(isinstance(source, PythonSource) for source in prepare.sources):
         report["python"] = {"version": platform.python_version(), "library_sha256": library_hash()}

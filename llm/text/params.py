@@ -48,6 +48,7 @@ class PrepareParams(Section):
     """Where the text comes from and what is held out."""
 
     sources: list[Source] = Field(min_length=1)
+    share: Annotated[float, Field(gt=0, le=1)]
     split: SplitParams
 
     @model_validator(mode="after")

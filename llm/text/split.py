@@ -13,6 +13,15 @@ def split_of(doc_id: str, val: float, test: float) -> str:
     return "val" if place < val else "test" if place < val + test else "train"
 
 
+def is_chosen(doc_id: str, share: float) -> bool:
+    """Whether a document is among the `share` that is kept; independent of its split, as it is of all other ones.
+
+    >>> is_chosen("ffffffffffffffff3fffffffffffffff", share=0.25)
+    True
+    """
+    return int(doc_id[16:], 16) / 16**16 < share
+
+
 def cut(text: str, val: float, test: float) -> dict[str, str]:
     """Cut one text into up to three, in its order: the first part trains, the end is held out.
 

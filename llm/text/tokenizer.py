@@ -57,8 +57,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokeniz
 class Tokenizer:
     """Text to ids and back, from a tokenizer.json; special tokens inside a text are ordinary text.
 
-    >>> tokenizer.decode(tokenizer.encode("def f(): pass"))  # doctest: +SKIP (needs a trained tokenizer)
-    'def f(): pass'
+    >>> ranks = {b"h": 0, b"i": 1, b"hi": 2}
+    >>> encoding = tiktoken.Encoding("small", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    >>> Tokenizer(encoding, {}).encode("hihhi")
+    [2, 0, 2]
+    >>> Tokenizer(encoding, {}).decode([2, 0, 2])
+    'hihhi'
     """
 
     def __init__(self, encoding: tiktoken.Encoding, special: dict[str, int]):

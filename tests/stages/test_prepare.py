@@ -11,7 +11,7 @@ import pytest
 from llm.errors import UserError
 from llm.text.clean import document_id
 from llm.text.params import FilesSource, PrepareParams, PythonSource, SampleParams, SplitParams, TokenizeParams
-from llm.text.tables import CORPUS, SPLITS, read_table
+from llm.text.tables import CORPUS, SPLITS, iterate_rows, read_table
 from llm.text.windows import read_info, read_starts, read_stream
 from stages import sample, tokenize
 from stages.prepare import main
@@ -35,7 +35,7 @@ def prepare(tmp_path: Path, raw: Path) -> Prepare:
 
     def run(split: SplitParams, globs: list[str] | None = None, name: str = "corpus") -> tuple[dict, dict]:
         source = FilesSource(name="mine", kind="files", globs=globs or [f"{raw.as_posix()}/*"])
-        section = PrepareParams(sources=[source], split=split)
+        section = PrepareParams(sources=[source], share=1.0, split=split)
         main(section, raw=raw, corpus=tmp_path / name, metrics=tmp_path / f"{name}.json")
         rows = {split: read_table(tmp_path / name / f"{split}.parquet").to_pylist() for split in SPLITS}
         return rows, json.loads((tmp_path / f"{name}.json").read_text())
@@ -66,7 +66,7 @@ def test_what_is_empty_double_or_in_another_encoding_is_dropped_and_counted(raw:
     write(raw, a="one\n", b="one\r\n", c="", d=" \n\t", e=b"\xff\xfe", f="two\n")
     rows, metrics = prepare(shares())
     assert [row["text"] for row in rows["train"]] == ["one\n", "two\n"]
-    assert metrics["skipped"] == {"empty": 2, "duplicate": 1, "not_utf8": 1, "not_decodable": 0}
+    assert metrics["skipped"] == {"empty": 2, "duplicate": 1, "not_utf8": 1, "not_decodable": 0, "beyond_share": 0}
     assert metrics["documents"] == {"train": 2, "val": 0, "test": 0}
     assert metrics["bytes"] == {"train": 8, "val": 0, "test": 0}
     assert metrics["bytes_by_source"] == {"mine": 8}
@@ -155,7 +155,7 @@ def test_an_untracked_file_is_read_with_a_warning_that_says_what_to_do(
     write(raw, known="known to Git\n", unknown="unknown\n")
     subprocess.run(["git", "add", "data/raw/known.txt"], check=True)
     source = FilesSource(name="mine", kind="files", globs=["data/raw/*.txt"])
-    section = PrepareParams(sources=[source], split=shares())
+    section = PrepareParams(sources=[source], share=1.0, split=shares())
     main(section, raw=raw, corpus=tmp_path / "corpus", metrics=tmp_path / "metrics.json")
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warnings == [
@@ -169,10 +169,31 @@ def test_the_library_and_files_come_together_and_the_library_s_version_is_record
     write(raw, a="my own text\n")
     python = PythonSource(name="python", kind="python", include=["json/*"])
     mine = FilesSource(name="mine", kind="files", globs=[f"{raw.as_posix()}/*"])
-    section = PrepareParams(sources=[python, mine], split=shares())
+    section = PrepareParams(sources=[python, mine], share=1.0, split=shares())
     main(section, raw=raw, corpus=tmp_path / "corpus", metrics=tmp_path / "metrics.json")
     paths = read_table(tmp_path / "corpus" / "train.parquet").column("path").to_pylist()
     assert "json/decoder.py" in paths and paths[-1] == "a.txt"
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["bytes_by_source"]["mine"] == len("my own text\n") < metrics["bytes_by_source"]["python"]
     assert len(metrics["python"]["library_sha256"]) == 64
+
+
+def test_a_share_keeps_some_documents_and_moves_none(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for number in range(60):
+        (raw / f"{number:02}.txt").write_text(f"This is the text number {number}.")
+    source = FilesSource(name="mine", kind="files", globs=[f"{raw.as_posix()}/*.txt"])
+    kept = {}
+    for share in (1.0, 0.4):
+        out = tmp_path / str(share)
+        section = PrepareParams(sources=[source], share=share, split=shares())
+        main(section, raw=raw, corpus=out, metrics=out / "metrics.json")
+        kept[share] = {
+            (row["doc_id"], split) for split in SPLITS for row in iterate_rows(out / f"{split}.parquet", ["doc_id"])
+        }
+        dropped = json.loads((out / "metrics.json").read_text())["skipped"]["beyond_share"]
+        assert dropped + len(kept[share]) == 60
+    assert len(kept[1.0]) == 60
+    assert 10 < len(kept[0.4]) < 40
+    assert kept[0.4] < kept[1.0]

@@ -3,10 +3,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from llm.errors import UserError
 from llm.model.config import ModelParams
-from llm.model.gpt import uniform_loss
+from llm.model.gpt import GPT, uniform_loss
 from llm.train.batches import WindowBatches
 from llm.train.checkpoint import load_model
 from llm.train.params import OptimizerParams, PretrainParams, ScheduleParams
@@ -74,6 +75,13 @@ def test_two_runs_write_the_same_bytes(run, windows):
 def test_another_seed_makes_another_model(run, windows):
     first, second = _bytes(run(windows, "first")), _bytes(run(windows, "second", seed=2))
     assert [path.name for path in first if first[path] == second[path]] == ["config.json"]
+
+
+def test_the_seed_decides_on_the_first_weights(run, windows, config):
+    still = OptimizerParams(matrix_rate=1e-9, other_rate=1e-9, weight_decay=0.0, clip_norm=10.0)
+    model = load_model(run(windows, seed=3, params=PARAMS.model_copy(update={"optimizer": still})) / "weights")
+    fresh = GPT(config, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(list(model.parameters()), list(fresh.parameters()), atol=1e-6, rtol=0)
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(run, windows, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import regex
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm.errors import UserError
@@ -33,6 +33,7 @@ CORPUS = [
     "def walk(path):\n    return [name for name in path if name]\n\n\n",
     "The river runs, the rain falls; it's 2024 and they'll say: \"we've seen 1234567 déjà vus\"!!!\r\n",
     "Größe, naïve, Ελλάδα, Москва, 東京都, 한국어, हिन्दी, عربي, 👩‍👩‍👧 👍🏽\t\t\t...\n   \n",
+    "\nREIT" * 5,  # A merge over the end of 'RE that only words may use.
     "<|endoftext|> <|im_start|>user<|im_end|> <|pad|><|bos|><|eos|> ######## ---------",
 ] * 3
 
@@ -180,6 +181,7 @@ def test_decoding_what_was_encoded_gives_the_text_back(tokenizer: Tokenizer, tex
 
 @settings(max_examples=500)
 @given(text=ANY_TEXT)
+@example(text="WE'REIT")
 def test_both_libraries_give_the_same_ids(tokenizer: Tokenizer, saved: tokenizers.Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert saved.encode(text).ids == ids

@@ -38,6 +38,7 @@ class _Run:
 
     def step_loss(self, step):
         assert self.model.training
+        self.step = step
         loss = self.loss(*self.batches.at(step))
         self.losses.append(loss.item())
         return loss
@@ -46,6 +47,9 @@ class _Run:
         assert not self.model.training
         self.at_evals.append(self.weights())
         return self.loss(*self.batches.at(999)).item()
+
+    def val_loss_best_at_step_6(self):
+        return self.val_loss() + 100 * (self.step >= 6)
 
     def weights(self):
         return {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
@@ -116,7 +120,8 @@ def test_of_equally_good_rows_the_first_is_the_best():
 def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path, keep, stops):
     plan = replace(PLAN, keep=keep)
     whole = start()
-    expected = whole.train(plan)
+    expected = whole.train(plan, val_loss=whole.val_loss_best_at_step_6)
+    assert expected.best()["step"] == 6
 
     for place, stop in enumerate(stops):
         run = start(seed=place + 1)
@@ -127,11 +132,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path,
             return run.step_loss(step)
 
         with pytest.raises(KeyboardInterrupt):
-            run.train(plan, RunState(tmp_path), step_loss=step_loss)
+            run.train(plan, RunState(tmp_path), step_loss=step_loss, val_loss=run.val_loss_best_at_step_6)
 
     # What the resumed model began with must not matter, unless there was nothing to resume.
     resumed = start(seed=1 if stops in ([0], [1]) else 99)
-    curve = resumed.train(plan, RunState(tmp_path))
+    curve = resumed.train(plan, RunState(tmp_path), val_loss=resumed.val_loss_best_at_step_6)
     assert curve.rows == expected.rows
     assert _same(resumed.weights(), whole.weights())
     assert resumed.losses == whole.losses[-len(resumed.losses) :]
@@ -142,7 +147,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path,
 def test_a_run_that_was_through_when_it_was_stopped_learns_nothing_more(start, tmp_path, keep):
     plan = replace(PLAN, keep=keep)
     whole, again = start(), start(seed=99)
-    expected = whole.train(plan, RunState(tmp_path))
+    expected = whole.train(plan, RunState(tmp_path), val_loss=whole.val_loss_best_at_step_6)
     curve = again.train(plan, RunState(tmp_path))
     assert curve.rows == expected.rows
     assert again.losses == []

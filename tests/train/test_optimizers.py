@@ -29,7 +29,7 @@ def test_singular_values_end_near_one(matrices, dtype):
 
 def test_small_singular_values_are_raised_as_well():
     u, _, vt = torch.linalg.svd(_random(3, 7, 23), full_matrices=False)
-    uneven = u @ torch.diag(torch.logspace(-1.5, 0, 7)) @ vt
+    uneven = u @ torch.diag(torch.logspace(-2.5, 0, 7)) @ vt
     values = torch.linalg.svdvals(orthogonalise(uneven, torch.float32))
     assert values.min() > 0.6
     assert values.max() < 1.3
@@ -107,6 +107,20 @@ def test_a_tall_matrix_moves_like_a_wide_one_lying_down():
     model.blocks[0].tall.grad = model.blocks[1].wide.grad.T.clone()
     changes = _changes(model, _optimizer(model))
     torch.testing.assert_close(changes["blocks.0.tall"], 2 * changes["blocks.1.wide"].T, atol=1e-5, rtol=1e-3)
+
+
+def test_a_matrix_follows_an_average_of_its_gradients_whose_memory_grows_over_300_steps():
+    model = _Model()
+    optimizer = _optimizer(model)
+    average = torch.zeros(7, 28)
+    for step, memory in ((0, 0.85), (150, 0.9), (300, 0.95), (900, 0.95)):
+        _set_gradients(model, seed=step)
+        gradient = model.blocks[1].wide.grad.clone()
+        average = memory * average + (1 - memory) * gradient
+        ahead = memory * average + (1 - memory) * gradient
+        change = _changes(model, optimizer, step=step)["blocks.1.wide"]
+        expected = -0.02 * orthogonalise(ahead[None], torch.float32)[0]
+        torch.testing.assert_close(change, expected, atol=1e-5, rtol=1e-3)
 
 
 def test_at_a_rate_of_zero_nothing_moves():
