@@ -91,14 +91,18 @@ def main(
 
 
 def _validation_batches(windows: Path, length: int, batch: int, most: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Up to `most` windows, evenly spread over val, in batches of the training's shape; the rest is left out."""
+    """Up to `most` windows, evenly spread over val, in batches of the training's shape; none of an empty val.
+
+    What fills no batch is left out, unless there is not even one: then the batch is a smaller one.
+    """
     starts = read_starts(windows, "val")
-    n_batches = min(most, len(starts)) // batch
-    if not n_batches:
+    size = min(batch, most, len(starts))
+    if not size:
         return []
-    chosen = [int(starts[place * len(starts) // (n_batches * batch)]) for place in range(n_batches * batch)]
+    count = min(most, len(starts)) // size * size
+    chosen = [int(starts[place * len(starts) // count]) for place in range(count)]
     stream = read_stream(windows, "val")
-    return [take_windows(stream, chosen[at : at + batch], length) for at in range(0, len(chosen), batch)]
+    return [take_windows(stream, chosen[at : at + size], length) for at in range(0, count, size)]
 
 
 def _write_curve(path: Path, curve: Curve) -> None:

@@ -35,6 +35,7 @@ MODEL = {
 }
 PREPARE = {
     "sources": [{"name": "books", "kind": "files", "globs": ["data/raw/*.txt"]}],
+    "share": 1.0,
     "split": {"method": "document", "val": 0.1, "test": 0.1},
 }
 
