@@ -32,7 +32,7 @@ lint: $(READY)  ## Check format, rules and types
 	@mypy
 
 bench: $(READY)  ## Measure what is claimed to be fast
-	@for script in bench/*.py; do echo "== $$script"; python $$script || exit 1; done
+	@for script in bench/*.py; do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
 
 clean-scratch:  ## Forget the work of killed runs
 	rm -rf .scratch

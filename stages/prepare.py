@@ -1,5 +1,6 @@
 """Sources in params.yaml → documents of prepared text, split into train, val and test."""
 
+import math
 import platform
 import sys
 from collections import Counter
@@ -42,10 +43,9 @@ def main(prepare: Annotated[PrepareParams, Param("prepare")], raw: Input, corpus
                     skipped["duplicate"] += 1
                     continue
                 seen.add(doc_id)
-                if not is_chosen(doc_id, prepare.share):
-                    skipped["beyond_share"] += 1
-                    continue
-                for split, part in _split(text, doc_id, prepare).items():
+                parts = _split(text, doc_id, prepare)
+                skipped["beyond_share"] += not parts
+                for split, part in parts.items():
                     size = len(part.encode())
                     row = {"doc_id": doc_id if part == text else document_id(part), "source": source.name}
                     tables[split].write(row | {"path": raw_document.path, "text": part, "n_bytes": size}, n_bytes=size)
@@ -54,7 +54,11 @@ def main(prepare: Annotated[PrepareParams, Param("prepare")], raw: Input, corpus
                     n_bytes[f"source {source.name}"] += size
                 progress.update()
     if not documents["train"]:
-        raise UserError("prepare.sources: wanted at least one document to train on, given none")
+        reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in skipped.items() if count)
+        held_out = f"{documents['val'] + documents['test']} held out"
+        raise UserError(
+            f"prepare.sources: wanted at least one document to train on, given none ({reasons or held_out})"
+        )
     report = {
         "documents": {split: documents[split] for split in SPLITS},
         "bytes": {split: n_bytes[split] for split in SPLITS},
@@ -70,10 +74,12 @@ def main(prepare: Annotated[PrepareParams, Param("prepare")], raw: Input, corpus
 
 
 def _split(text: str, doc_id: str, prepare: PrepareParams) -> dict[str, str]:
+    """What of a text goes to which split: all of it, its parts, or nothing if it is beyond the share."""
     shares = prepare.split
     if shares.method == "document":
-        return {split_of(doc_id, shares.val, shares.test): text}
-    return cut(text, shares.val, shares.test)
+        chosen = is_chosen(doc_id, prepare.share)
+        return {split_of(doc_id, shares.val, shares.test): text} if chosen else {}
+    return cut(text[: math.ceil(len(text) * prepare.share)], shares.val, shares.test)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ OWN_TEXT = {
     "prepare.sources": [{"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]}],
     "prepare.split.method": "position",
     "tokenize.vocab_size": 400,
+    "prepare.share": 1.0,
     "pretrain.max_steps": 40,
     "pretrain.checkpoint_every_steps": 2,
     "pretrain.eval_every_steps": 20,
