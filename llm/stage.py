@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -39,6 +39,8 @@ from llm.closure import import_closure
 from llm.errors import UserError
 
 SCRATCH = Path(".scratch")
+# DVC starts a stage through a shell. Bash becomes the stage; dash stays, and waits for it.
+SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
 
 
 @dataclass(frozen=True)
@@ -249,15 +251,22 @@ def _end_with_dvc() -> None:
     """Under DVC, end as soon as the process that started the stage is gone: nobody would record its outputs.
 
     DVC does not stop its stage when it is killed. The wait is a thread of half-second steps and not Linux's
-    PR_SET_PDEATHSIG, so that it works on macOS too.
+    PR_SET_PDEATHSIG, so that it works on macOS too, and through a shell that stays between DVC and the stage.
     """
     if "DVC_STAGE" not in os.environ:
         return
-    parent = os.getppid()
+    import psutil
+
+    def above() -> list[int]:
+        parent = psutil.Process(os.getppid())
+        return [parent.pid, parent.ppid()] if parent.name() in SHELLS else [parent.pid]
+
+    started_by = above()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        with suppress(psutil.Error):
+            while above() == started_by:
+                time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -229,15 +230,19 @@ def test_two_at_once_on_the_same_work_are_one_too_many(folder: Path) -> None:
     first.communicate()
 
 
+@pytest.mark.parametrize("through_a_shell", [True, False])
 @pytest.mark.parametrize("under_dvc", [True, False])
-def test_a_stage_ends_with_the_dvc_that_started_it_and_with_nothing_else(folder: Path, under_dvc: bool) -> None:
+def test_a_stage_ends_with_the_dvc_that_started_it_and_with_nothing_else(
+    folder: Path, under_dvc: bool, through_a_shell: bool
+) -> None:
     project = Project(
         folder, WAIT.replace('Path("ready").touch()', 'Path("ready").write_text(str(__import__("os").getpid()))')
     )
-    starter = (
-        "import os, subprocess, sys, time; subprocess.Popen([sys.executable, '-m', 'stages.demo', '--text', 'text.txt',"
-        " '--result', 'out/result.txt', '--folder', 'out/folder']); time.sleep(60)"
-    )
+    words = [sys.executable, "-m", "stages.demo", "--text", "text.txt"]
+    words += ["--result", "out/result.txt", "--folder", "out/folder"]
+    # A second command keeps any shell from becoming the first one.
+    command = ["/bin/sh", "-c", f"{shlex.join(words)}; true"] if through_a_shell else words
+    starter = f"import subprocess, time; subprocess.Popen({command!r}); time.sleep(60)"
     environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
     parent = subprocess.Popen(
         [sys.executable, "-c", starter], cwd=folder, env=environment | ({"DVC_STAGE": "demo"} if under_dvc else {})

@@ -16,7 +16,7 @@ def split_of(doc_id: str, val: float, test: float) -> str:
 def is_chosen(doc_id: str, share: float) -> bool:
     """Whether a document is among the `share` that is kept; independent of its split, as it is of all other ones.
 
-    >>> is_chosen("ffffffffffffffff3fffffffffffffff", share=0.25)
+    >>> is_chosen("ffffffffffffffff3000000000000000", share=0.25)
     True
     """
     return int(doc_id[16:], 16) / 16**16 < share
