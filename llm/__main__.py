@@ -54,6 +54,29 @@ def generate(
 
 
 @app.command()
+def windows(
+    show: Annotated[int, typer.Option(min=1, help="How many rows of input and target.")] = 5,
+    split: Annotated[str, typer.Option(help="train, val, test, or a segmentation such as train-1.")] = "train",
+    window: Annotated[int, typer.Option(min=0, help="Which window, from 0.")] = 0,
+    folder: Annotated[Path, typer.Option(help="What the stage sample wrote.")] = Path("data/windows"),
+    tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json.")] = Path("data/tokenizer/tokenizer.json"),
+) -> None:
+    """Show what the model learns from: rows of input and target, as ids and as text."""
+    from llm.text.show import window_rows
+    from llm.text.tokenizer import Tokenizer
+    from llm.text.windows import read_info, read_windows
+
+    info = read_info(folder)
+    wanted = read_windows(folder, split)
+    if window >= len(wanted.starts):
+        raise UserError(f"--window: wanted below the {len(wanted.starts)} windows of {split}, given {window}")
+    context, stride = info.context_length, info.stride
+    typer.echo(f"{split}: {len(wanted.starts):,} windows of up to {context} tokens, stride {stride}")
+    typer.echo(f"window {window} begins at token {wanted.starts[window]:,} of {len(wanted.stream):,}")
+    typer.echo("\n".join(window_rows(wanted, window, show, Tokenizer.load(tokenizer))))
+
+
+@app.command()
 def check(params: ParamsFile = Path("params.yaml")) -> None:
     """Check all of params.yaml, and name every key that is wrong."""
     from llm.check import check_params

@@ -90,3 +90,17 @@ def draw_note(text: str, path: Path) -> None:
     figure = new_figure(5, 1.5)
     figure.text(0.5, 0.5, text, ha="center", va="center")
     save_figure(figure, path)
+
+
+def draw_vocabulary(counts: Any, lengths: Any, path: Path) -> None:
+    """How often each token occurs, by rank, and how many tokens have how many bytes (special tokens have none)."""
+    figure = new_figure(9, 4)
+    with matplotlib.rc_context(SETTINGS):
+        ranked, sized = figure.subplots(1, 2)
+        used = sorted((int(count) for count in counts if count), reverse=True)
+        ranked.loglog(range(1, len(used) + 1), used)
+        ranked.set(xlabel="rank", ylabel="times in the text", title=f"{len(used):,} of {len(counts):,} tokens are used")
+        sizes = [int(length) for length in lengths if length]
+        sized.hist(sizes, bins=range(1, max(sizes, default=1) + 2), align="left", color="silver", edgecolor="gray")
+        sized.set(xlabel="bytes of a token", ylabel="tokens", title="token lengths")
+    save_figure(figure, path)

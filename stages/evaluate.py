@@ -1,10 +1,11 @@
 """Weights and held-out text → bits per byte, beside the baselines; samples."""
 
 import json
+import sys
 from typing import Annotated
 
 from llm import stage
-from llm.evaluate.likelihood import summarise, token_losses
+from llm.evaluate.likelihood import plan_document_spans, plan_spans, summarise, token_losses
 from llm.evaluate.params import EvaluateParams
 from llm.evaluate.samples import write_samples
 from llm.plots import draw_bars
@@ -44,9 +45,17 @@ def main(
     for split in ("val", "test"):
         stream = read_stream(windows, split)
         if len(stream):
-            losses = token_losses(model, stream, evaluate.stride, evaluate.batch_size, machine, f"evaluate {split}")
+            context = model.config.context_length
+            stride = min(evaluate.stride, context)
+            if info.boundary == "document":
+                spans = plan_document_spans(stream, info.end_of_text, context, stride)
+            else:
+                spans = plan_spans(len(stream), context, stride)
+            losses = token_losses(model, stream, spans, evaluate.batch_size, machine, f"evaluate {split}")
             report[split] = summarise(losses, info.n_bytes[split])
-    stage.write_json(metrics, {**report, "matmul_dtype": machine.matmul_dtype})
+    if not info.lossless:
+        print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
+    stage.write_json(metrics, {**report, "lossless_tokens": info.lossless, "matmul_dtype": machine.matmul_dtype})
     rivals = json.loads(baselines.read_text(encoding="utf-8"))
     shown = "test" if "test" in report else "val"
     values = {"model": report[shown]["bits_per_byte"], **rivals[shown]} if report else {}

@@ -1,85 +1,101 @@
-"""Sources in params.yaml → documents of prepared text, split into train, val and test."""
+"""Sources in params.yaml → documents of prepared text, without duplicates, split into train, val and test."""
 
-import math
 import platform
 import sys
 from collections import Counter
-from contextlib import ExitStack
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
 from tqdm import tqdm
 
 from llm import stage
 from llm.errors import UserError
-from llm.stage import Input, Output, Param
-from llm.text.clean import document_id, normalise
+from llm.stage import Input, Output, Param, Scratch
+from llm.text.clean import Cleaned
+from llm.text.corpus import write_corpus
+from llm.text.dropped import N_EXAMPLES, Dropped, describe
+from llm.text.engine import clean_units
 from llm.text.params import PrepareParams, PythonSource
-from llm.text.sources import library_hash, read_source, untracked_files
-from llm.text.split import cut, is_chosen, split_of
-from llm.text.tables import CORPUS, SPLITS, TableWriter
+from llm.text.sources import Unit, library_hash, list_units, untracked_files
+from llm.text.spool import Spool, find_duplicates
+from llm.text.tables import SPLITS
 
 
-def main(prepare: Annotated[PrepareParams, Param("prepare")], raw: Input, corpus: Output, metrics: Output) -> None:
+def main(
+    prepare: Annotated[PrepareParams, Param("prepare")],
+    raw: Input,
+    corpus: Output,
+    metrics: Output,
+    report: Output,
+    scratch: Scratch,
+) -> None:
     """Write `corpus`/{train,val,test}.parquet and count what was kept and what was dropped."""
-    for file in untracked_files(prepare.sources, raw):
-        print(
-            f"prepare: warning: {file} is not tracked, `dvc add {file}` makes it part of the version", file=sys.stderr
-        )
-    documents, n_bytes, skipped = Counter[str](), Counter[str](), Counter[str]()
-    seen: set[str] = set()
-    changed_bytes = 0
-    with ExitStack() as stack:
-        tables = {split: stack.enter_context(TableWriter(corpus / f"{split}.parquet", CORPUS)) for split in SPLITS}
-        progress = stack.enter_context(tqdm(desc="prepare", unit=" documents"))
-        for source in prepare.sources:
-            for raw_document in read_source(source, raw, skipped):
-                text = normalise(raw_document.text)
-                changed_bytes += abs(len(raw_document.text.encode()) - len(text.encode()))
-                doc_id = document_id(text)
-                if not text.strip():
-                    skipped["empty"] += 1
-                    continue
-                if doc_id in seen:
-                    skipped["duplicate"] += 1
-                    continue
-                seen.add(doc_id)
-                parts = _split(text, doc_id, prepare)
-                skipped["beyond_share"] += not parts
-                for split, part in parts.items():
-                    size = len(part.encode())
-                    row = {"doc_id": doc_id if part == text else document_id(part), "source": source.name}
-                    tables[split].write(row | {"path": raw_document.path, "text": part, "n_bytes": size}, n_bytes=size)
-                    documents[split] += 1
-                    n_bytes[split] += size
-                    n_bytes[f"source {source.name}"] += size
-                progress.update()
-    if not documents["train"]:
-        reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in skipped.items() if count)
-        held_out = f"{documents['val'] + documents['test']} held out"
+    units = [unit for source in prepare.sources for unit in list_units(source, raw)]
+    _warn_of_untracked(units, raw)
+    found, normalised, dropped = Counter[str](), Counter[str](), Dropped()
+    with Spool(scratch / "documents.arrow") as spool:
+        for document in _with_progress(units, prepare):
+            found[document.source] += 1
+            if document.reason:
+                _drop(document, prepare, dropped)
+            else:
+                spool.add(document)
+                normalised["documents"] += document.normalised_bytes > 0
+                normalised["bytes"] += document.normalised_bytes
+                normalised["control_bytes"] += document.control_bytes
+    kept = write_corpus(corpus, spool, find_duplicates(spool, prepare.clean), prepare, dropped)
+    if not kept["documents", "train"]:
+        held_out = f"{kept['documents', 'val'] + kept['documents', 'test']} held out"
         raise UserError(
-            f"prepare.sources: wanted at least one document to train on, given none ({reasons or held_out})"
+            f"prepare.sources: wanted at least one document to train on, given none ({dropped.in_words() or held_out})"
         )
-    report = {
-        "documents": {split: documents[split] for split in SPLITS},
-        "bytes": {split: n_bytes[split] for split in SPLITS},
-        "bytes_by_source": {source.name: n_bytes[f"source {source.name}"] for source in prepare.sources},
-        "bytes_changed_by_normalising": changed_bytes,
-        "skipped": {
-            reason: skipped[reason] for reason in ("empty", "duplicate", "not_utf8", "not_decodable", "beyond_share")
-        },
+    of_source = {source.name: f"source {source.name}" for source in prepare.sources}
+    content: dict[str, Any] = {
+        "documents": {split: kept["documents", split] for split in SPLITS},
+        "bytes": {split: kept["bytes", split] for split in SPLITS},
+        "bytes_by_source": {name: kept["bytes", group] for name, group in of_source.items()},
+        "changed_by_normalising": {key: normalised[key] for key in ("documents", "bytes")},
+        "control_character_bytes_removed": normalised["control_bytes"],
+        "dropped": dropped.counts(),
     }
     if any(isinstance(source, PythonSource) for source in prepare.sources):
-        report["python"] = {"version": platform.python_version(), "library_sha256": library_hash()}
-    stage.write_json(metrics, report)
+        content["python"] = {"version": platform.python_version(), "library_sha256": library_hash()}
+    stage.write_json(metrics, content)
+    sources = {
+        name: {"found": found[name], "kept": kept["documents", group], "bytes": kept["bytes", group]}
+        for name, group in of_source.items()
+    }
+    splits = {split: {"documents": kept["documents", split], "bytes": kept["bytes", split]} for split in SPLITS}
+    off = [name for name, value in prepare.clean.model_dump().items() if value in (None, "keep")]
+    report.write_text(describe(sources, splits, off, dropped), encoding="utf-8")
 
 
-def _split(text: str, doc_id: str, prepare: PrepareParams) -> dict[str, str]:
-    """What of a text goes to which split: all of it, its parts, or nothing if it is beyond the share."""
-    shares = prepare.split
-    if shares.method == "document":
-        chosen = is_chosen(doc_id, prepare.share)
-        return {split_of(doc_id, shares.val, shares.test): text} if chosen else {}
-    return cut(text[: math.ceil(len(text) * prepare.share)], shares.val, shares.test)
+def _warn_of_untracked(units: list[Unit], raw: Path) -> None:
+    files = untracked_files(units, raw)
+    for file in files[:N_EXAMPLES]:
+        print(f"prepare: warning: {file} is not tracked, `dvc add` makes it part of the version", file=sys.stderr)
+    if len(files) > N_EXAMPLES:
+        print(f"prepare: warning: {len(files) - N_EXAMPLES} more files are not tracked", file=sys.stderr)
+
+
+def _with_progress(units: list[Unit], prepare: PrepareParams) -> Iterator[Cleaned]:
+    """The documents of all units, under a bar of the bytes that were read."""
+    sizes = [unit.n_bytes() for unit in units]
+    known = [size for size in sizes if size is not None]
+    total = sum(known) if len(known) == len(sizes) else None
+    with tqdm(total=total, desc="prepare", unit="B", unit_scale=True) as bar:
+        for document in clean_units(units, prepare):
+            bar.update(document.n_bytes)
+            yield document
+
+
+def _drop(document: Cleaned, prepare: PrepareParams, dropped: Dropped) -> None:
+    """Count a document that a rule drops; one that could not be read ends the stage, unless it may be skipped."""
+    source = next(source for source in prepare.sources if source.name == document.source)
+    if not document.readable and getattr(source, "on_error", "skip") == "fail":
+        raise UserError(f"source {source.name}: {document.path}: {document.note} (on_error: skip passes over it)")
+    dropped.add(document.reason, document.path, document.n_bytes, document.note)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from llm.model.gpt import GPT
 from llm.plots import draw_curve
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Scratch, Seed
-from llm.text.windows import read_info, read_starts, read_stream
+from llm.text.windows import Windows, read_info, read_windows
 from llm.train.batches import WindowBatches, take_windows
 from llm.train.checkpoint import RunState, save_model
 from llm.train.language import LanguageLoss, pays_to_compile
@@ -37,18 +37,25 @@ def main(
     machine.keep_memory()
     info = read_info(windows)
     batch, length = pretrain.batch_size, info.context_length
-    starts = read_starts(windows, "train")
-    if not len(starts):
+    text = read_windows(windows, "train")
+    if not text.weights.any():
         raise UserError(
-            f"sample.context_length: wanted a training text of more than {length} tokens, "
-            f"given {len(read_stream(windows, 'train'))}"
+            f"sample: wanted windows of {length} tokens to train on, given {len(text.starts)} with a weight above 0, "
+            f"in a training text of {len(text.stream)} tokens"
         )
     config = ModelConfig(**model.model_dump(), vocab_size=info.vocab_size, context_length=length)
     gpt = GPT(config, torch.Generator().manual_seed(seed)).to(machine.device)
-    batches = WindowBatches(read_stream(windows, "train"), starts, length, batch, seed)
+    batches = WindowBatches([text], length, batch, info.pad, seed)
+    dropped = [read_windows(windows, name) for name in info.segmentations]
+    before = WindowBatches(dropped, length, batch, info.pad, seed) if dropped else batches
+    clean_from = round(pretrain.max_steps * (1 - pretrain.clean_share)) if dropped else 0
     work = float(gpt.flops_per_token()) * batch * length * pretrain.max_steps
+
+    def batch_at(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return before.at(step) if step < clean_from else batches.at(step - clean_from)
+
     loss = LanguageLoss(gpt, machine, pays_to_compile(pretrain.compile, work, machine))
-    checks = _validation_batches(windows, length, batch, pretrain.eval_windows)
+    checks = _validation_batches(read_windows(windows, "val"), length, batch, info.pad, pretrain.eval_windows)
 
     def val_loss() -> float:
         # Gradients stay on, though nobody asks for them: without, the graph would be compiled once more.
@@ -56,7 +63,7 @@ def main(
 
     learned = train(
         gpt,
-        step_loss=lambda step: loss(*batches.at(step)),
+        step_loss=lambda step: loss(*batch_at(step)),
         val_loss=val_loss if checks else None,
         plan=Plan(
             n_steps=pretrain.max_steps,
@@ -81,7 +88,7 @@ def main(
             "parameters": gpt.n_parameters(),
             "flops_per_token": gpt.flops_per_token(),
             "tokens_seen": pretrain.max_steps * batch * length,
-            "epochs": round(batches.epochs(pretrain.max_steps), 3),
+            "epochs": round(before.epochs(clean_from) + batches.epochs(pretrain.max_steps - clean_from), 3),
             "kept_step": kept["step"],
             "train_loss": kept["train_loss"],
             **({"val_loss": kept["val_loss"]} if "val_loss" in kept else {}),
@@ -90,19 +97,20 @@ def main(
     )
 
 
-def _validation_batches(windows: Path, length: int, batch: int, most: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _validation_batches(
+    windows: Windows, length: int, batch: int, pad: int, most: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Up to `most` windows, evenly spread over val, in batches of the training's shape; none of an empty val.
 
     What fills no batch is left out, unless there is not even one: then the batch is a smaller one.
     """
-    starts = read_starts(windows, "val")
-    size = min(batch, most, len(starts))
+    n_windows = len(windows.starts)
+    size = min(batch, most, n_windows)
     if not size:
         return []
-    count = min(most, len(starts)) // size * size
-    chosen = [int(starts[place * len(starts) // count]) for place in range(count)]
-    stream = read_stream(windows, "val")
-    return [take_windows(stream, chosen[at : at + size], length) for at in range(0, count, size)]
+    count = min(most, n_windows) // size * size
+    chosen = [(windows, place * n_windows // count) for place in range(count)]
+    return [take_windows(chosen[at : at + size], length, pad) for at in range(0, count, size)]
 
 
 def _write_curve(path: Path, curve: Curve) -> None:

@@ -1,38 +1,152 @@
-"""Token ids → one token stream a split, and the table of where each sliding window begins."""
+"""Token ids → one token stream a split, the table of its sliding windows, and what held-out text stands in train."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from llm import stage
+from llm.errors import UserError
 from llm.stage import Input, Output, Param
+from llm.text.contamination import Contamination, contamination
 from llm.text.params import SampleParams
-from llm.text.tables import SPLITS, iterate_rows, read_table
+from llm.text.tables import SPLITS, iterate_batches, read_table, segmentation_names
 from llm.text.tokenizer import Tokenizer
-from llm.text.windows import WindowsInfo, window_starts, write_info, write_stream, write_windows
+from llm.text.windows import (
+    StreamWriter,
+    WindowsInfo,
+    place_windows,
+    read_stream,
+    read_windows,
+    seen_shares,
+    write_info,
+    write_windows,
+)
+
+N_WORST = 10
 
 
 def main(
-    sample: Annotated[SampleParams, Param("sample")], tokens: Input, tokenizer: Input, windows: Output, metrics: Output
+    sample: Annotated[SampleParams, Param("sample")],
+    tokens: Input,
+    tokenizer: Input,
+    windows: Output,
+    metrics: Output,
+    report: Output,
 ) -> None:
-    """Write `windows`/{train,val,test}.npy (tokens), .parquet (window starts) and windows.json."""
+    """Write `windows`/{train,val,test}.npy (tokens), .parquet (windows) and windows.json; metrics and a report."""
     windows.mkdir(parents=True)
     encoder = Tokenizer.load(tokenizer)
-    dtype = "<u2" if encoder.vocab_size <= 1 << 16 else "<u4"
-    n_windows, n_tokens, n_bytes = {}, {}, {}
-    for split in SPLITS:
-        table = read_table(tokens / f"{split}.parquet", ["n_bytes"])
-        n_bytes[split] = sum(table.column("n_bytes").to_pylist())
-        lengths = sum(len(row["ids"]) for row in iterate_rows(tokens / f"{split}.parquet", ["ids"]))
-        total = lengths + table.num_rows + 1 if table.num_rows else 0
-        documents = (row["ids"] for row in iterate_rows(tokens / f"{split}.parquet", ["ids"]))
-        n_tokens[split] = write_stream(windows / f"{split}.npy", documents, encoder.end_of_text, total, dtype)
-        starts = window_starts(total, sample.context_length, sample.stride)
-        write_windows(windows / f"{split}.parquet", starts)
-        n_windows[split] = len(starts)
-    write_info(
-        windows / "windows.json",
-        WindowsInfo(encoder.vocab_size, encoder.end_of_text, sample.context_length, sample.stride, n_bytes),
+    _check_weights(sample, tokens)
+    segmentations = segmentation_names(tokens)
+    n_bytes, figures = {}, {}
+    for name in [*SPLITS, *segmentations]:
+        documents = _read_documents(tokens / f"{name}.parquet")
+        _write_stream(windows / f"{name}.npy", tokens / f"{name}.parquet", documents, encoder)
+        _write_windows(windows / f"{name}.parquet", documents, sample)
+        placed = read_windows(windows, name)
+        filled = float(placed.lengths.mean()) / sample.context_length if len(placed.starts) else 1.0
+        figures[name] = {
+            "tokens": len(placed.stream),
+            "windows": len(placed.starts),
+            "padding_share": round(1 - filled, 5),
+            "targets_seen_an_epoch": seen_shares(placed),
+        }
+        n_bytes[name] = int(documents["n_bytes"].sum())
+    info = WindowsInfo(
+        vocab_size=encoder.vocab_size,
+        end_of_text=encoder.end_of_text,
+        pad=encoder.pad,
+        context_length=sample.context_length,
+        stride=sample.stride,
+        boundary=sample.boundary,
+        n_bytes={split: n_bytes[split] for split in SPLITS},
+        segmentations=segmentations,
+        lossless=encoder.lossless,
     )
-    stage.write_json(metrics, {"tokens": n_tokens, "windows": n_windows})
+    write_info(windows / "windows.json", info)
+    found = {
+        split: contamination(
+            read_stream(windows, "train"), read_stream(windows, split), encoder.end_of_text, sample.contamination_ngram
+        )
+        for split in ("val", "test")
+    }
+    content: dict[str, Any] = {
+        key: {name: figures[name][key] for name in figures} for key in next(iter(figures.values()))
+    }
+    content["contamination"] = {
+        "ngram": sample.contamination_ngram,
+        **{
+            split: {"ngrams": of.ngrams, "one_in": of.sampled, "share": round(of.share, 5)}
+            for split, of in found.items()
+        },
+    }
+    stage.write_json(metrics, content)
+    report.write_text(_describe(found, tokens, sample), encoding="utf-8")
+
+
+def _check_weights(sample: SampleParams, tokens: Path) -> None:
+    """A weight for a source that is not there is a mistake in its name."""
+    sources = {name for split in SPLITS for name in _read_documents(tokens / f"{split}.parquet")["source"].unique()}
+    if unknown := sorted(sample.weights.keys() - sources):
+        raise UserError(f"sample.weights: wanted names of sources ({', '.join(sorted(sources))}), given {unknown[0]}")
+
+
+def _read_documents(path: Path) -> pd.DataFrame:
+    frame: pd.DataFrame = read_table(path, ["source", "n_tokens", "n_bytes"]).to_pandas()
+    return frame
+
+
+def _write_stream(path: Path, tokens: Path, documents: pd.DataFrame, encoder: Tokenizer) -> None:
+    total = int(documents["n_tokens"].sum()) + len(documents) + 1 if len(documents) else 0
+    dtype = "<u2" if encoder.vocab_size <= 1 << 16 else "<u4"
+    stream = StreamWriter(path, total, encoder.end_of_text, dtype)
+    for batch in tqdm(iterate_batches(tokens, ["ids"]), desc=f"sample {path.stem}", unit=" batches"):
+        ids = batch.column("ids")
+        stream.add(ids.flatten().to_numpy(), np.diff(ids.offsets.to_numpy()))
+    stream.close()
+
+
+def _write_windows(path: Path, documents: pd.DataFrame, sample: SampleParams) -> None:
+    starts, lengths = place_windows(documents["n_tokens"].to_numpy(dtype=np.int64), sample)
+    write_windows(path, starts, lengths, _weigh(starts, documents, sample))
+
+
+def _weigh(starts: NDArray[np.int64], documents: pd.DataFrame, sample: SampleParams) -> NDArray[np.float32]:
+    """The weight of the source that each window begins in."""
+    if not sample.weights:
+        return np.ones(len(starts), dtype=np.float32)
+    of_document = documents["source"].map(lambda source: sample.weights.get(source, 1.0)).to_numpy(dtype=np.float32)
+    behind = np.cumsum(documents["n_tokens"].to_numpy() + 1)
+    # The last <|endoftext|> of the stream belongs to no document but the last.
+    return of_document[np.minimum(np.searchsorted(behind, starts, side="right"), len(behind) - 1)]
+
+
+def _describe(found: dict[str, Contamination], tokens: Path, sample: SampleParams) -> str:
+    """The contamination report: shares, and the held-out documents with the most n-grams that train has too."""
+    lines = [
+        "# Held-out text that stands in the training text",
+        "",
+        f"The share of n-grams of {sample.contamination_ngram} tokens, of a held-out split, that train has anywhere.",
+        "",
+        "| split | n-grams looked up | of them in train |",
+        "| --- | ---: | ---: |",
+    ]
+    lines += [f"| {split} | {of.ngrams:,} | {of.share:.2%} |" for split, of in found.items()]
+    for split, of in found.items():
+        paths = read_table(tokens / f"{split}.parquet", ["path"]).column("path")
+        worst = [row for row in sorted(_by_share(of), reverse=True)[:N_WORST] if row[0] > 0]
+        lines += ["", f"## {split}: the documents with the largest shares", ""]
+        lines += ["| document | n-grams | of them in train |", "| --- | ---: | ---: |"] if worst else ["None."]
+        lines += [f"| `{paths[number].as_py()}` | {ngrams:,} | {share:.1%} |" for share, ngrams, number in worst]
+    return "\n".join(lines) + "\n"
+
+
+def _by_share(of: Contamination) -> list[tuple[float, int, int]]:
+    return [(found / ngrams, ngrams, int(number)) for number, ngrams, found in of.by_document if ngrams]
 
 
 if __name__ == "__main__":

@@ -1,54 +1,129 @@
 """Documents → a tokenizer trained on the train split alone, and the token ids of every split."""
 
 import os
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import pyarrow as pa
+import tokenizers
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from llm import stage
-from llm.stage import Input, Output, Param
+from llm.errors import UserError
+from llm.plots import draw_vocabulary
+from llm.stage import Input, Output, Param, Seed
+from llm.text.bpe import train_bpe
+from llm.text.given import read_given
 from llm.text.params import TokenizeParams
-from llm.text.tables import SPLITS, TableWriter, iterate_rows, tokens_schema
-from llm.text.tokenizer import Tokenizer, batched_texts, train_tokenizer
+from llm.text.split import is_chosen
+from llm.text.tables import SPLITS, TableWriter, iterate_batches, iterate_rows, read_table, tokens_schema
+from llm.text.tokenizer import Tokenizer
+from llm.text.usage import Usage
+from llm.text.words import train_chars, train_words
+
+BATCH_BYTES = 8_000_000
+COLUMNS = ["doc_id", "source", "path", "text", "n_bytes"]
 
 
 def main(
     tokenize: Annotated[TokenizeParams, Param("tokenize")],
+    seed: Seed,
     corpus: Input,
+    given: Input,
     tokenizer: Output,
     tokens: Output,
     metrics: Output,
+    report: Output,
+    picture: Output,
 ) -> None:
-    """Write `tokenizer` (a tokenizer.json) and `tokens`/{train,val,test}.parquet."""
-    rows = tqdm(iterate_rows(corpus / "train.parquet", ["text"]), desc="train tokenizer", unit=" documents")
-    trained = train_tokenizer((row["text"] for row in rows), tokenize.vocab_size)
-    trained.save(str(tokenizer))
+    """Write `tokenizer` (a tokenizer.json), `tokens`/{train,val,test}.parquet, and how the one serves the other."""
+    _make_tokenizer(tokenize, corpus / "train.parquet", given).save(str(tokenizer))
     encoder = Tokenizer.load(tokenizer)
-    n_tokens, n_bytes = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
-    used: set[int] = set()
+    usage = Usage(encoder)
     for split in SPLITS:
-        rows = tqdm(
-            iterate_rows(corpus / f"{split}.parquet", ["doc_id", "text", "n_bytes"]),
-            desc=f"encode {split}",
-            unit=" documents",
-        )
         with TableWriter(tokens / f"{split}.parquet", tokens_schema(encoder.vocab_size)) as table:
-            for batch in batched_texts(rows, batch_bytes=8_000_000):
-                encoded = encoder.encode_batch([row["text"] for row in batch], n_threads=os.cpu_count() or 1)
-                for row, ids in zip(batch, encoded, strict=True):
-                    table.write({"doc_id": row["doc_id"], "ids": ids, "n_bytes": row["n_bytes"]}, n_bytes=4 * len(ids))
-                    n_tokens[split] += len(ids)
-                    n_bytes[split] += row["n_bytes"]
-                    used.update(ids)
-    stage.write_json(
-        metrics,
-        {
-            "vocab_size": encoder.vocab_size,
-            "vocab_used": len(used),
-            "tokens": n_tokens,
-            "bytes_per_token": {split: round(n_bytes[split] / n, 4) for split, n in n_tokens.items() if n},
-        },
-    )
+            for batch in _batches(corpus / f"{split}.parquet", f"encode {split}"):
+                encoded = encoder.encode_batch(batch.column("text").to_pylist(), n_threads=os.cpu_count() or 1)
+                table.append(_with_ids(batch, encoded, table.schema))
+                usage.add(split, batch.column("source").to_pylist(), batch.column("n_bytes").to_pylist(), encoded)
+    for number in range(1, tokenize.segmentations + 1) if tokenize.dropout else ():
+        with TableWriter(tokens / f"train-{number}.parquet", tokens_schema(encoder.vocab_size)) as table:
+            for batch in _batches(corpus / "train.parquet", f"segmentation {number}"):
+                table.append(_with_ids(batch, _drop_merges(encoder, batch, tokenize, seed, number), table.schema))
+    stage.write_json(metrics, usage.figures())
+    report.write_text(usage.report(), encoding="utf-8")
+    draw_vocabulary(usage.counts, usage.lengths(), picture)
+
+
+def _make_tokenizer(tokenize: TokenizeParams, train: Path, given: Path) -> tokenizers.Tokenizer:
+    """The tokenizer that params ask for: brought along, or learnt from the training text."""
+    if tokenize.origin is not None:
+        path = Path(tokenize.origin)
+        if ".." in path.parts or not path.is_relative_to(given):
+            raise UserError(f"tokenize.from: wanted a path under {given}, given {tokenize.origin}")
+        return read_given(path, tokenize.pattern)
+    texts = _training_texts(train, tokenize.train_bytes)
+    match tokenize.kind:
+        case "bpe":
+            return train_bpe(texts, tokenize.vocab_size, tokenize.pattern)
+        case "word":
+            return train_words(texts, tokenize.vocab_size, tokenize.min_frequency, tokenize.whitespace)
+        case "char":
+            return train_chars(texts, tokenize.vocab_size, tokenize.min_frequency)
+
+
+def _training_texts(train: Path, most_bytes: int) -> Iterator[str]:
+    """The training text, or a share of its documents, chosen by their hash, of about so many bytes."""
+    n_bytes = sum(read_table(train, ["n_bytes"]).column("n_bytes").to_pylist())
+    with tqdm(total=min(n_bytes, most_bytes), desc="train tokenizer", unit="B", unit_scale=True) as bar:
+        for row in iterate_rows(train, ["doc_id", "text", "n_bytes"]):
+            if n_bytes <= most_bytes or is_chosen(row["doc_id"], most_bytes / n_bytes):
+                bar.update(row["n_bytes"])
+                yield row["text"]
+
+
+def _batches(path: Path, label: str) -> Iterator[pa.Table]:
+    """The documents of a split, in tables of about BATCH_BYTES of text, under a progress bar."""
+    total = sum(read_table(path, ["n_bytes"]).column("n_bytes").to_pylist())
+    gathered: list[pa.RecordBatch] = []
+    size = 0
+    with tqdm(total=total, desc=label, unit="B", unit_scale=True) as bar:
+        for batch in iterate_batches(path, COLUMNS):
+            gathered.append(batch)
+            size += sum(batch.column("n_bytes").to_pylist())
+            if size >= BATCH_BYTES:
+                yield pa.Table.from_batches(gathered)
+                bar.update(size)
+                gathered, size = [], 0
+        if gathered:
+            yield pa.Table.from_batches(gathered)
+            bar.update(size)
+
+
+def _with_ids(batch: pa.Table, encoded: Sequence[NDArray[np.integer]], schema: pa.Schema) -> pa.Table:
+    """Documents with their ids in place of their texts; the ids never become Python numbers."""
+    n_tokens = np.array([len(ids) for ids in encoded], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(n_tokens)])
+    width = schema.field("ids").type.value_type
+    flat = np.concatenate(encoded).astype(width.to_pandas_dtype())
+    columns = {name: batch.column(name) for name in ("doc_id", "source", "path", "n_bytes")}
+    columns["ids"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat), type=schema.field("ids").type)
+    columns["n_tokens"] = pa.array(n_tokens)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _drop_merges(
+    encoder: Tokenizer, batch: pa.Table, tokenize: TokenizeParams, seed: int, number: int
+) -> Sequence[NDArray[np.integer]]:
+    """Documents with merges dropped, drawn for each document anew: where it stands decides nothing."""
+    return [
+        np.array(encoder.encode_with_dropout(text, tokenize.dropout, random.Random(f"{seed} {number} {doc_id}")))
+        for doc_id, text in zip(batch.column("doc_id").to_pylist(), batch.column("text").to_pylist(), strict=True)
+    ]
 
 
 if __name__ == "__main__":

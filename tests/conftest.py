@@ -87,21 +87,87 @@ def config() -> object:
     )
 
 
-@pytest.fixture
-def write_windows_folder() -> Callable[..., Path]:
-    """A writer of windows as the sample stage leaves them: documents of ids for each split, 0 ends a document."""
-    from llm.text.windows import WindowsInfo, window_starts, write_info, write_stream, write_windows
+CLEAN = {
+    "control_characters": "remove",
+    "min_chars": 1,
+    "max_chars": None,
+    "repetition": None,
+    "exact_duplicates": "drop",
+    "near_duplicates": None,
+}
+PREPARE = {"engine": "local", "share": 1.0, "max_document_bytes": 1_000_000}
+TOKENIZE = {"kind": "bpe", "vocab_size": 300, "train_bytes": 1_000_000, "min_frequency": 1, "whitespace": "keep"} | {
+    "from": None,
+    "pattern": "qwen2",
+    "dropout": 0.0,
+    "segmentations": 1,
+}
+SAMPLE = {"context_length": 8, "stride": 8, "boundary": "cross", "align_to_documents": False, "weights": {}} | {
+    "contamination_ngram": 3
+}
 
-    def write(folder: Path, documents: dict[str, list[list[int]]], vocab_size: int, context_length: int) -> Path:
+
+@pytest.fixture(scope="session")
+def prepare_params() -> Callable:
+    """A maker of the section `prepare`: sources, and what is changed of split, of the rules and of the rest."""
+    from llm.text.params import PrepareParams
+
+    def make(sources: list, split: dict | None = None, clean: dict | None = None, **rest: object) -> PrepareParams:
+        split = {"method": "document", "val": 0.0, "test": 0.0} | (split or {})
+        return PrepareParams(**(PREPARE | rest), sources=sources, split=split, clean=CLEAN | (clean or {}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenize_params() -> Callable:
+    """A maker of the section `tokenize`."""
+    from llm.text.params import TokenizeParams
+
+    return lambda **changes: TokenizeParams(**(TOKENIZE | changes))
+
+
+@pytest.fixture(scope="session")
+def sample_params() -> Callable:
+    """A maker of the section `sample`."""
+    from llm.text.params import SampleParams
+
+    return lambda **changes: SampleParams(**(SAMPLE | changes))
+
+
+@pytest.fixture
+def write_windows_folder(sample_params: Callable) -> Callable[..., Path]:
+    """A writer of windows as the sample stage leaves them: documents of ids for each split, 0 ends a document."""
+    import numpy as np
+
+    from llm.text.windows import StreamWriter, WindowsInfo, place_windows, write_info, write_windows
+
+    def write(
+        folder: Path, documents: dict[str, list[list[int]]], vocab_size: int, context_length: int, **options: object
+    ) -> Path:
         folder.mkdir(parents=True)
-        n_bytes = {}
-        for split in ("train", "val", "test"):
-            texts = documents.get(split, [])
-            total = sum(len(ids) + 1 for ids in texts) + 1 if texts else 0
-            write_stream(folder / f"{split}.npy", texts, 0, total, "<u2")
-            write_windows(folder / f"{split}.parquet", window_starts(total, context_length, context_length))
-            n_bytes[split] = sum(map(len, texts))
-        write_info(folder / "windows.json", WindowsInfo(vocab_size, 0, context_length, context_length, n_bytes))
+        sample = sample_params(context_length=context_length, stride=context_length, **options)
+        segmentations = [name for name in documents if name.startswith("train-")]
+        for name in ("train", "val", "test", *segmentations):
+            texts = documents.get(name, [])
+            lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
+            stream = StreamWriter(folder / f"{name}.npy", int((lengths + 1).sum()) + bool(texts), 0, "<u2")
+            stream.add(np.array([id_ for ids in texts for id_ in ids], dtype=np.int64), lengths)
+            stream.close()
+            starts, counting = place_windows(lengths, sample)
+            write_windows(folder / f"{name}.parquet", starts, counting, np.ones(len(starts), dtype=np.float32))
+        info = WindowsInfo(
+            vocab_size=vocab_size,
+            end_of_text=0,
+            pad=1,
+            context_length=context_length,
+            stride=context_length,
+            boundary=sample.boundary,
+            n_bytes={split: sum(map(len, documents.get(split, []))) for split in ("train", "val", "test")},
+            segmentations=segmentations,
+            lossless=True,
+        )
+        write_info(folder / "windows.json", info)
         return folder
 
     return write

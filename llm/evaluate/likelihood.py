@@ -6,6 +6,7 @@ tokenizers, and compressors, can be compared.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ from llm.runtime import Machine
 
 @dataclass(frozen=True)
 class Span:
-    """A window to score: it begins at `start`, and its targets from `first` (within it) on are new."""
+    """A window to score: it begins at `start`, and its targets from `first` up to `last` (within it) are new."""
 
     start: int
-    length: int
     first: int
+    last: int
 
 
 def plan_spans(n_tokens: int, context_length: int, stride: int) -> list[Span]:
@@ -32,7 +33,7 @@ def plan_spans(n_tokens: int, context_length: int, stride: int) -> list[Span]:
     token has at least context_length - stride tokens before it. The last window is moved back to be a full one.
 
     >>> plan_spans(8, context_length=4, stride=2)
-    [Span(start=0, length=4, first=0), Span(start=2, length=4, first=2), Span(start=3, length=4, first=3)]
+    [Span(start=0, first=0, last=4), Span(start=2, first=2, last=4), Span(start=3, first=3, last=4)]
     """
     n_targets = n_tokens - 1
     spans: list[Span] = []
@@ -41,22 +42,41 @@ def plan_spans(n_tokens: int, context_length: int, stride: int) -> list[Span]:
         length = min(context_length, n_targets)
         end = min(length if scored == 0 else scored + stride, n_targets)
         start = end - length
-        spans.append(Span(start, length, scored - start))
+        spans.append(Span(start, scored - start, length))
         scored = end
     return spans
 
 
+def plan_document_spans(
+    stream: NDArray[np.integer], end_of_text: int, context_length: int, stride: int
+) -> list[Span]:
+    """The same, but no token is scored with another document before it, for models that learnt from such windows.
+
+    >>> plan_document_spans(np.array([0, 5, 6, 7, 0, 8, 0]), 0, context_length=4, stride=2)
+    [Span(start=0, first=0, last=4), Span(start=4, first=0, last=2)]
+    """
+    borders = np.flatnonzero(stream == end_of_text).tolist()
+    return [
+        Span(begin + span.start, span.first, span.last)
+        for begin, end in pairwise(borders)
+        for span in plan_spans(end - begin + 1, context_length, stride)
+    ]
+
+
 @torch.no_grad()
 def token_losses(
-    model: GPT, stream: NDArray[np.integer], stride: int, batch_size: int, machine: Machine, label: str
+    model: GPT, stream: NDArray[np.integer], spans: list[Span], batch_size: int, machine: Machine, label: str
 ) -> NDArray[np.float32]:
     """The loss in nats of each token of a stream after those before it: shape (len(stream) - 1,)."""
-    spans = plan_spans(len(stream), model.config.context_length, min(stride, model.config.context_length))
     losses = np.empty(max(len(stream) - 1, 0), dtype=np.float32)
     bar = tqdm(total=len(losses), desc=label, unit=" tokens", unit_scale=True)
     for batch in _alike(spans, batch_size):
-        length, first = batch[0].length, min(span.first for span in batch)
-        rows = np.stack([stream[span.start : span.start + length + 1] for span in batch]).astype(np.int64)
+        length, first = max(span.last for span in batch), min(span.first for span in batch)
+        # A window that ends earlier goes on to the others' length: nothing that comes later moves a score.
+        rows = np.zeros((len(batch), length + 1), dtype=np.int64)
+        for row, span in zip(rows, batch, strict=True):
+            tokens = stream[span.start : span.start + length + 1]
+            row[: len(tokens)] = tokens
         ids = torch.from_numpy(rows).to(machine.device)
         with machine.autocast():
             hidden, _ = model.run_blocks(model.embedding(ids[:, :-1]).to(machine.dtype))
@@ -65,14 +85,14 @@ def token_losses(
             logits.float().flatten(0, 1), ids[:, first + 1 :].flatten(), reduction="none"
         )
         for span, row in zip(batch, nats.view(len(batch), -1).cpu().numpy(), strict=True):
-            losses[span.start + span.first : span.start + length] = row[span.first - first :]
-            bar.update(length - span.first)
+            losses[span.start + span.first : span.start + span.last] = row[span.first - first : span.last - first]
+            bar.update(span.last - span.first)
     bar.close()
     return losses
 
 
 def _alike(spans: list[Span], batch_size: int) -> list[list[Span]]:
-    """Batches of spans of one length; the first span, which scores everything, stands alone."""
+    """Batches of spans; the first span, which scores everything, stands alone."""
     return [spans[:1], *(spans[at : at + batch_size] for at in range(1, len(spans), batch_size))] if spans else []
 
 

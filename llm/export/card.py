@@ -71,7 +71,8 @@ def write_card(metrics: dict[str, dict[str, Any]], finetuned: dict[str, dict[str
     for name, report in finetuned.items():
         lines += ["", f"## Finetuned: {name}", "", *_task_lines(report)]
     lines += ["", "## What was dropped on the way", ""]
-    dropped = {f"prepare: {reason}": count for reason, count in prepare["skipped"].items()}
+    dropped_documents = {rule: count["documents"] for rule, count in prepare["dropped"].items()}
+    dropped = {f"prepare: {reason}": count for reason, count in dropped_documents.items()}
     dropped |= {f"label: {reason}": count for reason, count in metrics["label"]["dropped"].items()}
     lines += table(["what", "how many"], [[reason.replace("_", " "), count] for reason, count in dropped.items()])
     lines += ["", "## Lineage", "", "Every file that this model came from, by the md5 that DVC keeps it under.", ""]

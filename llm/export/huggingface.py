@@ -20,7 +20,7 @@ from llm.errors import UserError
 from llm.export.names import to_ours, to_theirs
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.text.tokenizer import BOS, END_OF_TEXT, EOS, IM_END, PAD, Tokenizer
+from llm.text.tokenizer import BOS, END_OF_TEXT, EOS, IM_END, PAD, UNKNOWN, Tokenizer
 from llm.train.checkpoint import read_safetensors, set_weights
 
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -52,7 +52,7 @@ def write_folder(
     if labels is None:
         _write_json(folder / "generation_config.json", _generation(tokenizer, chat_template is not None))
     shutil.copyfile(tokenizer_file, folder / "tokenizer.json")
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(model.config, chat_template is not None))
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(model.config, tokenizer, chat_template is not None))
     if chat_template is not None:
         (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
@@ -155,8 +155,10 @@ def _generation(tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(config: ModelConfig, chat: bool) -> dict[str, Any]:
+def _tokenizer_config(config: ModelConfig, tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
+    unknown = {} if tokenizer.unknown is None else {"unk_token": UNKNOWN}
     return {
+        **unknown,
         "tokenizer_class": "PreTrainedTokenizerFast",
         # The stream puts <|endoftext|> between documents, so that is what a text begins and ends with.
         "bos_token": END_OF_TEXT,

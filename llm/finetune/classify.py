@@ -86,7 +86,7 @@ def prepare_rows(table: pd.DataFrame, task: ClassifyTask, tokenizer: Tokenizer, 
     for split in SPLITS:
         part = known[known["split"] == split]
         texts = part[task.text_column].tolist()
-        whole = tokenizer.encode_batch(texts, n_threads=2)
+        whole = [ids.tolist() for ids in tokenizer.encode_batch(texts, n_threads=2)]
         cut += sum(len(ids) > task.max_tokens for ids in whole)
         numbers = np.array([labels.index(label) for label in part[task.label_column]], dtype=np.int64)
         rows[split] = Rows([ids[: task.max_tokens] for ids in whole], texts, numbers)

@@ -1,14 +1,24 @@
 """The sections of params.yaml that the text half takes: prepare, label, tokenize and sample."""
 
+import codecs
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from llm.params import Section
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f"wanted an encoding that Python knows, such as latin-1, given {name}") from None
+    return name
 
 
 class PythonSource(Section):
@@ -19,15 +29,91 @@ class PythonSource(Section):
     include: list[str] = Field(min_length=1)
 
 
-class FilesSource(Section):
-    """Text files of the user's own, under data/raw."""
+class _FileOptions(Section):
+    """How files are read, whatever brought them here."""
+
+    text_field: str = "text"  # the field of a JSON line, the column of a table
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None  # null recognises it
+    separator: Annotated[str, Field(min_length=1)] | None = None  # what stands between documents of one text file
+    on_error: Literal["fail", "skip"] = "fail"  # skip counts and names what could not be read
+
+
+class FilesSource(_FileOptions):
+    """Files of the user's own, under data/raw."""
 
     name: Name
     kind: Literal["files"]
     globs: list[str] = Field(min_length=1)
 
 
-Source = Annotated[PythonSource | FilesSource, Field(discriminator="kind")]
+class UrlSource(_FileOptions):
+    """One file from the network, the same bytes for ever."""
+
+    name: Name
+    kind: Literal["url"]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+/\S+$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class HuggingFaceSource(Section):
+    """A dataset that the library `datasets` loads: its name on the Hub, or a local folder; streamed."""
+
+    name: Name
+    kind: Literal["huggingface"]
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None  # a commit, so that the data stays what it is
+    text_field: str = "text"
+    on_error: Literal["fail", "skip"] = "fail"
+
+
+Source = Annotated[PythonSource | FilesSource | UrlSource | HuggingFaceSource, Field(discriminator="kind")]
+
+
+class RepetitionParams(Section):
+    """The largest shares of a document that may be repetition; the values are Gopher's (Rae et al. 2021, table A1)."""
+
+    duplicate_lines: float = 0.30  # of the lines
+    duplicate_paragraphs: float = 0.30  # of the paragraphs
+    duplicate_line_chars: float = 0.20  # of the characters, as all that follow
+    duplicate_paragraph_chars: float = 0.20
+    top_ngram_chars: dict[str, float] = {"2": 0.20, "3": 0.18, "4": 0.16}  # of the commonest n-gram of words
+    duplicate_ngram_chars: dict[str, float] = {"5": 0.15, "6": 0.14, "7": 0.13, "8": 0.12, "9": 0.11, "10": 0.10}
+
+    @model_validator(mode="after")
+    def _lengths_are_numbers(self) -> Self:
+        for key in [*self.top_ngram_chars, *self.duplicate_ngram_chars]:
+            if not re.fullmatch(r"[1-9]\d?", key):
+                raise ValueError(f"wanted the length of an n-gram, 1 to 99, given {key}")
+        return self
+
+
+class NearDuplicateParams(Section):
+    """When two documents count as one: MinHash signatures of their n-grams of words, compared by banding (LSH)."""
+
+    action: Literal["drop", "group"]
+    threshold: Annotated[float, Field(gt=0, le=1)]
+    ngram: Count
+    permutations: Annotated[int, Field(ge=16, le=1024)]
+    bands: Count
+
+    @model_validator(mode="after")
+    def _bands_divide(self) -> Self:
+        if self.permutations % self.bands:
+            raise ValueError(f"wanted permutations divisible by bands, given {self.permutations} and {self.bands}")
+        return self
+
+
+class CleanParams(Section):
+    """Which documents are dropped and what is taken out of the others; null turns a rule off."""
+
+    control_characters: Literal["remove", "keep"]
+    min_chars: Count | None
+    max_chars: Count | None
+    repetition: RepetitionParams | None
+    exact_duplicates: Literal["drop", "keep"]
+    near_duplicates: NearDuplicateParams | None
 
 
 class SplitParams(Section):
@@ -45,10 +131,13 @@ class SplitParams(Section):
 
 
 class PrepareParams(Section):
-    """Where the text comes from and what is held out."""
+    """Where the text comes from, what of it is dropped and what is held out."""
 
     sources: list[Source] = Field(min_length=1)
+    engine: Literal["local", "ray"]
     share: Annotated[float, Field(gt=0, le=1)]
+    max_document_bytes: Annotated[int, Field(ge=1000)]
+    clean: CleanParams
     split: SplitParams
 
     @model_validator(mode="after")
@@ -56,6 +145,13 @@ class PrepareParams(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"wanted a name of its own for each source, given {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_whole_documents(self) -> Self:
+        near = self.clean.near_duplicates
+        if near and near.action == "group" and self.split.method == "position":
+            raise ValueError("wanted near_duplicates.action drop: with split.method position no split holds a document")
         return self
 
 
@@ -70,9 +166,27 @@ class LabelParams(Section):
 
 
 class TokenizeParams(Section):
-    """The size of the vocabulary, special tokens and the 256 bytes included."""
+    """Which tokenizer, and how the training text is cut."""
 
-    vocab_size: Annotated[int, Field(ge=300, le=1 << 24)]
+    kind: Literal["bpe", "word", "char"]
+    vocab_size: Annotated[int, Field(ge=2, le=1 << 24)]
+    train_bytes: Count
+    min_frequency: Count
+    whitespace: Literal["keep", "drop"]
+    origin: str | None = Field(alias="from")
+    pattern: str
+    dropout: Share
+    segmentations: Count
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> Self:
+        if self.kind != "bpe" and self.origin is not None:
+            raise ValueError(f"from: wanted kind bpe for a tokenizer that is brought along, given {self.kind}")
+        if self.kind != "bpe" and self.dropout:
+            raise ValueError(f"dropout: wanted kind bpe, whose merges can be dropped, given {self.kind}")
+        if self.kind == "bpe" and self.origin is None and self.vocab_size < 300:
+            raise ValueError(f"vocab_size: wanted at least 300 for bpe, 256 bytes included, given {self.vocab_size}")
+        return self
 
 
 class SampleParams(Section):
@@ -80,3 +194,7 @@ class SampleParams(Section):
 
     context_length: Annotated[int, Field(ge=2)]
     stride: Count
+    boundary: Literal["cross", "document"]
+    align_to_documents: bool
+    weights: dict[str, Annotated[float, Field(ge=0, le=1000)]]
+    contamination_ngram: Count

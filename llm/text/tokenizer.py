@@ -1,98 +1,79 @@
-"""The byte-level BPE tokenizer: trained by `tokenizers`, kept as tokenizer.json, encoding through `tiktoken`.
+"""Text to token ids and back, from any tokenizer.json: one interface, whatever kind of tokenizer it is.
 
-    text ──split pattern──► pieces ──UTF-8──► bytes ──merges──► token ids
+    tokenizer.json ──Tokenizer.load──► byte-level BPE, a pattern from PATTERNS    tiktoken, the fastest
+                                       byte-level BPE, a pattern of its own       `tokenizers`, with dropout
+                                       words, characters, anything else           `tokenizers`
 
-Every text has ids and every id has bytes, so there is no `<|unk|>`. Which question this answers: why byte pair
-encoding? It breaks a word that it has never seen into subwords that it has, down to single bytes.
+Special tokens inside a text are ordinary text for all of them: only the token stream and the chat format place them.
 """
 
 import json
+import random
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import regex  # type: ignore[import-untyped]
 import tiktoken
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from numpy.typing import NDArray
+from tokenizers import Regex, pre_tokenizers
 
 from llm.errors import UserError
+from llm.text.bpe import ALPHABET, PATTERN, PATTERNS, merge_with_dropout, parts_of, to_bytes, train_bpe
+from llm.text.special import BOS, END_OF_TEXT, EOS, IM_END, IM_START, PAD, SPECIAL_TOKENS, UNKNOWN
 
-# Qwen2's pattern, which llama.cpp knows as "qwen2": words keep the space before them, digits stand alone.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-END_OF_TEXT, PAD, BOS, EOS = "<|endoftext|>", "<|pad|>", "<|bos|>", "<|eos|>"
-IM_START, IM_END = "<|im_start|>", "<|im_end|>"
-
-# Reserved when the tokenizer is trained, so that finetuning never has to grow the vocabulary, and each with an
-# id of its own: a pad that is also the end of text teaches a model never to stop. Their ids are 0, 1, 2, …
-SPECIAL_TOKENS = (END_OF_TEXT, PAD, BOS, EOS, IM_START, IM_END)
+__all__ = [
+    "BOS",
+    "END_OF_TEXT",
+    "EOS",
+    "IM_END",
+    "IM_START",
+    "PAD",
+    "PATTERN",
+    "SPECIAL_TOKENS",
+    "UNKNOWN",
+    "BytePairTokenizer",
+    "LibraryTokenizer",
+    "TiktokenTokenizer",
+    "Tokenizer",
+    "batched_texts",
+    "read_library",
+    "train_tokenizer",
+]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
-    """Learn merges until there are `vocab_size` tokens, special tokens and the 256 bytes included.
+    """The project's own kind: byte-level BPE with Qwen2's split pattern; as `train_bpe`.
 
-    A small corpus may run out of pairs before: the caller compares `get_vocab_size()`.
+    >>> train_tokenizer(["hihi"], 6 + 256 + 1).encode("hi!").tokens
+    ['hi', '!']
     """
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    return train_bpe(texts, vocab_size, "qwen2")
 
 
-class Tokenizer:
-    """Text to ids and back, from a tokenizer.json; special tokens inside a text are ordinary text.
+class Tokenizer(ABC):
+    """Text to ids and back. Ids go from 0 up without a gap; special tokens inside a text are ordinary text."""
 
-    >>> ranks = {b"h": 0, b"i": 1, b"hi": 2}
-    >>> encoding = tiktoken.Encoding("small", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
-    >>> Tokenizer(encoding, {}).encode("hihhi")
-    [2, 0, 2]
-    >>> Tokenizer(encoding, {}).decode([2, 0, 2])
-    'hihhi'
-    """
+    special: dict[str, int]  # every reserved token and its id; SPECIAL_TOKENS are among them
+    vocab_size: int
+    unknown: int | None  # the id of what has none, or None
+    lossless: bool  # decode(encode(text)) is text for every text; False too where that is not certain
 
-    def __init__(self, encoding: tiktoken.Encoding, special: dict[str, int]):
-        self._encoding = encoding
-        self.special = special
-        self.vocab_size = encoding.n_vocab
-
-    @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
-        """Read a tokenizer.json of the kind that `train_tokenizer` makes; UserError where it is none."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            special = {token["content"]: token["id"] for token in content["added_tokens"]}
-            vocabulary = content["model"]["vocab"]
-            pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-        except FileNotFoundError:
-            raise UserError(f"{path}: wanted a tokenizer.json, there is none") from None
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
-            raise UserError(
-                f"{path}: wanted a byte-level BPE tokenizer.json, given one with a problem at {error}"
-            ) from None
-        if missing := [name for name in SPECIAL_TOKENS if name not in special]:
+    @staticmethod
+    def load(path: Path) -> "Tokenizer":
+        """Read a tokenizer.json of any kind; UserError where it is none, or lacks one of SPECIAL_TOKENS."""
+        library = read_library(path)
+        content = json.loads(library.to_str())
+        if missing := [name for name in SPECIAL_TOKENS if name not in _special(content)]:
             raise UserError(f"{path}: wanted the special tokens {', '.join(SPECIAL_TOKENS)}; {missing[0]} is missing")
-        # The rank of a merge is the id of the token that it makes: `tokenizers` hands ids out in that order.
-        ranks = {_to_bytes(token): rank for token, rank in vocabulary.items() if token not in special}
-        if len(ranks) + len(special) != len(vocabulary) or max(vocabulary.values()) != len(vocabulary) - 1:
-            raise UserError(f"{path}: wanted ids from 0 up without a gap, and every special token in the vocabulary")
-        return cls(
-            tiktoken.Encoding("groundup", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special), special
-        )
+        if not _is_byte_level(content) or (expression := _split_of(content)) is None or not _in_order(content):
+            return LibraryTokenizer(library)
+        return (TiktokenTokenizer if expression in PATTERNS.values() else BytePairTokenizer)(library, expression)
 
     @property
     def end_of_text(self) -> int:
@@ -104,35 +85,291 @@ class Tokenizer:
         """The id that fills a row up to its batch's length."""
         return self.special[PAD]
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The ids of a text. `<|endoftext|>` in it is eleven ordinary characters or so, not the special token."""
-        return self._encoding.encode_ordinary(text)
+        """The ids of a text. `<|endoftext|>` in it is ordinary characters, not the special token."""
 
-    def encode_batch(self, texts: list[str], n_threads: int) -> list[list[int]]:
-        """The ids of many texts, on several threads."""
-        return self._encoding.encode_ordinary_batch(texts, num_threads=n_threads)
+    @abstractmethod
+    def encode_batch(self, texts: list[str], n_threads: int) -> list[NDArray[np.uint32]]:
+        """The ids of many texts, an array a text, on several threads."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, special tokens by their names; bytes that are half a character become U+FFFD."""
+
+    @abstractmethod
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one id stands for."""
+
+    @abstractmethod
+    def encode_with_dropout(self, text: str, rate: float, rng: random.Random) -> list[int]:
+        """The ids of a text with each merge left out with probability `rate`: other ones each time, the same text.
+
+        UserError for every tokenizer but a byte-level BPE whose merges are in the order of the ids that they make.
+        """
+
+
+class LibraryTokenizer(Tokenizer):
+    """Any tokenizer, over `tokenizers`.
+
+    >>> from llm.text.words import train_words
+    >>> words = LibraryTokenizer(train_words(["My name is Ripesh"], 100, 1, whitespace="drop"))
+    >>> words.encode("My name is Ripesh Ghimire"), words.unknown
+    ([7, 10, 9, 8, 6], 6)
+    >>> words.decode([7, 10, 9, 8, 6])
+    'My name is Ripesh <|unk|>'
+    """
+
+    def __init__(self, library: tokenizers.Tokenizer):
+        self._content = content = json.loads(library.to_str())
+        self._library = library
+        self._library.encode_special_tokens = True
+        self._library.no_truncation()
+        self._library.no_padding()
+        self.special = _special(content)
+        self.vocab_size = library.get_vocab_size()
+        self.unknown = _unknown(content, library)
+        self.lossless = _is_byte_level(content)
+        self._reserved = {token: name for name, token in self.special.items() if token != self.unknown}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        return self._ordinary(self._library.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: list[str], n_threads: int) -> list[NDArray[np.uint32]]:
+        """The ids of many texts. The library's own threads do it, as many as RAYON_NUM_THREADS or the machine has."""
+        encoded = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(self._ordinary(text.ids), dtype=np.uint32) for text in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bytes that are half a character become U+FFFD."""
-        return self._encoding.decode(list(ids), errors="replace")
+        """The text of ids."""
+        return self._library.decode(list(ids), skip_special_tokens=False)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one id stands for: a SentencePiece "▁" is a space, WordPiece's "##" stands for nothing."""
+        name = self._library.id_to_token(token)
+        if name is None:
+            raise KeyError(token)
+        decoders = {part["type"]: part for part in _parts(self._content["decoder"])}
+        if token in self.special.values():
+            return name.encode()
+        if "ByteLevel" in decoders and ALPHABET.keys() >= set(name):
+            return to_bytes(name)
+        if "ByteFallback" in decoders and re.fullmatch("<0x[0-9A-F]{2}>", name):
+            return bytes.fromhex(name[3:5])
+        if decoders.keys() & {"Metaspace", "Replace"}:
+            name = name.replace("▁", " ")
+        if "WordPiece" in decoders:
+            name = name.removeprefix(decoders["WordPiece"]["prefix"])
+        return name.encode()
+
+    def encode_with_dropout(self, text: str, rate: float, rng: random.Random) -> list[int]:
+        """UserError: there are no merges here to leave out."""
+        kind = self._content["model"]["type"]
+        raise UserError(f"dropout: wanted a byte-level BPE with merges in the order of their ids, given a {kind}")
+
+    def _ordinary(self, ids: list[int]) -> list[int]:
+        """The ids, with the characters' in place of a special token's.
+
+        The library leaves special tokens in a text alone, but a model may hold their names as ordinary pieces:
+        Unigram finds "</s>" in a line of HTML.
+        """
+        if self._reserved.keys().isdisjoint(ids):
+            return ids
+        return [piece for token in ids for piece in (self._spelt(token) if token in self._reserved else [token])]
+
+    def _spelt(self, token: int) -> list[int]:
+        pieces = (piece.id for letter in self._reserved[token] for piece in self._library.model.tokenize(letter))
+        return [piece for piece in pieces if piece not in self._reserved]
+
+
+class BytePairTokenizer(LibraryTokenizer):
+    r"""Byte-level BPE whose merges are known and in the order of the ids that they make: they can be dropped.
+
+    >>> from llm.text.bpe import train_bpe
+    >>> pairs = BytePairTokenizer(train_bpe(["hi hi"], 263, r"\S+|\s+"), r"\S+|\s+")
+    >>> pairs.encode("hi!"), pairs.token_bytes(262)
+    ([262, 6], b'hi')
+    >>> pairs.encode_with_dropout("hi!", 0.99, random.Random(0)) == [*pairs.encode("h"), *pairs.encode("i"), 6]
+    True
+    """
+
+    def __init__(self, library: tokenizers.Tokenizer, expression: str):
+        super().__init__(library)
+        model = self._content["model"]
+        self._ranks = _ranks(self._content)
+        self._bytes = {token: name for name, token in self._ranks.items()}
+        self._byte_ids = [self._ranks[bytes([byte])] for byte in range(256)]
+        ids = model["vocab"]
+        self._merges = {(ids[first], ids[second]): ids[first + second] for first, second in model["merges"]}
+        self._splitter = pre_tokenizers.Split(Regex(expression), behavior="isolated")
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one id stands for."""
-        return self._encoding.decode_single_token_bytes(token)
+        return self._bytes[token] if token in self._bytes else super().token_bytes(token)
+
+    def encode_with_dropout(self, text: str, rate: float, rng: random.Random) -> list[int]:
+        """The ids of a text with each merge left out with probability `rate` at each step (`merge_with_dropout`).
+
+        The same `rng` state gives the same ids. Rate 0 is `encode`; rate 1 leaves bytes.
+        """
+        if rate == 0:
+            return self.encode(text)
+        ids: list[int] = []
+        for piece in self._pieces(text):
+            letters = [self._byte_ids[byte] for byte in piece.encode()]
+            ids += merge_with_dropout(letters, self._merges, rate, rng.random)
+        return ids
+
+    def _pieces(self, text: str) -> list[str]:
+        return [text[start:end] for _, (start, end) in self._splitter.pre_tokenize_str(text)]
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """The printable character by which byte-level BPE writes each byte, as GPT-2 chose it."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+# fancy-regex, which tiktoken splits with, gives up on a run of whitespace of a million characters.
+_LONG_WHITESPACE = 500_000
 
 
-_ALPHABET = _byte_alphabet()
+class TiktokenTokenizer(BytePairTokenizer):
+    """The same where the split pattern is one that the libraries are known to read alike: over `tiktoken`.
+
+    >>> fast = TiktokenTokenizer(train_tokenizer(["hi hi"], 263), PATTERN)
+    >>> fast.encode_batch(["hi!", "hihi"], n_threads=2)
+    [array([262,   6], dtype=uint32), array([262, 262], dtype=uint32)]
+    """
+
+    def __init__(self, library: tokenizers.Tokenizer, expression: str):
+        super().__init__(library, expression)
+        self._expression = regex.compile(expression)
+        self._encoding = tiktoken.Encoding(
+            "groundup", pat_str=expression, mergeable_ranks=self._ranks, special_tokens=self.special
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        return self._encoding.encode_ordinary(text) if _is_splittable(text) else super().encode(text)
+
+    def encode_batch(self, texts: list[str], n_threads: int) -> list[NDArray[np.uint32]]:
+        """The ids of many texts, on `n_threads` threads."""
+        with ThreadPoolExecutor(n_threads) as threads:
+            return list(threads.map(self._encode_to_numpy, texts))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        return self._encoding.decode(list(ids), errors="replace")
+
+    def _encode_to_numpy(self, text: str) -> NDArray[np.uint32]:
+        if not _is_splittable(text):
+            return np.array(self.encode(text), dtype=np.uint32)
+        return self._encoding.encode_to_numpy(text, disallowed_special=())
+
+    def _pieces(self, text: str) -> list[str]:
+        return self._expression.findall(text)
 
 
-def _to_bytes(token: str) -> bytes:
-    return bytes(_ALPHABET[character] for character in token)
+def read_library(path: Path) -> tokenizers.Tokenizer:
+    """A tokenizer.json as the library reads it, its ids as they are written; UserError in one line where it is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        library = tokenizers.Tokenizer.from_str(text)
+        added = {token["content"]: token["id"] for token in json.loads(text).get("added_tokens") or []}
+    except FileNotFoundError:
+        raise UserError(f"{path}: wanted a tokenizer.json, there is none") from None
+    except Exception as error:  # the binding has no narrower class
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: wanted a tokenizer.json, given one with a problem: {problem}") from None
+    # The library hands out other ids than the written ones where those leave a gap.
+    ids = library.get_vocab()
+    if any(ids[name] != token for name, token in added.items()) or sorted(ids.values()) != list(range(len(ids))):
+        raise UserError(f"{path}: wanted ids from 0 up, each once and without a gap, special tokens included")
+    return library
+
+
+def _special(content: dict[str, Any]) -> dict[str, int]:
+    return {token["content"]: token["id"] for token in content["added_tokens"] if token["special"]}
+
+
+def _unknown(content: dict[str, Any], library: tokenizers.Tokenizer) -> int | None:
+    model = content["model"]
+    name = model.get("unk_token")
+    return model.get("unk_id") if name is None else library.token_to_id(name)
+
+
+def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """What a normalizer, pre-tokenizer or decoder in a tokenizer.json is made of: a Sequence's parts, or itself."""
+    if component is None:
+        return []
+    if component["type"] != "Sequence":
+        return [component]
+    inside = next(value for key, value in component.items() if key != "type")
+    return [part for nested in inside for part in _parts(nested)]
+
+
+def _is_byte_level(content: dict[str, Any]) -> bool:
+    """Whether each text is split without loss, and its pieces' bytes are all that the model sees.
+
+    An added token that is not special may swallow the whitespace beside it, so that counts as a loss.
+    """
+    splits = _parts(content["pre_tokenizer"])
+    return (
+        content["model"]["type"] == "BPE"
+        and ALPHABET.keys() <= content["model"]["vocab"].keys()
+        and not any(content["model"][key] for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+        and not _parts(content["normalizer"])
+        and {part["type"] for part in splits} <= {"ByteLevel", "Split", "Digits"}
+        and not any(part.get("add_prefix_space") or part.get("behavior") == "Removed" for part in splits)
+        and [part["type"] for part in splits].count("ByteLevel") == 1
+        and [part["type"] for part in _parts(content["decoder"])] == ["ByteLevel"]
+        and all(token["special"] for token in content["added_tokens"])
+    )
+
+
+def _split_of(content: dict[str, Any]) -> str | None:
+    """The one regular expression by which a text is split, or None where it is split otherwise."""
+    match _parts(content["pre_tokenizer"]):
+        case [{"type": "ByteLevel", "use_regex": True}]:
+            return PATTERNS["gpt2"]
+        case [
+            {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "use_regex": False},
+        ]:
+            return expression
+    return None
+
+
+def _ranks(content: dict[str, Any]) -> dict[bytes, int]:
+    """The id of each token's bytes."""
+    special = _special(content)
+    return {to_bytes(name): token for name, token in content["model"]["vocab"].items() if name not in special}
+
+
+def _in_order(content: dict[str, Any]) -> bool:
+    """Whether merging the pair that makes the lowest id, as tiktoken does, is merging the pair that is listed first.
+
+    So it is when merges are listed in the order of what they make, and the two `parts_of` each token are a listed
+    pair. Two neighbours in any text have come to be as they would have come to be with nothing around them, so
+    no other pair that makes the token ever stands there. A token that comes down to more than two parts is found
+    only as a whole piece: that is `ignore_merges`, which tiktoken always does.
+    """
+    model = content["model"]
+    try:
+        ranks = _ranks(content)
+        made = [model["vocab"][first + second] for first, second in model["merges"]]
+        listed = {(to_bytes(first), to_bytes(second)) for first, second in model["merges"]}
+    except KeyError:
+        return False
+    if made != sorted(made) or not set(made) <= set(ranks.values()):
+        return False
+    for token in ranks:
+        parts = parts_of(token, ranks)
+        if len(parts) == 2 and (parts[0], parts[1]) not in listed:
+            return False
+        if len(parts) > 2 and not model["ignore_merges"]:
+            return False
+    return True
+
+
+def _is_splittable(text: str) -> bool:
+    return len(text) < _LONG_WHITESPACE or max(map(len, re.findall(r"\s+", text)), default=0) < _LONG_WHITESPACE
 
 
 def batched_texts(rows: Iterable[dict[str, Any]], batch_bytes: int) -> Iterator[list[dict[str, Any]]]:

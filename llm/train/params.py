@@ -31,6 +31,7 @@ class PretrainParams(Section):
 
     max_steps: Count
     batch_size: Count
+    clean_share: Annotated[float, Field(ge=0, le=1)]
     optimizer: OptimizerParams
     schedule: ScheduleParams
     eval_every_steps: Count

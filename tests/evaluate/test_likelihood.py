@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.likelihood import plan_spans, summarise, token_losses
+from llm.evaluate.likelihood import plan_document_spans, plan_spans, summarise, token_losses
 
 N = 43  # tokens; the context is 17
 
@@ -17,6 +17,11 @@ def model(draw_gpt, config):
 @pytest.fixture
 def stream(config):
     return np.random.default_rng(1).integers(config.vocab_size, size=N).astype(np.uint16)
+
+
+def _score(model, stream, stride, batch_size, machine):
+    spans = plan_spans(len(stream), model.config.context_length, stride)
+    return token_losses(model, stream, spans, batch_size, machine, "test")
 
 
 @torch.no_grad()
@@ -43,53 +48,60 @@ def test_each_token_but_the_first_is_scored_once_after_as_much_as_was_promised(c
     for n_tokens in range(25):
         for stride in range(1, context + 1):
             spans = plan_spans(n_tokens, context, stride)
-            scored = [span.start + place for span in spans for place in range(span.first, span.length)]
+            scored = [span.start + place for span in spans for place in range(span.first, span.last)]
             assert scored == list(range(max(n_tokens - 1, 0)))
             for span in spans:
                 assert span.start >= 0
-                assert span.length <= context
+                assert span.last <= context
                 # Target `first` has first + 1 tokens before it, the input at its own place included.
                 assert span.start == 0 or span.first >= context - stride
 
 
 @pytest.mark.parametrize("stride", [1, 5, 16, 17])
 def test_each_loss_is_that_of_reading_the_tokens_window_alone(model, stream, plain_cpu, stride):
-    losses = token_losses(model, stream, stride, 2, plain_cpu, "test")
+    losses = _score(model, stream, stride, 2, plain_cpu)
     np.testing.assert_allclose(losses, _naive_losses(model, stream, stride), rtol=1e-4, atol=1e-4)
 
 
 def test_with_a_stride_of_one_each_token_follows_a_whole_context(model, stream, plain_cpu):
-    losses = token_losses(model, stream, 1, 7, plain_cpu, "test")
+    losses = _score(model, stream, 1, 7, plain_cpu)
     expected = [_loss_after(model, stream[max(place - 17, 0) : place], stream[place]) for place in range(1, N)]
     np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("stride", [5, 17])
 def test_the_losses_do_not_depend_on_the_batch_size(model, stream, plain_cpu, stride):
-    alone = token_losses(model, stream, stride, 1, plain_cpu, "test")
+    alone = _score(model, stream, stride, 1, plain_cpu)
     for batch_size in (2, 3, 100):
-        together = token_losses(model, stream, stride, batch_size, plain_cpu, "test")
+        together = _score(model, stream, stride, batch_size, plain_cpu)
         np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
         assert summarise(together, N)["bits_per_byte"] == pytest.approx(summarise(alone, N)["bits_per_byte"], abs=2e-5)
 
 
-def test_a_stride_beyond_the_context_leaves_no_token_out(model, stream, plain_cpu):
-    beyond, whole = (token_losses(model, stream, stride, 2, plain_cpu, "test") for stride in (100, 17))
-    assert np.array_equal(beyond, whole)
+@pytest.mark.parametrize("lengths", [[1], [40], [0, 3, 17, 16, 20], [18, 2]])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_by_documents_each_token_is_scored_once_with_its_own_document_alone(model, plain_cpu, lengths, batch_size):
+    rng = np.random.default_rng(2)
+    documents = [rng.integers(1, model.config.vocab_size, size=length) for length in lengths]
+    stream = np.concatenate([[0], *(np.append(ids, 0) for ids in documents)]).astype(np.uint16)
+    spans = plan_document_spans(stream, 0, model.config.context_length, stride=5)
+    losses = token_losses(model, stream, spans, batch_size, plain_cpu, "test")
+    expected = [loss for ids in documents for loss in _naive_losses(model, np.array([0, *ids, 0]), 5)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_tokens", [0, 1, 2, 5, 17, 18, 19])
 def test_a_text_as_short_as_the_context_is_scored_whole(model, stream, plain_cpu, n_tokens):
-    losses = token_losses(model, stream[:n_tokens], 5, 2, plain_cpu, "test")
+    losses = _score(model, stream[:n_tokens], 5, 2, plain_cpu)
     expected = _naive_losses(model, stream[:n_tokens], 5)
     assert losses.shape == (max(n_tokens - 1, 0),)
     np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_future_of_a_text_does_not_change_what_its_past_cost(model, stream, plain_cpu):
-    before = token_losses(model, stream, 17, 2, plain_cpu, "test")
+    before = _score(model, stream, 17, 2, plain_cpu)
     stream[30:] = (stream[30:] + 1) % 97
-    after = token_losses(model, stream, 17, 2, plain_cpu, "test")
+    after = _score(model, stream, 17, 2, plain_cpu)
     np.testing.assert_allclose(after[:29], before[:29], rtol=1e-5, atol=1e-5)
     assert (after[29:] != before[29:]).all()
 

@@ -10,17 +10,17 @@ import pytest
 
 from llm.errors import UserError
 from llm.text.clean import document_id
-from llm.text.params import FilesSource, PrepareParams, PythonSource, SampleParams, SplitParams, TokenizeParams
+from llm.text.params import FilesSource, PythonSource
 from llm.text.tables import CORPUS, SPLITS, iterate_rows, read_table
-from llm.text.windows import read_info, read_starts, read_stream
+from llm.text.windows import read_info, read_windows
 from stages import sample, tokenize
 from stages.prepare import main
 
 Prepare = Callable[..., tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]]
 
 
-def shares(val: float = 0, test: float = 0, method: str = "document") -> SplitParams:
-    return SplitParams(method=method, val=val, test=test)
+def shares(val: float = 0, test: float = 0, method: str = "document") -> dict[str, Any]:
+    return {"method": method, "val": val, "test": test}
 
 
 @pytest.fixture
@@ -30,17 +30,32 @@ def raw(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def prepare(tmp_path: Path, raw: Path) -> Prepare:
-    """A runner of the stage over the files under `raw`; gives back the rows of each split and the metrics."""
+def run(tmp_path: Path, raw: Path) -> Callable[..., Path]:
+    """A runner of the stage for a section; the corpus' folder, with metrics and report beside it."""
 
-    def run(split: SplitParams, globs: list[str] | None = None, name: str = "corpus") -> tuple[dict, dict]:
-        source = FilesSource(name="mine", kind="files", globs=globs or [f"{raw.as_posix()}/*"])
-        section = PrepareParams(sources=[source], share=1.0, split=split)
-        main(section, raw=raw, corpus=tmp_path / name, metrics=tmp_path / f"{name}.json")
-        rows = {split: read_table(tmp_path / name / f"{split}.parquet").to_pylist() for split in SPLITS}
-        return rows, json.loads((tmp_path / f"{name}.json").read_text())
+    def run(section: Any, name: str = "corpus", raw: Path = raw) -> Path:
+        corpus, scratch = tmp_path / name, tmp_path / f"{name}.scratch"
+        scratch.mkdir(exist_ok=True)
+        main(section, raw, corpus, corpus.with_suffix(".json"), corpus.with_suffix(".md"), scratch)
+        return corpus
 
     return run
+
+
+@pytest.fixture
+def prepare(run: Callable[..., Path], raw: Path, prepare_params: Callable) -> Prepare:
+    """A runner over the files under `raw`; gives back the rows of each split and the metrics."""
+
+    def of_files(
+        split: dict[str, Any], globs: list[str] | None = None, name: str = "corpus", on_error: str = "skip", **rest: Any
+    ) -> tuple[dict, dict]:
+        globs = globs or [f"{raw.as_posix()}/*"]
+        source = FilesSource(name="mine", kind="files", globs=globs, on_error=on_error)
+        corpus = run(prepare_params([source], split, **rest), name)
+        rows = {split: read_table(corpus / f"{split}.parquet").to_pylist() for split in SPLITS}
+        return rows, json.loads(corpus.with_suffix(".json").read_text())
+
+    return of_files
 
 
 def write(raw: Path, **texts: str | bytes) -> None:
@@ -59,17 +74,70 @@ def test_a_document_becomes_a_row_of_prepared_text(raw: Path, prepare: Prepare, 
     row = {"doc_id": document_id(text), "source": "mine", "path": "a.txt", "text": text, "n_bytes": 14}
     assert rows == {"train": [row], "val": [], "test": []}
     assert read_table(tmp_path / "corpus" / "train.parquet").schema == CORPUS
-    assert metrics["bytes_changed_by_normalising"] == 5
+    assert metrics["changed_by_normalising"] == {"documents": 1, "bytes": 5}
 
 
-def test_what_is_empty_double_or_in_another_encoding_is_dropped_and_counted(raw: Path, prepare: Prepare) -> None:
-    write(raw, a="one\n", b="one\r\n", c="", d=" \n\t", e=b"\xff\xfe", f="two\n")
+def test_what_is_empty_double_or_no_text_is_dropped_and_counted(
+    raw: Path, prepare: Prepare, tmp_path: Path
+) -> None:
+    write(raw, a="one\n", b="one\r\n", c="", d=" \n\t", e=b"\x89\xff\xfe\xd8\x00\x81", f="two\n", g="on\x00e\n")
     rows, metrics = prepare(shares())
     assert [row["text"] for row in rows["train"]] == ["one\n", "two\n"]
-    assert metrics["skipped"] == {"empty": 2, "duplicate": 1, "not_utf8": 1, "not_decodable": 0, "beyond_share": 0}
+    assert metrics["dropped"] == {
+        "empty": {"documents": 2, "bytes": 3},
+        "exact_duplicate": {"documents": 2, "bytes": 8},
+        "not_text": {"documents": 1, "bytes": 6},
+    }
+    assert metrics["control_character_bytes_removed"] == 1
     assert metrics["documents"] == {"train": 2, "val": 0, "test": 0}
     assert metrics["bytes"] == {"train": 8, "val": 0, "test": 0}
     assert metrics["bytes_by_source"] == {"mine": 8}
+    report = (tmp_path / "corpus.md").read_text()
+    assert "| mine | 7 | 2 | 8 |" in report
+    assert "- `b.txt` · like a.txt" in report
+    assert "- `e.txt` · wanted" in report
+    assert "Rules that are turned off: max chars, repetition, near duplicates." in report
+
+
+def test_a_file_that_is_no_text_ends_the_stage_unless_it_may_be_skipped(raw: Path, prepare: Prepare) -> None:
+    write(raw, a="one\n", b=b"\x89\xff\xfe\xd8\x00\x81")
+    with pytest.raises(UserError, match=r"^source mine: b\.txt: wanted .* \(on_error: skip passes over it\)$"):
+        prepare(shares(), on_error="fail")
+
+
+NEAR = {"action": "drop", "threshold": 0.7, "ngram": 3, "permutations": 128, "bands": 32}
+
+
+def near_copies(n: int) -> dict[str, str]:
+    """Pairs of texts that differ in one word of forty."""
+    texts = {}
+    for number in range(n):
+        words = [f"word{number}x{place}" for place in range(40)]
+        texts[f"t{number:02}a"] = " ".join(words)
+        texts[f"t{number:02}b"] = " ".join([*words[:-1], "other"])
+    return texts
+
+
+def test_of_near_duplicates_the_first_stays(raw: Path, prepare: Prepare) -> None:
+    write(raw, **near_copies(10))
+    rows, metrics = prepare(shares(), clean={"near_duplicates": NEAR})
+    assert [row["path"] for row in rows["train"]] == [f"t{number:02}a.txt" for number in range(10)]
+    assert metrics["dropped"]["near_duplicate"]["documents"] == 10
+
+
+def test_near_duplicates_that_stay_are_in_one_split(raw: Path, prepare: Prepare) -> None:
+    write(raw, **near_copies(30))
+
+    def split_pairs(rows: dict[str, list[dict[str, Any]]]) -> int:
+        split_of = {row["path"]: split for split, of_split in rows.items() for row in of_split}
+        assert len(split_of) == 60
+        return sum(split_of[f"t{number:02}a.txt"] != split_of[f"t{number:02}b.txt"] for number in range(30))
+
+    alone, _ = prepare(shares(0.3, 0.3), name="alone")
+    grouped, metrics = prepare(shares(0.3, 0.3), name="grouped", clean={"near_duplicates": NEAR | {"action": "group"}})
+    assert split_pairs(alone) > 0
+    assert split_pairs(grouped) == 0
+    assert metrics["dropped"] == {}
 
 
 def test_every_document_is_in_one_split_and_the_shares_roughly_hold(raw: Path, prepare: Prepare) -> None:
@@ -114,26 +182,26 @@ def test_by_position_the_end_of_each_document_is_held_out(raw: Path, prepare: Pr
 
 @pytest.mark.parametrize("method", ["document", "position"])
 def test_a_text_without_held_out_parts_goes_all_the_way_to_windows(
-    method: str, raw: Path, prepare: Prepare, tmp_path: Path
+    method: str, raw: Path, prepare: Prepare, tmp_path: Path, tokenize_params: Callable, sample_params: Callable
 ) -> None:
     write(raw, a="all of it trains, none is held out\n" * 4)
     prepare(shares(method=method))
     tokenizer, tokens, windows = tmp_path / "tokenizer.json", tmp_path / "tokens", tmp_path / "windows"
-    metrics = tmp_path / "metrics.json"
-    tokenize.main(TokenizeParams(vocab_size=300), tmp_path / "corpus", tokenizer, tokens, metrics)
+    metrics, report, picture = (tmp_path / f"any.{suffix}" for suffix in ("json", "md", "svg"))
+    tokenize.main(tokenize_params(), 1, tmp_path / "corpus", raw, tokenizer, tokens, metrics, report, picture)
     assert set(json.loads(metrics.read_text())["bytes_per_token"]) == {"train"}
-    sample.main(SampleParams(context_length=8, stride=8), tokens, tokenizer, windows, metrics)
+    sample.main(sample_params(), tokens, tokenizer, windows, metrics, report)
     for split in ("val", "test"):
-        assert len(read_stream(windows, split)) == len(read_starts(windows, split)) == 0
-    assert len(read_starts(windows, "train")) > 0
+        assert len(read_windows(windows, split).stream) == len(read_windows(windows, split).starts) == 0
+    assert len(read_windows(windows, "train").starts) > 0
     assert read_info(windows).n_bytes == {"train": 35 * 4, "val": 0, "test": 0}
 
 
 def test_a_corpus_with_nothing_to_train_on_is_refused(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
-    write(raw, a=" ", b=b"\xff")
+    write(raw, a=" ", b=b"\x89\xff\xfe\xd8\x00\x81")
     with pytest.raises(
         UserError,
-        match=r"^prepare\.sources: wanted at least one document to train on, given none \(1 empty, 1 not utf8\)$",
+        match=r"^prepare\.sources: wanted at least one document to train on, given none \(1 empty, 1 not text\)$",
     ):
         prepare(shares())
     assert not (tmp_path / "corpus.json").exists()
@@ -149,7 +217,11 @@ def test_a_glob_outside_the_folder_of_raw_text_is_refused(raw: Path, prepare: Pr
 
 
 def test_an_untracked_file_is_read_with_a_warning_that_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run: Callable[..., Path],
+    prepare_params: Callable,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "--quiet"], check=True)
@@ -158,44 +230,51 @@ def test_an_untracked_file_is_read_with_a_warning_that_says_what_to_do(
     write(raw, known="known to Git\n", unknown="unknown\n")
     subprocess.run(["git", "add", "data/raw/known.txt"], check=True)
     source = FilesSource(name="mine", kind="files", globs=["data/raw/*.txt"])
-    section = PrepareParams(sources=[source], share=1.0, split=shares())
-    main(section, raw=raw, corpus=tmp_path / "corpus", metrics=tmp_path / "metrics.json")
+    corpus = run(prepare_params([source]), raw=raw)
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warnings == [
-        "prepare: warning: data/raw/unknown.txt is not tracked, "
-        "`dvc add data/raw/unknown.txt` makes it part of the version"
+        "prepare: warning: data/raw/unknown.txt is not tracked, `dvc add` makes it part of the version"
     ]
-    assert read_table(tmp_path / "corpus" / "train.parquet").num_rows == 2
+    assert read_table(corpus / "train.parquet").num_rows == 2
 
 
-def test_the_library_and_files_come_together_and_the_library_s_version_is_recorded(raw: Path, tmp_path: Path) -> None:
+def test_many_untracked_files_make_few_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raw: Path, prepare: Prepare
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    write(raw, **{f"d{n:02}": f"document {n}\n" for n in range(20)})
+    prepare(shares())
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 6
+    assert warnings[-1] == "prepare: warning: 15 more files are not tracked"
+
+
+def test_the_library_and_files_come_together_and_the_library_s_version_is_recorded(
+    raw: Path, run: Callable[..., Path], prepare_params: Callable
+) -> None:
     write(raw, a="my own text\n")
     python = PythonSource(name="python", kind="python", include=["json/*"])
     mine = FilesSource(name="mine", kind="files", globs=[f"{raw.as_posix()}/*"])
-    section = PrepareParams(sources=[python, mine], share=1.0, split=shares())
-    main(section, raw=raw, corpus=tmp_path / "corpus", metrics=tmp_path / "metrics.json")
-    paths = read_table(tmp_path / "corpus" / "train.parquet").column("path").to_pylist()
+    corpus = run(prepare_params([python, mine]))
+    paths = read_table(corpus / "train.parquet").column("path").to_pylist()
     assert "json/decoder.py" in paths and paths[-1] == "a.txt"
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = json.loads(corpus.with_suffix(".json").read_text())
     assert metrics["bytes_by_source"]["mine"] == len("my own text\n") < metrics["bytes_by_source"]["python"]
     assert len(metrics["python"]["library_sha256"]) == 64
 
 
-def test_a_share_keeps_some_documents_and_moves_none(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for number in range(60):
-        (raw / f"{number:02}.txt").write_text(f"This is the text number {number}.")
-    source = FilesSource(name="mine", kind="files", globs=[f"{raw.as_posix()}/*.txt"])
+def test_a_share_keeps_some_documents_and_moves_none(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
+    write(raw, **{f"{number:02}": f"This is the text number {number}." for number in range(60)})
     kept = {}
     for share in (1.0, 0.4):
-        out = tmp_path / str(share)
-        section = PrepareParams(sources=[source], share=share, split=shares())
-        main(section, raw=raw, corpus=out, metrics=out / "metrics.json")
+        _, metrics = prepare(shares(), name=str(share), share=share)
         kept[share] = {
-            (row["doc_id"], split) for split in SPLITS for row in iterate_rows(out / f"{split}.parquet", ["doc_id"])
+            (row["doc_id"], split)
+            for split in SPLITS
+            for row in iterate_rows(tmp_path / str(share) / f"{split}.parquet", ["doc_id"])
         }
-        dropped = json.loads((out / "metrics.json").read_text())["skipped"]["beyond_share"]
+        dropped = metrics["dropped"].get("beyond_share", {"documents": 0})["documents"]
         assert dropped + len(kept[share]) == 60
     assert len(kept[1.0]) == 60
     assert 10 < len(kept[0.4]) < 40

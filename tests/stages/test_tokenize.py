@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from llm.text.params import TokenizeParams
+from llm.errors import UserError
+from llm.text.clean import document_id
 from llm.text.tables import SPLITS, read_table
 from llm.text.tokenizer import Tokenizer
 from stages.tokenize import main
 
+LETTERS = str.maketrans("0123456789", "qrstuvwxyz")  # a digit never merges
 CORPUS = {
     "train": {"a": "the river runs and the rain runs\n" * 3, "b": "a house, déjà vu\n", "c": "<|endoftext|>"},
     "val": {"d": "the train runs\n"},
@@ -19,17 +21,22 @@ CORPUS = {
 
 
 @pytest.fixture
-def run(tmp_path: Path, write_corpus: Callable[..., Path]) -> Callable[..., Path]:
-    """A runner of the stage; gives back the folder with tokenizer.json, tokens and metrics.json."""
+def run(tmp_path: Path, write_corpus: Callable[..., Path], tokenize_params: Callable) -> Callable[..., Path]:
+    """A runner of the stage; gives back the folder with tokenizer.json, tokens, metrics.json and the rest."""
 
-    def run(documents: dict[str, dict[str, str]], name: str = "run", vocab_size: int = 300) -> Path:
+    def run(documents: dict[str, dict[str, str]], name: str = "run", seed: int = 1, **options: object) -> Path:
         folder = tmp_path / name
         corpus = write_corpus(folder / "corpus", documents)
-        section = TokenizeParams(vocab_size=vocab_size)
-        main(section, corpus, folder / "tokenizer.json", folder / "tokens", folder / "metrics.json")
+        (tmp_path / "given").mkdir(exist_ok=True)
+        outputs = [folder / part for part in ("tokenizer.json", "tokens", "metrics.json", "report.md", "picture.svg")]
+        main(tokenize_params(**options), seed, corpus, tmp_path / "given", *outputs)
         return folder
 
     return run
+
+
+def ids_of(folder: Path, name: str) -> list[list[int]]:
+    return read_table(folder / "tokens" / f"{name}.parquet").column("ids").to_pylist()
 
 
 def test_decoding_the_ids_of_a_row_gives_its_document_back(run: Callable[..., Path]) -> None:
@@ -39,7 +46,9 @@ def test_decoding_the_ids_of_a_row_gives_its_document_back(run: Callable[..., Pa
         documents = read_table(folder / "corpus" / f"{split}.parquet").to_pylist()
         rows = read_table(folder / "tokens" / f"{split}.parquet").to_pylist()
         assert [tokenizer.decode(row["ids"]) for row in rows] == list(CORPUS[split].values())
-        assert [(row["doc_id"], row["n_bytes"]) for row in rows] == [(d["doc_id"], d["n_bytes"]) for d in documents]
+        for column in ("doc_id", "source", "path", "n_bytes"):
+            assert [row[column] for row in rows] == [document[column] for document in documents]
+        assert [row["n_tokens"] for row in rows] == [len(row["ids"]) for row in rows]
 
 
 def test_the_tokenizer_has_seen_nothing_that_is_held_out(run: Callable[..., Path]) -> None:
@@ -52,7 +61,7 @@ def test_the_tokenizer_has_seen_nothing_that_is_held_out(run: Callable[..., Path
 
 def test_the_same_corpus_gives_the_same_bytes(run: Callable[..., Path]) -> None:
     first, second = run(CORPUS, "first"), run(CORPUS, "second")
-    for name in ["tokenizer.json", "metrics.json", *(f"tokens/{split}.parquet" for split in SPLITS)]:
+    for name in ["tokenizer.json", "metrics.json", "report.md", "picture.svg", *(f"tokens/{split}.parquet" for split in SPLITS)]:
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
@@ -67,6 +76,9 @@ def test_the_metrics_count_the_tokens_and_what_each_is_worth(run: Callable[..., 
         n_bytes = sum(len(text.encode()) for text in CORPUS[split].values())
         assert metrics["tokens"][split] == n_tokens
         assert metrics["bytes_per_token"][split] == pytest.approx(n_bytes / n_tokens, abs=1e-4)
+    n_bytes, n_tokens = (sum(len(text.encode()) for of in CORPUS.values() for text in of.values()), metrics["tokens"])
+    assert metrics["bytes_per_token_by_source"] == {"mine": pytest.approx(n_bytes / sum(n_tokens.values()), abs=1e-4)}
+    assert (metrics["lossless"], metrics["unknown_share"]) == (True, 0.0)
     assert metrics["vocab_size"] == 300
     assert metrics["vocab_used"] == len(used)
 
@@ -75,3 +87,61 @@ def test_a_corpus_too_small_for_the_vocabulary_has_the_size_that_it_reached(run:
     folder = run({"train": {"a": "abab"}}, vocab_size=5000)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     assert json.loads((folder / "metrics.json").read_text())["vocab_size"] == tokenizer.vocab_size == 264
+
+
+def test_a_small_share_of_a_large_corpus_is_enough_to_learn_from(run: Callable[..., Path]) -> None:
+    documents = {f"d{number}": document_id(str(number)).translate(LETTERS) + " and\n" * 9 for number in range(200)}
+    few = run({"train": documents}, train_bytes=2000, vocab_size=2000)
+    every = run({"train": documents}, name="every", vocab_size=2000)
+    sizes = [json.loads((folder / "metrics.json").read_text())["vocab_size"] for folder in (few, every)]
+    assert 264 < sizes[0] < sizes[1] <= 2000
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+def test_words_and_characters_are_tokens_too(kind: str, run: Callable[..., Path]) -> None:
+    folder = run(CORPUS, kind=kind)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    assert [tokenizer.decode(ids) for ids in ids_of(folder, "train")] == list(CORPUS["train"].values())
+    # Nothing of the training text has 東京.
+    assert tokenizer.unknown in ids_of(folder, "test")[0]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    n_unknown = sum(ids.count(tokenizer.unknown) for split in SPLITS for ids in ids_of(folder, split))
+    assert metrics["unknown_share"] == pytest.approx(n_unknown / sum(metrics["tokens"].values()), abs=1e-6)
+    assert not metrics["lossless"]
+
+
+def test_a_tokenizer_that_was_brought_along_gives_its_own_ids(
+    run: Callable[..., Path], tmp_path: Path, small_tokenizer_file: Path
+) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "tokenizer.json").write_bytes(small_tokenizer_file.read_bytes())
+    folder = run(CORPUS, **{"from": f"{tmp_path}/given/tokenizer.json"})
+    theirs = Tokenizer.load(small_tokenizer_file)
+    assert ids_of(folder, "train") == [theirs.encode(text) for text in CORPUS["train"].values()]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "given/tokenizer.json", "{given}/../tokenizer.json"])
+def test_a_tokenizer_from_elsewhere_is_refused(path: str, run: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^tokenize\.from: wanted a path under .*given, given "):
+        run(CORPUS, **{"from": path.format(given=tmp_path / "given")})
+
+
+def test_dropped_merges_cut_the_training_text_anew_each_time(run: Callable[..., Path]) -> None:
+    folder = run(CORPUS, dropout=0.3, segmentations=2)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    clean, *dropped = (ids_of(folder, name) for name in ("train", "train-1", "train-2"))
+    for segmentation in dropped:
+        assert [tokenizer.decode(ids) for ids in segmentation] == list(CORPUS["train"].values())
+        assert sum(map(len, segmentation)) > sum(map(len, clean))
+    assert dropped[0] != dropped[1]
+    assert sorted(path.stem for path in (folder / "tokens").iterdir()) == ["test", "train", "train-1", "train-2", "val"]
+    again = run(CORPUS, name="again", dropout=0.3, segmentations=2)
+    other = run(CORPUS, name="other", dropout=0.3, segmentations=2, seed=2)
+    assert ids_of(again, "train-1") == dropped[0] != ids_of(other, "train-1")
+
+
+def test_a_document_is_cut_the_same_way_wherever_it_stands(run: Callable[..., Path]) -> None:
+    one = {"a": "the river runs and the rain runs\n" * 3}
+    alone = run({"train": {"x": "text of another kind\n", **one}}, name="one", dropout=0.5)
+    behind = run({"train": {**one, "x": "text of another kind\n"}}, name="two", dropout=0.5)
+    assert ids_of(alone, "train-1")[1] == ids_of(behind, "train-1")[0]

@@ -12,8 +12,10 @@ from llm.text.tables import (
     TableWriter,
     count_rows,
     empty_because,
+    iterate_batches,
     iterate_rows,
     read_table,
+    segmentation_names,
     tokens_schema,
     with_reason,
 )
@@ -91,7 +93,7 @@ def test_a_writer_that_fails_leaves_the_earlier_file_as_it_was(tmp_path: Path) -
 
 
 def test_token_ids_take_16_bits_where_the_vocabulary_allows(tmp_path: Path) -> None:
-    row = {"doc_id": "a", "ids": [0, 65535], "n_bytes": 2}
+    row = {"doc_id": "a", "source": "s", "path": "p", "ids": [0, 65535], "n_tokens": 2, "n_bytes": 2}
     path = write(tmp_path / "tokens.parquet", [row], tokens_schema(65536))
     assert read_table(path).to_pylist() == [row]
     assert tokens_schema(65536).field("ids").type.value_type == pa.uint16()
@@ -112,7 +114,31 @@ def test_an_empty_table_may_say_why(tmp_path: Path) -> None:
     assert read_table(telling).schema == NUMBERS
 
 
-@pytest.mark.parametrize("read", [read_table, empty_because])
+@pytest.mark.parametrize("group_bytes", [1, 500, 10**9])
+def test_whole_tables_and_single_rows_come_back_in_their_order(group_bytes: int, tmp_path: Path) -> None:
+    with TableWriter(tmp_path / "rows.parquet", NUMBERS, group_bytes) as table:
+        table.append(pa.Table.from_pylist(ROWS[:50], schema=NUMBERS))
+        for row in ROWS[50:70]:
+            table.write(row)
+        table.append(pa.Table.from_pylist(ROWS[70:], schema=NUMBERS))
+        assert table.n_rows == len(ROWS)
+    assert read_table(tmp_path / "rows.parquet").to_pylist() == ROWS
+
+
+def test_a_table_comes_in_batches_of_so_many_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.parquet", ROWS)
+    batches = list(iterate_batches(path, ["n"], batch_rows=70))
+    assert [batch.num_rows for batch in batches] == [70, 70, 60]
+    assert [n for batch in batches for n in batch.column("n").to_pylist()] == [row["n"] for row in ROWS]
+
+
+def test_the_segmentations_of_train_are_listed_by_their_number(tmp_path: Path) -> None:
+    for name in ("train", "train-10", "train-2", "train-1", "val"):
+        (tmp_path / f"{name}.parquet").touch()
+    assert segmentation_names(tmp_path) == ["train-1", "train-2", "train-10"]
+
+
+@pytest.mark.parametrize("read", [read_table, empty_because, lambda path: next(iterate_rows(path, ["n"]))])
 def test_what_is_no_table_is_refused_by_its_name(read: object, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     with pytest.raises(UserError, match=r"rows\.parquet: wanted a Parquet table, there is none$"):

@@ -1,18 +1,19 @@
-"""The tokenizer held to the textbook: byte pair encoding in a few lines, and two libraries that have to agree."""
+"""Every kind of tokenizer behind one interface: the ids of its own library, and no special token in any text."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable
-from itertools import pairwise
+import random
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
-import regex
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers
 
 from llm.errors import UserError
+from llm.text.bpe import byte_level, from_bytes, train_bpe
 from llm.text.tokenizer import (
     BOS,
     END_OF_TEXT,
@@ -22,10 +23,14 @@ from llm.text.tokenizer import (
     PAD,
     PATTERN,
     SPECIAL_TOKENS,
+    BytePairTokenizer,
+    LibraryTokenizer,
+    TiktokenTokenizer,
     Tokenizer,
     batched_texts,
     train_tokenizer,
 )
+from llm.text.words import train_chars, train_words
 
 N_RESERVED = len(SPECIAL_TOKENS) + 256
 
@@ -37,12 +42,13 @@ CORPUS = [
     "<|endoftext|> <|im_start|>user<|im_end|> <|pad|><|bos|><|eos|> ######## ---------",
 ] * 3
 
-# Each piece sits on an edge of some rule of the split pattern; a text is any row of them.
+# Each piece sits on an edge of some rule of a split pattern; a text is any row of them.
 EDGES = [
     *("'s", "'RE", "'ll", "'ſ", "'", "it", "IT", "é", "e\u0301", "ß", "東京", "한", "हि", "ع", "ǅ", "ª", "\u0345"),
-    *("1", "42", "٣", "½", "²", "Ⅷ", "一", " ", "  ", "\n", "\r", "\r\n", "\n\n", "\t", "\v", "\f", "\x1c", "\x85"),
-    *("\u00a0", "\u2028", "\u3000", "\u200b", "\u200d", "\ufeff", "\ufffd", "\0", "\x7f", "\u00ad", "\U0010ffff"),
+    *("1", "42", "333", "4444", "٣", "½", "²", "Ⅷ", "一", " ", "  ", "\n", "\r", "\r\n", "\n\n", "\t", "\v", "\f"),
+    *("\x1c", "\x85", "\u00a0", "\u2028", "\u3000", "\u200b", "\u200d", "\ufeff", "\ufffd", "\0", "\x7f", "\u00ad"),
     *(
+        "\U0010ffff",
         ".",
         "...",
         "!?",
@@ -57,155 +63,106 @@ EDGES = [
         "|>",
         "<|endof",
         "text|>",
-        *SPECIAL_TOKENS,
     ),
+    *(*SPECIAL_TOKENS, "<|unk|>", "<s>", "</s>"),
 ]
 STRADDLING = st.lists(st.sampled_from(EDGES), max_size=12).map("".join)
 ANY_TEXT = st.text() | STRADDLING
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    train_tokenizer(CORPUS, 440).save(str(path))
-    return path
+def unigram() -> tokenizers.Tokenizer:
+    """As SentencePiece makes it: the model holds the special tokens among its pieces."""
+    letters = sorted(set("".join(CORPUS)) - {" "})
+    pieces = [(name, 0.0) for name in (*SPECIAL_TOKENS, "<unk>", "<s>", "</s>")]
+    pieces += [("▁", -3.0), ("▁the", -4.0), ("name", -5.0)] + [(letter, -6.0) for letter in letters]
+    tokenizer = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=6))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([name for name, _ in pieces[:9]])
+    return tokenizer
+
+
+KINDS: dict[str, tuple[Callable[[], tokenizers.Tokenizer], type[Tokenizer]]] = {
+    "qwen2": (lambda: train_tokenizer(CORPUS, 440), TiktokenTokenizer),
+    "gpt2": (lambda: train_bpe(CORPUS, 440, "gpt2"), TiktokenTokenizer),
+    "cl100k": (lambda: train_bpe(CORPUS, 440, "cl100k"), TiktokenTokenizer),
+    "llama3": (lambda: train_bpe(CORPUS, 440, "llama3"), TiktokenTokenizer),
+    "own pattern": (lambda: train_bpe(CORPUS, 440, r"[\w<|>]+\s?"), BytePairTokenizer),
+    "words": (lambda: train_words(CORPUS, 440, 1, whitespace="keep"), LibraryTokenizer),
+    "words alone": (lambda: train_words(CORPUS, 440, 1, whitespace="drop"), LibraryTokenizer),
+    "characters": (lambda: train_chars(CORPUS, 440, 1), LibraryTokenizer),
+    "unigram": (unigram, LibraryTokenizer),
+}
+BYTE_LEVEL = [name for name, (_, kind) in KINDS.items() if kind is not LibraryTokenizer]
+OTHERS = [name for name in KINDS if name not in BYTE_LEVEL]
 
 
 @pytest.fixture(scope="module")
-def tokenizer(path: Path) -> Tokenizer:
-    return Tokenizer.load(path)
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("tokenizers")
+    paths = {name: folder / f"{name}.json" for name in KINDS}
+    for name, (make, _) in KINDS.items():
+        make().save(str(paths[name]))
+    return paths
 
 
 @pytest.fixture(scope="module")
-def saved(path: Path) -> tokenizers.Tokenizer:
+def every(paths: dict[str, Path]) -> dict[str, Tokenizer]:
+    return {name: Tokenizer.load(path) for name, path in paths.items()}
+
+
+@pytest.fixture(scope="module")
+def saved(paths: dict[str, Path]) -> dict[str, tokenizers.Tokenizer]:
     """What anybody else loads; special tokens in a text are told to be ordinary text."""
-    saved = tokenizers.Tokenizer.from_file(str(path))
-    saved.encode_special_tokens = True
-    return saved
+    loaded = {name: tokenizers.Tokenizer.from_file(str(path)) for name, path in paths.items()}
+    for library in loaded.values():
+        library.encode_special_tokens = True
+    return loaded
 
 
-# The textbook: Gage 1994, Sennrich et al. 2016 (arXiv:1508.07909), on the bytes of each piece of the split pattern.
-
-Merge = tuple[bytes, bytes]
-
-
-def in_bytes(text: str) -> list[list[bytes]]:
-    return [[bytes([byte]) for byte in piece.encode()] for piece in regex.findall(PATTERN, text)]
+@pytest.fixture
+def tokenizer(every: dict[str, Tokenizer]) -> Tokenizer:
+    return every["qwen2"]
 
 
-def merge(word: list[bytes], pair: Merge) -> list[bytes]:
-    merged: list[bytes] = []
-    rest = list(word)
-    while rest:
-        length = 2 if tuple(rest[:2]) == pair else 1
-        merged.append(b"".join(rest[:length]))
-        del rest[:length]
-    return merged
+@pytest.fixture
+def path(paths: dict[str, Path]) -> Path:
+    return paths["qwen2"]
 
 
-def learn(text: str, n_merges: int) -> list[Merge]:
-    """Merge the pair that stands most often, again and again. No two pairs may stand equally often."""
-    words = in_bytes(text)
-    merges = []
-    for _ in range(n_merges):
-        counts = Counter(pair for word in words for pair in pairwise(word))
-        (best, most), (_, next_most) = counts.most_common(2)
-        assert most > next_most, f"a tie after {len(merges)} merges"
-        merges.append(best)
-        words = [merge(word, best) for word in words]
-    return merges
+def test_the_quickest_way_is_taken_that_gives_the_same_ids(every: dict[str, Tokenizer]) -> None:
+    assert {name: type(tokenizer) for name, tokenizer in every.items()} == {n: kind for n, (_, kind) in KINDS.items()}
+    assert [name for name, tokenizer in every.items() if tokenizer.lossless] == BYTE_LEVEL
 
 
-def encode_by_hand(text: str, merges: Iterable[Merge]) -> list[bytes]:
-    """Apply the merge that was learned first, again and again."""
-    ranks = {pair: rank for rank, pair in enumerate(merges)}
-    tokens = []
-    for word in in_bytes(text):
-        while known := [pair for pair in pairwise(word) if pair in ranks]:
-            word = merge(word, min(known, key=ranks.__getitem__))  # noqa: PLW2901 (the word is what changes)
-        tokens += word
-    return tokens
-
-
-def merges_of(path: Path) -> list[Merge]:
-    """The merges in a tokenizer.json, in bytes."""
-    model, loaded = json.loads(path.read_text())["model"], Tokenizer.load(path)
-    return [tuple(loaded.token_bytes(model["vocab"][half]) for half in pair) for pair in model["merges"]]
-
-
-def growing_words() -> str:
-    """A text without ties: a word's beginnings all stand in it, so that an earlier pair stands more often."""
-    words = {" straw": 101, " river": 103, "ocean": 107, "über": 113, "!?.\n": 127}
-    return "".join((word[:end] + "7") * times for word, times in words.items() for end in range(1, len(word) + 1))
-
-
-@pytest.fixture(scope="module")
-def textbook(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Merge], Path]:
-    """The merges that the textbook learns from a text without ties, and the tokenizer.json trained on it."""
-    merges = learn(growing_words(), 20)
-    path = tmp_path_factory.mktemp("textbook") / "tokenizer.json"
-    train_tokenizer([growing_words()], N_RESERVED + len(merges)).save(str(path))
-    return merges, path
-
-
-def test_the_merges_are_those_of_the_textbook(textbook: tuple[list[Merge], Path]) -> None:
-    merges, path = textbook
-    assert merges_of(path) == merges
-    loaded = Tokenizer.load(path)
-    assert [loaded.token_bytes(N_RESERVED + n) for n in range(len(merges))] == [
-        first + second for first, second in merges
-    ]
-
-
-@given(
-    text=st.text(alphabet="strawiveocnüb !?.\n7") | st.lists(st.sampled_from([" straw", "river", "über"])).map("".join)
-)
-def test_encoding_with_the_textbook_s_merges_is_encoding_by_hand(textbook: tuple[list[Merge], Path], text: str) -> None:
-    merges, path = textbook
-    loaded = Tokenizer.load(path)
-    assert [loaded.token_bytes(token) for token in loaded.encode(text)] == encode_by_hand(text, merges)
-
-
-@given(text=STRADDLING)
-def test_encoding_with_the_learned_merges_is_encoding_by_hand(path: Path, tokenizer: Tokenizer, text: str) -> None:
-    assert [tokenizer.token_bytes(token) for token in tokenizer.encode(text)] == encode_by_hand(text, merges_of(path))
-
-
-@settings(max_examples=500)
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+@settings(max_examples=300)
 @given(text=ANY_TEXT)
-def test_decoding_what_was_encoded_gives_the_text_back(tokenizer: Tokenizer, text: str) -> None:
+@example(text="WE'REIT")
+def test_decoding_what_was_encoded_gives_the_text_back(every: dict[str, Tokenizer], name: str, text: str) -> None:
+    tokenizer = every[name]
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
 
 
-@settings(max_examples=500)
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "unigram"])
+@settings(max_examples=300)
 @given(text=ANY_TEXT)
 @example(text="WE'REIT")
-def test_both_libraries_give_the_same_ids(tokenizer: Tokenizer, saved: tokenizers.Tokenizer, text: str) -> None:
-    ids = tokenizer.encode(text)
-    assert saved.encode(text).ids == ids
-    assert saved.decode(ids, skip_special_tokens=False) == text
-
-
-@settings(max_examples=60)
-@given(
-    texts=st.lists(st.text(alphabet="ab '\n", max_size=20), max_size=6),
-    n_merges=st.integers(0, 40),
-    text=st.text(alphabet="ab '\n"),
-)
-def test_both_libraries_give_the_same_ids_whatever_the_merges(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[str], n_merges: int, text: str
+def test_the_ids_are_those_of_anybody_who_loads_the_file(
+    every: dict[str, Tokenizer], saved: dict[str, tokenizers.Tokenizer], name: str, text: str
 ) -> None:
-    trained = train_tokenizer(texts, N_RESERVED + n_merges)
-    path = tmp_path_factory.getbasetemp() / "any.json"
-    trained.save(str(path))
-    assert Tokenizer.load(path).encode(text) == trained.encode(text).ids
+    ids = every[name].encode(text)
+    assert saved[name].encode(text).ids == ids
+    assert saved[name].decode(ids, skip_special_tokens=False) == every[name].decode(ids)
 
 
+@pytest.mark.parametrize("name", KINDS)
 @given(text=ANY_TEXT)
-def test_no_text_has_a_reserved_id(tokenizer: Tokenizer, text: str) -> None:
-    assert set(tokenizer.encode(text)).isdisjoint(tokenizer.special.values())
+def test_no_text_has_a_reserved_id(every: dict[str, Tokenizer], name: str, text: str) -> None:
+    reserved = set(every[name].special.values()) - {every[name].unknown}
+    assert reserved.isdisjoint(every[name].encode(text))
 
 
 @pytest.mark.parametrize("special", SPECIAL_TOKENS)
@@ -216,19 +173,39 @@ def test_a_special_token_in_a_text_is_ordinary_text(tokenizer: Tokenizer, path: 
     assert tokenizer.decode(ids) == tokenizer.decode([tokenizer.special[special]]) == special
 
 
-def test_the_reserved_ids_are_distinct_and_come_first(tokenizer: Tokenizer) -> None:
-    assert tokenizer.special == {END_OF_TEXT: 0, PAD: 1, BOS: 2, EOS: 3, IM_START: 4, IM_END: 5}
-    assert tokenizer.end_of_text == 0
-    assert tokenizer.pad == 1
+def test_a_special_token_that_a_model_holds_as_a_piece_is_spelt(every: dict[str, Tokenizer]) -> None:
+    tokenizer = every["unigram"]
+    spelt = tokenizer.encode("name</s>")
+    assert tokenizer.special["</s>"] == 8
+    assert [tokenizer.token_bytes(token) for token in spelt] == [b" ", b"name", b"<", b"<unk>", b"s", b">"]
+    assert [ids.tolist() for ids in tokenizer.encode_batch(["name</s>"], 1)] == [spelt]
 
 
-def test_every_byte_has_an_id_and_every_id_other_bytes(tokenizer: Tokenizer) -> None:
-    tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+@pytest.mark.parametrize("name", [*BYTE_LEVEL, "words", "words alone", "characters"])
+def test_the_reserved_ids_are_distinct_and_come_first(every: dict[str, Tokenizer], name: str) -> None:
+    tokenizer = every[name]
+    first = {END_OF_TEXT: 0, PAD: 1, BOS: 2, EOS: 3, IM_START: 4, IM_END: 5}
+    assert tokenizer.special == (first if name in BYTE_LEVEL else first | {"<|unk|>": 6})
+    assert (tokenizer.end_of_text, tokenizer.pad) == (0, 1)
+    assert tokenizer.unknown == (None if name in BYTE_LEVEL else 6)
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+def test_every_byte_has_an_id_and_every_id_other_bytes(every: dict[str, Tokenizer], name: str) -> None:
+    tokens = [every[name].token_bytes(token) for token in range(every[name].vocab_size)]
     assert {bytes([byte]) for byte in range(256)} <= set(tokens)
-    assert len(set(tokens)) == tokenizer.vocab_size == 440
+    assert len(set(tokens)) == every[name].vocab_size == 440
 
 
-def test_half_a_character_is_decoded_as_the_mark_for_it(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_an_id_beyond_the_vocabulary_has_no_bytes(every: dict[str, Tokenizer], name: str) -> None:
+    with pytest.raises(KeyError):
+        every[name].token_bytes(every[name].vocab_size)
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+def test_half_a_character_is_decoded_as_the_mark_for_it(every: dict[str, Tokenizer], name: str) -> None:
+    tokenizer = every[name]
     first_byte = next(n for n in range(tokenizer.vocab_size) if tokenizer.token_bytes(n) == "é".encode()[:1])
     assert tokenizer.decode([first_byte]) == "\ufffd"
 
@@ -245,20 +222,143 @@ def test_digits_stand_alone_and_words_keep_the_space_before_them(tokenizer: Toke
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_many_texts_have_the_ids_of_each(tokenizer: Tokenizer, n_threads: int) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_many_texts_have_the_ids_of_each(every: dict[str, Tokenizer], name: str, n_threads: int) -> None:
     texts = [*CORPUS, "", *EDGES]
-    assert tokenizer.encode_batch(texts, n_threads) == [tokenizer.encode(text) for text in texts]
+    arrays = every[name].encode_batch(texts, n_threads)
+    assert {array.dtype for array in arrays} == {np.dtype(np.uint32)}
+    assert [array.tolist() for array in arrays] == [every[name].encode(text) for text in texts]
 
 
-def test_training_depends_on_the_texts_and_not_on_their_order() -> None:
-    once = train_tokenizer(CORPUS, 400).to_str()
-    assert train_tokenizer(iter(CORPUS), 400).to_str() == once
-    assert train_tokenizer(CORPUS[::-1], 400).to_str() == once
-    assert train_tokenizer(CORPUS[:1] * 5, 400).to_str() != once
+def test_a_million_spaces_are_no_trouble(tokenizer: Tokenizer, saved: dict[str, tokenizers.Tokenizer]) -> None:
+    text = " " * 1_000_001 + "x"
+    ids = tokenizer.encode(text)
+    assert ids == saved["qwen2"].encode(text).ids
+    assert tokenizer.encode_batch([text], 1)[0].tolist() == ids
 
 
-def test_a_corpus_that_runs_out_of_pairs_gives_fewer_tokens() -> None:
-    assert train_tokenizer(["abab"], 1000).get_vocab_size() == N_RESERVED + 2
+# Merges as nobody learns them: whether tiktoken would give the same ids is to be found out when the file is loaded.
+
+
+@st.composite
+def merge_lists(draw: st.DrawFn) -> list[tuple[bytes, bytes]]:
+    """Merges of a, b and c, each of two tokens that are there by then, in any order and more than one for a token."""
+    tokens, merges = [b"a", b"b", b"c"], []
+    for _ in range(draw(st.integers(0, 8))):
+        pair = (draw(st.sampled_from(tokens)), draw(st.sampled_from(tokens)))
+        if pair not in merges and len(b"".join(pair)) <= 5:
+            merges.append(pair)
+            tokens.append(b"".join(pair))
+    return draw(st.permutations(merges)) if draw(st.booleans()) else merges
+
+
+def with_merges(merges: Iterable[tuple[bytes, bytes]], whole: list[bytes], ignore_merges: bool) -> tokenizers.Tokenizer:
+    """A byte-level BPE with these merges, and tokens that no merge makes."""
+    made = [bytes([byte]) for byte in range(256)] + [first + second for first, second in merges] + whole
+    ids = {name: number for number, name in enumerate([*SPECIAL_TOKENS, *dict.fromkeys(map(from_bytes, made))])}
+    pairs = [(from_bytes(first), from_bytes(second)) for first, second in merges]
+    tokenizer = byte_level(models.BPE(vocab=ids, merges=pairs, ignore_merges=ignore_merges), PATTERN)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return tokenizer
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    merges=merge_lists(),
+    whole=st.lists(st.text(alphabet="abc", min_size=2, max_size=4).map(str.encode), max_size=2),
+    ignore_merges=st.booleans(),
+    texts=st.lists(st.text(alphabet="abc", max_size=12), min_size=3, max_size=12),
+)
+@example(merges=[(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")], whole=[], ignore_merges=False, texts=["abc"])
+@example(merges=[(b"a", b"b"), (b"b", b"c")], whole=[b"abcc"], ignore_merges=False, texts=["abcc"])
+def test_whatever_the_merges_the_ids_are_the_library_s(
+    tmp_path_factory: pytest.TempPathFactory,
+    merges: list[tuple[bytes, bytes]],
+    whole: list[bytes],
+    ignore_merges: bool,
+    texts: list[str],
+) -> None:
+    library = with_merges(merges, whole, ignore_merges)
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    library.save(str(path))
+    loaded = Tokenizer.load(path)
+    assert [loaded.encode(text) for text in texts] == [library.encode(text).ids for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("merges", "whole", "ignore_merges", "kind"),
+    [
+        ([(b"a", b"b"), (b"ab", b"c")], [], False, TiktokenTokenizer),
+        ([(b"a", b"b"), (b"ab", b"c"), (b"a", b"bc")], [b"bc"], True, LibraryTokenizer),  # "bc" has no merge
+        ([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")], [], False, LibraryTokenizer),  # "abc" is a+bc by then
+        ([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c"), (b"a", b"bc")], [], False, TiktokenTokenizer),
+        ([(b"a", b"b")], [b"abcc"], False, LibraryTokenizer),  # tiktoken finds it as a whole piece
+        ([(b"a", b"b")], [b"abcc"], True, TiktokenTokenizer),
+    ],
+)
+def test_tiktoken_is_taken_where_no_text_can_tell(
+    tmp_path: Path, merges: list[tuple[bytes, bytes]], whole: list[bytes], ignore_merges: bool, kind: type
+) -> None:
+    with_merges(merges, whole, ignore_merges).save(str(tmp_path / "tokenizer.json"))
+    assert type(Tokenizer.load(tmp_path / "tokenizer.json")) is kind
+
+
+def test_merges_that_are_not_in_the_order_of_ids_are_left_to_the_library(path: Path, tmp_path: Path) -> None:
+    content = json.loads(path.read_text())
+    content["model"]["merges"].reverse()
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert type(loaded) is LibraryTokenizer
+    assert loaded.lossless
+    assert (
+        loaded.encode(CORPUS[0])
+        == tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(CORPUS[0]).ids
+    )
+
+
+DROPPING = st.sampled_from([0.01, 0.1, 0.5, 0.9])
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+@given(text=ANY_TEXT, rate=DROPPING, seed=st.integers(0, 99))
+def test_with_dropout_the_text_is_the_same_and_the_seed_decides(
+    every: dict[str, Tokenizer], name: str, text: str, rate: float, seed: int
+) -> None:
+    tokenizer = every[name]
+    ids = tokenizer.encode_with_dropout(text, rate, random.Random(seed))
+    assert tokenizer.decode(ids) == text
+    assert set(ids).isdisjoint(tokenizer.special.values())
+    assert tokenizer.encode_with_dropout(text, rate, random.Random(seed)) == ids
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+@given(text=ANY_TEXT)
+def test_dropping_nothing_is_encoding_and_dropping_all_leaves_bytes(
+    every: dict[str, Tokenizer], name: str, text: str
+) -> None:
+    tokenizer, rng = every[name], random.Random(0)
+    assert tokenizer.encode_with_dropout(text, 0.0, rng) == tokenizer.encode(text)
+    in_bytes = [tokenizer.token_bytes(token) for token in tokenizer.encode_with_dropout(text, 1.0, rng)]
+    assert in_bytes == [bytes([byte]) for byte in text.encode()]
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+@given(text=STRADDLING)
+def test_as_good_as_nothing_dropped_is_encoding(every: dict[str, Tokenizer], name: str, text: str) -> None:
+    assert every[name].encode_with_dropout(text, 1e-12, random.Random(0)) == every[name].encode(text)
+
+
+def test_the_more_is_dropped_the_more_tokens_and_no_two_rounds_are_the_same(tokenizer: Tokenizer) -> None:
+    text, rng = "".join(CORPUS), random.Random(5)
+    lengths = [len(tokenizer.encode_with_dropout(text, rate, rng)) for rate in (0.0, 0.1, 0.4, 0.8, 1.0)]
+    assert lengths == sorted(set(lengths))
+    assert tokenizer.encode_with_dropout(text, 0.1, rng) != tokenizer.encode_with_dropout(text, 0.1, rng)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_dropout_is_for_merges_only(every: dict[str, Tokenizer], name: str) -> None:
+    with pytest.raises(UserError, match="dropout: wanted a byte-level BPE with merges in the order of their ids"):
+        every[name].encode_with_dropout("name", 0.1, random.Random(0))
 
 
 @pytest.mark.parametrize(
@@ -274,15 +374,44 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_its_name(content: bytes | Non
     assert "\n" not in str(error.value)
 
 
-def test_a_tokenizer_with_a_gap_in_its_ids_or_without_a_special_token_is_refused(path: Path, tmp_path: Path) -> None:
-    content = json.loads(path.read_text())
-    gap = json.loads(path.read_text())
-    del gap["model"]["vocab"][" name".replace(" ", "Ġ")]
-    content["added_tokens"] = content["added_tokens"][1:]
-    for broken in (gap, content):
-        (tmp_path / "tokenizer.json").write_text(json.dumps(broken))
-        with pytest.raises(UserError, match="wanted"):
-            Tokenizer.load(tmp_path / "tokenizer.json")
+def test_a_folder_is_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"wanted a tokenizer\.json"):
+        Tokenizer.load(tmp_path)
+
+
+def damaged(content: dict, damage: str) -> dict:
+    model = content["model"]
+    if damage == "gap":
+        model["vocab"]["zzz"] = len(model["vocab"]) + 1
+    elif damage == "two of one id":
+        model["vocab"]["zzz"] = 17
+    elif damage == "another special id":
+        content["added_tokens"][0]["id"] = 7
+    elif damage == "unknown merge":
+        model["merges"].append(["zzz", "a"])
+    elif damage == "no special token":
+        content["added_tokens"] = content["added_tokens"][1:]
+    elif damage == "an ordinary token":
+        content["added_tokens"][1]["special"] = False
+    return content
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("gap", "wanted ids from 0 up, each once and without a gap"),
+        ("two of one id", "wanted ids from 0 up, each once and without a gap"),
+        ("another special id", "wanted ids from 0 up, each once and without a gap"),
+        ("unknown merge", "one with a problem: Token `zzz` out of vocabulary"),
+        ("no special token", r"<\|endoftext\|> is missing"),
+        ("an ordinary token", r"<\|pad\|> is missing"),
+    ],
+)
+def test_a_damaged_tokenizer_is_refused_in_one_line(path: Path, tmp_path: Path, damage: str, told: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(damaged(json.loads(path.read_text()), damage)))
+    with pytest.raises(UserError, match=rf"tokenizer\.json: .*{told}") as error:
+        Tokenizer.load(tmp_path / "tokenizer.json")
+    assert "\n" not in str(error.value)
 
 
 @given(st.lists(st.integers(0, 100)), st.integers(1, 150))

@@ -1,0 +1,26 @@
+"""What comes out of a source: a document, or word of what could not be read.
+
+    "data/raw/a.jsonl" ──► RawDocument("mine", "a.jsonl:1", "…"), Unreadable("mine", "a.jsonl:2", "bad_row", "…", 57)
+
+Nothing is lost silently: what gives no document is named, and its source says whether that ends the run.
+"""
+
+from typing import NamedTuple
+
+
+class RawDocument(NamedTuple):
+    """A document as it was found: the source's name, a path within it, its text."""
+
+    source: str
+    path: str
+    text: str
+
+
+class Unreadable(NamedTuple):
+    """Something that gave no document: which, why (a word to count by, and a line to read), and its bytes, if known."""
+
+    source: str
+    path: str
+    reason: str
+    problem: str
+    n_bytes: int

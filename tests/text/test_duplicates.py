@@ -1,0 +1,187 @@
+"""Near duplicates: what is planted is found as often as the theory of banding says, and nothing else is."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from math import sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.text.duplicates import relatives, signature
+from llm.text.params import NearDuplicateParams
+
+WORDS = st.lists(st.sampled_from("abcd"), max_size=9)
+LINES = st.text("ab !?é\n", max_size=12)
+
+
+def params(**values: object) -> NearDuplicateParams:
+    defaults = {"action": "drop", "threshold": 0.8, "ngram": 1, "permutations": 64, "bands": 16}
+    return NearDuplicateParams(**(defaults | values))
+
+
+def stand_for(texts: list[str], near: NearDuplicateParams) -> list[int]:
+    return relatives((signature(text, near) for text in texts), near).tolist()
+
+
+def estimate(one: bytes, other: bytes, near: NearDuplicateParams) -> float:
+    """The share of places in which two signatures agree."""
+    return float(np.mean([a == b for a, b in zip(digest(one, near), digest(other, near), strict=True)]))
+
+
+def digest(state: bytes, near: NearDuplicateParams) -> list[int]:
+    from rensa import RMinHash
+
+    sketch = RMinHash(near.permutations, 0)
+    sketch.__setstate__(state)
+    return sketch.digest()
+
+
+def pair(name: str, n_common: int, n_own: int) -> tuple[str, str]:
+    """Two texts of words that no other pair has; their similarity is n_common / (n_common + 2 * n_own)."""
+    common = [f"{name}c{n}" for n in range(n_common)]
+    one, other = ([f"{name}{side}{n}" for n in range(n_own)] for side in "ab")
+    return " ".join(common + one), " ".join(common + other)
+
+
+@pytest.mark.parametrize(("n_common", "n_own"), [(30, 35), (60, 20), (80, 10), (90, 5)])
+def test_planted_pairs_are_found_as_often_as_the_s_curve_says(n_common: int, n_own: int) -> None:
+    near = params(threshold=0.01, bands=8)  # so low a threshold leaves the decision to the bands
+    similarity, places, n_pairs = n_common / (n_common + 2 * n_own), 64 // 8, 400
+    expected = 1 - (1 - similarity**places) ** 8
+    found = stand_for([text for n in range(n_pairs) for text in pair(f"p{n}", n_common, n_own)], near)
+    assert set(found) <= {2 * n for n in range(n_pairs)} | {2 * n + 1 for n in range(n_pairs)}
+    share = sum(found[2 * n + 1] == 2 * n for n in range(n_pairs)) / n_pairs
+    assert share == pytest.approx(expected, abs=4 * sqrt(expected * (1 - expected) / n_pairs) + 0.01)
+
+
+@pytest.mark.parametrize(("n_common", "n_own", "is_near"), [(95, 1, True), (60, 20, False)])
+def test_the_threshold_decides_among_candidates(n_common: int, n_own: int, is_near: bool) -> None:
+    near = params(threshold=0.9, permutations=256, bands=256)  # one equal place makes a candidate
+    texts = [text for n in range(100) for text in pair(f"p{n}", n_common, n_own)]
+    expected = [n - n % 2 if is_near else n for n in range(200)]
+    assert stand_for(texts, near) == expected
+
+
+@pytest.mark.parametrize("action", ["drop", "group"])
+def test_distinct_documents_are_left_alone(action: str) -> None:
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices([f"w{n}" for n in range(500)], k=120)) for _ in range(300)]
+    assert stand_for(texts, params(action=action, ngram=2)) == list(range(300))
+
+
+def test_of_near_documents_the_earliest_stays_wherever_they_stand() -> None:
+    one, near_to_one = pair("x", 97, 1)
+    texts = ["what else", one, "a third thing", near_to_one, "the last", one]
+    assert stand_for(texts, params()) == [0, 1, 2, 1, 4, 1]
+    assert stand_for(texts[::-1], params()) == [0, 1, 0, 3, 0, 5]
+
+
+def test_groups_join_chains_and_dropping_does_not() -> None:
+    words = [f"w{n}" for n in range(120)]
+    # Each step moves by 8 of 100 words: one step is a similarity of 92 / 108, two are 84 / 116.
+    chain = [" ".join(words[start : start + 100]) for start in (0, 8, 16)]
+    near = {"threshold": 0.79, "permutations": 1024, "bands": 256}
+    assert stand_for(chain, params(action="group", **near)) == [0, 0, 0]
+    assert stand_for(chain, params(action="drop", **near)) == [0, 0, 2]  # the third is near to the dropped one only
+    first, second, third = chain
+    assert stand_for([first, third, second], params(action="group", **near)) == [0, 0, 0]  # joined by the last
+    assert stand_for([first, third, second], params(action="drop", **near)) == [0, 1, 0]
+
+
+def expected_numbers(signatures: list[bytes], near: NearDuplicateParams) -> Iterator[int]:
+    """What `relatives` promises, by comparing every pair."""
+    count = range(len(signatures))
+    near_to = {n: {m for m in count if estimate(signatures[m], signatures[n], near) >= near.threshold} for n in count}
+    stayed: list[int] = []
+    for n in count:
+        if near.action == "drop":
+            standing = next((m for m in stayed if m in near_to[n]), n)
+            stayed += [n] * (standing == n)
+            yield standing
+        else:
+            group = {n}
+            while grown := set().union(*(near_to[m] for m in group)) - group:
+                group |= grown
+            yield min(group)
+
+
+@settings(max_examples=60)
+@given(st.lists(WORDS, max_size=14), st.sampled_from(["drop", "group"]), st.floats(0.2, 1))
+def test_relatives_are_those_that_a_comparison_of_every_pair_finds(
+    documents: list[list[str]], action: str, threshold: float
+) -> None:
+    near = params(action=action, threshold=threshold, permutations=16, bands=16)  # no near pair without a common band
+    signatures = [signature(" ".join(words), near) for words in documents]
+    numbers = relatives(iter(signatures), near)
+    assert numbers.dtype == np.int64
+    assert numbers.tolist() == list(expected_numbers(signatures, near))
+
+
+@settings(max_examples=50)
+@given(st.lists(LINES, min_size=1, max_size=6), st.sampled_from(["drop", "group"]), st.integers(1, 6))
+def test_an_exact_copy_is_always_found(texts: list[str], action: str, ngram: int) -> None:
+    near = params(action=action, threshold=1.0, ngram=ngram, permutations=128, bands=1)
+    numbers = stand_for([*texts, *texts], near)
+    assert numbers == [numbers[texts.index(text)] for text in texts] * 2
+    assert max(numbers) < len(texts)
+
+
+def test_no_documents_have_no_relatives() -> None:
+    assert relatives([], params()).tolist() == []
+
+
+def test_estimates_are_near_the_true_similarity() -> None:
+    near, rng = params(ngram=3, permutations=256), random.Random(0)
+    vocabulary, errors = [f"w{n}" for n in range(40)], []
+    for n_changed in range(60):
+        one = rng.choices(vocabulary, k=200)
+        other = [*one[: 200 - 3 * n_changed], *rng.choices(vocabulary, k=3 * n_changed)]
+        a, b = ({tuple(words[start : start + 3]) for start in range(198)} for words in (one, other))
+        estimated = estimate(signature(" ".join(one), near), signature(" ".join(other), near), near)
+        errors.append(estimated - len(a & b) / len(a | b))
+    assert max(map(abs, errors)) < 4 * sqrt(0.25 / 256)
+    assert abs(sum(errors) / len(errors)) < 4 * sqrt(0.25 / 256 / len(errors))
+
+
+def test_case_and_punctuation_make_no_difference_and_order_does() -> None:
+    near = params(ngram=2)
+    text = signature("The cat, the STRASSE.", near)
+    assert signature("the CAT — the straße", near) == text
+    assert signature("cat the straße the", near) != text
+
+
+def test_how_often_an_ngram_occurs_makes_no_difference() -> None:
+    near = params(ngram=2)
+    assert signature("a b a b", near) == signature("a b a b a b a b", near)
+    assert signature("a b a b", near) != signature("a b a b b", near)
+
+
+def test_a_text_of_fewer_words_than_n_is_one_ngram() -> None:
+    near = params(ngram=5)
+    signatures = [signature(text, near) for text in ["a", "a b", "b a", "a b c d", "a b c d e"]]
+    estimates = [estimate(one, other, near) for one in signatures for other in signatures if one != other]
+    assert len(estimates) == 20
+    assert max(estimates) < 0.2
+    assert signature("A, b!", near) == signatures[1]
+
+
+def test_a_text_without_words_is_like_its_copies_only() -> None:
+    assert stand_for(["!!!", "???", "", "!!!", " ", ""], params()) == [0, 1, 2, 0, 4, 2]
+
+
+def test_a_signature_is_the_same_in_every_process() -> None:
+    text, near = "the river runs, the rain falls; déjà vu", params(ngram=2)
+    program = (
+        "import sys; from llm.text.duplicates import signature; from llm.text.params import NearDuplicateParams;"
+        "sys.stdout.write(signature(sys.argv[1], NearDuplicateParams.model_validate_json(sys.argv[2])).hex())"
+    )
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", program, text, near.model_dump_json()]
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        assert bytes.fromhex(output) == signature(text, near)
