@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from llm import __main__ as command_line
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"generate", "check", "preset", "library-changed", "summary"}
+COMMANDS = {"generate", "check", "preset", "library-changed", "summary", "windows"}
 
 
 def _run(*words: object) -> str:
@@ -189,3 +189,26 @@ def test_library_changed_is_1_where_the_library_is_not_read(tmp_path, params_fil
     metrics.write_text(json.dumps({"python": {"library_sha256": "0" * 64}}))
     result = CliRunner().invoke(command_line.app, ["library-changed", str(metrics), "--params", str(params_file)])
     assert (result.exit_code, result.output) == (1, "")
+
+
+@pytest.fixture
+def windows(tmp_path, write_windows_folder, small_tokenizer_file) -> list[object]:
+    """The options that name a folder of windows and its tokenizer."""
+    from llm.text.tokenizer import Tokenizer
+
+    ids = Tokenizer.load(small_tokenizer_file).encode("the rain falls on the river " * 3)
+    folder = write_windows_folder(tmp_path / "windows", {"train": [ids]}, 320, 8)
+    return ["--folder", folder, "--tokenizer", small_tokenizer_file]
+
+
+def test_windows_shows_what_the_model_learns_from(windows):
+    lines = _run("windows", "--show", 3, "--window", 1, *windows).splitlines()
+    assert lines[0].startswith("train: ")
+    assert lines[0].endswith(" windows of up to 8 tokens, stride 8")
+    assert lines[1].startswith("window 1 begins at token 8 of ")
+    assert [line.count("---------->") for line in lines[2:]] == [1] * 6
+
+
+def test_windows_refuses_a_window_and_a_split_that_are_not_there(windows, refuse):
+    assert "--window: wanted below the " in refuse("windows", "--window", 1000, *windows)
+    assert "wanted a Parquet table, there is none" in refuse("windows", "--split", "trian", *windows)

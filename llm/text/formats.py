@@ -13,7 +13,6 @@ import csv
 import io
 import re
 import shutil
-import sys
 import tempfile
 import tokenize
 from collections.abc import Callable, Iterator
@@ -276,7 +275,7 @@ def _rows(
 ) -> Iterator[tuple[list[str] | ContentError, int]]:
     """Each row's fields, or what is wrong with it, and its length in bytes. Blank lines are no rows."""
     # The limit is the whole process's, so it is no bound: `lines` holds one.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit((1 << 31) - 1)
     n_bytes = 0
 
     def lines() -> Iterator[str]:
@@ -325,7 +324,7 @@ def _parquet_rows(stream: object, field: str) -> Iterator[Found]:
                 for text, n_bytes in zip(texts, pc.binary_length(texts).to_pylist(), strict=True):
                     number += 1
                     yield f":{number}", _parquet_text(text, field), n_bytes or 0
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no Unicode.
         problem = f"wanted a whole Parquet file, given one that is damaged or none ({one_line(error)})"
         raise ContentError("damaged", problem) from None
 

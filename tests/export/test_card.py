@@ -12,7 +12,11 @@ from llm.export.card import lineage_rows, read_metrics, write_card
 METRICS = {
     "prepare": {
         "bytes": {"train": 7654321, "val": 98765, "test": 123457},
-        "skipped": {"empty": 31, "duplicate": 47, "not_utf8": 59, "not_decodable": 61},
+        "dropped": {
+            "empty": {"documents": 31, "bytes": 0},
+            "exact_duplicate": {"documents": 47, "bytes": 83},
+            "near_duplicate": {"documents": 59, "bytes": 97},
+        },
         "python": {"version": "3.13.7", "library_sha256": "ab" * 32},
     },
     "label": {"dropped": {"too_short_or_long": 67, "library_package_too_small": 71}},

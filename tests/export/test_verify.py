@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 import torch
 
 from llm.export.huggingface import read_folder, write_folder
@@ -23,12 +22,13 @@ def test_one_changed_weight_is_noticed(exported_folder):
     assert compare_with_transformers(exported_folder, model, seed=1).max_logit_difference > 1e-3
 
 
-@pytest.mark.parametrize("setting", [{"add_prefix_space": True}, {"use_regex": True}], ids=str)
-def test_a_tokenizer_that_transformers_reads_otherwise_is_noticed(tmp_path, draw_gpt, small_tokenizer_file, setting):
-    content = json.loads(small_tokenizer_file.read_text())
-    content["pre_tokenizer"]["pretokenizers"][1] |= setting
-    changed = tmp_path / "changed.json"
-    changed.write_text(json.dumps(content))
+def test_a_tokenizer_that_transformers_reads_otherwise_is_noticed(tmp_path, draw_gpt, small_tokenizer_file):
+    folder = tmp_path / "folder"
     model = draw_gpt()
-    write_folder(tmp_path / "folder", model, changed)
-    assert compare_with_transformers(tmp_path / "folder", model, seed=1).texts_with_other_ids > 0
+    write_folder(folder, model, small_tokenizer_file)
+    # A token more that only Transformers knows of: it takes "def" out of the text before the merges see it.
+    config = folder / "tokenizer_config.json"
+    added = {"319": {"content": "def", "special": False, "lstrip": False, "rstrip": False, "single_word": False}}
+    content = json.loads(config.read_text()) | {"added_tokens_decoder": added}
+    config.write_text(json.dumps(content))
+    assert compare_with_transformers(folder, model, seed=1).texts_with_other_ids > 0

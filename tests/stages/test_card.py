@@ -10,7 +10,7 @@ from llm.errors import UserError
 from stages.card import main
 
 METRICS = {
-    "prepare": {"bytes": {"train": 9753, "val": 86, "test": 97}, "skipped": {"empty": 3}},
+    "prepare": {"bytes": {"train": 9753, "val": 86, "test": 97}, "dropped": {"empty": {"documents": 3, "bytes": 5}}},
     "label": {"dropped": {"too_short_or_long": 43}},
     "tokenize": {"tokens": {"train": 3579}},
     "pretrain": {"parameters": 24680, "epochs": 1.75},

@@ -17,6 +17,7 @@ VOCAB, CONTEXT = 97, 17
 PARAMS = PretrainParams(
     max_steps=7,
     batch_size=2,
+    clean_share=0.4,
     optimizer=OptimizerParams(matrix_rate=0.02, other_rate=0.01, weight_decay=0.0, clip_norm=10.0),
     schedule=ScheduleParams(warmup_steps=2, decay_share=0.5),
     eval_every_steps=3,
@@ -155,3 +156,32 @@ def test_a_training_text_of_one_window_is_enough(run, tmp_path, write_windows_fo
 def test_a_folder_without_windows_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="wanted a folder of windows"):
         run(tmp_path / "nowhere")
+
+
+def test_the_last_steps_learn_from_the_clean_segmentation_and_the_first_from_the_other_ones(
+    run, tmp_path, write_windows_folder, monkeypatch
+):
+    documents = {"train": _documents(5), "train-1": _documents(6), "train-2": _documents(7)}
+    windows = write_windows_folder(tmp_path / "dropped", documents, VOCAB, CONTEXT)
+    seen = []
+    batch_at = WindowBatches.at
+
+    def noting_at(self, step):
+        seen.append([len(of.stream) for of in self.segmentations])
+        return batch_at(self, step)
+
+    monkeypatch.setattr(WindowBatches, "at", noting_at)
+    folder = run(windows)
+    # 7 steps, of which the last two fifths are clean.
+    clean, *others = (31 * n + 1 for n in (5, 6, 7))
+    assert seen == [others] * 4 + [[clean]] * 3
+    n_windows = [(31 * n + 1 - 1) // CONTEXT for n in (5, 6, 7)]
+    assert 8 < n_windows[1]
+    assert _metrics(folder)["epochs"] == pytest.approx(8 / n_windows[1] + 6 / n_windows[0], abs=1e-3)
+
+
+def test_padded_windows_train_too(run, tmp_path, write_windows_folder):
+    documents = {"train": _documents(11, length=9), "val": _documents(5, length=20)}
+    windows = write_windows_folder(tmp_path / "padded", documents, VOCAB, CONTEXT, boundary="document")
+    curve = _curve(run(windows))
+    assert float(curve[-1]["train_loss"]) < uniform_loss(VOCAB)

@@ -211,6 +211,19 @@ def test_texts_written_as_parquet_come_back(texts: list[str]) -> None:
     assert read_texts("a.parquet", as_parquet(texts)) == texts
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(FORMATS)), st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3)), max_size=4))
+def test_no_damage_raises_anything(name: str, damage: list[tuple[float, bytes]]) -> None:
+    content = bytearray(FORMATS[name][0])
+    for share, wrong in damage:
+        place = int(share * len(content))
+        content[place : place + 2] = wrong
+    with tempfile.TemporaryDirectory() as folder:
+        texts, reasons = read(Path(folder), name, bytes(content))
+    assert texts or reasons
+    assert all(text.encode().decode() == text for text in texts.values())
+
+
 # Text.
 
 
@@ -412,6 +425,11 @@ def test_bytes_that_a_parquet_file_wrongly_calls_a_string_are_named(tmp_path: Pa
     assert read(tmp_path, "a.parquet", file.getvalue()) == ({":1": "one", ":3": "three"}, {":2": "not_text"})
 
 
+def test_a_parquet_column_whose_name_is_no_unicode_is_damage(tmp_path: Path) -> None:
+    content = as_parquet(TEXTS).replace(b"text", b"te\xaat")
+    assert read(tmp_path, "a.parquet", content) == ({}, {"": "damaged"})
+
+
 @pytest.mark.parametrize("container", ["", ".gz"])
 @pytest.mark.parametrize(
     "content", [b"PAR1 no table PAR1", NOISE, as_parquet(TEXTS)[:-30]], ids=["short", "noise", "cut"]
@@ -538,5 +556,7 @@ def test_a_coding_comment_says_how_a_python_file_is_to_be_read(tmp_path: Path) -
     assert read(tmp_path, "a.py", text.encode("koi8-r")) == ({"": text}, {})
     assert read(tmp_path, "a.py", text.encode()) == ({"": text}, {}), "what is UTF-8 is read so, as it cannot be chance"
     assert read(tmp_path, "a.txt", text.encode("koi8-r")) == ({}, {"": "not_text"})
-    assert read(tmp_path, "a.py", b"# coding: rot13\nx = '\xd0\xd2'\n") == ({}, {"": "not_text"})
+    for codec in (b"rot13", b"base64", b"idna", b"unknown"):
+        content = b"# coding: " + codec + b"\nx = '\xd0\x81\x8d\x8f'\n"
+        assert read(tmp_path, "a.py", content) == ({}, {"": "not_text"})
     assert read(tmp_path, "a.py", "x = 'café'\n".encode("latin-1")) == ({"": "x = 'café'\n"}, {})
