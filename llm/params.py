@@ -113,8 +113,12 @@ def _explain(problem: dict[str, Any], key: str, content: Any) -> str:
 
 def _keys(problem: dict[str, Any], content: Any) -> list[str]:
     """The keys that lead to a problem. Pydantic names the branch of a tagged union too; the file has no such key."""
-    keys = []
+    keys: list[str] = []
+    branch_of: Any = None  # the mapping whose branch was named last
     for depth, part in enumerate(problem["loc"], start=1):
+        if isinstance(content, dict) and content is not branch_of and content.get("kind") == part:
+            branch_of = content
+            continue
         is_there = part in content if isinstance(content, dict) else isinstance(content, list) and isinstance(part, int)
         if is_there:
             content = content[part]

@@ -21,6 +21,10 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
         known = ", ".join(sorted(path.stem for path in preset.parent.glob("*.yaml"))) or "none"
         raise UserError(f"preset: wanted one of {known}, given {preset.stem}")
     yaml = YAML()
+    # As written in the file; ruamel.yaml itself writes nothing for null.
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     yaml.preserve_quotes = True
     yaml.width = 200
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -21,6 +21,9 @@ from llm.text.sources import Unit, library_hash, list_units, untracked_files
 from llm.text.spool import Spool, find_duplicates
 from llm.text.tables import SPLITS
 
+# What a folder or an archive may well hold beside its documents: counted, and no mistake of anybody's.
+HARMLESS = {"empty", "hidden"}
+
 
 def main(
     prepare: Annotated[PrepareParams, Param("prepare")],
@@ -93,7 +96,8 @@ def _with_progress(units: list[Unit], prepare: PrepareParams) -> Iterator[Cleane
 def _drop(document: Cleaned, prepare: PrepareParams, dropped: Dropped) -> None:
     """Count a document that a rule drops; one that could not be read ends the stage, unless it may be skipped."""
     source = next(source for source in prepare.sources if source.name == document.source)
-    if not document.readable and getattr(source, "on_error", "skip") == "fail":
+    unreadable = not document.readable and document.reason not in HARMLESS
+    if unreadable and getattr(source, "on_error", "skip") == "fail":
         raise UserError(f"source {source.name}: {document.path}: {document.note} (on_error: skip passes over it)")
     dropped.add(document.reason, document.path, document.n_bytes, document.note)
 

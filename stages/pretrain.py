@@ -38,11 +38,12 @@ def main(
     info = read_info(windows)
     batch, length = pretrain.batch_size, info.context_length
     text = read_windows(windows, "train")
-    if not text.weights.any():
+    if not len(text.starts):
         raise UserError(
-            f"sample: wanted windows of {length} tokens to train on, given {len(text.starts)} with a weight above 0, "
-            f"in a training text of {len(text.stream)} tokens"
+            f"sample.context_length: wanted a training text of more than {length} tokens, given {len(text.stream)}"
         )
+    if not text.weights.any():
+        raise UserError("sample.weights: wanted a source to train on, given 0 for each one that train has")
     config = ModelConfig(**model.model_dump(), vocab_size=info.vocab_size, context_length=length)
     gpt = GPT(config, torch.Generator().manual_seed(seed)).to(machine.device)
     batches = WindowBatches([text], length, batch, info.pad, seed)

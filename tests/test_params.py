@@ -10,7 +10,7 @@ from llm import params
 from llm.errors import UserError
 from llm.model.config import ModelParams
 from llm.params import Section
-from llm.text.params import PrepareParams
+from llm.text.params import PrepareParams, TokenizeParams
 
 
 class Training(Section):
@@ -35,7 +35,17 @@ MODEL = {
 }
 PREPARE = {
     "sources": [{"name": "books", "kind": "files", "globs": ["data/raw/*.txt"]}],
+    "engine": "local",
     "share": 1.0,
+    "max_document_bytes": 1_000_000,
+    "clean": {
+        "control_characters": "remove",
+        "min_chars": None,
+        "max_chars": None,
+        "repetition": None,
+        "exact_duplicates": "drop",
+        "near_duplicates": {"action": "group", "threshold": 0.8, "ngram": 5, "permutations": 128, "bands": 16},
+    },
     "split": {"method": "document", "val": 0.1, "test": 0.1},
 }
 
@@ -119,7 +129,7 @@ def test_a_key_in_a_list_of_sources_is_named_as_it_stands_in_the_file() -> None:
 def test_a_wrong_kind_of_source_is_told_the_kinds_that_there_are() -> None:
     wrong = PREPARE | {"sources": [{"name": "books", "kind": "file", "globs": ["data/raw/*"]}]}
     assert refusal(PrepareParams, wrong, "prepare") == (
-        "params.yaml: prepare.sources.0.kind: wanted 'python' or 'files', given text 'file'"
+        "params.yaml: prepare.sources.0.kind: wanted 'python' or 'files' or 'url' or 'huggingface', given text 'file'"
     )
     wrong = PREPARE | {"sources": [{"name": "books", "globs": ["data/raw/*"]}]}
     assert refusal(PrepareParams, wrong, "prepare") == (
@@ -132,6 +142,62 @@ def test_two_sources_of_one_name_are_refused() -> None:
     assert refusal(PrepareParams, wrong) == (
         "params.yaml: section: wanted a name of its own for each source, given books, books"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoding": "klingon"}, "encoding: wanted an encoding that Python knows, such as latin-1, given klingon"),
+        ({"encoding": "base64"}, "encoding: wanted an encoding that Python knows, such as latin-1, given base64"),
+        ({"on_error": "ignore"}, "on_error: wanted 'fail' or 'skip', given text 'ignore'"),
+        ({"separator": ""}, "separator: wanted at least 1 character"),
+        ({"kind": "url", "globs": None}, "url: wanted a value, it is missing"),
+        ({"kind": "url", "url": "file:///etc/passwd", "sha256": "0" * 64}, "url: wanted"),
+        ({"kind": "url", "url": "https://a.b/c", "sha256": "0" * 63}, "sha256: wanted"),
+    ],
+)
+def test_a_wrong_option_of_a_source_is_named(changes: dict, said: str) -> None:
+    source = {key: value for key, value in (PREPARE["sources"][0] | changes).items() if value is not None}
+    assert f"prepare.sources.0.{said}" in refusal(PrepareParams, PREPARE | {"sources": [source]}, "prepare")
+
+
+def test_rules_of_cleaning_that_cannot_be_are_refused() -> None:
+    near = PREPARE["clean"]["near_duplicates"]
+    uneven = PREPARE["clean"] | {"near_duplicates": near | {"bands": 12}}
+    assert "wanted permutations divisible by bands, given 128 and 12" in refusal(
+        PrepareParams, PREPARE | {"clean": uneven}
+    )
+    repetition = PREPARE["clean"] | {"repetition": {"top_ngram_chars": {"two": 0.2}}}
+    assert "wanted the length of an n-gram, 1 to 99, given two" in refusal(
+        PrepareParams, PREPARE | {"clean": repetition}
+    )
+    by_position = PREPARE | {"split": {"method": "position", "val": 0.1, "test": 0.1}}
+    assert "wanted near_duplicates.action drop: with split.method position" in refusal(PrepareParams, by_position)
+
+
+TOKENIZE = {"kind": "bpe", "vocab_size": 300, "train_bytes": 9, "min_frequency": 1, "whitespace": "keep"} | {
+    "from": None,
+    "pattern": "qwen2",
+    "dropout": 0.0,
+    "segmentations": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"kind": "word", "from": "data/given/a"},
+            "from: wanted kind bpe for a tokenizer that is brought along, given word",
+        ),
+        ({"kind": "char", "dropout": 0.1}, "dropout: wanted kind bpe, whose merges can be dropped, given char"),
+        ({"vocab_size": 262}, "vocab_size: wanted at least 300 for bpe, 256 bytes included, given 262"),
+        ({"from": 3}, "from: wanted string, given 3"),
+        ({"origin": "x"}, "origin: no such key"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_is_refused(changes: dict, said: str) -> None:
+    assert said in refusal(TokenizeParams, TOKENIZE | changes, "tokenize")
 
 
 def test_a_section_cannot_be_changed() -> None:

@@ -47,9 +47,7 @@ def plan_spans(n_tokens: int, context_length: int, stride: int) -> list[Span]:
     return spans
 
 
-def plan_document_spans(
-    stream: NDArray[np.integer], end_of_text: int, context_length: int, stride: int
-) -> list[Span]:
+def plan_document_spans(stream: NDArray[np.integer], end_of_text: int, context_length: int, stride: int) -> list[Span]:
     """The same, but no token is scored with another document before it, for models that learnt from such windows.
 
     >>> plan_document_spans(np.array([0, 5, 6, 7, 0, 8, 0]), 0, context_length=4, stride=2)

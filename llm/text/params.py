@@ -1,6 +1,5 @@
 """The sections of params.yaml that the text half takes: prepare, label, tokenize and sample."""
 
-import codecs
 import re
 from typing import Annotated, Literal, Self
 
@@ -15,7 +14,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 def _known_encoding(name: str) -> str:
     try:
-        codecs.lookup(name)
+        "".encode(name)  # codecs that are no encoding of text, such as base64, are refused here too
     except LookupError:
         raise ValueError(f"wanted an encoding that Python knows, such as latin-1, given {name}") from None
     return name

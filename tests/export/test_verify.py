@@ -1,11 +1,10 @@
 """The check of an export finds what it is there to find."""
 
-import json
-
 import torch
 
-from llm.export.huggingface import read_folder, write_folder
+from llm.export.huggingface import read_folder
 from llm.export.verify import compare_with_transformers
+from llm.text.tokenizer import Tokenizer
 
 
 def test_an_export_is_the_model_that_it_was_made_of(exported_folder):
@@ -22,13 +21,9 @@ def test_one_changed_weight_is_noticed(exported_folder):
     assert compare_with_transformers(exported_folder, model, seed=1).max_logit_difference > 1e-3
 
 
-def test_a_tokenizer_that_transformers_reads_otherwise_is_noticed(tmp_path, draw_gpt, small_tokenizer_file):
-    folder = tmp_path / "folder"
-    model = draw_gpt()
-    write_folder(folder, model, small_tokenizer_file)
-    # A token more that only Transformers knows of: it takes "def" out of the text before the merges see it.
-    config = folder / "tokenizer_config.json"
-    added = {"319": {"content": "def", "special": False, "lstrip": False, "rstrip": False, "single_word": False}}
-    content = json.loads(config.read_text()) | {"added_tokens_decoder": added}
-    config.write_text(json.dumps(content))
-    assert compare_with_transformers(folder, model, seed=1).texts_with_other_ids > 0
+def test_a_tokenizer_that_transformers_reads_otherwise_is_noticed(exported_folder, monkeypatch):
+    ours = Tokenizer.load(exported_folder / "tokenizer.json")
+    encode = ours.encode
+    monkeypatch.setattr(Tokenizer, "load", lambda path: ours)
+    monkeypatch.setattr(ours, "encode", lambda text: encode(text.replace("def ", "fed ")))
+    assert compare_with_transformers(exported_folder, read_folder(exported_folder), seed=1).texts_with_other_ids == 1

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from llm.errors import UserError
 from llm.export.huggingface import FILES
+from llm.text.tokenizer import Tokenizer
 from llm.train.checkpoint import save_model
 from stages.export import main
 
@@ -47,13 +48,12 @@ def test_a_second_run_writes_the_same_bytes(tmp_path, weights, small_tokenizer_f
         assert (tmp_path / "first/export" / name).read_bytes() == (tmp_path / "second/export" / name).read_bytes()
 
 
-def test_a_tokenizer_that_transformers_reads_otherwise_is_refused(tmp_path, weights, small_tokenizer_file):
-    content = json.loads(small_tokenizer_file.read_text())
-    content["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = True
-    changed = tmp_path / "tokenizer.json"
-    changed.write_text(json.dumps(content))
+def test_a_tokenizer_that_transformers_reads_otherwise_is_refused(tmp_path, weights, small_tokenizer_file, monkeypatch):
+    ours = Tokenizer.load(small_tokenizer_file)
+    monkeypatch.setattr(Tokenizer, "load", lambda path: ours)
+    monkeypatch.setattr(ours, "encode", lambda text: [7])
     with pytest.raises(UserError, match="5 texts with other ids") as caught:
-        _export(weights, changed, tmp_path / "out/export")
+        _export(weights, small_tokenizer_file, tmp_path / "out/export")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/export.json").exists()
 

@@ -77,9 +77,7 @@ def test_a_document_becomes_a_row_of_prepared_text(raw: Path, prepare: Prepare, 
     assert metrics["changed_by_normalising"] == {"documents": 1, "bytes": 5}
 
 
-def test_what_is_empty_double_or_no_text_is_dropped_and_counted(
-    raw: Path, prepare: Prepare, tmp_path: Path
-) -> None:
+def test_what_is_empty_double_or_no_text_is_dropped_and_counted(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
     write(raw, a="one\n", b="one\r\n", c="", d=" \n\t", e=b"\x89\xff\xfe\xd8\x00\x81", f="two\n", g="on\x00e\n")
     rows, metrics = prepare(shares())
     assert [row["text"] for row in rows["train"]] == ["one\n", "two\n"]
@@ -232,9 +230,7 @@ def test_an_untracked_file_is_read_with_a_warning_that_says_what_to_do(
     source = FilesSource(name="mine", kind="files", globs=["data/raw/*.txt"])
     corpus = run(prepare_params([source]), raw=raw)
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert warnings == [
-        "prepare: warning: data/raw/unknown.txt is not tracked, `dvc add` makes it part of the version"
-    ]
+    assert warnings == ["prepare: warning: data/raw/unknown.txt is not tracked, `dvc add` makes it part of the version"]
     assert read_table(corpus / "train.parquet").num_rows == 2
 
 

@@ -61,7 +61,13 @@ def test_the_tokenizer_has_seen_nothing_that_is_held_out(run: Callable[..., Path
 
 def test_the_same_corpus_gives_the_same_bytes(run: Callable[..., Path]) -> None:
     first, second = run(CORPUS, "first"), run(CORPUS, "second")
-    for name in ["tokenizer.json", "metrics.json", "report.md", "picture.svg", *(f"tokens/{split}.parquet" for split in SPLITS)]:
+    for name in [
+        "tokenizer.json",
+        "metrics.json",
+        "report.md",
+        "picture.svg",
+        *(f"tokens/{split}.parquet" for split in SPLITS),
+    ]:
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 

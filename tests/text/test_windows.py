@@ -49,9 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(folder: Path, batches: list[list[list[int]]], dtype: str = "<u2") -> np.ndarray:
     documents = [ids for batch in batches for ids in batch]
-    stream = StreamWriter(
-        folder / "train.npy", sum(len(ids) + 1 for ids in documents) + bool(documents), END, dtype
-    )
+    stream = StreamWriter(folder / "train.npy", sum(len(ids) + 1 for ids in documents) + bool(documents), END, dtype)
     for batch in batches:
         flat = np.array([id_ for ids in batch for id_ in ids], dtype=np.uint32)
         stream.add(flat, np.array([len(ids) for ids in batch], dtype=np.int64))

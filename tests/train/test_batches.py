@@ -14,9 +14,7 @@ PAD = 999
 
 def _windows(stream=STREAM, starts=STARTS, length=LENGTH, weight=1.0):
     n = len(starts)
-    return Windows(
-        stream, np.array(starts), np.full(n, length, dtype=np.int32), np.full(n, weight, dtype=np.float32)
-    )
+    return Windows(stream, np.array(starts), np.full(n, length, dtype=np.int32), np.full(n, weight, dtype=np.float32))
 
 
 def _batches(seed=1, batch_size=BATCH, segmentations=None):

@@ -6,6 +6,7 @@ import torch
 
 from llm.errors import UserError
 from llm.model.gpt import GPT
+from llm.text.windows import Windows
 from llm.train.batches import WindowBatches
 from llm.train.checkpoint import RunState
 from llm.train.language import LanguageLoss
@@ -32,7 +33,9 @@ class _Run:
         self.loss = LanguageLoss(self.model, machine, compiled=False)
         stream = np.arange(200, dtype=np.uint16) ** 2 % config.vocab_size
         starts = np.arange(0, 180, 5, dtype=np.int64)
-        self.batches = WindowBatches(stream, starts, config.context_length, 3, seed=1)
+        n, length = len(starts), config.context_length
+        windows = Windows(stream, starts, np.full(n, length, dtype=np.int32), np.ones(n, dtype=np.float32))
+        self.batches = WindowBatches([windows], length, 3, pad=0, seed=1)
         self.losses = []
         self.at_evals = []
 
