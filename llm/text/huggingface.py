@@ -60,7 +60,7 @@ def _check_column(source: HuggingFaceSource, columns: list[str]) -> None:
 
 def _document(source: HuggingFaceSource, path: str, text: object, max_document_bytes: int) -> RawDocument | Unreadable:
     def unreadable(reason: str, wanted: str, given: str, n_bytes: int = 0) -> Unreadable:
-        problem = f"source {source.name}: {path}: wanted {wanted} in the field {source.text_field}, given {given}"
+        problem = f"wanted {wanted} in the field {source.text_field}, given {given}"
         return Unreadable(source.name, path, reason, problem, n_bytes)
 
     if text is None:

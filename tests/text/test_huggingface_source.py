@@ -105,7 +105,7 @@ def test_a_row_without_text_is_named_and_the_others_are_read(tmp_path: Path) -> 
     first, null, missing, last = read(tmp_path)
     assert (first, last) == (RawDocument("mine", "train:1", "a"), RawDocument("mine", "train:4", "b"))
     assert null == Unreadable(
-        "mine", "train:2", "no_field", "source mine: train:2: wanted text in the field text, given nothing", 0
+        "mine", "train:2", "no_field", "wanted text in the field text, given nothing", 0
     )
     assert (missing.path, missing.reason) == ("train:3", "no_field")
 
@@ -113,7 +113,7 @@ def test_a_row_without_text_is_named_and_the_others_are_read(tmp_path: Path) -> 
 def test_what_is_no_string_is_no_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [["a"], ["b", "c"]]}), tmp_path / "data.parquet")
     assert [(row.path, row.reason) for row in read(tmp_path)] == [("train:1", "not_text"), ("train:2", "not_text")]
-    assert read(tmp_path)[0].problem == "source mine: train:1: wanted text in the field text, given list"
+    assert read(tmp_path)[0].problem == "wanted text in the field text, given list"
 
 
 def test_the_bound_counts_bytes_and_is_itself_allowed(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_bound_counts_bytes_and_is_itself_allowed(tmp_path: Path) -> None:
     fits, too_long, too = read(tmp_path, max_document_bytes=10)
     assert (fits.text, too.text) == ("é" * 5, "!" * 10)
     assert (too_long.reason, too_long.n_bytes) == ("too_long", 11)
-    assert too_long.problem == "source mine: train:2: wanted at most 10 bytes in the field text, given 11"
+    assert too_long.problem == "wanted at most 10 bytes in the field text, given 11"
 
 
 def test_rows_whose_columns_are_not_known_beforehand_are_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
