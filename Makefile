@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+EXTRAS := $(VENV)/.extras
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup repro test lint bench clean-scratch
+.PHONY: help setup extras repro test lint bench clean-scratch
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -17,13 +18,19 @@ $(READY): requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
+extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray
+
+$(EXTRAS): $(READY) requirements-extras.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-extras.lock
+	@touch $@
+
 repro: $(READY)  ## Run what has to run of the pipeline, then show what it came to
 	@python -m llm check
 	@if python -m llm library-changed metrics/prepare.json; then dvc repro --force --single-item prepare; fi
 	@dvc repro
 	@python -m llm summary
 
-test: $(READY)  ## Run all tests
+test: $(EXTRAS)  ## Run all tests
 	@python -m pytest
 
 lint: $(READY)  ## Check format, rules and types

@@ -41,6 +41,9 @@ def check_params(path: Path) -> Params:
         problems.append(
             f"evaluate.stride: wanted at most sample.context_length {context}, given {checked.evaluate.stride}"
         )
+    sources = [source.name for source in checked.prepare.sources]
+    for name in checked.sample.weights.keys() - set(sources):
+        problems.append(f"sample.weights.{name}: wanted the name of a source ({', '.join(sources)})")
     for name, task in checked.finetune.tasks.items():
         if not Path(task.data).suffix:
             problems.append(f"finetune.tasks.{name}.data: wanted a file, given {task.data}")

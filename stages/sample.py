@@ -16,10 +16,10 @@ from llm.text.params import SampleParams
 from llm.text.tables import SPLITS, iterate_batches, read_table, segmentation_names
 from llm.text.tokenizer import Tokenizer
 from llm.text.windows import (
+    StreamFile,
     StreamWriter,
     WindowsInfo,
     place_windows,
-    read_stream,
     read_windows,
     seen_shares,
     write_info,
@@ -70,7 +70,7 @@ def main(
     write_info(windows / "windows.json", info)
     found = {
         split: contamination(
-            read_stream(windows, "train"), read_stream(windows, split), encoder.end_of_text, sample.contamination_ngram
+            StreamFile(windows, "train"), StreamFile(windows, split), encoder.end_of_text, sample.contamination_ngram
         )
         for split in ("val", "test")
     }

@@ -49,6 +49,7 @@ def test_the_shipped_params_are_right() -> None:
         ("finetune.tasks.docstring.data", "data/rows", "finetune.tasks.docstring.data: wanted a file, given data/rows"),
         ("model.n_heads", 5, "model: wanted d_model divisible by n_heads, given d_model 192 and n_heads 5"),
         ("prepare.split.test", 0.97, "prepare.split: wanted val + test below 1, given 0.05 + 0.97"),
+        ("sample.weights", {"mine": 2.0}, "sample.weights.mine: wanted the name of a source (python)"),
         ("sample.strid", 1, "sample.strid: no such key"),
     ],
 )

@@ -4,7 +4,7 @@
     held out   0 1 6 7 8 0 5 6 0
     n = 3      1 6 7 ✗   6 7 8 ✓            found: 1 of 2, all of them in document 0
 
-Streams are memory-mapped (llm/text/windows.py) and read in chunks, so memory does not grow with the training text.
+Streams (llm/text/windows.py) are read in chunks, so memory does not grow with the training text.
 N-grams are compared by hashes of 64 bits: with 2 million held out and 10 billion in train, one run in a thousand finds
 an n-gram by chance.
 """
@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.text.windows import StreamFile
+
+Stream = NDArray[np.integer] | StreamFile  # what can be asked for its length and for slices
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
@@ -42,8 +45,8 @@ class Contamination:
 
 
 def contamination(
-    train: NDArray[np.integer],
-    held_out: NDArray[np.integer],
+    train: Stream,
+    held_out: Stream,
     end_of_text: int,
     ngram: int,
     most_hashes: int = 2_000_000,
@@ -67,7 +70,7 @@ def contamination(
     n_ngrams = int(np.maximum(np.diff(ends) - ngram, 0).sum())  # a document of ngram tokens, ngram + 1 from end to end
     sampled_bits = max(-(-n_ngrams // most_hashes) - 1, 0).bit_length()
 
-    def hashes(stream: NDArray[np.integer]) -> Iterator[tuple[Ints, Hashes]]:
+    def hashes(stream: Stream) -> Iterator[tuple[Ints, Hashes]]:
         return _ngram_hashes(stream, end_of_text, ngram, sampled_bits, chunk_tokens)
 
     wanted = np.unique(np.concatenate([np.zeros(0, np.uint64), *(keys for _, keys in hashes(held_out))]))
@@ -86,7 +89,7 @@ def contamination(
     return Contamination(ngrams, found, by_document, 1 << sampled_bits)
 
 
-def _ends(stream: NDArray[np.integer], end_of_text: int, chunk_tokens: int) -> Ints:
+def _ends(stream: Stream, end_of_text: int, chunk_tokens: int) -> Ints:
     """Where end_of_text stands: before the first document and after each."""
     chunks = range(0, len(stream), chunk_tokens)
     places = [start + np.flatnonzero(stream[start : start + chunk_tokens] == end_of_text) for start in chunks]
@@ -94,7 +97,7 @@ def _ends(stream: NDArray[np.integer], end_of_text: int, chunk_tokens: int) -> I
 
 
 def _ngram_hashes(
-    stream: NDArray[np.integer], end_of_text: int, ngram: int, sampled_bits: int, chunk_tokens: int
+    stream: Stream, end_of_text: int, ngram: int, sampled_bits: int, chunk_tokens: int
 ) -> Iterator[tuple[Ints, Hashes]]:
     """For each chunk the n-grams that start in it, none across end_of_text: where, and their hashes.
 

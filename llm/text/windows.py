@@ -183,6 +183,27 @@ def read_stream(folder: Path, name: str) -> NDArray[np.integer]:
         raise UserError(f"{path}: wanted a token stream, it is missing or no .npy file") from None
 
 
+class StreamFile:
+    """A stream on disk, read a slice at a time: unlike what is mapped, what was read takes no memory afterwards.
+
+    Slices have a start and an end and no step.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        stream = read_stream(folder, name)
+        self.dtype, self._n_tokens = stream.dtype, len(stream)
+        self._path = folder / f"{name}.npy"
+        self._header_bytes = self._path.stat().st_size - len(stream) * stream.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self._n_tokens
+
+    def __getitem__(self, places: slice) -> NDArray[np.integer]:
+        start, stop, _ = places.indices(self._n_tokens)
+        offset = self._header_bytes + start * self.dtype.itemsize
+        return np.fromfile(self._path, dtype=self.dtype, count=max(stop - start, 0), offset=offset)
+
+
 def read_windows(folder: Path, name: str) -> Windows:
     """The windows of a split or segmentation."""
     table = read_table(folder / f"{name}.parquet")

@@ -57,7 +57,11 @@ def write_good(raw: Path) -> dict[str, str]:
         archive.writestr("inner/x.txt", text_of("n.zip"))
         archive.writestr("inner/y.jsonl.gz", gzip.compress(json.dumps({"text": text_of("y in n.zip")}).encode()))
     write_tar(raw / "o.tar.gz", {"deep/z.txt": text_of("o.tar.gz").encode()})
-    members = {"n.zip/inner/x.txt": "n.zip", "n.zip/inner/y.jsonl.gz:1": "y in n.zip", "o.tar.gz/deep/z.txt": "o.tar.gz"}
+    members = {
+        "n.zip/inner/x.txt": "n.zip",
+        "n.zip/inner/y.jsonl.gz:1": "y in n.zip",
+        "o.tar.gz/deep/z.txt": "o.tar.gz",
+    }
     tables = {"j.jsonl:1": "row 1", "j.jsonl:2": "row 2", "k.csv:1": "k.csv", "l.tsv:1": "l.tsv"}
     return {name: name for name in plain} | members | tables | {"m.parquet:1": "m.parquet"}
 

@@ -104,9 +104,7 @@ def test_a_row_without_text_is_named_and_the_others_are_read(tmp_path: Path) -> 
     write_lines(tmp_path / "data.jsonl", [{"text": "a", "n": 1}, {"text": None, "n": 2}, {"n": 3}, {"text": "b"}])
     first, null, missing, last = read(tmp_path)
     assert (first, last) == (RawDocument("mine", "train:1", "a"), RawDocument("mine", "train:4", "b"))
-    assert null == Unreadable(
-        "mine", "train:2", "no_field", "wanted text in the field text, given nothing", 0
-    )
+    assert null == Unreadable("mine", "train:2", "no_field", "wanted text in the field text, given nothing", 0)
     assert (missing.path, missing.reason) == ("train:3", "no_field")
 
 

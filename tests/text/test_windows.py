@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llm.errors import UserError
 from llm.text.windows import (
+    StreamFile,
     StreamWriter,
     Windows,
     WindowsInfo,
@@ -73,6 +74,17 @@ def test_the_stream_is_every_document_in_order_with_an_end_before_and_after_each
     for ids in documents:
         expected += [*ids, END]
     assert write(folder, batches).tolist() == expected
+
+
+@given(batches=st.lists(DOCUMENTS, max_size=3), start=st.integers(0, 60), stop=st.integers(0, 60))
+def test_a_stream_file_gives_the_slices_of_the_stream(
+    folder: Path, batches: list[list[list[int]]], start: int, stop: int
+) -> None:
+    stream = write(folder, batches)
+    file = StreamFile(folder, "train")
+    assert len(file) == len(stream)
+    assert file[start:stop].tolist() == stream[start:stop].tolist()
+    assert file[start : start + 5].dtype == stream.dtype
 
 
 @pytest.mark.parametrize("dtype", ["<u2", "<u4"])
