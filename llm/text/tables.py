@@ -118,7 +118,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 def iterate_batches(path: Path, columns: list[str], batch_rows: int = 64) -> Iterator[pa.RecordBatch]:
     """A table a few rows at a time; UserError where the file is no such table."""
     try:
-        table = pq.ParquetFile(path)
+        table = pq.ParquetFile(path, pre_buffer=False)  # it would keep all that was read, to the end of the file
     except FileNotFoundError:
         raise UserError(f"{path}: wanted a Parquet table, there is none") from None
     except pa.ArrowInvalid as error:
