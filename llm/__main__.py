@@ -3,11 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm.errors import UserError
+
+if TYPE_CHECKING:
+    from llm.model.gpt import GPT
+    from llm.text.tokenizer import Tokenizer
 
 app = typer.Typer(
     help="Groundup: a language model from the ground up. `dvc repro` makes it; these look at it and use it.",
@@ -17,40 +21,86 @@ app = typer.Typer(
 )
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
+ModelFolder = Annotated[Path, typer.Option(help="A Hugging Face folder, or weights such as models/pretrained.")]
+TokenizerFile = Annotated[Path, typer.Option(help="The tokenizer.json of weights that come without one.")]
+EXPORT, TOKENIZER = Path("models/export"), Path("data/tokenizer/tokenizer.json")
 
 
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
-    model: Annotated[Path, typer.Option(help="A Hugging Face folder, such as models/export.")] = Path("models/export"),
+    model: ModelFolder = EXPORT,
+    tokenizer: TokenizerFile = TOKENIZER,
     max_tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=1, help="Draw among the so many likeliest tokens.")] = 50,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw among the likeliest that are this probable together.")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw among those this share as probable as the likeliest.")
+    ] = None,
+    repetition_penalty: Annotated[float, typer.Option(min=1, help="Above 1 what was read is less likely.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same text.")] = 1,
 ) -> None:
     """Continue a text."""
     import torch
 
-    from llm.export.huggingface import read_folder
     from llm.model.generate import generate as continue_ids
-    from llm.model.generate import greedy, sampler
-    from llm.text.tokenizer import Tokenizer
+    from llm.model.generate import greedy, sampler, stream_text
 
-    gpt = read_folder(model)
-    tokenizer = Tokenizer.load(model / "tokenizer.json")
-    choose = sampler(temperature, top_k, torch.Generator().manual_seed(seed)) if temperature else greedy
-    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    if stop and not all(stop):
+        raise UserError("--stop: wanted a text, given an empty one")
+    gpt, tokens = _load(model, tokenizer)
+    drawn = torch.Generator().manual_seed(seed)
+    choose = sampler(temperature, top_k, drawn, top_p, min_p) if temperature else greedy
+    ids = [tokens.end_of_text, *tokens.encode(prompt)]
+    ends = frozenset({tokens.end_of_text})
     sys.stdout.write(prompt)
-    written, shown = [], ""
-    for token in continue_ids(gpt, ids, max_tokens, choose, stop=frozenset({tokenizer.end_of_text})):
-        written.append(token)
-        text = tokenizer.decode(written)
-        # A character may be split over tokens: its bytes are held back until they are whole.
-        if not text.endswith("\ufffd"):
-            sys.stdout.write(text[len(shown) :])
-            sys.stdout.flush()
-            shown = text
-    sys.stdout.write(tokenizer.decode(written)[len(shown) :] + "\n")
+    for piece in stream_text(
+        continue_ids(gpt, ids, max_tokens, choose, ends, repetition_penalty), tokens.decode, tuple(stop or ())
+    ):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+@app.command()
+def neighbours(
+    word: Annotated[str, typer.Argument(help="A word, with its capitals.")],
+    model: ModelFolder = EXPORT,
+    tokenizer: TokenizerFile = TOKENIZER,
+    top: Annotated[int, typer.Option(min=1, help="How many.")] = 10,
+) -> None:
+    """List the tokens whose learned embeddings are nearest to a word's, by cosine."""
+    from llm.model.embeddings import nearest
+
+    if not word:
+        raise UserError("WORD: wanted a text, given an empty one")
+    gpt, tokens = _load(model, tokenizer)
+    # A word in the middle of a text mostly begins with its space: that is another token, with another row.
+    spelled = [tokens.encode(text) for text in (word, f" {word}")]
+    found = list(dict.fromkeys(ids[0] for ids in spelled if len(ids) == 1))
+    if not found:
+        parts = " ".join(repr(tokens.decode([token])) for token in spelled[0])
+        typer.echo(f"{word!r} is {len(spelled[0])} tokens: {parts}; the neighbours are of the last one")
+        found = spelled[0][-1:]
+    for token in found:
+        typer.echo(f"{tokens.decode([token])!r}, id {token}")
+        for other, cosine in nearest(gpt.embedding.weight.detach(), token, top):
+            typer.echo(f"  {cosine:6.3f}  {tokens.decode([other])!r}")
+
+
+def _load(model: Path, tokenizer: Path) -> "tuple[GPT, Tokenizer]":
+    """The model of a folder, and its tokenizer. Our own weights stand there without one."""
+    from llm.export.huggingface import read_folder
+    from llm.text.tokenizer import Tokenizer
+    from llm.train.checkpoint import load_model
+
+    if (model / "tokenizer.json").exists() or not (model / "model.safetensors").exists():
+        return read_folder(model), Tokenizer.load(model / "tokenizer.json")
+    return load_model(model), Tokenizer.load(tokenizer)
 
 
 @app.command()
@@ -74,6 +124,19 @@ def windows(
     typer.echo(f"{split}: {len(wanted.starts):,} windows of up to {context} tokens, stride {stride}")
     typer.echo(f"window {window} begins at token {wanted.starts[window]:,} of {len(wanted.stream):,}")
     typer.echo("\n".join(window_rows(wanted, window, show, Tokenizer.load(tokenizer))))
+
+
+@app.command()
+def compare_models(
+    folders: Annotated[list[Path], typer.Argument(help="Local Hugging Face folders of causal language models.")],
+    text: Annotated[Path, typer.Option(help="A corpus table.")] = Path("data/corpus/test.parquet"),
+    max_bytes: Annotated[int | None, typer.Option(min=1, help="Score so many bytes of it at most.")] = None,
+) -> None:
+    """Bits per byte of several models on the same text, each with its own tokenizer."""
+    from llm.evaluate.compare import compare, read_texts
+    from llm.runtime import Machine
+
+    typer.echo(compare(folders, read_texts(text, max_bytes), Machine.find()))
 
 
 @app.command()

@@ -39,7 +39,10 @@ def main(
 ) -> None:
     """Score all of val and test, each token once; an empty split is left out."""
     machine = Machine.find()
+    machine.keep_memory()
     model = load_model(weights).to(machine.device)
+    if model.sees_the_future:
+        print(f"evaluate: warning: {model.config.attention} attention sees what it predicts", file=sys.stderr)
     info = read_info(windows)
     report = {}
     for split in ("val", "test"):
@@ -55,7 +58,7 @@ def main(
             report[split] = summarise(losses, info.n_bytes[split])
     if not info.lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
-    stage.write_json(metrics, {**report, "lossless_tokens": info.lossless, "matmul_dtype": machine.matmul_dtype})
+    stage.write_json(metrics, {**report, "lossless_tokens": info.lossless, "sees_the_future": model.sees_the_future, "matmul_dtype": machine.matmul_dtype})
     rivals = json.loads(baselines.read_text(encoding="utf-8"))
     shown = "test" if "test" in report else "val"
     values = {"model": report[shown]["bits_per_byte"], **rivals[shown]} if report else {}

@@ -1,24 +1,42 @@
 """Token windows → the weights of a language model, and its learning curve."""
 
-import csv
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import torch
+from torch import Tensor
 
 from llm import stage
 from llm.errors import UserError
 from llm.model.config import ModelConfig, ModelParams
-from llm.model.gpt import GPT
+from llm.model.generate import generate, greedy
+from llm.model.gpt import GPT, uniform_loss
 from llm.plots import draw_curve
-from llm.runtime import Machine
+from llm.runtime import Machine, matmul_peak, memory_advice
 from llm.stage import Input, Output, Param, Scratch, Seed
+from llm.text.tokenizer import Tokenizer
 from llm.text.windows import Windows, read_info, read_windows
 from llm.train.batches import WindowBatches, take_windows
 from llm.train.checkpoint import RunState, save_model
-from llm.train.language import LanguageLoss, pays_to_compile
-from llm.train.loop import Curve, Plan, train
+from llm.train.curve import write_curve
+from llm.train.language import LanguageLoss, pays_to_compile, split_loss
+from llm.train.launch import launch
+from llm.train.loop import Plan, train
+from llm.train.parallel import (
+    is_main,
+    n_processes,
+    own_rows,
+    own_turns,
+    rank,
+    refuse_if_nodes_differ,
+    sum_over_processes,
+)
 from llm.train.params import PretrainParams
+from llm.train.sharded import ShardedLoss, unsharded
+
+SAMPLE_TOKENS = 60
 
 
 def main(
@@ -26,70 +44,128 @@ def main(
     pretrain: Annotated[PretrainParams, Param("pretrain")],
     seed: Seed,
     windows: Input,
+    tokenizer: Input,
     weights: Output,
     metrics: Output,
     curve: Output,
     picture: Output,
     scratch: Scratch,
 ) -> None:
-    """Train from fresh weights for `pretrain.max_steps` steps; write `weights` (a folder), curve and metrics."""
+    """Train from fresh weights for `pretrain.max_steps` steps; write `weights` (a folder), curve and metrics.
+
+    With NPROC processes, or on more nodes, as `llm.train.launch` reads it from the environment.
+    """
+    if not launch(_train, model, pretrain, seed, windows, tokenizer, weights, metrics, curve, picture, scratch):
+        print("pretrain: this node is done; node 0 has the outputs", file=sys.stderr)
+        sys.exit(0)
+
+
+def _train(
+    model: ModelParams,
+    pretrain: PretrainParams,
+    seed: int,
+    windows: Path,
+    tokenizer: Path,
+    weights: Path,
+    metrics: Path,
+    curve: Path,
+    picture: Path,
+    scratch: Path,
+) -> None:
+    """What one process does; the first one writes."""
     machine = Machine.find()
     machine.keep_memory()
     info = read_info(windows)
     batch, length = pretrain.batch_size, info.context_length
-    text = read_windows(windows, "train")
-    if not len(text.starts):
-        raise UserError(
-            f"sample.context_length: wanted a training text of more than {length} tokens, given {len(text.stream)}"
-        )
-    if not text.weights.any():
-        raise UserError("sample.weights: wanted a source to train on, given 0 for each one that train has")
+    text = _training_text(windows, length)
+    refuse_if_nodes_differ(
+        model=model, pretrain=pretrain, seed=seed, windows=(info, len(text.stream), len(text.starts))
+    )
     config = ModelConfig(**model.model_dump(), vocab_size=info.vocab_size, context_length=length)
-    gpt = GPT(config, torch.Generator().manual_seed(seed)).to(machine.device)
     batches = WindowBatches([text], length, batch, info.pad, seed)
     dropped = [read_windows(windows, name) for name in info.segmentations]
     before = WindowBatches(dropped, length, batch, info.pad, seed) if dropped else batches
     clean_from = round(pretrain.max_steps * (1 - pretrain.clean_share)) if dropped else 0
-    work = float(gpt.flops_per_token()) * batch * length * pretrain.max_steps
+    micro = _micro_batch_size(pretrain)
+    n_parts = batch // micro
+    checks = _validation_batches(read_windows(windows, "val"), length, batch, info.pad, pretrain.eval_windows)
+    if pretrain.stop_after_evals and not checks:
+        raise UserError("pretrain.stop_after_evals: wanted held-out text (prepare.split.val) to stop by, given none")
+    reader = Tokenizer.load(tokenizer)
 
-    def batch_at(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch_at(step: int) -> tuple[Tensor, Tensor]:
         return before.at(step) if step < clean_from else batches.at(step - clean_from)
 
-    loss = LanguageLoss(gpt, machine, pays_to_compile(pretrain.compile, work, machine))
-    checks = _validation_batches(read_windows(windows, "val"), length, batch, info.pad, pretrain.eval_windows)
+    with memory_advice(_less_memory(micro, batch // n_processes(), length)):
+        gpt = GPT(config, torch.Generator().manual_seed(seed))
+        flops = float(gpt.flops_per_token()) * batch * length
+        if machine.sharded:
+            loss: LanguageLoss = ShardedLoss(gpt, machine)
+        else:
+            compiled = pays_to_compile(pretrain.compile, flops * pretrain.max_steps / n_processes(), machine)
+            loss = LanguageLoss(gpt.to(machine.device), machine, compiled)
+        if gpt.sees_the_future:
+            print("pretrain: this model sees the tokens that it is to tell: its losses mean nothing", file=sys.stderr)
+        peak = sum_over_processes(matmul_peak(machine))
+        print(f"pretrain: matrix products reach {peak / 1e9:,.0f} GFLOP/s here, MFU is of that", file=sys.stderr)
 
-    def val_loss() -> float:
-        # Gradients stay on, though nobody asks for them: without, the graph would be compiled once more.
-        return sum(loss(*check).item() for check in checks) / len(checks)
+        can_write = not (gpt.sees_the_future or machine.sharded)
 
-    learned = train(
-        gpt,
-        step_loss=lambda step: loss(*batch_at(step)),
-        val_loss=val_loss if checks else None,
-        plan=Plan(
-            n_steps=pretrain.max_steps,
-            optimizer=pretrain.optimizer,
-            schedule=pretrain.schedule,
-            eval_every_steps=pretrain.eval_every_steps,
-            checkpoint_every_steps=pretrain.checkpoint_every_steps,
-            keep=pretrain.keep,
-            tokens_per_step=batch * length,
-            label="pretrain",
-        ),
-        machine=machine,
-        state=RunState(scratch / machine.key()),
-    )
+        def step_losses(step: int) -> Iterator[Tensor]:
+            # Each part of a batch drops other elements, whichever process has it.
+            first = step * n_parts + rank() * n_parts // n_processes()
+            ids, target, share = own_rows(*batch_at(step))
+            for part in split_loss(loss, ids, target, micro, lambda part: gpt.dropout_keys(seed, first + part)):
+                yield part * share
+
+        def val_loss() -> float:
+            # Gradients stay on, though nobody asks for them: without, the graph would be compiled once more.
+            own = sum(
+                part.item() * counts for check, counts in own_turns(checks) for part in split_loss(loss, *check, micro)
+            )
+            return sum_over_processes(own) / len(checks)
+
+        learned = train(
+            gpt,
+            step_losses=step_losses,
+            val_loss=val_loss if checks else None,
+            plan=Plan(
+                n_steps=pretrain.max_steps,
+                optimizer=pretrain.optimizer,
+                schedule=pretrain.schedule,
+                eval_every_steps=pretrain.eval_every_steps,
+                checkpoint_every_steps=pretrain.checkpoint_every_steps,
+                keep=pretrain.keep,
+                average=pretrain.average,
+                average_share=pretrain.average_share,
+                stop_after_evals=pretrain.stop_after_evals,
+                uniform_loss=uniform_loss(info.vocab_size),
+                advice=_calmer(pretrain),
+                tokens_per_step=batch * length,
+                flops_per_step=flops,
+                peak_flops=peak,
+                label="pretrain",
+            ),
+            machine=machine,
+            state=RunState(scratch / machine.key()) if is_main() else None,
+            sample=(lambda: _sample(gpt, reader)) if can_write and is_main() else None,
+        )
+    if machine.sharded:
+        gpt = unsharded(gpt)
+    if not is_main():
+        return
     save_model(weights, gpt)
-    _write_curve(curve, learned)
+    write_curve(curve, learned.rows)
     draw_curve(learned.rows, "pretraining", picture)
     kept = learned.best() if pretrain.keep == "best" else learned.rows[-1]
+    n_steps = int(learned.rows[-1]["step"])
     stage.write_json(
         metrics,
         {
             "parameters": gpt.n_parameters(),
             "flops_per_token": gpt.flops_per_token(),
-            "tokens_seen": pretrain.max_steps * batch * length,
-            "epochs": round(before.epochs(clean_from) + batches.epochs(pretrain.max_steps - clean_from), 3),
+            "tokens_seen": n_steps * batch * length,
+            "epochs": round(before.epochs(min(n_steps, clean_from)) + batches.epochs(max(n_steps - clean_from, 0)), 3),
             "kept_step": kept["step"],
             "train_loss": kept["train_loss"],
             **({"val_loss": kept["val_loss"]} if "val_loss" in kept else {}),
@@ -98,9 +174,47 @@ def main(
     )
 
 
-def _validation_batches(
-    windows: Windows, length: int, batch: int, pad: int, most: int
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _training_text(windows: Path, length: int) -> Windows:
+    text = read_windows(windows, "train")
+    if not len(text.starts):
+        raise UserError(
+            f"sample.context_length: wanted a training text of more than {length} tokens, given {len(text.stream)}"
+        )
+    if not text.weights.any():
+        raise UserError("sample.weights: wanted a source to train on, given 0 for each one that train has")
+    return text
+
+
+def _micro_batch_size(pretrain: PretrainParams) -> int:
+    """How many rows go through the model at once; a batch is so many of them in each process."""
+    micro = pretrain.micro_batch_size or max(1, pretrain.batch_size // n_processes())
+    if pretrain.batch_size % (n_processes() * micro):
+        rows = f"micro_batch_size {micro} x " if pretrain.micro_batch_size else ""
+        raise UserError(
+            f"pretrain.batch_size: wanted a multiple of {rows}{n_processes()} processes, given {pretrain.batch_size}"
+        )
+    return micro
+
+
+def _sample(gpt: GPT, tokenizer: Tokenizer) -> str:
+    """What the model writes after <|endoftext|>, the likeliest token each time: nothing is drawn."""
+    end = tokenizer.end_of_text
+    return tokenizer.decode(generate(gpt, [end], SAMPLE_TOKENS, greedy, stop=frozenset({end})))
+
+
+def _calmer(pretrain: PretrainParams) -> str:
+    rates = {"muon": ["muon_rate", "adamw_rate"], "adamw": ["adamw_rate"]}[pretrain.optimizer.kind]
+    given = " and ".join(f"pretrain.optimizer.{name} {getattr(pretrain.optimizer, name)}" for name in rates)
+    return f"half of {given}, or more than {pretrain.schedule.warmup_steps} pretrain.schedule.warmup_steps"
+
+
+def _less_memory(micro: int, batch: int, length: int) -> str:
+    divisors = [size for size in range(1, micro // 2 + 1) if batch % size == 0]
+    shorter = f"a shorter sample.context_length than {length}"
+    return f"try pretrain.micro_batch_size {divisors[-1]}, or {shorter}" if divisors else f"try {shorter}"
+
+
+def _validation_batches(windows: Windows, length: int, batch: int, pad: int, most: int) -> list[tuple[Tensor, Tensor]]:
     """Up to `most` windows, evenly spread over val, in batches of the training's shape; none of an empty val.
 
     What fills no batch is left out, unless there is not even one: then the batch is a smaller one.
@@ -112,14 +226,6 @@ def _validation_batches(
     count = min(most, n_windows) // size * size
     chosen = [(windows, place * n_windows // count) for place in range(count)]
     return [take_windows(chosen[at : at + size], length, pad) for at in range(0, count, size)]
-
-
-def _write_curve(path: Path, curve: Curve) -> None:
-    columns = ["step", "train_loss", "val_loss", "rate"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(curve.rows)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def draw_gpt() -> Callable:
 
     def draw(seed: int = 0, **shape: object) -> GPT:
         values = {"family": "qwen3", "d_model": 24, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_ff": 40}
+        values |= {"attention": "grouped", "positions": None, "dropout": 0.0}
         values |= {"rope_theta": 10000.0, "norm_eps": 1e-6, "tie_embeddings": True}
         gpt = GPT(ModelConfig(**(values | {"vocab_size": 320, "context_length": 48} | shape)))
         generator = torch.Generator().manual_seed(seed)
@@ -74,11 +75,14 @@ def config() -> object:
 
     return ModelConfig(
         family="qwen3",
+        attention="grouped",
+        positions=None,
         d_model=60,
         n_layers=2,
         n_heads=6,
         n_kv_heads=3,
         d_ff=43,
+        dropout=0.0,
         rope_theta=1000.0,
         norm_eps=1e-6,
         tie_embeddings=False,

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from llm import __main__ as command_line
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"generate", "check", "preset", "library-changed", "summary", "windows"}
+COMMANDS = {"generate", "neighbours", "check", "preset", "library-changed", "summary", "windows", "compare-models"}
 
 
 def _run(*words: object) -> str:
@@ -110,6 +110,64 @@ def test_a_longer_text_begins_with_the_shorter_one(exported_folder):
     short, long = _run(*words, 10), _run(*words, 70)
     assert long.startswith(short.rstrip("\n").rstrip("\ufffd"))
     assert len(long) > len(short)
+
+
+def test_generate_ends_before_a_stop_string(exported_folder):
+    words = ("generate", "The river", "--model", exported_folder, "--max-tokens", 30, "--seed", 3)
+    new = _run(*words).removeprefix("The river").rstrip("\n")
+    stop = new[9:12]
+    assert _run(*words, "--stop", "nowhere to be found", "--stop", stop) == f"The river{new[: new.index(stop)]}\n"
+
+
+@pytest.mark.parametrize(
+    "option", [("--top-k", 2), ("--top-p", 0.5), ("--min-p", 0.5), ("--repetition-penalty", 3), ("--temperature", 2)]
+)
+def test_every_way_of_drawing_changes_the_text_and_not_from_run_to_run(exported_folder, option):
+    words = ("generate", "The river", "--model", exported_folder, "--max-tokens", 30)
+    assert _run(*words, *option) == _run(*words, *option) != _run(*words)
+
+
+def test_a_model_that_cannot_be_exported_generates_from_its_weights(tmp_path, draw_gpt, small_tokenizer_file):
+    from llm.train.checkpoint import save_model
+
+    for name, shape in {"gru": {"family": "gru"}, "looks ahead": {"attention": "trainable"}}.items():
+        save_model(tmp_path / name, draw_gpt(**shape))
+        words = ("--model", tmp_path / name, "--tokenizer", small_tokenizer_file, "--max-tokens", 60)
+        assert len(_run("generate", "The river", *words)) > len("The river\n")
+
+
+def test_generate_refuses_an_empty_stop_string(refuse, exported_folder):
+    assert "--stop: wanted a text" in refuse("generate", "The", "--model", exported_folder, "--stop", "")
+
+
+def test_neighbours_lists_the_nearest_embeddings_of_a_word_with_and_without_its_space(
+    exported_folder, small_tokenizer_file
+):
+    from llm.export.huggingface import read_folder
+    from llm.model.embeddings import nearest
+    from llm.text.tokenizer import Tokenizer
+
+    tokenizer, embedding = Tokenizer.load(small_tokenizer_file), read_folder(exported_folder).embedding.weight.detach()
+    assert [len(tokenizer.encode(text)) for text in ("a", " a", "name", " name")] == [1, 2, 1, 1]
+    for word, spelled in (("a", ["a"]), ("name", ["name", " name"])):
+        expected = []
+        for text in spelled:
+            token = tokenizer.encode(text)[0]
+            expected.append(f"{text!r}, id {token}")
+            near = nearest(embedding, token, 3)
+            expected += [f"  {cosine:6.3f}  {tokenizer.decode([other])!r}" for other, cosine in near]
+        assert _run("neighbours", word, "--model", exported_folder, "--top", 3).splitlines() == expected
+
+
+def test_neighbours_of_a_word_of_several_tokens_are_those_of_the_last_and_it_says_so(exported_folder):
+    lines = _run("neighbours", "zebra", "--model", exported_folder).splitlines()
+    assert lines[0] == "'zebra' is 5 tokens: 'z' 'e' 'b' 'r' 'a'; the neighbours are of the last one"
+    assert lines[1:] == _run("neighbours", "a", "--model", exported_folder).splitlines()
+    assert len(lines) == 12
+
+
+def test_neighbours_refuses_an_empty_word(refuse, exported_folder):
+    assert "WORD: wanted a text" in refuse("neighbours", "", "--model", exported_folder)
 
 
 def test_generate_names_a_folder_that_is_no_model(refuse, tmp_path):

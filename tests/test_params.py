@@ -32,6 +32,9 @@ MODEL = {
     "rope_theta": 10000.0,
     "norm_eps": 1e-6,
     "tie_embeddings": True,
+    "attention": "grouped",
+    "positions": None,
+    "dropout": 0.0,
 }
 PREPARE = {
     "sources": [{"name": "books", "kind": "files", "globs": ["data/raw/*.txt"]}],

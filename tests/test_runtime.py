@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from llm import runtime
 from llm.errors import UserError
-from llm.runtime import Machine
+from llm.runtime import Machine, matmul_peak, memory_advice
 
 MACHINE = Machine("cpu", "float32", threads=1, compiler=False, torch_version="any")
 
@@ -71,3 +72,36 @@ def test_the_key_names_one_setting_and_no_other(other):
 
 def test_a_description_holds_the_whole_setting_and_survives_json():
     assert Machine(**json.loads(json.dumps(MACHINE.describe()))) == MACHINE
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_peak_is_that_of_the_best_product_and_nothing_random_is_touched(monkeypatch, dtype):
+    # When it begins, when each product begins and ends, when the time is up.
+    clock = iter([0.0, 0.0, 0.2, 0.2, 0.25, 0.25, 0.4, 0.4])
+    monkeypatch.setattr(runtime.time, "perf_counter", lambda: next(clock))
+    before = torch.get_rng_state()
+    assert matmul_peak(replace(MACHINE, matmul_dtype=dtype)) == pytest.approx(2 * 1024**3 / 0.05)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def _too_large():
+    return torch.empty(2**60, dtype=torch.uint8)
+
+
+def _cuda_is_full():
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+
+def _python_is_full():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fill", [_too_large, _cuda_is_full, _python_is_full])
+def test_an_exhausted_memory_gets_advice_in_one_line(fill):
+    with pytest.raises(UserError, match=r"^out of memory; try less$"), memory_advice("try less"):
+        fill()
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="another"), memory_advice("try less"):
+        raise RuntimeError("another")

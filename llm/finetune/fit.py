@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from llm.finetune.params import TrainingParams
 from llm.runtime import Machine
 from llm.train.checkpoint import RunState
-from llm.train.loop import Curve, Plan, train
+from llm.train.curve import Curve
+from llm.train.loop import Plan, train
 from llm.train.params import OptimizerParams, ScheduleParams
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -49,23 +50,28 @@ def fit(
         plan = Plan(
             n_steps=steps,
             optimizer=OptimizerParams(
-                matrix_rate=rate,
-                other_rate=rate * training.other_rate_ratio,
+                kind="muon",
+                muon_rate=rate,
+                adamw_rate=rate * training.other_rate_ratio,
                 weight_decay=training.weight_decay,
                 clip_norm=training.clip_norm,
             ),
             schedule=ScheduleParams(
-                warmup_steps=round(steps * training.warmup_share), decay_share=training.decay_share
+                kind="wsd",
+                warmup_steps=round(steps * training.warmup_share),
+                decay_share=training.decay_share,
+                final_share=0.0,
             ),
             eval_every_steps=max(1, steps // training.evals),
             checkpoint_every_steps=50,
             keep="best",
-            label=f"{label} {name}",
+            advice="lower training.rates or a larger training.warmup_share",
+            label=f"{label} {name}".strip(),
         )
         state = RunState(scratch / machine.key() / f"{label} {name}".replace(" ", "-"))
         curve = train(
             model,
-            lambda step: step_loss(model, step),
+            lambda step: [step_loss(model, step)],
             lambda: val_loss(model),
             plan,
             machine,

@@ -1,8 +1,14 @@
-"""Attention: every position gathers what it needs from the positions before it.
+"""Attention: every position gathers what it needs from the others. A ladder of five rungs, each one idea more.
 
-In: hidden states (B, T, D). Out: the same shape. The mathematics stands in free functions; the module at the
-end owns the weights and nothing else. Letters in names and comments: B sequences, T positions, D model width,
-H query heads, K key/value heads, G = H / K query heads that share one, C head width.
+    simplified  →  trainable  →  causal  →  multi-head  →  grouped
+    dot products   weights       no future   several views   shared keys
+
+In: hidden states (B, T, D). Out: the same shape. The mathematics stands in free functions, to be read from the top;
+the modules at the end own the weights and nothing else. Scores are dot products, attention weights are their
+softmax. "Self" says that queries, keys and values are all made from the same text.
+
+Letters in names and comments: B sequences, T positions that ask, S positions that are asked (the T are the last of
+the S), D model width, H query heads, K key/value heads, G = H / K query heads that share one, C head width.
 """
 
 import math
@@ -11,70 +17,165 @@ import torch
 from torch import Tensor, nn
 
 from llm.model.config import ModelConfig
-from llm.model.layers import Linear, RMSNorm
+from llm.model.dropout import dropout
+from llm.model.layers import NORMS, Linear
+from llm.model.positions import rotate
+
+Rotation = tuple[Tensor, Tensor]
+Kept = tuple[Tensor, ...]
 
 
-def rope_table(context_length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions, each (T, C) float32, for the half-split layout.
+def simplified_attention(x: Tensor) -> Tensor:
+    """Each position becomes an average of all, weighted by how alike they are. x (..., T, D) → the same shape.
 
-    Pair i of a head is turned by position · theta^(-2i/C) (Su et al. 2021, RoFormer, arXiv:2104.09864). The
-    pairs are (i, i + C/2), as in Llama's and Qwen's published weights, not (2i, 2i + 1) as in the paper.
+    There is nothing to learn in it, and every position sees the whole text, the future too. A dot product of D terms
+    grows with D, so it is divided by √D (Vaswani et al. 2017, arXiv:1706.03762): else a position of a wide x is so
+    much more like itself than like any other that it would see itself alone.
     """
-    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angle = torch.outer(torch.arange(context_length, dtype=torch.float64), frequency)
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos().float(), angle.sin().float()
+    return _softmax(_scores(x, x), x.dtype) @ x
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each head's pairs by their position's angle. x (..., T, C); cos and sin (T, C); same shape out."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
+def self_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Trainable: what is asked, what answers and what is handed over are three learned maps of the same text.
+
+    q (..., T, C), k and v (..., S, C) → (..., T, C). With q = k = v it is the rung below. It still sees the future.
+    """
+    return _softmax(_scores(q, k), v.dtype) @ v
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention of grouped queries. q (B, H, T, C), k and v (B, K, S, C) → (B, H, T, C).
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, mask: Tensor | None = None) -> Tensor:
+    """A position reads itself and what stands before it; training may drop a share `rate` of the attention weights.
 
-    The T queries stand at the last T of the S positions, so the same function serves training (T = S) and
-    generation with cached keys (T < S). Query head h reads key/value head h // G.
+    q (..., T, C), k and v (..., S, C) → (..., T, C). A hidden score is -∞, its weight exactly 0. `mask` is
+    what `dropout` takes.
+    """
+    weights = _softmax(_hide_future(_scores(q, k)), v.dtype)
+    return dropout(weights, rate, mask) @ v
+
+
+def split_heads(x: Tensor, n_heads: int) -> Tensor:
+    """(B, T, H · C) → (B, H, T, C): each head has its own slice of the width."""
+    B, T, width = x.shape
+    return x.view(B, T, n_heads, width // n_heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, T, C) → (B, T, H · C): the heads' slices side by side again."""
+    B, H, T, C = x.shape
+    return x.transpose(1, 2).reshape(B, T, H * C)
+
+
+def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, mask: Tensor | None = None) -> Tensor:
+    """H causal attentions at once, each on its own slice of the width, so that each may look for something else.
+
+    q (B, H, T, C), k and v (B, H, S, C) → (B, H, T, C). The head axis is one more axis that is not mixed, like
+    the batch; so the code is that of one head, and the news is in `split_heads` and `merge_heads`.
+    """
+    assert q.shape[1] == k.shape[1] == v.shape[1]
+    return causal_attention(q, k, v, rate, mask)
+
+
+def grouped_query_attention(q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, mask: Tensor | None = None) -> Tensor:
+    """Query head h reads key/value head h // G (Ainslie et al. 2023, arXiv:2305.13245): fewer keys to keep.
+
+    q (B, H, T, C), k and v (B, K, S, C) → (B, H, T, C). The same function serves training (T = S) and generation
+    with kept keys (T < S).
     """
     B, H, T, C = q.shape
     K, S = k.shape[1], k.shape[2]
     # All the queries that share a key head become rows of one product: no copy of k or v is made.
-    score = q.reshape(B, K, H // K * T, C) @ k.transpose(-2, -1)
-    future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
-    score = score.view(B, K, H // K, T, S).float() / math.sqrt(C)
-    # Softmax in float32: bfloat16 keeps 8 bits, too few to add up a context of small shares.
-    share = score.masked_fill(future, float("-inf")).softmax(dim=-1).to(v.dtype)
-    return (share.view(B, K, H // K * T, S) @ v).view(B, H, T, C)
+    scores = q.reshape(B, K, H // K * T, C) @ k.transpose(-2, -1)
+    scores = scores.view(B, K, H // K, T, S).float() / math.sqrt(C)
+    weights = dropout(_softmax(_hide_future(scores), v.dtype), rate, mask)
+    return (weights.view(B, K, H // K * T, S) @ v).view(B, H, T, C)
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    return (q @ k.mT).float() / math.sqrt(q.shape[-1])
+
+
+def _hide_future(scores: Tensor) -> Tensor:
+    """(..., T, S), -∞ where the asked position comes after the one that asks."""
+    T, S = scores.shape[-2:]
+    if T == 1:  # the last position has no future
+        return scores
+    future = torch.ones(T, S, dtype=torch.bool, device=scores.device).triu(S - T + 1)
+    return scores.masked_fill(future, float("-inf"))
+
+
+def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    # In float32: bfloat16 keeps 8 bits, too few to add up a context of small weights.
+    return scores.float().softmax(dim=-1).to(dtype)
+
+
+CAUSAL = {
+    "causal": causal_attention,
+    "multi_head": multi_head_attention,
+    "grouped": grouped_query_attention,
+}
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with RMS-normalised queries and keys, and rotary positions (Qwen3's shape)."""
+    """The learned maps around one rung: from hidden states to queries, keys and values, and back.
+
+    The family decides on biases and on RMS-normalised queries and keys (Henry et al. 2020, arXiv:2010.04245).
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
-        self.query = Linear(config.d_model, config.n_heads * config.head_dim)
-        self.key = Linear(config.d_model, config.n_kv_heads * config.head_dim)
-        self.value = Linear(config.d_model, config.n_kv_heads * config.head_dim)
-        self.out = Linear(config.n_heads * config.head_dim, config.d_model)
-        self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
-        self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.rung, self.dropout, bias = config.attention, config.dropout, config.parts.bias
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_query_heads, config.n_key_heads, config.head_dim
+        self.query = Linear(config.d_model, self.n_heads * self.head_dim, bias)
+        self.key = Linear(config.d_model, self.n_kv_heads * self.head_dim, bias)
+        self.value = Linear(config.d_model, self.n_kv_heads * self.head_dim, bias)
+        self.out = Linear(self.n_heads * self.head_dim, config.d_model, bias)
+        norm = NORMS[config.parts.norm]
+        self.query_norm = norm(self.head_dim, config.norm_eps) if config.parts.qk_norm else nn.Identity()
+        self.key_norm = norm(self.head_dim, config.norm_eps) if config.parts.qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Take x (B, T, D), cos and sin (T, C) of these positions, past keys and values (B, K, P, C) each.
+        self, x: Tensor, rotation: Rotation | None, start: int = 0, past: Kept = (), mask: Tensor | None = None
+    ) -> tuple[Tensor, Kept]:
+        """Take x (B, T, D), RoPE's cos and sin (T, C) of these positions, and what is kept of the `start` before.
 
-        Returns the attention's output (B, T, D) and the keys and values of all P + T positions.
+        Returns the attention's output (B, T, D), and the keys and values of all positions up to now, (B, K, room,
+        C) each. `mask` is dropout's.
         """
         B, T, _ = x.shape
         q = self.query_norm(self.query(x).view(B, T, self.n_heads, self.head_dim)).transpose(1, 2)
         k = self.key_norm(self.key(x).view(B, T, self.n_kv_heads, self.head_dim)).transpose(1, 2)
         v = self.value(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)
-        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        gathered = attend(q, k, v).transpose(1, 2).reshape(B, T, self.n_heads * self.head_dim)
-        return self.out(gathered), (k, v)
+        if rotation is not None:
+            q, k = rotate(q, *rotation).to(v.dtype), rotate(k, *rotation).to(v.dtype)
+        kept = tuple(extend(buffer, start, new) for buffer, new in zip(past, (k, v), strict=True)) if past else (k, v)
+        k, v = (buffer[:, :, : start + T] for buffer in kept) if start else (k, v)
+        if self.rung == "trainable":
+            gathered = self_attention(q, k, v)
+        else:
+            gathered = CAUSAL[self.rung](q, k, v, self.dropout, mask)
+        return self.out(merge_heads(gathered)), kept
+
+
+class SimplifiedAttention(nn.Module):
+    """The first rung in the place of `Attention`: it owns nothing and keeps nothing."""
+
+    def forward(
+        self, x: Tensor, rotation: Rotation | None, start: int = 0, past: Kept = (), mask: Tensor | None = None
+    ) -> tuple[Tensor, Kept]:
+        """(B, T, D) → (B, T, D)."""
+        return simplified_attention(x), ()
+
+
+def extend(buffer: Tensor, start: int, new: Tensor) -> Tensor:
+    """Write `new` (B, K, T, C) behind the first `start` positions of a buffer (B, K, room, C).
+
+    It is written in place; where the room ends, a buffer of twice the size takes over, so that a position is
+    copied about once however long the text gets.
+    """
+    end = start + new.shape[2]
+    if end > buffer.shape[2]:
+        larger = buffer.new_empty(*buffer.shape[:2], 2 * end, buffer.shape[3])
+        larger[:, :, :start] = buffer[:, :, :start]
+        buffer = larger
+    buffer[:, :, start:end] = new
+    return buffer

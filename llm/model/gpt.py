@@ -3,21 +3,37 @@
     ids (B, T) → embedding → n_layers blocks (attention, then feed-forward, each added to its input) → norm →
     hidden states (B, T, D) → head → logits (B, T, V)
 
-The shape is Qwen3's, so an export needs nobody's custom code. Nothing here knows of devices, precisions or
-batches: `llm.train` decides on those.
+The families share this frame; their parts stand in `llm.model.config.FAMILIES`. Nothing here knows of devices,
+precisions or batches: `llm.train` decides on those.
 """
 
 import math
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from llm.model.attention import Attention, rope_table
+from llm.model.attention import Attention, Kept, Rotation, SimplifiedAttention
 from llm.model.config import ModelConfig
-from llm.model.layers import Linear, RMSNorm, SwiGLU
+from llm.model.dropout import block_masks, draw_noise, dropout, noise_at
+from llm.model.gru import RecurrentBlock
+from llm.model.layers import FEED_FORWARDS, NORMS, Linear
+from llm.model.positions import rope_table, sinusoidal_table
 
-Past = list[tuple[Tensor, Tensor]]
+# What a block adds starts at zero, whichever family's it is.
+ADDED = ("attention.out.weight", "recurrence.out.weight", "feed_forward.down.weight")
+
+
+@dataclass
+class Past:
+    """What the layers keep of the first `length` positions: keys and values, or a GRU's state.
+
+    A call that goes on from it writes into its buffers: a past can be continued once.
+    """
+
+    length: int
+    layers: list[Kept]
 
 
 class Block(nn.Module):
@@ -25,18 +41,19 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.attention = Attention(config)
-        self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.feed_forward = SwiGLU(config.d_model, config.d_ff)
+        norm, self.dropout = NORMS[config.parts.norm], config.dropout
+        self.attention_norm = norm(config.d_model, config.norm_eps)
+        self.attention = SimplifiedAttention() if config.attention == "simplified" else Attention(config)
+        self.feed_forward_norm = norm(config.d_model, config.norm_eps)
+        self.feed_forward = FEED_FORWARDS[config.parts.feed_forward](config.d_model, config.d_ff, config.parts.bias)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, T, D) → (B, T, D) and this layer's keys and values for the next call."""
-        gathered, kept = self.attention(self.attention_norm(x), cos, sin, past)
-        x = x + gathered
-        return x + self.feed_forward(self.feed_forward_norm(x)), kept
+        self, x: Tensor, rotation: Rotation | None, start: int, past: Kept, masks: list[Tensor | None]
+    ) -> tuple[Tensor, Kept]:
+        """(B, T, D) → (B, T, D) and this layer's keys and values for the next call; dropout has three masks."""
+        gathered, kept = self.attention(self.attention_norm(x), rotation, start, past, masks[0])
+        x = x + dropout(gathered, self.dropout, masks[1])
+        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, masks[2]), kept
 
 
 class GPT(nn.Module):
@@ -44,45 +61,85 @@ class GPT(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    waves: Tensor
+    noise: Tensor
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        if config.position_scheme == "learned":
+            self.positions = nn.Embedding(config.context_length, config.d_model)
+        block = RecurrentBlock if config.family == "gru" else Block
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.n_layers))
+        self.norm = NORMS[config.parts.norm](config.d_model, config.norm_eps)
         self.head = Linear(config.d_model, config.vocab_size)
         if config.tie_embeddings:
             self.head.weight = cast(nn.Parameter, self.embedding.weight)
-        cos, sin = rope_table(config.context_length, config.head_dim, config.rope_theta)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        if config.position_scheme == "rope":
+            cos, sin = rope_table(config.context_length, config.head_dim, config.rope_theta)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
+        if config.position_scheme == "sinusoidal":
+            table = sinusoidal_table(config.context_length, config.d_model)
+            self.register_buffer("waves", table, persistent=False)
+        if config.dropout:
+            self.register_buffer("noise", draw_noise(config), persistent=False)
         if generator is not None:
             self._draw(generator)
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator) -> None:
         """Matrices from N(0, 1/d_in); what a block adds starts at zero, so a fresh block passes its input on."""
+        tables = {"embedding.weight", "positions.weight", "head.weight"}
         for name, weight in self.named_parameters():
-            if name.endswith(("attention.out.weight", "feed_forward.down.weight")):
+            if name.endswith(ADDED):
                 weight.zero_()
             elif weight.ndim == 2:
-                std = 0.02 if weight is self.embedding.weight or weight is self.head.weight else weight.shape[1] ** -0.5
+                std = 0.02 if name in tables else weight.shape[1] ** -0.5
                 weight.normal_(0, std, generator=generator)
 
-    def run_blocks(self, x: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
-        """Embedded tokens (B, T, D) → normalised hidden states (B, T, D), and every layer's keys and values.
+    @property
+    def sees_the_future(self) -> bool:
+        """Whether a position reads what comes after it; the first two rungs of attention do."""
+        return self.config.sees_the_future
 
-        `past` is what an earlier call returned: the T tokens continue it. P + T may not exceed the context.
+    def run_blocks(
+        self, x: Tensor, past: Past | None = None, dropout_keys: Tensor | None = None
+    ) -> tuple[Tensor, Past]:
+        """Embedded tokens (B, T, D) → normalised hidden states (B, T, D), and what the next call needs of them.
+
+        `past` is what an earlier call returned: the T tokens continue it. P + T may not exceed the context, and a
+        model that sees the future has no past, for that would change with it. `dropout_keys` are a training step's,
+        from the method of that name; without them nothing is dropped.
         """
-        start = past[0][0].shape[2] if past else 0
-        assert start + x.shape[1] <= self.config.context_length, "more tokens than the context holds"
-        cos, sin = (table[start : start + x.shape[1]] for table in (self.cos, self.sin))
-        kept: Past = []
+        start, T = past.length if past else 0, x.shape[1]
+        assert start + T <= self.config.context_length, "more tokens than the context holds"
+        assert past is None or not self.sees_the_future, "a past that would change with the future"
+        x, rotation = self._place(x, start)
+        kept: list[Kept] = []
         for layer, block in enumerate(self.blocks):
-            x, layer_kept = block(x, cos, sin, past[layer] if past else None)
+            masks = block_masks(dropout_keys, layer, len(x))
+            x, layer_kept = block(x, rotation, start, past.layers[layer] if past else (), masks)
             kept.append(layer_kept)
-        return self.norm(x), kept
+        return self.norm(x), Past(start + T, kept)
+
+    def _place(self, x: Tensor, start: int) -> tuple[Tensor, Rotation | None]:
+        """Tell embeddings (B, T, D) their positions, or give the angles that tell queries and keys."""
+        here = slice(start, start + x.shape[1])
+        match self.config.position_scheme:
+            case "rope":
+                return x, (self.cos[here], self.sin[here])
+            case "learned":
+                return x + self.positions.weight[here].to(x.dtype), None
+            case "sinusoidal":
+                # √D is the paper's (section 3.4): without it waves of height 1 would drown the small embeddings.
+                return x * math.sqrt(self.config.d_model) + self.waves[here].to(x.dtype), None
+        return x, None
+
+    def dropout_keys(self, seed: int, step: int) -> Tensor | None:
+        """What a training step drops by, a pure function of seed and step, as a view; None without dropout."""
+        return noise_at(self.noise, seed, step) if self.config.dropout else None
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (B, T, V) of ids (B, T)."""
@@ -97,12 +154,13 @@ class GPT(nn.Module):
         """Multiply-adds × 2 of one token's forward and backward pass at full context.
 
         6 for each weight of a matrix that is multiplied (Kaplan et al. 2020, arXiv:2001.08361), and 12 · D ·
-        T for a layer's attention (all T × T pairs, as they are computed here). The embedding is a look-up.
+        T for a layer's attention (all T × T pairs, as they are computed here; a GRU has none). The embedding is a
+        look-up, and so are learned positions.
         """
-        looked_up = 0 if self.config.tie_embeddings else self.embedding.weight.numel()
-        multiplied = sum(weight.numel() for weight in self.parameters() if weight.ndim == 2) - looked_up
-        attention = 12 * self.config.n_layers * self.config.d_model * self.config.context_length
-        return 6 * multiplied + attention
+        looked_up = {"positions.weight"} if self.config.tie_embeddings else {"positions.weight", "embedding.weight"}
+        multiplied = sum(w.numel() for name, w in self.named_parameters() if w.ndim == 2 and name not in looked_up)
+        context = 0 if self.config.family == "gru" else self.config.context_length
+        return 6 * multiplied + 12 * self.config.n_layers * self.config.d_model * context
 
 
 def next_token_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -1,19 +1,23 @@
-"""The small parts of a block: a linear map, RMSNorm and the SwiGLU feed-forward. All keep (..., D) shapes."""
+"""The small parts of a block: a linear map, norms and feed-forwards. All keep (..., D) shapes.
+
+Modules come with weights of zeros or ones, or empty: `GPT` draws all of them from one generator.
+"""
 
 import torch
 from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """y = x Wᵀ without a bias; weight (d_out, d_in). Left empty: `GPT` draws all weights from one generator."""
+    """y = x Wᵀ, plus b where there is a bias; weight (d_out, d_in), left empty, bias (d_out,)."""
 
-    def __init__(self, d_in: int, d_out: int):
+    def __init__(self, d_in: int, d_out: int, bias: bool = False):
         super().__init__()
         self.weight: nn.Parameter = nn.Parameter(torch.empty(d_out, d_in))
+        self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) → (..., d_out)."""
-        return nn.functional.linear(x, self.weight)
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):
@@ -31,15 +35,49 @@ class RMSNorm(nn.Module):
         return (wide * scale * self.weight).to(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """(x − mean(x)) / std(x) · weight + bias over the last axis (Ba et al. 2016, arXiv:1607.06450), in float32."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) → the same shape and dtype."""
+        wide = x.float()
+        wide = wide - wide.mean(dim=-1, keepdim=True)
+        scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
+        return (wide * scale * self.weight + self.bias).to(x.dtype)
+
+
 class SwiGLU(nn.Module):
     """The feed-forward down(silu(gate(x)) · up(x)) (Shazeer 2020, arXiv:2002.05202)."""
 
-    def __init__(self, d_model: int, d_ff: int):
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False):
         super().__init__()
-        self.gate = Linear(d_model, d_ff)
-        self.up = Linear(d_model, d_ff)
-        self.down = Linear(d_ff, d_model)
+        self.gate = Linear(d_model, d_ff, bias)
+        self.up = Linear(d_model, d_ff, bias)
+        self.down = Linear(d_ff, d_model, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) → the same shape."""
         return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+class GELU(nn.Module):
+    """The feed-forward down(gelu(up(x))), with GPT-2's tanh formula (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+
+    def __init__(self, d_model: int, d_ff: int, bias: bool = True):
+        super().__init__()
+        self.up = Linear(d_model, d_ff, bias)
+        self.down = Linear(d_ff, d_model, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_model) → the same shape."""
+        return self.down(nn.functional.gelu(self.up(x), approximate="tanh"))
+
+
+NORMS = {"rms": RMSNorm, "layer": LayerNorm}
+FEED_FORWARDS = {"swiglu": SwiGLU, "gelu": GELU}

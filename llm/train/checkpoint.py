@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,7 @@ class RunState:
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "state.pt"
+        self.curve_path = folder / "curve.tsv"
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep the state: tensors, numbers, texts, lists and dicts of them."""
@@ -81,8 +84,15 @@ class RunState:
         part.replace(self.path)
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was kept last, or None."""
+        """The state that was kept last, or None; one that is cut short is told of and passed over.
+
+        A rename leaves no half a file, but a full or broken disk may. A run from its start ends in the same bytes.
+        """
         if not self.path.exists():
+            return None
+        # What torch.save writes is a zip archive, whose last bytes say what is in it.
+        if not zipfile.is_zipfile(self.path):
+            print(f"{self.path}: is damaged, so the run begins anew", file=sys.stderr)
             return None
         state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
         return state

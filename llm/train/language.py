@@ -1,7 +1,7 @@
 """The language model's loss at a batch of windows, in the machine's precision, compiled where that pays."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llm.model.gpt import GPT, next_token_loss
 from llm.runtime import Machine
+from llm.train.batches import IGNORED
 
 # A cold compilation takes about 45 s on two cores and saves a third of the time afterwards: below about this
 # much work (two minutes of it at 200 GFLOP/s) a run is over sooner without.
@@ -26,20 +27,42 @@ class LanguageLoss:
 
     def __init__(self, model: GPT, machine: Machine, compiled: bool):
         self.model, self.machine = model, machine
-        self._rest: Callable[[Tensor, Tensor], Tensor] = self._after_embedding
+        self._rest: Callable[[Tensor, Tensor, Tensor | None], Tensor] = self._after_embedding
         if compiled:
             self._rest = torch.compile(self._after_embedding, dynamic=False)
 
-    def __call__(self, ids: Tensor, target: Tensor) -> Tensor:
-        """The loss of one batch."""
+    def __call__(self, ids: Tensor, target: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
+        """The loss of one batch; without the keys that `model.dropout_keys` draws nothing is dropped."""
         embedded = self.model.embedding(ids.to(self.machine.device))
-        return self._rest(embedded.to(self.machine.dtype), target.to(self.machine.device))
+        return self._rest(embedded.to(self.machine.dtype), target.to(self.machine.device), dropout_keys)
 
-    def _after_embedding(self, embedded: Tensor, target: Tensor) -> Tensor:
+    def _after_embedding(self, embedded: Tensor, target: Tensor, dropout_keys: Tensor | None) -> Tensor:
         with self.machine.autocast():
-            hidden, _ = self.model.run_blocks(embedded)
+            hidden, _ = self.model.run_blocks(embedded, dropout_keys=dropout_keys)
             logits = self.model.head(hidden)
         return next_token_loss(logits, target)
+
+
+def split_loss(
+    loss: LanguageLoss,
+    ids: Tensor,
+    target: Tensor,
+    micro_batch_size: int,
+    dropout_keys: Callable[[int], Tensor | None] = lambda part: None,
+) -> Iterator[Tensor]:
+    """The loss of a batch (B, T) in parts of up to `micro_batch_size` rows, which add up to that of the whole.
+
+    A part weighs as much as it has targets that count. Each is made when it is asked for, so that only one
+    part's graph is held in memory at a time. `dropout_keys` gives those of each part by its number.
+    """
+    if micro_batch_size >= len(ids):
+        yield loss(ids, target, dropout_keys(0))
+        return
+    n_counting = (target != IGNORED).sum()
+    rows = zip(ids.split(micro_batch_size), target.split(micro_batch_size), strict=True)
+    for part, (some_ids, some_target) in enumerate(rows):
+        share = float((some_target != IGNORED).sum() / n_counting)
+        yield loss(some_ids, some_target, dropout_keys(part)) * share
 
 
 def pays_to_compile(choice: Compile, flops: float, machine: Machine) -> bool:

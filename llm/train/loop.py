@@ -6,8 +6,8 @@ the curve. What a batch is and what is learned from it is the caller's; how it i
 
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -16,10 +16,21 @@ from tqdm import tqdm
 
 from llm.errors import UserError
 from llm.runtime import Machine
+from llm.train import parallel
+from llm.train.averages import Weights, add_newest, exchanged, newest_share
 from llm.train.checkpoint import RunState
+from llm.train.curve import Curve, append_row, write_curve
 from llm.train.optimizers import Optimizer
 from llm.train.params import OptimizerParams, ScheduleParams
 from llm.train.schedules import rate_factor
+from llm.train.signals import signals_held
+
+__all__ = ["Curve", "Plan", "train"]
+
+# A run is lost when its loss is worse than that of guessing by this many nats, on average over this many steps.
+# A uniform guess is always within reach: a fresh model is within half a nat of it, and one that is confidently wrong
+# pays without a limit. A single bad batch is no more than a twentieth of the average.
+LOST_NATS, LOST_STEPS = 1.0, 20
 
 
 @dataclass(frozen=True)
@@ -32,92 +43,184 @@ class Plan:
     eval_every_steps: int
     checkpoint_every_steps: int
     keep: Literal["last", "best"]
+    average: Literal["ema", "tail"] | None = None  # of the weights; what validation sees and what stays
+    average_share: float = 1.0  # of the steps: the half-life of ema, the length of tail
+    stop_after_evals: int | None = None  # without a better validation loss
+    uniform_loss: float | None = None  # nats, of guessing; None where a bad loss is no reason to stop
+    advice: str = "lower rates, or a longer warm-up"  # for a user whose run is lost
     tokens_per_step: int = 0
+    flops_per_step: float = 0.0
+    peak_flops: float = 0.0  # a second, of the machine's matrix products
     label: str = "train"
-
-
-@dataclass
-class Curve:
-    """The rows of a learning curve: one at every evaluation."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def best(self) -> dict[str, float]:
-        """The row with the lowest validation loss; the last row where there was nothing to validate on."""
-        scored = [row for row in self.rows if "val_loss" in row]
-        return min(scored, key=lambda row: row["val_loss"]) if scored else self.rows[-1]
 
 
 def train(
     model: nn.Module,
-    step_loss: Callable[[int], Tensor],
+    step_losses: Callable[[int], Iterable[Tensor]],
     val_loss: Callable[[], float] | None,
     plan: Plan,
     machine: Machine,
     state: RunState | None,
+    sample: Callable[[], str] | None = None,
 ) -> Curve:
-    """Train `model` in place: at each step the gradient of `step_loss(step)`, a mean loss in nats.
+    """Train `model` in place: at each step by the gradient of the sum of `step_losses(step)`, in nats.
 
-    `val_loss` is asked every `eval_every_steps` and at the end. With a `state` the run is kept in it and goes on
-    from there after a kill, to the same bytes. `keep` says whether the last weights stay, or those with the lowest
-    validation loss. Raises UserError when the loss is no number: it names the step and what to try.
+    The parts of a step's loss are asked for one by one, and each one's graph is gone before the next is made.
+    `val_loss` is asked every `eval_every_steps` and at the end, and so is `sample`, for a text to show. With a
+    `state` the run is kept in it and goes on from there after a kill, to the same bytes; after SIGTERM or Ctrl-C it
+    is kept at once, then SystemExit or KeyboardInterrupt ends the run. Where several processes train together, the
+    `step_losses` of all of them add up to the loss, and the first one alone has a `state`. `keep` says whether the
+    last weights stay, or those with the lowest validation loss. Raises UserError where the run is lost: a loss or
+    gradient that is no number, or a loss far above the uniform one; it names the step and what to try.
     """
-    optimizer = Optimizer(model, plan.optimizer, machine.dtype, machine.device)
-    curve = Curve()
-    best: dict[str, Tensor] | None = None
-    sums = torch.zeros(2, dtype=torch.float64)  # of the losses since the last evaluation, and how many
-    first = 0
-    if state is not None and (kept := state.load()):
-        model.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
-        curve.rows, best, sums, first = kept["curve"], kept["best"], kept["sums"], kept["step"]
-        print(f"{plan.label}: resumed at step {first}", file=sys.stderr)
-    bar = tqdm(range(first, plan.n_steps), initial=first, total=plan.n_steps, desc=plan.label, unit=" steps")
-    for step in bar:
-        loss = step_loss(step)
-        loss.backward()
-        value = loss.item()
-        factor = rate_factor(step, plan.n_steps, plan.schedule)
-        norm = optimizer.step(step, factor)
-        if not math.isfinite(value) or not math.isfinite(norm):
-            raise UserError(
-                f"{plan.label}: the loss is {value} and the gradient {norm} at step {step}; "
-                f"try half of the rates {plan.optimizer.matrix_rate} and {plan.optimizer.other_rate}, or more warm-up"
-            )
-        sums += torch.tensor([value, 1], dtype=torch.float64)
-        done = step + 1
-        bar.set_postfix_str(_postfix(value, plan.tokens_per_step, bar), refresh=False)
-        if done % plan.eval_every_steps == 0 or done == plan.n_steps:
-            row = {"step": done, "train_loss": round(float(sums[0] / sums[1]), 5), "rate": round(factor, 5)}
-            sums.zero_()
+    run = _Run(model, plan, machine)
+    if kept := parallel.from_main(state.load() if state is not None else None):
+        run.load_state_dict(kept)
+        print(f"{plan.label}: resumed at step {run.done}", file=sys.stderr)
+    if state is not None:
+        write_curve(state.curve_path, run.curve.rows)
+        print(f"{plan.label}: the curve grows in {state.curve_path}", file=sys.stderr)
+    progress = tqdm(initial=run.done, total=plan.n_steps, desc=plan.label, unit=" steps")
+    with signals_held() as came, progress as bar:
+        while not parallel.share_signals(came) and not run.is_over():
+            loss = run.learn(step_losses(run.done))
+            bar.set_postfix_str(_postfix(loss, plan, bar.format_dict), refresh=False)
+            bar.update()
+            if run.is_due(plan.eval_every_steps):
+                row = run.evaluate(val_loss, sample)
+                if state is not None:
+                    append_row(state.curve_path, row)
+            if run.is_due(plan.checkpoint_every_steps):
+                run.keep(state)
+        if parallel.share_signals(came):
+            run.keep(state)
+            how = "kept; run again to go on" if state is not None else "not kept"
+            tqdm.write(f"{plan.label}: stopped at step {run.done}, {how}", file=sys.stderr)
+    run.settle()
+    return run.curve
+
+
+class _Run:
+    """All that changes while the loop runs, to be kept and taken back as a whole."""
+
+    def __init__(self, model: nn.Module, plan: Plan, machine: Machine):
+        self.model, self.plan, self.machine = model, plan, machine
+        self.optimizer = Optimizer(model, plan.optimizer, machine.dtype, machine.device)
+        self.done = 0  # steps
+        self.curve = Curve()
+        self.mean: Weights | None = None
+        self.best: Weights | None = None
+        self.sums = torch.zeros(2, dtype=torch.float64)  # of the losses since the last evaluation, and how many
+        self.recent: list[float] = []  # the last losses
+
+    def is_over(self) -> bool:
+        patience = self.plan.stop_after_evals
+        return self.done == self.plan.n_steps or (patience is not None and self.curve.evals_since_best() >= patience)
+
+    def is_due(self, every_steps: int) -> bool:
+        return self.done % every_steps == 0 or self.done == self.plan.n_steps
+
+    def learn(self, parts: Iterable[Tensor]) -> float:
+        """One step down the gradient of the sum of `parts`; returns the sum. The weights of a lost run stay."""
+        plan, step = self.plan, self.done
+        loss = 0.0
+        for part in parts:
+            part.backward()
+            loss += part.item()
+        loss = parallel.sum_over_processes(loss)
+        parallel.sum_gradients(self.optimizer.weights)
+        self._refuse_if_no_number(loss, "loss")
+        self.recent = [*self.recent, loss][-LOST_STEPS:]
+        self._refuse_if_lost()
+        norm = self.optimizer.step(step, rate_factor(step, plan.n_steps, plan.schedule))
+        self._refuse_if_no_number(norm, "gradient's norm")
+        if plan.average is not None:
+            share = newest_share(step, plan.n_steps, plan.average, plan.average_share)
+            self.mean = add_newest(self.mean, self.model, share)
+        self.sums += torch.tensor([loss, 1], dtype=torch.float64)
+        self.done += 1
+        return loss
+
+    def evaluate(self, val_loss: Callable[[], float] | None, sample: Callable[[], str] | None) -> dict[str, float]:
+        """Add a row to the curve and return it; look at the mean of the weights where there is one."""
+        plan = self.plan
+        rate = rate_factor(self.done - 1, plan.n_steps, plan.schedule)
+        row = {"step": self.done, "train_loss": round(float(self.sums[0] / self.sums[1]), 5), "rate": round(rate, 5)}
+        self.sums.zero_()
+        with exchanged(self.model, self.mean):
+            self.model.eval()
             if val_loss is not None:
-                model.eval()
                 row["val_loss"] = round(val_loss(), 5)
-                model.train()
-            curve.rows.append(row)
-            if plan.keep == "best" and curve.best() is row:
-                best = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-        if state is not None and (done % plan.checkpoint_every_steps == 0 or done == plan.n_steps):
-            state.save(_everything(model, optimizer, curve, best, sums, done))
-    if best is not None:
-        model.load_state_dict(best)
-    return curve
+                self._refuse_if_no_number(row["val_loss"], "validation loss")
+            if sample is not None:
+                tqdm.write(f"{plan.label}: step {self.done} writes {sample()!r}", file=sys.stderr)
+            self.model.train()
+            self.curve.rows.append(row)
+            if plan.keep == "best" and self.curve.best() is row:
+                self.best = {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
+        return row
+
+    def settle(self) -> None:
+        """Leave the model with the weights that stay: the best ones, the mean, or the last."""
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        elif self.mean is not None:
+            self.model.load_state_dict(self.mean, strict=False)  # a tied head is in it once
+
+    def keep(self, state: RunState | None) -> None:
+        """Save all of it in `state`, where there is one; every process has to ask."""
+        kept = parallel.whole(self.state_dict())
+        if state is not None:
+            state.save(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "done": self.done,
+            "curve": self.curve.rows,
+            "mean": self.mean,
+            "best": self.best,
+            "sums": self.sums,
+            "recent": self.recent,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        own = self.model.state_dict()
+
+        def own_parts(weights: Weights | None) -> Weights | None:
+            return weights and {name: parallel.own_part(weight, own[name]) for name, weight in weights.items()}
+
+        self.model.load_state_dict(own_parts(state["model"]) or {})
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done, self.curve.rows = state["done"], state["curve"]
+        self.sums, self.recent = state["sums"], state["recent"]
+        self.mean, self.best = own_parts(state["mean"]), own_parts(state["best"])
+
+    def _refuse_if_no_number(self, value: float, name: str) -> None:
+        if not math.isfinite(value):
+            plan = self.plan
+            raise UserError(f"{plan.label}: the {name} is {value} at step {self.done}; try {plan.advice}")
+
+    def _refuse_if_lost(self) -> None:
+        plan = self.plan
+        all_after_warmup = self.done - plan.schedule.warmup_steps + 1 >= LOST_STEPS
+        if plan.uniform_loss is None or not all_after_warmup:
+            return
+        average = sum(self.recent) / len(self.recent)
+        if average > plan.uniform_loss + LOST_NATS:
+            raise UserError(
+                f"{plan.label}: the loss is {average:.2f} on average over {LOST_STEPS} steps at step {self.done}, "
+                f"where guessing has {plan.uniform_loss:.2f}; try {plan.advice}"
+            )
 
 
-def _everything(
-    model: nn.Module, optimizer: Optimizer, curve: Curve, best: dict[str, Tensor] | None, sums: Tensor, step: int
-) -> dict[str, Any]:
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "curve": curve.rows,
-        "best": best,
-        "sums": sums,
-        "step": step,
-    }
-
-
-def _postfix(loss: float, tokens_per_step: int, bar: Any) -> str:
-    rate = bar.format_dict["rate"]
-    speed = f", {rate * tokens_per_step:,.0f} tokens/s" if rate and tokens_per_step else ""
-    return f"loss {loss:.3f}{speed}"
+def _postfix(loss: float, plan: Plan, bar: Mapping[str, Any]) -> str:
+    parts = [f"loss {loss:.3f}"]
+    steps_per_second = bar["rate"] or (bar["n"] - bar["initial"]) / bar["elapsed"]  # of late, or since the start
+    if steps_per_second and plan.tokens_per_step:
+        parts.append(f"{steps_per_second * plan.tokens_per_step:,.0f} tokens/s")
+    if steps_per_second and plan.peak_flops:
+        # Model FLOPs utilisation (Chowdhery et al. 2022, arXiv:2204.02311), of the peak that was measured here.
+        parts.append(f"MFU {steps_per_second * plan.flops_per_step / plan.peak_flops:.0%}")
+    return ", ".join(parts)

@@ -1,16 +1,18 @@
-"""One optimizer of two: Muon for the matrices inside the blocks, AdamW for all other weights.
+"""The step from gradients to weights: Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all.
 
 Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces a matrix's momentum by the nearest matrix
 whose singular values are all about 1, so that every direction of it learns, not only the few that dominate the
 gradient. Matrices of one shape are treated as one batch.
 """
 
+import math
 from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from llm.train.parallel import own_part, whole
 from llm.train.params import OptimizerParams
 
 ADAM_BETAS = (0.9, 0.95)
@@ -34,51 +36,56 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Optimizer:
-    """Muon and AdamW behind one `step`; all that it remembers is in `state_dict`."""
+    """Muon and AdamW, or AdamW alone, behind one `step`; all that it remembers is in `state_dict`."""
 
     def __init__(self, model: nn.Module, params: OptimizerParams, dtype: torch.dtype, device: str):
         self.params, self.dtype = params, dtype
-        groups: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+        by_shape: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
         others = []
         for name, weight in model.named_parameters():
             if not weight.requires_grad:
                 continue
             if weight.ndim == 2 and "blocks" in name.split("."):
-                groups[min(weight.shape), max(weight.shape)].append(weight)
+                by_shape[min(weight.shape), max(weight.shape)].append(weight)
             else:
                 others.append(weight)
-        self.weights = [weight for weights in groups.values() for weight in weights] + others
-        self._matrices = dict(groups)
+        matrices = [weight for weights in by_shape.values() for weight in weights]
+        self.weights = matrices + others
+        self._muons = dict(by_shape) if params.kind == "muon" else {}
         self._momentum = {
-            shape: torch.zeros(len(weights), *shape, device=device) for shape, weights in self._matrices.items()
+            shape: torch.zeros(len(weights), *shape, device=device) for shape, weights in self._muons.items()
         }
-        self._adam = (
-            torch.optim.AdamW(others, lr=params.other_rate, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
-            if others
-            else None
-        )
+        decayed = [] if params.kind == "muon" else matrices
+        groups = [{"params": decayed, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [group for group in groups if group["params"]]
+        self._adam = torch.optim.AdamW(groups, lr=params.adamw_rate, betas=ADAM_BETAS, fused=True) if groups else None
 
     def step(self, step: int, factor: float) -> float:
-        """Change the weights by their gradients, at `factor` of the full rates; returns the gradient's norm."""
-        norm = float(nn.utils.clip_grad_norm_(self.weights, self.params.clip_norm))
-        self._step_matrices(step, self.params.matrix_rate * factor)
+        """Change the weights by their gradients, at `factor` of the full rates; returns the gradient's norm.
+
+        Where the norm is no number the weights stay as they were.
+        """
+        norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.params.clip_norm)))
+        if not math.isfinite(norm):
+            return norm
+        self._step_muon(step, self.params.muon_rate * factor)
         if self._adam is not None:
             for group in self._adam.param_groups:
-                group["lr"] = self.params.other_rate * factor
+                group["lr"] = self.params.adamw_rate * factor
             self._adam.step()
         for weight in self.weights:
             weight.grad = None
         return norm
 
     @torch.no_grad()
-    def _step_matrices(self, step: int, rate: float) -> None:
+    def _step_muon(self, step: int, rate: float) -> None:
         momentum = MOMENTUM_START + (MOMENTUM_END - MOMENTUM_START) * min(step / MOMENTUM_STEPS, 1)
-        for shape, weights in self._matrices.items():
+        for shape, weights in self._muons.items():
             # Tall matrices lie down, so that the products of orthogonalise are of the smaller side.
             lying = [weight.shape == shape for weight in weights]
             gradient = torch.stack(
                 [
-                    _gradient(weight) if lies else _gradient(weight).T
+                    whole(_gradient(weight)) if lies else whole(_gradient(weight)).T
                     for weight, lies in zip(weights, lying, strict=True)
                 ]
             )
@@ -89,7 +96,7 @@ class Optimizer:
                 # A wide output gets larger steps, so that each output moves alike whatever the shape.
                 scale = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
                 weight.mul_(1 - rate * self.params.weight_decay)
-                weight.add_(change if lies else change.T, alpha=-rate * scale)
+                weight.add_(own_part(change if lies else change.T, weight), alpha=-rate * scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Momentum and Adam's averages, as tensors and plain values."""
@@ -101,7 +108,14 @@ class Optimizer:
         for (rows, columns), value in self._momentum.items():
             value.copy_(state["momentum"][f"{rows}x{columns}"])
         if self._adam:
-            self._adam.load_state_dict(state["adam"])
+            weights = [weight for group in self._adam.param_groups for weight in group["params"]]
+            averages = {
+                number: {
+                    name: own_part(value, weights[number]) if value.ndim else value for name, value in kept.items()
+                }
+                for number, kept in state["adam"]["state"].items()
+            }
+            self._adam.load_state_dict(state["adam"] | {"state": averages})
 
 
 def _gradient(weight: nn.Parameter) -> Tensor:

@@ -1,29 +1,38 @@
 """The knobs of training: the `pretrain` section, and what finetuning shares with it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llm.params import Section
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PartOfRun = Annotated[float, Field(gt=0, le=1)]
 
 
 class OptimizerParams(Section):
-    """Muon's rate for the matrices of the blocks, AdamW's for embedding, head and norms."""
+    """Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all.
 
-    matrix_rate: Rate
-    other_rate: Rate
+    Weight decay is decoupled from the gradient (Loshchilov and Hutter 2019, arXiv:1711.05101) and takes the
+    matrices of the blocks alone: norms, biases, the embedding and the head, its twin, keep their size.
+    """
+
+    kind: Literal["muon", "adamw"]
+    muon_rate: Rate
+    adamw_rate: Rate
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Rate
 
 
 class ScheduleParams(Section):
-    """Warm up, stay, decay to zero (Hägele et al. 2024, arXiv:2405.18392)."""
+    """How the rate moves after its warm-up; `llm.train.schedules` says what each kind does."""
 
+    kind: Literal["wsd", "cosine", "constant"]
     warmup_steps: Annotated[int, Field(ge=0)]
-    decay_share: Annotated[float, Field(ge=0, le=1)]
+    decay_share: Share
+    final_share: Share
 
 
 class PretrainParams(Section):
@@ -31,11 +40,29 @@ class PretrainParams(Section):
 
     max_steps: Count
     batch_size: Count
-    clean_share: Annotated[float, Field(ge=0, le=1)]
+    micro_batch_size: Count | None
+    clean_share: Share
     optimizer: OptimizerParams
     schedule: ScheduleParams
+    average: Literal["ema", "tail"] | None
+    average_share: PartOfRun
     eval_every_steps: Count
     eval_windows: Count
+    stop_after_evals: Count | None
     checkpoint_every_steps: Count
     keep: Literal["last", "best"]
     compile: Literal["auto", "always", "never"]
+
+    @model_validator(mode="after")
+    def _micro_batches_divide(self) -> Self:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"wanted batch_size divisible by micro_batch_size, given {self.batch_size} and {self.micro_batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_early_stop_keeps_the_best(self) -> Self:
+        if self.stop_after_evals is not None and self.keep != "best":
+            raise ValueError(f"wanted keep best where stop_after_evals is a number, given keep {self.keep}")
+        return self

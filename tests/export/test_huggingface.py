@@ -22,7 +22,15 @@ SHAPES = {
     "untied": {"tie_embeddings": False},
     "grouped queries": {"d_model": 48, "n_heads": 6, "n_kv_heads": 2, "n_layers": 3},
     "a key head for each query head": {"d_model": 30, "n_heads": 3, "n_kv_heads": 3, "rope_theta": 500.0},
+    "llama": {"family": "llama", "d_model": 48, "n_heads": 6, "n_kv_heads": 2, "n_layers": 3, "tie_embeddings": False},
+    "gpt2": {"family": "gpt2", "n_kv_heads": 2, "n_layers": 3, "norm_eps": 1e-3},
+    "gpt2, untied": {"family": "gpt2", "d_model": 30, "n_heads": 3, "n_kv_heads": 3, "tie_embeddings": False},
+    "one wide head": {"attention": "causal"},
+    "many heads": {"family": "llama", "attention": "multi_head", "d_model": 30, "n_heads": 3},
 }
+# What is asked of each family once: a maker of its shape, tied or not.
+FAMILIES = {"qwen3": {}, "llama": {"family": "llama"}, "gpt2": {"family": "gpt2", "n_kv_heads": 2}}
+every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
 TEXTS = [
     "def f(x):\n    return x  # it's 100%\r\n\t\ttabs",
     "Žluťoučký kůň, 你好 🙂 e\u0301\u200b",
@@ -68,21 +76,25 @@ def test_the_greedy_continuation_is_that_of_transformers(exported_folder, prompt
     assert [token for token in theirs[0, len(ids) :].tolist() if token != tokenizer.end_of_text] == ours
 
 
+@every_family
 @pytest.mark.parametrize("chat_template", [None, TEMPLATE], ids=["language model", "instruction model"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_written_read_and_written_again_is_the_same_bytes(
-    tmp_path, draw_gpt, small_tokenizer_file, tied, chat_template
+    tmp_path, draw_gpt, small_tokenizer_file, tied, chat_template, family
 ):
     first, second = tmp_path / "first", tmp_path / "second"
-    write_folder(first, draw_gpt(tie_embeddings=tied), small_tokenizer_file, chat_template=chat_template)
+    ours = draw_gpt(tie_embeddings=tied, **family)
+    write_folder(first, ours, small_tokenizer_file, chat_template=chat_template)
+    assert read_folder(first).config == ours.config
     write_folder(second, read_folder(first), first / "tokenizer.json", chat_template=chat_template)
     assert _bytes_by_name(first) == _bytes_by_name(second)
     assert set(FILES) <= {path.name for path in first.iterdir()}
 
 
+@every_family
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_what_transformers_saves_again_reads_as_the_same_model(tmp_path, draw_gpt, small_tokenizer_file, tied):
-    ours = draw_gpt(tie_embeddings=tied, rope_theta=777.0)
+def test_what_transformers_saves_again_reads_as_the_same_model(tmp_path, draw_gpt, small_tokenizer_file, tied, family):
+    ours = draw_gpt(tie_embeddings=tied, rope_theta=10000.0 if "n_kv_heads" in family else 777.0, **family)
     write_folder(tmp_path / "ours", ours, small_tokenizer_file)
     AutoModelForCausalLM.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     back = read_folder(tmp_path / "theirs")
@@ -90,13 +102,14 @@ def test_what_transformers_saves_again_reads_as_the_same_model(tmp_path, draw_gp
     torch.testing.assert_close(back.state_dict(), ours.state_dict(), atol=0, rtol=0)
 
 
+@every_family
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @torch.no_grad()
 def test_a_classifier_gives_equal_probabilities_in_transformers_alone_and_padded(
-    tmp_path, draw_gpt, small_tokenizer_file, plain_cpu, tied
+    tmp_path, draw_gpt, small_tokenizer_file, plain_cpu, tied, family
 ):
     labels = ["rain", "river", "sun"]
-    model = Classifier(draw_gpt(tie_embeddings=tied), len(labels))
+    model = Classifier(draw_gpt(tie_embeddings=tied, **family), len(labels))
     model.score.weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(2))
     write_folder(tmp_path, model.trunk, small_tokenizer_file, labels=labels, score=model.score.weight)
     tokenizer = Tokenizer.load(small_tokenizer_file)
@@ -120,6 +133,28 @@ def test_an_instruction_model_stops_after_its_answer_in_transformers(tmp_path, d
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert set(model.generation_config.eos_token_id) == {special[IM_END], special[END_OF_TEXT]}
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"family": "gru"}, ["model.family qwen3, llama, gpt2", "given gru"]),
+        ({"attention": "simplified"}, ["model.attention causal", "given simplified"]),
+        ({"attention": "trainable"}, ["model.attention causal", "given trainable"]),
+        ({"positions": "learned"}, ["model.positions rope for qwen3", "given learned"]),
+        ({"family": "gpt2", "positions": "none"}, ["model.positions learned for gpt2", "given none"]),
+        ({"family": "gpt2"}, ["model.n_kv_heads 2", "given 1"]),
+    ],
+)
+def test_a_shape_that_transformers_does_not_know_is_one_line_and_no_folder(
+    tmp_path, draw_gpt, small_tokenizer_file, shape, words
+):
+    with pytest.raises(UserError) as caught:
+        write_folder(tmp_path / "folder", draw_gpt(**shape), small_tokenizer_file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [word for word in words if word not in message] == []
+    assert not (tmp_path / "folder").exists()
 
 
 def _bytes_by_name(folder: Path) -> dict[str, bytes]:
@@ -159,8 +194,12 @@ BROKEN = {
     "weights are empty": (lambda folder: _cut_weights(folder, 0), ["model.safetensors", "safetensors"]),
     "weights are not there": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors", "no such"]),
     "another architecture": (
+        lambda folder: _change_config(folder, architectures=["GemmaForCausalLM"]),
+        ["config.json", "Qwen3ForCausalLM", "LlamaForCausalLM", "GPT2LMHeadModel", "GemmaForCausalLM"],
+    ),
+    "the weights of another family": (
         lambda folder: _change_config(folder, architectures=["LlamaForCausalLM"]),
-        ["config.json", "Qwen3ForCausalLM", "LlamaForCausalLM"],
+        ["LlamaForCausalLM", "self_attn.q_norm.weight"],
     ),
     "no architecture": (lambda folder: _change_config(folder, architectures=None), ["Qwen3ForCausalLM", "nothing"]),
     "a head_dim that does not fit": (

@@ -1,127 +1,250 @@
+"""Each rung of the ladder is tied to the one below it, and the future is hidden where it has to be."""
+
+import math
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from llm.model.attention import Attention, attend, rope_table, rotate
+from llm.model.attention import (
+    Attention,
+    causal_attention,
+    extend,
+    grouped_query_attention,
+    merge_heads,
+    multi_head_attention,
+    self_attention,
+    simplified_attention,
+    split_heads,
+)
+from llm.model.positions import rope_table
 
 # B sequences, T positions, K key/value heads, G query heads to each, C head width.
 B, T, K, G, C = 2, 11, 3, 5, 7
+CAUSAL = [causal_attention, multi_head_attention, grouped_query_attention]
+
+
+def _randn(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
-def qkv():
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(B, heads, T, C, generator=generator) for heads in (K * G, K, K)]
+def x():
+    return _randn(B, T, C)
 
 
-def _rotated(x, position, theta=1000.0):
-    cos, sin = rope_table(position + 1, x.shape[-1], theta)
-    return rotate(x, cos[position], sin[position])
+@pytest.fixture
+def heads():
+    """As many key heads as query heads: what every causal rung takes."""
+    return [_randn(B, K, T, C, seed=seed) for seed in (1, 2, 3)]
 
 
-def test_attention_is_torchs_own_causal_attention_with_key_heads_repeated(qkv):
-    q, k, v = qkv
-    expected = scaled_dot_product_attention(
-        q, k.repeat_interleave(G, dim=1), v.repeat_interleave(G, dim=1), is_causal=True
-    )
-    torch.testing.assert_close(attend(q, k, v), expected)
+@pytest.fixture
+def grouped():
+    return [_randn(B, n, T, C, seed=seed) for seed, n in enumerate((K * G, K, K))]
 
 
-def test_queries_at_the_end_of_longer_keys_gather_as_if_all_queries_were_there(qkv):
-    q, k, v = qkv
+def test_simplified_attention_is_an_average_by_likeness(x):
+    expected = torch.empty_like(x)
+    for b in range(B):
+        for t in range(T):
+            likeness = [math.exp(float(x[b, t] @ x[b, s]) / math.sqrt(C)) for s in range(T)]
+            expected[b, t] = sum(share / sum(likeness) * x[b, s] for s, share in enumerate(likeness))
+    torch.testing.assert_close(simplified_attention(x), expected)
+
+
+def test_trainable_attention_with_identity_weights_is_the_simplified_one(x):
+    query, key, value = (torch.eye(C) for _ in range(3))
+    torch.testing.assert_close(self_attention(x @ query, x @ key, x @ value), simplified_attention(x))
+
+
+def test_trainable_attention_is_torchs_own_without_a_mask(heads):
+    torch.testing.assert_close(self_attention(*heads), scaled_dot_product_attention(*heads))
+
+
+def test_causal_attention_is_the_trainable_one_at_the_last_position(heads):
+    torch.testing.assert_close(causal_attention(*heads)[..., -1, :], self_attention(*heads)[..., -1, :])
+
+
+def test_causal_attention_at_each_position_is_the_trainable_one_of_the_text_up_to_there(heads):
+    found = causal_attention(*heads)
+    for t in range(T):
+        until = self_attention(*(part[..., : t + 1, :] for part in heads))
+        torch.testing.assert_close(found[..., t, :], until[..., t, :])
+
+
+def test_one_head_is_causal_attention(x):
+    q, k, v = x, 2 * x, 3 * x
+    heads = (split_heads(part, 1) for part in (q, k, v))
+    torch.testing.assert_close(merge_heads(multi_head_attention(*heads)), causal_attention(q, k, v))
+
+
+def test_many_heads_are_causal_attentions_on_slices_of_the_width_side_by_side():
+    q, k, v = (_randn(B, T, K * C, seed=seed) for seed in (1, 2, 3))
+    slices = [slice(head * C, (head + 1) * C) for head in range(K)]
+    alone = torch.cat([causal_attention(q[..., s], k[..., s], v[..., s]) for s in slices], dim=-1)
+    together = merge_heads(multi_head_attention(*(split_heads(part, K) for part in (q, k, v))))
+    torch.testing.assert_close(together, alone)
+
+
+def test_as_many_groups_as_heads_are_multi_head_attention(heads):
+    torch.testing.assert_close(grouped_query_attention(*heads), multi_head_attention(*heads))
+
+
+def test_groups_are_many_heads_whose_keys_are_repeated(grouped):
+    q, k, v = grouped
+    repeated = (part.repeat_interleave(G, dim=1) for part in (k, v))
+    torch.testing.assert_close(grouped_query_attention(q, k, v), multi_head_attention(q, *repeated))
+
+
+@pytest.mark.parametrize("rung", CAUSAL)
+def test_every_causal_rung_is_torchs_own(rung, heads):
+    torch.testing.assert_close(rung(*heads), scaled_dot_product_attention(*heads, is_causal=True))
+
+
+@pytest.mark.parametrize("rung", CAUSAL)
+def test_queries_at_the_end_of_longer_keys_gather_as_if_all_queries_were_there(rung, heads):
+    q, k, v = heads
     for n in (1, 4, T):
-        torch.testing.assert_close(attend(q[:, :, -n:], k, v), attend(q, k, v)[:, :, -n:])
+        torch.testing.assert_close(rung(q[:, :, -n:], k, v), rung(q, k, v)[:, :, -n:])
 
 
-def test_what_is_gathered_does_not_change_with_the_future(qkv):
-    q, k, v = qkv
-    before = attend(q, k, v)
-    for changed in (q, k, v):
+@pytest.mark.parametrize("rung", CAUSAL)
+def test_what_is_gathered_does_not_change_with_the_future(rung, heads):
+    before = rung(*heads)
+    for changed in heads:
         changed[:, :, 6:] += 3
-    after = attend(q, k, v)
+    after = rung(*heads)
     assert torch.equal(after[:, :, :6], before[:, :, :6])
     assert (after[:, :, 6:] != before[:, :, 6:]).any(dim=-1).all()
 
 
-def test_the_shares_of_a_position_sum_to_one(qkv):
-    q, k, v = qkv
-    torch.testing.assert_close(attend(q, k, torch.ones_like(v)), torch.ones_like(q))
+def test_groups_do_not_see_the_future_either(grouped):
+    before = grouped_query_attention(*grouped)
+    for changed in grouped:
+        changed[:, :, 6:] += 3
+    assert torch.equal(grouped_query_attention(*grouped)[:, :, :6], before[:, :, :6])
 
 
-def test_bfloat16_stays_bfloat16_and_close(qkv):
-    low = attend(*(x.bfloat16() for x in qkv))
+def test_the_first_two_rungs_do_see_the_future(x, heads):
+    changed = x.clone()
+    changed[:, 6:] += 3
+    assert (simplified_attention(changed) != simplified_attention(x))[:, :6].any(dim=-1).all()
+    q, k, v = heads
+    later = v.clone()
+    later[:, :, 6:] += 3
+    assert (self_attention(q, k, later) != self_attention(q, k, v))[:, :, :6].any(dim=-1).all()
+
+
+@pytest.mark.parametrize("rung", [self_attention, *CAUSAL])
+def test_the_weights_of_a_position_sum_to_one(rung, heads):
+    q, k, v = heads
+    torch.testing.assert_close(rung(q, k, torch.ones_like(v)), torch.ones_like(q))
+
+
+@pytest.mark.parametrize("rung", [self_attention, *CAUSAL])
+def test_bfloat16_stays_bfloat16_and_close(rung, heads):
+    low = rung(*(part.bfloat16() for part in heads))
     assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low.float(), attend(*qkv), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(low.float(), rung(*heads), atol=0.05, rtol=0.05)
 
 
-def test_the_first_position_is_not_turned():
-    x = torch.randn(3, 1, 10, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(_rotated(x, 0), x)
+@pytest.mark.parametrize("rung", CAUSAL)
+def test_dropout_falls_on_attention_weights(rung):
+    # With the unit vectors as values, what is gathered are the attention weights themselves.
+    q, k = (_randn(B, K, T, T, seed=seed) for seed in (1, 2))
+    v = torch.eye(T).expand(B, K, T, T)
+    bits = (torch.rand(1000, generator=torch.Generator().manual_seed(4)) < 0.5).float()
+    whole, dropped = rung(q, k, v), rung(q, k, v, 0.5, bits)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 2 * whole[kept])
+    assert 0.3 < kept.sum() / (whole != 0).sum() < 0.7
+    assert torch.equal(rung(q, k, v, 0.5, None), whole)
 
 
-def test_pairs_of_halves_turn_like_complex_numbers():
-    x = torch.randn(5, 1, 10, generator=torch.Generator().manual_seed(3))
-    position, theta = 13, 1000.0
-    angle = position * theta ** (-2 * torch.arange(5) / 10)
-    expected = torch.complex(x[..., :5], x[..., 5:]) * torch.polar(torch.ones(5), angle)
-    torch.testing.assert_close(_rotated(x, position), torch.cat([expected.real, expected.imag], dim=-1))
+def test_heads_split_and_merged_are_as_before(x):
+    wide = _randn(B, T, K * C)
+    assert split_heads(wide, K).shape == (B, K, T, C)
+    assert torch.equal(split_heads(wide, K)[:, 1], wide[..., C : 2 * C])
+    assert torch.equal(merge_heads(split_heads(wide, K)), wide)
 
 
-def test_turning_keeps_the_length_of_every_pair():
-    x = torch.randn(B, K, T, 10, generator=torch.Generator().manual_seed(4))
-    turned = rotate(x, *rope_table(T, 10, 1000.0))
-    lengths = [torch.hypot(*half.chunk(2, dim=-1)) for half in (turned, x)]
-    torch.testing.assert_close(*lengths)
-
-
-@pytest.mark.parametrize("distance", [0, 1, 7])
-def test_a_score_depends_on_the_distance_alone(distance):
-    q, k = torch.randn(2, 1, 10, generator=torch.Generator().manual_seed(5))
-    scores = [(_rotated(q, start + distance) * _rotated(k, start)).sum() for start in (0, 3, 101)]
-    torch.testing.assert_close(torch.stack(scores), scores[0].expand(3), atol=1e-4, rtol=1e-4)
-    farther = (_rotated(q, distance + 1) * _rotated(k, 0)).sum()
-    assert abs(farther - scores[0]) > 0.01
+def test_a_buffer_grows_as_a_list_does_and_keeps_what_was_written():
+    whole = _randn(B, K, 40, C)
+    buffer, moves = whole[:, :, :3], 0
+    for start in range(3, 40):
+        longer = extend(buffer, start, whole[:, :, start : start + 1])
+        moves += longer is not buffer
+        buffer = longer
+        assert torch.equal(buffer[:, :, : start + 1], whole[:, :, : start + 1])
+    assert moves == 4  # room for 3, then 8, 18, 38, 78
 
 
 @pytest.fixture
-def layer(config):
-    layer = Attention(config)
-    generator = torch.Generator().manual_seed(6)
-    for weight in layer.parameters():
-        weight.data.normal_(0.5 if weight.ndim == 1 else 0, 0.2, generator=generator)
-    return layer
+def make_layer(config):
+    """A maker of a layer with drawn weights, at any rung."""
+
+    def make(**change):
+        layer = Attention(config.model_copy(update=change))
+        generator = torch.Generator().manual_seed(6)
+        for weight in layer.parameters():
+            weight.data.normal_(0.5 if weight.ndim == 1 else 0, 0.2, generator=generator)
+        return layer
+
+    return make
+
+
+def _table(layer):
+    return rope_table(T, layer.head_dim, 1000.0)
 
 
 @torch.no_grad()
-def test_a_layer_read_in_pieces_is_the_layer_read_at_once(layer, config):
-    x = torch.randn(B, T, config.d_model, generator=torch.Generator().manual_seed(7))
-    cos, sin = rope_table(T, config.head_dim, config.rope_theta)
-    whole, (keys, values) = layer(x, cos, sin)
+@pytest.mark.parametrize("attention", ["causal", "multi_head", "grouped"])
+def test_a_layer_read_in_pieces_is_the_layer_read_at_once(make_layer, config, attention):
+    layer = make_layer(attention=attention)
+    x = _randn(B, T, config.d_model)
+    cos, sin = _table(layer)
+    whole, expected = layer(x, (cos, sin))
     assert whole.shape == x.shape
-    past, pieces = None, []
-    for a, b in ((0, 5), (5, 6), (6, T)):
-        piece, past = layer(x[:, a:b], cos[a:b], sin[a:b], past)
+    kept, pieces = (), []
+    for a, b in ((0, 5), (5, 6), (6, 7), (7, T)):
+        piece, kept = layer(x[:, a:b], (cos[a:b], sin[a:b]), a, kept)
         pieces.append(piece)
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
-    torch.testing.assert_close(past, (keys, values))
-    assert keys.shape == values.shape == (B, config.n_kv_heads, T, config.head_dim)
+    for buffer, once in zip(kept, expected, strict=True):
+        torch.testing.assert_close(buffer[:, :, :T], once)
+        assert once.shape == (B, {"causal": 1, "multi_head": 6, "grouped": 3}[attention], T, layer.head_dim)
 
 
 @torch.no_grad()
-def test_a_layer_without_positions_cannot_tell_the_order_of_the_past_and_with_them_it_can(layer, config):
-    x = torch.randn(1, T, config.d_model, generator=torch.Generator().manual_seed(8))
+@pytest.mark.parametrize("attention", ["trainable", "causal", "multi_head", "grouped"])
+def test_a_layer_is_its_rung_between_its_maps(make_layer, config, attention):
+    layer = make_layer(family="llama", attention=attention)
+    x = _randn(B, T, config.d_model)
+    q, k, v = (x @ part.weight.T for part in (layer.query, layer.key, layer.value))
+    n_heads, n_kv_heads = {"multi_head": (6, 6), "grouped": (6, 3)}.get(attention, (1, 1))
+    parts = [split_heads(q, n_heads)]
+    parts += [split_heads(part, n_kv_heads).repeat_interleave(n_heads // n_kv_heads, dim=1) for part in (k, v)]
+    gathered = scaled_dot_product_attention(*parts, is_causal=attention != "trainable")
+    torch.testing.assert_close(layer(x, None)[0], merge_heads(gathered) @ layer.out.weight.T)
+
+
+@torch.no_grad()
+def test_a_layer_without_positions_cannot_tell_the_order_of_the_past_and_with_them_it_can(make_layer, config):
+    layer = make_layer()
+    x = _randn(1, T, config.d_model)
     swapped = x[:, [1, 0, *range(2, T)]]
-    cos, sin = rope_table(T, config.head_dim, config.rope_theta)
-    still = torch.ones_like(cos), torch.zeros_like(sin)
-    torch.testing.assert_close(layer(swapped, *still)[0][:, 2:], layer(x, *still)[0][:, 2:])
-    assert (layer(swapped, cos, sin)[0][:, 2:] - layer(x, cos, sin)[0][:, 2:]).abs().max() > 1e-3
+    torch.testing.assert_close(layer(swapped, None)[0][:, 2:], layer(x, None)[0][:, 2:])
+    turned = _table(layer)
+    assert (layer(swapped, turned)[0][:, 2:] - layer(x, turned)[0][:, 2:]).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_queries_and_keys_are_normalised_so_that_their_size_does_not_matter(layer, config):
-    x = torch.randn(1, T, config.d_model, generator=torch.Generator().manual_seed(9))
-    table = rope_table(T, config.head_dim, config.rope_theta)
-    before = layer(x, *table)[0]
-    layer.query.weight *= 10
-    layer.key.weight *= 0.5
-    torch.testing.assert_close(layer(x, *table)[0], before, atol=1e-3, rtol=1e-3)
+def test_with_qk_norm_the_size_of_queries_and_keys_does_not_matter_and_without_it_does(make_layer, config):
+    x = _randn(1, T, config.d_model)
+    for family, same in (("qwen3", True), ("llama", False)):
+        layer = make_layer(family=family)
+        before = layer(x, _table(layer))[0]
+        layer.query.weight *= 10
+        layer.key.weight *= 0.5
+        assert torch.allclose(layer(x, _table(layer))[0], before, atol=1e-3, rtol=1e-3) == same

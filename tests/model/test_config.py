@@ -25,16 +25,24 @@ def test_heads_share_the_models_width(config):
         ({"d_model": 61}, "d_model 61 and n_heads 6"),
         ({"d_model": 66}, "66 / 6"),
         ({"n_kv_heads": 4}, "n_heads 6 and n_kv_heads 4"),
-        ({"family": "gpt2"}, "model.family: wanted 'qwen3'"),
+        ({"family": "bert"}, "model.family: wanted 'qwen3', 'llama', 'gpt2' or 'gru'"),
+        ({"attention": "flash"}, "model.attention: wanted 'simplified', 'trainable', 'causal', 'multi_head' or"),
+        ({"positions": "alibi"}, "model.positions"),
+        ({"positions": "rope", "family": "gru"}, "given rope with family gru"),
+        ({"positions": "rope", "attention": "simplified"}, "and attention simplified"),
+        ({"positions": "sinusoidal", "attention": "causal", "d_model": 61}, "wanted an even d_model"),
+        ({"attention": "causal", "d_model": 61}, "61 / 1"),
+        ({"dropout": 1.0}, "model.dropout"),
+        ({"dropout": -0.1}, "model.dropout"),
         ({"n_layers": 0}, "model.n_layers"),
         ({"d_ff": 2.5}, "model.d_ff"),
         ({"rope_theta": 1.0}, "model.rope_theta"),
         ({"norm_eps": 0.0}, "model.norm_eps"),
         ({"norm_eps": float("nan")}, "model.norm_eps"),
         ({"tie_embeddings": 1}, "model.tie_embeddings"),
-        ({"dropout": 0.1}, "model.dropout: no such key"),
+        ({"bias": True}, "model.bias: no such key"),
     ],
-    ids=lambda value: "_".join(value) if isinstance(value, dict) else "",
+    ids=lambda value: "_".join(f"{key}_{given}" for key, given in value.items()) if isinstance(value, dict) else "",
 )
 def test_a_shape_that_does_not_fit_is_refused_and_named(knobs, change, named):
     with pytest.raises(UserError) as caught:
@@ -52,3 +60,38 @@ def test_a_missing_knob_is_named(knobs):
 def test_a_configuration_does_not_change(config):
     with pytest.raises(ValidationError, match="frozen"):
         config.d_model = 120
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "positions"),
+    [
+        ("qwen3", "grouped", "rope"),
+        ("llama", "causal", "rope"),
+        ("gpt2", "multi_head", "learned"),
+        ("qwen3", "simplified", "none"),
+        ("gru", "grouped", "none"),
+    ],
+)
+def test_positions_are_the_familys_own_unless_others_are_given(knobs, family, attention, positions):
+    shape = knobs | {"family": family, "attention": attention}
+    assert ModelParams(**shape).position_scheme == positions
+    assert ModelParams(**shape | {"positions": "learned"}).position_scheme == "learned"
+    assert ModelParams(**shape | {"positions": "none"}).position_scheme == "none"
+
+
+@pytest.mark.parametrize(
+    ("attention", "heads"),
+    [("simplified", (1, 1)), ("trainable", (1, 1)), ("causal", (1, 1)), ("multi_head", (6, 6)), ("grouped", (6, 3))],
+)
+def test_the_rung_says_how_many_heads_there_are(knobs, attention, heads):
+    shape = ModelParams(**knobs | {"attention": attention})
+    assert (shape.n_query_heads, shape.n_key_heads) == heads
+    assert shape.head_dim * heads[0] == shape.d_model
+    assert shape.sees_the_future == (attention in ("simplified", "trainable"))
+
+
+def test_heads_that_a_rung_ignores_need_not_fit(knobs):
+    assert ModelParams(**knobs | {"attention": "causal", "n_heads": 7}).head_dim == 60
+    assert ModelParams(**knobs | {"attention": "multi_head", "n_kv_heads": 4}).head_dim == 10
+    gru = ModelParams(**knobs | {"family": "gru", "attention": "trainable", "d_model": 61})
+    assert not gru.sees_the_future

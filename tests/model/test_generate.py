@@ -1,9 +1,29 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llm.model.generate import generate, greedy, sampler
+from llm.model.generate import (
+    generate,
+    greedy,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalise_repetition,
+    sampler,
+    stream_text,
+)
 
 PROMPT = [3, 1, 4, 1, 5]
+SHAPES = {
+    "grouped": {},
+    "multi_head": {"attention": "multi_head"},
+    "causal": {"attention": "causal", "positions": "sinusoidal"},
+    "gpt2": {"family": "gpt2"},
+    "gru": {"family": "gru"},
+    "sees the future": {"attention": "trainable"},
+    "sees the future without weights": {"attention": "simplified"},
+}
 
 
 @pytest.fixture
@@ -23,7 +43,9 @@ def _recorded(model, ids, n):
 
 
 @torch.no_grad()
-def test_logits_from_kept_keys_are_those_of_reading_the_whole_text_again(model, config):
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_logits_from_kept_keys_are_those_of_reading_the_whole_text_again(draw_gpt, config, shape):
+    model = draw_gpt(**config.model_dump() | shape)
     n = config.context_length - len(PROMPT)
     text, seen = _recorded(model, PROMPT, n)
     for place, logits in enumerate(seen, start=len(PROMPT)):
@@ -32,9 +54,10 @@ def test_logits_from_kept_keys_are_those_of_reading_the_whole_text_again(model, 
 
 @torch.no_grad()
 @pytest.mark.parametrize("n_prompt", [2, 7, 11])
-def test_past_the_context_each_token_follows_from_a_whole_half_of_it_or_more(draw_gpt, config, n_prompt):
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_past_the_context_each_token_follows_from_a_whole_half_of_it_or_more(draw_gpt, config, n_prompt, shape):
     length = 7
-    model = draw_gpt(**config.model_dump() | {"context_length": length})
+    model = draw_gpt(**config.model_dump() | shape | {"context_length": length})
     ids = [place * 7 % config.vocab_size for place in range(n_prompt)]
     text, seen = _recorded(model, ids, 2 * length)
     assert len(text) == n_prompt + 2 * length
@@ -112,3 +135,142 @@ def test_drawing_leaves_the_logits_as_they_are(logits):
     before = logits.clone()
     sampler(0.5, 2, torch.Generator())(logits)
     assert torch.equal(logits, before)
+
+
+def test_a_context_of_one_token_goes_on(draw_gpt):
+    assert len(list(generate(draw_gpt(context_length=1), PROMPT, 5, greedy))) == 5
+
+
+finite = st.floats(-20, 20, width=32)
+many_logits = st.lists(finite, min_size=1, max_size=12, unique=True).map(torch.tensor)
+
+
+def _left(filtered, logits):
+    """The ids that a filter left; what it left is as it was."""
+    left = {token for token, value in enumerate(filtered.tolist()) if value != -torch.inf}
+    assert all(filtered[token] == logits[token] for token in left)
+    return left
+
+
+@given(many_logits, st.integers(1, 15))
+def test_top_k_keeps_the_k_likeliest(logits, k):
+    ranked = sorted(range(len(logits)), key=lambda token: -logits[token])
+    assert _left(keep_top_k(logits, k), logits) == set(ranked[:k])
+
+
+def test_top_k_keeps_equals_of_the_last():
+    logits = torch.tensor([1.0, 2.0, 1.0, 0.0])
+    assert _left(keep_top_k(logits, 2), logits) == {0, 1, 2}
+
+
+@given(many_logits, st.floats(0, 1))
+def test_top_p_keeps_the_fewest_that_are_p_together(logits, p):
+    shares = logits.double().softmax(dim=-1)
+    left = _left(keep_top_p(logits, p), logits)
+    assert left
+    smallest = min(left, key=lambda token: logits[token])
+    assert left == {token for token in range(len(logits)) if logits[token] >= logits[smallest]}
+    together = float(shares[sorted(left)].sum())
+    assert together >= p - 1e-5
+    if len(left) > 1:
+        assert together - float(shares[smallest]) < p + 1e-5
+
+
+@pytest.mark.parametrize(("p", "left"), [(0.0, {1}), (0.39, {1}), (0.41, {1, 3}), (0.69, {1, 3}), (0.71, {1, 2, 3})])
+def test_top_p_by_hand(logits, p, left):
+    assert _left(keep_top_p(logits, p), logits) == left
+
+
+@given(many_logits, st.floats(0, 1))
+def test_min_p_keeps_what_is_at_least_so_likely_beside_the_likeliest(logits, p):
+    shares = logits.double().softmax(dim=-1)
+    ratio = shares / shares.max()
+    left = _left(keep_min_p(logits, p), logits)
+    for token in range(len(logits)):
+        if abs(ratio[token] - p) > 1e-5:
+            assert (token in left) == bool(ratio[token] >= p)
+    assert int(logits.argmax()) in left
+
+
+@given(many_logits, st.lists(st.integers(0, 11), max_size=9), st.floats(1, 4, width=32))
+def test_a_repetition_penalty_falls_once_on_what_was_seen(logits, seen, penalty):
+    seen = [token % len(logits) for token in seen]
+    expected = [
+        value if token not in seen else value / penalty if value > 0 else value * penalty
+        for token, value in enumerate(logits.tolist())
+    ]
+    before = logits.clone()
+    torch.testing.assert_close(penalise_repetition(logits, seen, penalty), torch.tensor(expected))
+    assert torch.equal(logits, before)
+
+
+def test_a_strong_repetition_penalty_ends_repetition_in_greedy_text(model, config):
+    penalised = list(generate(model, PROMPT, 12, greedy, repetition_penalty=1e9))
+    assert len({*PROMPT, *penalised}) == len(set(PROMPT)) + 12
+    assert penalised != list(generate(model, PROMPT, 12, greedy))
+
+
+@pytest.mark.parametrize(
+    ("filters", "left"),
+    [({"top_p": 0.5}, {1, 3}), ({"min_p": 0.6}, {1, 3}), ({"top_p": 0.9, "min_p": 0.3}, {1, 2, 3})],
+)
+def test_a_sampler_draws_from_what_its_filters_left_in_their_proportions(logits, filters, left):
+    shares = _shares(sampler(1.0, None, torch.Generator().manual_seed(1), **filters), logits)
+    expected = torch.tensor([float(logits[token].exp()) if token in left else 0.0 for token in range(4)])
+    torch.testing.assert_close(shares, expected / expected.sum(), atol=0.04, rtol=0)
+    assert {token for token in range(4) if shares[token]} == left
+
+
+def test_temperature_comes_before_the_filters(logits):
+    # At half the temperature the shares are squared: 0.16 of 0.30 is more than half of it all.
+    assert _shares(sampler(0.5, None, torch.Generator(), top_p=0.5), logits, n=50)[1] == 1
+
+
+letters = st.text("abé", max_size=12)
+
+
+@given(letters, st.lists(st.text("abé", min_size=1, max_size=4), max_size=3))
+def test_streamed_text_is_the_text_up_to_the_stop_string_that_is_complete_first(text, stop):
+    # A byte a token, so that characters and stop strings are cut everywhere.
+    def decode(tokens):
+        return bytes(tokens).decode("utf-8", errors="replace")
+
+    ends = [n for n in range(len(text) + 1) if any(text[:n].endswith(word) for word in stop)]
+    if ends:
+        begun = [ends[0] - len(word) for word in stop if text[: ends[0]].endswith(word)]
+        expected = text[: min(begun)]
+    else:
+        expected = text
+    pieces = list(stream_text(list(text.encode()), decode, tuple(stop)))
+    assert "".join(pieces) == expected
+    assert all(pieces)
+
+
+def test_text_comes_as_soon_as_it_is_certain():
+    asked = []
+
+    def tokens():
+        for letter in "one, two; three":
+            asked.append(letter)
+            yield ord(letter)
+
+    stream = stream_text(tokens(), lambda ids: "".join(map(chr, ids)), stop=(", three", "; t"))
+    came = [(piece, "".join(asked)) for piece in stream]
+    assert came[:3] == [("o", "o"), ("n", "on"), ("e", "one")]
+    assert came[3] == (", tw", "one, tw")
+    assert "".join(piece for piece, _ in came) == "one, two"
+    assert "".join(asked) == "one, two; t"
+
+
+def test_half_a_character_at_the_end_is_shown_when_nothing_more_comes():
+    def decode(tokens):
+        return bytes(tokens).decode("utf-8", errors="replace")
+
+    assert list(stream_text("hé".encode()[:2], decode)) == ["h", "\ufffd"]
+
+
+def test_a_stop_string_ends_the_asking_for_tokens(model):
+    drawn = generate(model, PROMPT, 20, greedy)
+    text = list(stream_text(drawn, lambda ids: "x" * len(ids), stop=("xxx",)))
+    assert text == []
+    assert len(list(drawn)) == 17

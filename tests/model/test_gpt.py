@@ -5,21 +5,48 @@ from torch.utils.flop_counter import FlopCounterMode
 from llm.model.gpt import GPT, next_token_loss, uniform_loss
 
 B, T = 3, 11
+# The default, and one change of it at a time.
+KINDS = {
+    "qwen3": {},
+    "llama": {"family": "llama"},
+    "gpt2": {"family": "gpt2", "n_kv_heads": 6},
+    "gru": {"family": "gru"},
+    "causal": {"attention": "causal"},
+    "multi_head": {"attention": "multi_head"},
+    "no positions": {"positions": "none"},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "learned": {"positions": "learned"},
+}
+FAR_SEEING = {"simplified": {"attention": "simplified"}, "trainable": {"attention": "trainable"}}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind_at_all = pytest.mark.parametrize("kind", [*KINDS, *FAR_SEEING])
 
 
 @pytest.fixture
-def model(draw_gpt, config):
-    return draw_gpt(**config.model_dump())
+def kind():
+    return "qwen3"
+
+
+@pytest.fixture
+def shape(config, kind):
+    return config.model_copy(update=(KINDS | FAR_SEEING)[kind])
+
+
+@pytest.fixture
+def model(draw_gpt, shape):
+    return draw_gpt(**shape.model_dump())
 
 
 def _ids(config, length=T):
     return torch.randint(config.vocab_size, (B, length), generator=torch.Generator().manual_seed(1))
 
 
+@every_kind_at_all
 def test_every_position_of_every_sequence_gets_logits_over_the_vocabulary(model, config):
     assert model(_ids(config)).shape == (B, T, config.vocab_size)
 
 
+@every_kind
 @torch.no_grad()
 def test_changing_the_future_leaves_the_past_logits_as_they_were(model, config):
     ids = _ids(config)
@@ -28,8 +55,23 @@ def test_changing_the_future_leaves_the_past_logits_as_they_were(model, config):
     after = model(ids)
     torch.testing.assert_close(after[:, :7], before[:, :7])
     assert (after[:, 7:] - before[:, 7:]).abs().amax(dim=-1).min() > 1e-3
+    assert not model.sees_the_future
 
 
+@pytest.mark.parametrize("kind", FAR_SEEING)
+@torch.no_grad()
+def test_the_first_two_rungs_see_the_future(model, config):
+    ids = _ids(config)
+    before = model(ids)
+    ids[:, 7:] = (ids[:, 7:] + 1) % config.vocab_size
+    assert (model(ids) - before)[:, :7].abs().amax(dim=-1).min() > 1e-4
+    assert model.sees_the_future
+    _, past = model.run_blocks(model.embedding(ids))
+    with pytest.raises(AssertionError, match="future"):
+        model.run_blocks(model.embedding(ids[:, :1]), past)
+
+
+@every_kind_at_all
 @torch.no_grad()
 def test_every_position_depends_on_the_first_token(model, config):
     ids = _ids(config)
@@ -38,6 +80,7 @@ def test_every_position_depends_on_the_first_token(model, config):
     assert (model(ids) - before).abs().amax(dim=-1).min() > 1e-4
 
 
+@every_kind_at_all
 @torch.no_grad()
 def test_sequences_of_a_batch_do_not_see_each_other(model, config):
     ids = _ids(config)
@@ -46,13 +89,26 @@ def test_sequences_of_a_batch_do_not_see_each_other(model, config):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("cut", [1, 5, T - 1])
-def test_a_text_read_in_two_pieces_has_the_hidden_states_of_one(model, config, cut):
+@every_kind
+def test_a_text_read_in_pieces_has_the_hidden_states_of_one(model, config):
     x = model.embedding(_ids(config))
     whole, _ = model.run_blocks(x)
-    first, past = model.run_blocks(x[:, :cut])
-    second, _ = model.run_blocks(x[:, cut:], past)
-    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
+    past, pieces = None, []
+    for a, b in ((0, 1), (1, 5), (5, 6), (6, 7), (7, T)):
+        piece, past = model.run_blocks(x[:, a:b], past)
+        pieces.append(piece)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
+    assert past.length == T
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["no positions", "sinusoidal", "learned", "qwen3"])
+def test_only_without_positions_the_order_of_the_past_does_not_matter(draw_gpt, config, kind):
+    model = draw_gpt(**config.model_dump() | KINDS[kind] | {"n_layers": 1})
+    ids = _ids(config)
+    swapped = ids[:, [1, 0, *range(2, T)]]
+    moved = (model(swapped) - model(ids))[:, 2:].abs().max()
+    assert (moved < 1e-4) == (kind == "no positions")
 
 
 def test_more_tokens_than_the_context_are_refused(model, config):
@@ -65,73 +121,80 @@ def test_more_tokens_than_the_context_are_refused(model, config):
         model.run_blocks(model.embedding(_ids(config, 1)), past)
 
 
+@every_kind_at_all
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_fresh_model_starts_near_the_uniform_loss(config, tied):
-    config = config.model_copy(update={"tie_embeddings": tied})
-    ids = _ids(config)
-    loss = next_token_loss(GPT(config, torch.Generator().manual_seed(1))(ids[:, :-1]), ids[:, 1:])
-    assert abs(loss.item() - uniform_loss(config.vocab_size)) < 0.1
+def test_a_fresh_model_starts_near_the_uniform_loss(shape, tied):
+    shape = shape.model_copy(update={"tie_embeddings": tied})
+    ids = _ids(shape)
+    loss = next_token_loss(GPT(shape, torch.Generator().manual_seed(1))(ids[:, :-1]), ids[:, 1:])
+    assert abs(loss.item() - uniform_loss(shape.vocab_size)) < 0.1
 
 
 @torch.no_grad()
-def test_fresh_blocks_pass_their_input_on(config):
-    model = GPT(config, torch.Generator().manual_seed(1))
-    x = model.embedding(_ids(config))
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gru", "causal", "no positions"])
+def test_fresh_blocks_pass_their_input_on(shape):
+    model = GPT(shape, torch.Generator().manual_seed(1))
+    x = model.embedding(_ids(shape))
     assert torch.equal(model.run_blocks(x)[0], model.norm(x))
 
 
-def test_fresh_weights_depend_on_the_generator_alone(config):
+@every_kind_at_all
+def test_fresh_weights_depend_on_the_generator_alone(shape):
     def draw(seed):
-        return dict(GPT(config, torch.Generator().manual_seed(seed)).named_parameters())
+        return dict(GPT(shape, torch.Generator().manual_seed(seed)).named_parameters())
 
     first, second, other = draw(1), draw(1), draw(2)
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
     differ = {name for name, weight in first.items() if not torch.equal(weight, other[name])}
     drawn = {name for name, weight in first.items() if weight.ndim == 2 and weight.any()}
     assert differ == drawn
-    assert {"embedding.weight", "head.weight", "blocks.1.attention.key.weight"} <= differ
+    undrawn = {name for name, weight in first.items() if weight.ndim == 2} - drawn
+    assert {name.split(".", 2)[2] for name in undrawn} <= {
+        "attention.out.weight",
+        "recurrence.out.weight",
+        "feed_forward.down.weight",
+    }
+    assert {"embedding.weight", "head.weight", "blocks.1.feed_forward.up.weight"} <= differ
 
 
+@every_kind_at_all
 @pytest.mark.parametrize("tied", [False, True])
-def test_every_weight_takes_part(draw_gpt, config, tied):
-    model = draw_gpt(**config.model_dump() | {"tie_embeddings": tied})
-    model(_ids(config)).logsumexp(dim=-1).sum().backward()
+def test_every_weight_takes_part(draw_gpt, shape, tied):
+    model = draw_gpt(**shape.model_dump() | {"tie_embeddings": tied})
+    model(_ids(shape, shape.context_length)).logsumexp(dim=-1).sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters())
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "gru", "trainable", "simplified"])
+def test_block_weights_have_blocks_in_their_names(model):
+    inside = {f"blocks.{name}" for name, _ in model.blocks.named_parameters()}
+    assert inside
+    assert {name for name, _ in model.named_parameters() if "blocks" in name.split(".")} == inside
+
+
+@every_kind_at_all
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("shape", [{}, {"n_layers": 3, "n_kv_heads": 2, "d_ff": 31, "vocab_size": 53}])
-def test_there_are_as_many_weights_as_transformers_counts(config, tied, shape):
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = config.model_copy(update={"tie_embeddings": tied} | shape)
-    with torch.device("meta"):
-        theirs = Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=config.vocab_size,
-                hidden_size=config.d_model,
-                intermediate_size=config.d_ff,
-                num_hidden_layers=config.n_layers,
-                num_attention_heads=config.n_heads,
-                num_key_value_heads=config.n_kv_heads,
-                head_dim=config.head_dim,
-                max_position_embeddings=config.context_length,
-                tie_word_embeddings=config.tie_embeddings,
-                bos_token_id=0,
-                eos_token_id=0,
-                pad_token_id=0,
-            )
-        )
-    assert GPT(config).n_parameters() == theirs.num_parameters()
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_token_costs_as_much_arithmetic_as_torch_counts(draw_gpt, config, tied):
-    model = draw_gpt(**config.model_dump() | {"tie_embeddings": tied})
-    ids = _ids(config, config.context_length)
+def test_a_token_costs_as_much_arithmetic_as_torch_counts(draw_gpt, shape, tied):
+    model = draw_gpt(**shape.model_dump() | {"tie_embeddings": tied})
+    ids = _ids(shape, shape.context_length)
     with FlopCounterMode(display=False) as counter:
         model(ids).sum().backward()
-    assert model.flops_per_token() * ids.numel() == counter.get_total_flops()
+    # The state that a GRU begins with is no one's output: its gradient is not computed.
+    d_state = 40
+    spared = 2 * shape.n_layers * B * d_state * 3 * d_state if shape.family == "gru" else 0
+    assert model.flops_per_token() * ids.numel() == counter.get_total_flops() + spared
+
+
+def test_learned_and_sinusoidal_positions_are_added_to_the_embeddings(draw_gpt, config):
+    x = torch.randn(B, T, config.d_model, generator=torch.Generator().manual_seed(1))
+    plain, learned, waves = (
+        draw_gpt(**config.model_dump() | {"positions": kind}) for kind in ("none", "learned", "sinusoidal")
+    )
+    for model in (learned, waves):
+        model.blocks, model.norm = plain.blocks, plain.norm
+    torch.testing.assert_close(learned.run_blocks(x)[0], plain.run_blocks(x + learned.positions(torch.arange(T)))[0])
+    root = config.d_model**0.5
+    torch.testing.assert_close(waves.run_blocks(x)[0], plain.run_blocks(root * x + waves.waves[:T])[0])
 
 
 def test_knowing_nothing_costs_the_uniform_loss():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from llm.model.layers import Linear, RMSNorm, SwiGLU
+from llm.model.layers import GELU, LayerNorm, Linear, RMSNorm, SwiGLU
 
 
 @pytest.fixture
@@ -22,6 +22,20 @@ def test_a_linear_map_is_a_matrix_product_and_no_more(x):
     layer = _fill(Linear(7, 5))
     torch.testing.assert_close(layer(x), x @ layer.weight.T)
     assert not layer(torch.zeros(7)).any()
+
+
+def test_a_bias_is_added_and_is_fresh_at_zero(x):
+    layer = Linear(7, 5, bias=True)
+    assert not layer.bias.any()
+    _fill(layer)
+    torch.testing.assert_close(layer(x), x @ layer.weight.T + layer.bias)
+
+
+def test_a_layer_norm_is_torchs_own(x):
+    layer = _fill(LayerNorm(7, 1e-5))
+    torch.testing.assert_close(layer(x), functional.layer_norm(x, (7,), layer.weight, layer.bias, 1e-5))
+    low = x.bfloat16()
+    assert torch.equal(layer(low), layer(low.float()).bfloat16())
 
 
 def test_a_norm_is_torchs_own(x):
@@ -56,7 +70,15 @@ def test_the_feed_forward_is_the_formula(x):
     torch.testing.assert_close(layer(x), (opened * (x @ up.T)) @ down.T)
 
 
-def test_positions_do_not_see_each_other(x):
-    layer = nn.Sequential(_fill(SwiGLU(7, 5)), RMSNorm(7, 1e-6))
+def test_gpt2s_feed_forward_is_the_formula(x):
+    layer = _fill(GELU(7, 5))
+    inside = x @ layer.up.weight.T + layer.up.bias
+    gelu = 0.5 * inside * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (inside + 0.044715 * inside**3)))
+    torch.testing.assert_close(layer(x), gelu @ layer.down.weight.T + layer.down.bias)
+
+
+@pytest.mark.parametrize("layer", [SwiGLU(7, 5), GELU(7, 5)], ids=["swiglu", "gelu"])
+def test_positions_do_not_see_each_other(x, layer):
+    layer = nn.Sequential(_fill(layer), RMSNorm(7, 1e-6))
     alone = torch.stack([layer(x[:, place]) for place in range(3)], dim=1)
     torch.testing.assert_close(layer(x), alone)

@@ -35,7 +35,7 @@ def run(tmp_path, draw_gpt, write_windows_folder, small_tokenizer_file, plain_cp
 
 def test_both_splits_are_scored_each_token_but_the_first_once(run):
     metrics, _, samples = run(val=VAL, test=TEST)
-    assert metrics.keys() == {"val", "test", "lossless_tokens", "matmul_dtype"}
+    assert metrics.keys() == {"val", "test", "lossless_tokens", "sees_the_future", "matmul_dtype"}
     assert metrics["val"]["tokens"] == 28 + 5 + 2
     assert metrics["test"]["tokens"] == 33 + 1
     assert "def │" in samples
@@ -63,14 +63,14 @@ def test_the_picture_shows_the_model_among_its_rivals_on_test(run):
 
 def test_without_a_test_split_it_is_left_out_and_val_is_shown(run):
     metrics, picture, _ = run(val=VAL, rivals={"val": RIVALS["val"]})
-    assert metrics.keys() == {"val", "lossless_tokens", "matmul_dtype"}
+    assert metrics.keys() == {"val", "lossless_tokens", "sees_the_future", "matmul_dtype"}
     assert "held-out text (val)" in picture
     assert ">9.500<" in picture
 
 
 def test_without_any_held_out_text_there_are_samples_alone(run):
     metrics, picture, samples = run(rivals={})
-    assert metrics == {"lossless_tokens": True, "matmul_dtype": "float32"}
+    assert metrics == {"lossless_tokens": True, "sees_the_future": False, "matmul_dtype": "float32"}
     assert "no text was held out" in picture
     assert "def │" in samples
 

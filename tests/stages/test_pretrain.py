@@ -1,5 +1,13 @@
 import csv
 import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +21,21 @@ from llm.train.checkpoint import load_model
 from llm.train.params import OptimizerParams, PretrainParams, ScheduleParams
 from stages import pretrain
 
+ROOT = Path(__file__).resolve().parents[2]
 VOCAB, CONTEXT = 97, 17
+MUON = OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.0, clip_norm=10.0)
 PARAMS = PretrainParams(
     max_steps=7,
     batch_size=2,
+    micro_batch_size=None,
     clean_share=0.4,
-    optimizer=OptimizerParams(matrix_rate=0.02, other_rate=0.01, weight_decay=0.0, clip_norm=10.0),
-    schedule=ScheduleParams(warmup_steps=2, decay_share=0.5),
+    optimizer=MUON,
+    schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_share=0.5, final_share=0.0),
+    average=None,
+    average_share=0.5,
     eval_every_steps=3,
     eval_windows=5,
+    stop_after_evals=None,
     checkpoint_every_steps=2,
     keep="last",
     compile="never",
@@ -40,14 +54,20 @@ def windows(tmp_path, write_windows_folder):
 
 
 @pytest.fixture
-def run(tmp_path, config, plain_cpu):
-    shape = ModelParams(**config.model_dump(exclude={"vocab_size", "context_length"}))
+def shape(config):
+    return ModelParams(**config.model_dump(exclude={"vocab_size", "context_length"}))
 
-    def run(windows, name="run", params=PARAMS, seed=1):
+
+@pytest.fixture
+def run(tmp_path, shape, plain_cpu, small_tokenizer_file, monkeypatch):
+    monkeypatch.setattr(pretrain, "matmul_peak", lambda machine: 1e9)
+
+    def run(windows, name="run", params=PARAMS, seed=1, shape=shape):
         folder = tmp_path / name
         (folder / "scratch").mkdir(parents=True, exist_ok=True)
         weights, metrics, curve, picture = (folder / output for output in OUTPUTS)
-        pretrain.main(shape, params, seed, windows, weights, metrics, curve, picture, folder / "scratch")
+        places = weights, metrics, curve, picture, folder / "scratch"
+        pretrain.main(shape, params, seed, windows, small_tokenizer_file, *places)
         return folder
 
     return run
@@ -79,7 +99,7 @@ def test_another_seed_makes_another_model(run, windows):
 
 
 def test_the_seed_decides_on_the_first_weights(run, windows, config):
-    still = OptimizerParams(matrix_rate=1e-9, other_rate=1e-9, weight_decay=0.0, clip_norm=10.0)
+    still = MUON.model_copy(update={"muon_rate": 1e-9, "adamw_rate": 1e-9})
     model = load_model(run(windows, seed=3, params=PARAMS.model_copy(update={"optimizer": still})) / "weights")
     fresh = GPT(config, torch.Generator().manual_seed(3))
     torch.testing.assert_close(list(model.parameters()), list(fresh.parameters()), atol=1e-6, rtol=0)
@@ -121,10 +141,12 @@ def test_metrics_say_what_was_trained_on_what(run, windows):
     assert [row["step"] for row in curve] == ["3", "6", "7"]
 
 
+RUINOUS = MUON.model_copy(update={"muon_rate": 2.0, "adamw_rate": 2.0})
+
+
 def test_the_best_weights_are_kept_where_they_are_asked_for(run, windows):
     # At a rate that ruins the model, the first look at val is the best one.
-    ruinous = OptimizerParams(matrix_rate=2.0, other_rate=2.0, weight_decay=0.0, clip_norm=10.0)
-    change = {"keep": "best", "optimizer": ruinous, "eval_every_steps": 1}
+    change = {"keep": "best", "optimizer": RUINOUS, "eval_every_steps": 1}
     folder = run(windows, params=PARAMS.model_copy(update=change))
     best = min(_curve(folder), key=lambda row: float(row["val_loss"]))
     assert _metrics(folder)["kept_step"] == int(best["step"]) < 7
@@ -185,3 +207,179 @@ def test_padded_windows_train_too(run, tmp_path, write_windows_folder):
     windows = write_windows_folder(tmp_path / "padded", documents, VOCAB, CONTEXT, boundary="document")
     curve = _curve(run(windows))
     assert float(curve[-1]["train_loss"]) < uniform_loss(VOCAB)
+
+
+def _change(**change):
+    return PARAMS.model_copy(update=change)
+
+
+def test_micro_batches_learn_what_the_whole_batch_does(run, tmp_path, write_windows_folder):
+    # Windows of 10 and of 4 targets beside each other.
+    documents = {"train": [[5, 6, 7] * 3, [8, 9, 8]] * 6, "val": _documents(5, length=9)}
+    windows = write_windows_folder(tmp_path / "padded", documents, VOCAB, CONTEXT, boundary="document")
+    whole = run(windows, "whole")
+    parts = run(windows, "parts", _change(micro_batch_size=1))
+    models = [load_model(folder / "weights") for folder in (whole, parts)]
+    torch.testing.assert_close(*(list(model.parameters()) for model in models), atol=1e-4, rtol=1e-3)
+    for row, other in zip(_curve(whole), _curve(parts), strict=True):
+        for key in ("train_loss", "val_loss"):
+            assert float(row[key]) == pytest.approx(float(other[key]), abs=1e-3)
+
+
+def test_dropout_is_another_one_at_each_step_and_in_each_part_and_none_at_validation(run, windows, shape, monkeypatch):
+    asked, told = [], []
+    draw, run_blocks = GPT.dropout_keys, GPT.run_blocks
+
+    def noting_draw(self, seed, step):
+        asked.append((seed, step))
+        return draw(self, seed, step)
+
+    def noting_run(self, x, past=None, dropout_keys=None):
+        told.append((self.training, dropout_keys is not None))
+        return run_blocks(self, x, past, dropout_keys)
+
+    monkeypatch.setattr(GPT, "dropout_keys", noting_draw)
+    monkeypatch.setattr(GPT, "run_blocks", noting_run)
+    run(windows, params=_change(micro_batch_size=1), shape=shape.model_copy(update={"dropout": 0.2}), seed=5)
+    assert asked == [(5, number) for number in range(7 * 2)]
+    assert set(told) == {(True, True), (False, False)}
+
+
+def test_the_mean_of_the_weights_is_what_is_saved_and_told_of(run, windows):
+    plain = run(windows, "plain")
+    mean = run(windows, "mean", _change(average="tail"))
+    assert _metrics(mean)["train_loss"] == _metrics(plain)["train_loss"]
+    assert _metrics(mean)["val_loss"] != _metrics(plain)["val_loss"]
+    assert (mean / "weights/model.safetensors").read_bytes() != (plain / "weights/model.safetensors").read_bytes()
+
+
+def test_a_run_that_gets_no_better_ends_early_and_counts_what_it_did(run, windows):
+    change = {"keep": "best", "optimizer": RUINOUS, "eval_every_steps": 1, "stop_after_evals": 2, "max_steps": 40}
+    folder = run(windows, params=_change(**change))
+    best = min(_curve(folder), key=lambda row: float(row["val_loss"]))
+    last = int(best["step"]) + 2
+    assert last < 40
+    assert [row["step"] for row in _curve(folder)] == [str(step) for step in range(1, last + 1)]
+    assert _metrics(folder)["tokens_seen"] == last * 2 * CONTEXT
+    assert _metrics(folder)["epochs"] == round(last * 2 / 20, 3)
+
+
+def test_an_early_stop_without_held_out_text_is_refused(run, tmp_path, write_windows_folder):
+    windows = write_windows_folder(tmp_path / "windows", {"train": _documents(11)}, VOCAB, CONTEXT)
+    with pytest.raises(UserError, match=r"^pretrain\.stop_after_evals: wanted held-out text .* given none$"):
+        run(windows, params=_change(keep="best", stop_after_evals=2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("muon", "half of pretrain.optimizer.muon_rate 1e+30 and pretrain.optimizer.adamw_rate 1e+30"),
+        ("adamw", "half of pretrain.optimizer.adamw_rate 1e+30"),
+    ],
+)
+def test_a_lost_run_names_the_step_and_the_knobs_to_turn(run, windows, kind, advice):
+    far = MUON.model_copy(update={"kind": kind, "muon_rate": 1e30, "adamw_rate": 1e30})
+    with pytest.raises(UserError, match=re.escape(f"; try {advice}, or more than 2 pretrain.")) as caught:
+        run(windows, params=_change(optimizer=far))
+    assert re.match(r"pretrain: the (loss|gradient's norm) is (nan|inf) at step [1-6];", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "advice"),
+    [
+        (12, None, "pretrain.micro_batch_size 6, or a shorter sample.context_length than 17"),
+        (12, 4, "pretrain.micro_batch_size 2, or a shorter sample.context_length than 17"),
+        (9, None, "pretrain.micro_batch_size 3, or a shorter sample.context_length than 17"),
+        (9, 1, "a shorter sample.context_length than 17"),
+    ],
+)
+def test_an_exhausted_memory_names_the_knobs_to_turn(run, windows, monkeypatch, batch, micro, advice):
+    monkeypatch.setattr(GPT, "run_blocks", lambda *_, **__: torch.empty(2**60, dtype=torch.uint8))
+    with pytest.raises(UserError, match=f"^out of memory; try {advice}$"):
+        run(windows, params=_change(batch_size=batch, micro_batch_size=micro))
+
+
+def test_the_model_is_heard_at_each_evaluation(run, windows, capsys):
+    run(windows)
+    shown = re.findall(r"pretrain: step (\d+) writes '", capsys.readouterr().err)
+    assert shown == ["3", "6", "7"]
+
+
+def test_a_model_that_sees_the_future_says_so_and_writes_nothing(run, windows, shape, capsys):
+    seeing = shape.model_copy(update={"attention": "trainable"})
+    run(windows, shape=seeing)
+    told = capsys.readouterr().err
+    assert told.count("its losses mean nothing") == 1
+    assert "writes" not in told
+
+
+# Imports once, then runs the stage in a process of its own for each line that it reads; tells its id and how it ended.
+STARTER = """
+import os, sys
+import torch._dynamo
+from llm import stage
+from stages import pretrain
+for _ in sys.stdin:
+    if not (child := os.fork()):
+        sys.exit(stage.run(pretrain.main))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def start_stage(tmp_path, windows, small_tokenizer_file):
+    """A starter of the stage with the options of params.yaml in `tmp_path`: its process id, and a way to its end."""
+    options = {"windows": windows, "tokenizer": small_tokenizer_file}
+    options |= dict(
+        zip(["weights", "metrics", "curve", "picture"], (tmp_path / "out" / name for name in OUTPUTS), strict=True)
+    )
+    command = [sys.executable, "-c", STARTER, *(f"--{option}={path}" for option, path in options.items())]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with (tmp_path / "told").open("w") as told:
+        starter = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=told, **pipes)
+
+    def start():
+        os.truncate(tmp_path / "told", 0)
+        starter.stdin.write("\n")
+        return int(starter.stdout.readline()), lambda: int(starter.stdout.readline())
+
+    yield start
+    starter.communicate(timeout=60)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(tmp_path, shape, windows, run, start_stage):
+    """As a stage, in processes: killed at drawn moments, then asked to stop in both ways, then left alone."""
+    change = {"max_steps": 240, "eval_every_steps": 10, "checkpoint_every_steps": 7, "keep": "best", "average": "ema"}
+    params = _change(**change, average_share=0.05)
+    shape = shape.model_copy(update={"d_model": 12, "n_heads": 1, "n_kv_heads": 1, "d_ff": 16, "n_layers": 1})
+    whole = run(windows, "whole", params, shape=shape)
+    sections = {"seed": 1, "model": shape.model_dump(), "pretrain": params.model_dump()}
+    (tmp_path / "params.yaml").write_text(json.dumps(sections), encoding="utf-8")
+    drawn = random.Random(1)
+
+    def run_until(number):
+        """Send a signal some time after the model was first heard, which is in the loop; how it ended, what it told."""
+        process, end = start_stage()
+        deadline = time.monotonic() + 60
+        while " writes " not in (tmp_path / "told").read_text(encoding="utf-8") and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if number is not None:
+            time.sleep(drawn.uniform(0, 0.05))
+            os.kill(process, number)
+        code = end()
+        return code, (tmp_path / "told").read_text(encoding="utf-8")
+
+    for _ in range(3):
+        code, told = run_until(signal.SIGKILL)
+        assert code == -signal.SIGKILL, told
+    for number, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        code, told = run_until(number)
+        assert code == expected, told
+        (stopped,) = re.findall(r"pretrain: stopped at step (\d+), kept; run again to go on\n", told)
+        assert not (tmp_path / "out").exists()
+    code, told = run_until(None)
+    assert code == 0, told
+    assert f"pretrain: resumed at step {stopped}\n" in told
+    assert _bytes(tmp_path / "out") == _bytes(whole)

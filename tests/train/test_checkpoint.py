@@ -2,6 +2,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from llm.errors import UserError
@@ -147,3 +149,21 @@ def test_a_state_is_never_run_as_code(tmp_path):
     with pytest.raises(Exception, match="weights_only"):
         state.load()
     assert not _Code.ran
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.01, 0.3, 0.5, 0.9, 0.99, 0.9999])
+def test_a_state_that_was_cut_short_is_told_of_and_passed_over(tmp_path, capsys, share):
+    state = RunState(tmp_path)
+    state.save(STATE | {"weights": {"a": torch.arange(9999.0)}})
+    whole = state.path.read_bytes()
+    state.path.write_bytes(whole[: int(share * len(whole))])
+    assert state.load() is None
+    assert capsys.readouterr().err == f"{state.path}: is damaged, so the run begins anew\n"
+
+
+@settings(max_examples=50, deadline=None)
+@given(content=st.binary(max_size=200))
+def test_a_state_of_any_other_bytes_is_passed_over(tmp_path_factory, content):
+    state = RunState(tmp_path_factory.mktemp("state"))
+    state.path.write_bytes(content)
+    assert state.load() is None

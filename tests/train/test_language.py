@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm.model.gpt import next_token_loss
-from llm.train.language import COMPILE_FROM_FLOPS, LanguageLoss, pays_to_compile
+from llm.train.language import COMPILE_FROM_FLOPS, LanguageLoss, pays_to_compile, split_loss
 
 B, T = 3, 11
 
@@ -48,6 +48,44 @@ def test_in_bfloat16_the_loss_is_close_and_weights_and_gradients_stay_float32(mo
     torch.testing.assert_close(low, exact, atol=0.1, rtol=0)
     assert {gradient.dtype for gradient in _gradients(model, low).values()} == {torch.float32}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_parts_of_a_batch_add_up_to_its_loss_and_gradients_whatever_counts_in_each(
+    model, batch, plain_cpu, micro_batch_size
+):
+    ids, target = batch
+    target[0, 1:], target[2, 5:] = -100, -100  # 1, 11 and 5 targets count
+    loss = LanguageLoss(model, plain_cpu, compiled=False)
+    whole = loss(ids, target)
+    parts = list(split_loss(loss, ids, target, micro_batch_size))
+    assert len(parts) == -(-B // micro_batch_size)
+    torch.testing.assert_close(sum(parts), whole)
+    torch.testing.assert_close(_gradients(model, sum(parts)), _gradients(model, whole))
+
+
+def test_a_batch_in_one_part_is_the_batch_to_the_bit(model, batch, plain_cpu):
+    loss = LanguageLoss(model, plain_cpu, compiled=False)
+    (part,) = split_loss(loss, *batch, B)
+    assert torch.equal(part, loss(*batch))
+
+
+def test_each_part_of_a_batch_is_made_when_it_is_asked_for_and_drops_other_elements(draw_gpt, config, batch, plain_cpu):
+    model = draw_gpt(**config.model_dump() | {"dropout": 0.5})
+    loss = LanguageLoss(model, plain_cpu, compiled=False)
+    asked = []
+
+    def keys(part):
+        asked.append(part)
+        return model.dropout_keys(1, part)
+
+    same_rows = (tensor[:1].expand(B, -1) for tensor in batch)
+    parts = split_loss(loss, *same_rows, 1, keys)
+    losses = {next(parts).item()}
+    assert asked == [0]
+    losses |= {part.item() for part in parts}
+    assert asked == [0, 1, 2]
+    assert len(losses) == B
 
 
 # Dynamo asks every tensor for its gradient and hides the warning, unless warnings are errors.

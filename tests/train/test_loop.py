@@ -1,3 +1,5 @@
+import re
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -5,21 +7,22 @@ import pytest
 import torch
 
 from llm.errors import UserError
-from llm.model.gpt import GPT
+from llm.model.gpt import GPT, uniform_loss
 from llm.text.windows import Windows
 from llm.train.batches import WindowBatches
 from llm.train.checkpoint import RunState
 from llm.train.language import LanguageLoss
-from llm.train.loop import Curve, Plan, train
+from llm.train.loop import LOST_NATS, LOST_STEPS, Plan, train
 from llm.train.params import OptimizerParams, ScheduleParams
 
 PLAN = Plan(
     n_steps=11,
-    optimizer=OptimizerParams(matrix_rate=0.02, other_rate=0.01, weight_decay=0.01, clip_norm=10.0),
-    schedule=ScheduleParams(warmup_steps=3, decay_share=0.5),
+    optimizer=OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.01, clip_norm=10.0),
+    schedule=ScheduleParams(kind="wsd", warmup_steps=3, decay_share=0.5, final_share=0.0),
     eval_every_steps=3,
     checkpoint_every_steps=2,
     keep="last",
+    advice="something else",
     label="test",
 )
 
@@ -37,11 +40,13 @@ class _Run:
         windows = Windows(stream, starts, np.full(n, length, dtype=np.int32), np.ones(n, dtype=np.float32))
         self.batches = WindowBatches([windows], length, 3, pad=0, seed=1)
         self.losses = []
+        self.at_steps = []
         self.at_evals = []
 
     def step_loss(self, step):
         assert self.model.training
         self.step = step
+        self.at_steps.append(self.weights())
         loss = self.loss(*self.batches.at(step))
         self.losses.append(loss.item())
         return loss
@@ -57,8 +62,8 @@ class _Run:
     def weights(self):
         return {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
 
-    def train(self, plan=PLAN, state=None, **change):
-        asked = {"step_loss": self.step_loss, "val_loss": self.val_loss} | change
+    def train(self, plan=PLAN, state=None, step_loss=None, **change):
+        asked = {"step_losses": lambda step: [(step_loss or self.step_loss)(step)], "val_loss": self.val_loss} | change
         return train(self.model, **asked, plan=plan, machine=self.machine, state=state)
 
 
@@ -114,14 +119,11 @@ def test_the_weights_that_stay_are_the_best_or_the_last(start, keep, kept):
     assert curve.best()["step"] == 6
 
 
-def test_of_equally_good_rows_the_first_is_the_best():
-    assert Curve([{"step": 1, "val_loss": 2.0}, {"step": 2, "val_loss": 2.0}]).best()["step"] == 1
-
-
+@pytest.mark.parametrize("average", [None, "ema", "tail"])
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("stops", [[0], [1], [5], [6], [10], [3, 4, 9]], ids=str)
-def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path, keep, stops):
-    plan = replace(PLAN, keep=keep)
+def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path, average, keep, stops):
+    plan = replace(PLAN, keep=keep, average=average, average_share=0.4)
     whole = start()
     expected = whole.train(plan, val_loss=whole.val_loss_best_at_step_6)
     assert expected.best()["step"] == 6
@@ -160,14 +162,14 @@ def test_a_run_that_was_through_when_it_was_stopped_learns_nothing_more(start, t
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(start, tmp_path, bad):
     run = start()
-    with pytest.raises(UserError, match=r"step 5.*0\.02 and 0\.01") as caught:
+    with pytest.raises(UserError, match=rf"^test: the loss is {bad} at step 5; try something else$"):
         run.train(
             state=RunState(tmp_path),
             step_loss=lambda step: run.step_loss(step) * (bad if step == 5 else 1),
         )
-    assert "\n" not in str(caught.value)
+    assert _same(run.weights(), run.at_steps[5])
     kept = RunState(tmp_path).load()
-    assert kept["step"] == 4
+    assert kept["done"] == 4
     assert all(weight.isfinite().all() for weight in kept["model"].values())
 
 
@@ -179,5 +181,191 @@ def test_a_gradient_that_is_no_number_ends_the_run_and_names_the_step(start):
         weight = run.model.norm.weight
         return run.step_loss(step) + ((weight - weight.detach()).sum().sqrt() if step == 2 else 0)
 
-    with pytest.raises(UserError, match="step 2"):
+    with pytest.raises(UserError, match=r"^test: the gradient's norm is (inf|nan) at step 2; try something else$"):
         run.train(step_loss=step_loss)
+    assert _same(run.weights(), run.at_steps[2])
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run(start):
+    with pytest.raises(UserError, match=r"^test: the validation loss is nan at step 3; try something else$"):
+        start().train(val_loss=lambda: float("nan"))
+
+
+# Warm-up is over at step 3, and the first twenty steps after it at step 22.
+LONG = replace(PLAN, n_steps=30, uniform_loss=uniform_loss(97))
+
+
+def _worse(run, from_step, to_step, nats):
+    return lambda step: run.step_loss(step) + (nats if from_step <= step < to_step else 0.0)
+
+
+@pytest.mark.parametrize("stop", [None, 15])
+def test_a_loss_well_over_that_of_guessing_ends_the_run_after_the_warm_up(start, tmp_path, stop):
+    if stop is not None:
+        run = start()
+
+        def killed(step):
+            if step == stop:
+                raise KeyboardInterrupt
+            return run.step_loss(step) + 4.0
+
+        with pytest.raises(KeyboardInterrupt):
+            run.train(LONG, RunState(tmp_path), step_loss=killed)
+    again = start()
+    with pytest.raises(UserError, match=r"on average over 20 steps at step 22, where guessing has 4\.57; try"):
+        again.train(LONG, RunState(tmp_path), step_loss=_worse(again, 0, 99, 4.0))
+    assert _same(again.weights(), again.at_steps[-1])
+
+
+@pytest.mark.parametrize(
+    ("from_step", "to_step", "nats"),
+    [(0, 99, 0.0), (0, 3, 50.0), (23, 24, LOST_NATS * LOST_STEPS)],
+    ids=["none", "in_warm_up", "one_bad_batch"],
+)
+def test_a_loss_that_is_bad_for_a_moment_does_not_end_the_run(start, from_step, to_step, nats):
+    run = start()
+    run.train(LONG, step_loss=_worse(run, from_step, to_step, nats))
+    assert len(run.losses) == LONG.n_steps
+
+
+def test_where_guessing_has_no_known_loss_a_bad_one_does_not_end_the_run(start):
+    run = start()
+    run.train(replace(LONG, uniform_loss=None), step_loss=_worse(run, 0, 99, 50.0))
+    assert len(run.losses) == LONG.n_steps
+
+
+def test_a_loss_in_parts_is_their_sum_and_one_part_is_there_at_a_time(start):
+    whole, split = start(), start()
+    asked = []
+
+    def in_parts(step):
+        for share in (0.25, 0.75):
+            # The part before has left its gradient, and the step before has taken the one before that.
+            assert (split.model.head.weight.grad is None) == (share == 0.25)
+            asked.append(step)
+            yield split.step_loss(step) * share
+
+    expected = whole.train(val_loss=None)
+    curve = split.train(step_losses=in_parts, val_loss=None)
+    assert asked == [step for step in range(PLAN.n_steps) for _ in range(2)]
+    torch.testing.assert_close(split.weights(), whole.weights(), atol=1e-4, rtol=1e-3)
+    for row, other in zip(curve.rows, expected.rows, strict=True):
+        assert row == pytest.approx(other, abs=1e-3)
+
+
+def test_a_tail_of_weights_is_validated_and_stays_and_training_does_not_see_it(start):
+    plain, run = start(), start()
+    plain.train()
+    run.train(replace(PLAN, average="tail", average_share=4 / 11))
+    assert run.losses == plain.losses
+    after = [*plain.at_steps[1:], plain.weights()]  # each of the eleven steps
+    for name, weight in run.weights().items():
+        torch.testing.assert_close(weight, torch.stack([step[name] for step in after[-4:]]).mean(dim=0))
+    # The evaluations after steps 3 and 6 come before the tail, the one after step 9 has two steps of it.
+    assert _same(run.at_evals[1], after[5])
+    torch.testing.assert_close(run.at_evals[2], {name: (after[7][name] + after[8][name]) / 2 for name in after[7]})
+    assert _same(run.at_evals[3], run.weights())
+
+
+def test_the_best_mean_of_weights_stays_where_the_best_is_to_be_kept(start):
+    run = start()
+    run.train(replace(PLAN, keep="best", average="ema", average_share=0.2), val_loss=run.val_loss_best_at_step_6)
+    assert _same(run.weights(), run.at_evals[1])
+    assert not _same(run.at_evals[1], run.at_steps[6])
+
+
+def test_a_run_ends_when_the_validation_loss_gets_no_better(start, tmp_path):
+    plan = replace(PLAN, n_steps=30, keep="best", stop_after_evals=2)
+
+    def train_on(run, state):
+        def val_loss():
+            run.val_loss()
+            return {2: 3.0, 5: 1.0, 8: 1.0, 11: 2.0}[run.step]
+
+        return run.train(plan, state, val_loss=val_loss)
+
+    run = start()
+    curve = train_on(run, RunState(tmp_path))
+    assert [row["step"] for row in curve.rows] == [3, 6, 9, 12]
+    assert _same(run.weights(), run.at_evals[1])
+    again = start(seed=99)
+    assert train_on(again, RunState(tmp_path)).rows == curve.rows
+    assert again.losses == []
+    assert _same(again.weights(), run.weights())
+
+
+def test_the_curve_grows_in_a_file_and_a_resumed_run_has_each_row_once(start, tmp_path, capsys):
+    state = RunState(tmp_path)
+    steps = []
+
+    def look(run, stop):
+        def step_loss(step):
+            if step == stop:
+                raise KeyboardInterrupt
+            lines = state.curve_path.read_text(encoding="utf-8").splitlines()
+            steps.append((step, [int(line.split("\t")[0]) for line in lines[1:]]))
+            return run.step_loss(step)
+
+        return step_loss
+
+    run, again = start(), start()
+    with pytest.raises(KeyboardInterrupt):
+        run.train(state=state, step_loss=look(run, 9))  # kept at step 8, a row at step 9
+    again.train(state=state, step_loss=look(again, None))
+    assert steps[:9] == [(step, list(range(3, step + 1, 3))) for step in range(9)]
+    assert steps[9:] == [(8, [3, 6]), (9, [3, 6, 9]), (10, [3, 6, 9])]
+    assert state.curve_path.read_text(encoding="utf-8").splitlines()[-1].startswith("11\t")
+    assert f"test: the curve grows in {state.curve_path}" in capsys.readouterr().err
+
+
+def test_a_text_is_shown_at_every_evaluation(start, capsys):
+    run = start()
+
+    def sample():
+        assert not run.model.training
+        return f"after\nstep {run.step}"
+
+    run.train(sample=sample)
+    shown = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if " writes " in line]
+    assert shown == [f"test: step {step} writes 'after\\nstep {step - 1}'" for step in (3, 6, 9, 11)]
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize("at", [0, 4, 10])
+def test_a_run_that_is_asked_to_stop_is_kept_first_and_goes_on_to_the_same_bytes(
+    start, tmp_path, capsys, number, error, at
+):
+    whole, run, again = start(), start(), start()
+    expected = whole.train()
+
+    def step_loss(step):
+        if step == at:
+            signal.raise_signal(number)
+        return run.step_loss(step)
+
+    with pytest.raises(error):
+        run.train(state=RunState(tmp_path), step_loss=step_loss)
+    assert len(run.losses) == at + 1
+    assert f"test: stopped at step {at + 1}, kept; run again to go on" in capsys.readouterr().err
+    assert again.train(state=RunState(tmp_path)).rows == expected.rows
+    assert again.losses == whole.losses[at + 1 :]
+    assert _same(again.weights(), whole.weights())
+
+
+def test_a_run_without_a_state_says_that_it_was_not_kept(start, capsys):
+    run = start()
+
+    def step_loss(step):
+        signal.raise_signal(signal.SIGINT)
+        return run.step_loss(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(step_loss=step_loss)
+    assert "test: stopped at step 1, not kept" in capsys.readouterr().err
+
+
+def test_the_bar_tells_loss_speed_and_the_share_of_the_machines_peak(start, capsys):
+    start().train(replace(PLAN, tokens_per_step=51, flops_per_step=1e6, peak_flops=1e12))
+    last = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert "11/11" in last
+    assert re.search(r"loss \d\.\d{3}, [\d,]+ tokens/s, MFU \d+%", last)

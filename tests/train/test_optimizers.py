@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from llm.train.checkpoint import RunState
 from llm.train.optimizers import Optimizer, orthogonalise
 from llm.train.params import OptimizerParams
 
-PARAMS = OptimizerParams(matrix_rate=0.02, other_rate=0.003, weight_decay=0.0, clip_norm=1e9)
+PARAMS = OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.003, weight_decay=0.0, clip_norm=1e9)
 
 
 def _random(*shape, seed=1):
@@ -141,6 +142,35 @@ def test_weight_decay_shrinks_the_matrices_of_the_blocks_alone():
     assert not changes["blocks.1.norm"].any()
 
 
+def test_adamw_moves_all_weights_alike_and_shrinks_the_matrices_of_the_blocks():
+    model, reference = _Model(), _Model()
+    optimizer = _optimizer(model, kind="adamw", muon_rate=1e9, weight_decay=0.5)
+    embedding, tall, wide, norm = reference.parameters()
+    groups = [{"params": [tall, wide], "weight_decay": 0.5}, {"params": [embedding, norm], "weight_decay": 0.0}]
+    expected = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    for step, factor in enumerate((0.5, 1.0, 0.1)):
+        for each in (model, reference):
+            _set_gradients(each, seed=100 * step)
+        optimizer.step(step, factor)
+        for group in expected.param_groups:
+            group["lr"] = 0.003 * factor
+        expected.step()
+    for weight, wanted in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(weight, wanted)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_changes_no_weight(kind, bad):
+    model = _Model()
+    optimizer = _optimizer(model, kind=kind, weight_decay=0.5)
+    _set_gradients(model)
+    model.blocks[1].wide.grad[3, 5] = bad
+    before = copy.deepcopy(list(model.parameters()))
+    assert not math.isfinite(optimizer.step(0, 1.0))
+    assert all(map(torch.equal, model.parameters(), before))
+
+
 def test_a_step_tells_the_gradients_norm_before_it_is_clipped_and_forgets_the_gradients():
     model = _Model()
     _set_gradients(model)
@@ -184,31 +214,33 @@ def test_a_matrix_without_a_gradient_stays_until_it_has_one():
     assert _changes(model, optimizer, step=1)["blocks.1.wide"].any()
 
 
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
 @pytest.mark.parametrize("only", ["matrices", "others"])
-def test_a_model_of_one_kind_of_weights_learns_too(only):
+def test_a_model_of_one_kind_of_weights_learns_too(kind, only):
     model = _Model()
     for weight in model.parameters():
         weight.requires_grad_((weight.ndim == 2 and weight is not model.embedding) == (only == "matrices"))
-    optimizer = _optimizer(model)
+    optimizer = _optimizer(model, kind=kind)
     _set_gradients(model)
     optimizer.load_state_dict(optimizer.state_dict())
     assert sum(change.any().item() for change in _changes(model, optimizer).values()) == 2
 
 
-def test_an_optimizer_that_took_its_state_back_goes_on_to_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_an_optimizer_that_took_its_state_back_goes_on_to_the_same_bytes(tmp_path, kind):
     def run(model, optimizer, steps):
         for step in steps:
             _set_gradients(model, seed=100 * step)
             optimizer.step(step, 1.0)
 
     model = _Model()
-    optimizer = _optimizer(model)
+    optimizer = _optimizer(model, kind=kind)
     run(model, optimizer, range(3))
     RunState(tmp_path).save({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
     run(model, optimizer, range(3, 6))
 
     again = _Model()
-    fresh = _optimizer(again)
+    fresh = _optimizer(again, kind=kind)
     kept = RunState(tmp_path).load()
     again.load_state_dict(kept["model"])
     fresh.load_state_dict(kept["optimizer"])

@@ -1,0 +1,106 @@
+"""One text through the pipeline's own stages, in a temporary folder: seconds of each, bits a byte of its last tenth.
+
+    python -m bench.shakespeare tinyshakespeare.txt                 the steps of bench/shakespeare.yaml
+    python -m bench.shakespeare tinyshakespeare.txt --seconds 150   about so many seconds of steps, by their speed here
+    python -m bench.shakespeare tinyshakespeare.txt --quick         a few steps, to see that it runs
+
+The stages are run as dvc.yaml has them. Every byte of the held-out tenth counts, each after at least half a context.
+"""
+
+import argparse
+import json
+import math
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from bench.train import OURS, Setting, Shape, start_child
+from llm.runtime import Machine
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMS = ROOT / "bench" / "shakespeare.yaml"
+STAGES = ("prepare", "tokenize", "sample", "pretrain", "baselines", "evaluate")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.shakespeare", allow_abbrev=False)
+    parser.add_argument("text", type=Path, metavar="TEXT", help="a text file")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--seconds", type=float, help="of training steps, instead of pretrain.max_steps")
+    budget.add_argument("--quick", action="store_true", help="a few steps of a small model")
+    given = parser.parse_args()
+    if not given.text.is_file():
+        parser.error(f"TEXT: wanted a text file, there is no {given.text}")
+    if given.seconds is not None and not given.seconds > 0:
+        parser.error(f"--seconds: wanted more than 0, given {given.seconds}")
+    params = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+    if given.quick:
+        params["pretrain"] |= {"max_steps": 10, "compile": "never"}
+        params["model"] |= {"d_model": 64, "n_heads": 1, "n_kv_heads": 1, "d_ff": 128}
+        params["tokenize"]["segmentations"] = 1
+    if given.seconds:
+        params["pretrain"]["max_steps"] = max(1, round(given.seconds / seconds_a_step(params)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for inner in ("data/raw", "data/given"):
+            (folder / inner).mkdir(parents=True)
+        shutil.copyfile(given.text, folder / "data/raw/text.txt")
+        with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+            YAML().dump(params, file)
+        report(given.text, params, folder, run_stages(folder))
+
+
+def seconds_a_step(params: dict[str, Any]) -> float:
+    """The median training step, compiled; measuring it also leaves the compiled step in the compiler's cache."""
+    machine = Machine.find()
+    setting = Setting(OURS, machine.matmul_dtype, machine.compiler, params["pretrain"]["optimizer"]["kind"])
+    data = {"vocab_size": params["tokenize"]["vocab_size"], "context_length": params["sample"]["context_length"]}
+    shape = Shape(params["model"] | data, params["pretrain"]["batch_size"])
+    job = {"setting": vars(setting), "shape": vars(shape), "n_steps": 20}
+    found = start_child("bench.train", job, {"GROUNDUP_DTYPE": machine.matmul_dtype})
+    if "failed" in found:
+        raise SystemExit(f"a step could not be measured: {found['failed']}")
+    return statistics.median(found["seconds"])
+
+
+def run_stages(folder: Path) -> dict[str, float]:
+    """Seconds of each stage, in processes of their own that work in `folder`."""
+    wiring = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    seconds = {}
+    for stage in STAGES:
+        words = shlex.split(wiring[stage]["cmd"])
+        assert words[0] == "python"
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, check=False)
+        seconds[stage] = time.perf_counter() - began
+        if done.returncode:
+            raise SystemExit(done.returncode)
+    return seconds
+
+
+def report(text: Path, params: dict[str, Any], folder: Path, seconds: dict[str, float]) -> None:
+    files = ("metrics/pretrain.json", "metrics/baselines.json", "metrics/evaluate.json", "data/windows/windows.json")
+    trained, rivals, scored, windows = (json.loads((folder / file).read_text(encoding="utf-8")) for file in files)
+    kept = windows["n_bytes"]
+    print(f"{text}: {text.stat().st_size:,} bytes, {kept['train']:,} to learn from, {kept['val']:,} held out")
+    for stage, took in (seconds | {"all": sum(seconds.values())}).items():
+        print(f"  {stage:<12}{took:8.1f} s")
+    tokens = params["pretrain"]["batch_size"] * params["sample"]["context_length"]
+    print(f"{params['pretrain']['max_steps']:,} steps of {tokens:,} tokens, {trained['epochs']:.2f} epochs")
+    bits = scored["val"]["bits_per_byte"]
+    print(f"held out: {bits:.4f} bits a byte ({bits * math.log(2):.4f} nats), {scored['val']['tokens']:,} tokens")
+    print("beside it: " + ", ".join(f"{name} {value:.4f}" for name, value in rivals["val"].items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""How long one training step takes: ours beside Transformers' Qwen3 and GPT-2 of the same shape.
+
+    python -m bench.train                 4 layers of 256
+    python -m bench.train --default       the shape of params.yaml
+    python -m bench.train --gpu-124m      124 million weights, for a GPU
+    python -m bench.train --quick --only bfloat16 --only "float32 eager"
+
+A step is forward, backward, clipping and optimizer on the same batch from the same weights; GPT-2's feed-forward
+is half as wide again, so that it has as many weights as the gated one. The loss after the last step shows that
+rows of one family and optimizer did the same work. Each row runs in processes of its own, which take turns with
+the others'; all keep freed memory, as our stages do, but for the rows that say otherwise.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import MagicMock
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from llm.runtime import Machine, matmul_peak
+
+if TYPE_CHECKING:
+    from llm.model.gpt import GPT
+
+N_TURNS, N_STEPS, WARMUP_STEPS = 3, 10, 3
+RATES = {"muon_rate": 0.02, "adamw_rate": 0.001, "weight_decay": 0.0, "clip_norm": 1.0}
+OURS, QWEN3, GPT2 = "ours", "Qwen3ForCausalLM", "GPT2LMHeadModel"
+# What modules that are used here import for reading files, which is not done here.
+FILE_LIBRARIES = ("pyarrow", "pyarrow.parquet", "ruamel", "ruamel.yaml", "ruamel.yaml.error")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's configuration, as ModelConfig takes it, and how many windows a step learns from."""
+
+    model: dict[str, Any]
+    batch_size: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Windows times context length."""
+        return self.batch_size * int(self.model["context_length"])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table."""
+
+    whose: str
+    dtype: str
+    compiled: bool
+    optimizer: str = "adamw"
+    keeps_memory: bool = True
+
+    @property
+    def name(self) -> str:
+        """All of it in words."""
+        words = [self.whose, self.dtype, "compiled" if self.compiled else "eager", self.optimizer]
+        return " ".join(words if self.keeps_memory else [*words, "memory given back"])
+
+
+BASE = Setting(QWEN3, "float32", compiled=False)
+MODEL: dict[str, Any] = {"family": "qwen3", "attention": "grouped", "positions": None, "tie_embeddings": False}
+MODEL |= {"dropout": 0.0, "rope_theta": 10000.0, "norm_eps": 1e-6}
+SMALL = {"d_model": 256, "n_layers": 4, "n_heads": 4, "n_kv_heads": 4, "d_ff": 768, "vocab_size": 1024}
+GPU_124M = {"d_model": 768, "n_layers": 12, "n_heads": 12, "n_kv_heads": 12, "d_ff": 2048, "vocab_size": 50304}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.train", allow_abbrev=False)
+    shapes = parser.add_mutually_exclusive_group()
+    shapes.add_argument("--default", action="store_true", help="the shape of params.yaml")
+    shapes.add_argument(
+        "--gpu-124m", action="store_true", help="12 layers of 768, vocabulary 50,304, 16 × 1,024 tokens"
+    )
+    parser.add_argument("--quick", action="store_true", help="one turn of few steps")
+    parser.add_argument("--only", action="append", default=[], help="rows with this in their name; can be repeated")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        print(json.dumps(run_child(json.loads(given.child))))
+        return
+    shape = default_shape() if given.default else Shape(MODEL | SMALL | {"context_length": 128}, 32)
+    if given.gpu_124m:
+        shape = Shape(MODEL | GPU_124M | {"context_length": 1024, "tie_embeddings": True}, 16)
+    rows = [row for row in settings(Machine.find()) if not given.only or any(word in row.name for word in given.only)]
+    if not rows:
+        parser.error(f"--only: wanted a part of a row's name, such as 'ours bfloat16', given {', '.join(given.only)}")
+    n_turns, n_steps = (1, 3) if given.quick else (N_TURNS, N_STEPS)
+    report(shape, rows, take_turns(shape, rows, n_turns, n_steps), f"median of {n_turns} × {n_steps} steps")
+
+
+def default_shape() -> Shape:
+    """The shape of params.yaml."""
+    from llm.check import check_params
+
+    params = check_params(Path("params.yaml"))
+    if params.model.family != "qwen3":
+        raise SystemExit(f"params.yaml: model.family: wanted qwen3, given {params.model.family}")
+    data = {"vocab_size": params.tokenize.vocab_size, "context_length": params.sample.context_length}
+    return Shape(params.model.model_dump() | data, params.pretrain.batch_size)
+
+
+def settings(machine: Machine) -> list[Setting]:
+    """All rows; on a GPU those in bfloat16, and what all are compared with."""
+    on_gpu = machine.device == "cuda"
+    whose = [(QWEN3, "adamw"), (GPT2, "adamw"), (OURS, "adamw"), (OURS, "muon")]
+    dtypes = ["bfloat16"] if on_gpu else ["float32", "bfloat16"]
+    found = itertools.product(whose, dtypes, [False, True])
+    rows = [Setting(name, dtype, compiled, optimizer) for (name, optimizer), dtype, compiled in found]
+    if on_gpu:
+        return [BASE, *rows]
+    return [*rows, *(replace(row, keeps_memory=False) for row in (BASE, rows[-2], rows[-1]))]
+
+
+def take_turns(shape: Shape, rows: list[Setting], n_turns: int, n_steps: int) -> dict[Any, list[dict[str, Any]]]:
+    """What each row's processes found, and each precision's peak; a row that failed has the reason alone."""
+    dtypes = sorted({row.dtype for row in rows}, reverse=True)
+    jobs: dict[Any, dict[str, Any]] = {dtype: {"peak": dtype} for dtype in dtypes}
+    jobs |= {row: {"setting": asdict(row), "shape": asdict(shape), "n_steps": n_steps} for row in rows}
+    found: dict[Any, list[dict[str, Any]]] = {key: [] for key in jobs}
+    with tqdm(total=n_turns * len(jobs), unit=" runs") as bar:
+        for _, (key, job) in itertools.product(range(n_turns), jobs.items()):
+            bar.set_description(getattr(key, "name", f"peak {key}"))
+            dtype = getattr(key, "dtype", key)
+            found[key].append(start_child("bench.train", job, {"GROUNDUP_DTYPE": dtype}))
+            bar.update()
+    return found
+
+
+def start_child(module: str, job: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """What `job` gives in a process of its own, or under `failed` the last line of what went wrong."""
+    command = [sys.executable, "-m", module, "--child", json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def run_child(job: dict[str, Any]) -> dict[str, Any]:
+    """The peak of matrix products, or a row's seconds a step, memory and last loss."""
+    machine = Machine.find()
+    if "peak" in job:
+        return {"peak": matmul_peak(machine)}
+    return measure(Setting(**job["setting"]), Shape(**job["shape"]), job["n_steps"], machine)
+
+
+def measure(setting: Setting, shape: Shape, n_steps: int, machine: Machine) -> dict[str, Any]:
+    """Seconds of each step after the warm-up, in bfloat16 or float32 as the machine says."""
+    with stand_ins(FILE_LIBRARIES):
+        from llm.model.config import ModelConfig
+        from llm.model.gpt import GPT
+
+    if setting.keeps_memory:
+        machine.keep_memory()
+    config = ModelConfig(**shape.model)
+    if setting.whose == GPT2:
+        as_many = {"family": "gpt2", "n_kv_heads": config.n_heads, "d_ff": config.d_ff * 3 // 2}
+        config = ModelConfig(**(shape.model | as_many))
+    drawn = torch.Generator().manual_seed(1)
+    gpt = GPT(config, drawn)
+    flops = gpt.flops_per_token() * shape.tokens_per_step
+    ids = torch.randint(0, config.vocab_size, (shape.batch_size, config.context_length + 1), generator=drawn)
+    batch = (ids[:, :-1].to(machine.device), ids[:, 1:].to(machine.device))
+    step = (our_step if setting.whose == OURS else their_step)(gpt, setting, machine)
+    steps = [timed(partial(step, number, *batch), machine) for number in range(WARMUP_STEPS + n_steps)]
+    on_gpu = machine.device == "cuda"
+    # ru_maxrss counts KiB on Linux and bytes on macOS.
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak_bytes = torch.cuda.max_memory_allocated() if on_gpu else resident
+    seconds = [second for second, _ in steps[WARMUP_STEPS:]]
+    return {"seconds": seconds, "peak_bytes": peak_bytes, "loss": float(steps[-1][1]), "flops": flops}
+
+
+def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, Tensor, Tensor], Tensor]:
+    """The step that `llm.train.loop` takes."""
+    with stand_ins(FILE_LIBRARIES):
+        from llm.train.language import LanguageLoss
+        from llm.train.optimizers import Optimizer
+        from llm.train.params import OptimizerParams
+
+    gpt.to(machine.device)
+    params = OptimizerParams.model_validate({"kind": setting.optimizer, **RATES})
+    optimizer = Optimizer(gpt, params, machine.dtype, machine.device)
+    loss_of = LanguageLoss(gpt, machine, setting.compiled)
+
+    def step(number: int, ids: Tensor, target: Tensor) -> Tensor:
+        loss = loss_of(ids, target)
+        loss.backward()
+        optimizer.step(number, 1.0)
+        return loss.detach()
+
+    return step
+
+
+def their_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, Tensor, Tensor], Tensor]:
+    """The step that a user of Transformers and PyTorch takes."""
+    model = transformers_twin(gpt).to(machine.device).train()
+    adam = torch.optim.AdamW(model.parameters(), RATES["adamw_rate"], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+
+    def loss_of(ids: Tensor, target: Tensor) -> Tensor:
+        with machine.autocast():
+            logits = model(input_ids=ids, use_cache=False).logits
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
+
+    if setting.compiled:
+        loss_of = torch.compile(loss_of, dynamic=False)
+
+    def step(number: int, ids: Tensor, target: Tensor) -> Tensor:
+        loss = loss_of(ids, target)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), RATES["clip_norm"])
+        adam.step()
+        adam.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def transformers_twin(gpt: "GPT") -> Any:
+    """Transformers' model of the same family, shape and weights."""
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+
+    from llm.export.names import to_theirs
+
+    shape = gpt.config
+    common: dict[str, Any] = {"vocab_size": shape.vocab_size, "tie_word_embeddings": shape.tie_embeddings}
+    common |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    if shape.family == "gpt2":
+        widths: dict[str, Any] = {
+            "n_embd": shape.d_model,
+            "n_layer": shape.n_layers,
+            "n_head": shape.n_heads,
+            "n_inner": shape.d_ff,
+        }
+        rest: dict[str, Any] = {"n_positions": shape.context_length, "layer_norm_epsilon": shape.norm_eps}
+        rest |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        model: Any = GPT2LMHeadModel(GPT2Config(**common, **widths, **rest))
+    else:
+        assert shape.family == "qwen3"
+        widths = {"hidden_size": shape.d_model, "num_hidden_layers": shape.n_layers, "intermediate_size": shape.d_ff}
+        widths |= {"num_attention_heads": shape.n_heads, "num_key_value_heads": shape.n_kv_heads}
+        rest = {"head_dim": shape.head_dim, "max_position_embeddings": shape.context_length}
+        rest |= {"rms_norm_eps": shape.norm_eps, "rope_theta": shape.rope_theta}
+        model = Qwen3ForCausalLM(Qwen3Config(**common, **widths, **rest))
+    weights = to_theirs(shape.family, shape.n_layers, dict(gpt.named_parameters()))
+    differ = model.load_state_dict(weights, strict=False)
+    assert not differ.unexpected_keys
+    assert set(differ.missing_keys) <= ({"lm_head.weight"} if shape.tie_embeddings else set())
+    return model
+
+
+def timed(run: Callable[[], Tensor], machine: Machine) -> tuple[float, Tensor]:
+    """Seconds that `run` takes, on a GPU by its own clock, and what it gives back."""
+    if machine.device == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        result = run()
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) / 1000, result
+    began = time.perf_counter()
+    result = run()
+    return time.perf_counter() - began, result
+
+
+@contextmanager
+def stand_ins(names: tuple[str, ...]) -> Iterator[None]:
+    """Let modules be imported where a borrowed GPU machine lacks libraries that they do not use here."""
+    missing = [name for name in names if importlib.util.find_spec(name.partition(".")[0]) is None]
+    sys.modules.update({name: MagicMock() for name in missing})
+    yield
+    # Others ask whether a library is there, and are to be told the truth.
+    for name in missing:
+        del sys.modules[name]
+
+
+def report(shape: Shape, rows: list[Setting], found: dict[Any, list[dict[str, Any]]], how: str) -> None:
+    model, machine = shape.model, Machine.find()
+    where = torch.cuda.get_device_name() if machine.device == "cuda" else f"threads: {machine.threads}"
+    print(
+        f"{model['n_layers']} layers of {model['d_model']}, {model['n_heads']} heads, feed-forward {model['d_ff']}, "
+        f"vocabulary {model['vocab_size']:,}, {shape.batch_size} × {model['context_length']:,} tokens a step\n"
+        f"{where}, torch {machine.torch_version}; {how}"
+    )
+    peaks = {key: max(run["peak"] for run in runs) for key, runs in found.items() if isinstance(key, str)}
+    for dtype, peak in peaks.items():
+        print(f"matrix products in {dtype} reach {peak / 1e9:,.0f} GFLOP/s")
+    failed = {row: run["failed"] for row in rows for run in found[row] if "failed" in run}
+    steps = {
+        row: statistics.median(second for run in found[row] for second in run["seconds"])
+        for row in rows
+        if row not in failed
+    }
+    fastest = min((step for row, step in steps.items() if row.whose != OURS), default=None)
+    print(f"\n{'':<58}{'ms':>8}{'tokens/s':>11}{'× fastest':>11}{'× float32':>11}{'MB':>8}{'of peak':>9}{'loss':>8}")
+    for row in rows:
+        if row in failed:
+            print(f"{row.name:<58} failed: {failed[row]}")
+            continue
+        last, step = found[row][-1], steps[row]
+        memory = max(run["peak_bytes"] for run in found[row]) / 1e6
+        ratios = [f"{other / step:.2f}" if other else "–" for other in (fastest, steps.get(BASE))]
+        print(
+            f"{row.name:<58}{step * 1000:>8.1f}{shape.tokens_per_step / step:>11,.0f}{ratios[0]:>11}{ratios[1]:>11}"
+            f"{memory:>8,.0f}{last['flops'] / step / peaks[row.dtype]:>9.0%}{last['loss']:>8.3f}"
+        )
+    print(f"× fastest: than Transformers' fastest row here; × float32: than {BASE.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.model.embeddings import nearest
+
+
+def test_the_look_up_is_a_product_with_one_hot_vectors(draw_gpt):
+    table = draw_gpt().embedding
+    ids = torch.tensor([[5, 0], [319, 5]])
+    one_hot = torch.nn.functional.one_hot(ids, 320).float()
+    assert torch.equal(one_hot @ table.weight, table(ids))
+
+
+def test_id_5_is_the_sixth_row_and_its_gradient_reaches_that_row_alone(draw_gpt):
+    table = draw_gpt().embedding
+    rows = list(table.weight)
+    looked_up = table(torch.tensor([5]))
+    assert torch.equal(looked_up[0], rows[6 - 1])
+    looked_up.sum().backward()
+    assert table.weight.grad.any(dim=1).nonzero().tolist() == [[5]]
+
+
+@given(st.integers(0, 2**32), st.integers(2, 9), st.integers(1, 12), st.data())
+def test_the_nearest_are_those_of_a_slow_search(seed, n, top, data):
+    embedding = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    token = data.draw(st.integers(0, n - 1))
+    cosines = {
+        other: float(row @ embedding[token] / (row.norm() * embedding[token].norm()))
+        for other, row in enumerate(embedding)
+        if other != token
+    }
+    expected = sorted(cosines, key=lambda other: -cosines[other])[:top]
+    found = nearest(embedding, token, top)
+    assert [other for other, _ in found] == expected
+    assert all(abs(cosine - cosines[other]) < 1e-9 for other, cosine in found)
+
+
+def test_a_search_leaves_the_embedding_as_it_is():
+    embedding = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    before = embedding.clone()
+    nearest(embedding, 1, 2)
+    assert torch.equal(embedding, before)
