@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def seconds_a_step(params: dict[str, Any]) -> float:
-    """The median training step, compiled; measuring it also leaves the compiled step in the compiler's cache."""
+    """The median training step, compiled. What compiling takes is not in it."""
     machine = Machine.find()
     setting = Setting(OURS, machine.matmul_dtype, machine.compiler, params["pretrain"]["optimizer"]["kind"])
     data = {"vocab_size": params["tokenize"]["vocab_size"], "context_length": params["sample"]["context_length"]}

@@ -58,7 +58,8 @@ def main(
             report[split] = summarise(losses, info.n_bytes[split])
     if not info.lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
-    stage.write_json(metrics, {**report, "lossless_tokens": info.lossless, "sees_the_future": model.sees_the_future, "matmul_dtype": machine.matmul_dtype})
+    limits = {"lossless_tokens": info.lossless, "sees_the_future": model.sees_the_future}
+    stage.write_json(metrics, {**report, **limits, "matmul_dtype": machine.matmul_dtype})
     rivals = json.loads(baselines.read_text(encoding="utf-8"))
     shown = "test" if "test" in report else "val"
     values = {"model": report[shown]["bits_per_byte"], **rivals[shown]} if report else {}

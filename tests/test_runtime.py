@@ -29,12 +29,20 @@ def test_what_is_found_without_the_environment_is_a_machine_that_can_multiply(mo
     assert (product == 3).all()
 
 
-@pytest.mark.parametrize(("name", "value"), [("GROUNDUP_DEVICE", "abacus"), ("GROUNDUP_DTYPE", "float16")])
-def test_an_unknown_device_or_precision_is_refused_in_one_line(monkeypatch, name, value):
+@pytest.mark.parametrize(
+    ("name", "value"), [("GROUNDUP_DEVICE", "abacus"), ("GROUNDUP_DTYPE", "float16"), ("GROUNDUP_SHARD", "yes")]
+)
+def test_an_unknown_setting_is_refused_in_one_line(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=rf"{name}.*{value}") as caught:
         Machine.find()
     assert "\n" not in str(caught.value)
+
+
+def test_one_process_alone_shares_nothing_out(monkeypatch):
+    monkeypatch.setenv("GROUNDUP_SHARD", "1")
+    machine = Machine.find()
+    assert (machine.processes, machine.sharded) == (1, False)
 
 
 def test_the_compiler_that_cxx_names_is_the_one_looked_for(monkeypatch, tmp_path):
@@ -61,6 +69,8 @@ def test_only_matrix_products_take_the_machines_precision(dtype):
         {"threads": 7},
         {"compiler": True},
         {"torch_version": "another"},
+        {"processes": 2},
+        {"sharded": True},
     ],
     ids=lambda other: next(iter(other)),
 )

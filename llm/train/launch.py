@@ -129,7 +129,8 @@ def _wait(processes: list[SpawnProcess], came: list[int]) -> None:
         connection.wait([process.sentinel for process in running], timeout=0.1)
         for number in came[passed_on:]:
             for process in running:
-                os.kill(process.pid or 0, number)
+                assert process.pid is not None
+                os.kill(process.pid, number)
             passed_on += 1
         if any(process.exitcode not in {None, 0, *STOPPED} for process in processes):
             # What the others wait for will not come. Those that notice end by themselves.

@@ -71,14 +71,15 @@ def share_signals(came: list[int]) -> list[int]:
 
 
 def refuse_if_nodes_differ(**values: object) -> None:
-    """UserError that names the values, out of these, in which another process differs from the first."""
-    told = {name: repr(value) for name, value in values.items()}
-    firsts = from_main(told)
-    differing = [name for name in told if told[name] != firsts[name]]
-    # All are asked, so that all refuse: one that went on would wait for the others.
-    if sum_over_processes(len(differing)):
-        names = f"{' and '.join(differing)} differ" if differing else "another one differs"
-        raise UserError(f"environment: wanted the same params and inputs on every node, {names} from node 0's")
+    """UserError, in all of them, that names the values out of these that are not the same in every process."""
+    told: list[dict[str, str]] = [{name: repr(value) for name, value in values.items()}] * n_processes()
+    if dist.is_initialized():
+        dist.all_gather_object(told, told[0])
+    differing = [name for name in values if len({of_one[name] for of_one in told}) > 1]
+    if differing:
+        raise UserError(
+            f"environment: wanted the same params and inputs on every node, given more than one {differing[0]}"
+        )
 
 
 def own_rows(ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor, float]:

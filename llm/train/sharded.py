@@ -5,6 +5,7 @@ gradient and of what AdamW remembers. A block's weights are put together just be
 after it. Muon's momentum stays whole everywhere: it works on whole matrices.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class ShardedLoss(LanguageLoss):
         mesh = init_device_mesh(machine.device, (n_processes(),))
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
+        # It warns of outputs that are changed in place afterwards; here nothing is, and keys and values are views.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         # What is left are the embedding, the last norm and the head. They go apart after the forward pass as well:
         # a validation has no backward pass, and what stayed from it would be of the weights before the next step.
         self._frame = _Frame(model, super().__call__)
