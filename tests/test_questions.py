@@ -15,7 +15,7 @@ from llm.check import check_params
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "docs/questions.md", "docs/text.md"]
 PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = get_command(app).commands
 
 
 def _find(pattern: str, document: str) -> list[str]:

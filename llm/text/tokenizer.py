@@ -11,7 +11,7 @@ import json
 import random
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ __all__ = [
     "LibraryTokenizer",
     "TiktokenTokenizer",
     "Tokenizer",
-    "batched_texts",
     "read_library",
     "train_tokenizer",
 ]
@@ -370,17 +369,3 @@ def _in_order(content: dict[str, Any]) -> bool:
 
 def _is_splittable(text: str) -> bool:
     return len(text) < _LONG_WHITESPACE or max(map(len, re.findall(r"\s+", text)), default=0) < _LONG_WHITESPACE
-
-
-def batched_texts(rows: Iterable[dict[str, Any]], batch_bytes: int) -> Iterator[list[dict[str, Any]]]:
-    """Rows with an `n_bytes`, in order, in batches of about `batch_bytes` bytes of text."""
-    batch: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        batch.append(row)
-        size += row["n_bytes"]
-        if size >= batch_bytes:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -83,9 +83,10 @@ def encode_by_hand(text: str, merges: Iterable[Merge], pattern: str) -> list[byt
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     tokens = []
     for word in in_bytes(text, pattern):
-        while known := [pair for pair in pairwise(word) if pair in ranks]:
-            word = merge(word, min(known, key=ranks.__getitem__))  # noqa: PLW2901 (the word is what changes)
-        tokens += word
+        parts = word
+        while known := [pair for pair in pairwise(parts) if pair in ranks]:
+            parts = merge(parts, min(known, key=ranks.__getitem__))
+        tokens += parts
     return tokens
 
 

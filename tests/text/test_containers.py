@@ -20,7 +20,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.text.containers import ContentError, Entry, Limits, open_entries, printable, split_suffixes
+from llm.text.containers import LIMITS, ContentError, Entry, Limits, open_entries, printable, split_suffixes
 from llm.text.raw import Unreadable
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -60,12 +60,12 @@ def make_tar_of(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
     return file.getvalue()
 
 
-def outcome(folder: Path, name: str, content: bytes, limits: Limits = Limits()) -> Outcome:  # noqa: B008
+def outcome(folder: Path, name: str, content: bytes, limits: Limits = LIMITS) -> Outcome:
     (folder / "file").write_bytes(content)
     return outcome_of(folder / "file", name, limits)
 
 
-def outcome_of(file: Path, name: str, limits: Limits = Limits()) -> Outcome:  # noqa: B008
+def outcome_of(file: Path, name: str, limits: Limits = LIMITS) -> Outcome:
     contents, reasons = {}, {}
     for entry in open_entries(file, name, "mine", limits):
         if isinstance(entry, Unreadable):

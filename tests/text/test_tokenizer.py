@@ -27,7 +27,6 @@ from llm.text.tokenizer import (
     LibraryTokenizer,
     TiktokenTokenizer,
     Tokenizer,
-    batched_texts,
     train_tokenizer,
 )
 from llm.text.words import train_chars, train_words
@@ -412,14 +411,3 @@ def test_a_damaged_tokenizer_is_refused_in_one_line(path: Path, tmp_path: Path, 
     with pytest.raises(UserError, match=rf"tokenizer\.json: .*{told}") as error:
         Tokenizer.load(tmp_path / "tokenizer.json")
     assert "\n" not in str(error.value)
-
-
-@given(st.lists(st.integers(0, 100)), st.integers(1, 150))
-def test_batches_are_the_rows_in_order_each_just_large_enough(sizes: list[int], batch_bytes: int) -> None:
-    rows = [{"n_bytes": size, "place": place} for place, size in enumerate(sizes)]
-    batches = list(batched_texts(rows, batch_bytes))
-    assert [row for batch in batches for row in batch] == rows
-    weights = [[row["n_bytes"] for row in batch] for batch in batches]
-    assert all(sum(weight[:-1]) < batch_bytes for weight in weights)
-    assert all(sum(weight) >= batch_bytes for weight in weights[:-1])
-    assert all(batches)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -133,13 +134,12 @@ def test_transformers_gives_the_same_ids(folder: Path, tokenizer: Tokenizer, tex
         assert theirs.decode(ids) == tokenizer.decode(ids)
 
 
-def loaded_by_transformers(folder: Path, _loaded: dict[Path, list] = {}) -> list:  # noqa: B006 (each is loaded once)
+@cache
+def loaded_by_transformers(folder: Path) -> list:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    if folder not in _loaded:
-        alone = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-        _loaded[folder] = [alone, AutoTokenizer.from_pretrained(folder)]
-    return _loaded[folder]
+    alone = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    return [alone, AutoTokenizer.from_pretrained(folder)]
 
 
 @pytest.mark.parametrize("vocab_size", [2, N_RESERVED])
