@@ -13,6 +13,7 @@ from llm.errors import UserError
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT, uniform_loss
+from llm.model.initial import can_have_induction
 from llm.plots import draw_curve
 from llm.runtime import Machine, matmul_peak, memory_advice
 from llm.stage import Input, Output, Param, Scratch, Seed
@@ -86,6 +87,11 @@ def _train(
     dropped = [read_windows(windows, name) for name in info.segmentations]
     before = WindowBatches(dropped, length, batch, info.pad, seed) if dropped else batches
     clean_from = round(pretrain.max_steps * (1 - pretrain.clean_share)) if dropped else 0
+    if pretrain.init == "induction" and not can_have_induction(config):
+        raise UserError(
+            "pretrain.init: wanted random or null for a model without rotary positions, causal attention and two "
+            "layers, given induction"
+        )
     micro = _micro_batch_size(pretrain)
     n_parts = batch // micro
     checks = _validation_batches(read_windows(windows, "val"), length, batch, info.pad, pretrain.eval_windows)
@@ -97,7 +103,7 @@ def _train(
         return before.at(step) if step < clean_from else batches.at(step - clean_from)
 
     with memory_advice(_less_memory(micro, batch // n_processes(), length)):
-        gpt = GPT(config, torch.Generator().manual_seed(seed))
+        gpt = GPT(config, torch.Generator().manual_seed(seed), pretrain.init)
         flops = float(gpt.flops_per_token()) * batch * length
         if machine.sharded:
             loss: LanguageLoss = ShardedLoss(gpt, machine)

@@ -18,11 +18,9 @@ from llm.model.attention import Attention, Kept, Rotation, SimplifiedAttention
 from llm.model.config import ModelConfig
 from llm.model.dropout import block_masks, draw_noise, dropout, noise_at
 from llm.model.gru import RecurrentBlock
+from llm.model.initial import Init, draw_weights
 from llm.model.layers import FEED_FORWARDS, NORMS, Linear
 from llm.model.positions import rope_table, sinusoidal_table
-
-# What a block adds starts at zero, whichever family's it is.
-ADDED = ("attention.out.weight", "recurrence.out.weight", "feed_forward.down.weight")
 
 
 @dataclass
@@ -57,14 +55,17 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder of `config`'s shape. Fresh weights come from `generator`; without one they are left to a loader."""
+    """A decoder of `config`'s shape.
+
+    Fresh weights come from `generator`, as `llm.model.initial` draws them; without one they are left to a loader.
+    """
 
     cos: Tensor
     sin: Tensor
     waves: Tensor
     noise: Tensor
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None):
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None, init: Init | None = None):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -86,18 +87,7 @@ class GPT(nn.Module):
         if config.dropout:
             self.register_buffer("noise", draw_noise(config), persistent=False)
         if generator is not None:
-            self._draw(generator)
-
-    @torch.no_grad()
-    def _draw(self, generator: torch.Generator) -> None:
-        """Matrices from N(0, 1/d_in); what a block adds starts at zero, so a fresh block passes its input on."""
-        tables = {"embedding.weight", "positions.weight", "head.weight"}
-        for name, weight in self.named_parameters():
-            if name.endswith(ADDED):
-                weight.zero_()
-            elif weight.ndim == 2:
-                std = 0.02 if name in tables else weight.shape[1] ** -0.5
-                weight.normal_(0, std, generator=generator)
+            draw_weights(self, generator, init)
 
     @property
     def sees_the_future(self) -> bool:

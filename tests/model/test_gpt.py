@@ -133,7 +133,7 @@ def test_a_fresh_model_starts_near_the_uniform_loss(shape, tied):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["qwen3", "llama", "gru", "causal", "no positions"])
 def test_fresh_blocks_pass_their_input_on(shape):
-    model = GPT(shape, torch.Generator().manual_seed(1))
+    model = GPT(shape, torch.Generator().manual_seed(1), "random")
     x = model.embedding(_ids(shape))
     assert torch.equal(model.run_blocks(x)[0], model.norm(x))
 

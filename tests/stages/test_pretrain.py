@@ -29,6 +29,7 @@ PARAMS = PretrainParams(
     batch_size=2,
     micro_batch_size=None,
     clean_share=0.4,
+    init=None,
     optimizer=MUON,
     schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_share=0.5, final_share=0.0),
     average=None,
@@ -383,3 +384,9 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(tmp_path, s
     assert code == 0, told
     assert f"pretrain: resumed at step {stopped}\n" in told
     assert _bytes(tmp_path / "out") == _bytes(whole)
+
+
+def test_an_init_that_the_model_cannot_have_is_refused(run, windows, shape):
+    params = PARAMS.model_copy(update={"init": "induction"})
+    with pytest.raises(UserError, match=r"pretrain.init: wanted random or null .* given induction"):
+        run(windows, params=params, shape=shape.model_copy(update={"family": "gpt2", "n_kv_heads": shape.n_heads}))

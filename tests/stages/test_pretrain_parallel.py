@@ -28,6 +28,7 @@ PARAMS = PretrainParams(
     batch_size=4,
     micro_batch_size=2,
     clean_share=0.4,
+    init=None,
     optimizer=OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.0, clip_norm=10.0),
     schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_share=0.5, final_share=0.0),
     average="ema",
