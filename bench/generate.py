@@ -62,7 +62,7 @@ def why_missing() -> str | None:
     """What llama.cpp's rows lack, if anything."""
     if importlib.util.find_spec("xllamacpp") is None:
         return "the library xllamacpp is not installed"
-    return None if any(EXPORT.glob("*.gguf")) else f"no GGUF file in {EXPORT}"
+    return None if any(EXPORT.glob("gguf/*.gguf")) else f"no GGUF file in {EXPORT}/gguf"
 
 
 def has_export() -> bool:
@@ -129,7 +129,7 @@ def llama_cpp_writer(threads: int) -> Writer:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     params = xllamacpp.CommonParams()
-    params.model.path = str(next(EXPORT.glob("*.gguf")))
+    params.model.path = str(max(EXPORT.glob("gguf/*.gguf"), key=lambda file: "f32" in file.name))
     params.port, params.n_ctx, params.n_parallel = port, 2 * N_TOKENS, 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)

@@ -13,7 +13,7 @@ from llm.errors import UserError
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT, uniform_loss
-from llm.model.initial import can_have_induction
+from llm.model.initial import can_look_back
 from llm.plots import draw_curve
 from llm.runtime import Machine, matmul_peak, memory_advice
 from llm.stage import Input, Output, Param, Scratch, Seed
@@ -87,10 +87,10 @@ def _train(
     dropped = [read_windows(windows, name) for name in info.segmentations]
     before = WindowBatches(dropped, length, batch, info.pad, seed) if dropped else batches
     clean_from = round(pretrain.max_steps * (1 - pretrain.clean_share)) if dropped else 0
-    if pretrain.init == "induction" and not can_have_induction(config):
+    if pretrain.init == "look_back" and not can_look_back(config):
         raise UserError(
-            "pretrain.init: wanted random or null for a model without rotary positions, causal attention and two "
-            "layers, given induction"
+            "pretrain.init: wanted random or null for a model without causal attention and rotary positions, "
+            "given look_back"
         )
     micro = _micro_batch_size(pretrain)
     n_parts = batch // micro

@@ -42,7 +42,7 @@ class PretrainParams(Section):
     batch_size: Count
     micro_batch_size: Count | None
     clean_share: Share
-    init: Literal["random", "induction"] | None
+    init: Literal["random", "look_back"] | None
     optimizer: OptimizerParams
     schedule: ScheduleParams
     average: Literal["ema", "tail"] | None

@@ -387,6 +387,6 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(tmp_path, s
 
 
 def test_an_init_that_the_model_cannot_have_is_refused(run, windows, shape):
-    params = PARAMS.model_copy(update={"init": "induction"})
-    with pytest.raises(UserError, match=r"pretrain.init: wanted random or null .* given induction"):
+    params = PARAMS.model_copy(update={"init": "look_back"})
+    with pytest.raises(UserError, match=r"pretrain.init: wanted random or null .* given look_back"):
         run(windows, params=params, shape=shape.model_copy(update={"family": "gpt2", "n_kv_heads": shape.n_heads}))

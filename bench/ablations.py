@@ -1,0 +1,211 @@
+"""What each choice is worth: variants of params.yaml, each trained for the same time, scored on all of val.
+
+    python -m bench.ablations --seconds 100              all of them, after `dvc repro`
+    python -m bench.ablations --seconds 100 --only rate  those with this in their name; can be repeated
+
+Every variant runs on one thread, two at once, which uses two cores better than one after the other. Its steps are
+the seconds over its own median step, so that what a choice costs counts; compilation is not in it. One seed: two
+rows that are closer than the rows of other seeds are equal.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+from tqdm import tqdm
+
+from bench.train import start_child
+
+ROOT = Path(__file__).resolve().parents[1]
+ADAMW = {"pretrain.optimizer.kind": "adamw"}
+DROPOUT = {"model.dropout": 0.1}
+# Of a block's three masks, those that stay: of attention's weights, of what attention adds, of the feed-forward's.
+SITES = {"weights": [0], "added": [1, 2]}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as params.yaml has it": {},
+    "another seed": {"seed": 2},
+    "a third seed": {"seed": 3},
+    "Muon, half its rate": {"pretrain.optimizer.muon_rate": 0.01},
+    "Muon, 1.5 times its rate": {"pretrain.optimizer.muon_rate": 0.03},
+    "Muon, twice AdamW's rate": {"pretrain.optimizer.adamw_rate": 0.006},
+    "AdamW, rate 0.002": ADAMW | {"pretrain.optimizer.adamw_rate": 0.002},
+    "AdamW, rate 0.004": ADAMW | {"pretrain.optimizer.adamw_rate": 0.004},
+    "AdamW, rate 0.008": ADAMW | {"pretrain.optimizer.adamw_rate": 0.008},
+    "random init": {"pretrain.init": "random"},
+    "untied head": {"model.tie_embeddings": False},
+    "untied head, random init": {"model.tie_embeddings": False, "pretrain.init": "random"},
+    "no QK-norm (family llama)": {"model.family": "llama"},
+    "one key/value head": {"model.n_kv_heads": 1},
+    "one head (rung causal)": {"model.attention": "causal"},
+    "rung trainable: sees the future": {"model.attention": "trainable"},
+    "rung simplified: sees the future": {"model.attention": "simplified"},
+    "positions: none": {"model.positions": "none"},
+    "positions: sinusoidal": {"model.positions": "sinusoidal"},
+    "positions: learned": {"model.positions": "learned"},
+    "GRU of the same size": {"model.family": "gru"},
+    "dropout 0.1": DROPOUT,
+    "dropout 0.1 of attention weights alone": DROPOUT | {"sites": "weights"},
+    "dropout 0.1 of what blocks add alone": DROPOUT | {"sites": "added"},
+    "vocabulary 1,024": {"tokenize.vocab_size": 1024},
+    "vocabulary 4,096": {"tokenize.vocab_size": 4096},
+    "characters": {"tokenize.kind": "char"},
+    "context 128, 16 windows": {"sample.context_length": 128, "sample.stride": 128, "pretrain.batch_size": 16},
+    "context 512, 4 windows": {"sample.context_length": 512, "sample.stride": 512, "pretrain.batch_size": 4},
+    "batch of 4 windows": {"pretrain.batch_size": 4},
+    "batch of 16 windows": {"pretrain.batch_size": 16},
+    "stride 128": {"sample.stride": 128},
+    "schedule: decay over the last fifth": {"pretrain.schedule.decay_share": 0.2},
+    "schedule: decay from the start": {"pretrain.schedule.decay_share": 1.0},
+    "schedule: cosine": {"pretrain.schedule.kind": "cosine"},
+    "schedule: constant": {"pretrain.schedule.kind": "constant"},
+    "average: EMA": {"pretrain.average": "ema", "pretrain.average_share": 0.05},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.ablations", allow_abbrev=False)
+    parser.add_argument("--seconds", type=float, default=100.0, help="of training steps, on one thread")
+    parser.add_argument("--only", action="append", default=[], help="variants with this in their name")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at once")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        print(json.dumps(run(**json.loads(given.child))))
+        return
+    names = [name for name in VARIANTS if not given.only or any(part in name for part in given.only)]
+    if not names:
+        parser.error(f"--only: wanted a part of a variant's name, given {', '.join(given.only)}")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
+        jobs = {}
+        for name in names:
+            changes = dict(VARIANTS[name])
+            sites = changes.pop("sites", None)
+            params = varied(changes)
+            windows = windows_of(params, Path(folder)) if any("sample" in k or "tokenize" in k for k in changes) else ""
+            job = {"params": params, "windows": windows, "sites": sites, "seconds": given.seconds}
+            jobs[name] = pool.submit(start_child, "bench.ablations", job, {"OMP_NUM_THREADS": "1"})
+        print(f"{given.seconds:.0f} s of steps on one thread each, {given.jobs} at once\n")
+        print("| variant | ms a step | steps | val, bits per byte |\n| --- | --- | --- | --- |")
+        for name, future in tqdm(jobs.items(), unit=" runs"):
+            found = future.result()
+            if "failed" in found:
+                print(f"| {name} | failed: {found['failed']} | | |", flush=True)
+            else:
+                print("| {} | {ms:.0f} | {steps} | {bits:.3f} |".format(name, **found), flush=True)
+
+
+def varied(changes: dict[str, Any]) -> dict[str, Any]:
+    """The content of params.yaml with other values at dotted keys."""
+    params: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = params
+        for part in path:
+            section = section[part]
+        assert last in section, key
+        section[last] = value
+    return params
+
+
+def windows_of(params: dict[str, Any], folder: Path) -> str:
+    """Tokens and windows of the corpus in data/, with these params, made by the stages; returns the windows' folder."""
+    wiring = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    place = Path(tempfile.mkdtemp(dir=folder))
+    with (place / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(params, file)
+    (place / "data").mkdir()
+    for made in ("corpus", "given"):
+        (place / "data" / made).symlink_to(ROOT / "data" / made)
+    for stage in ("tokenize", "sample"):
+        command = [sys.executable, *shlex.split(wiring[stage]["cmd"])[1:]]
+        done = subprocess.run(command, cwd=place, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{stage}: {done.stderr.strip().splitlines()[-1]}")
+    return str(place / "data" / "windows")
+
+
+def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float) -> dict[str, float]:
+    """Train one variant; its median step in ms, how many steps that makes, and bits per byte of val."""
+    from llm.evaluate.likelihood import plan_spans, token_losses
+    from llm.model import gpt as gpt_module
+    from llm.model.config import ModelConfig
+    from llm.model.dropout import block_masks
+    from llm.model.gpt import GPT
+    from llm.runtime import Machine
+    from llm.text.windows import read_info, read_stream, read_windows
+    from llm.train.batches import WindowBatches
+    from llm.train.language import LanguageLoss
+    from llm.train.loop import Plan, train
+    from llm.train.params import PretrainParams
+
+    if sites:
+        kept = SITES[sites]
+
+        def masks(noise: torch.Tensor | None, layer: int, n_sequences: int) -> list[torch.Tensor | None]:
+            drawn = block_masks(noise, layer, n_sequences)
+            return [mask if place in kept else None for place, mask in enumerate(drawn)]
+
+        vars(gpt_module)["block_masks"] = masks
+    folder = Path(windows) if windows else ROOT / "data" / "windows"
+    machine, pretrain, seed = Machine.find(), PretrainParams.model_validate(params["pretrain"]), params["seed"]
+    machine.keep_memory()
+    info = read_info(folder)
+    length = info.context_length
+    config = ModelConfig(**params["model"], vocab_size=info.vocab_size, context_length=length)
+
+    def fresh() -> GPT:
+        return GPT(config, torch.Generator().manual_seed(seed), pretrain.init)
+
+    model = fresh()
+    loss = LanguageLoss(model, machine, machine.compiler)
+    batches = WindowBatches([read_windows(folder, "train")], length, pretrain.batch_size, info.pad, seed)
+
+    def learn(n_steps: int) -> list[float]:
+        ends = [time.perf_counter()]
+
+        def parts(step: int) -> list[torch.Tensor]:
+            ends.append(time.perf_counter())
+            return [loss(*batches.at(step), model.dropout_keys(seed, step))]
+
+        plan = Plan(
+            n_steps=n_steps,
+            optimizer=pretrain.optimizer,
+            schedule=pretrain.schedule,
+            eval_every_steps=n_steps,
+            checkpoint_every_steps=n_steps,
+            keep="last",
+            average=pretrain.average,
+            average_share=pretrain.average_share,
+        )
+        train(model, parts, None, plan, machine, None)
+        return [after - before for before, after in zip(ends, ends[1:], strict=False)]
+
+    step_seconds = statistics.median(learn(25)[5:])
+    with torch.no_grad():
+        for weight, drawn in zip(model.parameters(), fresh().parameters(), strict=True):
+            weight.copy_(drawn)
+    n_steps = round(seconds / step_seconds)
+    learn(n_steps)
+    model.eval()
+    stream = read_stream(folder, "val")
+    spans = plan_spans(len(stream), length, length // 2)
+    scored = partial(token_losses, model, stream, spans, 8192 // length, machine, "val")
+    losses = scored()
+    nats = float((losses if not isinstance(losses, tuple) else losses[0]).sum())
+    bits = nats / torch.log(torch.tensor(2.0)).item() / info.n_bytes["val"]
+    return {"ms": 1000 * step_seconds, "steps": n_steps, "bits": bits}
+
+
+if __name__ == "__main__":
+    main()
