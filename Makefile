@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS := $(VENV)/.extras
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup extras repro test lint bench clean-scratch
+.PHONY: help setup extras repro test lint bench verify-export clean-scratch
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -18,7 +18,7 @@ $(READY): requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray
+extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray, gguf, llama.cpp
 
 $(EXTRAS): $(READY) requirements-extras.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-extras.lock
@@ -41,6 +41,10 @@ lint: $(READY)  ## Check format, rules and types
 # bench/shakespeare.py wants a text of its own: python -m bench.shakespeare FILE
 bench: $(READY)  ## Measure what is claimed to be fast
 	@for script in $(filter-out bench/shakespeare.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
+
+verify-export: $(EXTRAS)  ## Load the export with Transformers and llama.cpp, and compare
+	@test -f models/export/config.json || dvc repro export
+	@python -m llm verify-export
 
 clean-scratch:  ## Forget the work of killed runs
 	rm -rf .scratch

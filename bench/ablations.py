@@ -10,6 +10,7 @@ rows that are closer than the rows of other seeds are equal.
 
 import argparse
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def windows_of(params: dict[str, Any], folder: Path) -> str:
         (place / "data" / made).symlink_to(ROOT / "data" / made)
     for stage in ("tokenize", "sample"):
         command = [sys.executable, *shlex.split(wiring[stage]["cmd"])[1:]]
-        done = subprocess.run(command, cwd=place, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{stage}: {done.stderr.strip().splitlines()[-1]}")
     return str(place / "data" / "windows")
@@ -137,7 +139,7 @@ def windows_of(params: dict[str, Any], folder: Path) -> str:
 
 def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float) -> dict[str, float]:
     """Train one variant; its median step in ms, how many steps that makes, and bits per byte of val."""
-    from llm.evaluate.likelihood import plan_spans, token_losses
+    from llm.evaluate.likelihood import plan_spans, summarise, token_losses
     from llm.model import gpt as gpt_module
     from llm.model.config import ModelConfig
     from llm.model.dropout import block_masks
@@ -189,7 +191,7 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
             average_share=pretrain.average_share,
         )
         train(model, parts, None, plan, machine, None)
-        return [after - before for before, after in zip(ends, ends[1:], strict=False)]
+        return [after - before for before, after in pairwise(ends)]
 
     step_seconds = statistics.median(learn(25)[5:])
     with torch.no_grad():
@@ -200,10 +202,8 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
     model.eval()
     stream = read_stream(folder, "val")
     spans = plan_spans(len(stream), length, length // 2)
-    scored = partial(token_losses, model, stream, spans, 8192 // length, machine, "val")
-    losses = scored()
-    nats = float((losses if not isinstance(losses, tuple) else losses[0]).sum())
-    bits = nats / torch.log(torch.tensor(2.0)).item() / info.n_bytes["val"]
+    losses = token_losses(model, stream, spans, 8192 // length, machine, "val")
+    bits = summarise(losses, info.n_bytes["val"])["bits_per_byte"]
     return {"ms": 1000 * step_seconds, "steps": n_steps, "bits": bits}
 
 

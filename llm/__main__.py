@@ -140,6 +140,52 @@ def compare_models(
 
 
 @app.command()
+def compare(
+    revisions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[REV]...",
+            help="Commits, branches, experiments of dvc exp, or workspace. None: HEAD; one is held against workspace.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The picture of the learning curves.")] = Path("reports/compare.svg"),
+) -> None:
+    """Show experiments side by side: params and metrics that differ, learning curves, samples."""
+    from llm.compare_runs import compare_runs
+
+    typer.echo(compare_runs(revisions or [], Path(), out))
+
+
+@app.command()
+def trace(
+    target: Annotated[Path, typer.Argument(help="An exported model, or whatever else a stage makes.")] = EXPORT,
+) -> None:
+    """Walk from a model back to the raw text, and check every file and param on the way.
+
+    Exits with 0 if all is as dvc.lock recorded it, with 1 if something differs; each thing that does is named.
+    """
+    from llm.trace import differences, render, trace_back
+
+    steps = trace_back(target, Path())
+    typer.echo(render(steps))
+    raise typer.Exit(1 if differences(steps) else 0)
+
+
+@app.command()
+def verify_export(
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder of a language model.")] = EXPORT,
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 1,
+) -> None:
+    """Load an export with Transformers, its GGUF files with llama.cpp, and measure how far they are from our model."""
+    from llm.export.gguf import verify_export as measure
+
+    table, wrong = measure(folder, seed)
+    typer.echo(table)
+    if wrong:
+        raise UserError(f"{folder}: wanted what the table allows, {', '.join(wrong)} is not within it")
+
+
+@app.command()
 def check(params: ParamsFile = Path("params.yaml")) -> None:
     """Check all of params.yaml, and name every key that is wrong."""
     from llm.check import check_params

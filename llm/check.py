@@ -10,7 +10,9 @@ from pydantic import Field
 
 from llm import params
 from llm.errors import UserError
+from llm.evaluate.memorisation import MemoriseParams
 from llm.evaluate.params import EvaluateParams
+from llm.export.params import ExportParams
 from llm.finetune.params import FinetuneParams
 from llm.model.config import ModelParams
 from llm.params import Section
@@ -29,6 +31,8 @@ class Params(Section):
     model: ModelParams
     pretrain: PretrainParams
     evaluate: EvaluateParams
+    export: ExportParams
+    memorise: MemoriseParams
     finetune: FinetuneParams
 
 
@@ -40,6 +44,11 @@ def check_params(path: Path) -> Params:
     if checked.evaluate.stride > context:
         problems.append(
             f"evaluate.stride: wanted at most sample.context_length {context}, given {checked.evaluate.stride}"
+        )
+    if checked.memorise.prefix_tokens > context:
+        problems.append(
+            f"memorise.prefix_tokens: wanted at most sample.context_length {context}, "
+            f"given {checked.memorise.prefix_tokens}"
         )
     sources = [source.name for source in checked.prepare.sources]
     for name in checked.sample.weights.keys() - set(sources):

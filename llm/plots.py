@@ -104,3 +104,55 @@ def draw_vocabulary(counts: Any, lengths: Any, path: Path) -> None:
         sized.hist(sizes, bins=range(1, max(sizes, default=1) + 2), align="left", color="silver", edgecolor="gray")
         sized.set(xlabel="bytes of a token", ylabel="tokens", title="token lengths")
     save_figure(figure, path)
+
+
+def draw_context(
+    positions: Sequence[dict[str, Any]], contexts: Sequence[dict[str, Any]], title: str, path: Path
+) -> None:
+    """Loss by place in the window, a step a bucket; beside it what the same tokens cost more with less context."""
+    figure = new_figure(9, 4)
+    with matplotlib.rc_context(SETTINGS):
+        placed, kept = figure.subplots(1, 2)
+        edges = [row["from"] for row in positions] + [row["to"] + 1 for row in positions[-1:]]
+        if positions:
+            placed.stairs([row["nats_per_token"] for row in positions], edges, baseline=None, linewidth=1.5)
+        _count_in_doublings(placed, edges)
+        placed.set(xlabel="tokens before, in the window", ylabel="loss (nats a token)", title=title)
+        lengths, more = ([row[key] for row in contexts] for key in ("context", "more"))
+        # A single window has no interval.
+        below = [row["more"] - row.get("more_low", row["more"]) for row in contexts]
+        above = [row.get("more_high", row["more"]) - row["more"] for row in contexts]
+        # A quantile of few draws may lie on the other side of the mean.
+        kept.errorbar(
+            lengths, more, yerr=[[max(of, 0) for of in side] for side in (below, above)], marker="o", capsize=3
+        )
+        _count_in_doublings(kept, lengths)
+        kept.set(xlabel="tokens of context kept", ylabel="nats a token more than with all of it", title="same tokens")
+    save_figure(figure, path)
+
+
+def _count_in_doublings(axes: Any, values: Sequence[int]) -> None:
+    """A logarithmic axis, from the first of the ordered values to the last, that is labelled in plain numbers."""
+    bits = [value.bit_length() - 1 for value in values] or [0]
+    ticks = [1 << bit for bit in range(bits[0], bits[-1] + 1)]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+
+
+def draw_calibration(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """A reliability diagram: how often the likeliest token came, by its probability; the share of tokens below."""
+    figure = new_figure(5, 5.5)
+    with matplotlib.rc_context(SETTINGS):
+        right, many = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        right.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="perfectly calibrated")
+        right.plot(
+            [row["confidence"] for row in rows], [row["accuracy"] for row in rows], marker="o", label="this model"
+        )
+        right.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that came true", title=title)
+        right.legend()
+        total = max(sum(row["tokens"] for row in rows), 1)
+        centres = [(row["from"] + row["to"]) / 2 for row in rows]
+        many.bar(centres, [row["tokens"] / total for row in rows], width=0.09, color="silver")
+        many.set(xlabel="probability of the likeliest token", ylabel="share of\ntokens")
+    save_figure(figure, path)

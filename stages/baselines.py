@@ -1,17 +1,22 @@
 """The held-out text under compressors and n-gram counts: what a model has to beat. Knows no model."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from tqdm import tqdm
 
 from llm import stage
-from llm.evaluate.baselines import NGrams, bits_per_byte, xz_size, zstd_size
+from llm.evaluate.baselines import bits_per_byte, bzip2_size, uniform_bits, xz_size, zstd_size
+from llm.evaluate.kneser_ney import count_ngrams, token_nats
 from llm.stage import Input, Output
 from llm.text.tables import iterate_rows
 from llm.text.windows import read_info, read_stream
 
-COMPRESSORS: dict[str, Callable[[bytes], int]] = {"xz": xz_size, "zstd": zstd_size}
+GIVEN_TRAIN: dict[str, Callable[[bytes], int]] = {"xz": xz_size, "zstd": zstd_size}
+COMPRESSORS = GIVEN_TRAIN | {"bzip2": bzip2_size}  # its blocks are too small to be given a training text
+ORDERS = {"kneser_ney_5gram": 5, "unigram": 1}
 
 
 def main(corpus: Input, windows: Input, metrics: Output) -> None:
@@ -20,26 +25,43 @@ def main(corpus: Input, windows: Input, metrics: Output) -> None:
         split: "".join(row["text"] for row in iterate_rows(corpus / f"{split}.parquet", ["text"])).encode()
         for split in ("train", "val", "test")
     }
+    report = _compress(texts)
+    for split, scores in _count(windows, list(report)).items():
+        report[split] |= {name: bits_per_byte(n_bits, len(texts[split])) for name, n_bits in scores.items()}
+    stage.write_json(metrics, report)
+
+
+def _compress(texts: dict[str, bytes]) -> dict[str, dict[str, float]]:
+    """Bits per byte of each held-out text that is not empty, by compressor."""
     held_out = [split for split in ("val", "test") if texts[split]]
     report: dict[str, dict[str, float]] = {split: {} for split in held_out}
     # The compressors let go of Python's lock: two of them work at once.
     with ThreadPoolExecutor() as pool:
-        alone = {name: pool.submit(size, texts["train"]) for name, size in COMPRESSORS.items() if held_out}
+        train = {name: pool.submit(size, texts["train"]) for name, size in GIVEN_TRAIN.items() if held_out}
         jobs: dict[tuple[str, str], Future[int]] = {}
         for split in held_out:
-            for name, size in COMPRESSORS.items():
+            for name, size in GIVEN_TRAIN.items():
                 jobs[split, f"{name}_given_train"] = pool.submit(size, texts["train"] + texts[split])
+            for name, size in COMPRESSORS.items():
                 jobs[split, name] = pool.submit(size, texts[split])
         for (split, name), job in tqdm(jobs.items(), desc="compress", unit=" texts"):
-            base = alone[name.removesuffix("_given_train")].result() if name.endswith("_given_train") else 0
-            report[split][name] = bits_per_byte(job.result() - base, len(texts[split]))
-    if held_out:
-        vocab_size = read_info(windows).vocab_size
-        for name, order in (("trigram", 3), ("unigram", 1)):
-            model = NGrams(read_stream(windows, "train"), order, vocab_size)
-            for split in held_out:
-                report[split][name] = model.bits_per_byte(read_stream(windows, split), len(texts[split]))
-    stage.write_json(metrics, report)
+            base = train[name.removesuffix("_given_train")].result() if name.endswith("_given_train") else 0
+            report[split][name] = bits_per_byte(8 * (job.result() - base), len(texts[split]))
+    return report
+
+
+def _count(windows: Path, held_out: list[str]) -> dict[str, dict[str, float]]:
+    """Bits of each held-out stream of tokens: by counts of n-grams in train, and by chance."""
+    vocab_size = read_info(windows).vocab_size
+    report: dict[str, dict[str, float]] = {split: {} for split in held_out}
+    for name, order in ORDERS.items() if held_out else ():
+        orders = count_ngrams(read_stream(windows, "train"), order, vocab_size)
+        for split in held_out:
+            nats = token_nats(orders, read_stream(windows, split), vocab_size)
+            report[split][name] = float(nats.sum()) / math.log(2)
+    for split in held_out:
+        report[split]["uniform"] = uniform_bits(len(read_stream(windows, split)) - 1, vocab_size)
+    return report
 
 
 if __name__ == "__main__":

@@ -1,18 +1,30 @@
-"""Weights and held-out text → bits per byte, beside the baselines; samples."""
+"""Weights and held-out text → bits per byte beside the baselines, what they are made of, and samples."""
 
+import csv
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+from pydantic import Field
+
 from llm import stage
-from llm.evaluate.likelihood import plan_document_spans, plan_spans, summarise, token_losses
+from llm.evaluate.breakdown import Row
+from llm.evaluate.likelihood import plan_document_spans, plan_spans
+from llm.evaluate.measure import Figures, HeldOut, measure
+from llm.evaluate.overlap import mark_found
+from llm.evaluate.page import write_page
 from llm.evaluate.params import EvaluateParams
 from llm.evaluate.samples import write_samples
-from llm.plots import draw_bars
+from llm.plots import draw_bars, draw_calibration, draw_context
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Seed
+from llm.text.tables import read_table
 from llm.text.tokenizer import Tokenizer
-from llm.text.windows import read_info, read_stream
+from llm.text.usage import Usage
+from llm.text.windows import StreamFile, read_info, read_stream
 from llm.train.checkpoint import load_model
 
 NAMES = {
@@ -21,56 +33,112 @@ NAMES = {
     "zstd_given_train": "zstd -19 --long, given the training text",
     "xz": "xz -9e",
     "zstd": "zstd -19 --long",
-    "trigram": "trigrams of the same tokens",
+    "bzip2": "bzip2 -9",
+    "kneser_ney_5gram": "5-grams of the same tokens (Kneser-Ney)",
     "unigram": "unigrams of the same tokens",
+    "uniform": "every token equally likely",
 }
+POSITION = ("from", "to", "targets", "nats_per_token")
+CONTEXT = ("context", "share", "windows", "nats_per_token", "more", "more_low", "more_high")
+CALIBRATION = ("from", "to", "tokens", "confidence", "accuracy")
 
 
 def main(
     evaluate: Annotated[EvaluateParams, Param("evaluate")],
+    ngram: Annotated[int, Field(ge=1), Param("sample.contamination_ngram")],
     seed: Seed,
     weights: Input,
     windows: Input,
+    tokens: Input,
     tokenizer: Input,
     baselines: Input,
     metrics: Output,
-    picture: Output,
+    figures: Output,
+    report: Output,
     samples: Output,
+    picture: Output,
+    position: Output,
+    context: Output,
+    context_picture: Output,
+    calibration: Output,
+    calibration_picture: Output,
 ) -> None:
-    """Score all of val and test, each token once; an empty split is left out."""
+    """Score all of val and test, each token once; an empty split is left out.
+
+    `metrics` has the few figures that decide, `figures` (JSON) and `report` (Markdown) have all of them. Tables and
+    pictures show test, or val where there is no test.
+    """
     machine = Machine.find()
     machine.keep_memory()
     model = load_model(weights).to(machine.device)
     if model.sees_the_future:
         print(f"evaluate: warning: {model.config.attention} attention sees what it predicts", file=sys.stderr)
-    info = read_info(windows)
-    report = {}
-    for split in ("val", "test"):
-        stream = read_stream(windows, split)
-        if len(stream):
-            context = model.config.context_length
-            stride = min(evaluate.stride, context)
-            if info.boundary == "document":
-                spans = plan_document_spans(stream, info.end_of_text, context, stride)
-            else:
-                spans = plan_spans(len(stream), context, stride)
-            losses = token_losses(model, stream, spans, evaluate.batch_size, machine, f"evaluate {split}")
-            report[split] = summarise(losses, info.n_bytes[split])
+    info, encoder = read_info(windows), Tokenizer.load(tokenizer)
+    measured: dict[str, Figures] = {}
+    for text in _read_held_out(windows, tokens, info.end_of_text, encoder, ngram):
+        length = model.config.context_length
+        stride = min(evaluate.stride, length)
+        if info.boundary == "document":
+            spans = plan_document_spans(text.stream, info.end_of_text, length, stride)
+        else:
+            spans = plan_spans(len(text.stream), length, stride)
+        rng = np.random.default_rng(seed)
+        measured[text.name] = measure(model, text, spans, evaluate.batch_size, machine, rng)
     if not info.lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
     limits = {"lossless_tokens": info.lossless, "sees_the_future": model.sees_the_future}
-    stage.write_json(metrics, {**report, **limits, "matmul_dtype": machine.matmul_dtype})
+    summaries = {split: of["summary"] for split, of in measured.items()}
+    stage.write_json(metrics, {**summaries, **limits, "matmul_dtype": machine.matmul_dtype})
+    stage.write_json(figures, dict(measured))
+    report.write_text(write_page(measured), encoding="utf-8")
+    samples.write_text(write_samples(model, encoder, evaluate, seed), encoding="utf-8")
+    _draw_rivals(summaries, baselines, picture)
+    shown = next(reversed(measured), None)  # test, if there is one
+    title = f"held-out text ({shown})" if shown else "no text was held out"
+    places, contexts, bins = (
+        measured[shown][part] if shown else [] for part in ("positions", "context", "calibration")
+    )
+    _write_rows(position, POSITION, places)
+    _write_rows(context, CONTEXT, contexts)
+    _write_rows(calibration, CALIBRATION, bins)
+    draw_context(places, contexts, title, context_picture)
+    draw_calibration(bins, title, calibration_picture)
+
+
+def _read_held_out(windows: Path, tokens: Path, end_of_text: int, encoder: Tokenizer, ngram: int) -> list[HeldOut]:
+    """The splits that have text, val first."""
+    streams = {split: stream for split in ("val", "test") if len(stream := read_stream(windows, split))}
+    found = mark_found(StreamFile(windows, "train"), list(streams.values()), end_of_text, ngram)
+    token_bytes = Usage(encoder).lengths()
+    held_out = []
+    for (split, stream), is_found in zip(streams.items(), found, strict=True):
+        table = read_table(tokens / f"{split}.parquet", ["source", "path", "n_bytes"])
+        sources, paths = (table.column(name).to_pylist() for name in ("source", "path"))
+        n_bytes = table.column("n_bytes").to_numpy()
+        held_out.append(HeldOut(split, stream, end_of_text, sources, paths, n_bytes, token_bytes, ngram, is_found))
+    return held_out
+
+
+def _draw_rivals(summaries: dict[str, dict[str, float]], baselines: Path, picture: Path) -> None:
+    """The model among its baselines, the fewest bits per byte first."""
+    shown = next(reversed(summaries), None)
     rivals = json.loads(baselines.read_text(encoding="utf-8"))
-    shown = "test" if "test" in report else "val"
-    values = {"model": report[shown]["bits_per_byte"], **rivals[shown]} if report else {}
+    values = {"model": summaries[shown]["bits_per_byte"], **rivals[shown]} if shown else {}
     draw_bars(
-        {NAMES[name]: value for name, value in sorted(values.items(), key=lambda pair: pair[1])},
-        f"held-out text ({shown})" if report else "no text was held out",
+        {NAMES.get(name, name): value for name, value in sorted(values.items(), key=lambda pair: pair[1])},
+        f"held-out text ({shown})" if shown else "no text was held out",
         "bits per byte, less is better",
         picture,
         highlight=NAMES["model"],
     )
-    samples.write_text(write_samples(model, Tokenizer.load(tokenizer), evaluate, seed), encoding="utf-8")
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: list[Row]) -> None:
+    """Tab-separated values under a line of names; what a row lacks stays empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""Weights and tokenizer → a Hugging Face folder that other people's software loads, checked by loading it."""
+"""Weights and tokenizer → a Hugging Face folder and GGUF files, each checked by loading it as other people will."""
 
 from pathlib import Path
+from typing import Annotated
 
 from llm import stage
 from llm.errors import UserError
+from llm.export.gguf import MOST_LOGIT_DIFFERENCE, export_gguf
 from llm.export.huggingface import FILES, write_folder
+from llm.export.params import ExportParams
 from llm.export.verify import compare_with_transformers
-from llm.stage import Input, Output, Seed
+from llm.stage import Input, Output, Param, Seed
 from llm.train.checkpoint import load_model
-
-MOST_LOGIT_DIFFERENCE = 1e-3
 
 
 def main(
     seed: Seed,
+    export: Annotated[ExportParams, Param("export")],
     weights: Input,
     tokenizer: Input,
     config: Output,
@@ -21,9 +23,14 @@ def main(
     generation: Output,
     tokenizer_copy: Output,
     tokenizer_config: Output,
+    gguf: Output,
     metrics: Output,
 ) -> None:
-    """Write the five files of one folder; UserError when Transformers computes other logits or token ids."""
+    """Write the five files of one folder, and the folder of GGUF files, which may stay empty.
+
+    UserError when Transformers computes other logits or token ids. A GGUF file that llama.cpp cannot have, or reads
+    otherwise, is left out; the metrics and a line on stderr say why.
+    """
     folder = config.parent
     given = (config, model, generation, tokenizer_copy, tokenizer_config)
     _check_paths(given, folder)
@@ -41,6 +48,7 @@ def main(
             "max_logit_difference": float(f"{parity.max_logit_difference:.3g}"),
             "texts_with_other_ids": parity.texts_with_other_ids,
             "bytes": sum(path.stat().st_size for path in given),
+            "gguf": export_gguf(gguf, ours, tokenizer, export.formats, seed),
         },
     )
 

@@ -42,6 +42,11 @@ def test_the_shipped_params_are_right() -> None:
     [
         ("evaluate.stride", 257, "evaluate.stride: wanted at most sample.context_length 256, given 257"),
         (
+            "memorise.prefix_tokens",
+            257,
+            "memorise.prefix_tokens: wanted at most sample.context_length 256, given 257",
+        ),
+        (
             "finetune.tasks.library.max_tokens",
             300,
             "finetune.tasks.library.max_tokens: wanted at most sample.context_length 256, given 300",
@@ -64,7 +69,12 @@ def test_a_wrong_value_is_one_line_that_names_the_file_the_key_and_what_was_give
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("evaluate.stride", 256), ("finetune.tasks.library.max_tokens", 256), ("evaluate.prompts", [])],
+    [
+        ("evaluate.stride", 256),
+        ("memorise.prefix_tokens", 256),
+        ("finetune.tasks.library.max_tokens", 256),
+        ("evaluate.prompts", []),
+    ],
 )
 def test_a_value_at_its_bound_is_right(key: str, value: Any, change: Callable[[dict[str, Any]], Path]) -> None:
     assert params.find(check_params(change({key: value})).model_dump(), key, Path()) == value

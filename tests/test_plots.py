@@ -2,15 +2,23 @@ import re
 
 import pytest
 
-from llm.plots import draw_bars, draw_confusion, draw_curve
+from llm.plots import draw_bars, draw_calibration, draw_confusion, draw_context, draw_curve
 
 ROWS = [
     {"step": 2, "train_loss": 4.5, "rate": 0.5, "val_loss": 4.25},
     {"step": 4, "train_loss": 3.5, "rate": 1.0, "val_loss": 3.25},
 ]
+PLACES = [{"from": 1, "to": 1, "nats_per_token": 4.5}, {"from": 2, "to": 3, "nats_per_token": 3.5}]
+KEPT = [
+    {"context": 4, "more": 0.75, "more_low": 0.5, "more_high": 1.0},
+    {"context": 8, "more": 0.0, "more_low": 0.0, "more_high": 0.0},
+]
+BINS = [{"from": 0.3, "to": 0.4, "tokens": 3, "confidence": 0.35, "accuracy": 0.25}]
 DRAWINGS = {
     "curve": lambda path, bend=0.0: draw_curve([ROWS[0], ROWS[1] | {"val_loss": 3.25 + bend}], "a title", path),
     "bars": lambda path, bend=0.0: draw_bars({"mine": 1.5, "theirs": 2.5 + bend}, "a title", "a unit", path, "mine"),
+    "context": lambda path, bend=0.0: draw_context(PLACES, [KEPT[0] | {"more": 0.75 + bend}, KEPT[1]], "a title", path),
+    "calibration": lambda path, bend=0.0: draw_calibration([BINS[0] | {"accuracy": bend / 4}], "a title", path),
     "confusion": lambda path, bend=0.0: draw_confusion([[3, 2 + int(bend)], [0, 7]], ["x", "y"], "a title", path),
 }
 FETCHED = re.compile(r"""(?:href|src)\s*=\s*["'](?!\#|data:)|url\((?!\#)|@import|<script|<\?xml-stylesheet""")
@@ -78,8 +86,25 @@ def test_counts_stand_in_their_cells_and_nothing_in_empty_ones(tmp_path):
     assert ">0<" not in text
 
 
+def test_contexts_are_counted_in_doublings_from_the_first_to_the_last(tmp_path):
+    draw_context(PLACES, KEPT, "a title", tmp_path / "picture.svg")
+    text = (tmp_path / "picture.svg").read_text(encoding="utf-8")
+    # Places 1 to 3 take the ticks 1, 2 and 4; contexts 4 and 8.
+    assert [text.count(f">{tick}<") for tick in (1, 2, 4, 8)] == [1, 1, 2, 1]
+
+
+def test_an_interval_that_does_not_hold_its_mean_and_one_that_is_not_there_are_drawn(tmp_path):
+    for row in (KEPT[0] | {"more_low": 0.8}, {"context": 4, "more": 0.75}):
+        draw_context(PLACES, [row, KEPT[1]], "a title", tmp_path / "picture.svg")
+        assert ">a title<" in (tmp_path / "picture.svg").read_text(encoding="utf-8")
+
+
 def test_nothing_to_show_is_a_picture_all_the_same(tmp_path):
     draw_bars({}, "no text was held out", "a unit", tmp_path / "bars.svg", highlight="mine")
     draw_confusion([], [], "no rows", tmp_path / "confusion.svg")
     assert ">no text was held out<" in (tmp_path / "bars.svg").read_text(encoding="utf-8")
+    draw_context([], [], "no text", tmp_path / "context.svg")
+    draw_calibration([], "no tokens", tmp_path / "calibration.svg")
+    assert ">no text<" in (tmp_path / "context.svg").read_text(encoding="utf-8")
+    assert ">no tokens<" in (tmp_path / "calibration.svg").read_text(encoding="utf-8")
     assert ">no rows<" in (tmp_path / "confusion.svg").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from llm.model.gpt import GPT
@@ -61,15 +62,52 @@ def plan_document_spans(stream: NDArray[np.integer], end_of_text: int, context_l
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a model says of a stream's tokens, all but the first: N = len(stream) - 1 targets, in order.
+
+    Windows overlap, and a target is scored in the first one that holds it. By place all targets of all windows count,
+    those that an earlier window scored too: else short contexts would be the first window's alone.
+    """
+
+    nats: NDArray[np.float32]  # (N,), of the token that stands there
+    top_probability: NDArray[np.float32]  # (N,), of the token that the model holds most likely
+    is_top: NDArray[np.bool_]  # (N,), whether that is the one that stands there
+    place_nats: NDArray[np.float64]  # (context,), summed; a target at place p has p + 1 tokens before it
+    place_targets: NDArray[np.int64]  # (context,)
+
+
+def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (..., V) and ids (...) → nats of each id, the highest probability, whether the id has it; each (...).
+
+    Of equal logits the first counts as the highest.
+
+    >>> nats, top_probability, is_top = judge(torch.tensor([1.0, 3.0, 4.0]).log(), torch.tensor(1))
+    >>> round(nats.exp().item(), 4), round(top_probability.item(), 4), is_top.item()  # 3 of 8 come true, 4 of 8 lead
+    (2.6667, 0.5, False)
+    """
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    top, choice = log_probabilities.max(dim=-1)
+    nats = -log_probabilities.gather(-1, targets[..., None])[..., 0]
+    return nats, top.exp(), choice == targets
+
+
 @torch.no_grad()
-def token_losses(
+def score_tokens(
     model: GPT, stream: NDArray[np.integer], spans: list[Span], batch_size: int, machine: Machine, label: str
-) -> NDArray[np.float32]:
-    """The loss in nats of each token of a stream after those before it: shape (len(stream) - 1,)."""
-    losses = np.empty(max(len(stream) - 1, 0), dtype=np.float32)
-    bar = tqdm(total=len(losses), desc=label, unit=" tokens", unit_scale=True)
+) -> Scores:
+    """Score each target of a stream once, in one pass over the model; spans as `plan_spans` lays them out."""
+    n_targets, context = max(len(stream) - 1, 0), model.config.context_length
+    scores = Scores(
+        nats=np.empty(n_targets, dtype=np.float32),
+        top_probability=np.empty(n_targets, dtype=np.float32),
+        is_top=np.empty(n_targets, dtype=np.bool_),
+        place_nats=np.zeros(context),
+        place_targets=np.zeros(context, dtype=np.int64),
+    )
+    bar = tqdm(total=n_targets, desc=label, unit=" tokens", unit_scale=True)
     for batch in _alike(spans, batch_size):
-        length, first = max(span.last for span in batch), min(span.first for span in batch)
+        length = max(span.last for span in batch)
         # A window that ends earlier goes on to the others' length: nothing that comes later moves a score.
         rows = np.zeros((len(batch), length + 1), dtype=np.int64)
         for row, span in zip(rows, batch, strict=True):
@@ -78,15 +116,26 @@ def token_losses(
         ids = torch.from_numpy(rows).to(machine.device)
         with machine.autocast():
             hidden, _ = model.run_blocks(model.embedding(ids[:, :-1]).to(machine.dtype))
-            logits = model.head(hidden[:, first:])
-        nats = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), ids[:, first + 1 :].flatten(), reduction="none"
-        )
-        for span, row in zip(batch, nats.view(len(batch), -1).cpu().numpy(), strict=True):
-            losses[span.start + span.first : span.start + span.last] = row[span.first - first : span.last - first]
+            logits = model.head(hidden)
+        nats, top_probability, is_top = (figure.cpu().numpy() for figure in judge(logits, ids[:, 1:]))  # each (B, T)
+        for i, span in enumerate(batch):
+            here = slice(span.start + span.first, span.start + span.last)
+            new = slice(span.first, span.last)
+            scores.nats[here] = nats[i, new]
+            scores.top_probability[here] = top_probability[i, new]
+            scores.is_top[here] = is_top[i, new]
+            scores.place_nats[: span.last] += nats[i, : span.last]
+            scores.place_targets[: span.last] += 1
             bar.update(span.last - span.first)
     bar.close()
-    return losses
+    return scores
+
+
+def token_losses(
+    model: GPT, stream: NDArray[np.integer], spans: list[Span], batch_size: int, machine: Machine, label: str
+) -> NDArray[np.float32]:
+    """The loss in nats of each token of a stream after those before it: shape (len(stream) - 1,)."""
+    return score_tokens(model, stream, spans, batch_size, machine, label).nats
 
 
 def _alike(spans: list[Span], batch_size: int) -> list[list[Span]]:

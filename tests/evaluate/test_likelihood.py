@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.likelihood import plan_document_spans, plan_spans, summarise, token_losses
+from llm.evaluate.likelihood import judge, plan_document_spans, plan_spans, score_tokens, summarise, token_losses
 
 N = 43  # tokens; the context is 17
 
@@ -104,6 +104,62 @@ def test_the_future_of_a_text_does_not_change_what_its_past_cost(model, stream, 
     after = _score(model, stream, 17, 2, plain_cpu)
     np.testing.assert_allclose(after[:29], before[:29], rtol=1e-5, atol=1e-5)
     assert (after[29:] != before[29:]).all()
+
+
+@torch.no_grad()
+def _judge_after(model, context, token):
+    """The slow, clear way: the loss, the highest probability, and whether it is the token's."""
+    probabilities = model(torch.from_numpy(context.astype(np.int64))[None])[0, -1].softmax(dim=-1)
+    return -probabilities[int(token)].log(), probabilities.max(), probabilities.argmax() == int(token)
+
+
+def test_a_hand_made_prediction_is_judged_as_one_would():
+    # Of four tokens with 1/2, 1/4, 1/8 and 1/8, the third and then the first came.
+    logits = torch.tensor([4.0, 2.0, 1.0, 1.0]).log().expand(1, 2, 4)
+    nats, top_probability, is_top = judge(logits, torch.tensor([[2, 0]]))
+    np.testing.assert_allclose(nats, [[3 * math.log(2), math.log(2)]], rtol=1e-6)
+    np.testing.assert_allclose(top_probability, [[0.5, 0.5]], rtol=1e-6)
+    assert is_top.tolist() == [[False, True]]
+
+
+def test_of_equally_likely_tokens_one_alone_is_on_top():
+    _, top_probability, is_top = judge(torch.zeros(5, 5), torch.arange(5))
+    np.testing.assert_allclose(top_probability, 0.2)
+    assert is_top.sum() == 1
+
+
+@pytest.mark.parametrize("stride", [5, 17])
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_each_target_is_judged_once_whatever_the_batch(model, stream, plain_cpu, stride, batch_size):
+    scores = score_tokens(model, stream, plan_spans(N, 17, stride), batch_size, plain_cpu, "test")
+    starts = {span.start + i: span.start for span in plan_spans(N, 17, stride) for i in range(span.first, span.last)}
+    expected = [_judge_after(model, stream[starts[i] : i + 1], stream[i + 1]) for i in range(N - 1)]
+    nats, top_probability, is_top = zip(*expected, strict=True)
+    np.testing.assert_allclose(scores.nats, nats, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scores.top_probability, top_probability, rtol=1e-4, atol=1e-5)
+    assert scores.is_top.tolist() == [bool(top) for top in is_top]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_by_place_all_targets_of_all_windows_count_and_no_padding(model, stream, plain_cpu, batch_size):
+    stream[[0, 9, 30, 42]] = 0  # documents of 8, 20 and 11 tokens
+    spans = plan_document_spans(stream, 0, context_length=17, stride=5)
+    assert {(span.first, span.last) for span in spans} > {(0, 9), (0, 17), (0, 12)}
+    scores = score_tokens(model, stream, spans, batch_size, plain_cpu, "test")
+    nats, targets = np.zeros(17), np.zeros(17, dtype=int)
+    for span in spans:
+        for place in range(span.last):
+            here = span.start + place
+            nats[place] += _loss_after(model, stream[span.start : here + 1], stream[here + 1])
+            targets[place] += 1
+    np.testing.assert_allclose(scores.place_nats, nats, rtol=1e-4, atol=1e-4)
+    assert scores.place_targets.tolist() == targets.tolist()
+
+
+def test_windows_that_do_not_overlap_share_all_nats_out_by_place(model, stream, plain_cpu):
+    scores = score_tokens(model, stream[:35], plan_spans(35, 17, 17), 2, plain_cpu, "test")
+    assert scores.place_targets.tolist() == [2] * 17
+    assert scores.place_nats.sum() == pytest.approx(float(scores.nats.sum()), rel=1e-6)
 
 
 def test_bits_per_byte_count_the_texts_bytes_and_not_its_tokens():

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from llm.evaluate import samples
 from llm.evaluate.params import EvaluateParams
-from llm.evaluate.samples import write_samples
+from llm.evaluate.samples import continue_greedily, draw_samples, write_samples
+from llm.model.generate import generate, greedy
 from llm.text.tokenizer import Tokenizer
 
 PARAMS = EvaluateParams(stride=8, batch_size=2, prompts=["def ", "The "], sample_tokens=13, temperature=0.75, top_k=50)
@@ -53,3 +55,32 @@ def test_without_prompts_there_is_a_heading_alone(draw_gpt, tokenizer):
     params = PARAMS.model_copy(update={"prompts": []})
     assert write_samples(draw_gpt(), tokenizer, params, seed=1).startswith("# Samples\n")
     assert _parts(write_samples(draw_gpt(), tokenizer, params, seed=1)) == []
+
+
+def test_what_is_written_down_is_what_was_drawn(draw_gpt, tokenizer):
+    drawn = draw_samples(draw_gpt(), tokenizer, PARAMS, seed=1)
+    written = _parts(write_samples(draw_gpt(), tokenizer, PARAMS, seed=1))
+    assert len(drawn) == len(written)
+    for sample, (_, body) in zip(drawn, written, strict=True):
+        assert 0 < len(sample.ids) <= 13
+        assert f"{sample.prompt}│{tokenizer.decode(sample.ids)}\n````" in body
+
+
+SHAPES = {
+    "grouped": {},
+    "gpt2": {"family": "gpt2"},
+    "gru": {"family": "gru"},
+    "sees the future": {"attention": "trainable"},
+}
+
+
+@pytest.mark.parametrize("n_given", [1, 5, 11])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_rows_go_on_together_as_each_goes_on_alone(draw_gpt, shape, n_given, monkeypatch):
+    monkeypatch.setattr(samples, "ROWS", 3)
+    # Some tokens past the context, where the older half of it is forgotten.
+    model = draw_gpt(**shape, context_length=9)
+    ids = torch.randint(320, (7, n_given), generator=torch.Generator().manual_seed(1))
+    expected = [list(generate(model, row, 13, greedy)) for row in ids.tolist()]
+    assert continue_greedily(model, ids, 13).tolist() == expected
+    assert len({tuple(row) for row in expected}) > 1

@@ -7,7 +7,7 @@ import pytest
 from llm.text.tables import CORPUS, TableWriter
 from stages import baselines
 
-NAMES = {"xz", "xz_given_train", "zstd", "zstd_given_train", "unigram", "trigram"}
+NAMES = {"xz", "xz_given_train", "zstd", "zstd_given_train", "bzip2", "kneser_ney_5gram", "unigram", "uniform"}
 
 
 def _sentences(seed, n=120):
@@ -38,8 +38,8 @@ def test_every_baseline_scores_val_and_test(report):
     assert scores.keys() == {"val", "test"}
     for split in scores.values():
         assert split.keys() == NAMES
-        assert all(0 < bits < 8 for bits in split.values())
-        assert split["trigram"] < split["unigram"]
+        assert all(0 < bits < 9 for bits in split.values())
+        assert split["kneser_ney_5gram"] < split["unigram"] < split["uniform"]
 
 
 def test_the_training_text_helps_with_what_stands_in_it(report):
@@ -47,6 +47,11 @@ def test_the_training_text_helps_with_what_stands_in_it(report):
     for name in ("xz", "zstd"):
         assert scores["val"][f"{name}_given_train"] < 0.3 * scores["val"][name]
         assert scores["val"][f"{name}_given_train"] < scores["test"][f"{name}_given_train"] < scores["test"][name]
+
+
+def test_what_knows_nothing_pays_the_logarithm_of_the_vocabulary_for_each_token(report):
+    # A token a byte, and one for the end: 8 bits each, of a vocabulary of 256.
+    assert report(train=["a"], val=["abcd"])["val"]["uniform"] == pytest.approx(8 * 5 / 4)
 
 
 def test_bits_are_of_the_texts_utf8_bytes(report):

@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 
@@ -6,75 +7,145 @@ import torch
 
 from llm.errors import UserError
 from llm.evaluate.params import EvaluateParams
+from llm.text.tables import TableWriter, tokens_schema
 from llm.train.checkpoint import save_model
 from stages import evaluate
 
-VOCAB, CONTEXT = 320, 17
+VOCAB, CONTEXT, NGRAM = 320, 17, 4
 PARAMS = EvaluateParams(stride=11, batch_size=3, prompts=["def "], sample_tokens=5, temperature=0.8, top_k=7)
 RIVALS = {"val": {"xz": 0.5, "trigram": 9.5}, "test": {"xz": 1.5, "unigram": 8.5}}
-OUTPUTS = ("evaluate.json", "bars.svg", "samples.md")
-VAL, TEST = [[5, 6, 7, 8] * 7, [9] * 5], [[11, 12, 13] * 11]
+TABLES, PICTURES = ("position", "context", "calibration"), ("context_picture", "calibration_picture")
+OUTPUTS = {"metrics": "json", "figures": "json", "report": "md", "samples": "md", "picture": "svg"}
+OUTPUTS |= dict.fromkeys(TABLES, "tsv") | dict.fromkeys(PICTURES, "svg")
+TRAIN, VAL, TEST = [[6] * 30, [11, 12, 13] * 3], [[6, 7, 8, 9] * 7, [10] * 5], [[11, 12, 13] * 11]  # of a byte each
+OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype"}
 
 
 @pytest.fixture
 def run(tmp_path, draw_gpt, write_windows_folder, small_tokenizer_file, plain_cpu):
-    """Runs the stage on held-out documents; returns its metrics, its picture and its samples."""
+    """Runs the stage on held-out documents of the source `mine`; returns the texts of its outputs by name."""
 
-    def run(name="run", rivals=RIVALS, model=None, **documents):
+    def run(name="run", rivals=RIVALS, model=None, seed=1, boundary="cross", **documents):
         folder = tmp_path / name
-        windows = write_windows_folder(folder / "windows", {"train": [[5] * 30]} | documents, VOCAB, CONTEXT)
+        windows = write_windows_folder(
+            folder / "windows", {"train": TRAIN} | documents, VOCAB, CONTEXT, boundary=boundary
+        )
+        for split in ("val", "test"):
+            with TableWriter(folder / "tokens" / f"{split}.parquet", tokens_schema(VOCAB)) as table:
+                for number, ids in enumerate(documents.get(split, [])):
+                    row = {"doc_id": "any", "source": "mine", "path": f"{split}-{number}", "ids": ids}
+                    table.write(row | {"n_tokens": len(ids), "n_bytes": len(ids)})
         save_model(folder / "weights", model or draw_gpt(context_length=CONTEXT))
         (folder / "baselines.json").write_text(json.dumps(rivals), encoding="utf-8")
-        outputs = [folder / output for output in OUTPUTS]
-        evaluate.main(PARAMS, 1, folder / "weights", windows, small_tokenizer_file, folder / "baselines.json", *outputs)
-        metrics, picture, samples = (output.read_text(encoding="utf-8") for output in outputs)
-        return json.loads(metrics), picture, samples
+        inputs = {"weights": folder / "weights", "windows": windows, "tokens": folder / "tokens"}
+        inputs |= {"tokenizer": small_tokenizer_file, "baselines": folder / "baselines.json"}
+        outputs = {output: folder / f"{output}.{suffix}" for output, suffix in OUTPUTS.items()}
+        evaluate.main(PARAMS, NGRAM, seed, **inputs, **outputs)
+        return {output: path.read_text(encoding="utf-8") for output, path in outputs.items()}
 
     return run
 
 
+def _metrics(texts):
+    return json.loads(texts["metrics"])
+
+
+def _rows(texts, name):
+    return list(csv.DictReader(texts[name].splitlines(), delimiter="\t"))
+
+
 def test_both_splits_are_scored_each_token_but_the_first_once(run):
-    metrics, _, samples = run(val=VAL, test=TEST)
-    assert metrics.keys() == {"val", "test", "lossless_tokens", "sees_the_future", "matmul_dtype"}
+    texts = run(val=VAL, test=TEST)
+    metrics = _metrics(texts)
+    assert metrics.keys() == {"val", "test"} | OTHER_KEYS
     assert metrics["val"]["tokens"] == 28 + 5 + 2
     assert metrics["test"]["tokens"] == 33 + 1
-    assert "def │" in samples
+    assert "def │" in texts["samples"]
+
+
+def test_metrics_are_few_and_one_document_has_no_interval(run):
+    metrics = _metrics(run(val=VAL, test=TEST))
+    scores = {"bits_per_byte", "nats_per_token", "perplexity", "tokens", "accuracy", "calibration_error"}
+    assert metrics["val"].keys() == scores | {"bits_per_byte_low", "bits_per_byte_high"}
+    assert metrics["test"].keys() == scores
+    assert metrics["val"]["bits_per_byte_low"] < metrics["val"]["bits_per_byte"] < metrics["val"]["bits_per_byte_high"]
 
 
 def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary(run, draw_gpt):
     model = draw_gpt(context_length=CONTEXT, tie_embeddings=False)
     torch.nn.init.zeros_(model.head.weight)
-    metrics, _, _ = run(model=model, test=TEST)
+    metrics = _metrics(run(model=model, test=TEST))
     assert metrics["test"]["bits_per_byte"] == pytest.approx(math.log2(VOCAB) * 34 / 33, abs=1e-4)
     assert metrics["test"]["perplexity"] == pytest.approx(VOCAB, rel=1e-4)
 
 
-def test_two_runs_write_the_same_bytes(run):
-    assert run("first", val=VAL, test=TEST) == run("second", val=VAL, test=TEST)
+def test_figures_and_page_tell_what_the_metrics_are_made_of(run):
+    texts = run(val=VAL, test=TEST)
+    figures = json.loads(texts["figures"])
+    assert list(figures) == ["val", "test"]
+    for split, of in figures.items():
+        assert of["summary"] == _metrics(texts)[split]
+        assert f"**{of['summary']['bits_per_byte']:.4f}**" in texts["report"]
+    assert [row["source"] for row in figures["val"]["sources"]] == ["mine"]
+    assert {row["document"] for row in figures["val"]["hardest"]} == {"mine/val-0"}
+    # 11 12 13 11 stands in train; in val nothing does, for its runs of 10 have no 6.
+    assert figures["test"]["contamination"]["token_share"] == round(33 / 34, 5)
+    assert figures["test"]["contamination"]["found"]["bytes"] == 33
+    assert figures["val"]["contamination"]["token_share"] == 0
+
+
+def test_where_the_model_learnt_single_documents_none_is_scored_after_another(run):
+    documents = [[6, 7, 8, 9] * 3] * 3
+    crossing, alone = (json.loads(run(way, boundary=way, test=documents)["figures"]) for way in ("cross", "document"))
+    assert [of["test"]["summary"]["tokens"] for of in (crossing, alone)] == [39, 39]
+    assert crossing["test"]["positions"][-1]["to"] == 17
+    # A window ends with its document, so 13 targets are the most and none has the whole context before it.
+    assert [row["targets"] for row in alone["test"]["positions"]] == [3, 3, 6, 12, 15]
+    assert alone["test"]["context"] == []
+
+
+def test_tables_are_those_of_the_figures_of_test(run):
+    texts = run(val=VAL, test=TEST)
+    figures = json.loads(texts["figures"])["test"]
+    for table, part in zip(TABLES, ("positions", "context", "calibration"), strict=True):
+        rows = _rows(texts, table)
+        assert [{key: float(value) for key, value in row.items() if value} for row in rows] == figures[part]
+    assert all("held-out text (test)" in texts[picture] for picture in PICTURES)
+
+
+def test_two_runs_write_the_same_bytes_and_another_seed_other_intervals_alone(run):
+    first, again, other = run("first", val=VAL), run("second", val=VAL), run("third", val=VAL, seed=2)
+    assert first == again
+    val, otherwise = _metrics(first)["val"], _metrics(other)["val"]
+    assert {key for key in val if val[key] != otherwise[key]} <= {"bits_per_byte_low", "bits_per_byte_high"}
 
 
 def test_the_picture_shows_the_model_among_its_rivals_on_test(run):
-    metrics, picture, _ = run(val=VAL, test=TEST)
-    assert "held-out text (test)" in picture
-    for value in (metrics["test"]["bits_per_byte"], 1.5, 8.5):
-        assert f">{value:.3f}<" in picture
-    assert ">9.500<" not in picture
+    texts = run(val=VAL, test=TEST)
+    assert "held-out text (test)" in texts["picture"]
+    for value in (_metrics(texts)["test"]["bits_per_byte"], 1.5, 8.5):
+        assert f">{value:.3f}<" in texts["picture"]
+    assert ">9.500<" not in texts["picture"]
 
 
 def test_without_a_test_split_it_is_left_out_and_val_is_shown(run):
-    metrics, picture, _ = run(val=VAL, rivals={"val": RIVALS["val"]})
-    assert metrics.keys() == {"val", "lossless_tokens", "sees_the_future", "matmul_dtype"}
-    assert "held-out text (val)" in picture
-    assert ">9.500<" in picture
+    texts = run(val=VAL, rivals={"val": RIVALS["val"]})
+    assert _metrics(texts).keys() == {"val"} | OTHER_KEYS
+    assert all("held-out text (val)" in texts[picture] for picture in ("picture", *PICTURES))
+    assert ">9.500<" in texts["picture"]
+    assert _rows(texts, "position")
 
 
 def test_without_any_held_out_text_there_are_samples_alone(run):
-    metrics, picture, samples = run(rivals={})
-    assert metrics == {"lossless_tokens": True, "sees_the_future": False, "matmul_dtype": "float32"}
-    assert "no text was held out" in picture
-    assert "def │" in samples
+    texts = run(rivals={})
+    assert _metrics(texts) == {"lossless_tokens": True, "sees_the_future": False, "matmul_dtype": "float32"}
+    assert json.loads(texts["figures"]) == {}
+    assert all("no text was held out" in texts[picture] for picture in ("picture", *PICTURES))
+    assert all(_rows(texts, table) == [] for table in TABLES)
+    assert "def │" in texts["samples"]
 
 
 def test_weights_that_are_not_there_are_refused(tmp_path, plain_cpu):
+    names = ("weights", "windows", "tokens", "tokenizer", "baselines", *OUTPUTS)
     with pytest.raises(UserError, match=r"config\.json"):
-        evaluate.main(PARAMS, 1, *(tmp_path / name for name in ("weights", "windows", "tokenizer", "x", *OUTPUTS)))
+        evaluate.main(PARAMS, NGRAM, 1, **{name: tmp_path / name for name in names})

@@ -1,0 +1,474 @@
+"""A model as GGUF files, and llama.cpp as the judge of them.
+
+    weights, tokenizer.json → model-f16.gguf  Modelfile          (for llama.cpp and for Ollama)
+    model-f16.gguf          → llama.cpp's ids, log-probabilities and continuations, beside ours
+
+The packages `gguf`, which writes, and `xllamacpp`, which is llama.cpp, are optional: `make extras`.
+"""
+
+import importlib.util
+import json
+import multiprocessing
+import sys
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llm.errors import UserError
+from llm.export.huggingface import read_folder
+from llm.export.params import Format
+from llm.export.verify import HOSTILE_TEXTS, compare_with_transformers
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT
+from llm.text.bpe import PATTERNS, parts_of, to_bytes
+from llm.text.tokenizer import END_OF_TEXT, IM_END, PAD, TiktokenTokenizer, Tokenizer, read_library
+
+FILES: dict[Format, str] = {
+    "gguf-f32": "model-f32.gguf",
+    "gguf-f16": "model-f16.gguf",
+    "gguf-q8_0": "model-q8_0.gguf",
+}
+_FILE_TYPES: dict[Format, int] = {"gguf-f32": 0, "gguf-f16": 1, "gguf-q8_0": 7}  # llama.cpp's numbers of them
+MODELFILE = "Modelfile"
+
+# Ours → GGUF's, for weights and biases alike; `{}` is the number of the block. What goes by one name there is
+# stacked along its outputs.
+_NAMES = {
+    "embedding": "token_embd",
+    "positions": "position_embd",
+    "blocks.{}.attention_norm": "blk.{}.attn_norm",
+    "blocks.{}.attention.query": "blk.{}.attn_q",
+    "blocks.{}.attention.key": "blk.{}.attn_k",
+    "blocks.{}.attention.value": "blk.{}.attn_v",
+    "blocks.{}.attention.query_norm": "blk.{}.attn_q_norm",
+    "blocks.{}.attention.key_norm": "blk.{}.attn_k_norm",
+    "blocks.{}.attention.out": "blk.{}.attn_output",
+    "blocks.{}.feed_forward_norm": "blk.{}.ffn_norm",
+    "blocks.{}.feed_forward.gate": "blk.{}.ffn_gate",
+    "blocks.{}.feed_forward.up": "blk.{}.ffn_up",
+    "blocks.{}.feed_forward.down": "blk.{}.ffn_down",
+    "norm": "output_norm",
+    "head": "output",
+}
+NAMES = {
+    "qwen3": _NAMES,
+    "llama": _NAMES,
+    "gpt2": _NAMES | {f"blocks.{{}}.attention.{part}": "blk.{}.attn_qkv" for part in ("query", "key", "value")},
+}
+
+# Our split patterns → llama.cpp's names of the same ones. It has none for cl100k's.
+PRE_TOKENIZERS = {"qwen2": "qwen2", "gpt2": "gpt-2", "llama3": "llama-bpe"}
+
+MOST_LOGIT_DIFFERENCE = 1e-3  # of Transformers from ours
+N_PROMPTS, N_CONTINUATIONS, N_NEW_TOKENS = 8, 20, 32
+
+# Beside verify's: runs, digits, capitals, signs that are whitespace for some, letters of few bytes and of many.
+MORE_TEXTS = (
+    "",
+    " ",
+    "\n" * 40 + "\t" * 40 + " " * 300 + "x",
+    "0123456789 1234,567.89e-10 ٣٤٥ ⅷ ² ½ 四五",
+    "IT'S I'LL we'Re 'tis 'S ''' `'d`",
+    "\r\r\n\n\r \n \r\n  a\n b \v\f\x1c\x85\u2028\u2029 \u00a0\u3000\u2003x",
+    "İıſK ǅ ﬀ ß ẞ Ω ё й और ไทย 한국어 عربى עברית",
+    "a\u0300\u0301\u0302 \u0300 é e\u0301 \ufeff\u00ad\u2060 👨‍👩‍👧‍👦🏳️‍🌈🇩🇪 𝔘𝔫𝔦 𠀀𠀁",
+    "\x00\x01\x7f\ufffd\U0010ffff",
+    "<|im_start|><|pad|><|bos|><|eos|><|endoftext|> <|im_end|<|im_end|>> </s> [INST] <unk>",
+    "{'a': [1, 2], \"b\": !x != y->z ** 2 // 3}  # ...---===>>>",
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer in llama.cpp's words."""
+
+    pre_tokenizer: str
+    tokens: list[str]  # by id
+    merges: list[str]
+    special: dict[str, int]
+
+
+@dataclass(frozen=True)
+class LlamaCppParity:
+    """The largest difference of log-probabilities in nats, texts with other ids, prompts that go on otherwise."""
+
+    max_logprob_difference: float
+    texts_with_other_ids: int
+    texts: int
+    other_continuations: int
+    continuations: int
+
+
+def most_difference(family: str, format_: Format | None) -> float:
+    """The most nats that llama.cpp's log-probabilities may be from ours. Rounding to 8 bits is only reported."""
+    if format_ == "gguf-f32":
+        return 5e-3 if family == "gpt2" else 1e-4  # there GELU is a table of 16 bits
+    return 2e-2 if format_ == "gguf-f16" else inf
+
+
+def export_gguf(
+    folder: Path, model: GPT, tokenizer_file: Path, formats: Sequence[Format], seed: int
+) -> dict[str, dict[str, Any]]:
+    """Write the formats and a Modelfile into `folder`, have llama.cpp read them; returns what to know of each.
+
+    That is bytes and parity; or why it was `skipped`, and then there is no such file: a model that llama.cpp has no
+    words for, or a file that it reads otherwise. Or why it is `unverified`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, dict[str, Any]] = {}
+    files = []
+    for format_ in formats:
+        try:
+            file = write_gguf(folder, model, tokenizer_file, format_)
+            found[format_] = {"bytes": file.stat().st_size} | _verify(file, format_, model, tokenizer_file, seed)
+            files.append(file)
+        except UserError as error:
+            (folder / FILES[format_]).unlink(missing_ok=True)
+            found[format_] = {"skipped": str(error)}
+    if files:
+        try:
+            write_modelfile(folder, files[0], model.config, tokenizer_file)
+        except UserError as error:
+            found[MODELFILE] = {"skipped": str(error)}
+    for name, about in found.items():
+        for state in about.keys() & {"skipped", "unverified"}:
+            print(f"export: {name} {state}: {about[state]}", file=sys.stderr)
+    return found
+
+
+def _verify(file: Path, format_: Format, model: GPT, tokenizer_file: Path, seed: int) -> dict[str, Any]:
+    if importlib.util.find_spec("xllamacpp") is None:
+        return {"unverified": "wanted the package xllamacpp, it is not installed (make extras)"}
+    most = most_difference(model.config.family, format_)
+    parity = compare_with_llama_cpp(file, model, Tokenizer.load(tokenizer_file), seed, most)
+    if not _agrees(parity, most):
+        raise UserError(
+            f"wanted log-probabilities within {most:g} of ours, the same token ids and continuations in llama.cpp, "
+            f"given {parity.max_logprob_difference:.2g}, {parity.texts_with_other_ids} texts and "
+            f"{parity.other_continuations} continuations with other ones"
+        )
+    return {
+        "max_logprob_difference": float(f"{parity.max_logprob_difference:.3g}"),
+        "texts_with_other_ids": parity.texts_with_other_ids,
+        "other_continuations": parity.other_continuations,
+    }
+
+
+def _agrees(parity: LlamaCppParity, most: float) -> bool:
+    same = parity.texts_with_other_ids == 0 and (most == inf or parity.other_continuations == 0)
+    return same and parity.max_logprob_difference <= min(most, sys.float_info.max)
+
+
+def write_gguf(
+    folder: Path, model: GPT, tokenizer_file: Path, format_: Format, *, chat_template: str | None = None
+) -> Path:
+    """Write one file into `folder`; returns its path. The same model gives the same bytes.
+
+    UserError, before anything is written, for a model or a tokenizer that llama.cpp has no words for, and where the
+    package `gguf` is missing.
+    """
+    config = model.config
+    _check_architecture(config)
+    vocabulary = read_vocabulary(tokenizer_file)
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError("wanted the package gguf, it is not installed (make extras)")
+    import gguf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILES[format_]
+    writer = gguf.GGUFWriter(path, config.family)
+    writer.add_file_type(_FILE_TYPES[format_])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _add_shape(writer, config)
+    _add_tokenizer(writer, vocabulary, config.vocab_size, chat_template)
+    for name, weight in to_gguf(config, dict(model.named_parameters())).items():
+        kind = gguf.GGMLQuantizationType[_kind(name, weight, format_)]
+        writer.add_tensor(name, gguf.quantize(weight.numpy(), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def to_gguf(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under GGUF's names, in float32, (d_out, d_in) as ours; a tied head may be missing.
+
+    GGUF's llama turns neighbouring pairs of a head's width, ours its halves: its queries and keys are reordered.
+    """
+    left = dict(weights)
+    named: dict[str, list[Tensor]] = {}
+    for ours, theirs in NAMES[config.family].items():
+        turned = config.family == "llama" and theirs.endswith(("attn_q", "attn_k"))
+        for layer in range(config.n_layers if "{}" in ours else 1):
+            for part in ("weight", "bias"):
+                if (weight := left.pop(f"{ours}.{part}".format(layer), None)) is not None:
+                    whole = weight.detach().to("cpu", torch.float32)
+                    whole = halves_to_pairs(whole, config.head_dim) if turned else whole
+                    named.setdefault(f"{theirs}.{part}".format(layer), []).append(whole)
+    assert not left, sorted(left)
+    return {name: torch.cat(parts).contiguous() for name, parts in named.items()}
+
+
+def halves_to_pairs(weight: Tensor, head_dim: int) -> Tensor:
+    """Reorder the outputs (heads · head_dim, D) of each head: from a first and a second half to pairs of both.
+
+    >>> halves_to_pairs(torch.arange(8)[:, None], 4).flatten().tolist()
+    [0, 2, 1, 3, 4, 6, 5, 7]
+    """
+    return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).reshape(weight.shape)
+
+
+def read_vocabulary(tokenizer_file: Path) -> Vocabulary:
+    """A tokenizer.json in llama.cpp's words; UserError for one that it would read otherwise."""
+    tokenizer = Tokenizer.load(tokenizer_file)
+    content = json.loads(read_library(tokenizer_file).to_str())
+    split = json.dumps(content["pre_tokenizer"])
+    # A pattern that is not written out is the library's own, GPT-2's.
+    pattern = next((name for name, expression in PATTERNS.items() if json.dumps(expression) in split), "gpt2")
+    if not isinstance(tokenizer, TiktokenTokenizer) or pattern not in PRE_TOKENIZERS:
+        given = pattern if isinstance(tokenizer, TiktokenTokenizer) else "another one"
+        raise UserError(
+            f"wanted a byte-level BPE tokenizer with a split pattern that llama.cpp has a name for "
+            f"({', '.join(PRE_TOKENIZERS)}), given {given}"
+        )
+    model, special = content["model"], tokenizer.special
+    names = {token: name for name, token in (model["vocab"] | special).items()}
+    ranks = {to_bytes(name): token for token, name in names.items() if name not in special}
+    # llama.cpp looks for a piece as a whole, before any merge, with Llama 3's pattern only.
+    if model["ignore_merges"] and pattern != "llama3" and any(len(parts_of(token, ranks)) > 2 for token in ranks):
+        raise UserError(f"wanted merges for each token with the split pattern {pattern}, given tokens without any")
+    return Vocabulary(
+        pre_tokenizer=PRE_TOKENIZERS[pattern],
+        tokens=[names[token] for token in range(len(names))],
+        merges=[f"{first} {second}" for first, second in model["merges"]],
+        special=special,
+    )
+
+
+def _check_architecture(config: ModelConfig) -> None:
+    """UserError for a model that llama.cpp has no architecture for."""
+    if (
+        config.family not in NAMES
+        or config.sees_the_future
+        or config.position_scheme != config.parts.positions
+        or (config.family == "gpt2" and config.n_key_heads != config.n_query_heads)
+    ):
+        raise UserError(
+            f"wanted a causal model of the family {', '.join(NAMES)} with its own positions and heads, given "
+            f"{config.family}, attention {config.attention}, positions {config.position_scheme}, "
+            f"n_kv_heads {config.n_key_heads}"
+        )
+
+
+def _add_shape(writer: Any, config: ModelConfig) -> None:
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.d_model)
+    writer.add_block_count(config.n_layers)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.n_query_heads)
+    writer.add_vocab_size(config.vocab_size)
+    if config.family == "gpt2":
+        writer.add_layer_norm_eps(config.norm_eps)
+        return
+    writer.add_head_count_kv(config.n_key_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)  # llama.cpp has a value of its own for a missing one
+
+
+def _add_tokenizer(writer: Any, vocabulary: Vocabulary, n_rows: int, chat_template: str | None) -> None:
+    from gguf import TokenType
+
+    special = vocabulary.special
+    # llama.cpp wants a token for each row of the embedding.
+    unused = [f"<|unused_{row}|>" for row in range(len(vocabulary.tokens), n_rows)]
+    kinds = [TokenType.CONTROL if name in special else TokenType.NORMAL for name in vocabulary.tokens]
+    writer.add_tokenizer_model("gpt2")  # its name for byte-level BPE
+    writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
+    writer.add_token_list(vocabulary.tokens + unused)
+    writer.add_token_types(kinds + [TokenType.UNUSED] * len(unused))
+    writer.add_token_merges(vocabulary.merges)
+    writer.add_bos_token_id(special[END_OF_TEXT])
+    writer.add_eos_token_id(special[END_OF_TEXT if chat_template is None else IM_END])
+    writer.add_pad_token_id(special[PAD])
+    writer.add_add_bos_token(False)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+
+
+def _kind(name: str, weight: Tensor, format_: Format) -> str:
+    """The type of a tensor: vectors and positions are added, in float32; Q8_0 has a scale for each 32 of a row."""
+    if weight.ndim == 1 or name.startswith("position_embd") or format_ == "gguf-f32":
+        return "F32"
+    return "Q8_0" if format_ == "gguf-q8_0" and weight.shape[-1] % 32 == 0 else "F16"
+
+
+def write_modelfile(folder: Path, file: Path, config: ModelConfig, tokenizer_file: Path, *, chat: bool = False) -> None:
+    """What `ollama create NAME -f Modelfile` makes a model of; with `chat`, messages are written as ChatML.
+
+    UserError where Ollama would split text in another way: for qwen3 it does not look at the file's own pattern.
+    """
+    if config.family == "qwen3" and read_vocabulary(tokenizer_file).pre_tokenizer != "qwen2":
+        raise UserError("wanted the split pattern qwen2, by which Ollama reads for every model of the family qwen3")
+    message = "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n"
+    template = f"{{{{ range .Messages }}}}{message}{{{{ end }}}}<|im_start|>assistant\n" if chat else "{{ .Prompt }}"
+    lines = [f"FROM ./{file.name}", f'TEMPLATE """{template}"""', f"PARAMETER num_ctx {config.context_length}"]
+    lines += [f'PARAMETER stop "{end}"' for end in ((IM_END, END_OF_TEXT) if chat else (END_OF_TEXT,))]
+    (folder / MODELFILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def compare_with_llama_cpp(file: Path, model: GPT, tokenizer: Tokenizer, seed: int, most: float) -> LlamaCppParity:
+    """Hostile texts, prompts of random tokens and greedy continuations, through llama.cpp in a process of its own.
+
+    Log-probabilities are of the whole vocabulary after prompts of up to the full context. A continuation is another
+    one where llama.cpp takes a token that is not our likeliest, or ends too early or too late; what differences of
+    `most` nats can turn around is a tie. UserError for a file that llama.cpp does not load, or no llama.cpp.
+    """
+    config = model.config
+    drawn = torch.Generator().manual_seed(seed)
+
+    def draw(length: int) -> list[int]:
+        return torch.randint(0, config.vocab_size, (length,), generator=drawn).tolist()
+
+    longest = max(config.context_length - 1, 1)  # llama.cpp keeps a place for the next token
+    prompts = [draw(max(longest * number // N_PROMPTS, 1)) for number in range(1, N_PROMPTS + 1)]
+    openings = [draw(min(4, longest)) for _ in range(N_CONTINUATIONS)]
+    n_new = max(min(N_NEW_TOKENS, longest - len(openings[0])), 1)
+    texts = [*HOSTILE_TEXTS, *MORE_TEXTS]
+    answers = _in_own_process(file, texts, prompts, openings, n_new, config.vocab_size, tokenizer.encode("a")[0])
+    ours = model.float().cpu()
+    differences = [
+        (ours(torch.tensor([prompt]))[0, -1].double().log_softmax(dim=-1) - torch.from_numpy(theirs)).abs().max()
+        for prompt, theirs in zip(prompts, answers.logprobs, strict=True)
+    ]
+    tie = 0.0 if most == inf else 2 * most
+    ends = {tokenizer.special[END_OF_TEXT], tokenizer.special[IM_END]}
+    other_continuations = 0
+    for opening, new in zip(openings, answers.continuations, strict=True):
+        logits = ours(torch.tensor([[*opening, *new[:-1]]]))[0, len(opening) - 1 :]  # (new, V)
+        behind = logits.amax(dim=-1) - logits[torch.arange(len(new)), new]
+        ended_well = len(new) == n_new or new[-1] in ends
+        went_on = not ends.isdisjoint(new[:-1])
+        other_continuations += went_on or not ended_well or bool((behind > tie).any())
+    return LlamaCppParity(
+        max_logprob_difference=torch.stack(differences).max().item(),
+        texts_with_other_ids=sum(
+            theirs != tokenizer.encode(text) for text, theirs in zip(texts, answers.ids, strict=True)
+        ),
+        texts=len(texts),
+        other_continuations=other_continuations,
+        continuations=len(openings),
+    )
+
+
+@dataclass(frozen=True)
+class _Answers:
+    ids: list[list[int]]  # of each text
+    logprobs: list[NDArray[np.float64]]  # (V,) after each prompt
+    continuations: list[list[int]]  # of each opening, with the end of the text where it comes to one
+
+
+def _in_own_process(file: Path, *questions: Any) -> _Answers:
+    """What llama.cpp answers to `_ask`. A bad file may abort the process that loads it."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise UserError("wanted the package xllamacpp, it is not installed (make extras)")
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(_ask, str(file), torch.get_num_threads(), *questions).result()
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{file}: wanted a file that llama.cpp loads, {' '.join(str(error).split())}") from None
+
+
+def _ask(
+    file: str,
+    threads: int,
+    texts: list[str],
+    prompts: list[list[int]],
+    openings: list[list[int]],
+    n_new: int,
+    vocab_size: int,
+    letter: int,
+) -> _Answers:
+    import xllamacpp
+
+    setting = xllamacpp.CommonParams()
+    setting.model.path, setting.port, setting.verbosity = file, 0, -1
+    setting.n_parallel, setting.n_ctx, setting.warmup = 1, 0, False  # a context of 0 is the model's own
+    setting.cpuparams.n_threads = setting.cpuparams_batch.n_threads = threads
+    # Flash attention and a cache of 16 bits round as well; the file has no part in that.
+    setting.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    setting.cache_type_k = setting.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    server = xllamacpp.Server(setting)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def post(route: str, body: dict[str, Any]) -> Any:
+        body_bytes = json.dumps(body).encode()
+        request = urllib.request.Request(f"{server.listening_address}{route}", body_bytes)  # noqa: S310 (our own server)
+        with direct.open(request) as answer:
+            return json.load(answer)
+
+    greedy = {"temperature": 0.0, "cache_prompt": False, "return_tokens": True}
+
+    def go_on(opening: list[int]) -> list[int]:
+        tokens: list[int] = post("/completion", greedy | {"prompt": opening, "n_predict": n_new})["tokens"]
+        return tokens
+
+    def logprobs_after(prompt: list[int]) -> NDArray[np.float64]:
+        found = np.full(vocab_size, np.nan)
+        # Nothing is told where half a character or the end of the text is next; what is told is not changed by a bias.
+        asked = {"prompt": prompt, "n_predict": 1, "n_probs": vocab_size, "logit_bias": [[letter, 1000.0]]}
+        for token in post("/completion", greedy | asked)["completion_probabilities"][0]["top_logprobs"]:
+            found[token["id"]] = token["logprob"]
+        return found
+
+    plain = {"add_special": False, "parse_special": False}
+    return _Answers(
+        ids=[post("/tokenize", plain | {"content": text})["tokens"] for text in texts],
+        logprobs=[logprobs_after(prompt) for prompt in prompts],
+        continuations=[go_on(opening) for opening in openings],
+    )
+
+
+def verify_export(folder: Path, seed: int) -> tuple[str, list[str]]:
+    """Load a Hugging Face folder, and each GGUF file in its `gguf/`, with the clients that they are for.
+
+    Returns a table of how far each is from our own model, and the names of those that are too far. UserError where
+    there is no such folder, or GGUF files and no llama.cpp.
+    """
+    model, tokenizer = read_folder(folder), Tokenizer.load(folder / "tokenizer.json")
+    transformers = compare_with_transformers(folder, model, seed)
+    ids = f"{transformers.texts_with_other_ids} of {transformers.texts}"
+    rows = [("file", "client", "bytes", "difference", "at most", "other ids", "other continuations")]
+    weights = folder / "model.safetensors"
+    difference = transformers.max_logit_difference
+    rows.append((weights.name, "Transformers", *_figures(weights, difference, MOST_LOGIT_DIFFERENCE), ids, "–"))
+    agrees = difference <= MOST_LOGIT_DIFFERENCE and not transformers.texts_with_other_ids
+    wrong = [] if agrees else [weights.name]
+    formats = {name: format_ for format_, name in FILES.items()}
+    for file in sorted(folder.glob("gguf/*.gguf")):
+        most = most_difference(model.config.family, formats.get(file.name))
+        parity = compare_with_llama_cpp(file, model, tokenizer, seed, most)
+        ids = f"{parity.texts_with_other_ids} of {parity.texts}"
+        others = f"{parity.other_continuations} of {parity.continuations}"
+        rows.append((file.name, "llama.cpp", *_figures(file, parity.max_logprob_difference, most), ids, others))
+        wrong += [] if _agrees(parity, most) else [file.name]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines), wrong
+
+
+def _figures(file: Path, difference: float, most: float) -> tuple[str, str, str]:
+    return f"{file.stat().st_size:,}", f"{difference:.2g}", "–" if most == inf else f"{most:g}"

@@ -1,0 +1,21 @@
+"""The `export` section of params.yaml."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from llm.params import Section
+
+Format = Literal["gguf-f32", "gguf-f16", "gguf-q8_0"]
+
+
+class ExportParams(Section):
+    """What is written beside the Hugging Face folder."""
+
+    formats: list[Format]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.formats)) < len(self.formats):
+            raise ValueError(f"wanted each of formats once, given {', '.join(self.formats)}")
+        return self

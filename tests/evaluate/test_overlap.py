@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.evaluate.overlap import mark_found, with_and_without
+from llm.text.contamination import contamination
+
+DOCUMENTS = st.lists(st.lists(st.integers(1, 3), max_size=7), max_size=5)
+
+
+def _stream(documents):
+    ids = [0, *(id_ for ids in documents for id_ in [*ids, 0])] if documents else []
+    return np.array(ids, dtype=np.uint16)
+
+
+def _grams(stream, n):
+    """Start and tokens of each n-gram that no end of text is in."""
+    grams = [(start, tuple(stream[start : start + n].tolist())) for start in range(len(stream) - n + 1)]
+    return [(start, gram) for start, gram in grams if 0 not in gram]
+
+
+@given(DOCUMENTS, DOCUMENTS, DOCUMENTS, st.integers(1, 4))
+def test_marks_are_those_of_looking_at_every_ngram(train, val, test, n):
+    streams = [_stream(val), _stream(test)]
+    known = {gram for _, gram in _grams(_stream(train), n)}
+    for stream, marks in zip(streams, mark_found(_stream(train), streams, 0, n), strict=True):
+        expected = np.zeros(len(stream), dtype=bool)
+        for start, gram in _grams(stream, n):
+            if gram in known:
+                expected[start : start + n] = True
+        assert marks.tolist() == expected.tolist()
+
+
+def test_as_many_are_found_as_the_sample_stage_counts():
+    rng = np.random.default_rng(1)
+    train, held_out = (_stream(rng.integers(1, 5, size=(30, 40)).tolist()) for _ in range(2))
+    counted = contamination(train, held_out, 0, 5)
+    assert 0.5 < counted.share < 1
+    (marks,) = mark_found(train, [held_out], 0, 5)
+    # Runs of marked tokens: the n-grams that begin in them are at least the ones that were found.
+    inside = sum(bool(marks[start : start + 5].all()) for start, _ in _grams(held_out, 5))
+    assert counted.found <= inside < counted.ngrams
+
+
+def test_no_held_out_text_needs_no_look_at_train():
+    assert mark_found(_stream([[1, 2]]), [], 0, 3) == []
+
+
+def test_what_was_found_and_the_rest_make_up_the_whole():
+    rng = np.random.default_rng(2)
+    nats, n_bytes, found = rng.gamma(2, size=50), rng.integers(0, 9, size=50), rng.random(50) < 0.3
+    rows = with_and_without(nats, n_bytes, found)
+    parts = [rows["found"], rows["not_found"]]
+    assert sum(part["tokens"] for part in parts) == 50
+    assert sum(part["bytes"] for part in parts) == n_bytes.sum()
+    assert sum(part["tokens"] * part["nats_per_token"] for part in parts) == pytest.approx(nats.sum(), abs=1e-3)
+    assert rows["token_share"] == round(found.mean(), 5)
+
+
+def test_nothing_found_has_no_bits():
+    rows = with_and_without(np.ones(3), np.ones(3, dtype=np.int64), np.zeros(3, dtype=bool))
+    assert rows["token_share"] == 0
+    assert rows["found"] == {"tokens": 0, "bytes": 0, "nats_per_token": None, "bits_per_byte": None}
