@@ -6,9 +6,11 @@
 The packages `gguf`, which writes, and `xllamacpp`, which is llama.cpp, are optional: `make extras`.
 """
 
+import atexit
 import importlib.util
 import json
 import multiprocessing
+import os
 import sys
 import urllib.request
 from collections.abc import Sequence
@@ -381,6 +383,9 @@ class _Answers:
     continuations: list[list[int]]  # of each opening, with the end of the text where it comes to one
 
 
+_KEPT: list[Any] = []
+
+
 def _in_own_process(file: Path, *questions: Any) -> _Answers:
     """What llama.cpp answers to `_ask`. A bad file may abort the process that loads it."""
     if importlib.util.find_spec("xllamacpp") is None:
@@ -389,7 +394,7 @@ def _in_own_process(file: Path, *questions: Any) -> _Answers:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             return process.submit(_ask, str(file), torch.get_num_threads(), *questions).result()
     except (RuntimeError, OSError) as error:
-        raise UserError(f"{file}: wanted a file that llama.cpp loads, {' '.join(str(error).split())}") from None
+        raise UserError(f"{file.name}: wanted a file that llama.cpp loads, {' '.join(str(error).split())}") from None
 
 
 def _ask(
@@ -402,8 +407,10 @@ def _ask(
     vocab_size: int,
     letter: int,
 ) -> _Answers:
+    """In the other process: a server of the file on a free port, and what it says."""
     import xllamacpp
 
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # or it has gdb look for seconds at how it came to abort
     setting = xllamacpp.CommonParams()
     setting.model.path, setting.port, setting.verbosity = file, 0, -1
     setting.n_parallel, setting.n_ctx, setting.warmup = 1, 0, False  # a context of 0 is the model's own
@@ -412,6 +419,9 @@ def _ask(
     setting.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     setting.cache_type_k = setting.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     server = xllamacpp.Server(setting)
+    # xllamacpp 2026.10 now and then waits for ever while a server is taken down: this one ends with its process.
+    _KEPT.append(server)
+    atexit.register(os._exit, 0)
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def post(route: str, body: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The export stage writes a folder that Transformers loads, or nothing at all."""
+"""The export stage writes a folder that Transformers loads, or nothing at all; and what llama.cpp can have."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from llm.errors import UserError
 from llm.export.huggingface import FILES
+from llm.export.params import ExportParams
+from llm.text.bpe import train_bpe
 from llm.text.tokenizer import Tokenizer
 from llm.train.checkpoint import save_model
 from stages.export import main
@@ -22,9 +24,10 @@ def weights(tmp_path, draw_gpt) -> Path:
     return tmp_path / "pretrained"
 
 
-def _export(weights: Path, tokenizer: Path, folder: Path, **other: Path) -> dict:
+def _export(weights: Path, tokenizer: Path, folder: Path, formats: tuple[str, ...] = (), **other: Path) -> dict:
     outputs = {option: folder / name for option, name in zip(OPTIONS, FILES, strict=True)} | other
-    main(seed=1, weights=weights, tokenizer=tokenizer, metrics=folder.parent / "export.json", **outputs)
+    outputs |= {"gguf": folder / "gguf", "metrics": folder.parent / "export.json"}
+    main(seed=1, export=ExportParams(formats=list(formats)), weights=weights, tokenizer=tokenizer, **outputs)
     return json.loads((folder.parent / "export.json").read_text())
 
 
@@ -32,20 +35,40 @@ def _export(weights: Path, tokenizer: Path, folder: Path, **other: Path) -> dict
 def test_transformers_loads_what_was_pretrained(tmp_path, weights, draw_gpt, small_tokenizer_file):
     metrics = _export(weights, small_tokenizer_file, tmp_path / "out/export")
     folder = tmp_path / "out/export"
-    assert {path.name for path in folder.iterdir()} == set(FILES)
+    assert {path.name for path in folder.iterdir()} == {*FILES, "gguf"}
+    assert list((folder / "gguf").iterdir()) == []
     ids = torch.arange(6, 46)[None]
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     torch.testing.assert_close(theirs(ids).logits, draw_gpt()(ids), atol=1e-4, rtol=0)
     assert metrics["max_logit_difference"] < 1e-4
     assert metrics["texts_with_other_ids"] == 0
-    assert metrics["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    assert metrics["bytes"] == sum((folder / name).stat().st_size for name in FILES)
+    assert metrics["gguf"] == {}
 
 
 def test_a_second_run_writes_the_same_bytes(tmp_path, weights, small_tokenizer_file):
     for name in ("first", "second"):
-        _export(weights, small_tokenizer_file, tmp_path / name / "export")
-    for name in (*FILES, "../export.json"):
+        _export(weights, small_tokenizer_file, tmp_path / name / "export", ("gguf-f16", "gguf-f32"))
+    for name in (*FILES, "gguf/model-f16.gguf", "gguf/model-f32.gguf", "gguf/Modelfile", "../export.json"):
         assert (tmp_path / "first/export" / name).read_bytes() == (tmp_path / "second/export" / name).read_bytes()
+
+
+def test_llama_cpp_loads_what_was_pretrained(tmp_path, weights, small_tokenizer_file, capsys):
+    metrics = _export(weights, small_tokenizer_file, tmp_path / "export", ("gguf-f32",))["gguf"]
+    assert {path.name for path in (tmp_path / "export/gguf").iterdir()} == {"model-f32.gguf", "Modelfile"}
+    assert metrics["gguf-f32"].pop("max_logprob_difference") < 1e-4
+    size = (tmp_path / "export/gguf/model-f32.gguf").stat().st_size
+    assert metrics == {"gguf-f32": {"bytes": size, "texts_with_other_ids": 0, "other_continuations": 0}}
+    assert "export:" not in capsys.readouterr().err
+
+
+def test_what_only_llama_cpp_cannot_have_is_told_and_is_no_failure(tmp_path, weights, capsys):
+    train_bpe(["The river runs, the rain falls. "], 320, "cl100k").save(str(tmp_path / "tokenizer.json"))
+    metrics = _export(weights, tmp_path / "tokenizer.json", tmp_path / "export", ("gguf-f16",))
+    assert metrics["max_logit_difference"] < 1e-4
+    assert metrics["gguf"]["gguf-f16"]["skipped"].endswith("given cl100k")
+    assert list((tmp_path / "export/gguf").iterdir()) == []
+    assert f"export: gguf-f16 skipped: {metrics['gguf']['gguf-f16']['skipped']}\n" in capsys.readouterr().err
 
 
 def test_a_tokenizer_that_transformers_reads_otherwise_is_refused(tmp_path, weights, small_tokenizer_file, monkeypatch):
