@@ -18,7 +18,7 @@ $(READY): requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray, gguf, llama.cpp
+extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray, llama.cpp
 
 $(EXTRAS): $(READY) requirements-extras.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-extras.lock
@@ -38,9 +38,9 @@ lint: $(READY)  ## Check format, rules and types
 	@ruff check .
 	@mypy
 
-# bench/shakespeare.py wants a text of its own: python -m bench.shakespeare FILE
+# bench/shakespeare.py wants a text of its own, bench/ablations.py half an hour: python -m bench.shakespeare FILE
 bench: $(READY)  ## Measure what is claimed to be fast
-	@for script in $(filter-out bench/shakespeare.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
+	@for script in $(filter-out bench/shakespeare.py bench/ablations.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
 
 verify-export: $(EXTRAS)  ## Load the export with Transformers and llama.cpp, and compare
 	@test -f models/export/config.json || dvc repro export

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET
 
@@ -28,27 +29,27 @@ MOST_FILES = 100  # of an artifact that are listed one by one
 RIVALS = {
     "xz_given_train": (
         "xz -9e, given the training text",
-        "a compressor that may point back into all of the training text",
+        "A compressor that may point back into all of the training text.",
     ),
     "zstd_given_train": (
         "zstd -19 --long, given the training text",
-        "another compressor with the training text at hand",
+        "Another compressor with the training text at hand.",
     ),
-    "xz": ("xz -9e", "a compressor that sees the held-out text alone"),
-    "zstd": ("zstd -19 --long", "another one that sees the held-out text alone"),
-    "bzip2": ("bzip2 -9", "an older compressor that sees the held-out text alone"),
+    "xz": ("xz -9e", "A compressor that sees the held-out text alone."),
+    "zstd": ("zstd -19 --long", "Another one that sees the held-out text alone."),
+    "bzip2": ("bzip2 -9", "An older compressor that sees the held-out text alone."),
     "kneser_ney_5gram": (
         "5-grams (Kneser-Ney)",
-        "counts of what followed the last four tokens in the training text: the best model before neural ones",
+        "Counts of what followed the last four tokens in train: the best kind of model before neural ones.",
     ),
-    "unigram": ("unigrams", "how often each token stood in the training text, whatever came before it"),
-    "uniform": ("chance", "every token of the vocabulary as likely as any other"),
+    "unigram": ("unigrams", "How often each token stood in train, whatever came before it."),
+    "uniform": ("chance", "Every token of the vocabulary is as likely as any other."),
 }
 FINETUNED = {
-    "pretrained": ("this model, finetuned", "it starts from the pretrained weights"),
-    "random_weights": ("the same network, not pretrained", "it starts from random weights and is trained alike"),
-    "tfidf": ("TF-IDF", "weighted counts of words and a logistic regression"),
-    "majority": ("majority", "always the label that is the most frequent in train"),
+    "pretrained": ("this model, finetuned", "It starts from the pretrained weights."),
+    "random_weights": ("the same network, not pretrained", "It starts from random weights and is trained alike."),
+    "tfidf": ("TF-IDF", "Weighted counts of words and a logistic regression."),
+    "majority": ("majority", "Always the label that is the most frequent in train."),
 }
 
 
@@ -75,7 +76,7 @@ class Token(NamedTuple):
         >>> Token("a", math.log(4), False).note
         '1.39 nats, probability 25%'
         """
-        return f"{self.nats:.2f} nats, probability {100 * math.exp(-self.nats):.2g}%"
+        return f"{self.nats:z.2f} nats, probability {100 * math.exp(-self.nats):.3g}%"
 
 
 class Text(NamedTuple):
@@ -121,7 +122,7 @@ def write_report(report: Report, template: str) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"count": _count, "fixed": _fixed, "percent": _percent, "plain": _plain, "svg": inline_svg}
-    shown = next(reversed(report.figures), None)  # test, if there is one
+    shown = next(reversed([*report.figures]), None)  # test, if there is one
     return environment.from_string(template).render(
         vars(report)
         | {
@@ -161,10 +162,10 @@ def inline_svg(svg: str, prefix: str, label: str) -> Markup:
         for name, value in attributes.items():
             if name == "id":
                 element.set(name, prefix + value)
-            elif name == "href":
-                assert value.startswith("#"), f"a picture refers to something outside of it: {value}"
+            elif name == "href" and value.startswith("#"):
                 element.set(name, f"#{prefix}{value[1:]}")
             else:
+                assert name != "href" or value.startswith("data:"), f"a picture refers to {value}, outside of it"
                 element.set(name, re.sub(r"url\(#", f"url(#{prefix}", value))
     root.attrib = {"role": "img", "aria-label": label, **root.attrib}
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 (serialized from a tree, so it is escaped)
@@ -213,8 +214,9 @@ def fold_many(lineage: Sequence[tuple[str, str, str]], most: int = MOST_FILES) -
         if len(rows) > most:
             listing = "".join(f"{md5}  {file}\n" for _, file, md5 in rows).encode()
             digest = hashlib.md5(listing, usedforsecurity=False).hexdigest()
-            rows = [(stage, f"{len(rows):,} files, the md5 of their list", digest)]
-        folded += rows
+            folded.append((stage, f"{len(rows):,} files, the md5 of their list", digest))
+        else:
+            folded += rows
     return folded
 
 
@@ -223,7 +225,7 @@ def _rivals(report: Report, shown: str | None) -> list[tuple[str, str, dict[str,
     if shown is None:
         return []
     own = {split: of["summary"]["bits_per_byte"] for split, of in report.figures.items()}
-    rows = [("this model", "what the pipeline trained", own)]
+    rows = [("this model", "What the pipeline trained.", own)]
     for name in report.metrics["baselines"][shown]:
         title, words = RIVALS.get(name, (name.replace("_", " "), ""))
         rows.append((title, words, {split: report.metrics["baselines"][split][name] for split in own}))
@@ -232,9 +234,7 @@ def _rivals(report: Report, shown: str | None) -> list[tuple[str, str, dict[str,
 
 def _levels() -> list[str]:
     """What the shades stand for, by level."""
-    edges = [0, *BOUNDS]
-    names = [f"{low}–{high}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
-    return [*names, f"{edges[-1]} or more"]
+    return [*(f"{low}–{high}" for low, high in pairwise([0, *BOUNDS])), f"{BOUNDS[-1]} or more"]
 
 
 def _bare(tag: str) -> str:

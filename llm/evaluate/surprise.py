@@ -1,6 +1,6 @@
-"""Texts token by token: what each stands for, and how much it surprises the model, in nats.
+r"""Texts token by token: what each stands for, and how much it surprises the model, in nats.
 
-    ids [257, 9]  ──spell──► ["im", "port\\n"]
+    ids [257, 9]  ──spell──► ["im", "port\n"]
                   ──surprises──► [7.31, 0.02] nats, each after <|endoftext|> and the tokens before it
 
 A token that the model gave the probability p costs -ln p nats: 0.69 for one in two, 2.3 for one in ten.

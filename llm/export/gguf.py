@@ -3,7 +3,7 @@
     weights, tokenizer.json → model-f16.gguf  Modelfile          (for llama.cpp and for Ollama)
     model-f16.gguf          → llama.cpp's ids, log-probabilities and continuations, beside ours
 
-The packages `gguf`, which writes, and `xllamacpp`, which is llama.cpp, are optional: `make extras`.
+The package `xllamacpp`, which is llama.cpp, is optional: `make extras`.
 """
 
 import atexit
@@ -182,7 +182,7 @@ def write_gguf(
     _check_architecture(config)
     vocabulary = read_vocabulary(tokenizer_file)
     if importlib.util.find_spec("gguf") is None:
-        raise UserError("wanted the package gguf, it is not installed (make extras)")
+        raise UserError("wanted the package gguf, it is not installed (make setup)")
     import gguf
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -400,14 +400,16 @@ def test_a_tokenizer_that_llama_cpp_has_no_name_for_is_skipped(tmp_path, draw_gp
     assert [line.split(": ")[:2] for line in lines] == [["export", f"{format_} skipped"] for format_ in found]
 
 
-@pytest.mark.parametrize(("missing", "state"), [("gguf", "skipped"), ("xllamacpp", "unverified")])
+@pytest.mark.parametrize(
+    ("missing", "state", "target"), [("gguf", "skipped", "setup"), ("xllamacpp", "unverified", "extras")]
+)
 def test_a_library_that_is_missing_is_one_line(
-    tmp_path, draw_gpt, small_tokenizer_file, monkeypatch, capsys, missing, state
+    tmp_path, draw_gpt, small_tokenizer_file, monkeypatch, capsys, missing, state, target
 ):
     find = gguf.importlib.util.find_spec
     monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None if name == missing else find(name))
     found = export_gguf(tmp_path, draw_gpt(), small_tokenizer_file, ["gguf-f16"], 1)
-    assert found["gguf-f16"][state] == f"wanted the package {missing}, it is not installed (make extras)"
+    assert found["gguf-f16"][state] == f"wanted the package {missing}, it is not installed (make {target})"
     assert capsys.readouterr().err == f"export: gguf-f16 {state}: {found['gguf-f16'][state]}\n"
     assert (tmp_path / "model-f16.gguf").exists() == (state == "unverified")
     assert (tmp_path / "Modelfile").exists() == (state == "unverified")
