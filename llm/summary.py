@@ -12,9 +12,8 @@ def summarise_run(metrics: Path) -> str:
     for split in ("test", "val"):
         if split in evaluation:
             by_name = {"this model": evaluation[split]["bits_per_byte"], **baselines.get(split, {})}
-            parts.append(
-                _table(f"bits per byte of {split}, less is better", sorted(by_name.items(), key=lambda row: row[1]))
-            )
+            title = f"bits per byte of {split}, less is better"
+            parts.append(_table(title, sorted(by_name.items(), key=lambda row: row[1]), _interval(evaluation[split])))
             break
     for path in sorted((metrics / "finetune").glob("*.json")):
         report = _read(path)
@@ -29,8 +28,15 @@ def summarise_run(metrics: Path) -> str:
     return "\n".join(parts)
 
 
-def _table(title: str, rows: list[tuple[str, float]]) -> str:
-    lines = [f"  {name.replace('_', ' '):<24}{value:>8.3f}" for name, value in rows]
+def _interval(figures: dict[str, Any]) -> dict[str, str]:
+    """What stands behind the model's own figure: how far other documents of the kind might move it."""
+    if "bits_per_byte_low" not in figures:
+        return {}
+    return {"this model": " [{bits_per_byte_low:.3f}, {bits_per_byte_high:.3f}]".format(**figures)}
+
+
+def _table(title: str, rows: list[tuple[str, float]], notes: dict[str, str] | None = None) -> str:
+    lines = [f"  {name.replace('_', ' '):<24}{value:>8.3f}{(notes or {}).get(name, '')}" for name, value in rows]
     return "\n".join([title, *lines, ""])
 
 

@@ -10,7 +10,7 @@ def _write(path, content):
 
 def _names(text):
     """The names in the rows of a table, top down."""
-    return [line.rsplit(maxsplit=1)[0].strip() for line in text.splitlines() if line.startswith("  ")]
+    return [line.split("[")[0].rsplit(maxsplit=1)[0].strip() for line in text.splitlines() if line.startswith("  ")]
 
 
 def test_where_nothing_was_measured_there_is_nothing_to_say(tmp_path):
@@ -18,12 +18,13 @@ def test_where_nothing_was_measured_there_is_nothing_to_say(tmp_path):
 
 
 def test_the_model_stands_among_its_baselines_in_order(tmp_path):
-    _write(tmp_path / "evaluate.json", {"val": {"bits_per_byte": 7}, "test": {"bits_per_byte": 1.5}})
+    test = {"bits_per_byte": 1.5, "bits_per_byte_low": 1.25, "bits_per_byte_high": 1.75}
+    _write(tmp_path / "evaluate.json", {"val": {"bits_per_byte": 7}, "test": test})
     _write(tmp_path / "baselines.json", {"val": {"xz": 8}, "test": {"xz": 2.25, "zstd_given_train": 1.25}})
     text = summarise_run(tmp_path)
     assert _names(text) == ["zstd given train", "this model", "xz"]
     assert "test" in text.splitlines()[0]
-    assert "1.500" in text
+    assert "1.500 [1.250, 1.750]" in text
 
 
 def test_without_a_test_split_validation_is_shown(tmp_path):
