@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS := $(VENV)/.extras
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup extras repro test lint bench verify-export clean-scratch
+.PHONY: help setup extras repro report test lint bench verify-export clean-scratch
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -29,6 +29,11 @@ repro: $(READY)  ## Run what has to run of the pipeline, then show what it came 
 	@if python -m llm library-changed metrics/prepare.json; then dvc repro --force --single-item prepare; fi
 	@dvc repro
 	@python -m llm summary
+
+report: $(READY)  ## Open the report page
+	@test -f reports/report.html || dvc repro report
+	@echo reports/report.html
+	@python -m webbrowser -t "file://$(CURDIR)/reports/report.html"
 
 test: $(EXTRAS)  ## Run all tests
 	@python -m pytest

@@ -150,8 +150,8 @@ def _read_aloud(
     return (texts[:-1], texts[-1]) if held_out else (texts, None)
 
 
-def _pictures(folder: Path) -> list[str]:
-    return [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.svg"))]
+def _pictures(folder: Path) -> dict[str, str]:
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.svg"))}
 
 
 if __name__ == "__main__":

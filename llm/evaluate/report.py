@@ -110,7 +110,7 @@ class Report:
     finetuned: Mapping[str, dict[str, Any]]  # metrics by task
     params: Mapping[str, Any]  # by section
     pictures: Mapping[str, str]  # SVG by name: vocabulary, curve, rivals, context, calibration
-    finetuned_pictures: Mapping[str, Sequence[str]]  # SVG by task
+    finetuned_pictures: Mapping[str, Mapping[str, str]]  # SVG by task and name: curve, confusion
     samples: Sequence[Text]
     passage: Text | None  # held-out text, None where there is none
     lineage: Sequence[tuple[str, str, str]]  # made by, file, md5
@@ -204,7 +204,7 @@ def fold_many(lineage: Sequence[tuple[str, str, str]], most: int = MOST_FILES) -
     """Rows of (made by, file, md5), with a single row where a stage has more than `most`: the md5 of their lines.
 
     >>> fold_many([("raw", "a", "0"), ("raw", "b", "1"), ("cut", "c", "2")], most=1)
-    [('raw', '2 files, the md5 of their list', '567beb7f0bbd55c67cdfb48b592f33bb'), ('cut', 'c', '2')]
+    [('raw', '2 files, the md5 of their list', '6cced5bce152092d3ea63557b23df3f7'), ('cut', 'c', '2')]
     """
     by_stage: dict[str, list[tuple[str, str, str]]] = {}
     for row in lineage:
