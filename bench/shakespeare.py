@@ -30,7 +30,7 @@ from llm.runtime import Machine
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "bench" / "shakespeare.yaml"
 # A text that is read many times has to be cut in more ways, and the model kept from learning it by heart.
-LONG = {"max_steps": 2600}, {"segmentations": 12}, {"dropout": 0.1}
+LONG = {"pretrain": {"max_steps": 2600}, "tokenize": {"segmentations": 12}, "model": {"dropout": 0.1}}
 STAGES = ("prepare", "tokenize", "sample", "pretrain", "baselines", "evaluate")
 
 
@@ -52,7 +52,7 @@ def main() -> None:
         params["model"] |= {"d_model": 64, "n_heads": 1, "n_kv_heads": 1, "d_ff": 128}
         params["tokenize"]["segmentations"] = 1
     if given.long:
-        for section, changes in zip(("pretrain", "tokenize", "model"), LONG, strict=True):
+        for section, changes in LONG.items():
             params[section] |= changes
     if given.seconds:
         params["pretrain"]["max_steps"] = max(1, round(given.seconds / seconds_a_step(params)))
