@@ -45,7 +45,7 @@ def main() -> None:
         print(json.dumps(measure(**json.loads(given.child))))
         return
     n_turns, n_tokens = (1, QUICK_TOKENS) if given.quick else (N_TURNS, N_TOKENS)
-    n_tokens = min(n_tokens, our_model().config.context_length)
+    n_tokens = min(n_tokens, our_model().config.context_length - 1)  # llama.cpp keeps a place free
     rows = list(itertools.product((2, 1), (OURS, THEIRS, LLAMA_CPP)))
     runs: dict[tuple[int, str], list[dict[str, Any]]] = {row: [] for row in rows}
     for _, (threads, whose) in tqdm(list(itertools.product(range(n_turns), rows)), unit=" runs"):
