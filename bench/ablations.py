@@ -10,11 +10,7 @@ does not. Compilation is not in it. One seed: two rows that are closer than the 
 
 import argparse
 import json
-import os
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +22,7 @@ import torch
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
+from bench.shakespeare import run_stages
 from bench.train import start_child
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,8 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "as params.yaml has it": {},
     "another seed": {"seed": 2},
     "a third seed": {"seed": 3},
-    "Muon, half its rate": {"pretrain.optimizer.muon_rate": 0.01},
-    "Muon, half of AdamW's rate": {"pretrain.optimizer.adamw_rate": 0.003},
+    "Muon, rate 0.01": {"pretrain.optimizer.muon_rate": 0.01},
+    "Muon, AdamW's rate 0.003": {"pretrain.optimizer.adamw_rate": 0.003},
     "AdamW, rate 0.002": ADAMW | {"pretrain.optimizer.adamw_rate": 0.002},
     "AdamW, rate 0.004": ADAMW | {"pretrain.optimizer.adamw_rate": 0.004},
     "AdamW, rate 0.008": ADAMW | {"pretrain.optimizer.adamw_rate": 0.008},
@@ -117,19 +114,13 @@ def varied(changes: dict[str, Any]) -> dict[str, Any]:
 
 def windows_of(params: dict[str, Any], folder: Path) -> str:
     """Tokens and windows of the corpus in data/, with these params, made by the stages; returns the windows' folder."""
-    wiring = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     place = Path(tempfile.mkdtemp(dir=folder))
     with (place / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(params, file)
     (place / "data").mkdir()
     for made in ("corpus", "given"):
         (place / "data" / made).symlink_to(ROOT / "data" / made)
-    for stage in ("tokenize", "sample"):
-        command = [sys.executable, *shlex.split(wiring[stage]["cmd"])[1:]]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{stage}: {done.stderr.strip().splitlines()[-1]}")
+    run_stages(place, ("tokenize", "sample"))
     return str(place / "data" / "windows")
 
 

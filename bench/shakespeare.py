@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def main() -> None:
         shutil.copyfile(given.text, folder / "data/raw/text.txt")
         with (folder / "params.yaml").open("w", encoding="utf-8") as file:
             YAML().dump(params, file)
-        report(given.text, params, folder, run_stages(folder))
+        report(given.text, params, folder, run_stages(folder, STAGES))
 
 
 def seconds_a_step(params: dict[str, Any]) -> float:
@@ -79,16 +80,17 @@ def seconds_a_step(params: dict[str, Any]) -> float:
     return statistics.median(found["seconds"])
 
 
-def run_stages(folder: Path) -> dict[str, float]:
-    """Seconds of each stage, in processes of their own that work in `folder`."""
+def run_stages(folder: Path, stages: Sequence[str]) -> dict[str, float]:
+    """Seconds of each stage, in processes of their own that work in `folder`; what they print goes to stderr."""
     wiring = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     seconds = {}
-    for stage in STAGES:
+    for stage in stages:
         words = shlex.split(wiring[stage]["cmd"])
         assert words[0] == "python"
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=environment, check=False)
+        command = [sys.executable, *words[1:]]
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False)
         seconds[stage] = time.perf_counter() - began
         if done.returncode:
             raise SystemExit(done.returncode)

@@ -177,7 +177,7 @@ def verify_export(
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 1,
 ) -> None:
     """Load an export with Transformers, its GGUF files with llama.cpp, and measure how far they are from our model."""
-    from llm.export.gguf import verify_export as measure
+    from llm.export.clients import verify_export as measure
 
     table, wrong = measure(folder, seed)
     typer.echo(table)

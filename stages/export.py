@@ -5,10 +5,10 @@ from typing import Annotated
 
 from llm import stage
 from llm.errors import UserError
-from llm.export.gguf import MOST_LOGIT_DIFFERENCE, export_gguf
+from llm.export.gguf import export_gguf
 from llm.export.huggingface import FILES, write_folder
 from llm.export.params import ExportParams
-from llm.export.verify import compare_with_transformers
+from llm.export.verify import MOST_LOGIT_DIFFERENCE, compare_with_transformers
 from llm.stage import Input, Output, Param, Seed
 from llm.train.checkpoint import load_model
 

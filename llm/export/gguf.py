@@ -1,34 +1,22 @@
-"""A model as GGUF files, and llama.cpp as the judge of them.
+"""A model as GGUF files, each read by llama.cpp before it is given out.
 
-    weights, tokenizer.json → model-f16.gguf  Modelfile          (for llama.cpp and for Ollama)
-    model-f16.gguf          → llama.cpp's ids, log-probabilities and continuations, beside ours
-
-The package `xllamacpp`, which is llama.cpp, is optional: `make extras`.
+weights, tokenizer.json → model-f16.gguf  Modelfile          (for llama.cpp and for Ollama)
 """
 
-import atexit
 import importlib.util
 import json
-import multiprocessing
-import os
 import sys
-import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from llm.errors import UserError
-from llm.export.huggingface import read_folder
+from llm.export.llama_cpp import compare_with_llama_cpp, most_difference
 from llm.export.params import Format
-from llm.export.verify import HOSTILE_TEXTS, compare_with_transformers
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.text.bpe import PATTERNS, parts_of, to_bytes
@@ -70,24 +58,6 @@ NAMES = {
 # Our split patterns → llama.cpp's names of the same ones. It has none for cl100k's.
 PRE_TOKENIZERS = {"qwen2": "qwen2", "gpt2": "gpt-2", "llama3": "llama-bpe"}
 
-MOST_LOGIT_DIFFERENCE = 1e-3  # of Transformers from ours
-N_PROMPTS, N_CONTINUATIONS, N_NEW_TOKENS = 8, 20, 32
-
-# Beside verify's: runs, digits, capitals, signs that are whitespace for some, letters of few bytes and of many.
-MORE_TEXTS = (
-    "",
-    " ",
-    "\n" * 40 + "\t" * 40 + " " * 300 + "x",
-    "0123456789 1234,567.89e-10 ٣٤٥ ⅷ ² ½ 四五",
-    "IT'S I'LL we'Re 'tis 'S ''' `'d`",
-    "\r\r\n\n\r \n \r\n  a\n b \v\f\x1c\x85\u2028\u2029 \u00a0\u3000\u2003x",
-    "İıſK ǅ ﬀ ß ẞ Ω ё й और ไทย 한국어 عربى עברית",
-    "a\u0300\u0301\u0302 \u0300 é e\u0301 \ufeff\u00ad\u2060 👨‍👩‍👧‍👦🏳️‍🌈🇩🇪 𝔘𝔫𝔦 𠀀𠀁",
-    "\x00\x01\x7f\ufffd\U0010ffff",
-    "<|im_start|><|pad|><|bos|><|eos|><|endoftext|> <|im_end|<|im_end|>> </s> [INST] <unk>",
-    "{'a': [1, 2], \"b\": !x != y->z ** 2 // 3}  # ...---===>>>",
-)
-
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -97,24 +67,6 @@ class Vocabulary:
     tokens: list[str]  # by id
     merges: list[str]
     special: dict[str, int]
-
-
-@dataclass(frozen=True)
-class LlamaCppParity:
-    """The largest difference of log-probabilities in nats, texts with other ids, prompts that go on otherwise."""
-
-    max_logprob_difference: float
-    texts_with_other_ids: int
-    texts: int
-    other_continuations: int
-    continuations: int
-
-
-def most_difference(family: str, format_: Format | None) -> float:
-    """The most nats that llama.cpp's log-probabilities may be from ours. Rounding to 8 bits is only reported."""
-    if format_ == "gguf-f32":
-        return 5e-3 if family == "gpt2" else 1e-4  # there GELU is a table of 16 bits
-    return 2e-2 if format_ == "gguf-f16" else inf
 
 
 def export_gguf(
@@ -152,7 +104,7 @@ def _verify(file: Path, format_: Format, model: GPT, tokenizer_file: Path, seed:
         return {"unverified": "wanted the package xllamacpp, it is not installed (make extras)"}
     most = most_difference(model.config.family, format_)
     parity = compare_with_llama_cpp(file, model, Tokenizer.load(tokenizer_file), seed, most)
-    if not _agrees(parity, most):
+    if not parity.agrees(most):
         raise UserError(
             f"wanted log-probabilities within {most:g} of ours, the same token ids and continuations in llama.cpp, "
             f"given {parity.max_logprob_difference:.2g}, {parity.texts_with_other_ids} texts and "
@@ -163,11 +115,6 @@ def _verify(file: Path, format_: Format, model: GPT, tokenizer_file: Path, seed:
         "texts_with_other_ids": parity.texts_with_other_ids,
         "other_continuations": parity.other_continuations,
     }
-
-
-def _agrees(parity: LlamaCppParity, most: float) -> bool:
-    same = parity.texts_with_other_ids == 0 and (most == inf or parity.other_continuations == 0)
-    return same and parity.max_logprob_difference <= min(most, sys.float_info.max)
 
 
 def write_gguf(
@@ -329,156 +276,3 @@ def write_modelfile(folder: Path, file: Path, config: ModelConfig, tokenizer_fil
     lines = [f"FROM ./{file.name}", f'TEMPLATE """{template}"""', f"PARAMETER num_ctx {config.context_length}"]
     lines += [f'PARAMETER stop "{end}"' for end in ((IM_END, END_OF_TEXT) if chat else (END_OF_TEXT,))]
     (folder / MODELFILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-@torch.no_grad()
-def compare_with_llama_cpp(file: Path, model: GPT, tokenizer: Tokenizer, seed: int, most: float) -> LlamaCppParity:
-    """Hostile texts, prompts of random tokens and greedy continuations, through llama.cpp in a process of its own.
-
-    Log-probabilities are of the whole vocabulary after prompts of up to the full context. A continuation is another
-    one where llama.cpp takes a token that is not our likeliest, or ends too early or too late; what differences of
-    `most` nats can turn around is a tie. UserError for a file that llama.cpp does not load, or no llama.cpp.
-    """
-    config = model.config
-    drawn = torch.Generator().manual_seed(seed)
-
-    def draw(length: int) -> list[int]:
-        return torch.randint(0, config.vocab_size, (length,), generator=drawn).tolist()
-
-    longest = max(config.context_length - 1, 1)  # llama.cpp keeps a place for the next token
-    prompts = [draw(max(longest * number // N_PROMPTS, 1)) for number in range(1, N_PROMPTS + 1)]
-    openings = [draw(min(4, longest)) for _ in range(N_CONTINUATIONS)]
-    n_new = max(min(N_NEW_TOKENS, longest - len(openings[0])), 1)
-    texts = [*HOSTILE_TEXTS, *MORE_TEXTS]
-    answers = _in_own_process(file, texts, prompts, openings, n_new, config.vocab_size, tokenizer.encode("a")[0])
-    ours = model.float().cpu()
-    differences = [
-        (ours(torch.tensor([prompt]))[0, -1].double().log_softmax(dim=-1) - torch.from_numpy(theirs)).abs().max()
-        for prompt, theirs in zip(prompts, answers.logprobs, strict=True)
-    ]
-    tie = 0.0 if most == inf else 2 * most
-    ends = {tokenizer.special[END_OF_TEXT], tokenizer.special[IM_END]}
-    other_continuations = 0
-    for opening, new in zip(openings, answers.continuations, strict=True):
-        logits = ours(torch.tensor([[*opening, *new[:-1]]]))[0, len(opening) - 1 :]  # (new, V)
-        behind = logits.amax(dim=-1) - logits[torch.arange(len(new)), new]
-        ended_well = len(new) == n_new or new[-1] in ends
-        went_on = not ends.isdisjoint(new[:-1])
-        other_continuations += went_on or not ended_well or bool((behind > tie).any())
-    return LlamaCppParity(
-        max_logprob_difference=torch.stack(differences).max().item(),
-        texts_with_other_ids=sum(
-            theirs != tokenizer.encode(text) for text, theirs in zip(texts, answers.ids, strict=True)
-        ),
-        texts=len(texts),
-        other_continuations=other_continuations,
-        continuations=len(openings),
-    )
-
-
-@dataclass(frozen=True)
-class _Answers:
-    ids: list[list[int]]  # of each text
-    logprobs: list[NDArray[np.float64]]  # (V,) after each prompt
-    continuations: list[list[int]]  # of each opening, with the end of the text where it comes to one
-
-
-_KEPT: list[Any] = []
-
-
-def _in_own_process(file: Path, *questions: Any) -> _Answers:
-    """What llama.cpp answers to `_ask`. A bad file may abort the process that loads it."""
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise UserError("wanted the package xllamacpp, it is not installed (make extras)")
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            return process.submit(_ask, str(file), torch.get_num_threads(), *questions).result()
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"{file.name}: wanted a file that llama.cpp loads, {' '.join(str(error).split())}") from None
-
-
-def _ask(
-    file: str,
-    threads: int,
-    texts: list[str],
-    prompts: list[list[int]],
-    openings: list[list[int]],
-    n_new: int,
-    vocab_size: int,
-    letter: int,
-) -> _Answers:
-    """In the other process: a server of the file on a free port, and what it says."""
-    import xllamacpp
-
-    os.environ["GGML_NO_BACKTRACE"] = "1"  # or it has gdb look for seconds at how it came to abort
-    setting = xllamacpp.CommonParams()
-    setting.model.path, setting.port, setting.verbosity = file, 0, -1
-    setting.n_parallel, setting.n_ctx, setting.warmup = 1, 0, False  # a context of 0 is the model's own
-    setting.cpuparams.n_threads = setting.cpuparams_batch.n_threads = threads
-    # Flash attention and a cache of 16 bits round as well; the file has no part in that.
-    setting.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    setting.cache_type_k = setting.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    server = xllamacpp.Server(setting)
-    # xllamacpp 2026.10 now and then waits for ever while a server is taken down: this one ends with its process.
-    _KEPT.append(server)
-    atexit.register(os._exit, 0)
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def post(route: str, body: dict[str, Any]) -> Any:
-        body_bytes = json.dumps(body).encode()
-        request = urllib.request.Request(f"{server.listening_address}{route}", body_bytes)  # noqa: S310 (our own server)
-        with direct.open(request) as answer:
-            return json.load(answer)
-
-    greedy = {"temperature": 0.0, "cache_prompt": False, "return_tokens": True}
-
-    def go_on(opening: list[int]) -> list[int]:
-        tokens: list[int] = post("/completion", greedy | {"prompt": opening, "n_predict": n_new})["tokens"]
-        return tokens
-
-    def logprobs_after(prompt: list[int]) -> NDArray[np.float64]:
-        found = np.full(vocab_size, np.nan)
-        # Nothing is told where half a character or the end of the text is next; what is told is not changed by a bias.
-        asked = {"prompt": prompt, "n_predict": 1, "n_probs": vocab_size, "logit_bias": [[letter, 1000.0]]}
-        for token in post("/completion", greedy | asked)["completion_probabilities"][0]["top_logprobs"]:
-            found[token["id"]] = token["logprob"]
-        return found
-
-    plain = {"add_special": False, "parse_special": False}
-    return _Answers(
-        ids=[post("/tokenize", plain | {"content": text})["tokens"] for text in texts],
-        logprobs=[logprobs_after(prompt) for prompt in prompts],
-        continuations=[go_on(opening) for opening in openings],
-    )
-
-
-def verify_export(folder: Path, seed: int) -> tuple[str, list[str]]:
-    """Load a Hugging Face folder, and each GGUF file in its `gguf/`, with the clients that they are for.
-
-    Returns a table of how far each is from our own model, and the names of those that are too far. UserError where
-    there is no such folder, or GGUF files and no llama.cpp.
-    """
-    model, tokenizer = read_folder(folder), Tokenizer.load(folder / "tokenizer.json")
-    transformers = compare_with_transformers(folder, model, seed)
-    ids = f"{transformers.texts_with_other_ids} of {transformers.texts}"
-    rows = [("file", "client", "bytes", "difference", "at most", "other ids", "other continuations")]
-    weights = folder / "model.safetensors"
-    difference = transformers.max_logit_difference
-    rows.append((weights.name, "Transformers", *_figures(weights, difference, MOST_LOGIT_DIFFERENCE), ids, "–"))
-    agrees = difference <= MOST_LOGIT_DIFFERENCE and not transformers.texts_with_other_ids
-    wrong = [] if agrees else [weights.name]
-    formats = {name: format_ for format_, name in FILES.items()}
-    for file in sorted(folder.glob("gguf/*.gguf")):
-        most = most_difference(model.config.family, formats.get(file.name))
-        parity = compare_with_llama_cpp(file, model, tokenizer, seed, most)
-        ids = f"{parity.texts_with_other_ids} of {parity.texts}"
-        others = f"{parity.other_continuations} of {parity.continuations}"
-        rows.append((file.name, "llama.cpp", *_figures(file, parity.max_logprob_difference, most), ids, others))
-        wrong += [] if _agrees(parity, most) else [file.name]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines), wrong
-
-
-def _figures(file: Path, difference: float, most: float) -> tuple[str, str, str]:
-    return f"{file.stat().st_size:,}", f"{difference:.2g}", "–" if most == inf else f"{most:g}"

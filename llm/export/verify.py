@@ -8,6 +8,8 @@ import torch
 from llm.model.gpt import GPT
 from llm.text.tokenizer import Tokenizer
 
+MOST_LOGIT_DIFFERENCE = 1e-3
+
 # Texts that meet every rule of the split pattern, and what ordinary text seldom has.
 HOSTILE_TEXTS = (
     "def f(x):\n    return x  # it's 100% of 2024's\r\n\r\n\t\ttabs",

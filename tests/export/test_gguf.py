@@ -1,34 +1,24 @@
 """A GGUF file is the same model for llama.cpp and for us, the same bytes each time, or one line that says why not."""
 
 import json
-import multiprocessing
-import random
-import shutil
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from math import inf, nan
 
 import gguf as library
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from typer.testing import CliRunner
 
-from llm.__main__ import app
 from llm.errors import UserError
 from llm.export import gguf, names
 from llm.export.gguf import (
     FILES,
     NAMES,
-    compare_with_llama_cpp,
     export_gguf,
-    most_difference,
     to_gguf,
-    verify_export,
     write_gguf,
     write_modelfile,
 )
+from llm.export.llama_cpp import ask
 from llm.export.params import ExportParams
 from llm.finetune.chat import TEMPLATE
 from llm.text.bpe import train_bpe
@@ -38,66 +28,8 @@ from llm.text.words import train_chars, train_words
 TEXTS = [
     "def walk(path):\n    return [name for name in path if name]\n\nThe river runs, the rain falls; 2024 déjà vu.\n"
 ]
-# Head counts, widths and layers that differ from each other, so that a swapped axis cannot pass.
-SHAPES = {
-    "tied": {},
-    "untied": {"tie_embeddings": False},
-    "grouped queries": {"d_model": 48, "n_heads": 6, "n_kv_heads": 2, "n_layers": 3, "rope_theta": 500.0},
-    "more rows than tokens": {"vocab_size": 333},
-    "one wide head": {"attention": "causal"},
-    "llama": {"family": "llama"},
-    "llama, untied, grouped queries": {
-        "family": "llama",
-        "d_model": 48,
-        "n_heads": 6,
-        "n_kv_heads": 2,
-        "n_layers": 3,
-        "tie_embeddings": False,
-    },
-    "llama, many heads": {"family": "llama", "attention": "multi_head", "d_model": 30, "n_heads": 3},
-    "gpt2": {"family": "gpt2", "n_kv_heads": 2, "n_layers": 3, "norm_eps": 1e-3},
-    "gpt2, untied": {"family": "gpt2", "d_model": 30, "n_heads": 3, "n_kv_heads": 3, "tie_embeddings": False},
-}
 FAMILIES = {"qwen3": {}, "llama": {"family": "llama"}, "gpt2": {"family": "gpt2", "n_kv_heads": 2}}
 every_family = pytest.mark.parametrize("family", FAMILIES)
-ALPHABET = [
-    *"aZé你🙂 \n\r\t1½'-_!ſİא\0",
-    "\u0301",
-    "\u200d",
-    "\u00a0",
-    "\u3000",
-    "\u2028",
-    "\x85",
-    "\x1c",
-    "'LL",
-    "<|pad|>",
-]
-
-
-@pytest.fixture(scope="module")
-def other_process():
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        yield process
-
-
-@pytest.fixture
-def one_process(other_process, monkeypatch):
-    """llama.cpp in a process that the tests share: starting one takes longer than all that it is asked."""
-    monkeypatch.setattr(
-        gguf, "_in_own_process", lambda file, *asked: other_process.submit(gguf._ask, str(file), 1, *asked).result()
-    )
-
-
-@pytest.fixture(scope="module")
-def tokenizer_of(tmp_path_factory):
-    """A writer of tokenizer.json files of 320 tokens with other split patterns."""
-
-    def train(pattern: str):
-        path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-        train_bpe(TEXTS * 4, 320, pattern).save(str(path))
-        return path
-
-    return train
 
 
 def _fields(path) -> dict:
@@ -107,47 +39,6 @@ def _fields(path) -> dict:
 
 def _types(path) -> dict[str, str]:
     return {tensor.name: tensor.tensor_type.name for tensor in library.GGUFReader(path).tensors}
-
-
-# -- the same model
-
-
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_llama_cpp_computes_the_same_in_float32(tmp_path, draw_gpt, small_tokenizer_file, one_process, shape):
-    model, tokenizer = draw_gpt(**shape), Tokenizer.load(small_tokenizer_file)
-    file = write_gguf(tmp_path, model, small_tokenizer_file, "gguf-f32")
-    most = most_difference(model.config.family, "gguf-f32")
-    parity = compare_with_llama_cpp(file, model, tokenizer, 1, most)
-    assert parity.max_logprob_difference <= most == (5e-3 if model.config.family == "gpt2" else 1e-4)
-    assert (parity.texts_with_other_ids, parity.other_continuations) == (0, 0)
-    assert parity.texts > 10 and parity.continuations == 20
-
-
-@every_family
-def test_half_the_bits_are_near_and_a_quarter_is_not_far(tmp_path, draw_gpt, small_tokenizer_file, one_process, family):
-    model = draw_gpt(**FAMILIES[family], d_ff=64) if family == "gpt2" else draw_gpt(**FAMILIES[family])
-    wide = draw_gpt(**FAMILIES[family], d_model=64, d_ff=96)
-    tokenizer = Tokenizer.load(small_tokenizer_file)
-    half = write_gguf(tmp_path, model, small_tokenizer_file, "gguf-f16")
-    quarter = write_gguf(tmp_path, wide, small_tokenizer_file, "gguf-q8_0")
-    parity = compare_with_llama_cpp(half, model, tokenizer, 1, most_difference(family, "gguf-f16"))
-    assert 1e-4 < parity.max_logprob_difference <= 2e-2
-    assert (parity.texts_with_other_ids, parity.other_continuations) == (0, 0)
-    parity = compare_with_llama_cpp(quarter, wide, tokenizer, 1, most_difference(family, "gguf-q8_0"))
-    assert 2e-2 < parity.max_logprob_difference < 1
-    assert quarter.stat().st_size < half.stat().st_size * 3
-
-
-@pytest.mark.parametrize("pattern", ["qwen2", "gpt2", "llama3"])
-def test_llama_cpp_splits_drawn_texts_alike(tmp_path, draw_gpt, tokenizer_of, other_process, pattern):
-    drawn = random.Random(1)
-    texts = ["".join(drawn.choices(ALPHABET, k=drawn.randint(1, 20))) for _ in range(300)]
-    texts += ["".join(chr(drawn.randrange(0xE000, 0x110000)) for _ in range(9)) for _ in range(100)]
-    texts += ["".join(chr(drawn.randrange(1, 0xD800)) for _ in range(9)) for _ in range(100)]
-    path = tokenizer_of(pattern)
-    file = write_gguf(tmp_path, draw_gpt(), path, "gguf-f32")
-    theirs = other_process.submit(gguf._ask, str(file), 1, texts, [], [], 1, 320, 70).result().ids
-    assert theirs == [Tokenizer.load(path).encode(text) for text in texts]
 
 
 def test_whole_words_without_merges_are_found_where_llama_cpp_looks_for_them(
@@ -165,110 +56,11 @@ def test_whole_words_without_merges_are_found_where_llama_cpp_looks_for_them(
 
     known = with_word(tokenizer_of("llama3"))
     file = write_gguf(tmp_path, draw_gpt(), known, "gguf-f32")
-    answered = other_process.submit(gguf._ask, str(file), 1, ["zqx zqx"], [], [], 1, 320, 70).result().ids
+    answered = other_process.submit(ask, str(file), 1, ["zqx zqx"], [], [], 1, 320, 70).result().ids
     assert answered == [Tokenizer.load(known).encode("zqx zqx")]
     assert answered[0][0] == 319
     with pytest.raises(UserError, match="wanted merges for each token with the split pattern qwen2"):
         write_gguf(tmp_path, draw_gpt(), with_word(tokenizer_of("qwen2")), "gguf-f16")
-
-
-# -- the check finds what it is there to find
-
-
-def test_one_changed_weight_is_noticed(tmp_path, draw_gpt, small_tokenizer_file, one_process):
-    model, tokenizer = draw_gpt(), Tokenizer.load(small_tokenizer_file)
-    file = write_gguf(tmp_path, model, small_tokenizer_file, "gguf-f32")
-    with torch.no_grad():
-        model.blocks[1].attention.key.weight[0, 0] += 5
-    parity = compare_with_llama_cpp(file, model, tokenizer, 1, 1e-4)
-    assert parity.max_logprob_difference > 1e-2
-    assert parity.other_continuations > 0
-    assert not gguf._agrees(parity, 1e-4)
-
-
-def test_another_tokenizer_is_noticed(tmp_path, draw_gpt, small_tokenizer_file, tokenizer_of, one_process):
-    file = write_gguf(tmp_path, draw_gpt(), small_tokenizer_file, "gguf-f32")
-    parity = compare_with_llama_cpp(file, draw_gpt(), Tokenizer.load(tokenizer_of("gpt2")), 1, 1e-4)
-    assert 0 < parity.texts_with_other_ids < parity.texts
-
-
-@pytest.mark.parametrize("answer", ["ends too early", "does not end", "takes another token"])
-def test_a_continuation_that_differs_is_noticed(draw_gpt, small_tokenizer_file, monkeypatch, answer):
-    model, tokenizer = draw_gpt(), Tokenizer.load(small_tokenizer_file)
-
-    def answered(file, texts, prompts, openings, n_new, vocab_size, letter):
-        with torch.no_grad():
-            logprobs = [model(torch.tensor([prompt]))[0, -1].double().log_softmax(-1).numpy() for prompt in prompts]
-            new = []
-            for opening in openings:
-                ids = list(opening)
-                while len(ids) < len(opening) + n_new and not (len(ids) > len(opening) and ids[-1] in ends):
-                    ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-                new.append(ids[len(opening) :])
-        full = next(number for number, tokens in enumerate(new) if len(tokens) == n_new)
-        match answer:
-            case "ends too early":
-                new[full] = new[full][:-1]
-            case "does not end":
-                new[full][3] = tokenizer.end_of_text
-            case "takes another token":
-                new[full][-1] = (new[full][-1] + 1) % vocab_size
-        return gguf._Answers([tokenizer.encode(text) for text in texts], logprobs, new)
-
-    ends = {tokenizer.special[name] for name in ("<|endoftext|>", "<|im_end|>")}
-    monkeypatch.setattr(gguf, "_in_own_process", answered)
-    parity = compare_with_llama_cpp(None, model, tokenizer, 1, 1e-4)
-    assert (parity.max_logprob_difference, parity.texts_with_other_ids, parity.other_continuations) == (0, 0, 1)
-
-
-def test_a_model_that_ends_its_texts_ends_them_in_llama_cpp(tmp_path, draw_gpt, small_tokenizer_file, one_process):
-    model, tokenizer = draw_gpt(tie_embeddings=False), Tokenizer.load(small_tokenizer_file)
-    with torch.no_grad():
-        model.head.weight[tokenizer.end_of_text] = 3 * model.head.weight[[7, 8, 9]].mean(dim=0)
-    file = write_gguf(tmp_path, model, small_tokenizer_file, "gguf-f32")
-    openings = [[token] for token in range(6, 60)]
-    answers = gguf._in_own_process(file, [], [], openings, 30, 320, 70)
-    assert any(len(new) < 30 and new[-1] == tokenizer.end_of_text for new in answers.continuations)
-    assert compare_with_llama_cpp(file, model, tokenizer, 1, 1e-4).other_continuations == 0
-
-
-SAME = gguf.LlamaCppParity(1e-5, 0, 16, 0, 20)
-
-
-@pytest.mark.parametrize(
-    ("change", "most", "agrees"),
-    [
-        ({}, 1e-4, True),
-        ({"max_logprob_difference": 2e-4}, 1e-4, False),
-        ({"max_logprob_difference": nan}, inf, False),
-        ({"max_logprob_difference": inf}, inf, False),
-        ({"texts_with_other_ids": 1}, inf, False),
-        ({"other_continuations": 1}, 1e-4, False),
-        ({"other_continuations": 1, "max_logprob_difference": 0.3}, inf, True),
-    ],
-)
-def test_what_agrees(change, most, agrees):
-    assert gguf._agrees(replace(SAME, **change), most) is agrees
-
-
-# -- a file that llama.cpp cannot read
-
-
-@pytest.mark.parametrize("size", [40, -100])
-def test_a_file_that_was_cut_is_one_line(tmp_path, draw_gpt, small_tokenizer_file, one_process, monkeypatch, size):
-    file = write_gguf(tmp_path, draw_gpt(), small_tokenizer_file, "gguf-f32")
-    file.write_bytes(file.read_bytes()[:size])
-    monkeypatch.undo()  # in a process of its own
-    with pytest.raises(UserError, match="wanted a file that llama") as caught:
-        compare_with_llama_cpp(file, draw_gpt(), Tokenizer.load(small_tokenizer_file), 1, 1e-4)
-    assert "\n" not in str(caught.value) and str(caught.value).startswith("model-f32.gguf: ")
-
-
-def test_a_file_that_aborts_the_process_is_one_line(tmp_path, draw_gpt, small_tokenizer_file, monkeypatch):
-    monkeypatch.setattr(gguf, "_kind", lambda name, weight, format_: "F16")  # norms too
-    file = write_gguf(tmp_path, draw_gpt(), small_tokenizer_file, "gguf-f16")
-    with pytest.raises(UserError, match=r"wanted a file that llama.cpp loads, .*terminated abruptly"):
-        compare_with_llama_cpp(file, draw_gpt(), Tokenizer.load(small_tokenizer_file), 1, 1e-4)
 
 
 # -- what is in the file
@@ -449,35 +241,3 @@ def test_a_modelfile_that_ollama_would_read_otherwise_is_left_out(tmp_path, draw
     found = export_gguf(tmp_path, draw_gpt(), tokenizer_of("gpt2"), ["gguf-f16"], 1)
     assert found["Modelfile"].keys() == {"skipped"}
     assert {path.name for path in tmp_path.iterdir()} == {"model-f16.gguf"}
-
-
-@pytest.fixture
-def folder(tmp_path, exported_folder, draw_gpt, small_tokenizer_file):
-    """An export with two GGUF files."""
-    shutil.copytree(exported_folder, tmp_path / "export")
-    for format_ in ("gguf-f32", "gguf-q8_0"):
-        write_gguf(tmp_path / "export/gguf", draw_gpt(), small_tokenizer_file, format_)
-    return tmp_path / "export"
-
-
-def test_verify_export_shows_every_file_and_no_fault(folder, one_process):
-    shown = CliRunner().invoke(app, ["verify-export", str(folder)], catch_exceptions=False)
-    assert shown.exit_code == 0
-    lines = shown.output.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [
-        ["model.safetensors", "Transformers"],
-        ["model-f32.gguf", "llama.cpp"],
-        ["model-q8_0.gguf", "llama.cpp"],
-    ]
-    assert lines[2].split()[4] == "0.0001" and lines[3].split()[4] == "–"
-    assert lines[2].endswith("0 of 20")
-
-
-def test_verify_export_names_the_file_of_another_model(folder, draw_gpt, small_tokenizer_file, one_process):
-    write_gguf(folder / "gguf", draw_gpt(seed=2), small_tokenizer_file, "gguf-f32")
-    table, wrong = verify_export(folder, 1)
-    assert wrong == ["model-f32.gguf"]
-    assert len(table.splitlines()) == 4
-    shown = CliRunner().invoke(app, ["verify-export", str(folder)])
-    assert isinstance(shown.exception, UserError)
-    assert str(shown.exception).endswith("model-f32.gguf is not within it")

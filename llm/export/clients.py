@@ -1,0 +1,42 @@
+"""An export through every client that it is for: how far each is from our own model, as one table."""
+
+from math import inf
+from pathlib import Path
+
+from llm.export.gguf import FILES
+from llm.export.huggingface import read_folder
+from llm.export.llama_cpp import compare_with_llama_cpp, most_difference
+from llm.export.verify import MOST_LOGIT_DIFFERENCE, compare_with_transformers
+from llm.text.tokenizer import Tokenizer
+
+
+def verify_export(folder: Path, seed: int) -> tuple[str, list[str]]:
+    """Load a Hugging Face folder, and each GGUF file in its `gguf/`, with the clients that they are for.
+
+    Returns a table of how far each is from our own model, and the names of those that are too far. UserError where
+    there is no such folder, or GGUF files and no llama.cpp.
+    """
+    model, tokenizer = read_folder(folder), Tokenizer.load(folder / "tokenizer.json")
+    transformers = compare_with_transformers(folder, model, seed)
+    ids = f"{transformers.texts_with_other_ids} of {transformers.texts}"
+    rows = [("file", "client", "bytes", "difference", "at most", "other ids", "other continuations")]
+    weights = folder / "model.safetensors"
+    difference = transformers.max_logit_difference
+    rows.append((weights.name, "Transformers", *_figures(weights, difference, MOST_LOGIT_DIFFERENCE), ids, "–"))
+    agrees = difference <= MOST_LOGIT_DIFFERENCE and not transformers.texts_with_other_ids
+    wrong = [] if agrees else [weights.name]
+    formats = {name: format_ for format_, name in FILES.items()}
+    for file in sorted(folder.glob("gguf/*.gguf")):
+        most = most_difference(model.config.family, formats.get(file.name))
+        parity = compare_with_llama_cpp(file, model, tokenizer, seed, most)
+        ids = f"{parity.texts_with_other_ids} of {parity.texts}"
+        others = f"{parity.other_continuations} of {parity.continuations}"
+        rows.append((file.name, "llama.cpp", *_figures(file, parity.max_logprob_difference, most), ids, others))
+        wrong += [] if parity.agrees(most) else [file.name]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines), wrong
+
+
+def _figures(file: Path, difference: float, most: float) -> tuple[str, str, str]:
+    return f"{file.stat().st_size:,}", f"{difference:.2g}", "–" if most == inf else f"{most:g}"
