@@ -1,7 +1,8 @@
 """A text goes on: token after token, each drawn from the model's prediction after all before it.
 
 Autoregressive means just this: what the model wrote becomes what it reads. Keys and values of what was read are
-kept, so that a new token costs one position and not the whole text again.
+kept, so that a new token costs one position and not the whole text again. A text is read in one batch; then come
+single tokens, which `llm.model.decode` computes where it can.
 
     ids → generate → new ids → stream_text → pieces of text, as soon as they are certain
 
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from llm.model.decode import Decoder, can_decode
 from llm.model.gpt import GPT, Past
 
 
@@ -35,6 +37,7 @@ def generate(
     assert ids, "a text to continue has at least one token"
     device = model.embedding.weight.device
     length = model.config.context_length
+    decoder = Decoder(model) if can_decode(model) else None
     read = list(ids)[-length:]
     unread = read
     past: Past | None = None
@@ -42,8 +45,13 @@ def generate(
         if len(read) > length:
             read = read[-max(length // 2, 1) :]
             unread, past = read, None
-        hidden, kept = model.run_blocks(model.embedding(torch.tensor([unread], device=device)), past)
-        logits = model.head(hidden[0, -1]).float()
+        if decoder and past:
+            logits = torch.from_numpy(decoder.step(read[-1]))
+        else:
+            hidden, kept = model.run_blocks(model.embedding(torch.tensor([unread], device=device)), past)
+            logits = model.head(hidden[0, -1]).float()
+            if decoder:
+                decoder.read(kept)
         if repetition_penalty != 1:
             logits = penalise_repetition(logits, read, repetition_penalty)
         token = choose(logits)
