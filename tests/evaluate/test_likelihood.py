@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.likelihood import judge, plan_document_spans, plan_spans, score_tokens, summarise, token_losses
+from llm.evaluate import likelihood
+from llm.evaluate.likelihood import Span, judge, plan_document_spans, plan_spans, score_tokens, summarise, token_losses
 
 N = 43  # tokens; the context is 17
 
@@ -130,7 +131,11 @@ def test_of_equally_likely_tokens_one_alone_is_on_top():
 
 @pytest.mark.parametrize("stride", [5, 17])
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
-def test_each_target_is_judged_once_whatever_the_batch(model, stream, plain_cpu, stride, batch_size):
+@pytest.mark.parametrize("n_whole", [2, 512])
+def test_each_target_is_judged_once_whatever_the_batch(
+    model, stream, plain_cpu, monkeypatch, stride, batch_size, n_whole
+):
+    monkeypatch.setattr(likelihood, "N_WHOLE", n_whole)
     scores = score_tokens(model, stream, plan_spans(N, 17, stride), batch_size, plain_cpu, "test")
     starts = {span.start + i: span.start for span in plan_spans(N, 17, stride) for i in range(span.first, span.last)}
     expected = [_judge_after(model, stream[starts[i] : i + 1], stream[i + 1]) for i in range(N - 1)]
@@ -154,6 +159,19 @@ def test_by_place_all_targets_of_all_windows_count_and_no_padding(model, stream,
             targets[place] += 1
     np.testing.assert_allclose(scores.place_nats, nats, rtol=1e-4, atol=1e-4)
     assert scores.place_targets.tolist() == targets.tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_of_many_windows_some_are_enough_by_place(model, stream, plain_cpu, monkeypatch, batch_size):
+    spans = plan_spans(N, 17, 2)
+    monkeypatch.setattr(likelihood, "N_WHOLE", 5)
+    some = score_tokens(model, stream, spans, batch_size, plain_cpu, "test")
+    step = len(spans) // 5
+    assert 1 < step < len(spans) / 3
+    monkeypatch.setattr(likelihood, "N_WHOLE", 512)
+    wanted = score_tokens(model, stream, [Span(span.start, 0, 17) for span in spans[::step]], 1, plain_cpu, "test")
+    assert some.place_targets.tolist() == wanted.place_targets.tolist()
+    np.testing.assert_allclose(some.place_nats, wanted.place_nats, rtol=1e-5)
 
 
 def test_windows_that_do_not_overlap_share_all_nats_out_by_place(model, stream, plain_cpu):
