@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS := $(VENV)/.extras
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup extras repro report test lint bench verify-export clean-scratch
+.PHONY: help setup extras repro report test lint bench scaling verify-export clean-scratch
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -18,7 +18,7 @@ $(READY): requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray, llama.cpp
+extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray, llama.cpp, lm_eval
 
 $(EXTRAS): $(READY) requirements-extras.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-extras.lock
@@ -47,9 +47,18 @@ lint: $(READY)  ## Check format, rules and types
 bench: $(READY)  ## Measure what is claimed to be fast
 	@for script in $(filter-out bench/shakespeare.py bench/ablations.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
 
+scaling: $(READY)  ## Train a ladder of sizes and predict the next one (LADDER=large takes hours)
+	@dvc repro sample
+	@python -m llm scaling $(LADDER)
+
 verify-export: $(EXTRAS)  ## Load the export with Transformers and llama.cpp, and compare
 	@test -f models/export/config.json || dvc repro export
 	@python -m llm verify-export
+
+harness: $(EXTRAS)  ## Score the cloze tasks with lm-evaluation-harness, and compare
+	@test -f models/export/config.json || dvc repro export
+	@test -d data/cloze || dvc repro cloze
+	@python -m llm harness
 
 clean-scratch:  ## Forget the work of killed runs
 	rm -rf .scratch

@@ -67,6 +67,38 @@ def generate(
 
 
 @app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder, such as models/finetuned/docstring.")] = EXPORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one, which is printed.")] = 8000,
+    slots: Annotated[int, typer.Option(min=1, help="So many texts go on at once; the others wait.")] = 32,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    public: Annotated[bool, typer.Option("--public", help="Allow a host that other machines reach.")] = False,
+) -> None:
+    """Serve a model over HTTP, as OpenAI's clients know it: completions, chat completions, models."""
+    from llm.serve.run import serve as serve_folder
+
+    serve_folder(folder, host, port, slots, public)
+
+
+@app.command()
+def chat(
+    folder: Annotated[Path, typer.Argument(help="The Hugging Face folder of a model that was finetuned to answer.")],
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.8,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Draw among the likeliest that are this probable together.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and the same messages draw the same answers.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens an answer.")] = 200,
+    system: Annotated[str | None, typer.Option(help="What stands before the conversation.")] = None,
+) -> None:
+    """Talk with a model in the terminal; a pipe is read line by line."""
+    from llm.serve.terminal import Manner
+    from llm.serve.terminal import chat as talk
+
+    talk(folder, Manner(temperature, top_p, max_tokens, seed, system), sys.stdin, sys.stdout)
+
+
+@app.command()
 def neighbours(
     word: Annotated[str, typer.Argument(help="A word, with its capitals.")],
     model: ModelFolder = EXPORT,
@@ -172,6 +204,22 @@ def trace(
 
 
 @app.command()
+def scaling(
+    setting: Annotated[str, typer.Argument(help="A ladder of scaling.yaml.")] = "tiny",
+) -> None:
+    """Train a ladder of sizes and budgets, fit how the loss falls, and hold a larger size against the prediction.
+
+    Each run is an experiment of DVC in a copy of the repository; those that are made already are not made again.
+    """
+    from llm.scaling import PAGE, PICTURE, commands_in, run_ladder
+
+    page, failed = run_ladder(setting, Path(), commands_in(Path()))
+    typer.echo(f"{page}\nwritten: {PAGE}, {PICTURE}")
+    if failed:
+        raise UserError(f"scaling: wanted every run, {len(failed)} failed: {', '.join(failed)}")
+
+
+@app.command()
 def verify_export(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder of a language model.")] = EXPORT,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 1,
@@ -183,6 +231,26 @@ def verify_export(
     typer.echo(table)
     if wrong:
         raise UserError(f"{folder}: wanted what the table allows, {', '.join(wrong)} is not within it")
+
+
+@app.command()
+def harness(
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder of a language model.")] = EXPORT,
+    tasks: Annotated[Path, typer.Option(help="What the stage cloze wrote.")] = Path("data/cloze"),
+) -> None:
+    """Score the cloze tasks with lm-evaluation-harness, and hold its accuracies against ours.
+
+    Exits with 0 if they are the same, with 1 if not.
+    """
+    from llm.evaluate.harness import compare as hold_against
+    from llm.export.huggingface import read_folder
+    from llm.text.tokenizer import Tokenizer
+
+    table, other = hold_against(folder, read_folder(folder), Tokenizer.load(folder / "tokenizer.json"), tasks)
+    typer.echo(table)
+    if other:
+        typer.echo(f"not the same: {', '.join(other)}")
+    raise typer.Exit(1 if other else 0)
 
 
 @app.command()

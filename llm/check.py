@@ -11,7 +11,7 @@ from pydantic import Field
 from llm import params
 from llm.errors import UserError
 from llm.evaluate.memorisation import MemoriseParams
-from llm.evaluate.params import EvaluateParams
+from llm.evaluate.params import ClozeParams, EvaluateParams
 from llm.export.params import ExportParams
 from llm.finetune.params import FinetuneParams
 from llm.model.config import ModelParams
@@ -33,6 +33,7 @@ class Params(Section):
     evaluate: EvaluateParams
     export: ExportParams
     memorise: MemoriseParams
+    cloze: ClozeParams
     finetune: FinetuneParams
 
 

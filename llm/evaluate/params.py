@@ -1,4 +1,4 @@
-"""The `evaluate` section of params.yaml."""
+"""The `evaluate` and `cloze` sections of params.yaml."""
 
 from typing import Annotated
 
@@ -18,3 +18,10 @@ class EvaluateParams(Section):
     sample_tokens: Count
     temperature: Annotated[float, Field(gt=0)]
     top_k: Count
+
+
+class ClozeParams(Section):
+    """How many multiple-choice items are made of held-out documents, and how much a model reads before it chooses."""
+
+    items: Count
+    context_tokens: Count
