@@ -9,7 +9,8 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from llm import stage
-from llm.evaluate.cloze import MIN_ITEMS, Item, draw_items, figures, read_documents, score_items, task_config
+from llm.evaluate.cloze import MIN_ITEMS, draw_items, read_documents
+from llm.evaluate.multiple_choice import Item, figures, score_items, task_config
 from llm.evaluate.params import ClozeParams
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Seed

@@ -20,7 +20,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from llm.errors import UserError
-from llm.evaluate.cloze import Item, grade, guessing, score_items
+from llm.evaluate.multiple_choice import Item, grade, guessing, score_items
 from llm.model.gpt import GPT
 from llm.text.tokenizer import Tokenizer
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from llm import __main__ as command_line
 from llm.errors import UserError
 from llm.evaluate import harness
-from llm.evaluate.cloze import Item, grade, score_items, task_config
+from llm.evaluate.multiple_choice import Item, grade, score_items, task_config
 from llm.export.huggingface import read_folder
 from llm.text.tokenizer import Tokenizer
 
