@@ -18,7 +18,7 @@ $(READY): requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray, llama.cpp, lm_eval
+extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray, llama.cpp, lm_eval, FastAPI
 
 $(EXTRAS): $(READY) requirements-extras.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-extras.lock

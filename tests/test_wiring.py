@@ -81,6 +81,7 @@ ROOMS = {
     "evaluate": BASE | {"text", "model", "train"},
     "export": BASE | {"text", "model", "train"},
     "finetune": BASE | {"text", "model", "train", "export"},
+    "serve": BASE | {"text", "model", "export", "finetune"},
 }
 
 

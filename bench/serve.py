@@ -1,0 +1,110 @@
+"""How many clients a server bears: tokens a second, and how long each waits, alone and with many others.
+
+    python -m bench.serve [--clients 200] [--quick] [--slots 32] [--model models/export]
+
+A server process of its own, and clients that all stream a completion of up to 64 tokens at the same moment. `first`
+is the time to the first piece of text, `end` to the last, in milliseconds; an answer that did not end in order is
+lost.
+"""
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+EXPORT = Path("models/export")
+N_TOKENS, QUICK_TOKENS, N_ALONE, QUICK_ALONE = 64, 16, 10, 2
+PROMPTS = ["def main(", "import ", "class ", "# The ", "    return "]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Seconds to the first piece and to the end, and how many tokens there were."""
+
+    first: float
+    end: float
+    n_tokens: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.serve", allow_abbrev=False)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--model", type=Path, default=EXPORT)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_TOKENS} tokens a text")
+    given = parser.parse_args()
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing or not (given.model / "config.json").exists():
+        print(f"none: {f'{missing[0]} is not installed (make extras)' if missing else f'no model in {given.model}'}")
+        return
+    n_tokens, n_alone = (QUICK_TOKENS, QUICK_ALONE) if given.quick else (N_TOKENS, N_ALONE)
+    print(f"{given.model}, up to {n_tokens} tokens a text, {given.slots} slots, {os.cpu_count()} cores")
+    print(f"{'':<14}{'tokens/s':>10}{'first: median':>16}{'95%':>8}{'end: median':>14}{'95%':>8}{'lost':>7}")
+    command = [sys.executable, "-m", "llm", "serve", str(given.model), "--port", "0", "--slots", str(given.slots)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            address = server.stdout.readline().split(" on ")[1].split("/v1")[0]
+            asyncio.run(measure(address, given.model.resolve().name, given.clients, n_alone, n_tokens))
+        finally:
+            server.terminate()
+
+
+async def measure(address: str, model: str, n_clients: int, n_alone: int, n_tokens: int) -> None:
+    where = urlsplit(address)
+    assert where.hostname and where.port
+    ask = [
+        (where.hostname, where.port, {"model": model, "prompt": PROMPTS[n % len(PROMPTS)], "seed": n})
+        for n in range(n_clients)
+    ]
+    await complete(*ask[0], n_tokens)  # the first is slower than all others
+    began = time.perf_counter()
+    alone = [await complete(*ask[n % n_clients], n_tokens) for n in range(n_alone)]
+    report("1 client", alone, time.perf_counter() - began)
+    began = time.perf_counter()
+    crowd = await asyncio.gather(*(complete(*client, n_tokens) for client in ask))
+    report(f"{n_clients} clients", list(crowd), time.perf_counter() - began)
+
+
+async def complete(host: str, port: int, asked: dict[str, object], n_tokens: int) -> Answer | None:
+    """Stream a completion; None where it did not come to its end."""
+    streamed = {"max_tokens": n_tokens, "stream": True, "stream_options": {"include_usage": True}}
+    body = json.dumps(asked | streamed).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    began, first, used = time.perf_counter(), 0.0, 0
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        while line := await reader.readline():
+            if not line.startswith(b"data: "):
+                continue
+            if line.startswith(b"data: [DONE]"):
+                writer.close()
+                return Answer(first, time.perf_counter() - began, used)
+            chunk = json.loads(line.removeprefix(b"data: "))
+            first = first or time.perf_counter() - began
+            used = chunk["usage"]["completion_tokens"] if chunk["usage"] else 0
+    except OSError:
+        pass
+    return None
+
+
+def report(name: str, answers: list[Answer | None], seconds: float) -> None:
+    ended = [answer for answer in answers if answer]
+    columns = [f"{sum(answer.n_tokens for answer in ended) / seconds:>10,.0f}"]
+    for times, width in (([answer.first for answer in ended], 16), ([answer.end for answer in ended], 14)):
+        percentiles = statistics.quantiles(times, n=20, method="inclusive") if len(times) > 1 else [float("nan")] * 19
+        columns += [f"{percentiles[9] * 1000:>{width},.0f}", f"{percentiles[18] * 1000:>8,.0f}"]
+    print(f"  {name:<12}{''.join(columns)}{len(answers) - len(ended):>7}")
+
+
+if __name__ == "__main__":
+    main()

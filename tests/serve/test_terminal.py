@@ -1,0 +1,110 @@
+"""A conversation over a pipe: a line a message, an answer a line or more."""
+
+import io
+
+import pytest
+from typer.testing import CliRunner
+
+from llm import __main__ as command_line
+from llm.errors import UserError
+from llm.finetune.chat import TEMPLATE, prompt_ids
+from llm.serve.chat import can_chat, conversation_ids
+from llm.serve.terminal import Conversation, Manner, chat
+from llm.text.tokenizer import Tokenizer
+
+MANNER = Manner(temperature=0.8, top_p=None, max_tokens=12, seed=1, system=None)
+
+
+@pytest.fixture
+def tokenizer(small_tokenizer_file):
+    return Tokenizer.load(small_tokenizer_file)
+
+
+def _talk(folder, text, **manner):
+    out = io.StringIO()
+    chat(folder, Manner(**(vars(MANNER) | manner)), io.StringIO(text), out)
+    return out.getvalue()
+
+
+def test_one_question_is_what_finetuning_trained_on(tokenizer):
+    assert conversation_ids(tokenizer, [("user", "Why?")]) == prompt_ids(tokenizer, "Why?")
+
+
+def test_a_conversation_is_what_the_template_makes_of_it(chat_folder, tokenizer):
+    from transformers import AutoTokenizer
+
+    messages = [("system", "Be brief."), ("user", "Why?\n"), ("assistant", "déjà vu"), ("user", "x")]
+    theirs = AutoTokenizer.from_pretrained(chat_folder, local_files_only=True)
+    asked = [{"role": role, "content": content} for role, content in messages]
+    ids = theirs.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+    assert conversation_ids(tokenizer, messages) == ids
+
+
+def test_a_template_of_somebody_else_is_no_chat(tmp_path, chat_folder, exported_folder):
+    assert can_chat(chat_folder)
+    assert not can_chat(exported_folder)
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE + "more")
+    assert not can_chat(tmp_path)
+
+
+def test_the_same_seed_gives_the_same_conversation(chat_folder):
+    said = _talk(chat_folder, "Why?\nAnd then?\n")
+    assert said.count("\n") >= 2
+    assert said == _talk(chat_folder, "Why?\n\nAnd then?\n")
+    assert said != _talk(chat_folder, "Why?\nAnd then?\n", seed=2)
+    assert said != _talk(chat_folder, "Why?\nAnd then?\n", system="Be brief.")
+
+
+def test_what_was_said_is_read_again_until_a_new_beginning(talker, tokenizer):
+    talk = Conversation(talker, tokenizer, MANNER)
+    answers = []
+    for user in ("Why?", "Why?"):
+        assert talk.make_room(user) == 0
+        answers.append("".join(talk.answer()))
+    assert talk.turns == [("user", "Why?"), ("assistant", answers[0]), ("user", "Why?"), ("assistant", answers[1])]
+    talk.begin_anew()
+    talk.make_room("Why?")
+    assert "".join(talk.answer()) == answers[0] != answers[1]
+
+
+def test_new_starts_over_and_quit_ends(chat_folder):
+    first = _talk(chat_folder, "Why?\n")
+    assert _talk(chat_folder, "Why?\n/new\nWhy?\n/quit\nWhy?\n") == f"{first}(a new conversation)\n{first}"
+
+
+def test_the_oldest_turns_are_dropped_when_the_context_is_full(draw_gpt, tokenizer):
+    talk = Conversation(draw_gpt(context_length=96).eval(), tokenizer, MANNER)
+    dropped = 0
+    for number in range(12):
+        dropped += talk.make_room(f"Why {number}?")
+        list(talk.answer())
+        assert len(conversation_ids(tokenizer, talk.turns[:-1])) <= 96 - 12 + 1
+    assert dropped == 12 - len(talk.turns) // 2 > 0
+    assert talk.turns[-2][1] == "Why 11?"
+    before = list(talk.turns)
+    with pytest.raises(UserError, match="wanted a message of at most 85 tokens"):
+        talk.make_room("Why? " * 50)
+    assert talk.turns == before
+
+
+def test_dropped_turns_and_messages_that_are_too_long_are_said_in_a_line(chat_folder):
+    said = _talk(chat_folder, f"{'Why? ' * 180}\n{'And? ' * 180}\n{'No! ' * 600}\n", max_tokens=5)
+    assert "(the context is full: the oldest 1 of the turns before are forgotten)\n" in said
+    assert "(wanted a message of at most 1020 tokens with its frame, given " in said
+
+
+def test_the_command_reads_a_pipe(chat_folder):
+    words = ["chat", str(chat_folder), "--max-tokens", "12", "--temperature", "0"]
+    result = CliRunner().invoke(command_line.app, words, input="Why?\n", catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.output == _talk(chat_folder, "Why?\n", temperature=0)
+
+
+def test_a_base_model_is_sent_to_generate(exported_folder):
+    with pytest.raises(UserError, match="python -m llm generate"):
+        _talk(exported_folder, "Why?\n")
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        _talk(tmp_path, "Why?\n")
