@@ -29,9 +29,10 @@ def main(
 ) -> None:
     """Train the task `name` on `data`; write the folders `model` and `plots`, and a `report` to be read.
 
-    A table without rows that gives its reason is passed over, and the reason recorded.
+    `weights` is the base's one file, or the base itself where there are several. A table without rows that gives its
+    reason is passed over, and the reason recorded.
     """
-    if {weights.parent, tokenizer.parent} != {config.parent}:
+    if {weights if weights.is_dir() else weights.parent, tokenizer.parent} != {config.parent}:
         raise UserError(f"wanted config, weights and tokenizer in one folder, given {config}, {weights}, {tokenizer}")
     plots.mkdir(parents=True)
     model.mkdir(parents=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llm import stage
 from llm.errors import UserError
+from llm.export.base import read_first_weights
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT, uniform_loss
@@ -46,17 +47,20 @@ def main(
     seed: Seed,
     windows: Input,
     tokenizer: Input,
+    given: Input,
     weights: Output,
     metrics: Output,
     curve: Output,
     picture: Output,
     scratch: Scratch,
 ) -> None:
-    """Train from fresh weights for `pretrain.max_steps` steps; write `weights` (a folder), curve and metrics.
+    """Train for `pretrain.max_steps` steps; write `weights` (a folder), curve and metrics.
 
-    With NPROC processes, or on more nodes, as `llm.train.launch` reads it from the environment.
+    It begins with fresh weights, or with those of a folder under `given`, where DVC notices a change. With NPROC
+    processes, or on more nodes, as `llm.train.launch` reads it from the environment.
     """
-    if not launch(_train, model, pretrain, seed, windows, tokenizer, weights, metrics, curve, picture, scratch):
+    base = _base(pretrain, given)
+    if not launch(_train, model, pretrain, base, seed, windows, tokenizer, weights, metrics, curve, picture, scratch):
         print("pretrain: this node is done; node 0 has the outputs", file=sys.stderr)
         sys.exit(0)
 
@@ -64,6 +68,7 @@ def main(
 def _train(
     model: ModelParams,
     pretrain: PretrainParams,
+    base: Path | None,
     seed: int,
     windows: Path,
     tokenizer: Path,
@@ -80,18 +85,17 @@ def _train(
     batch, length = pretrain.batch_size, info.context_length
     text = _training_text(windows, length)
     refuse_if_nodes_differ(
-        model=model, pretrain=pretrain, seed=seed, windows=(info, len(text.stream), len(text.starts))
+        model=model,
+        pretrain=pretrain,
+        seed=seed,
+        windows=(info, len(text.stream), len(text.starts)),
+        init_from=base and stage.file_hash(base),
     )
     config = ModelConfig(**model.model_dump(), vocab_size=info.vocab_size, context_length=length)
     batches = WindowBatches([text], length, batch, info.pad, seed)
     dropped = [read_windows(windows, name) for name in info.segmentations]
     before = WindowBatches(dropped, length, batch, info.pad, seed) if dropped else batches
     clean_from = round(pretrain.max_steps * (1 - pretrain.clean_share)) if dropped else 0
-    if pretrain.init == "look_back" and not can_look_back(config):
-        raise UserError(
-            "pretrain.init: wanted random or null for a model without causal attention and rotary positions, "
-            "given look_back"
-        )
     micro = _micro_batch_size(pretrain)
     n_parts = batch // micro
     checks = _validation_batches(read_windows(windows, "val"), length, batch, info.pad, pretrain.eval_windows)
@@ -103,7 +107,7 @@ def _train(
         return before.at(step) if step < clean_from else batches.at(step - clean_from)
 
     with memory_advice(_less_memory(micro, batch // n_processes(), length)):
-        gpt = GPT(config, torch.Generator().manual_seed(seed), pretrain.init)
+        gpt = _first_weights(config, pretrain, base, tokenizer, seed)
         flops = float(gpt.flops_per_token()) * batch * length
         if machine.sharded:
             loss: LanguageLoss = ShardedLoss(gpt, machine)
@@ -178,6 +182,27 @@ def _train(
             "machine": machine.describe(),
         },
     )
+
+
+def _base(pretrain: PretrainParams, given: Path) -> Path | None:
+    """The folder that `pretrain.init_from` names, if it names one."""
+    if pretrain.init_from is None:
+        return None
+    base = Path(pretrain.init_from)
+    if ".." in base.parts or not base.is_relative_to(given):
+        raise UserError(f"pretrain.init_from: wanted a folder under {given}, given {pretrain.init_from}")
+    return base
+
+
+def _first_weights(config: ModelConfig, pretrain: PretrainParams, base: Path | None, tokenizer: Path, seed: int) -> GPT:
+    if base is not None:
+        return read_first_weights(base, config, tokenizer)
+    if pretrain.init == "look_back" and not can_look_back(config):
+        raise UserError(
+            "pretrain.init: wanted random or null for a model without causal attention and rotary positions, "
+            "given look_back"
+        )
+    return GPT(config, torch.Generator().manual_seed(seed), pretrain.init)
 
 
 def _training_text(windows: Path, length: int) -> Windows:

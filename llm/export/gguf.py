@@ -51,6 +51,7 @@ _NAMES = {
 }
 NAMES = {
     "qwen3": _NAMES,
+    "qwen2": _NAMES,
     "llama": _NAMES,
     "gpt2": _NAMES | {f"blocks.{{}}.attention.{part}": "blk.{}.attn_qkv" for part in ("query", "key", "value")},
 }

@@ -8,7 +8,6 @@ Transformers 5 and 4 both read what is written here: where they differ, both spe
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,76 +15,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llm import params
 from llm.errors import UserError
-from llm.export.names import to_ours, to_theirs
+from llm.export.formats import FORMATS, architecture_of, read_shape
+from llm.export.names import current_names, to_ours, to_theirs
+from llm.export.tensors import Stored, list_tensors, listed, read_object, read_tensors
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.text.tokenizer import BOS, END_OF_TEXT, EOS, IM_END, PAD, UNKNOWN, Tokenizer
-from llm.train.checkpoint import read_safetensors, set_weights
+from llm.train.checkpoint import set_weights
 
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-
-
-@dataclass(frozen=True)
-class Format:
-    """What Transformers calls a family and its knobs."""
-
-    language_model: str
-    classifier: str
-    keys: dict[str, str]  # ours → theirs
-    # What else in config.json decides the logits, with the one value that is computed here.
-    fixed: dict[str, Any]
-
-
-_LLAMA_KEYS = {
-    "vocab_size": "vocab_size",
-    "d_model": "hidden_size",
-    "d_ff": "intermediate_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "context_length": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-    "rope_theta": "rope_theta",
-    "tie_embeddings": "tie_word_embeddings",
-}
-_GPT2_KEYS = {
-    "vocab_size": "vocab_size",
-    "d_model": "n_embd",
-    "d_ff": "n_inner",
-    "n_layers": "n_layer",
-    "n_heads": "n_head",
-    "context_length": "n_positions",
-    "norm_eps": "layer_norm_epsilon",
-    "tie_embeddings": "tie_word_embeddings",
-}
-_SILU = {"hidden_act": "silu", "attention_bias": False}
-FORMATS = {
-    "qwen3": Format(
-        "Qwen3ForCausalLM",
-        "Qwen3ForSequenceClassification",
-        _LLAMA_KEYS,
-        _SILU | {"use_sliding_window": False},
-    ),
-    "llama": Format(
-        "LlamaForCausalLM",
-        "LlamaForSequenceClassification",
-        _LLAMA_KEYS,
-        _SILU | {"mlp_bias": False},
-    ),
-    "gpt2": Format(
-        "GPT2LMHeadModel",
-        "GPT2ForSequenceClassification",
-        _GPT2_KEYS,
-        {
-            "activation_function": "gelu_new",
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "add_cross_attention": False,
-        },
-    ),
-}
 
 
 def write_folder(
@@ -121,28 +60,46 @@ def write_folder(
 
 
 def read_folder(folder: Path) -> GPT:
-    """Read a language model from a Hugging Face folder of a known family; UserError says what does not fit."""
+    """Read a language model from a Hugging Face folder of a known architecture, in float32; see `llm.export.formats`.
+
+    UserError says in one line what does not fit, before memory is taken for the model. No code of the folder is run.
+    """
     path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: wanted a Hugging Face folder, it has no config.json") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: wanted JSON, {error}") from None
-    architectures = content.get("architectures") if isinstance(content, dict) else None
-    families = {format_.language_model: family for family, format_ in FORMATS.items()}
-    if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in families:
-        raise UserError(
-            f"{path}: wanted architectures of one of {', '.join(families)}, given {params.describe(architectures)}"
-        )
-    model = GPT(_shape(families[architectures[0]], content, path))
-    given = read_safetensors(folder / "model.safetensors")
-    try:
-        weights = to_ours(model.config.family, model.config.n_layers, given)
-    except KeyError as error:
-        raise UserError(f"{folder}: not a part of {architectures[0]}: {', '.join(error.args[:5])}") from None
-    set_weights(model, weights, folder)
+    if not path.exists():
+        raise UserError(f"{folder}: wanted a Hugging Face folder, it has no config.json")
+    content = read_object(path)
+    family, format_ = architecture_of(content, path)
+    in_file = list_tensors(folder)
+    names = current_names(family, in_file)
+    stored = {name: in_file[names[name]] for name in names}
+    config = read_shape(content, stored, path)
+    _check_tensors(stored, config, format_.language_model, folder)
+    tensors = read_tensors({names[name]: stored[name] for name in names})
+    weights = {name: tensors[names[name]] for name in names}
+    ours = to_ours(family, config.n_layers, weights)
+    if config.tie_embeddings and "head.weight" in ours and not ours.pop("head.weight").equal(ours["embedding.weight"]):
+        raise UserError(f"{path}: tie_word_embeddings: wanted false, for lm_head.weight is not the embedding")
+    model = GPT(config)
+    set_weights(model, ours, folder)
     return model
+
+
+def _check_tensors(stored: dict[str, Stored], config: ModelConfig, architecture: str, folder: Path) -> None:
+    """UserError where other tensors are stored than the shape asks for."""
+    with torch.device("meta"):  # where no weight takes memory
+        weights = to_theirs(config.family, config.n_layers, dict(GPT(config).named_parameters()))
+    wanted = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if config.tie_embeddings and "lm_head.weight" in stored:
+        wanted["lm_head.weight"] = (config.vocab_size, config.d_model)
+    problems = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
+    problems += [f"{name} is no part of {architecture}" for name in stored.keys() - wanted.keys()]
+    problems += [
+        f"{name} is {stored[name].shape}, wanted {wanted[name]}"
+        for name in wanted.keys() & stored.keys()
+        if wanted[name] != stored[name].shape
+    ]
+    if problems:
+        raise UserError(f"{folder}: {listed(problems)}")
 
 
 def _check_exportable(config: ModelConfig) -> None:
@@ -187,29 +144,6 @@ def _config(config: ModelConfig, tokenizer: Tokenizer, labels: list[str] | None)
         content["id2label"] = {str(number): label for number, label in enumerate(labels)}
         content["label2id"] = {label: number for number, label in enumerate(labels)}
     return content
-
-
-def _shape(family: str, content: dict[str, Any], path: Path) -> ModelConfig:
-    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
-    fixed = {key: (content.get(key, value), value) for key, value in FORMATS[family].fixed.items()}
-    fixed["rope_type"] = (rope.get("rope_type", rope.get("type", "default")), "default")
-    for key, (given, wanted) in fixed.items():
-        if given != wanted:
-            raise UserError(f"{path}: {key}: wanted {params.describe(wanted)}, given {params.describe(given)}")
-    keys = FORMATS[family].keys
-    values = {ours: content[theirs] for ours, theirs in keys.items() if theirs in content}
-    if "rope_theta" in rope:
-        values["rope_theta"] = rope["rope_theta"]
-    if family == "gpt2":
-        values |= {"n_kv_heads": values.get("n_heads"), "rope_theta": 10000.0}  # it turns nothing
-    values |= {"family": family, "attention": "grouped", "positions": None, "dropout": 0.0}
-    config: ModelConfig = params.check(ModelConfig, values, "model", path)
-    if content.get("head_dim", config.head_dim) != config.head_dim:
-        raise UserError(
-            f"{path}: head_dim: wanted hidden_size / num_attention_heads = {config.head_dim}, "
-            f"given {content['head_dim']}"
-        )
-    return config
 
 
 def _generation(tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:

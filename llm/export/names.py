@@ -1,8 +1,13 @@
 """One map of weight names a family, read from left to right for export and from right to left for import.
 
 blocks.3.attention.query.weight  ↔  model.layers.3.self_attn.q_proj.weight
+
+Files of others name some weights otherwise, and hold what is no weight: `current_names` knows how.
 """
 
+import re
+from collections.abc import Collection
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -39,6 +44,12 @@ QWEN3 = (
     Row(("blocks.{}.attention.query_norm.weight",), "model.layers.{}.self_attn.q_norm.weight"),
     Row(("blocks.{}.attention.key_norm.weight",), "model.layers.{}.self_attn.k_norm.weight"),
 )
+QWEN2 = (
+    *LLAMA,
+    Row(("blocks.{}.attention.query.bias",), "model.layers.{}.self_attn.q_proj.bias"),
+    Row(("blocks.{}.attention.key.bias",), "model.layers.{}.self_attn.k_proj.bias"),
+    Row(("blocks.{}.attention.value.bias",), "model.layers.{}.self_attn.v_proj.bias"),
+)
 _QUERY_KEY_VALUE = tuple(f"blocks.{{}}.attention.{part}" for part in ("query", "key", "value"))
 GPT2 = (
     Row(("embedding.weight",), "transformer.wte.weight"),
@@ -59,7 +70,36 @@ GPT2 = (
     Row(("norm.bias",), "transformer.ln_f.bias"),
     Row(("head.weight",), "lm_head.weight"),
 )
-TABLES = {"qwen3": QWEN3, "llama": LLAMA, "gpt2": GPT2}
+TABLES = {"qwen3": QWEN3, "qwen2": QWEN2, "llama": LLAMA, "gpt2": GPT2}
+
+# What older files hold beside the weights: causal masks, and RoPE's frequencies. Both are computed here.
+_BUFFERS = re.compile(
+    r"transformer\.h\.\d+\.attn\.(masked_)?bias|model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", re.ASCII
+)
+_GPT2_PREFIX = "transformer."
+
+
+def current_names(family: str, stored: Collection[str]) -> dict[str, str]:
+    """Today's names in Transformers → the names in a file, of all that may be a weight.
+
+    The first release of GPT-2 has no prefix; causal masks and RoPE's frequencies in a file are left out.
+
+    >>> current_names("gpt2", ["h.0.attn.bias", "h.0.attn.c_attn.bias"])
+    {'transformer.h.0.attn.c_attn.bias': 'h.0.attn.c_attn.bias'}
+    """
+    bare = family == "gpt2" and not any(name.startswith(_GPT2_PREFIX) for name in stored)
+    current = {name if not bare or name == "lm_head.weight" else f"{_GPT2_PREFIX}{name}": name for name in stored}
+    return {name: in_file for name, in_file in current.items() if not _BUFFERS.fullmatch(name)}
+
+
+def count_layers(family: str, names: Collection[str]) -> int:
+    """How many blocks the names of a file are of, from block 0 up.
+
+    >>> count_layers("llama", ["model.layers.0.input_layernorm.weight", "model.layers.1.input_layernorm.weight"])
+    2
+    """
+    norm = next(row.theirs for row in TABLES[family] if row.ours == ("blocks.{}.attention_norm.weight",))
+    return next(layer for layer in count() if norm.format(layer) not in names)
 
 
 def to_theirs(family: str, n_layers: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:

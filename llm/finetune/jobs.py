@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from sklearn.metrics import classification_report
 
-from llm.errors import UserError
-from llm.export.huggingface import read_folder, write_folder
+from llm.export.base import open_base
+from llm.export.huggingface import write_folder
 from llm.finetune import classify, instruct
 from llm.finetune.chat import TEMPLATE
 from llm.finetune.labeled import read_labeled
@@ -45,11 +45,12 @@ class Job:
 
 
 def _classify(job: Job, task: ClassifyTask) -> dict[str, Any]:
-    tokenizer, config = _read_tokenizer(job.base), read_folder(job.base).config
+    tokenizer_file, load_base = open_base(job.base, job.scratch / "tokenizer.json")
+    tokenizer, config = Tokenizer.load(tokenizer_file), load_base().config
     table = read_labeled(job.data, [task.text_column, task.label_column], task.split_column)
     prepared = classify.prepare_rows(table, task, tokenizer, config.context_length)
     trunks = {
-        "pretrained": lambda: read_folder(job.base),
+        "pretrained": load_base,
         "random_weights": lambda: GPT(config, torch.Generator().manual_seed(job.seed)),
     }
     trained = {
@@ -66,30 +67,19 @@ def _classify(job: Job, task: ClassifyTask) -> dict[str, Any]:
     )
     job.report.write_text(f"# The finetuned classifier on test, by label\n\n```text\n{by_label}```\n", encoding="utf-8")
     score = best.model.score.weight.detach()
-    write_folder(job.model, best.model.trunk, job.base / "tokenizer.json", labels=prepared.labels, score=score)
+    write_folder(job.model, best.model.trunk, tokenizer_file, labels=prepared.labels, score=score)
     settings = {row: figures[row].pop("setting") for row in figures}
     return {**prepared.report, "test": figures, "settings": settings}
 
 
-def _read_tokenizer(base: Path) -> Tokenizer:
-    """The base's tokenizer; UserError where it has ids that the base's embedding has no row for."""
-    tokenizer, rows = Tokenizer.load(base / "tokenizer.json"), read_folder(base).config.vocab_size
-    if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"{base}: wanted a tokenizer of at most the model's {rows} tokens, given {tokenizer.vocab_size}"
-        )
-    return tokenizer
-
-
 def _instruct(job: Job, task: InstructTask) -> dict[str, Any]:
-    tokenizer = _read_tokenizer(job.base)
+    tokenizer_file, load_base = open_base(job.base, job.scratch / "tokenizer.json")
+    tokenizer = Tokenizer.load(tokenizer_file)
     columns = [task.instruction_column, *([task.input_column] if task.input_column else []), task.output_column]
     table = read_labeled(job.data, columns, task.split_column, may_be_empty=task.input_column)
-    before = read_folder(job.base).to(job.machine.device)
+    before = load_base().to(job.machine.device)
     rows, counts = instruct.prepare_rows(table, task, tokenizer, before.config.context_length)
-    fitted = instruct.train_instruct(
-        lambda: read_folder(job.base), rows, task, tokenizer, job.seed, job.machine, job.scratch
-    )
+    fitted = instruct.train_instruct(load_base, rows, task, tokenizer, job.seed, job.machine, job.scratch)
     models = {"before": before, "after": fitted.model}
     bits = {
         when: instruct.answer_bits_per_byte(model, rows["test"], tokenizer, task.training.batch_size, job.machine)
@@ -97,7 +87,7 @@ def _instruct(job: Job, task: InstructTask) -> dict[str, Any]:
     }
     draw_curve(fitted.curve.rows, "finetuning", job.plots / "curve.svg")
     job.report.write_text(_answers(rows["test"], models, tokenizer), encoding="utf-8")
-    write_folder(job.model, fitted.model, job.base / "tokenizer.json", chat_template=TEMPLATE)
+    write_folder(job.model, fitted.model, tokenizer_file, chat_template=TEMPLATE)
     setting = {"rate": fitted.rate, "val_loss_by_rate": fitted.tried}
     return {**counts, "test": {"answer_bits_per_byte": bits}, "settings": {"pretrained": setting}}
 

@@ -123,12 +123,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.rung, self.dropout, bias = config.attention, config.dropout, config.parts.bias
+        self.rung, self.dropout, bias = config.attention, config.dropout, config.parts.qkv_bias
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_query_heads, config.n_key_heads, config.head_dim
         self.query = Linear(config.d_model, self.n_heads * self.head_dim, bias)
         self.key = Linear(config.d_model, self.n_kv_heads * self.head_dim, bias)
         self.value = Linear(config.d_model, self.n_kv_heads * self.head_dim, bias)
-        self.out = Linear(self.n_heads * self.head_dim, config.d_model, bias)
+        self.out = Linear(self.n_heads * self.head_dim, config.d_model, config.parts.bias)
         norm = NORMS[config.parts.norm]
         self.query_norm = norm(self.head_dim, config.norm_eps) if config.parts.qk_norm else nn.Identity()
         self.key_norm = norm(self.head_dim, config.norm_eps) if config.parts.qk_norm else nn.Identity()

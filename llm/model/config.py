@@ -4,10 +4,10 @@ A family is a bundle of parts: which norm, which feed-forward, biases or none. B
 experiments: the rung of the attention ladder, and how the model learns where a token stands.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from llm.params import Section
 
@@ -17,28 +17,34 @@ Positions = Literal["none", "sinusoidal", "learned", "rope"]
 
 @dataclass(frozen=True)
 class Family:
-    """The parts that a family is made of. `positions` are those that its published models have."""
+    """The parts that a family is made of. `positions` are those that its published models have.
+
+    `qkv_bias` is of the maps to queries, keys and values, `bias` of all others.
+    """
 
     norm: Literal["rms", "layer"]
     feed_forward: Literal["swiglu", "gelu"]
     qk_norm: bool
+    qkv_bias: bool
     bias: bool
     positions: Positions
 
 
+_LLAMA = Family(norm="rms", feed_forward="swiglu", qk_norm=False, qkv_bias=False, bias=False, positions="rope")
 FAMILIES = {
-    "qwen3": Family(norm="rms", feed_forward="swiglu", qk_norm=True, bias=False, positions="rope"),
-    "llama": Family(norm="rms", feed_forward="swiglu", qk_norm=False, bias=False, positions="rope"),
-    "gpt2": Family(norm="layer", feed_forward="gelu", qk_norm=False, bias=True, positions="learned"),
+    "qwen3": replace(_LLAMA, qk_norm=True),
+    "qwen2": replace(_LLAMA, qkv_bias=True),
+    "llama": _LLAMA,
+    "gpt2": Family(norm="layer", feed_forward="gelu", qk_norm=False, qkv_bias=True, bias=True, positions="learned"),
     # A GRU stands where the others attend; its state knows the order of what it has read.
-    "gru": Family(norm="rms", feed_forward="swiglu", qk_norm=False, bias=False, positions="none"),
+    "gru": replace(_LLAMA, positions="none"),
 }
 
 
 class ModelParams(Section):
     """The knobs of the shape. Defaults stand in params.yaml alone, so that a reader finds them in one place."""
 
-    family: Literal["qwen3", "llama", "gpt2", "gru"]
+    family: Literal["qwen3", "qwen2", "llama", "gpt2", "gru"]
     attention: Literal["simplified", "trainable", "causal", "multi_head", "grouped"]
     positions: Positions | None
     d_model: Count
@@ -113,7 +119,18 @@ class ModelParams(Section):
 
 
 class ModelConfig(ModelParams):
-    """A model's whole shape: the knobs, and what the data decides."""
+    """A model's whole shape: the knobs, what the data decides, and what a model that was brought along decides."""
 
     vocab_size: Count
     context_length: Count
+    head_width: Count | None = None  # where it is another one than d_model / n_heads, as in Qwen3 0.6B
+
+    @property
+    def head_dim(self) -> int:
+        """The width of one attention head."""
+        return self.head_width or super().head_dim
+
+    @model_serializer(mode="wrap")
+    def _without_a_width_that_is_not_there(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        return values if self.head_width else {key: value for key, value in values.items() if key != "head_width"}

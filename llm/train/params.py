@@ -43,6 +43,7 @@ class PretrainParams(Section):
     micro_batch_size: Count | None
     clean_share: Share
     init: Literal["random", "look_back"] | None
+    init_from: str | None
     optimizer: OptimizerParams
     schedule: ScheduleParams
     average: Literal["ema", "tail"] | None
@@ -60,6 +61,12 @@ class PretrainParams(Section):
             raise ValueError(
                 f"wanted batch_size divisible by micro_batch_size, given {self.batch_size} and {self.micro_batch_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_one_origin(self) -> Self:
+        if self.init_from is not None and self.init is not None:
+            raise ValueError(f"wanted init null where init_from is a folder, given init {self.init}")
         return self
 
     @model_validator(mode="after")

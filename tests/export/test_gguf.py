@@ -28,7 +28,12 @@ from llm.text.words import train_chars, train_words
 TEXTS = [
     "def walk(path):\n    return [name for name in path if name]\n\nThe river runs, the rain falls; 2024 déjà vu.\n"
 ]
-FAMILIES = {"qwen3": {}, "llama": {"family": "llama"}, "gpt2": {"family": "gpt2", "n_kv_heads": 2}}
+FAMILIES = {
+    "qwen3": {},
+    "qwen2": {"family": "qwen2"},
+    "llama": {"family": "llama"},
+    "gpt2": {"family": "gpt2", "n_kv_heads": 2},
+}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 

@@ -20,6 +20,7 @@ SHAPES = {
     "grouped queries": {"d_model": 48, "n_heads": 6, "n_kv_heads": 2, "n_layers": 3, "rope_theta": 500.0},
     "more rows than tokens": {"vocab_size": 333},
     "one wide head": {"attention": "causal"},
+    "qwen2": {"family": "qwen2"},
     "llama": {"family": "llama"},
     "llama, untied, grouped queries": {
         "family": "llama",
@@ -58,7 +59,7 @@ def test_llama_cpp_computes_the_same_in_float32(tmp_path, draw_gpt, small_tokeni
     assert parity.texts > 10 and parity.continuations == 20
 
 
-@pytest.mark.parametrize("family", ["tied", "llama", "gpt2"])
+@pytest.mark.parametrize("family", ["tied", "qwen2", "llama", "gpt2"])
 def test_half_the_bits_are_near_and_a_quarter_is_not_far(tmp_path, draw_gpt, small_tokenizer_file, one_process, family):
     model = draw_gpt(**SHAPES[family])
     wide = draw_gpt(**SHAPES[family] | {"d_model": 64, "d_ff": 96})

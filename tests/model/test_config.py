@@ -15,6 +15,17 @@ def test_what_a_configuration_dumps_is_the_same_configuration_again(config):
     assert ModelConfig.model_validate_json(config.model_dump_json()) == config
 
 
+def test_a_width_of_the_heads_is_kept_and_told_only_where_it_is_given(config, knobs):
+    assert "head_width" not in config.model_dump_json()
+    wide = ModelConfig(**config.model_dump(), head_width=14)
+    assert wide.head_dim == 14
+    assert ModelConfig.model_validate_json(wide.model_dump_json()) == wide
+    with pytest.raises(UserError, match=r"model\.head_width: no such key"):
+        params.check(ModelParams, knobs | {"head_width": 14}, "model", "params.yaml")
+    with pytest.raises(ValidationError, match="even"):
+        ModelConfig(**config.model_dump(), head_width=15)
+
+
 def test_heads_share_the_models_width(config):
     assert config.head_dim * config.n_heads == config.d_model
 
@@ -25,7 +36,7 @@ def test_heads_share_the_models_width(config):
         ({"d_model": 61}, "d_model 61 and n_heads 6"),
         ({"d_model": 66}, "66 / 6"),
         ({"n_kv_heads": 4}, "n_heads 6 and n_kv_heads 4"),
-        ({"family": "bert"}, "model.family: wanted 'qwen3', 'llama', 'gpt2' or 'gru'"),
+        ({"family": "bert"}, "model.family: wanted 'qwen3', 'qwen2', 'llama', 'gpt2' or 'gru'"),
         ({"attention": "flash"}, "model.attention: wanted 'simplified', 'trainable', 'causal', 'multi_head' or"),
         ({"positions": "alibi"}, "model.positions"),
         ({"positions": "rope", "family": "gru"}, "given rope with family gru"),
@@ -66,6 +77,7 @@ def test_a_configuration_does_not_change(config):
     ("family", "attention", "positions"),
     [
         ("qwen3", "grouped", "rope"),
+        ("qwen2", "grouped", "rope"),
         ("llama", "causal", "rope"),
         ("gpt2", "multi_head", "learned"),
         ("qwen3", "simplified", "none"),

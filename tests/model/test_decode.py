@@ -14,6 +14,8 @@ SHAPES = {
     "no shared keys": {"attention": "multi_head", "n_layers": 3},
     "groups of three": {"d_model": 36, "n_heads": 6, "n_kv_heads": 2, "norm_eps": 0.1},
     "one head": {"attention": "causal"},
+    "qwen2": {"family": "qwen2"},
+    "wide heads": {"head_width": 20},
     "llama": {"family": "llama", "tie_embeddings": False, "rope_theta": 100.0},
     "gpt2": {"family": "gpt2", "norm_eps": 0.1},
     "learned": {"positions": "learned"},

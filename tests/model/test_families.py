@@ -9,6 +9,8 @@ from transformers import (
     LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -37,6 +39,7 @@ def _theirs(config: ModelConfig) -> PreTrainedModel:
         )
     kind: tuple[type[PretrainedConfig], type[PreTrainedModel]] = {
         "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
         "llama": (LlamaConfig, LlamaForCausalLM),
     }[config.family]
     return kind[1](
@@ -57,7 +60,7 @@ def _theirs(config: ModelConfig) -> PreTrainedModel:
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("shape", [{}, {"n_layers": 3, "n_kv_heads": 2, "d_ff": 31, "vocab_size": 53}])
-@pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "gpt2"])
 @torch.no_grad()
 def test_a_family_has_transformers_count_of_weights_and_its_logits(draw_gpt, config, family, shape, tied):
     if family == "gpt2":
@@ -69,6 +72,17 @@ def test_a_family_has_transformers_count_of_weights_and_its_logits(draw_gpt, con
     assert set(found.missing_keys) <= ({"lm_head.weight"} if tied else set())
     assert found.unexpected_keys == []
     theirs.tie_weights()
+    ids = torch.randint(config.vocab_size, (3, config.context_length), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(theirs(ids).logits, ours(ids), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama"])
+@torch.no_grad()
+def test_heads_of_a_width_of_their_own_are_those_of_transformers(draw_gpt, config, family):
+    config = config.model_copy(update={"family": family, "head_width": 14})
+    ours, theirs = draw_gpt(**config.model_dump()), _theirs(config).eval()
+    assert ours.blocks[0].attention.out.weight.shape == (60, 6 * 14)
+    theirs.load_state_dict(to_theirs(family, config.n_layers, ours.state_dict()))
     ids = torch.randint(config.vocab_size, (3, config.context_length), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(theirs(ids).logits, ours(ids), atol=1e-4, rtol=1e-4)
 

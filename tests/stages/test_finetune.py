@@ -1,6 +1,7 @@
 """The finetune stage makes a model that others load, says what it scored, and says when there was nothing to do."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -152,14 +153,32 @@ def test_a_base_that_is_not_one_folder_is_refused(run, rows_file, small_tokenize
         run(CLASSIFY, rows_file, tokenizer=small_tokenizer_file)
 
 
-def test_a_base_without_our_special_tokens_is_one_line_that_names_one(run, tmp_path, rows_file, exported_folder):
-    base = tmp_path / "base"
-    base.mkdir()
-    for path in exported_folder.iterdir():
-        content = path.read_bytes()
-        (base / path.name).write_bytes(content.replace(b"<|pad|>", b"<|fill|>") if path.suffix == ".json" else content)
-    with pytest.raises(UserError, match=r"tokenizer\.json: .* <\|pad\|> is missing"):
-        run(INSTRUCT, rows_file, base=base)
+@pytest.mark.parametrize("task", [CLASSIFY, INSTRUCT], ids=["classify", "instruct"])
+def test_a_base_of_others_gets_the_special_tokens_that_it_lacks(
+    run, tmp_path, rows_file, exported_folder, capsys, task
+):
+    base = shutil.copytree(exported_folder, tmp_path / "base")
+    (base / "tokenizer.json").write_text((base / "tokenizer.json").read_text().replace("<|pad|>", "<|fill|>"))
+    out = run(task, rows_file, base=base)
+    assert "<|pad|> come behind its 320 tokens" in capsys.readouterr().err
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert tokenizer.pad_token_id == 320
+    assert tokenizer.convert_tokens_to_ids("<|fill|>") == 1
+    kind = AutoModelForSequenceClassification if task is CLASSIFY else AutoModelForCausalLM
+    assert kind.from_pretrained(out / "model").get_input_embeddings().weight.shape == (321, 24)
+    assert _files(out) == _files(run(task, rows_file, "again", base=base))
+
+
+def test_a_base_in_shards_is_given_as_its_folder(run, tmp_path, rows_file, exported_folder):
+    base = shutil.copytree(exported_folder, tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(base, max_shard_size="9KB")
+    (base / "model.safetensors").unlink()
+    assert len(list(base.glob("model-*.safetensors"))) > 1
+    sharded, whole = (
+        _files(run(CLASSIFY, rows_file, base=base, weights=base)),
+        _files(run(CLASSIFY, rows_file, "whole")),
+    )
+    assert sharded == whole
 
 
 def test_labels_of_another_kind_of_text_stay_as_they_are(run, tmp_path):

@@ -3,6 +3,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from llm.errors import UserError
+from llm.export.huggingface import read_folder
 from llm.model.config import ModelParams
 from llm.model.gpt import GPT, uniform_loss
 from llm.train.batches import WindowBatches
@@ -30,6 +33,7 @@ PARAMS = PretrainParams(
     micro_batch_size=None,
     clean_share=0.4,
     init=None,
+    init_from=None,
     optimizer=MUON,
     schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_share=0.5, final_share=0.0),
     average=None,
@@ -63,12 +67,12 @@ def shape(config):
 def run(tmp_path, shape, plain_cpu, small_tokenizer_file, monkeypatch):
     monkeypatch.setattr(pretrain, "matmul_peak", lambda machine: 1e9)
 
-    def run(windows, name="run", params=PARAMS, seed=1, shape=shape):
+    def run(windows, name="run", params=PARAMS, seed=1, shape=shape, tokenizer=small_tokenizer_file):
         folder = tmp_path / name
         (folder / "scratch").mkdir(parents=True, exist_ok=True)
         weights, metrics, curve, picture = (folder / output for output in OUTPUTS)
         places = weights, metrics, curve, picture, folder / "scratch"
-        pretrain.main(shape, params, seed, windows, small_tokenizer_file, *places)
+        pretrain.main(shape, params, seed, windows, tokenizer, tmp_path / "given", *places)
         return folder
 
     return run
@@ -314,6 +318,57 @@ def test_a_model_that_sees_the_future_says_so_and_writes_nothing(run, windows, s
     assert "writes" not in told
 
 
+@pytest.fixture
+def go_on(tmp_path, run, write_windows_folder, exported_folder, small_tokenizer_file):
+    """A runner of the stage from the weights of a folder under `given`, in their shape."""
+    shutil.copytree(exported_folder, tmp_path / "given" / "base")
+    documents = {"train": _documents(11), "val": _documents(5)}
+    windows = write_windows_folder(tmp_path / "in-ids-of-base", documents, 320, CONTEXT)
+    config = read_folder(exported_folder).config
+    shape = ModelParams(**config.model_dump(exclude={"vocab_size", "context_length"}))
+
+    def go_on(name="on", init_from=str(tmp_path / "given" / "base"), **changes):
+        return run(windows, name, _change(init_from=init_from, **changes), shape=shape, tokenizer=small_tokenizer_file)
+
+    return go_on
+
+
+def test_training_goes_on_from_the_weights_of_a_folder(go_on, exported_folder):
+    still = MUON.model_copy(update={"muon_rate": 1e-9, "adamw_rate": 1e-9})
+    model = load_model(go_on(optimizer=still) / "weights")
+    base = read_folder(exported_folder)
+    assert model.config == base.config.model_copy(update={"context_length": CONTEXT})
+    torch.testing.assert_close(list(model.parameters()), list(base.parameters()), atol=1e-6, rtol=0)
+
+
+def test_a_run_from_a_folder_that_was_killed_goes_on_to_the_same_bytes(go_on, monkeypatch, capsys):
+    whole = _bytes(go_on("whole"))
+    batch_at = WindowBatches.at
+
+    def killed_at(self, step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return batch_at(self, step)
+
+    monkeypatch.setattr(WindowBatches, "at", killed_at)
+    with pytest.raises(KeyboardInterrupt):
+        go_on("killed")
+    monkeypatch.setattr(WindowBatches, "at", batch_at)
+    assert _bytes(go_on("killed")) == whole
+    assert "resumed at step 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "given/../elsewhere"])
+def test_weights_that_dvc_does_not_watch_are_refused(go_on, tmp_path, place):
+    with pytest.raises(UserError, match=r"pretrain\.init_from: wanted a folder under .*given"):
+        go_on(init_from=str(tmp_path / place))
+
+
+def test_weights_come_from_a_folder_or_are_drawn():
+    with pytest.raises(ValidationError, match="wanted init null where init_from is a folder, given init random"):
+        PretrainParams(**PARAMS.model_dump() | {"init": "random", "init_from": "data/given/base"})
+
+
 # Imports once, then runs the stage in a process of its own for each line that it reads; tells its id and how it ended.
 STARTER = """
 import os, sys
@@ -331,7 +386,8 @@ for _ in sys.stdin:
 @pytest.fixture
 def start_stage(tmp_path, windows, small_tokenizer_file):
     """A starter of the stage with the options of params.yaml in `tmp_path`: its process id, and a way to its end."""
-    options = {"windows": windows, "tokenizer": small_tokenizer_file}
+    (tmp_path / "given").mkdir()
+    options = {"windows": windows, "tokenizer": small_tokenizer_file, "given": tmp_path / "given"}
     options |= dict(
         zip(["weights", "metrics", "curve", "picture"], (tmp_path / "out" / name for name in OUTPUTS), strict=True)
     )

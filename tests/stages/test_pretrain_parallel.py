@@ -29,6 +29,7 @@ PARAMS = PretrainParams(
     micro_batch_size=2,
     clean_share=0.4,
     init=None,
+    init_from=None,
     optimizer=OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.0, clip_norm=10.0),
     schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_share=0.5, final_share=0.0),
     average="ema",
@@ -66,7 +67,8 @@ def run_alone(tmp_path, shape, windows, small_tokenizer_file, plain_cpu, monkeyp
         folder = tmp_path / "alone"
         (folder / "scratch").mkdir(parents=True)
         places = [folder / name for name in OUTPUTS.values()]
-        pretrain.main(shape, params, 1, windows, small_tokenizer_file, *places, folder / "scratch")
+        given = tmp_path / "given"
+        pretrain.main(shape, params, 1, windows, small_tokenizer_file, given, *places, folder / "scratch")
         return folder
 
     return run
@@ -96,7 +98,8 @@ for line in sys.stdin:
 @pytest.fixture
 def start(tmp_path, shape, windows, small_tokenizer_file):
     """A starter of the stage in a folder of its own: its process, and a way to its end."""
-    options = {"windows": windows, "tokenizer": small_tokenizer_file}
+    (tmp_path / "given").mkdir()
+    options = {"windows": windows, "tokenizer": small_tokenizer_file, "given": tmp_path / "given"}
     options |= {option: f"out/{name}" for option, name in OUTPUTS.items()}
     command = [sys.executable, "-c", STARTER, *(f"--{option}={path}" for option, path in options.items())]
     plain = {"GROUNDUP_DEVICE": "cpu", "GROUNDUP_DTYPE": "float32", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
