@@ -28,6 +28,7 @@ def main(
     pretrain_params: Annotated[dict[str, Any], Param("pretrain")],
     evaluate_params: Annotated[EvaluateParams, Param("evaluate")],
     memorise_params: Annotated[dict[str, Any], Param("memorise")],
+    cloze_params: Annotated[dict[str, Any], Param("cloze")],
     export_params: Annotated[dict[str, Any], Param("export")],
     tasks: Annotated[dict[str, Any], Param("finetune.tasks")],
     seed: Seed,
@@ -37,6 +38,7 @@ def main(
     baselines: Input,
     evaluate: Input,
     memorise: Input,
+    cloze: Input,
     export: Input,
     finetune: Input,
     figures: Input,
@@ -70,12 +72,12 @@ def main(
     model = load_model(weights).to(machine.device)
     encoder = Tokenizer.load(tokenizer)
     files = {"prepare": prepare, "tokenize": tokenize, "pretrain": pretrain, "baselines": baselines}
-    files |= {"evaluate": evaluate, "memorise": memorise, "export": export}
+    files |= {"evaluate": evaluate, "memorise": memorise, "cloze": cloze, "export": export}
     figures_by_split = read_metrics(figures)
     params = {"seed": seed, "prepare": prepare_params, "label": label_params, "tokenize": tokenize_params}
     params |= {"sample": sample_params, "model": model_params, "pretrain": pretrain_params}
-    params |= {"evaluate": evaluate_params.model_dump(), "memorise": memorise_params, "export": export_params}
-    params |= {"finetune": {"tasks": tasks}}
+    params |= {"evaluate": evaluate_params.model_dump(), "memorise": memorise_params}
+    params |= {"cloze": cloze_params, "export": export_params, "finetune": {"tasks": tasks}}
     pictures = {"vocabulary": vocabulary, "curve": curve, "rivals": rivals, "context": context}
     pictures |= {"calibration": calibration}
     artifacts = {"you": raw, "you ": given, "prepare": corpus, "label or you": labeled, "tokenize": tokenizer}

@@ -75,6 +75,17 @@ METRICS = {
     },
     "baselines": {split: {"xz": 1.5, "a_new_one": 1.25} for split in ("val", "test")},
     "evaluate": {"lossless_tokens": True, "sees_the_future": False},
+    "cloze": {
+        "closing_bracket": {
+            "items": 200,
+            "guessing": 0.475,
+            "acc": 0.96,
+            "acc_low": 0.93,
+            "acc_high": 0.985,
+            "acc_norm": 0.95,
+        },
+        "left_out": {"last_word": "3 items, wanted 20"},
+    },
     "memorise": {"train": HEART, "test": HEART, "copies": False, "samples": RUNS, "test_stretches": RUNS},
     "export": {
         "bytes": 12134070,
@@ -243,6 +254,8 @@ def test_every_token_has_the_shade_of_its_surprise_and_a_prompt_is_marked(write)
         ({"metrics": {"evaluate": {"lossless_tokens": False}}}, "do not hold all of the text"),
         ({"metrics": {"prepare": {"dropped": {}}}}, "The preparation dropped nothing."),
         ({"metrics": {"memorise": {"train": {"prefixes": 0}}}}, "No document of train is long enough"),
+        ({}, "Left out: last word, 3 items, wanted 20."),
+        ({}, "96.0% 93.0%–98.5%"),
         ({"metrics": {"memorise": {"copies": True}}}, "The model copies: more of train"),
         ({"metrics": {"memorise": {"copies": None, "test": {"prefixes": 0}}}}, "Test has no document that is long"),
         ({"metrics": {"memorise": {"samples": {"number": 0}}}}, "There are no samples to look for"),

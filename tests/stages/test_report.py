@@ -40,6 +40,7 @@ METRICS = {
     },
     "baselines": {"test": {"xz": 2.375}},
     "evaluate": {"lossless_tokens": True, "sees_the_future": False},
+    "cloze": {"left_out": {"last_word": "0 items, wanted 20"}},
     "memorise": {"train": {"prefixes": 0}, "test": {"prefixes": 0}, "copies": None, "samples": {"number": 0}},
     "export": {"max_logit_difference": 3e-06, "bytes": 1357, "gguf": {}},
 }
@@ -71,6 +72,7 @@ PARAMS = {
     "pretrain_params": {"max_steps": 9, "batch_size": 8},
     "evaluate_params": EVALUATE,
     "memorise_params": {"prefix_tokens": 64},
+    "cloze_params": {"items": 200},
     "export_params": {"formats": []},
     "tasks": {name: {"kind": "instruct"} for name in TASKS},
     "seed": 5,
