@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from llm import params
-from llm.check import check_params
+from llm.check import Params, check_params
 from llm.errors import UserError
 from llm.presets import apply_preset
 
@@ -95,3 +95,11 @@ def test_all_that_is_wrong_is_told_at_once(change: Callable[[dict[str, Any]], Pa
         check_params(between)
     assert all(key in str(error.value) for key in ("evaluate.stride", "finetune.tasks.library.max_tokens"))
     assert "\n" not in str(error.value)
+
+
+def test_the_params_of_the_bench_are_right_as_far_as_its_stages_go() -> None:
+    path = ROOT / "bench" / "shakespeare.yaml"
+    sections = params.read(path)
+    assert {"tokenize", "pretrain", "evaluate"} <= set(sections)
+    for name, section in sections.items():
+        params.check(Params.model_fields[name].annotation, section, name, path)
