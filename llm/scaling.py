@@ -8,7 +8,6 @@ an experiment of its name has the params, the windows and the code that it would
 is found again whatever was committed since. Only the stage pretrain runs, on the windows that are there.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -30,7 +29,7 @@ from llm.errors import UserError
 from llm.evaluate.scaling import LEAST_VALUES, Run, draw, fit_and_predict, summarise, write_page
 from llm.params import Section
 from llm.text.windows import WindowsInfo, read_info
-from llm.trace import read_lock
+from llm.trace import file_md5, listing_hash, read_lock
 
 LADDERS, WINDOWS = Path("scaling.yaml"), Path("data/windows")
 PAGE, PICTURE, METRICS = Path("reports/scaling.md"), Path("plots/scaling.svg"), Path("metrics/scaling.json")
@@ -290,7 +289,7 @@ def find_runs(plans: Sequence[PlannedRun], root: Path, call: Command) -> dict[st
     recorded = {
         out["path"]: out["md5"] for stage in read_lock(root / "dvc.lock").values() for out in stage.get("outs", [])
     }
-    deps = {path: recorded.get(path) or _md5(root / path) for path in wiring["deps"]}
+    deps = {path: recorded.get(path) or _hash(root / path) for path in wiring["deps"]}
     refs = call("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/scaling-*").split()
     made = {}
     for plan in plans:
@@ -307,8 +306,13 @@ def _fits(lock: dict[str, Any], plan: PlannedRun, deps: dict[str, str]) -> bool:
     return bool(stage) and stage["params"]["params.yaml"] == plan.sections and found == deps
 
 
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+def _hash(path: Path) -> str:
+    """As DVC has it, of a file or of a folder."""
+    if not path.is_dir():
+        return file_md5(path)
+    return listing_hash(
+        {file.relative_to(path).as_posix(): file_md5(file) for file in path.rglob("*") if file.is_file()}
+    )
 
 
 def _read_run(plan: PlannedRun, metrics: dict[str, Any]) -> Run:

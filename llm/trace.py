@@ -198,7 +198,7 @@ class Disk:
     def damage(self, md5: str) -> str:
         """What is wrong with the copy that DVC's cache has under a hash; nothing where it has none."""
         copy = self._cache_path(md5)
-        if not copy.is_file() or _file_md5(copy) == md5.removesuffix(".dir"):
+        if not copy.is_file() or file_md5(copy) == md5.removesuffix(".dir"):
             return ""
         shown = copy.relative_to(self.root) if copy.is_relative_to(self.root) else copy
         return f"its copy in the cache has other bytes: {shown.as_posix()}"
@@ -208,9 +208,9 @@ class Disk:
         if place.is_dir():
             # DVC leaves out what .dvcignore names.
             found = (Path(file) for file in self.repo.dvcignore.find(self.repo.fs, str(place)))
-            files = {file.relative_to(place).as_posix(): _file_md5(file) for file in sorted(found)}
+            files = {file.relative_to(place).as_posix(): file_md5(file) for file in sorted(found)}
             return Content(listing_hash(files), files)
-        return Content(_file_md5(place), {}) if place.is_file() else None
+        return Content(file_md5(place), {}) if place.is_file() else None
 
     def _cache_path(self, md5: str) -> Path:
         return Path(self.repo.cache.local.oid_to_path(md5))
@@ -384,6 +384,7 @@ def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def _file_md5(path: Path) -> str:
+def file_md5(path: Path) -> str:
+    """The hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

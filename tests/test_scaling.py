@@ -400,7 +400,7 @@ stages:
     outs: [data/windows]
   pretrain:
     cmd: python work.py
-    deps: [data/windows, work.py]
+    deps: [data/windows, given, work.py]
     params: [model, pretrain, seed]
     metrics: [metrics/pretrain.json: {cache: false}]
 """
@@ -421,7 +421,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     call("dvc", "init", "--quiet")
     files = {"work.py": WORK, "dvc.yaml": WIRING, "params.yaml": "seed: 1\nmodel: {norm_eps: 1e-6, d_model: 8}\n"}
     files["params.yaml"] += "pretrain: {max_steps: 4, average: ema}\n"
+    files |= {"given/b.txt": "of nobody's making", "given/in/a.txt": "a folder of them"}
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     call("dvc", "repro", "--quiet", "sample")
     call("git", "add", "--all")
