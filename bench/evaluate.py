@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import trange
 
 EXPORT, WINDOWS = Path("models/export"), Path("data/windows")
-N_TOKENS, QUICK_TOKENS, N_TURNS, BATCH_SIZE = 60_000, 6_000, 3, 16
+N_TOKENS, QUICK_TOKENS, N_TURNS, BATCH_SIZE = 250_000, 6_000, 2, 16
 
 Scorer = Callable[[], float]
 
