@@ -36,7 +36,7 @@ report: $(READY)  ## Open the report page
 	@python -m webbrowser -t "file://$(CURDIR)/reports/report.html"
 
 test: $(EXTRAS)  ## Run all tests
-	@python -m pytest
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## Check format, rules and types
 	@ruff format --check .
