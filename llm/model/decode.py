@@ -3,7 +3,7 @@
     id, keys and values of the P before it → logits (V,); its own keys and values are kept for the next
 
 A new token takes a hundred small products, one after the other. To call one costs torch more time than to compute
-it, and NumPy a fifth of that. The mathematics is that of `llm.model.gpt` for a single position, and a test holds the
+it, and NumPy far less. The mathematics is that of `llm.model.gpt` for a single position, and a test holds the
 two together. Letters are those of `llm.model.attention`; an x here is one position's, (D,).
 """
 
@@ -21,6 +21,8 @@ from llm.model.layers import GELU, LayerNorm, Linear, RMSNorm, SwiGLU
 
 Floats = NDArray[np.float32]
 Map = Callable[[Floats], Floats]
+Rotation = tuple[Floats, Floats]
+Places = int | NDArray[np.int64]
 
 
 def can_decode(model: GPT) -> bool:
@@ -37,15 +39,8 @@ class Decoder:
         assert can_decode(model)
         self.config, self.length = model.config, 0
         self.embedding, self.head, self.norm = as_array(model.embedding.weight), linear(model.head), norm(model.norm)
+        self.tell_place = placer(model)
         self.blocks = [BlockDecoder(block, self.config.context_length) for block in model.blocks]
-        match self.config.position_scheme:
-            case "rope":
-                left, right = np.split(as_array(model.sin), 2, axis=-1)
-                self.cos, self.sin = as_array(model.cos), np.concatenate([-left, right], axis=-1)
-            case "learned":
-                self.places = as_array(model.positions.weight)
-            case "sinusoidal":
-                self.places = as_array(model.waves)
 
     def read(self, past: Past) -> None:
         """Go on behind what the model has read in one batch; nothing stays of what was decoded before."""
@@ -58,14 +53,7 @@ class Decoder:
         """The logits (V,) after one more id."""
         place = self.length
         assert place < self.config.context_length, "more tokens than the context holds"
-        x, rotation = self.embedding[token], None
-        match self.config.position_scheme:
-            case "rope":
-                rotation = self.cos[place], self.sin[place]
-            case "learned":
-                x = x + self.places[place]
-            case "sinusoidal":
-                x = x * math.sqrt(self.config.d_model) + self.places[place]
+        x, rotation = self.tell_place(self.embedding[token], place)
         for block in self.blocks:
             x = block(x, place, rotation)
         self.length += 1
@@ -85,7 +73,7 @@ class BlockDecoder:
         self.keys = np.empty((attention.n_kv_heads, room, attention.head_dim), dtype=np.float32)
         self.values = np.empty_like(self.keys)
 
-    def __call__(self, x: Floats, place: int, rotation: tuple[Floats, Floats] | None) -> Floats:
+    def __call__(self, x: Floats, place: int, rotation: Rotation | None) -> Floats:
         """(D,) of the position `place`, counted from 0 → (D,)."""
         K, _, C = self.keys.shape
         normed = self.attention_norm(x)
@@ -99,6 +87,22 @@ class BlockDecoder:
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
+def placer(model: GPT) -> Callable[[Floats, Places], tuple[Floats, Rotation | None]]:
+    """What tells an embedding (D,) its place, or gives the angles for queries and keys; or many (B, D) theirs."""
+    match model.config.position_scheme:
+        case "rope":
+            left, right = np.split(as_array(model.sin), 2, axis=-1)
+            cos, sin = as_array(model.cos), np.concatenate([-left, right], axis=-1)
+            return lambda x, place: (x, (cos[place][..., None, :], sin[place][..., None, :]))
+        case "learned":
+            learned = as_array(model.positions.weight)
+            return lambda x, place: (x + learned[place], None)
+        case "sinusoidal":
+            waves, height = as_array(model.waves), math.sqrt(model.config.d_model)
+            return lambda x, place: (x * height + waves[place], None)
+    return lambda x, place: (x, None)
+
+
 def attend(q: Floats, k: Floats, v: Floats) -> Floats:
     """The queries (K, G, C) of one position over keys and values (K, S, C) of all that it may see → (K, G, C)."""
     scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1])
@@ -107,8 +111,8 @@ def attend(q: Floats, k: Floats, v: Floats) -> Floats:
 
 
 def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """Turn each head's pairs by the position's angle. x (H, C); cos and sin (C,), sin's first half negative."""
-    halves_swapped = x.reshape(len(x), 2, -1)[:, ::-1].reshape(x.shape)
+    """Turn each head's pairs by the place's angle. x (..., H, C); cos and sin (..., 1, C), sin's left half negated."""
+    halves_swapped = x.reshape(*x.shape[:-1], 2, -1)[..., ::-1, :].reshape(x.shape)
     return x * cos + halves_swapped * sin
 
 
@@ -136,7 +140,7 @@ def norm(module: nn.Module) -> Map:
 
 
 def head_norm(attention: Attention) -> Map:
-    """RMSNorm of each head of queries and then keys, (H + K, C), or nothing."""
+    """RMSNorm of each head of queries and then keys, (..., H + K, C), or nothing."""
     query, key = attention.query_norm, attention.key_norm
     if not isinstance(query, RMSNorm) or not isinstance(key, RMSNorm):
         return lambda x: x
@@ -146,7 +150,7 @@ def head_norm(attention: Attention) -> Map:
     C, eps = attention.head_dim, query.eps
 
     def rms_norm(x: Floats) -> Floats:
-        return x * (weight / np.sqrt(np.vecdot(x, x) / C + eps)[:, None])
+        return x * (weight / np.sqrt(np.vecdot(x, x) / C + eps)[..., None])
 
     return rms_norm
 
@@ -164,11 +168,12 @@ def feed_forward(module: nn.Module) -> Map:
     assert isinstance(module, GELU)
     up, down = linear(module.up), linear(module.down)
 
-    def gelu(x: Floats) -> Floats:
-        wide = up(x)
-        return down(0.5 * wide * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide * wide * wide))))
+    return lambda x: down(gelu(up(x)))
 
-    return gelu
+
+def gelu(x: Floats) -> Floats:
+    """GPT-2's tanh formula."""
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def as_array(weight: Tensor) -> Floats:

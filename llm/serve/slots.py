@@ -16,11 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from llm.model.attention import Attention
-from llm.model.decode import Floats, Map, as_array, attend, can_decode
+from llm.model.decode import Floats, Map, Rotation, as_array, attend, can_decode, gelu, head_norm, placer, rotate
 from llm.model.gpt import GPT, Block, Past
 from llm.model.layers import GELU, LayerNorm, Linear, RMSNorm, SwiGLU
-
-Rotation = tuple[Floats, Floats]
 
 # A matrix product's rounding depends on its shape, so there is one shape only: this many rows, the last of them
 # perhaps idle, by a tile of the weights so small that the library multiplies it without packing it first.
@@ -85,15 +83,8 @@ class NumpySlots:
         self.model, self.config, self.n_slots = model, model.config, n_slots
         self.lengths = np.zeros(n_slots, dtype=np.int64)
         self.embedding, self.norm, self.head = as_array(model.embedding.weight), norm(model.norm), linear(model.head)
+        self.tell_place = placer(model)
         self.blocks = [BlockSlots(block, n_slots, self.config.context_length) for block in model.blocks]
-        match self.config.position_scheme:
-            case "rope":
-                left, right = np.split(as_array(model.sin), 2, axis=-1)
-                self.cos, self.sin = as_array(model.cos), np.concatenate([-left, right], axis=-1)
-            case "learned":
-                self.places = as_array(model.positions.weight)
-            case "sinusoidal":
-                self.places = as_array(model.waves)
 
     def read(self, slot: int, ids: list[int], every: bool = False) -> Tensor:
         """Logits (1, V) or (T, V) of the prompt, read in one batch by the model itself."""
@@ -108,14 +99,7 @@ class NumpySlots:
         """Logits (B, V)."""
         places = self.lengths[slots]
         assert places.max() < self.config.context_length, "more tokens than the context holds"
-        x, rotation = self.embedding[tokens], None
-        match self.config.position_scheme:
-            case "rope":
-                rotation = self.cos[places][:, None], self.sin[places][:, None]
-            case "learned":
-                x = x + self.places[places]
-            case "sinusoidal":
-                x = x * math.sqrt(self.config.d_model) + self.places[places]
+        x, rotation = self.tell_place(self.embedding[tokens], places)
         for block in self.blocks:
             x = block(x, slots, places.tolist(), rotation)
         self.lengths[slots] += 1
@@ -177,33 +161,15 @@ def linear(*modules: Linear) -> Map:
 def norm(module: nn.Module) -> Map:
     """RMSNorm or LayerNorm of the rows of (B, D)."""
     assert isinstance(module, RMSNorm | LayerNorm)
-    normalise = rms_norm(as_array(module.weight), module.eps)
+    weight, eps, D = as_array(module.weight), module.eps, len(module.weight)
+
+    def rms_norm(x: Floats) -> Floats:
+        return x * (weight / np.sqrt(np.vecdot(x, x) / D + eps)[:, None])
+
     if isinstance(module, RMSNorm):
-        return normalise
+        return rms_norm
     bias = as_array(module.bias)
-    return lambda x: normalise(x - x.mean(axis=-1, keepdims=True)) + bias
-
-
-def head_norm(attention: Attention) -> Map:
-    """RMSNorm of each head of queries and then keys, (B, H + K, C), or nothing."""
-    query, key = attention.query_norm, attention.key_norm
-    if not isinstance(query, RMSNorm) or not isinstance(key, RMSNorm):
-        return lambda x: x
-    repeats = [attention.n_heads, attention.n_kv_heads]
-    return rms_norm(np.repeat([as_array(query.weight), as_array(key.weight)], repeats, axis=0), query.eps)
-
-
-def rms_norm(weight: Floats, eps: float) -> Map:
-    """Over the last axis of (..., width); the weight (width,), or one for each head (heads, width)."""
-    width = weight.shape[-1]
-    return lambda x: x * (weight / np.sqrt(np.vecdot(x, x) / width + eps)[..., None])
-
-
-def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """Turn each head's pairs by its row's angle. x (B, H, C); cos and sin (B, 1, C), sin's first half negative."""
-    B, H, C = x.shape
-    halves_swapped = x.reshape(B, H, 2, C // 2)[:, :, ::-1].reshape(B, H, C)
-    return x * cos + halves_swapped * sin
+    return lambda x: rms_norm(x - x.mean(axis=-1, keepdims=True)) + bias
 
 
 def feed_forward(module: nn.Module) -> Map:
@@ -218,8 +184,3 @@ def swiglu(x: Floats) -> Floats:
     """Gate and up side by side, (B, 2 F) → (B, F)."""
     gate, up = np.split(x, 2, axis=-1)
     return gate / (1 + np.exp(-gate)) * up
-
-
-def gelu(x: Floats) -> Floats:
-    """GPT-2's tanh formula, (B, F) → (B, F)."""
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -110,20 +111,26 @@ def test_the_seed_decides_on_the_first_weights(run, windows, config):
     torch.testing.assert_close(list(model.parameters()), list(fresh.parameters()), atol=1e-6, rtol=0)
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(run, windows, monkeypatch, capsys):
-    whole = run(windows, "whole")
+@contextmanager
+def _killed_at_step_5():
     batch_at = WindowBatches.at
 
-    def killed_at(self, step):
+    def killed(self, step):
         if step == 5:
             raise KeyboardInterrupt
         return batch_at(self, step)
 
-    monkeypatch.setattr(WindowBatches, "at", killed_at)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(WindowBatches, "at", killed)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(run, windows, capsys):
+    whole = run(windows, "whole")
+    with _killed_at_step_5():
         run(windows, "killed")
     assert not (whole.parent / "killed" / "weights").exists()
-    monkeypatch.setattr(WindowBatches, "at", batch_at)
     assert _bytes(run(windows, "killed")) == _bytes(whole)
     assert "resumed at step 4" in capsys.readouterr().err
 
@@ -341,19 +348,10 @@ def test_training_goes_on_from_the_weights_of_a_folder(go_on, exported_folder):
     torch.testing.assert_close(list(model.parameters()), list(base.parameters()), atol=1e-6, rtol=0)
 
 
-def test_a_run_from_a_folder_that_was_killed_goes_on_to_the_same_bytes(go_on, monkeypatch, capsys):
+def test_a_run_from_a_folder_that_was_killed_goes_on_to_the_same_bytes(go_on, capsys):
     whole = _bytes(go_on("whole"))
-    batch_at = WindowBatches.at
-
-    def killed_at(self, step):
-        if step == 5:
-            raise KeyboardInterrupt
-        return batch_at(self, step)
-
-    monkeypatch.setattr(WindowBatches, "at", killed_at)
-    with pytest.raises(KeyboardInterrupt):
+    with _killed_at_step_5():
         go_on("killed")
-    monkeypatch.setattr(WindowBatches, "at", batch_at)
     assert _bytes(go_on("killed")) == whole
     assert "resumed at step 4" in capsys.readouterr().err
 
