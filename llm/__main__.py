@@ -224,13 +224,36 @@ def verify_export(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder of a language model.")] = EXPORT,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 1,
 ) -> None:
-    """Load an export with Transformers, its GGUF files with llama.cpp, and measure how far they are from our model."""
+    """Load an export with Transformers, llama.cpp and ONNX Runtime, and measure how far each is from our model."""
     from llm.export.clients import verify_export as measure
 
     table, wrong = measure(folder, seed)
     typer.echo(table)
     if wrong:
         raise UserError(f"{folder}: wanted what the table allows, {', '.join(wrong)} is not within it")
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder, such as models/export.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[str, typer.Option(help="The branch; made where it is missing.")] = "main",
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Upload an export to the Hugging Face Hub, after showing what goes there."""
+    from llm.export import push as hub
+
+    names = hub.files_to_push(folder)
+    hub.check_repo(repo)
+    token = hub.find_token()
+    typer.echo(hub.plan(folder, names, repo, private=private, revision=revision))
+    if not yes and not sys.stdin.isatty():
+        raise UserError("--yes: wanted it where no terminal can be asked; nothing was uploaded")
+    if not yes and not typer.confirm("Upload?"):
+        raise typer.Exit(1)
+    typer.echo(hub.push(folder, names, repo, token, private=private, revision=revision, message=message))
 
 
 @app.command()

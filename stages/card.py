@@ -8,6 +8,9 @@ from llm.stage import Input, Output, Param
 
 
 def main(
+    sources: Annotated[list[dict[str, Any]], Param("prepare.sources")],
+    tokenizing: Annotated[dict[str, Any], Param("tokenize")],
+    training: Annotated[dict[str, Any], Param("pretrain")],
     tasks: Annotated[dict[str, Any], Param("finetune.tasks")],
     prepare: Input,
     label: Input,
@@ -15,6 +18,7 @@ def main(
     pretrain: Input,
     baselines: Input,
     evaluate: Input,
+    cloze: Input,
     export: Input,
     finetune: Input,
     corpus: Input,
@@ -28,7 +32,7 @@ def main(
 ) -> None:
     """Write the card from the metrics files and the artifacts' hashes; `finetune` and `finetuned` are folders."""
     files = {"prepare": prepare, "label": label, "tokenize": tokenize, "pretrain": pretrain}
-    files |= {"baselines": baselines, "evaluate": evaluate, "export": export}
+    files |= {"baselines": baselines, "evaluate": evaluate, "cloze": cloze, "export": export}
     artifacts = {"prepare": corpus, "tokenize": tokenizer, "tokenize ": tokens, "sample": windows}
     artifacts |= {"pretrain": pretrained, "export": exported}
     artifacts |= {f"finetune@{name}": finetuned / name for name in tasks}
@@ -36,6 +40,8 @@ def main(
         {name: read_metrics(path) for name, path in files.items()},
         {name: read_metrics(finetune / f"{name}.json") for name in tasks},
         lineage_rows(artifacts),
+        read_metrics(pretrained / "config.json"),
+        {"sources": sources, "tokenize": tokenizing, "pretrain": training},
     )
     card.write_text(text, encoding="utf-8")
 

@@ -1,11 +1,12 @@
-"""A Hugging Face folder and a file of labeled rows → a finetuned model with its own export, metrics and plots."""
+"""An export and a file of labeled rows → a finetuned model with its own export, metrics and plots."""
 
 import json
 from typing import Annotated
 
 from llm import stage
 from llm.errors import UserError
-from llm.finetune.jobs import Job
+from llm.export.params import Format
+from llm.finetune.jobs import Job, unfit_because
 from llm.finetune.params import Task
 from llm.plots import draw_note
 from llm.runtime import Machine
@@ -15,6 +16,7 @@ from llm.text.tables import empty_because
 
 def main(
     task: Annotated[Task, Param("finetune.tasks.{name}")],
+    formats: Annotated[list[Format], Param("export.formats")],
     seed: Seed,
     name: str,
     data: Input,
@@ -29,14 +31,15 @@ def main(
 ) -> None:
     """Train the task `name` on `data`; write the folders `model` and `plots`, and a `report` to be read.
 
-    `weights` is the base's one file, or the base itself where there are several. A table without rows that gives its
-    reason is passed over, and the reason recorded.
+    `weights` is the base's one file, or the base itself where there are several. An instruction model is written in
+    `formats` as well. A table without rows that gives its reason, and a base that cannot be finetuned, is passed over
+    and the reason recorded.
     """
     if {weights if weights.is_dir() else weights.parent, tokenizer.parent} != {config.parent}:
         raise UserError(f"wanted config, weights and tokenizer in one folder, given {config}, {weights}, {tokenizer}")
     plots.mkdir(parents=True)
     model.mkdir(parents=True)
-    if data.suffix == ".parquet" and (reason := empty_because(data)):
+    if reason := (empty_because(data) if data.suffix == ".parquet" else None) or unfit_because(config):
         (model / "skipped.json").write_text(json.dumps({"skipped": reason}) + "\n", encoding="utf-8")
         stage.write_json(metrics, {"skipped": reason})
         draw_note(f"{name} was skipped:\n{reason}", plots / "curve.svg")
@@ -44,7 +47,8 @@ def main(
         return
     machine = Machine.find()
     machine.keep_memory()
-    stage.write_json(metrics, Job(data, config.parent, model, plots, report, seed, machine, scratch).run(task))
+    job = Job(data, config.parent, model, plots, report, seed, machine, scratch, formats)
+    stage.write_json(metrics, job.run(task))
 
 
 if __name__ == "__main__":

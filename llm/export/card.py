@@ -1,11 +1,70 @@
-"""The model card: what the model is, what it was made of, what it scored, and the hash of every artifact."""
+"""The model card: what the model is, what it was made of, what it scored, how to load it, the hash of every artifact.
+
+    metrics, params, config.json, artifacts  →  README.md: the Hub's front matter, and a section for each question
+
+Every figure is read from what the stages wrote. The keys of the front matter: https://huggingface.co/docs/hub/model-cards.
+"""
 
 import hashlib
 import json
+from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from llm.errors import UserError
+
+FOLDER = "models/export"
+PYTHON_LICENSE = "https://docs.python.org/3/license.html"
+
+TRANSFORMERS = f"""
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{FOLDER}")
+model = AutoModelForCausalLM.from_pretrained("{FOLDER}")
+ids = model.generate(**tokenizer("import ", return_tensors="pt"), max_new_tokens=20)
+print(tokenizer.decode(ids[0]))
+"""
+LLAMA_CPP = f"""
+import xllamacpp
+
+setting = xllamacpp.CommonParams()
+setting.model.path = "{FOLDER}/gguf/FILE"
+setting.port = 0  # a free one
+server = xllamacpp.Server(setting)  # also speaks HTTP, at server.listening_address
+answer = server.handle_completions({{"prompt": "import ", "max_tokens": 20}})
+print(answer["choices"][0]["text"])
+"""
+ONNX = f"""
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("{FOLDER}/tokenizer.json")
+session = onnxruntime.InferenceSession("{FOLDER}/onnx/model.onnx")
+# The keys and values of no tokens, (1, heads, 0, width) a layer; what comes out as present goes in here next time.
+past = {{
+    given.name: np.zeros((1, given.shape[1], 0, given.shape[3]), dtype=np.float32)
+    for given in session.get_inputs()
+    if given.name.startswith("past_key_values")
+}}
+ids = np.array([tokenizer.encode("import ", add_special_tokens=False).ids])
+logits = session.run(["logits"], {{"input_ids": ids, **past}})[0]
+print(tokenizer.decode([int(logits[0, -1].argmax())]))
+"""
+OURS = f"""
+from pathlib import Path
+
+from llm.export.huggingface import read_folder
+from llm.model.generate import generate, greedy
+from llm.text.tokenizer import Tokenizer
+
+model, tokenizer = read_folder(Path("{FOLDER}")), Tokenizer.load(Path("{FOLDER}/tokenizer.json"))
+ids = [tokenizer.end_of_text, *tokenizer.encode("import ")]
+print(tokenizer.decode(list(generate(model, ids, 20, greedy))))
+"""
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -29,75 +88,235 @@ def lineage_rows(artifacts: dict[str, Path]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def table(head: list[str], rows: list[list[Any]]) -> list[str]:
+def table(head: list[str], rows: Iterable[Iterable[Any]]) -> list[str]:
     """Lines of a Markdown table; a bar or a line break in a cell is no part of the table."""
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     cells = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows)
     return lines + [f"| {' | '.join(row)} |" for row in cells]
 
 
-def write_card(metrics: dict[str, dict[str, Any]], finetuned: dict[str, dict[str, Any]], lineage: list[Any]) -> str:
-    """The card as Markdown with the Hub's front matter. Every figure in it is read from the metrics."""
-    prepare, tokenize, pretrain, export = (metrics[name] for name in ("prepare", "tokenize", "pretrain", "export"))
-    python = prepare.get("python")
-    origin = f"the standard library of Python {python['version']}" if python else "the user's own files"
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [groundup, qwen3]", "---"]
-    lines += ["", "# A language model from the ground up", ""]
-    lines += [
-        f"{pretrain['parameters']:,} parameters in the shape of Qwen3, pretrained on {tokenize['tokens']['train']:,} "
-        f"tokens ({prepare['bytes']['train']:,} bytes) of {origin}, {pretrain['epochs']} times over.",
-        "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'model = AutoModelForCausalLM.from_pretrained("models/export")',
-        'tokenizer = AutoTokenizer.from_pretrained("models/export")',
-        "```",
-        "",
-        f"Transformers' logits are within {export['max_logit_difference']} of the ones that it was trained with.",
-    ]
-    lines += ["", "## Held-out text", ""]
-    evaluation, baselines = metrics["evaluate"], metrics["baselines"]
-    splits = [split for split in ("val", "test") if split in evaluation]
-    if splits:
-        rows = {"this model": {split: evaluation[split]["bits_per_byte"] for split in splits}}
-        for name in baselines[splits[0]]:
-            rows[name.replace("_", " ")] = {split: baselines[split][name] for split in splits}
-        by_last = sorted(rows.items(), key=lambda row: row[1][splits[-1]])
-        head = ["bits per byte", *(f"{split} ({prepare['bytes'][split]:,} bytes)" for split in splits)]
-        lines += table(head, [[name, *values.values()] for name, values in by_last])
-    else:
-        lines += ["No text was held out, so nothing was measured."]
-    for name, report in finetuned.items():
-        lines += ["", f"## Finetuned: {name}", "", *_task_lines(report)]
-    lines += ["", "## What was dropped on the way", ""]
-    dropped_documents = {rule: count["documents"] for rule, count in prepare["dropped"].items()}
-    dropped = {f"prepare: {reason}": count for reason, count in dropped_documents.items()}
-    dropped |= {f"label: {reason}": count for reason, count in metrics["label"]["dropped"].items()}
-    lines += table(["what", "how many"], [[reason.replace("_", " "), count] for reason, count in dropped.items()])
-    lines += ["", "## Lineage", "", "Every file that this model came from, by the md5 that DVC keeps it under.", ""]
-    lines += table(["made by", "file", "md5"], [[stage, file, f"`{md5}`"] for stage, file, md5 in lineage])
-    if python:
-        lines += ["", f"sha256 of the standard library that was read: `{python['library_sha256']}`."]
-    lines += [
-        "",
-        "## Limits",
-        "",
-        "A small model of a small text: it writes what looks like its text, and knows little.",
-    ]
+def write_card(
+    metrics: dict[str, dict[str, Any]],
+    finetuned: dict[str, dict[str, Any]],
+    lineage: list[tuple[str, str, str]],
+    config: dict[str, Any],
+    params: dict[str, Any],
+) -> str:
+    """The card as Markdown.
+
+    `metrics` are by stage, `finetuned` by task. `config` is the pretrained model's config.json, `params` are the
+    sections `sources`, `tokenize` and `pretrain` of params.yaml.
+    """
+    export, evaluation = metrics["export"], metrics["evaluate"]
+    sections = {
+        "Data": _data(metrics["prepare"], metrics["label"], params["sources"]),
+        "Tokenizer": _tokenizer(metrics["tokenize"], params["tokenize"]),
+        "Architecture": _architecture(config, metrics["pretrain"]),
+        "Training": _training(metrics["pretrain"], params["pretrain"]),
+        "Evaluation": _evaluation(evaluation, metrics["baselines"], metrics["prepare"]) + _cloze(metrics["cloze"]),
+        **{f"Finetuned: {name}": _task(report) for name, report in finetuned.items()},
+        "How to load it": _loading(export, finetuned),
+        "Limits": _limits(evaluation, metrics["prepare"], finetuned),
+        "Lineage": [
+            "Every file that this model came from, by the md5 that DVC keeps it under.",
+            "",
+            *table(["made by", "file", "md5"], [(stage, file, f"`{md5}`") for stage, file, md5 in lineage]),
+        ],
+    }
+    lines = [*_front_matter(metrics, config, params["sources"]), "", "# A language model from the ground up", ""]
+    lines += _opening(metrics, config)
+    for title, section in sections.items():
+        lines += ["", f"## {title}", "", *section]
     return "\n".join(lines) + "\n"
 
 
-def _task_lines(report: dict[str, Any]) -> list[str]:
+def _front_matter(
+    metrics: dict[str, dict[str, Any]], config: dict[str, Any], sources: list[dict[str, Any]]
+) -> list[str]:
+    """The YAML that the Hub reads: its filters, and the figures as `model-index`."""
+    export, evaluation = metrics["export"], metrics["evaluate"]
+    front: dict[str, Any] = _license(sources)
+    front["library_name"] = "groundup" if "transformers" in export else "transformers"
+    front["tags"] = ["groundup", config["family"]]
+    front["tags"] += ["gguf"] if _written(export["gguf"]) else []
+    results = [
+        _result("text-generation", "held-out text", split, "bits_per_byte", figures["bits_per_byte"])
+        for split, figures in _splits(evaluation).items()
+    ]
+    results += [
+        _result("multiple-choice", task.replace("_", " "), "test", "accuracy", figures["acc"])
+        for task, figures in _cloze_tasks(metrics["cloze"]).items()
+    ]
+    if not evaluation.get("sees_the_future"):
+        front["pipeline_tag"] = "text-generation"
+    if results:
+        front["metrics"] = sorted({result["metrics"][0]["type"] for result in results})
+        front["model-index"] = [{"name": f"groundup-{config['family']}", "results": results}]
+    text = StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(front, text)
+    return ["---", *text.getvalue().splitlines(), "---"]
+
+
+def _license(sources: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is known: the standard library has one licence; what others brought along has theirs, which is not known."""
+    if all(source["kind"] == "python" for source in sources):
+        return {"license": "other", "license_name": "psf-2.0", "license_link": PYTHON_LICENSE}
+    return {"license": "unknown"}
+
+
+def _result(task: str, name: str, split: str, metric: str, value: float) -> dict[str, Any]:
+    dataset = {"name": name, "type": "groundup", "split": split}
+    measured = {"type": metric, "value": value, "name": metric.replace("_", " ")}
+    return {"task": {"type": task}, "dataset": dataset, "metrics": [measured]}
+
+
+def _opening(metrics: dict[str, dict[str, Any]], config: dict[str, Any]) -> list[str]:
+    prepare, tokenize, pretrain, export = (metrics[name] for name in ("prepare", "tokenize", "pretrain", "export"))
+    python = prepare.get("python")
+    origin = f"the standard library of Python {python['version']}" if python else "the user's own files"
+    lines = [
+        f"{pretrain['parameters']:,} parameters of the family {config['family']}, pretrained on "
+        f"{tokenize['tokens']['train']:,} tokens ({prepare['bytes']['train']:,} bytes) of {origin}, "
+        f"{pretrain['epochs']} times over.",
+        "",
+    ]
+    if "transformers" in export:
+        return [*lines, f"Only this project computes it: {export['transformers']['skipped']}."]
+    return [
+        *lines,
+        f"Transformers' logits are within {export['max_logit_difference']} of the ones that it was trained with.",
+    ]
+
+
+def _data(prepare: dict[str, Any], label: dict[str, Any], sources: list[dict[str, Any]]) -> list[str]:
+    by_source = prepare["bytes_by_source"]
+    rows = [(of["name"], _origin(of), f"{by_source.get(of['name'], 0):,}", _license_note(of)) for of in sources]
+    lines = table(["source", "from", "bytes kept", "licence"], rows)
+    if python := prepare.get("python"):
+        lines += ["", f"sha256 of the standard library that was read: `{python['library_sha256']}`."]
+    lines += ["", *table(["part", "bytes"], [(split, f"{count:,}") for split, count in prepare["bytes"].items()])]
+    dropped = {f"prepare: {reason}": count["documents"] for reason, count in prepare["dropped"].items()}
+    dropped |= {f"label: {reason}": count for reason, count in label["dropped"].items()}
+    rows_dropped = [(reason.replace("_", " "), count) for reason, count in dropped.items()]
+    return [*lines, "", *table(["dropped on the way", "how many"], rows_dropped)]
+
+
+def _origin(source: dict[str, Any]) -> str:
+    match source["kind"]:
+        case "python":
+            modules = "" if source["include"] == ["*"] else f": {', '.join(source['include'])}"
+            return f"the standard library of Python{modules}"
+        case "files":
+            return f"files of the user's own: {', '.join(source['globs'])}"
+        case "url":
+            return f"{source['url']}, sha256 `{source['sha256']}`"
+    revision = source.get("revision")
+    return f"dataset {source['dataset']}" + (f" at `{revision}`" if revision else ", no fixed revision")
+
+
+def _license_note(source: dict[str, Any]) -> str:
+    if source["kind"] == "python":
+        return f"[PSF-2.0]({PYTHON_LICENSE}), with the licences of what it incorporates"
+    return "not known here: ask who published it"
+
+
+def _tokenizer(tokenize: dict[str, Any], params: dict[str, Any]) -> list[str]:
+    kind = {"bpe": "byte-level BPE", "word": "words", "char": "characters"}[params["kind"]]
+    origin = f"brought along ({params['from']})" if params.get("from") else "trained on the training part alone"
+    rows = [
+        ("kind", f"{kind}, split pattern {params['pattern']}" if params["kind"] == "bpe" else kind),
+        ("origin", origin),
+        ("vocabulary", f"{tokenize['vocab_size']:,}"),
+        *((f"bytes a token, {split}", value) for split, value in tokenize["bytes_per_token"].items()),
+        ("decodes to the text that went in", "yes" if tokenize["lossless"] else "not always"),
+    ]
+    return table(["tokenizer", ""], rows)
+
+
+def _architecture(config: dict[str, Any], pretrain: dict[str, Any]) -> list[str]:
+    rows = [("parameters", f"{pretrain['parameters']:,}")]
+    return table(["knob", "value"], [*rows, *((f"`{key}`", _shown(value)) for key, value in config.items())])
+
+
+def _training(pretrain: dict[str, Any], params: dict[str, Any]) -> list[str]:
+    optimizer, schedule, machine = params["optimizer"], params["schedule"], pretrain["machine"]
+    rates = {"muon": ["muon_rate", "adamw_rate"], "adamw": ["adamw_rate"]}[optimizer["kind"]]
+    rows = [
+        ("steps", f"{params['max_steps']:,} of {params['batch_size']} windows"),
+        ("tokens seen", f"{pretrain['tokens_seen']:,}"),
+        ("floating-point operations", f"{pretrain['flops_per_token'] * pretrain['tokens_seen']:.3g}"),
+        (
+            "optimizer",
+            ", ".join([optimizer["kind"], *(f"{rate.replace('_', ' ')} {optimizer[rate]}" for rate in rates)]),
+        ),
+        ("schedule", f"{schedule['kind']}, {schedule['warmup_steps']} steps of warm-up"),
+        ("weights", f"from {params['init_from']}" if params.get("init_from") else "drawn"),
+        ("kept step", f"{pretrain['kept_step']:,}"),
+        ("loss, nats a token", f"train {pretrain['train_loss']}, val {_shown(pretrain.get('val_loss'))}"),
+        ("machine", ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in machine.items())),
+    ]
+    return table(["training", ""], rows)
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    return str(value)
+
+
+def _splits(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {split: evaluation[split] for split in ("val", "test") if split in evaluation}
+
+
+def _evaluation(evaluation: dict[str, Any], baselines: dict[str, Any], prepare: dict[str, Any]) -> list[str]:
+    splits = _splits(evaluation)
+    if not splits:
+        return ["No text was held out, so nothing was measured."]
+    last = list(splits)[-1]
+    order = {"this model": evaluation[last]["bits_per_byte"]} | baselines[last]
+    own = {split: _with_interval(figures) for split, figures in splits.items()}
+    rows = [
+        (name.replace("_", " "), *(own[split] if name == "this model" else baselines[split][name] for split in splits))
+        for name in sorted(order, key=lambda name: order[name])
+    ]
+    head = ["bits per byte", *(f"{split} ({prepare['bytes'][split]:,} bytes)" for split in splits)]
+    note = "Less is better. In brackets: an interval of 95%, by drawing documents anew."
+    return [*table(head, rows), "", note] if any("[" in cell for cell in own.values()) else table(head, rows)
+
+
+def _with_interval(figures: dict[str, Any], key: str = "bits_per_byte") -> str:
+    if f"{key}_low" not in figures:
+        return str(figures[key])
+    return f"{figures[key]} [{figures[f'{key}_low']}, {figures[f'{key}_high']}]"
+
+
+def _cloze_tasks(cloze: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {task: figures for task, figures in cloze.items() if task != "left_out"}
+
+
+def _cloze(cloze: dict[str, Any]) -> list[str]:
+    """Accuracy on multiple-choice tasks that are made of the test text."""
+    tasks = _cloze_tasks(cloze)
+    if not tasks:
+        return []
+    rows = [
+        (task.replace("_", " "), figures["items"], _with_interval(figures, "acc"), figures["guessing"])
+        for task, figures in tasks.items()
+    ]
+    return ["", *table(["choices from the test text", "items", "accuracy", "guessing"], rows)]
+
+
+def _task(report: dict[str, Any]) -> list[str]:
     if "skipped" in report:
         return [f"Skipped: {report['skipped']}."]
     counts = ", ".join(f"{count:,} {split}" for split, count in report["rows"].items())
     if "answer_bits_per_byte" in report["test"]:
         bits = report["test"]["answer_bits_per_byte"]
-        rows = [[when, value] for when, value in bits.items()]
-        return [f"Rows: {counts}.", "", *table(["held-out answers", "bits per byte"], rows)]
+        return [f"Rows: {counts}.", "", *table(["held-out answers", "bits per byte"], bits.items())]
     rows = [
-        [name.replace("_", " "), figures["accuracy"], figures["macro_f1"], _setting(report["settings"][name])]
+        (name.replace("_", " "), figures["accuracy"], figures["macro_f1"], _setting(report["settings"][name]))
         for name, figures in sorted(report["test"].items(), key=lambda row: -row[1]["accuracy"])
     ]
     return [f"Rows: {counts}.", "", *table(["on test", "accuracy", "macro-F1", "setting"], rows)]
@@ -105,3 +324,63 @@ def _task_lines(report: dict[str, Any]) -> list[str]:
 
 def _setting(setting: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in setting.items() if not isinstance(value, dict))
+
+
+def _loading(export: dict[str, Any], finetuned: dict[str, dict[str, Any]]) -> list[str]:
+    """A way in for each client that has a file here, and the reason for each that has none."""
+    chats = [name for name, report in finetuned.items() if "answer_bits_per_byte" in report.get("test", {})]
+    shell = [f'python -m llm generate "import " --model {FOLDER}', f"python -m llm serve {FOLDER}"]
+    shell += [f"python -m llm chat models/finetuned/{name}" for name in chats]
+    lines: list[str] = []
+    if "transformers" in export:
+        lines += [f"**Transformers**: not this one; {export['transformers']['skipped']}.", ""]
+    else:
+        lines += ["**Transformers**", "", *_fence("python", TRANSFORMERS), ""]
+    files = _written(export["gguf"])
+    if files:
+        file = f"model-{files[0].removeprefix('gguf-')}.gguf"
+        command = f'llama-cli -m {FOLDER}/gguf/{file} -no-cnv -p "import "'
+        lines += ["**llama.cpp**, as a program or from Python", "", *_fence("bash", command), ""]
+        lines += [*_fence("python", LLAMA_CPP.replace("FILE", file)), ""]
+    for name, about in (export["gguf"] | {"onnx": export.get("onnx", {})}).items():
+        for state in about.keys() & {"skipped", "unverified"}:
+            lines += [f"{name} is {state}: {about[state]}.", ""]
+    if files and "skipped" not in export["gguf"].get("Modelfile", {}):
+        commands = f'ollama create groundup -f {FOLDER}/gguf/Modelfile\nollama run groundup "import "'
+        lines += ["**Ollama**", "", *_fence("bash", commands), ""]
+    if "bytes" in export.get("onnx", {}):
+        lines += ["**ONNX Runtime**", "", *_fence("python", ONNX), ""]
+    lines += ["**This project**", "", *_fence("bash", "\n".join(shell)), "", *_fence("python", OURS)]
+    answering = [name for name in chats if _written(finetuned[name].get("gguf", {}))]
+    for name in answering:
+        folder = f"models/finetuned/{name}/gguf"
+        lines += ["", f"The model that answers, {name}, is in `{folder}` for llama.cpp and Ollama, with its template."]
+    return lines
+
+
+def _written(gguf: dict[str, dict[str, Any]]) -> list[str]:
+    """The formats that there are files of."""
+    return [format_ for format_, about in gguf.items() if "bytes" in about]
+
+
+def _fence(language: str, code: str) -> list[str]:
+    return [f"```{language}", *code.strip().splitlines(), "```"]
+
+
+def _limits(evaluation: dict[str, Any], prepare: dict[str, Any], finetuned: dict[str, dict[str, Any]]) -> list[str]:
+    lines = ["- A small model of a small text: it writes what looks like its text, and knows little."]
+    lines += ["- What it writes is not checked: code may not run, sentences may be untrue, and it may repeat its text."]
+    if evaluation.get("sees_the_future"):
+        lines += ["- Its attention reads what comes later: its bits per byte are no measure, and it cannot write."]
+    if evaluation.get("lossless_tokens") is False:
+        lines += ["- Its tokens do not hold all of the text, so its bits per byte flatter."]
+    if "python" in prepare:
+        lines += ["- It has read Python's own modules: other people's code, and prose, look otherwise."]
+    behind = [name for name, report in finetuned.items() if _is_behind(report.get("test", {}))]
+    if behind:
+        lines += [f"- On {', '.join(behind)} logistic regression on words does better than the finetuned model."]
+    return lines
+
+
+def _is_behind(test: dict[str, Any]) -> bool:
+    return "tfidf" in test and test["tfidf"]["accuracy"] > test["pretrained"]["accuracy"]

@@ -71,19 +71,26 @@ class Vocabulary:
 
 
 def export_gguf(
-    folder: Path, model: GPT, tokenizer_file: Path, formats: Sequence[Format], seed: int
+    folder: Path,
+    model: GPT,
+    tokenizer_file: Path,
+    formats: Sequence[Format],
+    seed: int,
+    *,
+    chat_template: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Write the formats and a Modelfile into `folder`, have llama.cpp read them; returns what to know of each.
+    """Write the GGUF formats and a Modelfile into `folder`, have llama.cpp read them; returns what to know of each.
 
     That is bytes and parity; or why it was `skipped`, and then there is no such file: a model that llama.cpp has no
-    words for, or a file that it reads otherwise. Or why it is `unverified`.
+    words for, or a file that it reads otherwise. Or why it is `unverified`. With `chat_template` (Jinja) the files are
+    of a model that answers messages.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, Any]] = {}
     files = []
-    for format_ in formats:
+    for format_ in (wanted for wanted in formats if wanted in FILES):
         try:
-            file = write_gguf(folder, model, tokenizer_file, format_)
+            file = write_gguf(folder, model, tokenizer_file, format_, chat_template=chat_template)
             found[format_] = {"bytes": file.stat().st_size} | _verify(file, format_, model, tokenizer_file, seed)
             files.append(file)
         except UserError as error:
@@ -91,7 +98,7 @@ def export_gguf(
             found[format_] = {"skipped": str(error)}
     if files:
         try:
-            write_modelfile(folder, files[0], model.config, tokenizer_file)
+            write_modelfile(folder, files[0], model.config, tokenizer_file, chat=chat_template is not None)
         except UserError as error:
             found[MODELFILE] = {"skipped": str(error)}
     for name, about in found.items():

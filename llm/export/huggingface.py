@@ -3,7 +3,8 @@
     config.json  model.safetensors  generation_config.json  tokenizer.json  tokenizer_config.json
     chat_template.jinja (instruction models)
 
-Transformers 5 and 4 both read what is written here: where they differ, both spellings stand.
+Transformers 5 and 4 both read what is written here: where they differ, both spellings stand. A model that they have no
+architecture for has other words in config.json and other names of weights: `llm.export.native`.
 """
 
 import json
@@ -18,7 +19,8 @@ from torch import Tensor
 from llm.errors import UserError
 from llm.export.formats import FORMATS, architecture_of, read_shape
 from llm.export.names import current_names, to_ours, to_theirs
-from llm.export.tensors import Stored, list_tensors, listed, read_object, read_tensors
+from llm.export.native import check_shapes, is_native, native_config, read_native, weights_of, why_native
+from llm.export.tensors import Stored, list_tensors, read_object, read_tensors
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.text.tokenizer import BOS, END_OF_TEXT, EOS, IM_END, PAD, UNKNOWN, Tokenizer
@@ -38,23 +40,27 @@ def write_folder(
 ) -> None:
     """Write the files. With `labels` and `score` (labels, D) it is a classifier, else a language model.
 
-    UserError, before anything is written, for a shape that no architecture of Transformers has.
+    A shape that no architecture of Transformers has is written in our own words, which `read_folder` knows.
     """
-    _check_exportable(model.config)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.load(tokenizer_file)
-    weights = to_theirs(model.config.family, model.config.n_layers, dict(model.named_parameters()))
+    config, tokenizer = model.config, Tokenizer.load(tokenizer_file)
+    weights = dict[str, Tensor](model.named_parameters())
     if score is not None:
-        weights.pop("lm_head.weight", None)
+        weights.pop("head.weight", None)
+    if why_native(config) is None:
+        weights = to_theirs(config.family, config.n_layers, weights)
+        _write_json(folder / "config.json", _config(config, tokenizer, labels))
+    else:
+        _write_json(folder / "config.json", native_config(config, labels))
+    if score is not None:
         weights["score.weight"] = score
-    _write_json(folder / "config.json", _config(model.config, tokenizer, labels))
     cpu = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
     # Transformers wants to be told the framework; one metadata key keeps the bytes the same from run to run.
     save_file(cpu, folder / "model.safetensors", metadata={"format": "pt"})
     if labels is None:
         _write_json(folder / "generation_config.json", _generation(tokenizer, chat_template is not None))
     shutil.copyfile(tokenizer_file, folder / "tokenizer.json")
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(model.config, tokenizer, chat_template is not None))
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(config, tokenizer, chat_template is not None))
     if chat_template is not None:
         (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
@@ -68,6 +74,8 @@ def read_folder(folder: Path) -> GPT:
     if not path.exists():
         raise UserError(f"{folder}: wanted a Hugging Face folder, it has no config.json")
     content = read_object(path)
+    if is_native(content):
+        return read_native(content, folder)
     family, format_ = architecture_of(content, path)
     in_file = list_tensors(folder)
     names = current_names(family, in_file)
@@ -86,37 +94,11 @@ def read_folder(folder: Path) -> GPT:
 
 def _check_tensors(stored: dict[str, Stored], config: ModelConfig, architecture: str, folder: Path) -> None:
     """UserError where other tensors are stored than the shape asks for."""
-    with torch.device("meta"):  # where no weight takes memory
-        weights = to_theirs(config.family, config.n_layers, dict(GPT(config).named_parameters()))
-    wanted = {name: tuple(weight.shape) for name, weight in weights.items()}
+    ours = weights_of(config)
+    wanted = to_theirs(config.family, config.n_layers, ours)
     if config.tie_embeddings and "lm_head.weight" in stored:
-        wanted["lm_head.weight"] = (config.vocab_size, config.d_model)
-    problems = [f"{name} is missing" for name in wanted.keys() - stored.keys()]
-    problems += [f"{name} is no part of {architecture}" for name in stored.keys() - wanted.keys()]
-    problems += [
-        f"{name} is {stored[name].shape}, wanted {wanted[name]}"
-        for name in wanted.keys() & stored.keys()
-        if wanted[name] != stored[name].shape
-    ]
-    if problems:
-        raise UserError(f"{folder}: {listed(problems)}")
-
-
-def _check_exportable(config: ModelConfig) -> None:
-    """UserError for what Transformers has no architecture for."""
-    where = "export: wanted a model that Transformers knows:"
-    if config.family not in FORMATS:
-        raise UserError(f"{where} model.family {', '.join(FORMATS)}, given {config.family}")
-    if config.sees_the_future:
-        raise UserError(f"{where} model.attention causal, multi_head or grouped, given {config.attention}")
-    if config.position_scheme != config.parts.positions:
-        raise UserError(
-            f"{where} model.positions {config.parts.positions} for {config.family}, given {config.position_scheme}"
-        )
-    if config.family == "gpt2" and config.n_key_heads != config.n_query_heads:
-        raise UserError(
-            f"{where} model.n_kv_heads {config.n_query_heads} as n_heads for gpt2, given {config.n_key_heads}"
-        )
+        wanted["lm_head.weight"] = ours["embedding.weight"]
+    check_shapes(stored, wanted, architecture, folder)
 
 
 def _config(config: ModelConfig, tokenizer: Tokenizer, labels: list[str] | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from llm.params import Section
 
-Format = Literal["gguf-f32", "gguf-f16", "gguf-q8_0"]
+Format = Literal["gguf-f32", "gguf-f16", "gguf-q8_0", "onnx"]
 
 
 class ExportParams(Section):

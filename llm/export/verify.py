@@ -31,13 +31,22 @@ class Parity:
 
     @property
     def most(self) -> float:
-        """The largest difference that rounding explains: float32 has seven digits, so larger logits differ by more."""
-        return MOST_LOGIT_DIFFERENCE * max(1.0, self.max_logit / 20)
+        """The largest difference that rounding explains."""
+        return most_logit_difference(self.max_logit)
 
     @property
     def agrees(self) -> bool:
         """Whether Transformers has the same model and the same tokenizer."""
         return self.max_logit_difference <= self.most and self.texts_with_other_ids == 0
+
+
+def most_logit_difference(max_logit: float) -> float:
+    """The largest difference that rounding explains: float32 has seven digits, so larger logits differ by more.
+
+    >>> most_logit_difference(5.0), most_logit_difference(40.0)
+    (0.0001, 0.0002)
+    """
+    return MOST_LOGIT_DIFFERENCE * max(1.0, max_logit / 20)
 
 
 @torch.no_grad()

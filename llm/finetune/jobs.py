@@ -1,5 +1,10 @@
-"""One finetuning from files to files: labeled rows and a base in; a model, plots, a report and metrics out."""
+"""One finetuning from files to files: labeled rows and a base in; a model, plots, a report and metrics out.
 
+The model is a folder as an export is, in our own words where the base's is. An instruction model has GGUF files for
+llama.cpp and Ollama in it; for a classifier of ours neither has an architecture.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +13,11 @@ import torch
 from sklearn.metrics import classification_report
 
 from llm.export.base import open_base
+from llm.export.gguf import export_gguf
 from llm.export.huggingface import write_folder
+from llm.export.native import is_native, read_native_config
+from llm.export.params import Format
+from llm.export.tensors import read_object
 from llm.finetune import classify, instruct
 from llm.finetune.chat import TEMPLATE
 from llm.finetune.labeled import read_labeled
@@ -24,7 +33,7 @@ ANSWER_TOKENS = 64
 
 @dataclass(frozen=True)
 class Job:
-    """What a task is run with: files to read, places to write to, a seed, a machine and a scratch folder."""
+    """What a task is run with: files to read, places to write to, a seed, a machine, a scratch folder, formats."""
 
     data: Path
     base: Path
@@ -34,6 +43,7 @@ class Job:
     seed: int
     machine: Machine
     scratch: Path
+    formats: Sequence[Format]
 
     def run(self, task: Task) -> dict[str, Any]:
         """Train, score test once, write everything; returns the metrics."""
@@ -42,6 +52,20 @@ class Job:
                 return _classify(self, task)
             case InstructTask():
                 return _instruct(self, task)
+
+
+def unfit_because(config: Path) -> str | None:
+    """Why the base with this config.json cannot be finetuned, or None.
+
+    The first rungs of attention read what comes later: the answer that is to be learnt, and the padding of a batch.
+    """
+    content = read_object(config)
+    if not is_native(content) or not (shape := read_native_config(content, config)).sees_the_future:
+        return None
+    return (
+        f"the base reads what comes later (model.attention {shape.attention}), so it would be given the answer, "
+        "and scores would hang on the padding beside a row"
+    )
 
 
 def _classify(job: Job, task: ClassifyTask) -> dict[str, Any]:
@@ -88,8 +112,9 @@ def _instruct(job: Job, task: InstructTask) -> dict[str, Any]:
     draw_curve(fitted.curve.rows, "finetuning", job.plots / "curve.svg")
     job.report.write_text(_answers(rows["test"], models, tokenizer), encoding="utf-8")
     write_folder(job.model, fitted.model, tokenizer_file, chat_template=TEMPLATE)
+    gguf = export_gguf(job.model / "gguf", fitted.model, tokenizer_file, job.formats, job.seed, chat_template=TEMPLATE)
     setting = {"rate": fitted.rate, "val_loss_by_rate": fitted.tried}
-    return {**counts, "test": {"answer_bits_per_byte": bits}, "settings": {"pretrained": setting}}
+    return {**counts, "test": {"answer_bits_per_byte": bits}, "settings": {"pretrained": setting}, "gguf": gguf}
 
 
 def _answers(rows: list[instruct.Row], models: dict[str, GPT], tokenizer: Tokenizer) -> str:

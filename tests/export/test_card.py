@@ -3,15 +3,22 @@
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
+from huggingface_hub import ModelCard, ModelCardData
 
+from llm.__main__ import app
 from llm.errors import UserError
 from llm.export.card import lineage_rows, read_metrics, write_card
+from llm.export.gguf import write_gguf
 
 METRICS = {
     "prepare": {
         "bytes": {"train": 7654321, "val": 98765, "test": 123457},
+        "bytes_by_source": {"python": 8901234},
         "dropped": {
             "empty": {"documents": 31, "bytes": 0},
             "exact_duplicate": {"documents": 47, "bytes": 83},
@@ -20,11 +27,47 @@ METRICS = {
         "python": {"version": "3.13.7", "library_sha256": "ab" * 32},
     },
     "label": {"dropped": {"too_short_or_long": 67, "library_package_too_small": 71}},
-    "tokenize": {"tokens": {"train": 2468013, "val": 35791, "test": 46802}},
-    "pretrain": {"parameters": 1357913, "epochs": 4.625},
+    "tokenize": {
+        "tokens": {"train": 2468013, "val": 35791, "test": 46802},
+        "vocab_size": 1913,
+        "bytes_per_token": {"train": 3.0203, "val": 3.0453, "test": 2.9086},
+        "lossless": True,
+    },
+    "pretrain": {
+        "parameters": 1357913,
+        "epochs": 4.625,
+        "flops_per_token": 10,
+        "tokens_seen": 2340000,
+        "kept_step": 1234,
+        "train_loss": 2.3456,
+        "val_loss": 2.7654,
+        "machine": {"device": "cpu", "threads": 3, "sharded": False},
+    },
     "baselines": {"val": {"xz": 2.346, "4_gram": 2.457}, "test": {"xz": 2.568, "4_gram": 2.679}},
-    "evaluate": {"val": {"bits_per_byte": 1.234}, "test": {"bits_per_byte": 1.345}},
-    "export": {"max_logit_difference": 8.58e-06},
+    "evaluate": {
+        "val": {"bits_per_byte": 1.234},
+        "test": {"bits_per_byte": 1.345, "bits_per_byte_low": 1.301, "bits_per_byte_high": 1.399},
+        "lossless_tokens": True,
+        "sees_the_future": False,
+    },
+    "cloze": {
+        "last_word": {"items": 137, "acc": 0.571, "acc_low": 0.481, "acc_high": 0.677, "guessing": 0.253},
+        "left_out": {"closing_bracket": "3 items, wanted 50"},
+    },
+    "export": {"max_logit_difference": 8.58e-06, "gguf": {"gguf-f16": {"bytes": 1}}},
+}
+CONFIG = {"family": "qwen3", "attention": "grouped", "positions": None, "d_model": 192, "vocab_size": 1913}
+PYTHON = {"name": "python", "kind": "python", "include": ["*"]}
+PARAMS = {
+    "sources": [PYTHON],
+    "tokenize": {"kind": "bpe", "pattern": "qwen2", "from": None},
+    "pretrain": {
+        "max_steps": 1777,
+        "batch_size": 7,
+        "init_from": None,
+        "optimizer": {"kind": "muon", "muon_rate": 0.0213, "adamw_rate": 0.0061},
+        "schedule": {"kind": "wsd", "warmup_steps": 53},
+    },
 }
 FINETUNED = {
     "topics": {
@@ -43,10 +86,18 @@ FINETUNED = {
 }
 
 
+def card(metrics: dict = METRICS, finetuned: dict = FINETUNED, lineage: tuple = (), **params: object) -> str:
+    """The card of these metrics; sections of params and `config` may be other ones."""
+    config = params.pop("config", CONFIG)
+    return write_card(METRICS | metrics, finetuned, list(lineage), config, PARAMS | params)
+
+
 def test_every_figure_in_the_text_is_in_the_metrics():
-    text = write_card(METRICS, FINETUNED, [])
+    text = re.sub(r"^```.*?^```", "", card().split("# A language model")[1], flags=re.MULTILINE | re.DOTALL)
     figures = re.findall(r"(?<![\w.`-])\d(?:[\w,.-]*\w)?", text)
-    given = set(_figures([METRICS, FINETUNED])) | {"4"}  # the 4 of the baseline's name
+    given = set(_figures([METRICS, FINETUNED, CONFIG, PARAMS]))
+    # The 4 of the baseline's name, the level of the intervals, the licence's number, and a product: 10 × 2,340,000.
+    given |= {"4", "95", "3", "2.0", "2.34e", "07"}
     assert len(figures) > 30
     assert [figure for figure in figures if figure.replace(",", "") not in given] == []
 
@@ -55,39 +106,148 @@ def test_every_figure_in_the_text_is_in_the_metrics():
     "figure",
     [
         *("1,357,913", "2,468,013", "7,654,321", "1,601", "4.625", "8.58e-06", "47", "71"),
-        *("1.345", "2.568", "0.8123", "0.5456", "3.456", "2.135", "3.13.7", "ab" * 32),
+        *("1.345 [1.301, 1.399]", "2.568", "0.8123", "0.5456", "3.456", "2.135", "3.13.7", "ab" * 32),
+        *("0.571 [0.481, 0.677]", "1,913", "3.0453", "1,777 of 7 windows", "0.0213", "2.7654", "8,901,234"),
     ],
 )
 def test_the_figures_that_matter_are_in_the_text(figure):
-    assert figure in write_card(METRICS, FINETUNED, [])
+    assert figure in card()
 
 
 def test_the_best_in_bits_per_byte_comes_first():
-    held_out = write_card(METRICS, {}, []).split("## Held-out text")[1]
+    held_out = card().split("## Evaluation")[1]
     assert held_out.index("this model") < held_out.index("xz") < held_out.index("4 gram")
 
 
 def test_a_skipped_task_is_said_to_be_skipped_and_why():
-    text = write_card(METRICS, {"topics": {"skipped": "the corpus has no Python documents"}}, [])
+    text = card(finetuned={"topics": {"skipped": "the corpus has no Python documents"}})
     assert "## Finetuned: topics\n\nSkipped: the corpus has no Python documents." in text
 
 
 def test_without_held_out_text_it_says_that_nothing_was_measured():
-    text = write_card(METRICS | {"evaluate": {}, "baselines": {}}, {}, [])
+    text = card({"evaluate": {}, "baselines": {}, "cloze": {"left_out": {}}}, {})
     assert "nothing was measured" in text
     assert "bits per byte" not in text
+    assert "model-index" not in text
 
 
 def test_text_of_the_users_own_is_not_called_pythons():
     prepare = {key: value for key, value in METRICS["prepare"].items() if key != "python"}
-    text = write_card(METRICS | {"prepare": prepare}, {}, [])
+    sources = [
+        {"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]},
+        {"name": "web", "kind": "url", "url": "https://example.org/a.txt", "sha256": "cd" * 32},
+        {"name": "hub", "kind": "huggingface", "dataset": "some/words", "revision": "ef" * 20},
+    ]
+    text = card({"prepare": prepare | {"bytes_by_source": {"mine": 4567, "web": 5678}}}, {}, sources=sources)
     assert "the user's own files" in text
     assert "standard library" not in text
+    shown = ["data/raw/*.txt", "cd" * 32, "4,567", "dataset some/words", "ef" * 20, "not known here"]
+    assert [part for part in shown if part not in text] == []
+    assert ModelCard(text).data.license == "unknown"
+
+
+# -- the front matter
+
+
+def test_the_hub_reads_the_front_matter():
+    data = ModelCard(card()).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "text-generation", "other")
+    assert data.tags == ["groundup", "qwen3", "gguf"]
+    assert data.metrics == ["accuracy", "bits_per_byte"]
+    found = {(result.dataset_split, result.metric_type, result.metric_value) for result in data.eval_results}
+    assert found == {("val", "bits_per_byte", 1.234), ("test", "bits_per_byte", 1.345), ("test", "accuracy", 0.571)}
+    assert {result.task_type for result in data.eval_results} == {"text-generation", "multiple-choice"}
+    # What the library writes of it is what stands there.
+    assert ModelCardData(**data.__dict__).to_dict() == data.to_dict()
+
+
+def test_a_model_in_our_own_words_is_said_to_be_one():
+    reason = "wanted a model that Transformers knows: model.family qwen3, given gru"
+    export = {"transformers": {"skipped": reason}, "gguf": {"gguf-f16": {"skipped": "wanted a causal model"}}}
+    text = card({"export": export}, config=CONFIG | {"family": "gru"})
+    assert text.count(reason) == 2
+    data = ModelCard(text).data
+    assert (data.library_name, data.tags) == ("groundup", ["groundup", "gru"])
+    assert "gguf-f16 is skipped: wanted a causal model." in text
+    assert [word for word in ("from transformers", "xllamacpp", "ollama") if word in text] == []
+    assert "python -m llm generate" in text
+
+
+def test_a_model_that_sees_the_future_is_not_offered_for_writing():
+    text = card({"evaluate": METRICS["evaluate"] | {"sees_the_future": True}})
+    assert ModelCard(text).data.pipeline_tag is None
+    assert "its bits per byte are no measure" in text
+    assert "its bits per byte are no measure" not in card()
+
+
+# -- how to load it
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch, exported_folder):
+    """An export where the snippets look for it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported_folder, tmp_path / "models/export")
+    return tmp_path / "models/export"
+
+
+def snippet(text: str, word: str) -> str:
+    """The one piece of Python in a card that has a word in it."""
+    (found,) = (code for code in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if word in code)
+    return found
+
+
+@pytest.mark.parametrize("word", ["from transformers", "llm.export.huggingface"])
+def test_the_snippets_run(exported, capsys, word):
+    exec(snippet(card(), word), {})  # noqa: S102 (our own text)
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_snippet_of_llama_cpp_runs(exported, draw_gpt, small_tokenizer_file):
+    pytest.importorskip("xllamacpp", reason="llama.cpp is the package xllamacpp (make extras)")
+    write_gguf(exported / "gguf", draw_gpt(), small_tokenizer_file, "gguf-f16")
+    # A server that is taken down now and then waits for ever; this one ends with its process.
+    code = snippet(card(), "xllamacpp") + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-500:]
+    assert done.stdout.strip()
+
+
+def test_the_snippet_of_onnx_runs(exported, capsys, draw_gpt):
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is the package onnxruntime (the extra onnx)")
+    from llm.export.onnx import write_onnx
+
+    (exported / "onnx").mkdir()
+    write_onnx(exported / "onnx", draw_gpt())
+    text = card({"export": METRICS["export"] | {"onnx": {"bytes": 1}}})
+    exec(snippet(text, "onnxruntime"), {})  # noqa: S102 (our own text)
+    assert capsys.readouterr().out
+
+
+def test_the_commands_are_those_of_this_project():
+    text = card()
+    commands = re.findall(r"^python -m llm (\w+) ", text, re.M)
+    assert commands == ["generate", "serve", "chat"]
+    assert "python -m llm chat models/finetuned/answers\n" in text
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(commands) <= known
+
+
+def test_what_was_not_written_is_not_offered():
+    assert "ollama" in card()
+    assert "onnxruntime" not in card()
+    other = {"gguf-f16": {"bytes": 1}, "Modelfile": {"skipped": "wanted the split pattern qwen2"}}
+    text = card({"export": METRICS["export"] | {"gguf": other}})
+    assert "ollama" not in text
+    assert "Modelfile is skipped: wanted the split pattern qwen2." in text
+    answers = FINETUNED["answers"] | {"gguf": {"gguf-f16": {"bytes": 1}}}
+    assert "`models/finetuned/answers/gguf`" in card(finetuned={"answers": answers})
+    assert "finetuned/answers/gguf" not in card()
 
 
 def test_a_label_with_a_bar_in_it_keeps_the_table_whole():
     settings = {"pretrained": {"rate": 0.017}, "tfidf": {"label": "this | that"}}
-    text = write_card(METRICS, {"topics": FINETUNED["topics"] | {"settings": settings}}, [])
+    text = card(finetuned={"topics": FINETUNED["topics"] | {"settings": settings}})
     (line,) = (line for line in text.splitlines() if "this | that" in line.replace("\\|", "|"))
     assert len(re.findall(r"(?<!\\)\|", line)) == 5
 
@@ -104,7 +264,7 @@ def test_the_lineage_names_every_file_by_its_md5(tmp_path):
         ("prepare", "corpus/val.parquet", _md5(b"held out")),
         ("export", "model.safetensors", _md5(bytes(range(256)))),
     ]
-    text = write_card(METRICS, {}, rows)
+    text = card(lineage=rows)
     assert [row for row in rows if not all(part in text for part in row)] == []
     assert str(tmp_path) not in text
 

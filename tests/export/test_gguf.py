@@ -233,6 +233,19 @@ def test_an_export_has_its_files_and_their_figures(tmp_path, draw_gpt, small_tok
     assert export_gguf(tmp_path / "again", draw_gpt(), small_tokenizer_file, ["gguf-q8_0", "gguf-f32"], 1) == found
 
 
+def test_a_format_that_is_no_gguf_is_left_to_others(tmp_path, draw_gpt, small_tokenizer_file, capsys):
+    assert export_gguf(tmp_path, draw_gpt(), small_tokenizer_file, ["onnx"], 1) == {}
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_that_answers_has_its_template(tmp_path, draw_gpt, small_tokenizer_file, one_process):
+    found = export_gguf(tmp_path, draw_gpt(), small_tokenizer_file, ["gguf-f16"], 1, chat_template=TEMPLATE)
+    assert found["gguf-f16"]["texts_with_other_ids"] == 0
+    assert _fields(tmp_path / "model-f16.gguf")["tokenizer.chat_template"] == TEMPLATE
+    assert "<|im_start|>assistant" in (tmp_path / "Modelfile").read_text()
+
+
 def test_a_file_that_llama_cpp_reads_otherwise_is_left_out(
     tmp_path, draw_gpt, small_tokenizer_file, one_process, monkeypatch
 ):

@@ -164,28 +164,6 @@ def test_an_instruction_model_stops_after_its_answer_in_transformers(tmp_path, d
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == TEMPLATE
 
 
-@pytest.mark.parametrize(
-    ("shape", "words"),
-    [
-        ({"family": "gru"}, ["model.family qwen3, qwen2, llama, gpt2", "given gru"]),
-        ({"attention": "simplified"}, ["model.attention causal", "given simplified"]),
-        ({"attention": "trainable"}, ["model.attention causal", "given trainable"]),
-        ({"positions": "learned"}, ["model.positions rope for qwen3", "given learned"]),
-        ({"family": "gpt2", "positions": "none"}, ["model.positions learned for gpt2", "given none"]),
-        ({"family": "gpt2"}, ["model.n_kv_heads 2", "given 1"]),
-    ],
-)
-def test_a_shape_that_transformers_does_not_know_is_one_line_and_no_folder(
-    tmp_path, draw_gpt, small_tokenizer_file, shape, words
-):
-    with pytest.raises(UserError) as caught:
-        write_folder(tmp_path / "folder", draw_gpt(**shape), small_tokenizer_file)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == []
-    assert not (tmp_path / "folder").exists()
-
-
 TINY = {"vocab_size": 97, "max_position_embeddings": 32, "hidden_size": 24, "intermediate_size": 40} | {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,

@@ -1,4 +1,4 @@
-"""The export stage writes a folder that Transformers loads, or nothing at all; and what llama.cpp can have."""
+"""The export stage writes a folder that Transformers loads, or nothing at all; and what other programs can have."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def weights(tmp_path, draw_gpt) -> Path:
 
 def _export(weights: Path, tokenizer: Path, folder: Path, formats: tuple[str, ...] = (), **other: Path) -> dict:
     outputs = {option: folder / name for option, name in zip(OPTIONS, FILES, strict=True)} | other
-    outputs |= {"gguf": folder / "gguf", "metrics": folder.parent / "export.json"}
+    outputs |= {"gguf": folder / "gguf", "onnx": folder / "onnx", "metrics": folder.parent / "export.json"}
     main(seed=1, export=ExportParams(formats=list(formats)), weights=weights, tokenizer=tokenizer, **outputs)
     return json.loads((folder.parent / "export.json").read_text())
 
@@ -35,15 +35,15 @@ def _export(weights: Path, tokenizer: Path, folder: Path, formats: tuple[str, ..
 def test_transformers_loads_what_was_pretrained(tmp_path, weights, draw_gpt, small_tokenizer_file):
     metrics = _export(weights, small_tokenizer_file, tmp_path / "out/export")
     folder = tmp_path / "out/export"
-    assert {path.name for path in folder.iterdir()} == {*FILES, "gguf"}
-    assert list((folder / "gguf").iterdir()) == []
+    assert {path.name for path in folder.iterdir()} == {*FILES, "gguf", "onnx"}
+    assert list((folder / "gguf").iterdir()) == list((folder / "onnx").iterdir()) == []
     ids = torch.arange(6, 46)[None]
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     torch.testing.assert_close(theirs(ids).logits, draw_gpt()(ids), atol=1e-4, rtol=0)
     assert metrics["max_logit_difference"] < 1e-4
     assert metrics["texts_with_other_ids"] == 0
     assert metrics["bytes"] == sum((folder / name).stat().st_size for name in FILES)
-    assert metrics["gguf"] == {}
+    assert metrics["gguf"] == metrics["onnx"] == {}
 
 
 def test_a_second_run_writes_the_same_bytes(tmp_path, weights, small_tokenizer_file):
@@ -59,6 +59,18 @@ def test_llama_cpp_loads_what_was_pretrained(tmp_path, weights, small_tokenizer_
     assert metrics["gguf-f32"].pop("max_logprob_difference") < 1e-4
     size = (tmp_path / "export/gguf/model-f32.gguf").stat().st_size
     assert metrics == {"gguf-f32": {"bytes": size, "texts_with_other_ids": 0, "other_continuations": 0}}
+    assert "export:" not in capsys.readouterr().err
+
+
+def test_onnx_runtime_loads_what_was_pretrained(tmp_path, draw_gpt, small_tokenizer_file, capsys):
+    save_model(tmp_path / "pretrained", draw_gpt(n_layers=1))
+    metrics = _export(tmp_path / "pretrained", small_tokenizer_file, tmp_path / "export", ("onnx",))
+    size = (tmp_path / "export/onnx/model.onnx").stat().st_size
+    assert [path.name for path in (tmp_path / "export/onnx").iterdir()] == ["model.onnx"]
+    assert list((tmp_path / "export/gguf").iterdir()) == []
+    assert metrics["gguf"] == {}
+    assert metrics["onnx"].pop("max_logit_difference") < 1e-4
+    assert metrics["onnx"] == {"bytes": size, "other_continuations": 0}
     assert "export:" not in capsys.readouterr().err
 
 

@@ -1,7 +1,12 @@
 """The finetune stage makes a model that others load, says what it scored, and says when there was nothing to do."""
 
+import atexit
 import json
+import multiprocessing
+import os
 import shutil
+import urllib.request
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from llm.errors import UserError
+from llm.export.huggingface import read_folder, write_folder
+from llm.finetune.chat import prompt_ids
+from llm.finetune.instruct import answer
 from llm.finetune.params import ClassifyTask, InstructTask, TrainingParams
 from llm.text.tables import with_reason
+from llm.text.tokenizer import Tokenizer
 from stages.finetune import main
 
 TRAINING = TrainingParams(
@@ -45,14 +55,17 @@ SCHEMA = pa.schema([("text", pa.string()), ("label", pa.string()), ("split", pa.
 def run(tmp_path, exported_folder, plain_cpu):
     """Runs the stage on a file and gives the folder of what it wrote."""
 
-    def run_stage(task, data: Path, name: str = "out", base: Path = exported_folder, **other: Path) -> Path:
+    def run_stage(
+        task, data: Path, name: str = "out", base: Path = exported_folder, formats: tuple = (), **other: Path
+    ) -> Path:
         out = tmp_path / name
         (out / "scratch").mkdir(parents=True)
         files = {"config": "config.json", "weights": "model.safetensors", "tokenizer": "tokenizer.json"}
         inputs = {option: base / file for option, file in files.items()} | other
         outputs = {"model": "model", "metrics": "metrics.json", "plots": "plots", "report": "report.md"}
         outputs = {option: out / file for option, file in outputs.items()}
-        main(task=task, seed=1, name="topics", data=data, scratch=out / "scratch", **inputs, **outputs)
+        given = {"task": task, "formats": list(formats), "seed": 1, "name": "topics", "data": data}
+        main(**given, scratch=out / "scratch", **inputs, **outputs)
         return out
 
     return run_stage
@@ -69,7 +82,7 @@ def _metrics(out: Path) -> dict:
 
 
 def _files(out: Path) -> dict[str, bytes]:
-    paths = [path for part in ("model", "plots") for path in (out / part).rglob("*")]
+    paths = [path for part in ("model", "plots") for path in (out / part).rglob("*") if path.is_file()]
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in [*paths, out / "metrics.json", out / "report.md"]
@@ -107,6 +120,46 @@ def test_the_instruction_model_answers_in_transformers_as_it_does_here(run, rows
     answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
     assert answer
     assert f"**after**\n\n````text\n{answer}" in shown.split("````text\nrain 4\n````")[1]
+
+
+def chat(file: str, messages: list[str], n_tokens: int) -> list[dict]:
+    """In a process of its own: what llama.cpp's server answers to each message, greedily."""
+    import xllamacpp
+
+    setting = xllamacpp.CommonParams()
+    setting.model.path, setting.port, setting.verbosity, setting.n_parallel, setting.warmup = file, 0, -1, 1, False
+    setting.use_jinja = True
+    server = xllamacpp.Server(setting)
+    KEPT.append(server)  # taking a server down may wait for ever, so it ends with its process
+    atexit.register(os._exit, 0)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ask(message: str) -> dict:
+        body = {"messages": [{"role": "user", "content": message}], "temperature": 0.0, "max_tokens": n_tokens}
+        with direct.open(f"{server.listening_address}/v1/chat/completions", json.dumps(body).encode()) as answered:
+            return json.load(answered)
+
+    return [ask(message) for message in messages]
+
+
+KEPT: list = []
+
+
+def test_the_instruction_model_answers_in_llama_cpp_as_it_does_here(run, rows_file):
+    pytest.importorskip("xllamacpp", reason="llama.cpp is the package xllamacpp (make extras)")
+    out = run(INSTRUCT, rows_file, formats=("gguf-f32",))
+    about = _metrics(out)["gguf"]["gguf-f32"]
+    assert (about["texts_with_other_ids"], about["other_continuations"]) == (0, 0)
+    assert "{{ range .Messages }}" in (out / "model/gguf/Modelfile").read_text()
+    model, tokenizer = read_folder(out / "model"), Tokenizer.load(out / "model/tokenizer.json")
+    messages = ["rain 4", "river 9\n\n  déjà vu"]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        answers = process.submit(chat, str(out / "model/gguf/model-f32.gguf"), messages, 12).result()
+    for message, answered in zip(messages, answers, strict=True):
+        assert answered["usage"]["prompt_tokens"] == len(prompt_ids(tokenizer, message))
+        said = answered["choices"][0]["message"]["content"].strip()
+        assert said
+        assert said == answer(model, message, tokenizer, 12)
 
 
 @pytest.mark.parametrize("task", [CLASSIFY, INSTRUCT], ids=["classify", "instruct"])
@@ -167,6 +220,43 @@ def test_a_base_of_others_gets_the_special_tokens_that_it_lacks(
     kind = AutoModelForSequenceClassification if task is CLASSIFY else AutoModelForCausalLM
     assert kind.from_pretrained(out / "model").get_input_embeddings().weight.shape == (321, 24)
     assert _files(out) == _files(run(task, rows_file, "again", base=base))
+
+
+@pytest.mark.parametrize("shape", [{"family": "gru"}, {"positions": "sinusoidal"}], ids=["gru", "waves"])
+def test_a_base_in_our_own_words_gives_models_in_our_own_words(
+    run, tmp_path, rows_file, draw_gpt, small_tokenizer_file, shape
+):
+    base = tmp_path / "base"
+    write_folder(base, draw_gpt(**shape), small_tokenizer_file)
+    trained = run(INSTRUCT, rows_file, base=base, formats=("gguf-f16",))
+    assert _metrics(trained)["gguf"]["gguf-f16"].keys() == {"skipped"}
+    assert list((trained / "model/gguf").iterdir()) == []
+    model = read_folder(trained / "model")
+    shown = (trained / "report.md").read_text().split("````text\nrain 4\n````")[1]
+    said = answer(model, "rain 4", Tokenizer.load(trained / "model/tokenizer.json"), 64)
+    assert f"**after**\n\n````text\n{said}\n" in shown
+    classified = run(CLASSIFY, rows_file, "classified", base=base)
+    content = json.loads((classified / "model/config.json").read_text())
+    assert content["model_type"] == "groundup"
+    assert content["id2label"] == {"0": "rain", "1": "river"}
+    weights = load_file(classified / "model/model.safetensors")
+    assert weights["score.weight"].shape == (2, 24)
+    assert not (classified / "model/gguf").exists()
+    assert _files(classified) == _files(run(CLASSIFY, rows_file, "again", base=base))
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, INSTRUCT], ids=["classify", "instruct"])
+@pytest.mark.parametrize("rung", ["simplified", "trainable"])
+def test_a_base_that_reads_what_comes_later_is_skipped(
+    run, tmp_path, rows_file, draw_gpt, small_tokenizer_file, task, rung
+):
+    base = tmp_path / "base"
+    write_folder(base, draw_gpt(attention=rung), small_tokenizer_file)
+    out = run(task, rows_file, base=base, formats=("gguf-f16",))
+    reason = _metrics(out)["skipped"]
+    assert f"model.attention {rung}" in reason
+    assert [path.name for path in (out / "model").iterdir()] == ["skipped.json"]
+    assert reason in (out / "report.md").read_text()
 
 
 def test_a_base_in_shards_is_given_as_its_folder(run, tmp_path, rows_file, exported_folder):
