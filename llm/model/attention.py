@@ -84,14 +84,14 @@ def grouped_query_attention(q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, 
     B, H, T, C = q.shape
     K, S = k.shape[1], k.shape[2]
     # All the queries that share a key head become rows of one product: no copy of k or v is made.
-    scores = q.reshape(B, K, H // K * T, C) @ k.transpose(-2, -1)
-    scores = scores.view(B, K, H // K, T, S).float() / math.sqrt(C)
+    scores = _scores(q.reshape(B, K, H // K * T, C), k).view(B, K, H // K, T, S)
     weights = dropout(_softmax(_hide_future(scores), v.dtype), rate, mask)
     return (weights.view(B, K, H // K * T, S) @ v).view(B, H, T, C)
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    return (q @ k.mT).float() / math.sqrt(q.shape[-1])
+    # Queries are divided, not scores: of these there are S for each, and passes over them are what attention costs.
+    return (q / math.sqrt(q.shape[-1])) @ k.mT
 
 
 def _hide_future(scores: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ def _hide_future(scores: Tensor) -> Tensor:
 
 
 def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
-    # In float32: bfloat16 keeps 8 bits, too few to add up a context of small weights.
-    return scores.float().softmax(dim=-1).to(dtype)
+    # bfloat16 keeps 8 bits, too few to add up a context of small weights: torch adds them in float32 itself.
+    return scores.softmax(dim=-1).to(dtype)
 
 
 CAUSAL = {

@@ -105,7 +105,7 @@ def placer(model: GPT) -> Callable[[Floats, Places], tuple[Floats, Rotation | No
 
 def attend(q: Floats, k: Floats, v: Floats) -> Floats:
     """The queries (K, G, C) of one position over keys and values (K, S, C) of all that it may see → (K, G, C)."""
-    scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1])
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(0, 2, 1)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return weights @ v / weights.sum(axis=-1, keepdims=True)
 
