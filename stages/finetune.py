@@ -6,8 +6,10 @@ from typing import Annotated
 from llm import stage
 from llm.errors import UserError
 from llm.export.params import Format
+from llm.finetune.classify_job import run_classify
+from llm.finetune.instruct_job import run_instruct
 from llm.finetune.jobs import Job, unfit_because
-from llm.finetune.params import Task
+from llm.finetune.params import ClassifyTask, Count, InstructTask, Task
 from llm.plots import draw_note
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Scratch, Seed
@@ -17,6 +19,7 @@ from llm.text.tables import empty_because
 def main(
     task: Annotated[Task, Param("finetune.tasks.{name}")],
     formats: Annotated[list[Format], Param("export.formats")],
+    n_seeds: Annotated[Count, Param("finetune.seeds")],
     seed: Seed,
     name: str,
     data: Input,
@@ -47,8 +50,12 @@ def main(
         return
     machine = Machine.find()
     machine.keep_memory()
-    job = Job(data, config.parent, model, plots, report, seed, machine, scratch, formats)
-    stage.write_json(metrics, job.run(task))
+    job = Job(data, config.parent, model, plots, report, seed, n_seeds, machine, scratch, formats)
+    match task:
+        case ClassifyTask():
+            stage.write_json(metrics, run_classify(job, task))
+        case InstructTask():
+            stage.write_json(metrics, run_instruct(job, task))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What several tests share: a small text, a tokenizer of it, models with drawn weights, an exported folder."""
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -199,3 +201,79 @@ def write_corpus() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+METHOD = {"kind": "full", "rank": 2, "alpha": 4.0, "targets": ["query", "value", "up", "down"], "k": 1}
+TRAINING = {
+    "epochs": 1.0,
+    "batch_size": 8,
+    "rates": [0.02],
+    "search_share": 0.5,
+    "other_rate_ratio": 0.5,
+    "layer_rate_decay": 1.0,
+    "weight_decay": 0.0,
+    "clip_norm": 10.0,
+    "warmup_share": 0.1,
+    "decay_share": 0.5,
+    "evals": 2,
+    "stop_after_evals": None,
+}
+ROWS = {
+    "base": "base",
+    "weights": "model.safetensors",
+    "data": "rows.csv",
+    "split_column": "split",
+    "group_column": None,
+    "on_error": "fail",
+    "max_tokens": 40,
+    "method": METHOD,
+    "training": TRAINING,
+}
+CLASSIFY = ROWS | {
+    "kind": "classify",
+    "header": True,
+    "text_columns": ["text"],
+    "label_column": "label",
+    "label_separator": None,
+    "min_rows_per_label": 1,
+    "class_weights": None,
+    "label_smoothing": 0.0,
+    "zero_shot": None,
+}
+INSTRUCT = ROWS | {
+    "kind": "instruct",
+    "rows": {"kind": "prompt_completion", "prompt": "prompt", "completion": "completion"},
+    "learn": "answers",
+    "too_long": "drop",
+    "packing": False,
+}
+PREFER = ROWS | {
+    "kind": "prefer",
+    "prompt_column": "prompt",
+    "chosen_column": "chosen",
+    "rejected_column": "rejected",
+    "beta": 0.1,
+}
+KINDS = {"classify": CLASSIFY, "instruct": INSTRUCT, "prefer": PREFER}
+
+
+@pytest.fixture(scope="session")
+def make_task() -> Callable:
+    """A small task of a kind; `changes` name keys in full: make_task("classify", {"training.epochs": 2.0})."""
+
+    from pydantic import TypeAdapter
+
+    from llm.finetune.params import Task
+
+    def make(kind: str, changes: dict[str, Any] | None = None) -> Task:
+        content = copy.deepcopy(KINDS[kind])
+        for key, value in (changes or {}).items():
+            *sections, last = key.split(".")
+            section = content
+            for name in sections:
+                section = section[name]
+            assert last in section, key
+            section[last] = value
+        return TypeAdapter(Task).validate_python(content)
+
+    return make

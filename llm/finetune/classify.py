@@ -85,7 +85,7 @@ def prepare_rows(table: pd.DataFrame, task: ClassifyTask, tokenizer: Tokenizer, 
     rows, cut = {}, 0
     for split in SPLITS:
         part = known[known["split"] == split]
-        texts = part[task.text_column].tolist()
+        texts = part[task.text_columns[0]].tolist()
         whole = [ids.tolist() for ids in tokenizer.encode_batch(texts, n_threads=2)]
         cut += sum(len(ids) > task.max_tokens for ids in whole)
         numbers = np.array([labels.index(label) for label in part[task.label_column]], dtype=np.int64)

@@ -51,8 +51,8 @@ def prepare_rows(
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     too_long = 0
     for record in table.to_dict("records"):
-        given = record[task.input_column] if task.input_column else None
-        user, answer = user_message(record[task.instruction_column], given), record[task.output_column].strip()
+        given = record[task.rows.input] if task.rows.input else None
+        user, answer = user_message(record[task.rows.instruction], given), record[task.rows.output].strip()
         row = Row(user, answer, prompt_ids(tokenizer, user), tokenizer.encode(answer))
         if row.length > task.max_tokens:
             too_long += 1

@@ -1,14 +1,29 @@
-"""The `finetune.tasks` of params.yaml: one section a task, tagged by its kind."""
+"""The `finetune` section of params.yaml: one section a task, tagged by its kind."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llm.params import Section
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
+
+
+class MethodParams(Section):
+    """Which weights learn. All keys stand there for every kind, so that an experiment changes `kind` alone.
+
+    `lora` adds two narrow matrices to each target (Hu et al. 2021, arXiv:2106.09685), `dora` a length for each of its
+    rows too (Liu et al. 2024, arXiv:2402.09353).
+    """
+
+    kind: Literal["full", "lora", "dora", "head", "last_k_blocks"]
+    rank: Count
+    alpha: Rate
+    targets: list[Target] = Field(min_length=1)
+    k: Count
 
 
 class TrainingParams(Section):
@@ -19,45 +34,112 @@ class TrainingParams(Section):
     rates: list[Rate] = Field(min_length=1)
     search_share: Annotated[float, Field(gt=0, le=1)]
     other_rate_ratio: Rate
+    layer_rate_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Rate
     warmup_share: Share
     decay_share: Share
     evals: Count
+    stop_after_evals: Count | None
 
 
-class ClassifyTask(Section):
-    """Text → one of the labels in the file."""
+class TaskParams(Section):
+    """What every kind of task has: a base, a file of rows with their splits, a method, a training."""
+
+    base: str
+    weights: str
+    data: str
+    split_column: str | None
+    group_column: str | None
+    on_error: Literal["fail", "skip"]
+    max_tokens: Count
+    method: MethodParams
+    training: TrainingParams
+
+
+class ClassifyTask(TaskParams):
+    """One text or two → one of the labels in the file, or any number of them."""
 
     kind: Literal["classify"]
-    data: str
-    base: str
-    text_column: str
+    header: bool
+    text_columns: list[str] = Field(min_length=1, max_length=2)
     label_column: str
-    split_column: str | None
-    max_tokens: Count
-    training: TrainingParams
+    label_separator: Annotated[str, Field(min_length=1)] | None
+    min_rows_per_label: Count
+    class_weights: Literal["balanced"] | None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    zero_shot: str | None
+
+    @model_validator(mode="after")
+    def _the_template_has_its_places(self) -> Self:
+        if self.zero_shot is not None and not self.zero_shot.endswith("{label}"):
+            raise ValueError("wanted zero_shot to end in {label}, or null")
+        return self
 
 
-class InstructTask(Section):
-    """Instruction, and maybe an input → an answer."""
+class AlpacaRows(Section):
+    """An instruction, perhaps an input, an answer."""
+
+    kind: Literal["alpaca"]
+    instruction: str
+    input: str | None
+    output: str
+
+
+class PromptRows(Section):
+    """A prompt and its completion."""
+
+    kind: Literal["prompt_completion"]
+    prompt: str
+    completion: str
+
+
+class MessagesRows(Section):
+    """A list of {role, content}; roles are system, user and assistant."""
+
+    kind: Literal["messages"]
+    messages: str
+
+
+class ShareGPTRows(Section):
+    """A list of {from, value}; senders are system, human and gpt."""
+
+    kind: Literal["sharegpt"]
+    conversations: str
+
+
+MessageRows = Annotated[AlpacaRows | PromptRows | MessagesRows | ShareGPTRows, Field(discriminator="kind")]
+
+
+class InstructTask(TaskParams):
+    """Conversations → a model that answers."""
 
     kind: Literal["instruct"]
-    data: str
-    base: str
-    instruction_column: str
-    input_column: str | None
-    output_column: str
-    split_column: str | None
-    max_tokens: Count
-    training: TrainingParams
+    rows: MessageRows
+    learn: Literal["answers", "all"]
+    too_long: Literal["drop", "cut", "split"]
+    packing: bool
 
 
-Task = Annotated[ClassifyTask | InstructTask, Field(discriminator="kind")]
+class PreferTask(TaskParams):
+    """A prompt with a better and a worse answer → a model that gives the better one more weight.
+
+    Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); `beta` keeps the model near its base.
+    """
+
+    kind: Literal["prefer"]
+    prompt_column: str
+    chosen_column: str
+    rejected_column: str
+    beta: Rate
+
+
+Task = Annotated[ClassifyTask | InstructTask | PreferTask, Field(discriminator="kind")]
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class FinetuneParams(Section):
     """The whole `finetune` section; a stage instance takes one task of it."""
 
+    seeds: Count
     tasks: dict[TaskName, Task]

@@ -21,34 +21,32 @@ from llm.errors import UserError
 from llm.export.huggingface import read_folder, write_folder
 from llm.finetune.chat import prompt_ids
 from llm.finetune.instruct import answer
-from llm.finetune.params import ClassifyTask, InstructTask, TrainingParams
 from llm.text.tables import with_reason
 from llm.text.tokenizer import Tokenizer
 from stages.finetune import main
 
-TRAINING = TrainingParams(
-    epochs=1.0,
-    batch_size=8,
-    rates=[0.005, 0.02],
-    search_share=0.5,
-    other_rate_ratio=0.5,
-    weight_decay=0.0,
-    clip_norm=10.0,
-    warmup_share=0.1,
-    decay_share=0.5,
-    evals=2,
-)
-COMMON = {"base": "models/export", "split_column": "split", "max_tokens": 40, "training": TRAINING}
-CLASSIFY = ClassifyTask(kind="classify", data="rows.csv", text_column="text", label_column="label", **COMMON)
-INSTRUCT = InstructTask(
-    kind="instruct", data="rows.csv", instruction_column="text", input_column=None, output_column="label", **COMMON
-)
 SPLITS = ["train", "train", "train", "val", "test"]
 ROWS = pd.DataFrame(
     [(f"{name} {number}", name, SPLITS[number % 5]) for name in ("rain", "river") for number in range(20)],
     columns=["text", "label", "split"],
 )
 SCHEMA = pa.schema([("text", pa.string()), ("label", pa.string()), ("split", pa.string())])
+
+
+@pytest.fixture
+def classify(make_task):
+    return make_task("classify", {"training.rates": [0.005, 0.02]})
+
+
+@pytest.fixture
+def instruct(make_task):
+    rows = {"kind": "alpaca", "instruction": "text", "input": None, "output": "label"}
+    return make_task("instruct", {"training.rates": [0.005, 0.02], "rows": rows})
+
+
+@pytest.fixture(params=["classify", "instruct"])
+def task(request):
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
@@ -64,7 +62,7 @@ def run(tmp_path, exported_folder, plain_cpu):
         inputs = {option: base / file for option, file in files.items()} | other
         outputs = {"model": "model", "metrics": "metrics.json", "plots": "plots", "report": "report.md"}
         outputs = {option: out / file for option, file in outputs.items()}
-        given = {"task": task, "formats": list(formats), "seed": 1, "name": "topics", "data": data}
+        given = {"task": task, "formats": list(formats), "n_seeds": 1, "seed": 1, "name": "topics", "data": data}
         main(**given, scratch=out / "scratch", **inputs, **outputs)
         return out
 
@@ -89,8 +87,8 @@ def _files(out: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_file):
-    out = run(CLASSIFY, rows_file)
+def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_file, classify):
+    out = run(classify, rows_file)
     metrics = _metrics(out)
     assert metrics["rows"] == {"train": 24, "val": 8, "test": 8}
     assert metrics["test"].keys() == {"pretrained", "random_weights", "majority", "tfidf"} == metrics["settings"].keys()
@@ -106,8 +104,8 @@ def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_fi
     assert confusion["predicted"].tolist() == predicted
 
 
-def test_the_instruction_model_answers_in_transformers_as_it_does_here(run, rows_file):
-    out = run(INSTRUCT, rows_file)
+def test_the_instruction_model_answers_in_transformers_as_it_does_here(run, rows_file, instruct):
+    out = run(instruct, rows_file)
     bits = _metrics(out)["test"]["answer_bits_per_byte"]
     assert bits["after"] < bits["before"]
     shown = (out / "report.md").read_text()
@@ -145,9 +143,9 @@ def chat(file: str, messages: list[str], n_tokens: int) -> list[dict]:
 KEPT: list = []
 
 
-def test_the_instruction_model_answers_in_llama_cpp_as_it_does_here(run, rows_file):
+def test_the_instruction_model_answers_in_llama_cpp_as_it_does_here(run, rows_file, instruct):
     pytest.importorskip("xllamacpp", reason="llama.cpp is the package xllamacpp (make extras)")
-    out = run(INSTRUCT, rows_file, formats=("gguf-f32",))
+    out = run(instruct, rows_file, formats=("gguf-f32",))
     about = _metrics(out)["gguf"]["gguf-f32"]
     assert (about["texts_with_other_ids"], about["other_continuations"]) == (0, 0)
     assert "{{ range .Messages }}" in (out / "model/gguf/Modelfile").read_text()
@@ -162,14 +160,12 @@ def test_the_instruction_model_answers_in_llama_cpp_as_it_does_here(run, rows_fi
         assert said == answer(model, message, tokenizer, 12)
 
 
-@pytest.mark.parametrize("task", [CLASSIFY, INSTRUCT], ids=["classify", "instruct"])
 def test_a_second_run_writes_the_same_bytes_and_no_path_of_the_machine(run, rows_file, tmp_path, task):
     first, second = _files(run(task, rows_file, "first")), _files(run(task, rows_file, "second"))
     assert first == second
     assert [name for name, content in first.items() if str(tmp_path).encode() in content] == []
 
 
-@pytest.mark.parametrize("task", [CLASSIFY, INSTRUCT], ids=["classify", "instruct"])
 def test_an_empty_table_that_says_why_is_skipped_for_that_reason(run, tmp_path, task):
     data = tmp_path / "rows.parquet"
     pq.write_table(with_reason(SCHEMA, "the corpus has no Python documents").empty_table(), data)
@@ -181,34 +177,33 @@ def test_an_empty_table_that_says_why_is_skipped_for_that_reason(run, tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.jsonl"])
-def test_an_empty_file_of_the_users_own_is_an_error(run, tmp_path, name):
+def test_an_empty_file_of_the_users_own_is_an_error(run, tmp_path, name, classify):
     data = tmp_path / name
     if name.endswith(".parquet"):
         pq.write_table(SCHEMA.empty_table(), data)
     else:
         data.write_text("text,label,split\n" if name.endswith(".csv") else "")
     with pytest.raises(UserError, match=f"{name}: wanted labeled rows, given none"):
-        run(CLASSIFY, data)
+        run(classify, data)
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.jsonl", "rows.txt"])
-def test_a_broken_file_is_one_line_that_names_it(run, tmp_path, name):
+def test_a_broken_file_is_one_line_that_names_it(run, tmp_path, name, classify):
     data = tmp_path / name
     data.write_bytes(b"PAR1 \xff broken")
     with pytest.raises(UserError, match=name) as caught:
-        run(CLASSIFY, data)
+        run(classify, data)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/metrics.json").exists()
 
 
-def test_a_base_that_is_not_one_folder_is_refused(run, rows_file, small_tokenizer_file):
+def test_a_base_that_is_not_one_folder_is_refused(run, rows_file, small_tokenizer_file, classify):
     with pytest.raises(UserError, match="in one folder"):
-        run(CLASSIFY, rows_file, tokenizer=small_tokenizer_file)
+        run(classify, rows_file, tokenizer=small_tokenizer_file)
 
 
-@pytest.mark.parametrize("task", [CLASSIFY, INSTRUCT], ids=["classify", "instruct"])
 def test_a_base_of_others_gets_the_special_tokens_that_it_lacks(
-    run, tmp_path, rows_file, exported_folder, capsys, task
+    run, tmp_path, rows_file, exported_folder, capsys, task, classify
 ):
     base = shutil.copytree(exported_folder, tmp_path / "base")
     (base / "tokenizer.json").write_text((base / "tokenizer.json").read_text().replace("<|pad|>", "<|fill|>"))
@@ -217,35 +212,34 @@ def test_a_base_of_others_gets_the_special_tokens_that_it_lacks(
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
     assert tokenizer.pad_token_id == 320
     assert tokenizer.convert_tokens_to_ids("<|fill|>") == 1
-    kind = AutoModelForSequenceClassification if task is CLASSIFY else AutoModelForCausalLM
+    kind = AutoModelForSequenceClassification if task is classify else AutoModelForCausalLM
     assert kind.from_pretrained(out / "model").get_input_embeddings().weight.shape == (321, 24)
     assert _files(out) == _files(run(task, rows_file, "again", base=base))
 
 
 @pytest.mark.parametrize("shape", [{"family": "gru"}, {"positions": "sinusoidal"}], ids=["gru", "waves"])
 def test_a_base_in_our_own_words_gives_models_in_our_own_words(
-    run, tmp_path, rows_file, draw_gpt, small_tokenizer_file, shape
+    run, tmp_path, rows_file, draw_gpt, small_tokenizer_file, shape, classify, instruct
 ):
     base = tmp_path / "base"
     write_folder(base, draw_gpt(**shape), small_tokenizer_file)
-    trained = run(INSTRUCT, rows_file, base=base, formats=("gguf-f16",))
+    trained = run(instruct, rows_file, base=base, formats=("gguf-f16",))
     assert _metrics(trained)["gguf"]["gguf-f16"].keys() == {"skipped"}
     assert list((trained / "model/gguf").iterdir()) == []
     model = read_folder(trained / "model")
     shown = (trained / "report.md").read_text().split("````text\nrain 4\n````")[1]
     said = answer(model, "rain 4", Tokenizer.load(trained / "model/tokenizer.json"), 64)
     assert f"**after**\n\n````text\n{said}\n" in shown
-    classified = run(CLASSIFY, rows_file, "classified", base=base)
+    classified = run(classify, rows_file, "classified", base=base)
     content = json.loads((classified / "model/config.json").read_text())
     assert content["model_type"] == "groundup"
     assert content["id2label"] == {"0": "rain", "1": "river"}
     weights = load_file(classified / "model/model.safetensors")
     assert weights["score.weight"].shape == (2, 24)
     assert not (classified / "model/gguf").exists()
-    assert _files(classified) == _files(run(CLASSIFY, rows_file, "again", base=base))
+    assert _files(classified) == _files(run(classify, rows_file, "again", base=base))
 
 
-@pytest.mark.parametrize("task", [CLASSIFY, INSTRUCT], ids=["classify", "instruct"])
 @pytest.mark.parametrize("rung", ["simplified", "trainable"])
 def test_a_base_that_reads_what_comes_later_is_skipped(
     run, tmp_path, rows_file, draw_gpt, small_tokenizer_file, task, rung
@@ -259,22 +253,22 @@ def test_a_base_that_reads_what_comes_later_is_skipped(
     assert reason in (out / "report.md").read_text()
 
 
-def test_a_base_in_shards_is_given_as_its_folder(run, tmp_path, rows_file, exported_folder):
+def test_a_base_in_shards_is_given_as_its_folder(run, tmp_path, rows_file, exported_folder, classify):
     base = shutil.copytree(exported_folder, tmp_path / "base")
     AutoModelForCausalLM.from_pretrained(base).save_pretrained(base, max_shard_size="9KB")
     (base / "model.safetensors").unlink()
     assert len(list(base.glob("model-*.safetensors"))) > 1
     sharded, whole = (
-        _files(run(CLASSIFY, rows_file, base=base, weights=base)),
-        _files(run(CLASSIFY, rows_file, "whole")),
+        _files(run(classify, rows_file, base=base, weights=base)),
+        _files(run(classify, rows_file, "whole")),
     )
     assert sharded == whole
 
 
-def test_labels_of_another_kind_of_text_stay_as_they_are(run, tmp_path):
+def test_labels_of_another_kind_of_text_stay_as_they_are(run, tmp_path, classify):
     names = {"rain": "001", "river": "$NA|"}
     rows = ROWS.assign(label=ROWS["label"].map(names))
     rows.to_csv(tmp_path / "rows.csv", index=False)
-    out = run(CLASSIFY, tmp_path / "rows.csv")
+    out = run(classify, tmp_path / "rows.csv")
     config = json.loads((out / "model/config.json").read_text())
     assert config["id2label"] == {"0": "$NA|", "1": "001"}
