@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from llm.text.clean import document_id
+from llm.text.tables import SPLITS
 
 LIBRARY = pa.schema([("text", pa.string()), ("label", pa.string()), ("split", pa.string()), ("path", pa.string())])
 DOCSTRING = pa.schema(
@@ -96,10 +97,14 @@ def library_rows(
 ) -> list[dict[str, Any]]:
     """Rows of the library task: the most populous packages, each with at most so many functions.
 
-    Which functions of a document and of a package are kept is decided by the hash of their text. A text that
+    A package has to have functions in train and in test: what is never asked about, or never learned, tells nothing
+    of a classifier. Which functions of a document and of a package are kept is decided by the hash of their text. A text that
     occurs twice, in whichever packages, is dropped: it would be in two splits or have two labels.
     """
     n_functions = Counter(function.package for function in functions)
+    in_split = {split: {function.package for function in functions if function.split == split} for split in SPLITS}
+    for package in n_functions.keys() - (in_split["train"] & in_split["test"]):
+        del n_functions[package]
     packages = sorted(n_functions, key=lambda name: (-n_functions[name], name))[:n_packages]
     names = set(packages)
     for function in functions:

@@ -100,11 +100,19 @@ def test_without_python_both_tables_are_empty_and_say_why(
 def test_a_table_with_nothing_held_out_is_empty_and_says_so(label: Label, tmp_path: Path) -> None:
     bare = {"json/plain.py": "def f(a):\n    return json(a)\n"}
     library, docstring, metrics = label({"train": CORPUS["train"], "val": CORPUS["val"], "test": bare})
-    assert len(library) == 13 and docstring == []
+    assert len(library) == 7 and docstring == []
     reason = "no function of the corpus is left in test"
     assert metrics["empty_because"] == {"docstring": reason}
     assert empty_because(tmp_path / "docstring.parquet") == reason
     assert empty_because(tmp_path / "library.parquet") is None
+
+
+def test_without_a_package_in_train_and_test_there_is_no_class(label: Label, tmp_path: Path) -> None:
+    library, docstring, _ = label(
+        {"train": {"json/a.py": module("json", "a")}, "test": {"xml/a.py": module("xml", "a")}}
+    )
+    assert library == [] and docstring == []
+    assert empty_because(tmp_path / "library.parquet") == "no package of the corpus is in train and in test"
 
 
 def test_the_same_corpus_gives_the_same_bytes(label: Label, tmp_path: Path) -> None:

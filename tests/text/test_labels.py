@@ -117,19 +117,20 @@ def test_rows_name_neither_their_package_nor_any_module_of_a_class() -> None:
     functions = [
         function("json/decoder.py", source="def f():\n    import json.decoder, Json_x\n    return 1\n"),
         function("email/parser.py", source="def f():\n    return email.parser, decoder\n"),
-        function("email/mime/__init__.py", source="def f():\n    return json(mime)\n"),
+        function("email/mime/__init__.py", "test", source="def f():\n    return json(mime)\n"),
+        function("json/encoder.py", "test", source="def f():\n    return parser.json\n"),
     ]
     rows, _ = library(functions)
-    assert len(rows) == 3
+    assert len(rows) == 4
     for row in rows:
         assert not re.search(r"(?i)(?<![a-z])(json|email|decoder|parser|mime)(?![a-z])", row["text"])
-    assert Counter(row["label"] for row in rows) == {"json": 1, "email": 2}
+    assert Counter(row["label"] for row in rows) == {"json": 2, "email": 2}
 
 
 def test_a_row_keeps_the_split_and_the_path_of_its_document() -> None:
     functions = [
         function(path, split, f"def f():\n    return {n}\n")
-        for n, (path, split) in enumerate([("json/a.py", "train"), ("json/b.py", "val"), ("xml/c.py", "test")])
+        for n, (path, split) in enumerate([("json/a.py", "train"), ("json/b.py", "val"), ("json/c.py", "test")])
     ]
     splits = {f.path: f.split for f in functions}
     rows, _ = library(functions)
@@ -141,30 +142,47 @@ def test_a_row_keeps_the_split_and_the_path_of_its_document() -> None:
 def test_a_text_that_is_the_same_once_it_is_masked_is_dropped_everywhere() -> None:
     functions = [
         function("json/a.py", "train", "def f():\n    return json\n"),
+        function("json/a.py", "test", "def h():\n    return json\n"),
         function("xml/b.py", "val", "def f():\n    return xml\n"),
-        function("xml/b.py", "val", "def g():\n    return xml\n"),
+        function("xml/b.py", "train", "def g():\n    return xml\n"),
+        function("xml/c.py", "test", "def i():\n    return xml\n"),
     ]
     rows, dropped = library(functions)
-    assert [row["text"] for row in rows] == ["def g():\n    return MASKED\n"]
+    assert {row["text"] for row in rows} == {f"def {name}():\n    return MASKED\n" for name in "ghi"}
     assert dropped["library_same_text_twice"] == 2
 
 
 def test_the_most_populous_packages_are_the_classes() -> None:
-    sizes = {"one": 1, "two": 2, "three": 3, "same": 2}
+    sizes = {"two": 2, "three": 3, "four": 4, "same": 3}
     functions = [
-        function(f"{name}/m.py", source=f"def f():\n    return {n}, '{name}s'\n")
+        function(f"{name}/m.py", ("train", "test")[n % 2], f"def f():\n    return {n}, '{name}s'\n")
         for name, size in sizes.items()
         for n in range(size)
     ]
     rows, _ = library(functions, n_packages=2)
-    assert {row["label"] for row in rows} == {"three", "same"}
+    assert {row["label"] for row in rows} == {"four", "same"}
+
+
+def test_a_package_that_train_or_test_lacks_is_no_class() -> None:
+    splits = {
+        "both": ("train", "test"),
+        "learned": ("train", "train"),
+        "asked": ("test", "test", "val"),
+        "no": ("val",),
+    }
+    functions = [
+        function(f"{name}/m.py", split, f"def f():\n    return {n}, '{name}s'\n")
+        for name, of in splits.items()
+        for n, split in enumerate(of)
+    ]
+    assert {row["label"] for row in library(functions)[0]} == {"both"}
 
 
 def test_no_document_and_no_package_has_more_rows_than_its_most() -> None:
     functions = [
-        function(f"{package}/{module}.py", source=f"def f():\n    return '{package}s', '{module}s', {n}\n")
+        function(f"{package}/{module}.py", split, f"def f():\n    return '{package}s', '{module}s', {n}\n")
         for package in ("json", "xml")
-        for module in ("p", "q", "r")
+        for module, split in (("p", "train"), ("q", "test"), ("r", "val"))
         for n in range(5)
     ]
     rows, dropped = library(functions, max_rows_per_document=3, max_rows_per_package=7)
@@ -174,9 +192,18 @@ def test_no_document_and_no_package_has_more_rows_than_its_most() -> None:
 
 
 def test_which_rows_are_kept_does_not_depend_on_the_order_of_the_functions() -> None:
-    functions = [function("json/a.py", source=f"def f():\n    return {n}\n") for n in range(30)]
-    functions += [function("xml/b.py", source=f"def g():\n    return {n}\n") for n in range(30)]
-    limits = {"max_rows_per_package": 10, "max_rows_per_document": 12}
+    functions = [
+        function(f"{package}/{split}.py", split, f"def {name}():\n    return {n}\n")
+        for package, split, name in (
+            ("json", "train", "f"),
+            ("json", "test", "g"),
+            ("xml", "train", "h"),
+            ("xml", "test", "i"),
+        )
+        for n in range(20)
+    ]
+    limits = {"max_rows_per_package": 10, "max_rows_per_document": 8}
+    assert len(library(functions, **limits)[0]) == 20
     assert library(functions, **limits)[0] == library(functions[::-1], **limits)[0]
 
 
@@ -196,6 +223,6 @@ def test_functions_without_a_docstring_and_repeated_ones_are_dropped_and_counted
 
 
 def test_rows_have_the_columns_of_their_tables() -> None:
-    functions = [function(docstring="Say.")]
-    assert [list(row) for row in library(functions)[0]] == [LIBRARY.names]
+    functions = [function(docstring="Say."), function(split="test", source="def g():\n    return 2\n")]
+    assert [list(row) for row in library(functions)[0]] == [LIBRARY.names] * 2
     assert [list(row) for row in docstring_rows(functions, Counter())] == [DOCSTRING.names]
