@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS := $(VENV)/.extras
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup extras repro report test lint bench scaling verify-export clean-scratch
+.PHONY: help setup extras repro report test lint bench scaling learning-curve verify-export harness clean-scratch
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -18,7 +18,7 @@ $(READY): requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray, llama.cpp, lm_eval, FastAPI
+extras: $(EXTRAS)  ## Add the optional libraries: datasets, Ray, llama.cpp, ONNX, lm_eval, FastAPI
 
 $(EXTRAS): $(READY) requirements-extras.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-extras.lock
@@ -43,15 +43,19 @@ lint: $(READY)  ## Check format, rules and types
 	@ruff check .
 	@mypy
 
-# bench/shakespeare.py wants a text of its own, bench/ablations.py half an hour: python -m bench.shakespeare FILE
+# Run on their own, python -m bench.NAME: shakespeare wants a text, ablations half an hour, parity measures no speed.
 bench: $(READY)  ## Measure what is claimed to be fast
-	@for script in $(filter-out bench/shakespeare.py bench/ablations.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
+	@for script in $(filter-out bench/shakespeare.py bench/ablations.py bench/parity.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
 
 scaling: $(READY)  ## Train a ladder of sizes and predict the next one (LADDER=large takes hours)
 	@dvc repro sample
 	@python -m llm scaling $(LADDER)
 
-verify-export: $(EXTRAS)  ## Load the export with Transformers and llama.cpp, and compare
+learning-curve: $(READY)  ## Measure what pretraining is worth in labeled rows (TASK=library; minutes)
+	@test -f models/export/config.json || dvc repro export
+	@python -m llm learning-curve $(TASK)
+
+verify-export: $(EXTRAS)  ## Load the export with Transformers, llama.cpp and ONNX Runtime, and compare
 	@test -f models/export/config.json || dvc repro export
 	@python -m llm verify-export
 

@@ -1,10 +1,11 @@
-"""How fast text is written, a token at a time: ours beside Transformers and llama.cpp, on two threads and on one.
+"""How fast text is written: ours beside Transformers and llama.cpp (f32, f16, q8_0), on two threads and on one.
 
     python -m bench.generate [--quick]
 
-256 tokens after one <|endoftext|>, the likeliest each time, in float32, from models/export; where there is none,
-from drawn weights of params.yaml's shape. llama.cpp takes the GGUF file of the export, in that file's precision.
-Each row runs in processes of its own, which take turns; `same` counts the tokens before the first other than ours.
+A prompt of 32 tokens, then 224 tokens, the likeliest each time, from models/export; where there is none, or none that
+Transformers knows, from drawn weights of params.yaml's shape. All rows have the same weights: the GGUF files are
+written here. `first` is the time from the prompt to the first token, in milliseconds. Each row runs in processes of
+its own, which take turns; `same` counts the tokens before the first other than ours.
 """
 
 import argparse
@@ -12,26 +13,27 @@ import importlib
 import importlib.util
 import itertools
 import json
+import os
 import socket
 import statistics
+import sysconfig
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from bench.train import default_shape, start_child, transformers_twin
-
-if TYPE_CHECKING:
-    from llm.model.gpt import GPT
+from bench.train import default_shape, start_child
+from llm.export.params import Format
 
 EXPORT = Path("models/export")
-OURS, THEIRS, LLAMA_CPP = "ours", "Transformers", "llama.cpp"
-N_TURNS, N_TEXTS, N_TOKENS, QUICK_TOKENS, WARMUP_TOKENS = 3, 3, 256, 32, 8
-FIRST = 0  # <|endoftext|>
+OURS, THEIRS = "ours", "Transformers"
+LLAMA_CPP: dict[str, Format] = {"llama.cpp f32": "gguf-f32", "llama.cpp f16": "gguf-f16", "llama.cpp q8_0": "gguf-q8_0"}
+N_TURNS, N_TEXTS, N_TOKENS, QUICK_TOKENS, N_FIRST, PROMPT_TOKENS = 3, 3, 224, 32, 10, 32
 
 Writer = Callable[[int], list[int]]  # how many tokens → their ids
 
@@ -42,60 +44,61 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        print(json.dumps(measure(**json.loads(given.child))))
-        return
+        print(json.dumps(measure(**json.loads(given.child))), flush=True)
+        os._exit(0)  # a server of llama.cpp that is taken down now and then waits for ever
     n_turns, n_tokens = (1, QUICK_TOKENS) if given.quick else (N_TURNS, N_TOKENS)
-    n_tokens = min(n_tokens, our_model().config.context_length - 1)  # llama.cpp keeps a place free
-    rows = list(itertools.product((2, 1), (OURS, THEIRS, LLAMA_CPP)))
+    rows = list(itertools.product((2, 1), (OURS, THEIRS, *LLAMA_CPP)))
     runs: dict[tuple[int, str], list[dict[str, Any]]] = {row: [] for row in rows}
-    for _, (threads, whose) in tqdm(list(itertools.product(range(n_turns), rows)), unit=" runs"):
-        reason = why_missing() if whose == LLAMA_CPP else None
-        job = {"whose": whose, "n_tokens": n_tokens, "threads": threads}
-        found = {"failed": reason} if reason else start_child("bench.generate", job, {"OMP_NUM_THREADS": str(threads)})
-        runs[threads, whose].append(found)
+    with tempfile.TemporaryDirectory() as place:
+        files, prompt, context = prepare(Path(place))
+        n_tokens = min(n_tokens, context - len(prompt) - 1)  # llama.cpp keeps a place free
+        for _, (threads, whose) in tqdm(list(itertools.product(range(n_turns), rows)), unit=" runs"):
+            path, reason = files[whose]
+            job = {"whose": whose, "path": path, "prompt": prompt, "n_tokens": n_tokens, "threads": threads}
+            threaded = {"OMP_NUM_THREADS": str(threads)}
+            runs[threads, whose].append({"failed": reason} if reason else start_child("bench.generate", job, threaded))
     weights = EXPORT if has_export() else "drawn weights of params.yaml's shape"
-    print(f"{weights}, {n_tokens} tokens, torch {torch.__version__}, median of {n_turns} × {N_TEXTS} texts")
+    print(f"{weights}, {len(prompt)} + {n_tokens} tokens, torch {torch.__version__}, median of {n_turns} × {N_TEXTS}")
     report(runs)
 
 
-def why_missing() -> str | None:
-    """What llama.cpp's rows lack, if anything."""
-    if importlib.util.find_spec("xllamacpp") is None:
-        return "the library xllamacpp is not installed"
-    return None if any(EXPORT.glob("gguf/*.gguf")) else f"no GGUF file in {EXPORT}/gguf"
+def prepare(place: Path) -> tuple[dict[str, tuple[str, str | None]], list[int], int]:
+    """What each row reads, or the reason why there is nothing; a prompt; the model's context."""
+    from llm.errors import UserError
+    from llm.export.gguf import write_gguf
+    from llm.export.huggingface import read_folder, write_folder
+    from llm.text.tokenizer import Tokenizer, train_tokenizer
+
+    text = Path(sysconfig.get_path("stdlib"), "argparse.py").read_text(encoding="utf-8")
+    folder = EXPORT
+    if not has_export():
+        folder = place / "export"
+        train_tokenizer([text], default_shape().model["vocab_size"]).save(str(place / "tokenizer.json"))
+        write_folder(folder, drawn_model(), place / "tokenizer.json")
+    model, tokenizer = read_folder(folder), Tokenizer.load(folder / "tokenizer.json")
+    files: dict[str, tuple[str, str | None]] = {OURS: (str(folder), None), THEIRS: (str(folder), None)}
+    for row, format_ in LLAMA_CPP.items():
+        files[row] = ("", "the library xllamacpp is not installed")
+        if importlib.util.find_spec("xllamacpp") is not None:
+            try:
+                files[row] = (str(write_gguf(place / "gguf", model, folder / "tokenizer.json", format_)), None)
+            except UserError as error:
+                files[row] = ("", str(error))
+    context = model.config.context_length
+    return files, tokenizer.encode(text)[: min(PROMPT_TOKENS, context // 4)], context
 
 
 def has_export() -> bool:
-    return (EXPORT / "config.json").exists()
+    """Whether there is an export that Transformers knows."""
+    from llm.export.native import is_native
+    from llm.export.tensors import read_object
+
+    path = EXPORT / "config.json"
+    return path.exists() and not is_native(read_object(path))
 
 
-def measure(whose: str, n_tokens: int, threads: int) -> dict[str, Any]:
-    """Seconds that some texts of `n_tokens` take after a short warm-up, and their ids."""
-    write = {OURS: our_writer, THEIRS: their_writer, LLAMA_CPP: llama_cpp_writer}[whose](threads)
-    write(WARMUP_TOKENS)
-    seconds = []
-    for _ in range(N_TEXTS):
-        began = time.perf_counter()
-        ids = write(n_tokens)
-        seconds.append(time.perf_counter() - began)
-        assert len(ids) == n_tokens
-    return {"seconds": seconds, "ids": ids}
-
-
-def our_writer(threads: int) -> Writer:
-    from llm.model.generate import generate, greedy
-
-    torch.set_num_threads(threads)
-    gpt = our_model()
-    return lambda n_tokens: list(generate(gpt, [FIRST], n_tokens, greedy))
-
-
-def our_model() -> "GPT":
-    """The export, or a model whose weights are all drawn, also those that begin at zero."""
-    if has_export():
-        from llm.export.huggingface import read_folder
-
-        return read_folder(EXPORT)
+def drawn_model() -> Any:
+    """A model whose weights are all drawn, also those that begin at zero."""
     from llm.model.config import ModelConfig
     from llm.model.gpt import GPT
 
@@ -108,35 +111,60 @@ def our_model() -> "GPT":
     return gpt
 
 
-def their_writer(threads: int) -> Writer:
+def measure(whose: str, path: str, prompt: list[int], n_tokens: int, threads: int) -> dict[str, Any]:
+    """Seconds to the first token and of some whole texts, after a warm-up, and the ids."""
+    make = {OURS: our_writer, THEIRS: their_writer}.get(whose, llama_cpp_writer)
+    write = make(path, prompt, threads)
+    write(n_tokens // 4)
+    write(1)
+    first = [timed(write, 1)[0] for _ in range(N_FIRST)]
+    whole = [timed(write, n_tokens) for _ in range(N_TEXTS)]
+    return {"first": first, "seconds": [seconds for seconds, _ in whole], "ids": whole[0][1]}
+
+
+def timed(write: Writer, n_tokens: int) -> tuple[float, list[int]]:
+    began = time.perf_counter()
+    ids = write(n_tokens)
+    seconds = time.perf_counter() - began
+    assert len(ids) == n_tokens
+    return seconds, ids
+
+
+def our_writer(path: str, prompt: list[int], threads: int) -> Writer:
+    from llm.export.huggingface import read_folder
+    from llm.model.generate import generate, greedy
+
+    torch.set_num_threads(threads)
+    gpt = read_folder(Path(path))
+    return lambda n_tokens: list(generate(gpt, prompt, n_tokens, greedy))
+
+
+def their_writer(path: str, prompt: list[int], threads: int) -> Writer:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    if has_export():
-        model: Any = AutoModelForCausalLM.from_pretrained(EXPORT, dtype=torch.float32, local_files_only=True)
-    else:
-        model = transformers_twin(our_model())
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     model.eval()
     model.generation_config.eos_token_id = None  # all of the tokens are wanted
-    prompt = torch.tensor([[FIRST]])
-    words = {"attention_mask": torch.ones_like(prompt), "do_sample": False}
-    return lambda n_tokens: model.generate(prompt, max_new_tokens=n_tokens, **words)[0, 1:].tolist()
+    given = torch.tensor([prompt])
+    words = {"attention_mask": torch.ones_like(given), "do_sample": False}
+    return lambda n_tokens: model.generate(given, max_new_tokens=n_tokens, **words)[0, len(prompt) :].tolist()
 
 
-def llama_cpp_writer(threads: int) -> Writer:
+def llama_cpp_writer(path: str, prompt: list[int], threads: int) -> Writer:
     xllamacpp: Any = importlib.import_module("xllamacpp")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     params = xllamacpp.CommonParams()
-    params.model.path = str(max(EXPORT.glob("gguf/*.gguf"), key=lambda file: "f32" in file.name))
-    params.port, params.n_ctx, params.n_parallel = port, 2 * N_TOKENS, 1
+    params.model.path, params.port, params.verbosity = path, port, -1
+    params.n_ctx, params.n_parallel = 0, 1  # a context of 0 is the model's own
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
 
     def write(n_tokens: int) -> list[int]:
         assert server  # it serves as long as somebody holds it
-        asked = {"prompt": [FIRST], "n_predict": n_tokens, "temperature": 0.0, "ignore_eos": True}
+        asked = {"prompt": prompt, "n_predict": n_tokens, "temperature": 0.0, "ignore_eos": True}
         body = json.dumps(asked | {"cache_prompt": False, "return_tokens": True}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/completion", body)
         with urllib.request.urlopen(request) as answer:  # noqa: S310 (our own server)
@@ -147,22 +175,20 @@ def llama_cpp_writer(threads: int) -> Writer:
 
 
 def report(runs: dict[tuple[int, str], list[dict[str, Any]]]) -> None:
-    print(f"{'':<26}{'tokens/s':>10}{'× Transformers':>16}{'same':>8}")
-    seconds = {
-        row: statistics.median(second for run in found for second in run["seconds"])
-        for row, found in runs.items()
-        if not any("failed" in run for run in found)
-    }
+    print(f"{'':<28}{'tokens/s':>10}{'× Transformers':>16}{'first':>9}{'same':>8}")
+    ended = {row: found for row, found in runs.items() if not any("failed" in run for run in found)}
+    seconds = {row: statistics.median(of for run in found for of in run["seconds"]) for row, found in ended.items()}
     for (threads, whose), found in runs.items():
         name = f"{threads} thread{'s' if threads > 1 else ' '}  {whose}"
         if (threads, whose) not in seconds:
-            print(f"  {name:<24}     none: {next(run['failed'] for run in found if 'failed' in run)}")
+            print(f"  {name:<26}     none: {next(run['failed'] for run in found if 'failed' in run)}")
             continue
         ids, ours, theirs = found[0]["ids"], runs[threads, OURS][0].get("ids", []), seconds.get((threads, THEIRS))
         same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, ours, strict=False)))
         speed = seconds[threads, whose]
+        first = statistics.median(of for run in found for of in run["first"])
         ratio = f"{theirs / speed:.2f}" if theirs else "–"
-        print(f"  {name:<24}{len(ids) / speed:>10,.0f}{ratio:>16}{same:>8}")
+        print(f"  {name:<26}{len(ids) / speed:>10,.0f}{ratio:>16}{first * 1000:>9.1f}{same:>8}")
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, T
 
     gpt.to(machine.device)
     params = OptimizerParams.model_validate({"kind": setting.optimizer, **RATES})
-    optimizer = Optimizer(gpt, params, machine.dtype, machine.device)
+    optimizer = Optimizer(gpt, params, machine.dtype, machine.device, rate_shares={})
     loss_of = LanguageLoss(gpt, machine, setting.compiled)
 
     def step(number: int, ids: Tensor, target: Tensor) -> Tensor:

@@ -166,9 +166,10 @@ def compare_models(
 ) -> None:
     """Bits per byte of several models on the same text, each with its own tokenizer."""
     from llm.evaluate.compare import compare, read_texts
+    from llm.export.native import open_native
     from llm.runtime import Machine
 
-    typer.echo(compare(folders, read_texts(text, max_bytes), Machine.find()))
+    typer.echo(compare(folders, read_texts(text, max_bytes), Machine.find(), open_native))
 
 
 @app.command()
@@ -223,11 +224,15 @@ def scaling(
 def verify_export(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder of a language model.")] = EXPORT,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 1,
+    text: Annotated[Path, typer.Option(help="A corpus table, whose ids are compared.")] = Path(
+        "data/corpus/test.parquet"
+    ),
 ) -> None:
     """Load an export with Transformers, llama.cpp and ONNX Runtime, and measure how far each is from our model."""
+    from llm.evaluate.compare import read_texts
     from llm.export.clients import verify_export as measure
 
-    table, wrong = measure(folder, seed)
+    table, wrong = measure(folder, seed, "\n".join(read_texts(text)) if text.exists() else "")
     typer.echo(table)
     if wrong:
         raise UserError(f"{folder}: wanted what the table allows, {', '.join(wrong)} is not within it")
@@ -274,6 +279,49 @@ def harness(
     if other:
         typer.echo(f"not the same: {', '.join(other)}")
     raise typer.Exit(1 if other else 0)
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="A classifier, such as models/finetuned/library.")],
+    file: Annotated[Path, typer.Argument(help="Rows with texts: .csv, .tsv, .jsonl or .parquet, of any size.")],
+    out: Annotated[Path | None, typer.Option(help="Where to; FILE.predictions beside the file otherwise.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A column with a text, where it is not called as in training; or two.")
+    ] = None,
+    every_label: Annotated[bool, typer.Option("--all", help="Add the probability of each label.")] = False,
+    header: Annotated[bool, typer.Option(help="Whether a .csv or .tsv has one; else columns are 1, 2, …")] = True,
+) -> None:
+    """Add a finetuned classifier's predictions to a file's rows."""
+    from llm.finetune.predict import predict_file
+    from llm.runtime import Machine
+
+    found = predict_file(folder, file, out, text or [], Machine.find(), every_label=every_label, header=header)
+    without = f", {found.without_text:,} of them without a text and so without a prediction"
+    typer.echo(f"{found.out}: {found.rows:,} rows{without if found.without_text else ''}")
+
+
+@app.command()
+def learning_curve(
+    task: Annotated[str, typer.Argument(help="A classification task of params.yaml.")] = "library",
+    shares: Annotated[list[float], typer.Option(help="Of the labeled rows; may be given several times.")] = [  # noqa: B006 (typer copies it)
+        0.01,
+        0.05,
+        0.25,
+        1.0,
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each point.")] = 3,
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Measure a task against its number of labeled rows, with pretraining and without."""
+    from llm.finetune import learning_curve as curve
+
+    outcomes = curve.run_learning_curve(*curve.read_task(params_file, task), shares=shares, n_seeds=seeds)
+    lines = curve.summarise(outcomes)
+    metrics, picture = Path(f"metrics/learning_curve/{task}.json"), Path(f"plots/learning_curve/{task}.svg")
+    curve.write_metrics(metrics, task, lines)
+    curve.draw(picture, task, lines)
+    typer.echo(f"{curve.as_table(lines)}\nwritten: {metrics}, {picture}")
 
 
 @app.command()

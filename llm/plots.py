@@ -1,6 +1,7 @@
 """Pictures beside DVC's plots, for people who are offline: SVG, the same bytes for the same data."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ SETTINGS: Any = {
     # Text stays text, ids are drawn from this salt and not from a random one, and no date is written.
     "svg.fonttype": "none",
     "svg.hashsalt": "groundup",
+    # A dollar in a label is a dollar.
+    "text.parse_math": False,
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
 }
+MOST_LABELS = 100  # of a confusion matrix that are named
+LONGEST_NAME = 24
 
 
 def new_figure(width: float = 7, height: float = 4) -> Figure:
@@ -28,11 +33,13 @@ def new_figure(width: float = 7, height: float = 4) -> Figure:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write it as SVG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        # Letters that our font lacks are text in the file: whoever shows it has a font for them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
-def draw_curve(rows: Sequence[dict[str, float]], title: str, path: Path) -> None:
+def draw_curve(rows: Sequence[dict[str, float]], title: str, path: Path, unit: str = "nats a token") -> None:
     """A learning curve: training and validation loss over the steps, the learning rate below."""
     figure = new_figure(7, 5)
     with matplotlib.rc_context(SETTINGS):
@@ -41,7 +48,7 @@ def draw_curve(rows: Sequence[dict[str, float]], title: str, path: Path) -> None
             points = [(row["step"], row[key]) for row in rows if key in row]
             if points:
                 losses.plot(*zip(*points, strict=True), label=label)
-        losses.set(ylabel="loss (nats a token)", title=title)
+        losses.set(ylabel=f"loss ({unit})", title=title)
         losses.legend()
         rates.plot([row["step"] for row in rows], [row["rate"] for row in rows], color="gray")
         rates.set(xlabel="step", ylabel="share of\nfull rate")
@@ -55,7 +62,8 @@ def draw_bars(values: dict[str, float], title: str, unit: str, path: Path, highl
         axes = figure.subplots()
         names = list(values)[::-1]
         colors = ["tab:blue" if name == highlight else "silver" for name in names]
-        bars = axes.barh(names, [values[name] for name in names], color=colors)
+        bars = axes.barh(range(len(names)), [values[name] for name in names], color=colors)
+        axes.set_yticks(range(len(names)), [shorten(name) for name in names])
         axes.bar_label(bars, fmt="%.3f", padding=3)
         axes.set(title=title, xlabel=unit)
         axes.grid(visible=False, axis="y")
@@ -64,25 +72,40 @@ def draw_bars(values: dict[str, float], title: str, unit: str, path: Path, highl
 
 
 def draw_confusion(counts: Any, labels: Sequence[str], title: str, path: Path) -> None:
-    """A confusion matrix: counts (actual, predicted) as numbers on a shade of each row's share."""
-    size = 2.5 + 0.55 * max(len(labels), 1)
+    """A confusion matrix: counts (actual, predicted) as numbers on a shade of each row's share.
+
+    Above MOST_LABELS there is room for the shades alone.
+    """
+    cell = min(0.55, 16 / max(len(labels), 1))
+    size = 2.5 + cell * max(len(labels), 1)
     figure = new_figure(size + 0.8, size)
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(SETTINGS | {"font.size": min(10, 20 * cell)}):
         axes = figure.subplots()
         shares = [[count / max(sum(row), 1) for count in row] for row in counts]
         if labels:
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for y, row in enumerate(counts):
+        for y, row in enumerate(counts if len(labels) <= MOST_LABELS else []):
             for x, count in enumerate(row):
                 if count:
                     axes.text(
                         x, y, str(count), ha="center", va="center", color="white" if shares[y][x] > 0.5 else "black"
                     )
-        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-        axes.set_yticks(range(len(labels)), labels)
+        names = [shorten(label) for label in labels] if len(labels) <= MOST_LABELS else []
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), names)
         axes.grid(visible=False)
         axes.set(xlabel="predicted", ylabel="actual", title=title)
     save_figure(figure, path)
+
+
+def shorten(name: str) -> str:
+    """A name that leaves room for the picture, on one line.
+
+    >>> shorten("a label that goes on and on and on")
+    'a label that goes on an…'
+    """
+    line = " ".join(name.split())
+    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
 
 
 def draw_note(text: str, path: Path) -> None:
@@ -142,17 +165,83 @@ def _count_in_doublings(axes: Any, values: Sequence[int]) -> None:
 
 def draw_calibration(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """A reliability diagram: how often the likeliest token came, by its probability; the share of tokens below."""
+    _draw_reliability({"this model": rows}, "tokens", "probability of the likeliest token", title, path)
+
+
+def draw_reliability(series: Mapping[str, Sequence[dict[str, Any]]], of: str, title: str, path: Path) -> None:
+    """A reliability diagram of several models of the same rows: `of` names the probability that is looked at."""
+    _draw_reliability(series, "rows", of, title, path)
+
+
+def _draw_reliability(
+    series: Mapping[str, Sequence[dict[str, Any]]], unit: str, of: str, title: str, path: Path
+) -> None:
+    """Bins, rows with `from`, `to`, `confidence`, `accuracy` and how many under `unit`, of each of the series."""
     figure = new_figure(5, 5.5)
     with matplotlib.rc_context(SETTINGS):
         right, many = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         right.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="perfectly calibrated")
-        right.plot(
-            [row["confidence"] for row in rows], [row["accuracy"] for row in rows], marker="o", label="this model"
-        )
+        for number, (name, rows) in enumerate(series.items()):
+            drawn = right.plot(
+                [row["confidence"] for row in rows], [row["accuracy"] for row in rows], marker="o", label=name
+            )
+            total = max(sum(row[unit] for row in rows), 1)
+            shares = [row[unit] / total for row in rows]
+            if len(series) == 1:
+                centres = [(row["from"] + row["to"]) / 2 for row in rows]
+                many.bar(centres, shares, width=0.09, color="silver")
+            else:
+                # Side by side in their bin, each in the colour of its line.
+                wide = [0.9 * (row["to"] - row["from"]) / len(series) for row in rows]
+                lefts = [row["from"] + number * width for row, width in zip(rows, wide, strict=True)]
+                many.bar(lefts, shares, width=wide, align="edge", color=drawn[0].get_color())
         right.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that came true", title=title)
         right.legend()
-        total = max(sum(row["tokens"] for row in rows), 1)
-        centres = [(row["from"] + row["to"]) / 2 for row in rows]
-        many.bar(centres, [row["tokens"] / total for row in rows], width=0.09, color="silver")
-        many.set(xlabel="probability of the likeliest token", ylabel="share of\ntokens")
+        many.set(xlabel=of, ylabel=f"share of\n{unit}")
+    save_figure(figure, path)
+
+
+def draw_roc(
+    roc: Sequence[tuple[float, float]],
+    precision_recall: Sequence[tuple[float, float]],
+    share: float,
+    title: str,
+    path: Path,
+) -> None:
+    """Two curves of one threshold: (false positive rate, recall) and (recall, precision); dashed is guessing.
+
+    `share` of the rows are what is to be found: guessing has that precision at any recall.
+    """
+    figure = new_figure(9, 4.5)
+    with matplotlib.rc_context(SETTINGS):
+        left, right = figure.subplots(1, 2)
+        left.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="guessing")
+        left.step(*zip(*roc, strict=True), where="post")
+        left.set(xlabel="false positive rate", ylabel="recall (true positive rate)", title=title)
+        right.axhline(share, color="gray", linestyle="--", linewidth=1, label="guessing")
+        right.step(*zip(*precision_recall, strict=True), where="pre")
+        right.set(xlabel="recall", ylabel="precision")
+        for axes in (left, right):
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            axes.legend(loc="lower right")
+    save_figure(figure, path)
+
+
+def draw_intervals(
+    values: Mapping[str, tuple[float, float | None, float | None]], title: str, unit: str, path: Path, highlight: str
+) -> None:
+    """A point and the ends of its interval for each name, the first on top; one of them stands out."""
+    figure = new_figure(7, 1.1 + 0.4 * max(len(values), 1))
+    with matplotlib.rc_context(SETTINGS):
+        axes = figure.subplots()
+        for y, (name, (value, low, high)) in enumerate(reversed([*values.items()])):
+            color = "tab:blue" if name == highlight else "dimgray"
+            axes.hlines(y, value if low is None else low, value if high is None else high, color=color, linewidth=2)
+            axes.plot([value], [y], marker="o", color=color)
+            axes.annotate(
+                f"{value:.3f}", (value, y), xytext=(0, 6), textcoords="offset points", ha="center", color=color
+            )
+        axes.set_yticks(range(len(values)), [shorten(name) for name in values][::-1])
+        axes.set(title=title, xlabel=unit, xlim=(0, 1), ylim=(-0.5, max(len(values), 1) - 0.3))
+        axes.grid(visible=False, axis="y")
     save_figure(figure, path)

@@ -18,6 +18,7 @@ def main(
     pretrain: Input,
     baselines: Input,
     evaluate: Input,
+    memorise: Input,
     cloze: Input,
     export: Input,
     finetune: Input,
@@ -32,7 +33,7 @@ def main(
 ) -> None:
     """Write the card from the metrics files and the artifacts' hashes; `finetune` and `finetuned` are folders."""
     files = {"prepare": prepare, "label": label, "tokenize": tokenize, "pretrain": pretrain}
-    files |= {"baselines": baselines, "evaluate": evaluate, "cloze": cloze, "export": export}
+    files |= {"baselines": baselines, "evaluate": evaluate, "memorise": memorise, "cloze": cloze, "export": export}
     artifacts = {"prepare": corpus, "tokenize": tokenizer, "tokenize ": tokens, "sample": windows}
     artifacts |= {"pretrain": pretrained, "export": exported}
     artifacts |= {f"finetune@{name}": finetuned / name for name in tasks}

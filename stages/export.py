@@ -62,12 +62,15 @@ def _verify(folder: Path, model: GPT, seed: int) -> dict[str, Any]:
     parity = compare_with_transformers(folder, model, seed)
     if not parity.agrees:
         raise UserError(
-            f"{folder}: wanted logits within {parity.most:.2g} of ours and the same token ids in Transformers, "
-            f"given {parity.max_logit_difference:.2g} and {parity.texts_with_other_ids} texts with other ids"
+            f"{folder}: wanted logits within {parity.most:.2g} of ours, the same token ids and words in Transformers, "
+            f"given {parity.max_logit_difference:.2g}, {parity.texts_with_other_ids} texts with other ids and "
+            f"{parity.other_continuations} of {parity.continuations} greedy continuations that differ"
         )
     return {
         "max_logit_difference": float(f"{parity.max_logit_difference:.3g}"),
         "texts_with_other_ids": parity.texts_with_other_ids,
+        "other_continuations": parity.other_continuations,
+        "continuations": parity.continuations,
     }
 
 

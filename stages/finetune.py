@@ -6,10 +6,12 @@ from typing import Annotated
 from llm import stage
 from llm.errors import UserError
 from llm.export.params import Format
+from llm.export.task_card import task_card
 from llm.finetune.classify_job import run_classify
 from llm.finetune.instruct_job import run_instruct
 from llm.finetune.jobs import Job, unfit_because
-from llm.finetune.params import ClassifyTask, Count, InstructTask, Task
+from llm.finetune.params import ClassifyTask, Count, InstructTask, PreferTask, Task
+from llm.finetune.prefer_job import run_prefer
 from llm.plots import draw_note
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Scratch, Seed
@@ -26,6 +28,7 @@ def main(
     config: Input,
     weights: Input,
     tokenizer: Input,
+    held_out: Input,
     model: Output,
     metrics: Output,
     plots: Output,
@@ -34,9 +37,9 @@ def main(
 ) -> None:
     """Train the task `name` on `data`; write the folders `model` and `plots`, and a `report` to be read.
 
-    `weights` is the base's one file, or the base itself where there are several. An instruction model is written in
-    `formats` as well. A table without rows that gives its reason, and a base that cannot be finetuned, is passed over
-    and the reason recorded.
+    `weights` is the base's one file, or the base itself where there are several. A model that answers is written in
+    `formats` as well, and what it forgets is seen on `held_out`, a table of the corpus. A table without rows that
+    gives its reason, and a base that cannot be finetuned, is passed over and the reason recorded.
     """
     if {weights if weights.is_dir() else weights.parent, tokenizer.parent} != {config.parent}:
         raise UserError(f"wanted config, weights and tokenizer in one folder, given {config}, {weights}, {tokenizer}")
@@ -50,12 +53,16 @@ def main(
         return
     machine = Machine.find()
     machine.keep_memory()
-    job = Job(data, config.parent, model, plots, report, seed, n_seeds, machine, scratch, formats)
+    job = Job(data, config.parent, held_out, model, plots, report, seed, n_seeds, machine, scratch, formats)
     match task:
         case ClassifyTask():
-            stage.write_json(metrics, run_classify(job, task))
+            figures = run_classify(job, task)
         case InstructTask():
-            stage.write_json(metrics, run_instruct(job, task))
+            figures = run_instruct(job, task)
+        case PreferTask():
+            figures = run_prefer(job, task)
+    stage.write_json(metrics, figures)
+    (model / "README.md").write_text(task_card(name, model, task.base, figures), encoding="utf-8")
 
 
 if __name__ == "__main__":

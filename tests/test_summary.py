@@ -50,6 +50,38 @@ def test_an_instruction_model_is_shown_before_and_after(tmp_path):
     assert text.index("3.125") < text.index("2.500")
 
 
+def test_every_figure_stands_with_its_own_interval(tmp_path):
+    figures = {
+        "pretrained": {"accuracy": 0.75, "accuracy_low": 0.625, "accuracy_high": 0.875},
+        "zero_shot": {"accuracy": 0.25, "accuracy_low": 0.125, "accuracy_high": 0.375},
+        "majority": {"accuracy": 0.5},
+    }
+    _write(tmp_path / "finetune" / "library.json", {"test": figures})
+    lines = summarise_run(tmp_path).splitlines()
+    assert [line.split()[-3:] for line in lines[1:]] == [
+        ["0.750", "[0.625,", "0.875]"],
+        ["majority", "0.500"],
+        ["0.250", "[0.125,", "0.375]"],
+    ]
+    assert lines[3].startswith("  zero shot ")
+
+
+def test_a_model_of_preferences_shows_pairs_and_answers(tmp_path):
+    test = {
+        "chosen_is_likelier": {"before": 0.5, "after": 0.75},
+        "chosen_is_likelier_low": {"before": 0.375, "after": 0.625},
+        "chosen_is_likelier_high": {"before": 0.625, "after": 0.875},
+        "answer_bits_per_byte": {"before": 2.125, "after": 2.25},
+        "answers_scored": 12,
+    }
+    _write(tmp_path / "finetune" / "likes.json", {"test": test})
+    text = summarise_run(tmp_path)
+    assert _names(text) == ["before", "after", "before", "after"]
+    assert "0.500 [0.375, 0.625]" in text
+    assert "0.750 [0.625, 0.875]" in text
+    assert text.index("pairs") < text.index("0.750") < text.index("bits per byte") < text.index("2.250\n")
+
+
 def test_a_task_that_was_skipped_says_why(tmp_path):
     _write(tmp_path / "finetune" / "library.json", {"skipped": "there is no labeled row"})
     assert summarise_run(tmp_path) == "library: skipped, there is no labeled row\n"

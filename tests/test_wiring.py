@@ -80,7 +80,7 @@ ROOMS = {
     "train": BASE | {"text", "model"},
     "evaluate": BASE | {"text", "model", "train"},
     "export": BASE | {"text", "model", "train"},
-    "finetune": BASE | {"text", "model", "train", "export"},
+    "finetune": BASE | {"text", "model", "train", "evaluate", "export"},
     "serve": BASE | {"text", "model", "export", "finetune"},
 }
 

@@ -50,6 +50,40 @@ FINETUNED = {
     "random_weights": ("the same network, not pretrained", "It starts from random weights and is trained alike."),
     "tfidf": ("TF-IDF", "Weighted counts of words and a logistic regression."),
     "majority": ("majority", "Always the label that is the most frequent in train."),
+    "zero_shot": ("this model, not finetuned", "The label that it finds the likeliest words after the text."),
+}
+ANSWERS = {
+    "chosen_is_likelier": (
+        "pairs with the better answer likelier",
+        "The share of pairs of answers of which the model holds the better one the likelier.",
+    ),
+    "reward_margin": (
+        "reward margin",
+        "How much further than the base it tells the two answers apart, in nats × beta.",
+    ),
+    "chosen_log_ratio": ("log-ratio on better answers", "How far it went from its base: 0 is not at all."),
+    "answer_bits_per_byte": (
+        "bits per byte of the right answers",
+        "The fewer, the likelier the model holds them. Before: the base as it was, which finetuning has to beat.",
+    ),
+    "answer_nats_per_token": ("nats a token of them", "The same by token: the loss that training lowers."),
+    "base_bits_per_byte": (
+        "bits per byte of the pretraining's test text",
+        "What was forgotten: the more it rises, the more of what the base could do is gone.",
+    ),
+    "token_f1": ("token F1", "How much of the words of its answer and of the right one is in both, from 0 to 1."),
+    "chrf": ("chrF", "The same by runs of characters, from 0 to 100."),
+    "exact_match": ("exact match", "The share of its answers that are the right ones to the letter."),
+}
+CAPTIONS = {
+    "curve": "Loss over the steps of the finetuning.",
+    "confusion": "How many rows of each label (down) were taken for which one (across): right ones stand on the "
+    "diagonal.",
+    "reliability": "Whether a probability comes true as often as it says: as trained, and at the temperature that was "
+    "fitted on val.",
+    "roc": "What is found of the second label, and how much of what is found is right, at every threshold.",
+    "labels": "F1 of each label: high where much of it is found and much of what is found is right.",
+    "rows": "The accuracies above with their intervals.",
 }
 
 
@@ -110,7 +144,7 @@ class Report:
     finetuned: Mapping[str, dict[str, Any]]  # metrics by task
     params: Mapping[str, Any]  # by section
     pictures: Mapping[str, str]  # SVG by name: vocabulary, curve, rivals, context, calibration
-    finetuned_pictures: Mapping[str, Mapping[str, str]]  # SVG by task and name: curve, confusion
+    finetuned_pictures: Mapping[str, Mapping[str, str]]  # SVG by task and name, as in CAPTIONS
     samples: Sequence[Text]
     passage: Text | None  # held-out text, None where there is none
     lineage: Sequence[tuple[str, str, str]]  # made by, file, md5
@@ -135,6 +169,8 @@ def write_report(report: Report, template: str) -> str:
             "lineage": fold_many(report.lineage),
             "levels": _levels(),
             "finetuned_names": FINETUNED,
+            "finetuned_captions": CAPTIONS,
+            "answer_names": ANSWERS,
             "interval": _interval,
             "short": SHORT,
             "long": LONG,

@@ -2,19 +2,16 @@
 
     metrics, params, config.json, artifacts  →  README.md: the Hub's front matter, and a section for each question
 
-Every figure is read from what the stages wrote. The keys of the front matter: https://huggingface.co/docs/hub/model-cards.
+Every figure is read from what the stages wrote.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from llm.errors import UserError
+from llm.export.markdown import fence, front_matter, table
 
 FOLDER = "models/export"
 PYTHON_LICENSE = "https://docs.python.org/3/license.html"
@@ -88,13 +85,6 @@ def lineage_rows(artifacts: dict[str, Path]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def table(head: list[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """Lines of a Markdown table; a bar or a line break in a cell is no part of the table."""
-    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
-    cells = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows)
-    return lines + [f"| {' | '.join(row)} |" for row in cells]
-
-
 def write_card(
     metrics: dict[str, dict[str, Any]],
     finetuned: dict[str, dict[str, Any]],
@@ -114,6 +104,7 @@ def write_card(
         "Architecture": _architecture(config, metrics["pretrain"]),
         "Training": _training(metrics["pretrain"], params["pretrain"]),
         "Evaluation": _evaluation(evaluation, metrics["baselines"], metrics["prepare"]) + _cloze(metrics["cloze"]),
+        **({"Memorisation": _memorisation(metrics["memorise"])} if "memorise" in metrics else {}),
         **{f"Finetuned: {name}": _task(report) for name, report in finetuned.items()},
         "How to load it": _loading(export, finetuned),
         "Limits": _limits(evaluation, metrics["prepare"], finetuned),
@@ -139,6 +130,7 @@ def _front_matter(
     front["library_name"] = "groundup" if "transformers" in export else "transformers"
     front["tags"] = ["groundup", config["family"]]
     front["tags"] += ["gguf"] if _written(export["gguf"]) else []
+    front["tags"] += ["onnx"] if "bytes" in export.get("onnx", {}) else []
     results = [
         _result("text-generation", "held-out text", split, "bits_per_byte", figures["bits_per_byte"])
         for split, figures in _splits(evaluation).items()
@@ -152,11 +144,7 @@ def _front_matter(
     if results:
         front["metrics"] = sorted({result["metrics"][0]["type"] for result in results})
         front["model-index"] = [{"name": f"groundup-{config['family']}", "results": results}]
-    text = StringIO()
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.dump(front, text)
-    return ["---", *text.getvalue().splitlines(), "---"]
+    return front_matter(front)
 
 
 def _license(sources: list[dict[str, Any]]) -> dict[str, Any]:
@@ -308,18 +296,64 @@ def _cloze(cloze: dict[str, Any]) -> list[str]:
     return ["", *table(["choices from the test text", "items", "accuracy", "guessing"], rows)]
 
 
+def _memorisation(memorise: dict[str, Any]) -> list[str]:
+    """What the model has by heart; test, which it never saw, is the measure for train."""
+    if not memorise["train"]["prefixes"]:
+        return ["No document of train is long enough to be continued, so nothing was measured."]
+    verdict = {
+        True: "**The model copies**: more of train than of test comes back word for word, beyond chance.",
+        False: "No more of train than of test comes back word for word than chance may bring.",
+        None: "No document of test is long enough, so what it has by heart cannot be told from what is easy to guess.",
+    }
+    splits = [split for split in ("train", "test") if memorise[split]["prefixes"]]
+    rows = [(name.replace("_", " "), *(memorise[split][name] for split in splits)) for name in memorise[splits[0]]]
+    samples = memorise["samples"]
+    found = f"{samples['copied']} of {samples['number']} samples copy a long run of tokens from train."
+    return [verdict[memorise["copies"]], "", *table(["continued greedily", *splits], rows), "", found]
+
+
 def _task(report: dict[str, Any]) -> list[str]:
     if "skipped" in report:
         return [f"Skipped: {report['skipped']}."]
     counts = ", ".join(f"{count:,} {split}" for split, count in report["rows"].items())
-    if "answer_bits_per_byte" in report["test"]:
-        bits = report["test"]["answer_bits_per_byte"]
-        return [f"Rows: {counts}.", "", *table(["held-out answers", "bits per byte"], bits.items())]
+    test = report["test"]
+    lines = [f"Rows: {counts}.", "", *(_classified(report) if "pretrained" in test else _answered(test))]
+    if seeds := report.get("seeds"):
+        means = [
+            (row.replace("_", " "), name.replace("_", " "), f"{of['mean']} ± {of['std']}")
+            for row, figures in seeds.items()
+            for name, of in figures.items()
+        ]
+        lines += ["", *table(["trained from several seeds", "", "mean ± standard deviation"], means)]
+    if any(key.endswith("_low") for key in [*test, *test.get("pretrained", {})]):
+        lines += ["", "In brackets: an interval of 95%, by drawing rows of test anew."]
+    return lines
+
+
+def _classified(report: dict[str, Any]) -> list[str]:
+    """Every row of a classification task, the best first, and what the finetuned model has over some of them."""
     rows = [
-        (name.replace("_", " "), figures["accuracy"], figures["macro_f1"], _setting(report["settings"][name]))
+        (
+            name.replace("_", " "),
+            *(_with_interval(figures, key) for key in ("accuracy", "macro_f1")),
+            _setting(report["settings"][name]),
+        )
         for name, figures in sorted(report["test"].items(), key=lambda row: -row[1]["accuracy"])
     ]
-    return [f"Rows: {counts}.", "", *table(["on test", "accuracy", "macro-F1", "setting"], rows)]
+    lines = table(["on test", "accuracy", "macro-F1", "setting"], rows)
+    if differences := report.get("differences"):
+        less = [(name.replace("_", " "), _with_interval(of, "difference")) for name, of in differences.items()]
+        lines += ["", *table(["accuracy of the finetuned model less that of", "difference"], less)]
+    return lines
+
+
+def _answered(test: dict[str, Any]) -> list[str]:
+    """Every figure of a model that answers, before and after."""
+    measured = {name: of for name, of in test.items() if isinstance(of, dict)}
+    by_when = [{name: of[when] for name, of in measured.items()} for when in ("before", "after")]
+    names = [name for name in measured if not name.endswith(("_low", "_high"))]
+    rows = [(name.replace("_", " "), *(_with_interval(of, name) for of in by_when)) for name in names]
+    return table(["on test", "before", "after"], rows)
 
 
 def _setting(setting: dict[str, Any]) -> str:
@@ -335,36 +369,34 @@ def _loading(export: dict[str, Any], finetuned: dict[str, dict[str, Any]]) -> li
     if "transformers" in export:
         lines += [f"**Transformers**: not this one; {export['transformers']['skipped']}.", ""]
     else:
-        lines += ["**Transformers**", "", *_fence("python", TRANSFORMERS), ""]
+        lines += ["**Transformers**", "", *fence("python", TRANSFORMERS), ""]
     files = _written(export["gguf"])
     if files:
         file = f"model-{files[0].removeprefix('gguf-')}.gguf"
         command = f'llama-cli -m {FOLDER}/gguf/{file} -no-cnv -p "import "'
-        lines += ["**llama.cpp**, as a program or from Python", "", *_fence("bash", command), ""]
-        lines += [*_fence("python", LLAMA_CPP.replace("FILE", file)), ""]
+        lines += ["**llama.cpp**, as a program or from Python", "", *fence("bash", command), ""]
+        lines += [*fence("python", LLAMA_CPP.replace("FILE", file)), ""]
     for name, about in (export["gguf"] | {"onnx": export.get("onnx", {})}).items():
         for state in about.keys() & {"skipped", "unverified"}:
             lines += [f"{name} is {state}: {about[state]}.", ""]
     if files and "skipped" not in export["gguf"].get("Modelfile", {}):
         commands = f'ollama create groundup -f {FOLDER}/gguf/Modelfile\nollama run groundup "import "'
-        lines += ["**Ollama**", "", *_fence("bash", commands), ""]
+        lines += ["**Ollama**", "", *fence("bash", commands), ""]
     if "bytes" in export.get("onnx", {}):
-        lines += ["**ONNX Runtime**", "", *_fence("python", ONNX), ""]
-    lines += ["**This project**", "", *_fence("bash", "\n".join(shell)), "", *_fence("python", OURS)]
-    answering = [name for name in chats if _written(finetuned[name].get("gguf", {}))]
-    for name in answering:
-        folder = f"models/finetuned/{name}/gguf"
-        lines += ["", f"The model that answers, {name}, is in `{folder}` for llama.cpp and Ollama, with its template."]
+        lines += ["**ONNX Runtime**", "", *fence("python", ONNX), ""]
+    lines += ["**This project**", "", *fence("bash", "\n".join(shell)), "", *fence("python", OURS)]
+    for name in chats:
+        folder, report = f"models/finetuned/{name}", finetuned[name]
+        places = [f"`{folder}/gguf` for llama.cpp and Ollama"] if _written(report.get("gguf", {})) else []
+        places += [f"`{folder}/onnx` for ONNX Runtime"] if "bytes" in report.get("onnx", {}) else []
+        if places:
+            lines += ["", f"The model that answers, {name}, is in {' and in '.join(places)}, with its template."]
     return lines
 
 
 def _written(gguf: dict[str, dict[str, Any]]) -> list[str]:
     """The formats that there are files of."""
     return [format_ for format_, about in gguf.items() if "bytes" in about]
-
-
-def _fence(language: str, code: str) -> list[str]:
-    return [f"```{language}", *code.strip().splitlines(), "```"]
 
 
 def _limits(evaluation: dict[str, Any], prepare: dict[str, Any], finetuned: dict[str, dict[str, Any]]) -> list[str]:

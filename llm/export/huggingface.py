@@ -4,7 +4,8 @@
     chat_template.jinja (instruction models)
 
 Transformers 5 and 4 both read what is written here: where they differ, both spellings stand. A model that they have no
-architecture for has other words in config.json and other names of weights: `llm.export.native`.
+architecture for has other words in config.json and other names of weights: `llm.export.native`. Classifiers stand in
+`llm.export.classifier`.
 """
 
 import json
@@ -29,38 +30,18 @@ from llm.train.checkpoint import set_weights
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
-def write_folder(
-    folder: Path,
-    model: GPT,
-    tokenizer_file: Path,
-    *,
-    chat_template: str | None = None,
-    labels: list[str] | None = None,
-    score: Tensor | None = None,
-) -> None:
-    """Write the files. With `labels` and `score` (labels, D) it is a classifier, else a language model.
+def write_folder(folder: Path, model: GPT, tokenizer_file: Path, *, chat_template: str | None = None) -> None:
+    """Write a language model's files.
 
     A shape that no architecture of Transformers has is written in our own words, which `read_folder` knows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config, tokenizer = model.config, Tokenizer.load(tokenizer_file)
-    weights = dict[str, Tensor](model.named_parameters())
-    if score is not None:
-        weights.pop("head.weight", None)
-    if why_native(config) is None:
-        weights = to_theirs(config.family, config.n_layers, weights)
-        _write_json(folder / "config.json", _config(config, tokenizer, labels))
-    else:
-        _write_json(folder / "config.json", native_config(config, labels))
-    if score is not None:
-        weights["score.weight"] = score
-    cpu = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
-    # Transformers wants to be told the framework; one metadata key keeps the bytes the same from run to run.
-    save_file(cpu, folder / "model.safetensors", metadata={"format": "pt"})
-    if labels is None:
-        _write_json(folder / "generation_config.json", _generation(tokenizer, chat_template is not None))
+    write_json(folder / "config.json", describe_model(config, tokenizer))
+    write_weights(folder / "model.safetensors", named_as_there(config, dict(model.named_parameters())))
+    write_json(folder / "generation_config.json", _generation(tokenizer, chat_template is not None))
     shutil.copyfile(tokenizer_file, folder / "tokenizer.json")
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(config, tokenizer, chat_template is not None))
+    write_json(folder / "tokenizer_config.json", describe_tokenizer(config, tokenizer, chat_template is not None))
     if chat_template is not None:
         (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
@@ -73,11 +54,16 @@ def read_folder(folder: Path) -> GPT:
     path = folder / "config.json"
     if not path.exists():
         raise UserError(f"{folder}: wanted a Hugging Face folder, it has no config.json")
-    content = read_object(path)
+    return read_model(read_object(path), folder)
+
+
+def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()) -> GPT:
+    """The model that a language model's config.json describes, of a folder's tensors but those `beside` it."""
+    path = folder / "config.json"
     if is_native(content):
-        return read_native(content, folder)
+        return read_native(content, folder, beside)
     family, format_ = architecture_of(content, path)
-    in_file = list_tensors(folder)
+    in_file = {name: tensor for name, tensor in list_tensors(folder).items() if name not in beside}
     names = current_names(family, in_file)
     stored = {name: in_file[names[name]] for name in names}
     config = read_shape(content, stored, path)
@@ -101,11 +87,26 @@ def _check_tensors(stored: dict[str, Stored], config: ModelConfig, architecture:
     check_shapes(stored, wanted, architecture, folder)
 
 
-def _config(config: ModelConfig, tokenizer: Tokenizer, labels: list[str] | None) -> dict[str, Any]:
+def named_as_there(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under the names that they have in a folder."""
+    return weights if why_native(config) else to_theirs(config.family, config.n_layers, weights)
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write tensors in float32."""
+    cpu = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
+    # Transformers wants to be told the framework; one metadata key keeps the bytes the same from run to run.
+    save_file(cpu, path, metadata={"format": "pt"})
+
+
+def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of a language model's config.json."""
+    if why_native(config):
+        return native_config(config)
     format_ = FORMATS[config.family]
     values = config.model_dump() | {"n_heads": config.n_query_heads, "n_kv_heads": config.n_key_heads}
     content = {
-        "architectures": [format_.language_model if labels is None else format_.classifier],
+        "architectures": [format_.language_model],
         "model_type": config.family,
         **{theirs: values[ours] for ours, theirs in format_.keys.items()},
         **format_.fixed,
@@ -122,9 +123,6 @@ def _config(config: ModelConfig, tokenizer: Tokenizer, labels: list[str] | None)
         content["head_dim"] = config.head_dim
         content["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}
         content["attention_dropout"] = 0.0
-    if labels is not None:
-        content["id2label"] = {str(number): label for number, label in enumerate(labels)}
-        content["label2id"] = {label: number for number, label in enumerate(labels)}
     return content
 
 
@@ -137,7 +135,8 @@ def _generation(tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(config: ModelConfig, tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
+def describe_tokenizer(config: ModelConfig, tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
+    """The content of tokenizer_config.json; the markers of a `chat` end what the model says."""
     unknown = {} if tokenizer.unknown is None else {"unk_token": UNKNOWN}
     return {
         **unknown,
@@ -153,5 +152,6 @@ def _tokenizer_config(config: ModelConfig, tokenizer: Tokenizer, chat: bool) -> 
     }
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object as others write it, with an indent."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

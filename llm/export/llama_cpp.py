@@ -12,7 +12,7 @@ import sys
 import urllib.request
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from math import inf
+from math import inf, log
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from llm.model.gpt import GPT
 from llm.text.tokenizer import END_OF_TEXT, IM_END, Tokenizer
 
 N_PROMPTS, N_CONTINUATIONS, N_NEW_TOKENS = 8, 20, 32
+N_SCORED, SCORED_CONTEXT = 200, 64  # tokens of a text, and tokens that stand before each
 
 # Beside verify's: runs, digits, capitals, signs that are whitespace for some, letters of few bytes and of many.
 MORE_TEXTS = (
@@ -46,13 +47,17 @@ MORE_TEXTS = (
 
 @dataclass(frozen=True)
 class LlamaCppParity:
-    """The largest difference of log-probabilities in nats, texts with other ids, prompts that go on otherwise."""
+    """The largest difference of log-probabilities in nats, texts with other ids, prompts that go on otherwise.
+
+    `bits_per_byte_lost` is what a text costs more in llama.cpp than here; None without a text.
+    """
 
     max_logprob_difference: float
     texts_with_other_ids: int
     texts: int
     other_continuations: int
     continuations: int
+    bits_per_byte_lost: float | None = None
 
     def agrees(self, most: float) -> bool:
         """Whether the differences are at most `most` nats, and ids and continuations the same.
@@ -71,12 +76,22 @@ def most_difference(family: str, format_: Format | None) -> float:
 
 
 @torch.no_grad()
-def compare_with_llama_cpp(file: Path, model: GPT, tokenizer: Tokenizer, seed: int, most: float) -> LlamaCppParity:
+def compare_with_llama_cpp(
+    file: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    seed: int,
+    most: float,
+    text: str = "",
+    process: ProcessPoolExecutor | None = None,
+) -> LlamaCppParity:
     """Hostile texts, prompts of random tokens and greedy continuations, through llama.cpp in a process of its own.
 
     Log-probabilities are of the whole vocabulary after prompts of up to the full context. A continuation is another
     one where llama.cpp takes a token that is not our likeliest, or ends too early or too late; what differences of
-    `most` nats can turn around is a tie. UserError for a file that llama.cpp does not load, or no llama.cpp.
+    `most` nats can turn around is a tie. Where a `text` is given, its ids are compared as well, and what N_SCORED of
+    its tokens cost, evenly spread. Many good files may share a `process`, since starting one takes longest.
+    UserError for a file that llama.cpp does not load, or no llama.cpp.
     """
     config = model.config
     drawn = torch.Generator().manual_seed(seed)
@@ -88,13 +103,20 @@ def compare_with_llama_cpp(file: Path, model: GPT, tokenizer: Tokenizer, seed: i
     prompts = [draw(max(longest * number // N_PROMPTS, 1)) for number in range(1, N_PROMPTS + 1)]
     openings = [draw(min(4, longest)) for _ in range(N_CONTINUATIONS)]
     n_new = max(min(N_NEW_TOKENS, longest - len(openings[0])), 1)
-    texts = [*HOSTILE_TEXTS, *MORE_TEXTS]
-    answers = _in_own_process(file, texts, prompts, openings, n_new, config.vocab_size, tokenizer.encode("a")[0])
+    texts = [*HOSTILE_TEXTS, *MORE_TEXTS, *([text] if text else [])]
+    ids = tokenizer.encode(text)
+    befores, targets = _places(ids, tokenizer.special[END_OF_TEXT], min(longest, SCORED_CONTEXT))
+    asked = [*prompts, *befores]
+    questions = (texts, asked, openings, n_new, config.vocab_size, tokenizer.encode("a")[0])
+    if process is None:
+        answers = _in_own_process(file, *questions)
+    else:
+        answers = process.submit(ask, str(file), torch.get_num_threads(), *questions).result()
     ours = model.float().cpu()
-    differences = [
-        (ours(torch.tensor([prompt]))[0, -1].double().log_softmax(dim=-1) - torch.from_numpy(theirs)).abs().max()
-        for prompt, theirs in zip(prompts, answers.logprobs, strict=True)
-    ]
+    own = [ours(torch.tensor([prompt]))[0, -1].double().log_softmax(dim=-1) for prompt in asked]
+    theirs = [torch.from_numpy(logprobs) for logprobs in answers.logprobs]
+    differences = [(a - b).abs().max() for a, b in zip(own, theirs, strict=True)]
+    lost = sum((own[i][id_] - theirs[i][id_]).item() for i, id_ in enumerate(targets, start=len(prompts)))
     tie = 0.0 if most == inf else 2 * most
     ends = {tokenizer.special[END_OF_TEXT], tokenizer.special[IM_END]}
     other_continuations = 0
@@ -112,7 +134,19 @@ def compare_with_llama_cpp(file: Path, model: GPT, tokenizer: Tokenizer, seed: i
         texts=len(texts),
         other_continuations=other_continuations,
         continuations=len(openings),
+        bits_per_byte_lost=lost / log(2) / len(targets) * len(ids) / len(text.encode()) if targets else None,
     )
+
+
+def _places(ids: list[int], start: int, context: int) -> tuple[list[list[int]], list[int]]:
+    """Up to N_SCORED tokens of a text, evenly spread: what stands before each, and the tokens.
+
+    >>> _places([5, 6, 7], 0, 2)
+    ([[0], [0, 5], [5, 6]], [5, 6, 7])
+    """
+    places = range(0, len(ids), -(-len(ids) // N_SCORED) or 1)
+    whole = [start, *ids]
+    return [whole[max(place + 1 - context, 0) : place + 1] for place in places], [ids[place] for place in places]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from llm import params
 from llm.errors import UserError
 from llm.export.formats import FORMATS, LONGEST_CONTEXT
-from llm.export.tensors import Stored, list_tensors, listed, read_tensors
+from llm.export.tensors import Stored, list_tensors, listed, read_object, read_tensors
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.train.checkpoint import set_weights
@@ -40,16 +40,13 @@ def why_native(config: ModelConfig) -> str | None:
     return None
 
 
-def native_config(config: ModelConfig, labels: list[str] | None) -> dict[str, Any]:
-    """The content of config.json; with `labels`, of a classifier. Dropout is a part of training, so it is off."""
-    content: dict[str, Any] = {
+def native_config(config: ModelConfig) -> dict[str, Any]:
+    """The content of a language model's config.json. Dropout is a part of training, so it is off."""
+    return {
         "model_type": MODEL_TYPE,
-        "architectures": [LANGUAGE_MODEL if labels is None else CLASSIFIER],
+        "architectures": [LANGUAGE_MODEL],
         "model": config.model_copy(update={"dropout": 0.0}).model_dump(),
     }
-    if labels is not None:
-        content["id2label"] = {str(number): label for number, label in enumerate(labels)}
-    return content
 
 
 def is_native(content: dict[str, Any]) -> bool:
@@ -70,12 +67,13 @@ def read_native_config(content: dict[str, Any], path: Path) -> ModelConfig:
     return config.model_copy(update={"dropout": 0.0})
 
 
-def read_native(content: dict[str, Any], folder: Path) -> GPT:
-    """The model of a folder with such a config.json, in float32.
+def read_native(content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()) -> GPT:
+    """The model of a folder with such a config.json, in float32; its tensors `beside` it are no part of it.
 
     UserError, before memory is taken for the model, where the file's tensors are others than the shape asks for.
     """
-    path, stored = folder / "config.json", list_tensors(folder)
+    path = folder / "config.json"
+    stored = {name: tensor for name, tensor in list_tensors(folder).items() if name not in beside}
     config = read_native_config(content, path)
     # Blocks take memory and time even without their weights.
     n_layers = len({name.split(".")[1] for name in stored if name.startswith("blocks.")})
@@ -85,6 +83,12 @@ def read_native(content: dict[str, Any], folder: Path) -> GPT:
     model = GPT(config)
     set_weights(model, read_tensors(stored), folder)
     return model
+
+
+def open_native(folder: Path) -> GPT | None:
+    """The language model of a folder in our own words; None where its config.json is in others'."""
+    content = read_object(folder / "config.json")
+    return read_native(content, folder) if is_native(content) else None
 
 
 def weights_of(config: ModelConfig) -> dict[str, Tensor]:

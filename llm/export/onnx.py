@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.errors import UserError
-from llm.export.verify import most_logit_difference
+from llm.export.verify import N_TEXTS, count_other_continuations, draw_openings, most_logit_difference
 from llm.model.attention import CAUSAL, Attention, Rotation, merge_heads
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, Block
@@ -33,7 +33,6 @@ FILE = "model.onnx"
 WEIGHTS = "model.onnx_data"  # Transformers.js asks for this name
 # Protocol buffers end at 2 GiB; a tenth is kept for all that is no weight.
 MOST_BYTES = 2**31 * 9 // 10
-N_TEXTS, N_CONTINUATIONS, N_NEW_TOKENS = 4, 20, 32
 
 
 def input_names(config: ModelConfig) -> list[str]:
@@ -245,8 +244,7 @@ def compare_with_onnxruntime(file: Path, model: GPT, seed: int) -> OnnxParity:
     config, ours = model.config, model.float().cpu()
     drawn = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, config.vocab_size, (N_TEXTS, config.context_length), generator=drawn)
-    openings = torch.randint(0, config.vocab_size, (N_CONTINUATIONS, min(4, config.context_length)), generator=drawn)
-    n_new = min(N_NEW_TOKENS, config.context_length - openings.shape[1] + 1)
+    openings, n_new = draw_openings(ours, drawn)
     try:
         session = _Session(file, config)
         whole, _ = session.run(ids, session.nothing(N_TEXTS))
@@ -257,10 +255,8 @@ def compare_with_onnxruntime(file: Path, model: GPT, seed: int) -> OnnxParity:
     logits = ours(ids)
     differences = torch.stack([(logits - whole).abs().max(), (logits - in_pieces).abs().max()])
     largest = logits.abs().max().item()
-    told = ours(torch.cat([openings, new[:, :-1]], dim=1))[:, -n_new:]  # (N, new, V)
-    behind = told.amax(dim=-1) - told.gather(-1, new[..., None])[..., 0]
-    others = (behind > 2 * most_logit_difference(largest)).any(dim=-1)
-    return OnnxParity(differences.max().item(), largest, int(others.sum()), len(openings))
+    others = count_other_continuations(ours, openings, new, most_logit_difference(largest))
+    return OnnxParity(differences.max().item(), largest, others, len(openings))
 
 
 def _in_pieces(session: "_Session", ids: Tensor) -> Tensor:

@@ -1,9 +1,14 @@
 r"""Messages as the token ids that training, evaluation and everybody's chat program agree on: ChatML.
 
-    <|im_start|>user\n…<|im_end|>\\n<|im_start|>assistant\n…<|im_end|>
+    <|im_start|>system\n…<|im_end|>\n<|im_start|>user\n…<|im_end|>\n<|im_start|>assistant\n…<|im_end|>\n
 
-The markers are single tokens, put in as ids: the same characters inside a message are ordinary text.
+Any number of turns, a system message or none. The markers are single tokens, put in as ids: the same characters inside
+a message are ordinary text.
 """
+
+from collections.abc import Iterable
+from itertools import takewhile
+from typing import NamedTuple
 
 from llm.text.tokenizer import IM_END, IM_START, Tokenizer
 
@@ -16,13 +21,38 @@ TEMPLATE = (
 )
 
 
+class Message(NamedTuple):
+    """Who speaks (system, user or assistant), and what is said."""
+
+    role: str
+    content: str
+
+
+class Turn(NamedTuple):
+    """A message as ids: its opening up to the line's end, what is said, the marker that ends it, and a line's end."""
+
+    opening: list[int]
+    content: list[int]
+    end: list[int]
+    rest: list[int]
+
+
+def turn_ids(tokenizer: Tokenizer, message: tuple[str, str]) -> Turn:
+    """The ids of one message (role, content) in its frame; all four parts together are what `TEMPLATE` makes of it."""
+    role, content = message
+    # A tokenizer may see what is said otherwise without the line before it, so both are encoded as one text.
+    whole, opening = tokenizer.encode(f"{role}\n{content}"), tokenizer.encode(f"{role}\n")
+    n_same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(whole, opening, strict=False))))
+    start, end = tokenizer.special[IM_START], tokenizer.special[IM_END]
+    return Turn([start, *whole[:n_same]], whole[n_same:], [end], tokenizer.encode("\n"))
+
+
+def conversation_ids(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) -> list[int]:
+    """All messages (role, content), and the opening of the answer to them: what a model continues."""
+    ids = [token for message in messages for part in turn_ids(tokenizer, message) for token in part]
+    return [*ids, *turn_ids(tokenizer, ("assistant", "")).opening]
+
+
 def prompt_ids(tokenizer: Tokenizer, user: str) -> list[int]:
     """A user's message and the opening of the answer."""
-    start, end = tokenizer.special[IM_START], tokenizer.special[IM_END]
-    asked = [start, *tokenizer.encode(f"user\n{user}"), end, *tokenizer.encode("\n")]
-    return [*asked, start, *tokenizer.encode("assistant\n")]
-
-
-def user_message(instruction: str, given: str | None) -> str:
-    """An instruction and its input, if there is one, as one message."""
-    return f"{instruction}\n\n{given}" if given else instruction
+    return conversation_ids(tokenizer, [("user", user)])

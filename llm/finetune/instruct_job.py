@@ -1,52 +1,117 @@
 """An instruction task from files to files: a model that answers, in every format, its figures, a report of answers."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from llm.export.base import open_base
 from llm.export.gguf import export_gguf
 from llm.export.huggingface import write_folder
-from llm.finetune import instruct
+from llm.export.onnx import export_onnx
+from llm.finetune.answers import answer_ids, score_answers, show_answers, spread
 from llm.finetune.chat import TEMPLATE
+from llm.finetune.forgetting import base_figures, read_held_out
+from llm.finetune.instruct import Row, answer_figures, prepare_rows, train_instruct
 from llm.finetune.jobs import Job
-from llm.finetune.labeled import read_labeled
+from llm.finetune.labeled import read_records
+from llm.finetune.language import Trained
+from llm.finetune.messages import columns_of, read_rows, to_conversation
 from llm.finetune.params import InstructTask
 from llm.model.gpt import GPT
 from llm.plots import draw_curve
 from llm.text.tokenizer import Tokenizer
 
+ANSWERS_SCORED = 100
 ANSWERS_SHOWN = 10
 ANSWER_TOKENS = 64
+# What is told over several seeds.
+LIKELIHOODS = ("answer_bits_per_byte", "answer_nats_per_token", "base_bits_per_byte")
+
+Figures = dict[str, float]
 
 
 def run_instruct(job: Job, task: InstructTask) -> dict[str, Any]:
     """Train, score the answers of test before and after, write everything; the metrics."""
     tokenizer_file, load_base = open_base(job.base, job.scratch / "tokenizer.json")
-    tokenizer = Tokenizer.load(tokenizer_file)
-    columns = [task.rows.instruction, *([task.rows.input] if task.rows.input else []), task.rows.output]
-    table = read_labeled(job.data, columns, task.split_column, may_be_empty=task.rows.input)
-    before = load_base().to(job.machine.device)
-    rows, counts = instruct.prepare_rows(table, task, tokenizer, before.config.context_length)
-    fitted = instruct.train_instruct(load_base, rows, task, tokenizer, job.seed, job.machine, job.scratch)
-    models = {"before": before, "after": fitted.model}
-    bits = {
-        when: instruct.answer_bits_per_byte(model, rows["test"], tokenizer, task.training.batch_size, job.machine)
-        for when, model in models.items()
+    tokenizer, base = Tokenizer.load(tokenizer_file), load_base().to(job.machine.device)
+    columns, may_be_empty = columns_of(task.rows)
+    labeled = read_records(job.data, task, columns, job.seed, may_be_empty)
+    conversations, left_out = read_rows(labeled, task, lambda row: to_conversation(row, task.rows))
+    rows, counts = prepare_rows(conversations, task, tokenizer, base.config)
+    held_out = read_held_out(job.held_out)
+
+    def train(seed: int, rates: list[float]) -> Trained:
+        training = task.training.model_copy(update={"rates": rates})
+        name = "instruct" if seed == job.seed else f"instruct seed {seed}"
+        return train_instruct(load_base, rows, task, training, tokenizer.pad, seed, job.machine, job.scratch, name)
+
+    def likelihood(model: GPT, label: str) -> Figures:
+        size = task.training.batch_size
+        known = answer_figures(model, rows["test"], tokenizer.pad, size, job.machine, job.seed)
+        return known | base_figures(model, held_out, tokenizer, size, job.machine, label)
+
+    first = train(job.seed, task.training.rates)
+    models = {"before": base, "after": first.model}
+    scored = spread(rows["test"], ANSWERS_SCORED)
+    references = [row.messages[-1].content for row in scored]
+    answers = {when: answer_rows(model, scored, tokenizer) for when, model in models.items()}
+    figures = {
+        when: likelihood(model, when) | score_answers(answers[when], references) for when, model in models.items()
     }
-    draw_curve(fitted.curve.rows, "finetuning", job.plots / "curve.svg")
-    job.report.write_text(_answers(rows["test"], models, tokenizer), encoding="utf-8")
-    write_folder(job.model, fitted.model, tokenizer_file, chat_template=TEMPLATE)
-    gguf = export_gguf(job.model / "gguf", fitted.model, tokenizer_file, job.formats, job.seed, chat_template=TEMPLATE)
-    setting = {"rate": fitted.rate, "val_loss_by_rate": fitted.tried}
-    return {**counts, "test": {"answer_bits_per_byte": bits}, "settings": {"pretrained": setting}, "gguf": gguf}
+    job.report.write_text(show_rows(scored, answers | {"reference": references}), encoding="utf-8")
+    metrics = {
+        **counts,
+        **left_out,
+        "test": {**by_figure(figures), "answers_scored": len(scored)},
+        "settings": {"pretrained": first.setting},
+        **write_model(job, first, tokenizer_file),
+    }
+    if job.n_seeds > 1:
+        later = range(job.seed + 1, job.seed + job.n_seeds)
+        others = [likelihood(train(seed, [first.rate]).model, f"seed {seed}") for seed in later]
+        metrics["seeds"] = {"after": over_seeds([figures["after"], *others], LIKELIHOODS)}
+    return metrics
 
 
-def _answers(rows: list[instruct.Row], models: dict[str, GPT], tokenizer: Tokenizer) -> str:
-    """Some held-out prompts, evenly spread, with each model's greedy answer and the reference, as Markdown."""
-    shown = rows[:: max(1, len(rows) // ANSWERS_SHOWN)][:ANSWERS_SHOWN]
-    parts = [f"# Answers to {len(shown)} held-out prompts"]
-    for number, row in enumerate(shown, start=1):
-        parts += ["", f"## Prompt {number}", "", "````text", row.user, "````"]
-        answers = {when: instruct.answer(model, row.user, tokenizer, ANSWER_TOKENS) for when, model in models.items()}
-        for title, text in (answers | {"reference": row.answer}).items():
-            parts += ["", f"**{title}**", "", "````text", text, "````"]
-    return "\n".join(parts) + "\n"
+def answer_rows(model: GPT, rows: Sequence[Row], tokenizer: Tokenizer) -> list[str]:
+    """The greedy answer to each row's last question."""
+    return [answer_ids(model, row.prompt_ids, tokenizer, ANSWER_TOKENS) for row in rows]
+
+
+def show_rows(rows: Sequence[Row], answers: dict[str, list[str]]) -> str:
+    """Some of the rows, evenly spread, with what was said to each, as Markdown."""
+    shown = spread(range(len(rows)), ANSWERS_SHOWN)
+    said = {title: [texts[number] for number in shown] for title, texts in answers.items()}
+    return show_answers([rows[number].messages[:-1] for number in shown], said)
+
+
+def write_model(job: Job, trained: Trained, tokenizer_file: Path) -> dict[str, Any]:
+    """The curve, the folder, the GGUF files and ONNX of a model that answers; what was verified of the files."""
+    draw_curve(trained.curve.rows, "finetuning", job.plots / "curve.svg")
+    write_folder(job.model, trained.model, tokenizer_file, chat_template=TEMPLATE)
+    model = trained.model
+    return {
+        "gguf": export_gguf(job.model / "gguf", model, tokenizer_file, job.formats, job.seed, chat_template=TEMPLATE),
+        "onnx": export_onnx(job.model / "onnx", model, job.seed) if "onnx" in job.formats else {},
+    }
+
+
+def by_figure(figures: dict[str, Figures]) -> dict[str, Figures]:
+    """The same figures with the name first.
+
+    >>> by_figure({"before": {"loss": 2.0}, "after": {"loss": 1.0}})
+    {'loss': {'before': 2.0, 'after': 1.0}}
+    """
+    names = next(iter(figures.values()))
+    return {name: {when: of[name] for when, of in figures.items()} for name in names}
+
+
+def over_seeds(runs: Sequence[Figures], names: Sequence[str]) -> dict[str, Figures]:
+    """Mean and standard deviation of the named figures over runs of different seeds, the deviation being a sample's."""
+    values = {name: np.array([run[name] for run in runs]) for name in names if name in runs[0]}
+    return {
+        name: {"mean": round(float(of.mean()), 5), "std": round(float(of.std(ddof=1)), 5)}
+        for name, of in values.items()
+    }

@@ -12,10 +12,14 @@ from llm.runtime import Machine
 
 @dataclass(frozen=True)
 class Job:
-    """What a task is run with: files to read, places to write to, seeds, a machine, a scratch folder, formats."""
+    """What a task is run with: files to read, places to write to, seeds, a machine, a scratch folder, formats.
+
+    `held_out` is a table of the corpus, to see what of the base's own text is forgotten.
+    """
 
     data: Path
     base: Path
+    held_out: Path
     model: Path
     plots: Path
     report: Path

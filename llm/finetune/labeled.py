@@ -1,109 +1,222 @@
-"""A file of labeled rows in, rows in three splits out; what is wrong with it is named with its row.
+"""Labeled rows, checked: a file in, rows in three splits out, and what was left out of it.
 
-CSV and TSV with a header, JSON lines, Parquet.
+    read_classify   texts and labels               read_records   the columns of conversations and preferences
+
+What is wrong with a row ends the stage with one line that names the rows, or with `on_error: skip` the row is left
+out and counted. Row numbers are the file's, the first is 1; in .jsonl they are lines.
 """
 
 import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from llm import params
 from llm.errors import UserError
-from llm.text.clean import document_id
-from llm.text.split import split_of
+from llm.finetune.params import ClassifyTask, InstructTask, PreferTask, TaskParams
+from llm.finetune.reading import as_text, read_file
+from llm.finetune.splits import SHARES, draw_splits
 from llm.text.tables import SPLITS
 
-# Where a file brings no splits of its own, these shares are held out by a hash of the text.
-VAL_SHARE, TEST_SHARE = 0.1, 0.2
+SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"} | {split: split for split in SPLITS}
 
 
-def read_labeled(
-    path: Path, columns: list[str], split_column: str | None, may_be_empty: str | None = None
-) -> pd.DataFrame:
-    """The named columns as text, and a column `split`. Raises UserError for a file that has not got them.
+@dataclass(frozen=True)
+class Labeled:
+    """Rows with their `split` and their number `row` in the file, and counts of what was left out."""
 
-    The last column is what is learned; without a `split_column` the hash of the others decides on the split. Rows
-    where a column other than `may_be_empty` is empty are an error that names their numbers (the first row is 1).
-    """
-    wanted = [*columns, *([split_column] if split_column else [])]
-    if len(set(wanted)) < len(wanted) or "split" in columns:
-        raise UserError(
-            f"{path}: wanted different columns, and none but the split's called split, given {', '.join(wanted)}"
+    table: pd.DataFrame
+    counts: dict[str, Any]
+
+
+def read_classify(path: Path, task: ClassifyTask, seed: int) -> Labeled:
+    """The columns `texts` (one or two a row), `labels` (exactly one where there is no label_separator), split, row."""
+    rows = _Rows(path, task, [*task.text_columns, task.label_column], header=task.header)
+    for column in task.text_columns:
+        rows.leave_out(rows.empty(column), "empty_text", f"{column}: wanted text in every row, empty")
+    cells = rows.table[task.label_column]
+    if task.label_separator is None:
+        is_list = cells.map(_is_list)
+        rows.leave_out(
+            is_list, "list_of_labels", f"{task.label_column}: wanted one label, a list (see label_separator)"
         )
-    table = _read(path)
-    if table.empty:
-        raise UserError(f"{path}: wanted labeled rows, given none")
-    if missing := [column for column in wanted if column not in table.columns]:
-        raise UserError(
-            f"{path}: wanted the columns {', '.join(wanted)}; {', '.join(missing)} is not among "
-            f"{', '.join(map(str, table.columns))}"
+        rows.leave_out(
+            rows.empty(task.label_column), "empty_label", f"{task.label_column}: wanted text in every row, empty"
         )
-    rows = table[wanted].copy()
-    for column in wanted:
-        rows[column] = rows[column].fillna("").astype(str)
-        empty = rows[column].str.strip() == ""
-        if empty.any() and column != may_be_empty:
-            numbers = [str(number + 1) for number in empty.to_numpy().nonzero()[0]]
-            raise UserError(f"{path}: {column}: wanted text in every row, empty in row {_some(numbers)}")
-    if split_column is None:
-        given = rows[columns[:-1]].agg("\0".join, axis=1)
-        rows["split"] = [split_of(document_id(text), VAL_SHARE, TEST_SHARE) for text in given]
+        rows.table["labels"] = [[as_text(cell).strip()] for cell in rows.table[task.label_column]]
     else:
-        rows = rows.rename(columns={split_column: "split"})
-        if unknown := sorted(set(rows["split"]) - set(SPLITS)):
-            raise UserError(f"{path}: {split_column}: wanted train, val or test, given {_some(unknown)}")
+        rows.table["labels"] = [_many_labels(cell, task.label_separator) for cell in cells]
+    rows.table["texts"] = [
+        [as_text(text) for text in texts] for texts in rows.table[task.text_columns].itertuples(index=False)
+    ]
+    key = rows.table["texts"].map(lambda texts: "\0".join(" ".join(text.split()) for text in texts))
+    found = pd.DataFrame({"key": key, "label": rows.table["labels"].map(json.dumps)})
+    conflicting = found.groupby("key")["label"].transform("nunique") > 1
+    rows.leave_out(conflicting, "conflicting_labels", "wanted one label for one text, several")
+    rows.split(key[~conflicting], seed, None if task.label_separator else rows.table["labels"].map("".join))
+    _check_labels(rows, task)
+    return rows.finish(["texts", "labels"])
+
+
+def read_records(
+    path: Path,
+    task: InstructTask | PreferTask,
+    columns: list[str],
+    seed: int,
+    may_be_empty: frozenset[str] = frozenset(),
+) -> Labeled:
+    """The named columns, split, row; text as text, lists and mappings of JSON as they are."""
+    rows = _Rows(path, task, columns)
+    for column in columns:
+        if column not in may_be_empty:
+            rows.leave_out(rows.empty(column), "empty_text", f"{column}: wanted text in every row, empty")
+        rows.table[column] = [_plain(cell) for cell in rows.table[column]]
+    whole = [json.dumps(row, default=str) for row in rows.table[columns].to_dict("records")]
+    rows.split(pd.Series(whole, index=rows.table.index), seed, None)
+    return rows.finish(columns)
+
+
+class _Rows:
+    """The rows of a file that are left, by number, and how many were left out for which reason."""
+
+    def __init__(self, path: Path, task: TaskParams, columns: Sequence[str], header: bool = True):
+        self.path, self.task = path, task
+        self.skipped: Counter[str] = Counter()
+        self.counts: dict[str, Any] = {}
+        optional = [column for column in (task.split_column, task.group_column) if column is not None]
+        wanted = [*columns, *dict.fromkeys(optional)]
+        if len(set(wanted)) < len(wanted):
+            raise UserError(f"{path}: wanted different columns, given {', '.join(wanted)}")
+        table = read_file(path, header)
+        if table.empty:
+            raise UserError(f"{path}: wanted labeled rows, given none")
+        if missing := [column for column in wanted if column not in table.columns]:
+            raise UserError(
+                f"{path}: wanted the columns {', '.join(wanted)}; {', '.join(missing)} is not among "
+                f"{', '.join(map(str, table.columns))}"
+            )
+        self.table = table[wanted].copy()
+
+    def empty(self, column: str) -> "pd.Series[bool]":
+        """Which rows have nothing but spaces there."""
+        return self.table[column].map(lambda cell: not _is_list(cell) and not as_text(cell).strip())
+
+    def leave_out(self, is_wrong: "pd.Series[bool]", reason: str, told: str) -> None:
+        """Leave rows out and count them; or where the task wants it UserError, what is `told` and their numbers."""
+        numbers = self.table.index[is_wrong.to_numpy(dtype=bool)]
+        if not len(numbers):
+            return
+        if self.task.on_error == "fail":
+            raise UserError(f"{self.path}: {told} in row {_some(list(map(str, numbers)))}")
+        self.skipped[reason] += len(numbers)
+        self.table = self.table.drop(index=numbers)
+
+    def split(self, key: "pd.Series[str]", seed: int, labels: "pd.Series[str] | None") -> None:
+        """Give each row its split: the file's own, or one that is drawn; rows of one `key` are the same row twice."""
+        column, table = self.task.split_column, self.table
+        if column is None:
+            again = key.duplicated()
+            if again.any():
+                self.counts["dropped_same_row_again"] = int(again.sum())
+                self.table = table[~again].copy()
+                labels = None if labels is None else labels[~again]
+            self.table["split"] = self._draw(labels, seed, SHARES)
+        else:
+            self.leave_out(self.empty(column), "empty_split", f"{column}: wanted text in every row, empty")
+            given = self.table[column].map(as_text).str.strip()
+            unknown = sorted(set(given) - set(SPLIT_NAMES))
+            told = f"{column}: wanted train, val or test, given {_some(unknown)}"
+            self.leave_out(~given.isin(list(SPLIT_NAMES)), "unknown_split", told)
+            self.table["split"] = self.table[column].map(as_text).str.strip().map(SPLIT_NAMES)
+            self._refuse_leaks(key)
+            if labels is not None:
+                labels = labels[self.table.index]
+            self._draw_what_is_missing(labels, seed)
+        self._one_split_a_group()
+        for split in SPLITS:
+            if not (self.table["split"] == split).any():
+                raise UserError(
+                    f"{self.path}: wanted rows in train, val and test, {split} has none of {len(self.table)}"
+                )
+
+    def _draw(self, labels: "pd.Series[str] | None", seed: int, shares: dict[str, float]) -> Any:
+        column = self.task.group_column
+        groups = None if column is None else self.table[column].map(as_text).tolist()
+        return draw_splits(len(self.table), seed, None if labels is None else labels.tolist(), groups, shares)
+
+    def _refuse_leaks(self, key: "pd.Series[str]") -> None:
+        """What stands in train or val may not stand in test, nor what stands in train in val."""
+        key = key[self.table.index]
+        split = self.table["split"]
+        tested, validated = set(key[split == "test"]), set(key[split == "val"])
+        leaks = (split != "test") & key.isin(tested) | (split == "train") & key.isin(validated)
+        self.leave_out(leaks, "in_two_splits", "wanted each text in one split, in a later one too")
+
+    def _draw_what_is_missing(self, labels: "pd.Series[str] | None", seed: int) -> None:
+        """A file that brings train and one split more gets the other one out of train."""
+        missing = {split: share for split, share in SHARES.items() if not (self.table["split"] == split).any()}
+        if len(missing) != 1:
+            return
+        in_train = self.table["split"] == "train"
+        whole, self.table = self.table, self.table[in_train].copy()
+        drawn = self._draw(None if labels is None else labels[in_train], seed, missing)
+        whole.loc[in_train, "split"] = drawn
+        self.table = whole
+        self.counts["drawn_from_train"] = {split: int((whole["split"] == split).sum()) for split in missing}
+
+    def _one_split_a_group(self) -> None:
+        column = self.task.group_column
+        if column is None or self.task.split_column is None:
+            return
+        n_splits = self.table.groupby(self.table[column].map(as_text))["split"].transform("nunique")
+        self.leave_out(n_splits > 1, "group_in_two_splits", f"{column}: wanted each group in one split, in several")
+
+    def finish(self, columns: list[str]) -> Labeled:
+        """The rows that are left, numbered."""
+        table = self.table[[*columns, "split"]].assign(row=self.table.index).reset_index(drop=True)
+        return Labeled(table, {"skipped": dict(sorted(self.skipped.items()))} | self.counts)
+
+
+def _check_labels(rows: _Rows, task: ClassifyTask) -> None:
+    """Labels have to be learned to be asked for, and there have to be two."""
+    n_rows = Counter(label for row in rows.table.loc[rows.table["split"] == "train", "labels"] for label in row)
+    rare = {label for label, n in n_rows.items() if n < task.min_rows_per_label}
+    told = f"{task.label_column}: wanted {task.min_rows_per_label} rows or more of a label in train"
+    shown = ", ".join(f"{n_rows[label]} of {label}" for label in sorted(rare)[:5])
+    rows.leave_out(rows.table["labels"].map(lambda row: bool(rare & set(row))), "rare_label", f"{told}, {shown},")
+    unknown = {label for row in rows.table["labels"] for label in row} - (set(n_rows) - rare)
+    told = f"{task.label_column}: wanted labels that train has, given {_some(sorted(unknown))}"
+    rows.leave_out(rows.table["labels"].map(lambda row: bool(unknown & set(row))), "label_not_in_train", told)
+    known = sorted(set(n_rows) - rare)
+    if len(known) < (1 if task.label_separator else 2):
+        given = f"only {known[0]}" if known else "none"
+        raise UserError(f"{rows.path}: {task.label_column}: wanted two labels or more in train, given {given}")
     for split in SPLITS:
-        if not (rows["split"] == split).any():
-            raise UserError(f"{path}: wanted rows in train, val and test, {split} has none of {len(rows)}")
-    return rows.reset_index(drop=True)
+        if not (rows.table["split"] == split).any():
+            raise UserError(f"{rows.path}: wanted rows in {split} whose label is in train, given none")
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        match path.suffix.lower():
-            case ".csv":
-                return _read_separated(path, ",")
-            case ".tsv":
-                return _read_separated(path, "\t")
-            case ".jsonl":
-                return _read_json_lines(path)
-            case ".parquet":
-                return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: wanted a file of labeled rows, there is none") from None
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: wanted a header and labeled rows, the file is empty") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: wanted {path.suffix} rows, {str(error).splitlines()[0]}") from None
-    raise UserError(f"{path}: wanted a .csv, .tsv, .jsonl or .parquet file, given {path.suffix or 'no ending'}")
+def _is_list(cell: Any) -> bool:
+    return isinstance(cell, list | tuple | dict | np.ndarray)
 
 
-def _read_separated(path: Path, separator: str) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
-    # With a field more than the header in each row, pandas takes the first field for the row's name.
-    if not isinstance(table.index, pd.RangeIndex):
-        raise UserError(
-            f"{path}: wanted rows of as many fields as the header has, {len(table.columns)}, row 1 has more"
-        )
-    return table
+def _many_labels(cell: Any, separator: str) -> list[str]:
+    """The labels of a cell in the order of the alphabet, each once."""
+    parts = list(cell) if _is_list(cell) else as_text(cell).split(separator)
+    return sorted({text for part in parts if (text := as_text(part).strip())})
 
 
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}: line {number}: wanted a JSON object, {error}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}: line {number}: wanted a JSON object, given {params.describe(row)}")
-            rows.append(row)
-    return pd.DataFrame(rows, dtype=object)
+def _plain(cell: Any) -> Any:
+    """Text as text, and what Parquet reads as arrays as lists."""
+    if isinstance(cell, np.ndarray | list | tuple):
+        return [_plain(part) for part in cell]
+    if isinstance(cell, dict):
+        return {key: _plain(value) for key, value in cell.items()}
+    return as_text(cell)
 
 
 def _some(values: list[str]) -> str:

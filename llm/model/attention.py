@@ -43,13 +43,15 @@ def self_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _softmax(_scores(q, k), v.dtype) @ v
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, mask: Tensor | None = None) -> Tensor:
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, mask: Tensor | None = None, apart: Tensor | None = None
+) -> Tensor:
     """A position reads itself and what stands before it; training may drop a share `rate` of the attention weights.
 
     q (..., T, C), k and v (..., S, C) → (..., T, C). A hidden score is -∞, its weight exactly 0. `mask` is
-    what `dropout` takes.
+    what `dropout` takes; `apart` (..., T, S) is True where a position of the past is hidden too.
     """
-    weights = _softmax(_hide_future(_scores(q, k)), v.dtype)
+    weights = _softmax(_hide_future(_scores(q, k), apart), v.dtype)
     return dropout(weights, rate, mask) @ v
 
 
@@ -65,27 +67,32 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(B, T, H * C)
 
 
-def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, mask: Tensor | None = None) -> Tensor:
+def multi_head_attention(
+    q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, mask: Tensor | None = None, apart: Tensor | None = None
+) -> Tensor:
     """H causal attentions at once, each on its own slice of the width, so that each may look for something else.
 
     q (B, H, T, C), k and v (B, H, S, C) → (B, H, T, C). The head axis is one more axis that is not mixed, like
     the batch; so the code is that of one head, and the news is in `split_heads` and `merge_heads`.
     """
     assert q.shape[1] == k.shape[1] == v.shape[1]
-    return causal_attention(q, k, v, rate, mask)
+    return causal_attention(q, k, v, rate, mask, apart)
 
 
-def grouped_query_attention(q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, mask: Tensor | None = None) -> Tensor:
+def grouped_query_attention(
+    q: Tensor, k: Tensor, v: Tensor, rate: float = 0.0, mask: Tensor | None = None, apart: Tensor | None = None
+) -> Tensor:
     """Query head h reads key/value head h // G (Ainslie et al. 2023, arXiv:2305.13245): fewer keys to keep.
 
-    q (B, H, T, C), k and v (B, K, S, C) → (B, H, T, C). The same function serves training (T = S) and generation
-    with kept keys (T < S).
+    q (B, H, T, C), k and v (B, K, S, C) → (B, H, T, C); `apart` (B, 1, T, S). The same function serves training
+    (T = S) and generation with kept keys (T < S).
     """
     B, H, T, C = q.shape
     K, S = k.shape[1], k.shape[2]
     # All the queries that share a key head become rows of one product: no copy of k or v is made.
     scores = _scores(q.reshape(B, K, H // K * T, C), k).view(B, K, H // K, T, S)
-    weights = dropout(_softmax(_hide_future(scores), v.dtype), rate, mask)
+    apart = None if apart is None else apart[:, None]  # the same for each of the G
+    weights = dropout(_softmax(_hide_future(scores, apart), v.dtype), rate, mask)
     return (weights.view(B, K, H // K * T, S) @ v).view(B, H, T, C)
 
 
@@ -94,13 +101,13 @@ def _scores(q: Tensor, k: Tensor) -> Tensor:
     return (q / math.sqrt(q.shape[-1])) @ k.mT
 
 
-def _hide_future(scores: Tensor) -> Tensor:
-    """(..., T, S), -∞ where the asked position comes after the one that asks."""
+def _hide_future(scores: Tensor, apart: Tensor | None = None) -> Tensor:
+    """(..., T, S), -∞ where the asked position comes after the one that asks, or is `apart` from it."""
     T, S = scores.shape[-2:]
     if T == 1:  # the last position has no future
         return scores
     future = torch.ones(T, S, dtype=torch.bool, device=scores.device).triu(S - T + 1)
-    return scores.masked_fill(future, float("-inf"))
+    return scores.masked_fill(future if apart is None else future | apart, float("-inf"))
 
 
 def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
@@ -134,12 +141,18 @@ class Attention(nn.Module):
         self.key_norm = norm(self.head_dim, config.norm_eps) if config.parts.qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None, start: int = 0, past: Kept = (), mask: Tensor | None = None
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        start: int = 0,
+        past: Kept = (),
+        mask: Tensor | None = None,
+        apart: Tensor | None = None,
     ) -> tuple[Tensor, Kept]:
         """Take x (B, T, D), RoPE's cos and sin (T, C) of these positions, and what is kept of the `start` before.
 
         Returns the attention's output (B, T, D), and the keys and values of all positions up to now, (B, K, room,
-        C) each. `mask` is dropout's.
+        C) each. `mask` is dropout's; `apart` (B, 1, T, T) says which positions do not see each other.
         """
         B, T, _ = x.shape
         q = self.query_norm(self.query(x).view(B, T, self.n_heads, self.head_dim)).transpose(1, 2)
@@ -152,7 +165,7 @@ class Attention(nn.Module):
         if self.rung == "trainable":
             gathered = self_attention(q, k, v)
         else:
-            gathered = CAUSAL[self.rung](q, k, v, self.dropout, mask)
+            gathered = CAUSAL[self.rung](q, k, v, self.dropout, mask, apart)
         return self.out(merge_heads(gathered)), kept
 
 
@@ -160,7 +173,13 @@ class SimplifiedAttention(nn.Module):
     """The first rung in the place of `Attention`: it owns nothing and keeps nothing."""
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None, start: int = 0, past: Kept = (), mask: Tensor | None = None
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        start: int = 0,
+        past: Kept = (),
+        mask: Tensor | None = None,
+        apart: Tensor | None = None,
     ) -> tuple[Tensor, Kept]:
         """(B, T, D) → (B, T, D)."""
         return simplified_attention(x), ()

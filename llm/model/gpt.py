@@ -46,10 +46,16 @@ class Block(nn.Module):
         self.feed_forward = FEED_FORWARDS[config.parts.feed_forward](config.d_model, config.d_ff, config.parts.bias)
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None, start: int, past: Kept, masks: list[Tensor | None]
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        start: int,
+        past: Kept,
+        masks: list[Tensor | None],
+        apart: Tensor | None = None,
     ) -> tuple[Tensor, Kept]:
         """(B, T, D) → (B, T, D) and this layer's keys and values for the next call; dropout has three masks."""
-        gathered, kept = self.attention(self.attention_norm(x), rotation, start, past, masks[0])
+        gathered, kept = self.attention(self.attention_norm(x), rotation, start, past, masks[0], apart)
         x = x + dropout(gathered, self.dropout, masks[1])
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, masks[2]), kept
 
@@ -95,33 +101,47 @@ class GPT(nn.Module):
         return self.config.sees_the_future
 
     def run_blocks(
-        self, x: Tensor, past: Past | None = None, dropout_keys: Tensor | None = None
+        self,
+        x: Tensor,
+        past: Past | None = None,
+        dropout_keys: Tensor | None = None,
+        segments: Tensor | None = None,
     ) -> tuple[Tensor, Past]:
         """Embedded tokens (B, T, D) → normalised hidden states (B, T, D), and what the next call needs of them.
 
         `past` is what an earlier call returned: the T tokens continue it. P + T may not exceed the context, and a
         model that sees the future has no past, for that would change with it. `dropout_keys` are a training step's,
         from the method of that name; without them nothing is dropped.
+
+        A row may hold several texts: `segments` (B, T) has another number for each, and then no text sees another
+        and each counts its positions from 0. There is no past to go on from then, and a GRU cannot do it.
         """
         start, T = past.length if past else 0, x.shape[1]
         assert start + T <= self.config.context_length, "more tokens than the context holds"
         assert past is None or not self.sees_the_future, "a past that would change with the future"
-        x, rotation = self._place(x, start)
+        assert segments is None or (past is None and not self.sees_the_future), "texts that would see each other"
+        x, rotation = self._place(x, slice(start, start + T) if segments is None else places_in(segments))
+        apart = None if segments is None else (segments[:, :, None] != segments[:, None])[:, None]  # (B, 1, T, T)
         kept: list[Kept] = []
         for layer, block in enumerate(self.blocks):
             masks = block_masks(dropout_keys, layer, len(x))
-            x, layer_kept = block(x, rotation, start, past.layers[layer] if past else (), masks)
+            x, layer_kept = block(x, rotation, start, past.layers[layer] if past else (), masks, apart)
             kept.append(layer_kept)
         return self.norm(x), Past(start + T, kept)
 
-    def _place(self, x: Tensor, start: int) -> tuple[Tensor, Rotation | None]:
-        """Tell embeddings (B, T, D) their positions, or give the angles that tell queries and keys."""
-        here = slice(start, start + x.shape[1])
+    def _place(self, x: Tensor, here: slice | Tensor) -> tuple[Tensor, Rotation | None]:
+        """Tell embeddings (B, T, D) their positions, or give the angles that tell queries and keys.
+
+        Positions are T in a row, the same for all, or (B, T).
+        """
         match self.config.position_scheme:
             case "rope":
-                return x, (self.cos[here], self.sin[here])
+                turned = here if isinstance(here, slice) else here[:, None]  # with an axis for the heads
+                return x, (self.cos[turned], self.sin[turned])
             case "learned":
-                return x + self.positions.weight[here].to(x.dtype), None
+                # The gradient of a look-up adds up in one order; that of an index tensor does not on several threads.
+                learned = self.positions.weight[here] if isinstance(here, slice) else self.positions(here)
+                return x + learned.to(x.dtype), None
             case "sinusoidal":
                 # √D is the paper's (section 3.4): without it waves of height 1 would drown the small embeddings.
                 return x * math.sqrt(self.config.d_model) + self.waves[here].to(x.dtype), None
@@ -151,6 +171,18 @@ class GPT(nn.Module):
         multiplied = sum(w.numel() for name, w in self.named_parameters() if w.ndim == 2 and name not in looked_up)
         context = 0 if self.config.family == "gru" else self.config.context_length
         return 6 * multiplied + 12 * self.config.n_layers * self.config.d_model * context
+
+
+def places_in(segments: Tensor) -> Tensor:
+    """The position (B, T) of each token in its own text, from a number for each text (B, T).
+
+    >>> places_in(torch.tensor([[7, 7, 7, 8, 9, 9]]))
+    tensor([[0, 1, 2, 0, 0, 1]])
+    """
+    place = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return place - place.where(begins, 0).cummax(dim=1).values
 
 
 def next_token_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -70,9 +70,16 @@ class RecurrentBlock(nn.Module):
         self.feed_forward = FEED_FORWARDS[config.parts.feed_forward](config.d_model, config.d_ff, config.parts.bias)
 
     def forward(
-        self, x: Tensor, rotation: Rotation | None, start: int, past: Kept, masks: list[Tensor | None]
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        start: int,
+        past: Kept,
+        masks: list[Tensor | None],
+        apart: Tensor | None = None,
     ) -> tuple[Tensor, Kept]:
         """(B, T, D) → (B, T, D) and this layer's state for the next call."""
+        assert apart is None, "a state that would run on from one text into the next"
         recurred, kept = self.recurrence(self.recurrence_norm(x), past)
         x = x + dropout(recurred, self.dropout, masks[1])
         return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout, masks[2]), kept

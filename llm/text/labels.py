@@ -98,8 +98,8 @@ def library_rows(
     """Rows of the library task: the most populous packages, each with at most so many functions.
 
     A package has to have functions in train and in test: what is never asked about, or never learned, tells nothing
-    of a classifier. Which functions of a document and of a package are kept is decided by the hash of their text. A text that
-    occurs twice, in whichever packages, is dropped: it would be in two splits or have two labels.
+    of a classifier. Which functions of a document and of a package are kept is decided by the hash of their text. A
+    text that occurs twice, in whichever packages, is dropped: it would be in two splits or have two labels.
     """
     n_functions = Counter(function.package for function in functions)
     in_split = {split: {function.package for function in functions if function.split == split} for split in SPLITS}

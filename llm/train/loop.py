@@ -7,7 +7,7 @@ the curve. What a batch is and what is learned from it is the caller's; how it i
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -46,6 +46,7 @@ class Plan:
     average: Literal["ema", "tail"] | None = None  # of the weights; what validation sees and what stays
     average_share: float = 1.0  # of the steps: the half-life of ema, the length of tail
     stop_after_evals: int | None = None  # without a better validation loss
+    rate_shares: Mapping[str, float] = field(default_factory=dict)  # of the rates, by a weight's name; else 1
     uniform_loss: float | None = None  # nats, of guessing; None where a bad loss is no reason to stop
     advice: str = "lower rates, or a longer warm-up"  # for a user whose run is lost
     tokens_per_step: int = 0
@@ -70,7 +71,8 @@ def train(
     `state` the run is kept in it and goes on from there after a kill, to the same bytes; after SIGTERM or Ctrl-C it
     is kept at once, then SystemExit or KeyboardInterrupt ends the run. Where several processes train together, the
     `step_losses` of all of them add up to the loss, and the first one alone has a `state`. `keep` says whether the
-    last weights stay, or those with the lowest validation loss. Raises UserError where the run is lost: a loss or
+    last weights stay, or those with the lowest validation loss. Weights that require no gradient stay as they are, and
+    are not kept: a run that goes on takes them from its `model`. Raises UserError where the run is lost: a loss or
     gradient that is no number, or a loss far above the uniform one; it names the step and what to try.
     """
     run = _Run(model, plan, machine)
@@ -105,7 +107,7 @@ class _Run:
 
     def __init__(self, model: nn.Module, plan: Plan, machine: Machine):
         self.model, self.plan, self.machine = model, plan, machine
-        self.optimizer = Optimizer(model, plan.optimizer, machine.dtype, machine.device)
+        self.optimizer = Optimizer(model, plan.optimizer, machine.dtype, machine.device, plan.rate_shares)
         self.done = 0  # steps
         self.curve = Curve()
         self.mean: Weights | None = None
@@ -157,15 +159,25 @@ class _Run:
             self.model.train()
             self.curve.rows.append(row)
             if plan.keep == "best" and self.curve.best() is row:
-                self.best = {name: weight.detach().clone() for name, weight in self.model.state_dict().items()}
+                self.best = {name: weight.detach().clone() for name, weight in self._learned().items()}
         return row
 
     def settle(self) -> None:
         """Leave the model with the weights that stay: the best ones, the mean, or the last."""
         if self.best is not None:
-            self.model.load_state_dict(self.best)
+            self._set_learned(self.best)
         elif self.mean is not None:
             self.model.load_state_dict(self.mean, strict=False)  # a tied head is in it once
+
+    def _learned(self) -> Weights:
+        """What the loop may change, by name: all but the weights that require no gradient."""
+        weights = self.model.named_parameters(remove_duplicate=False)
+        frozen = {name for name, weight in weights if not weight.requires_grad}
+        return {name: weight for name, weight in self.model.state_dict().items() if name not in frozen}
+
+    def _set_learned(self, learned: Weights) -> None:
+        assert learned.keys() == self._learned().keys()
+        self.model.load_state_dict(learned, strict=False)
 
     def keep(self, state: RunState | None) -> None:
         """Save all of it in `state`, where there is one; every process has to ask."""
@@ -175,7 +187,7 @@ class _Run:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "model": self.model.state_dict(),
+            "model": self._learned(),
             "optimizer": self.optimizer.state_dict(),
             "done": self.done,
             "curve": self.curve.rows,
@@ -191,7 +203,7 @@ class _Run:
         def own_parts(weights: Weights | None) -> Weights | None:
             return weights and {name: parallel.own_part(weight, own[name]) for name, weight in weights.items()}
 
-        self.model.load_state_dict(own_parts(state["model"]) or {})
+        self._set_learned(own_parts(state["model"]) or {})
         self.optimizer.load_state_dict(state["optimizer"])
         self.done, self.curve.rows = state["done"], state["curve"]
         self.sums, self.recent = state["sums"], state["recent"]

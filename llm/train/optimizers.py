@@ -7,6 +7,8 @@ gradient. Matrices of one shape are treated as one batch.
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,10 +38,21 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Optimizer:
-    """Muon and AdamW, or AdamW alone, behind one `step`; all that it remembers is in `state_dict`."""
+    """Muon and AdamW, or AdamW alone, behind one `step`; all that it remembers is in `state_dict`.
 
-    def __init__(self, model: nn.Module, params: OptimizerParams, dtype: torch.dtype, device: str):
+    `rate_shares` are of the rate, by a weight's name; one without a name there has the whole rate.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: OptimizerParams,
+        dtype: torch.dtype,
+        device: str,
+        rate_shares: Mapping[str, float] = MappingProxyType({}),
+    ):
         self.params, self.dtype = params, dtype
+        self._share = {weight: rate_shares.get(name, 1.0) for name, weight in model.named_parameters()}
         by_shape: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
         others = []
         for name, weight in model.named_parameters():
@@ -56,9 +69,16 @@ class Optimizer:
             shape: torch.zeros(len(weights), *shape, device=device) for shape, weights in self._muons.items()
         }
         decayed = [] if params.kind == "muon" else matrices
-        groups = [{"params": decayed, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        groups = [group for group in groups if group["params"]]
+        groups = [*self._groups(decayed, params.weight_decay), *self._groups(others, 0.0)]
         self._adam = torch.optim.AdamW(groups, lr=params.adamw_rate, betas=ADAM_BETAS, fused=True) if groups else None
+
+    def _groups(self, weights: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+        by_share = defaultdict(list)
+        for weight in weights:
+            by_share[self._share[weight]].append(weight)
+        return [
+            {"params": members, "weight_decay": weight_decay, "share": share} for share, members in by_share.items()
+        ]
 
     def step(self, step: int, factor: float) -> float:
         """Change the weights by their gradients, at `factor` of the full rates; returns the gradient's norm.
@@ -71,7 +91,7 @@ class Optimizer:
         self._step_muon(step, self.params.muon_rate * factor)
         if self._adam is not None:
             for group in self._adam.param_groups:
-                group["lr"] = self.params.adamw_rate * factor
+                group["lr"] = self.params.adamw_rate * factor * group["share"]
             self._adam.step()
         for weight in self.weights:
             weight.grad = None
@@ -95,8 +115,9 @@ class Optimizer:
             for weight, lies, change in zip(weights, lying, update, strict=True):
                 # A wide output gets larger steps, so that each output moves alike whatever the shape.
                 scale = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
-                weight.mul_(1 - rate * self.params.weight_decay)
-                weight.add_(own_part(change if lies else change.T, weight), alpha=-rate * scale)
+                own_rate = rate * self._share[weight]
+                weight.mul_(1 - own_rate * self.params.weight_decay)
+                weight.add_(own_part(change if lies else change.T, weight), alpha=-own_rate * scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Momentum and Adam's averages, as tensors and plain values."""

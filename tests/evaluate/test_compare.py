@@ -26,7 +26,8 @@ from llm.errors import UserError
 from llm.evaluate import compare as module
 from llm.evaluate.compare import compare, read_texts, score_folder
 from llm.evaluate.likelihood import plan_spans, token_losses
-from llm.export.huggingface import read_folder
+from llm.export.huggingface import read_folder, write_folder
+from llm.export.native import open_native
 from llm.text.tokenizer import Tokenizer
 
 CONTEXT = 13
@@ -104,6 +105,34 @@ def test_a_gpt2_without_a_bos_token_costs_what_the_slow_way_says(gpt2_folder, pl
 def test_a_llama_begins_with_its_bos_token(llama_folder, plain_cpu):
     score = score_folder(llama_folder, TEXTS, plain_cpu)
     assert score.bits_per_byte == pytest.approx(_slow_bits_per_byte(llama_folder, "<|bos|>", CONTEXT, 10), rel=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_that_transformers_cannot_load_is_scored_by_ours(tmp_path, draw_gpt, small_tokenizer_file, plain_cpu):
+    model = draw_gpt(family="gru", context_length=CONTEXT)
+    write_folder(tmp_path, model, small_tokenizer_file)
+    score = score_folder(tmp_path, TEXTS, plain_cpu, open_native=open_native)
+    tokenizer, nats = Tokenizer.load(small_tokenizer_file), 0.0
+    for text in TEXTS:
+        ids = torch.tensor([tokenizer.end_of_text, *tokenizer.encode(text)])
+        for span in plan_spans(len(ids), CONTEXT, 10):
+            window = ids[span.start : span.start + span.last + 1]
+            told = model(window[None, :-1])[0].log_softmax(dim=-1)
+            nats -= float(told.gather(-1, window[1:, None])[span.first :].sum())
+    assert score.bits_per_byte == pytest.approx(nats / math.log(2) / N_BYTES, rel=1e-4)
+    assert (score.context, score.parameters) == (CONTEXT, model.n_parameters())
+
+
+def test_one_table_has_models_of_both_kinds(tmp_path, gpt2_folder, draw_gpt, small_tokenizer_file, plain_cpu):
+    write_folder(tmp_path, draw_gpt(family="gru"), small_tokenizer_file)
+    table = compare([gpt2_folder, tmp_path], TEXTS, plain_cpu, open_native)
+    assert {line.split()[0] for line in table.splitlines()[1:3]} == {str(gpt2_folder), str(tmp_path)}
+
+
+def test_our_model_that_sees_the_future_is_refused(tmp_path, draw_gpt, small_tokenizer_file, plain_cpu):
+    write_folder(tmp_path, draw_gpt(attention="trainable"), small_tokenizer_file)
+    with pytest.raises(UserError, match="its predictions change with the tokens after them"):
+        score_folder(tmp_path, TEXTS, plain_cpu, open_native=open_native)
 
 
 def test_a_smaller_context_may_be_asked_for_and_a_larger_one_not(llama_folder, plain_cpu):

@@ -250,6 +250,22 @@ def test_every_token_has_the_shade_of_its_surprise_and_a_prompt_is_marked(write)
         ({}, "Skipped: the corpus has no Python documents."),
         ({}, "skipped, rows of 24 numbers"),
         ({"metrics": {"export": {"gguf": {}}}}, "No file for llama.cpp was asked for."),
+        (
+            {"metrics": {"export": {"transformers": {"skipped": "it is a GRU"}}}},
+            "only this project reads: it is a GRU.",
+        ),
+        (
+            {"metrics": {"export": {"onnx": {"skipped": "it keeps no keys"}}}},
+            "ONNX Runtime: skipped, it keeps no keys.",
+        ),
+        (
+            {"metrics": {"export": {"onnx": {"bytes": 7_654_321, "max_logit_difference": 3e-6}}}},
+            "7,654,321 bytes; its logits are within 3e-06 of ours.",
+        ),
+        (
+            {"metrics": {"export": {"onnx": {"bytes": 8, "unverified": "no client"}}}},
+            "8 bytes, not checked: no client.",
+        ),
         ({"metrics": {"evaluate": {"sees_the_future": True}}}, "sees the very token that it predicts"),
         ({"metrics": {"evaluate": {"lossless_tokens": False}}}, "do not hold all of the text"),
         ({"metrics": {"prepare": {"dropped": {}}}}, "The preparation dropped nothing."),
@@ -266,6 +282,48 @@ def test_every_token_has_the_shade_of_its_surprise_and_a_prompt_is_marked(write)
 )
 def test_what_is_missing_leaves_a_sentence(write, changes, sentence):
     assert sentence in Page(write(**changes)).text
+
+
+def test_a_folder_that_only_this_project_reads_has_no_figure_of_transformers(write):
+    assert "folder for Transformers" in Page(write()).text
+    reason = {"transformers": {"skipped": "it is a GRU"}}
+    assert "folder for Transformers" not in Page(write(metrics={"export": reason})).text
+
+
+def test_finetuned_models_stand_with_intervals_differences_and_seeds(write):
+    library = copy.deepcopy(TASKS["library"])
+    library["test"]["pretrained"] |= {"accuracy_low": 0.6123, "accuracy_high": 0.7456}
+    library["test"]["zero_shot"] = {"accuracy": 0.1234, "macro_f1": 0.0432}
+    library["seeds"] = {"pretrained": {"accuracy": {"mean": 0.6812, "std": 0.0145}}}
+    library["differences"] = {
+        "tfidf": {"difference": -0.1026, "difference_low": -0.1538, "difference_high": -0.0513},
+        "zero_shot": {"difference": 0.5, "difference_low": 0.4, "difference_high": 0.6},
+        "random_weights": {"difference": 0.01, "difference_low": -0.04, "difference_high": 0.06},
+        "majority": {"difference": 0.25},
+    }
+    likes = {
+        "rows": {"train": 3},
+        "test": {
+            "chosen_is_likelier": {"before": 0.5123, "after": 0.7345},
+            "chosen_is_likelier_low": {"before": 0.4321, "after": 0.6543},
+            "chosen_is_likelier_high": {"before": 0.5987, "after": 0.8012},
+            "answers_scored": 100,
+        },
+    }
+    finetuned = {"library": library, "likes": likes}
+    text = Page(write(finetuned=finetuned, finetuned_pictures={name: {} for name in finetuned})).text
+    sentences = [
+        "this model, finetunedIt starts from the pretrained weights. 69.2%61.2%–74.6%",
+        "10.3 fewer right than TF-IDF (95% interval of the difference: -15.4 to -5.1): it is worse.",
+        "50.0 more right than this model, not finetuned (95% interval",
+        "+40.0 to +60.0): it is better.",
+        "(95% interval of the difference: -4.0 to +6.0): these rows cannot tell which is better.",
+        "25.0 more right than majority.",
+        "several seeds, mean ± standard deviation: accuracy 0.6812 ± 0.0145.",
+        "0.51230.4321–0.5987",
+        "0.73450.6543–0.8012",
+    ]
+    assert [sentence for sentence in sentences if sentence not in text] == []
 
 
 def test_a_model_without_any_of_it_still_has_a_whole_page(write):

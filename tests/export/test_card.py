@@ -1,5 +1,6 @@
 """The model card says what was measured, and nothing else."""
 
+import copy
 import hashlib
 import json
 import re
@@ -146,6 +147,21 @@ def test_text_of_the_users_own_is_not_called_pythons():
     assert ModelCard(text).data.license == "unknown"
 
 
+def test_what_it_has_by_heart_stands_beside_what_it_never_saw():
+    prefixes = {"prefixes": 211, "verbatim_25": 0.0625, "mean_verbatim_tokens": 4.375}
+    memorise = {"train": prefixes, "test": prefixes | {"verbatim_25": 0.0375}, "copies": False}
+    memorise["samples"] = {"number": 13, "copied": 2}
+    text = card({"memorise": memorise}).split("## Memorisation")[1].split("\n## ")[0]
+    assert "| verbatim 25 | 0.0625 | 0.0375 |" in text
+    assert "2 of 13 samples" in text
+    assert "than chance may bring" in text
+    assert "The model copies" in card({"memorise": memorise | {"copies": True}})
+    alone = memorise | {"copies": None, "test": {"prefixes": 0}}
+    assert "| continued greedily | train |" in card({"memorise": alone})
+    assert "nothing was measured" in card({"memorise": memorise | {"train": {"prefixes": 0}}})
+    assert "Memorisation" not in card()
+
+
 # -- the front matter
 
 
@@ -220,6 +236,7 @@ def test_the_snippet_of_onnx_runs(exported, capsys, draw_gpt):
     (exported / "onnx").mkdir()
     write_onnx(exported / "onnx", draw_gpt())
     text = card({"export": METRICS["export"] | {"onnx": {"bytes": 1}}})
+    assert ModelCard(text).data.tags == ["groundup", "qwen3", "gguf", "onnx"]
     exec(snippet(text, "onnxruntime"), {})  # noqa: S102 (our own text)
     assert capsys.readouterr().out
 
@@ -243,6 +260,8 @@ def test_what_was_not_written_is_not_offered():
     answers = FINETUNED["answers"] | {"gguf": {"gguf-f16": {"bytes": 1}}}
     assert "`models/finetuned/answers/gguf`" in card(finetuned={"answers": answers})
     assert "finetuned/answers/gguf" not in card()
+    answers |= {"onnx": {"bytes": 1}}
+    assert "and in `models/finetuned/answers/onnx` for ONNX Runtime" in card(finetuned={"answers": answers})
 
 
 def test_a_label_with_a_bar_in_it_keeps_the_table_whole():
@@ -267,6 +286,33 @@ def test_the_lineage_names_every_file_by_its_md5(tmp_path):
     text = card(lineage=rows)
     assert [row for row in rows if not all(part in text for part in row)] == []
     assert str(tmp_path) not in text
+
+
+def test_a_classifiers_figures_stand_with_their_intervals_differences_and_seeds():
+    topics = copy.deepcopy(FINETUNED["topics"])
+    topics["test"]["pretrained"] |= {"accuracy_low": 0.7011, "accuracy_high": 0.9022}
+    topics |= {"differences": {"tfidf": {"difference": -0.0155, "difference_low": -0.0311, "difference_high": 0.0066}}}
+    topics |= {"seeds": {"random_weights": {"macro_f1": {"mean": 0.4133, "std": 0.0177}}}}
+    text = card(finetuned={"topics": topics}).split("## Finetuned: topics")[1]
+    assert "| pretrained | 0.8123 [0.7011, 0.9022] | 0.7234 |" in text
+    assert "| tfidf | -0.0155 [-0.0311, 0.0066] |" in text
+    assert "| random weights | macro f1 | 0.4133 ± 0.0177 |" in text
+    assert "drawing rows of test anew" in text
+    assert "drawing rows" not in card()
+
+
+def test_every_figure_of_a_model_that_answers_is_in_the_card_before_and_after():
+    test = {
+        "chosen_is_likelier": {"before": 0.5123, "after": 0.7345},
+        "chosen_is_likelier_low": {"before": 0.4321, "after": 0.6543},
+        "chosen_is_likelier_high": {"before": 0.5987, "after": 0.8012},
+        "answer_bits_per_byte": {"before": 3.456, "after": 2.135},
+        "answers_scored": 100,
+    }
+    text = card(finetuned={"likes": FINETUNED["answers"] | {"test": test}})
+    assert "| chosen is likelier | 0.5123 [0.4321, 0.5987] | 0.7345 [0.6543, 0.8012] |" in text
+    assert "| answer bits per byte | 3.456 | 2.135 |" in text
+    assert "| chosen is likelier low" not in text
 
 
 @pytest.mark.parametrize("content", [None, "{", ""])

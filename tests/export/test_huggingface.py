@@ -5,12 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
@@ -28,7 +26,6 @@ from transformers import (
 from llm.errors import UserError
 from llm.export.huggingface import FILES, read_folder, write_folder
 from llm.finetune.chat import TEMPLATE
-from llm.finetune.classify import Classifier, predict
 from llm.model.generate import generate, greedy
 from llm.text.tokenizer import END_OF_TEXT, IM_END, SPECIAL_TOKENS, Tokenizer
 
@@ -123,37 +120,6 @@ def test_what_transformers_saves_again_reads_as_the_same_model(tmp_path, draw_gp
     back = read_folder(tmp_path / "theirs")
     assert back.config == ours.config
     torch.testing.assert_close(back.state_dict(), ours.state_dict(), atol=0, rtol=0)
-
-
-@every_family
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@torch.no_grad()
-def test_a_classifier_gives_equal_probabilities_in_transformers_alone_and_padded(
-    tmp_path, draw_gpt, small_tokenizer_file, plain_cpu, tied, family
-):
-    if family == FAMILIES["qwen2"]:
-        # Transformers 5 composes the characters of a text for every Qwen2, whatever tokenizer.json says.
-        composing = tokenizers.Tokenizer.from_file(str(small_tokenizer_file))
-        composing.normalizer = tokenizers.normalizers.NFC()
-        small_tokenizer_file = tmp_path / "composing.json"
-        composing.save(str(small_tokenizer_file))
-    labels = ["rain", "river", "sun"]
-    model = Classifier(draw_gpt(tie_embeddings=tied, **family), len(labels))
-    model.score.weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(2))
-    write_folder(tmp_path, model.trunk, small_tokenizer_file, labels=labels, score=model.score.weight)
-    tokenizer = Tokenizer.load(small_tokenizer_file)
-    rows = [tokenizer.encode(text)[:48] for text in TEXTS]
-    ours = predict(model, rows, tokenizer.pad, 4, plain_cpu).softmax(dim=-1)
-
-    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32)
-    their_tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    together = their_tokenizer(TEXTS, padding=True, truncation=True, max_length=48, return_tensors="pt")
-    assert (together["attention_mask"] == 0).any()
-    torch.testing.assert_close(theirs(**together).logits.softmax(dim=-1), ours, atol=1e-5, rtol=0)
-    for text, probabilities in zip(TEXTS, ours, strict=True):
-        alone = their_tokenizer(text, truncation=True, max_length=48, return_tensors="pt")
-        torch.testing.assert_close(theirs(**alone).logits[0].softmax(dim=-1), probabilities, atol=1e-5, rtol=0)
-    assert [theirs.config.id2label[number] for number in range(3)] == labels
 
 
 def test_an_instruction_model_stops_after_its_answer_in_transformers(tmp_path, draw_gpt, small_tokenizer_file):

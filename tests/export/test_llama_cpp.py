@@ -74,6 +74,28 @@ def test_half_the_bits_are_near_and_a_quarter_is_not_far(tmp_path, draw_gpt, sma
     assert quarter.stat().st_size < half.stat().st_size * 3
 
 
+def test_a_text_costs_the_same_in_float32_and_files_may_share_a_process(
+    tmp_path, draw_gpt, small_tokenizer_file, other_process
+):
+    model, tokenizer = draw_gpt(), Tokenizer.load(small_tokenizer_file)
+    file = write_gguf(tmp_path, model, small_tokenizer_file, "gguf-f32")
+    text = "The river runs, the rain falls; <|eos|> déjà vu. " * 2
+    parity = compare_with_llama_cpp(file, model, tokenizer, 1, 1e-4, text, other_process)
+    assert parity.agrees(1e-4)
+    assert parity.texts == 17
+    assert abs(parity.bits_per_byte_lost) < 1e-4
+    other = compare_with_llama_cpp(file, draw_gpt(seed=2), tokenizer, 1, 1e-4, text, other_process)
+    assert abs(other.bits_per_byte_lost) > 0.01
+
+
+def test_the_tokens_of_a_long_text_that_are_scored_lie_all_over_it():
+    befores, targets = llama_cpp._places(list(range(10, 1011)), 0, 7)
+    assert 150 < len(targets) <= llama_cpp.N_SCORED
+    assert (targets[0], targets[-1] > 1000) == (10, True)
+    assert [before[-1] for before in befores[1:]] == [target - 1 for target in targets[1:]]
+    assert {len(before) for before in befores[2:]} == {7}
+
+
 @pytest.mark.parametrize("pattern", ["qwen2", "gpt2", "llama3"])
 def test_llama_cpp_splits_drawn_texts_alike(tmp_path, draw_gpt, tokenizer_of, other_process, pattern):
     drawn = random.Random(1)

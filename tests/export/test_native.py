@@ -95,19 +95,6 @@ def test_a_chat_template_stands_beside_it(tmp_path, draw_gpt, small_tokenizer_fi
     assert can_chat(tmp_path)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_classifier_has_its_score_and_labels_and_is_no_language_model(tmp_path, draw_gpt, small_tokenizer_file, tied):
-    model, score = draw_gpt(family="gru", tie_embeddings=tied), torch.randn(3, 24)
-    write_folder(tmp_path, model, small_tokenizer_file, labels=["a", "b", "c"], score=score)
-    content = json.loads((tmp_path / "config.json").read_text())
-    assert content["id2label"] == {"0": "a", "1": "b", "2": "c"}
-    weights = load_file(tmp_path / "model.safetensors")
-    assert torch.equal(weights.pop("score.weight"), score)
-    assert weights.keys() == {name for name, _ in model.named_parameters()} - {"head.weight"}
-    with pytest.raises(UserError, match=r"config\.json: architectures: wanted GroundupForCausalLM alone"):
-        read_folder(tmp_path)
-
-
 @every_shape
 def test_the_command_line_and_the_server_take_it(tmp_path, draw_gpt, small_tokenizer_file, shape, reason):
     write_folder(tmp_path, draw_gpt(**shape), small_tokenizer_file)

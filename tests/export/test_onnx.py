@@ -227,7 +227,7 @@ def test_verify_export_shows_the_file_and_names_it_where_it_is_of_another_model(
     table, wrong = verify_export(tmp_path / "export", 1)
     row = table.splitlines()[2].split()
     assert row[:4] == ["model.onnx", "ONNX", "Runtime", f"{file.stat().st_size:,}"]
-    assert row[5:] == ["0.0001", "–", "0", "of", "20"]
+    assert row[5:] == ["0.0001", "–", "0", "of", "20", "–"]
     assert wrong == []
     graph = onnx.load(file)
     weight = next(tensor for tensor in graph.graph.initializer if tensor.name == "model.head.weight")

@@ -18,6 +18,8 @@ METRICS = {
     | {"train_loss": 3.25, "machine": {"device": "cpu"}},
     "baselines": {"test": {"xz": 2.375}},
     "evaluate": {"test": {"bits_per_byte": 1.125}},
+    "memorise": {"train": {"prefixes": 17}, "test": {"prefixes": 13}, "copies": False}
+    | {"samples": {"number": 10, "copied": 0}},
     "cloze": {"last_word": {"items": 61, "acc": 0.375, "guessing": 0.25}, "left_out": {}},
     "export": {"max_logit_difference": 3e-06, "gguf": {}},
 }

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from llm.errors import UserError
+from llm.export.classifier import read_classifier
 from llm.export.huggingface import read_folder, write_folder
+from llm.finetune.answers import answer
 from llm.finetune.chat import prompt_ids
-from llm.finetune.instruct import answer
 from llm.text.tables import with_reason
 from llm.text.tokenizer import Tokenizer
 from stages.finetune import main
@@ -50,8 +50,9 @@ def task(request):
 
 
 @pytest.fixture
-def run(tmp_path, exported_folder, plain_cpu):
+def run(tmp_path, exported_folder, plain_cpu, write_corpus):
     """Runs the stage on a file and gives the folder of what it wrote."""
+    corpus = write_corpus(tmp_path / "corpus", {"test": {"rain.py": "The river runs, the rain falls."}})
 
     def run_stage(
         task, data: Path, name: str = "out", base: Path = exported_folder, formats: tuple = (), **other: Path
@@ -63,6 +64,7 @@ def run(tmp_path, exported_folder, plain_cpu):
         outputs = {"model": "model", "metrics": "metrics.json", "plots": "plots", "report": "report.md"}
         outputs = {option: out / file for option, file in outputs.items()}
         given = {"task": task, "formats": list(formats), "n_seeds": 1, "seed": 1, "name": "topics", "data": data}
+        given["held_out"] = corpus / "test.parquet"
         main(**given, scratch=out / "scratch", **inputs, **outputs)
         return out
 
@@ -96,9 +98,10 @@ def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_fi
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
     test = ROWS[ROWS["split"] == "test"]
     with torch.no_grad():
-        scores = model(**tokenizer(test["text"].tolist(), padding=True, return_tensors="pt")).logits
+        scores = model(**tokenizer(test["text"].tolist(), padding=True, truncation=True, return_tensors="pt")).logits
     predicted = [model.config.id2label[number] for number in scores.argmax(dim=-1).tolist()]
     assert (test["label"] == predicted).mean() == metrics["test"]["pretrained"]["accuracy"]
+    assert metrics["export"] == {"max_probability_difference": 0.0, "rows_with_other_ids": 0, "rows": 8}
     confusion = pd.read_csv(out / "plots/confusion.csv")
     assert confusion["actual"].tolist() == test["label"].tolist()
     assert confusion["predicted"].tolist() == predicted
@@ -158,6 +161,21 @@ def test_the_instruction_model_answers_in_llama_cpp_as_it_does_here(run, rows_fi
         said = answered["choices"][0]["message"]["content"].strip()
         assert said
         assert said == answer(model, message, tokenizer, 12)
+
+
+def test_a_model_that_learned_preferences_is_one_that_answers(run, rows_file, instruct, make_task, tmp_path):
+    """Its base is an instruction model's folder, as it is in practice."""
+    base = run(instruct, rows_file, "base") / "model"
+    data = tmp_path / "pairs.csv"
+    pairs = ROWS.rename(columns={"text": "prompt", "label": "chosen"})
+    pairs.assign(rejected=pairs["chosen"].map({"rain": "river", "river": "rain"})).to_csv(data, index=False)
+    out = run(make_task("prefer", {"training.epochs": 4.0}), data, base=base)
+    metrics = _metrics(out)
+    assert metrics["rows"] == {"train": 24, "val": 8, "test": 8}
+    assert metrics["val"]["loss"]["after"] < metrics["val"]["loss"]["before"]
+    model, tokenizer = read_folder(out / "model"), Tokenizer.load(out / "model/tokenizer.json")
+    said = answer(model, "rain 4", tokenizer, 64)
+    assert f"**after**\n\n````text\n{said}\n" in (out / "report.md").read_text().split("````text\nrain 4\n````")[1]
 
 
 def test_a_second_run_writes_the_same_bytes_and_no_path_of_the_machine(run, rows_file, tmp_path, task):
@@ -234,8 +252,7 @@ def test_a_base_in_our_own_words_gives_models_in_our_own_words(
     content = json.loads((classified / "model/config.json").read_text())
     assert content["model_type"] == "groundup"
     assert content["id2label"] == {"0": "rain", "1": "river"}
-    weights = load_file(classified / "model/model.safetensors")
-    assert weights["score.weight"].shape == (2, 24)
+    assert read_classifier(classified / "model")[2].labels == ["rain", "river"]
     assert not (classified / "model/gguf").exists()
     assert _files(classified) == _files(run(classify, rows_file, "again", base=base))
 

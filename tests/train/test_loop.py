@@ -159,6 +159,44 @@ def test_a_run_that_was_through_when_it_was_stopped_learns_nothing_more(start, t
     assert _same(again.weights(), whole.weights())
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("average", [None, "tail"])
+def test_what_requires_no_gradient_stays_and_is_not_kept_and_a_resumed_run_has_it_from_its_model(
+    start, tmp_path, keep, average
+):
+    plan = replace(PLAN, keep=keep, average=average, average_share=0.5)
+    frozen = {"embedding.weight", "blocks.0.attention.query.weight", "norm.weight"}
+    whole, run, resumed = start(), start(), start()
+    for each in (whole, run, resumed):
+        for name, weight in each.model.named_parameters():
+            weight.requires_grad_(name not in frozen)
+    before = whole.weights()
+    expected = whole.train(plan, val_loss=whole.val_loss_best_at_step_6)
+    assert {name for name, weight in whole.weights().items() if torch.equal(weight, before[name])} == frozen
+
+    def step_loss(step):
+        if step == 9:
+            raise KeyboardInterrupt
+        return run.step_loss(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train(plan, RunState(tmp_path), step_loss=step_loss, val_loss=run.val_loss_best_at_step_6)
+    kept = RunState(tmp_path).load()
+    assert kept["model"].keys() == before.keys() - frozen
+    assert keep == "last" or kept["best"].keys() == before.keys() - frozen
+    curve = resumed.train(plan, RunState(tmp_path), val_loss=resumed.val_loss_best_at_step_6)
+    assert curve.rows == expected.rows
+    assert _same(resumed.weights(), whole.weights())
+
+
+def test_a_weight_without_its_rate_stays(start):
+    run = start()
+    before = run.weights()
+    run.train(replace(PLAN, rate_shares={"norm.weight": 0.0, "blocks.1.attention.value.weight": 0.0}))
+    same = {name for name, weight in run.weights().items() if torch.equal(weight, before[name])}
+    assert same == {"norm.weight", "blocks.1.attention.value.weight"}
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(start, tmp_path, bad):
     run = start()

@@ -79,8 +79,8 @@ def _changes(model, optimizer, factor=1.0, step=0):
     return {name: (after - old).detach() for (name, after), old in zip(model.named_parameters(), before, strict=True)}
 
 
-def _optimizer(model, **change):
-    return Optimizer(model, PARAMS.model_copy(update=change), torch.float32, "cpu")
+def _optimizer(model, rate_shares=None, **change):
+    return Optimizer(model, PARAMS.model_copy(update=change), torch.float32, "cpu", rate_shares or {})
 
 
 def test_matrices_inside_the_blocks_move_alike_in_all_directions():
@@ -215,6 +215,25 @@ def test_a_matrix_without_a_gradient_stays_until_it_has_one():
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_a_weight_moves_and_shrinks_by_its_share_of_the_rate(kind):
+    shares = {"embedding": 0.5, "blocks.0.tall": 0.25, "blocks.1.norm": 0.0}
+    models = _Model(), _Model()
+    optimizers = [
+        _optimizer(model, given, kind=kind, weight_decay=0.5) for model, given in zip(models, ({}, shares), strict=True)
+    ]
+    for step in range(2):
+        changes = []
+        for model, optimizer in zip(models, optimizers, strict=True):
+            with torch.no_grad():
+                for weight, first in zip(model.parameters(), _Model().parameters(), strict=True):
+                    weight.copy_(first)  # so that decay takes from the same
+            _set_gradients(model, seed=100 * step)
+            changes.append(_changes(model, optimizer, factor=0.5, step=step))
+        for name, change in changes[0].items():
+            torch.testing.assert_close(changes[1][name], shares.get(name, 1.0) * change, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
 @pytest.mark.parametrize("only", ["matrices", "others"])
 def test_a_model_of_one_kind_of_weights_learns_too(kind, only):
     model = _Model()
@@ -233,14 +252,15 @@ def test_an_optimizer_that_took_its_state_back_goes_on_to_the_same_bytes(tmp_pat
             _set_gradients(model, seed=100 * step)
             optimizer.step(step, 1.0)
 
+    shares = {"embedding": 0.5, "blocks.0.tall": 0.25}
     model = _Model()
-    optimizer = _optimizer(model, kind=kind)
+    optimizer = _optimizer(model, shares, kind=kind)
     run(model, optimizer, range(3))
     RunState(tmp_path).save({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
     run(model, optimizer, range(3, 6))
 
     again = _Model()
-    fresh = _optimizer(again, kind=kind)
+    fresh = _optimizer(again, shares, kind=kind)
     kept = RunState(tmp_path).load()
     again.load_state_dict(kept["model"])
     fresh.load_state_dict(kept["optimizer"])

@@ -53,6 +53,7 @@ PLAN = Plan(
 MUON = replace(PLAN, average="ema", average_share=0.2, keep="best")
 ADAMW = replace(PLAN, optimizer=PLAN.optimizer.model_copy(update={"kind": "adamw", "weight_decay": 0.1}))
 PLANS = {"muon": MUON, "adamw": ADAMW}
+LOWER = ("embedding", "blocks.0", "blocks.1.attention.key")  # some weights, to be frozen
 
 
 class _KilledError(Exception):
@@ -69,9 +70,11 @@ def _batch(step, rows=ROWS):
     return ids[:, :-1], target
 
 
-def _learn(plan, state=None, sharded=False, kill_at=None, rows_at_once=2):
+def _learn(plan, state=None, sharded=False, kill_at=None, rows_at_once=2, frozen=()):
     """Train a fresh model; its weights and its curve."""
     gpt = GPT(CONFIG, torch.Generator().manual_seed(1))
+    for name, weight in gpt.named_parameters():
+        weight.requires_grad_(not name.startswith(frozen))
     loss = ShardedLoss(gpt, MACHINE) if sharded else LanguageLoss(gpt, MACHINE, compiled=False)
     checks = [_batch(100 + number, rows=2) for number in range(4)]
 
@@ -126,6 +129,7 @@ def _member(folder):
                 _learn(plan, state, sharded, kill_at=5)
             except _KilledError:
                 seen["learned"][name, kind, "resumed"] = _learn(plan, state, sharded)
+    seen["learned"]["frozen"] = _learn(MUON, frozen=LOWER)
     torch.save(seen, folder / f"seen {parallel.rank()}")
 
 
@@ -220,6 +224,15 @@ def test_a_resumed_run_ends_in_the_same_bytes(seen, plan, kind):
     assert _same(resumed[0], whole[0])
     assert resumed[1] == whole[1]
     assert "test: resumed at step 4" in seen[N]
+
+
+def test_many_processes_learn_what_one_does_where_some_weights_are_frozen(seen):
+    learned = seen[0]["learned"]["frozen"]
+    _assert_close(learned, _learn(MUON, rows_at_once=ROWS, frozen=LOWER))
+    before = dict(GPT(CONFIG, torch.Generator().manual_seed(1)).named_parameters())
+    for name, weight in learned[0].items():
+        assert torch.equal(weight, before[name]) is name.startswith(LOWER)
+    assert all(_same(one["learned"]["frozen"][0], learned[0]) for one in seen[1:N])
 
 
 def test_only_the_first_process_shows_its_progress_and_keeps_a_state(seen):

@@ -1,0 +1,285 @@
+"""Whether what is exported is the model that was trained: every family through every client, one table in Markdown.
+
+    python -m bench.parity            all of it, about five minutes
+    python -m bench.parity --quick    one model of each kind
+
+Small models are trained here on modules of the standard library: a base, a model that answers, a classifier. Each is
+written in every format, and each figure comes from the client that the format is for. Behind a figure stands on how
+many of 20 prompts the client goes on with our tokens, the likeliest each time. A second table has models that
+Transformers made and saved, and whether they come in and go out again to the same bytes. Ends with 1 where something
+is further off than rounding explains.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import multiprocessing
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from llm.export.classifier import ClassifierInfo, write_classifier
+from llm.export.clients import compare_classifier_with_transformers
+from llm.export.gguf import FILES as GGUF
+from llm.export.gguf import write_gguf
+from llm.export.huggingface import FILES, read_folder, write_folder
+from llm.export.llama_cpp import compare_with_llama_cpp, most_difference
+from llm.export.markdown import table
+from llm.export.onnx import compare_with_onnxruntime, write_onnx
+from llm.export.verify import compare_with_transformers, hush, most_logit_difference
+from llm.finetune.chat import TEMPLATE
+from llm.model.classifier import Classifier
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT, next_token_loss
+from llm.text.tokenizer import IM_END, IM_START, Tokenizer, train_tokenizer
+
+SEED = 1
+N_BYTES, HELD_OUT = 600_000, 40_000  # of text
+N_STEPS, N_CHAT_STEPS, BATCH, RATE = 60, 20, 8, 3e-3
+SHAPE: dict[str, Any] = {"attention": "grouped", "positions": None, "d_model": 64, "n_layers": 2, "n_heads": 4}
+SHAPE |= {"d_ff": 128, "dropout": 0.0, "rope_theta": 10000.0, "norm_eps": 1e-6}
+SHAPE |= {"vocab_size": 1024, "context_length": 128}
+LABELS = ["one", "two", "three"]
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a client was found to be: a figure for the table, and whether it is the same model."""
+
+    text: str
+    agrees: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.parity", allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="one model of each kind")
+    given = parser.parse_args()
+    missing = [name for name in ("xllamacpp", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SystemExit(f"wanted the package {missing[0]}, it is not installed (make extras)")
+    torch.set_num_threads(1)
+    hush()
+    began = time.perf_counter()
+    text, held_out = read_library()
+    with (
+        tempfile.TemporaryDirectory() as place,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process,
+    ):
+        folder = Path(place)
+        file = folder / "tokenizer.json"
+        train_tokenizer([text], SHAPE["vocab_size"]).save(str(file))
+        tokenizer = Tokenizer.load(file)
+        rows, wrong = [], []
+        variants = list(shapes())[-1:] if given.quick else list(shapes())
+        for name, shape in tqdm(variants, unit=" models"):
+            for kind, cells in try_shape(shape, tokenizer, file, text, held_out, folder, process):
+                rows.append([*name, kind, *(cell.text for cell in cells)])
+                wrong += [f"{' '.join(name)} {kind}"] if not all(cell.agrees for cell in cells) else []
+        came_in = [] if given.quick else list(try_imports(file, folder))
+    print(
+        f"{SHAPE['n_layers']} layers of {SHAPE['d_model']}, vocabulary {SHAPE['vocab_size']:,}, contexts of "
+        f"{SHAPE['context_length']} tokens; ids over {len(held_out.encode()):,} bytes and hostile texts."
+    )
+    print("Transformers and ONNX: the largest difference of logits. GGUF: of log-probabilities, in nats.\n")
+    heads = ["family", "embeddings", "queries", "kind", "Transformers", *GGUF, "q8_0: bits a byte lost", "onnx", "ids"]
+    print("\n".join(table(heads, rows)))
+    if came_in:
+        print()
+        heads = ["made by Transformers", "embeddings", "saved as", "files", "largest difference of logits"]
+        print("\n".join(table([*heads, "out, in and out again"], [cells for cells, _ in came_in])))
+        wrong += [" ".join(cells[:3]) for cells, is_same in came_in if not is_same]
+    print(f"\n{time.perf_counter() - began:.0f} s, torch {torch.__version__}; {clients()}")
+    if wrong:
+        print(f"not the same: {', '.join(wrong)}")
+        sys.exit(1)
+
+
+def clients() -> str:
+    from importlib.metadata import version
+
+    return ", ".join(f"{name} {version(name)}" for name in ("transformers", "xllamacpp", "onnxruntime"))
+
+
+def read_library() -> tuple[str, str]:
+    """Modules of the standard library, one after the other, and the end of them that is held out."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    whole, parts = 0, []
+    for file in files:
+        parts.append(file.read_text(encoding="utf-8"))
+        whole += len(parts[-1])
+        if whole > N_BYTES:
+            break
+    text = "".join(parts)
+    return text[:-HELD_OUT], text[-HELD_OUT:]
+
+
+def shapes() -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """What a row is called, and its shape; GPT-2 has no grouped queries."""
+    for family, tied, n_kv_heads in itertools.product(("gpt2", "llama", "qwen3"), (False, True), (4, 2)):
+        if family != "gpt2" or n_kv_heads == SHAPE["n_heads"]:
+            words = ["tied" if tied else "untied", "grouped" if n_kv_heads < SHAPE["n_heads"] else "each its own"]
+            yield [family, *words], SHAPE | {"family": family, "tie_embeddings": tied, "n_kv_heads": n_kv_heads}
+
+
+def try_shape(
+    shape: dict[str, Any],
+    tokenizer: Tokenizer,
+    file: Path,
+    text: str,
+    held_out: str,
+    place: Path,
+    process: ProcessPoolExecutor,
+) -> Iterator[tuple[str, list[Cell]]]:
+    """A kind of model, and what each client made of it."""
+    model = GPT(ModelConfig(**shape), torch.Generator().manual_seed(SEED))
+    train(model, tokenizer.encode(text), N_STEPS)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield "base", try_formats(model, tokenizer, file, held_out, Path(folder), None, process)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield "classifier", try_classifier(model, tokenizer, file, held_out, Path(folder))
+    train(model, conversations(tokenizer, text[: N_BYTES // 10]), N_CHAT_STEPS)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield "instruction", try_formats(model, tokenizer, file, held_out, Path(folder), TEMPLATE, process)
+
+
+def train(model: GPT, ids: list[int], n_steps: int) -> None:
+    """Some steps of AdamW on windows of a stream of ids, drawn from a fixed seed."""
+    stream, drawn = torch.from_numpy(np.array(ids)), torch.Generator().manual_seed(SEED)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    length = model.config.context_length
+    for _ in range(n_steps):
+        starts = torch.randint(0, len(stream) - length, (BATCH, 1), generator=drawn)
+        window = stream[starts + torch.arange(length + 1)]
+        loss = next_token_loss(model(window[:, :-1]), window[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    model.eval()
+
+
+def conversations(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A stream of conversations: the user says a line, the answer is the next one."""
+    start, end, line_break = tokenizer.special[IM_START], tokenizer.special[IM_END], tokenizer.encode("\n")
+    lines = [line for line in text.splitlines() if line.strip()]
+    ids: list[int] = []
+    for asked, answered in itertools.pairwise(lines):
+        for role, content in (("user", asked), ("assistant", answered)):
+            ids += [start, *tokenizer.encode(f"{role}\n{content}"), end, *line_break]
+    return ids
+
+
+def try_formats(
+    model: GPT,
+    tokenizer: Tokenizer,
+    file: Path,
+    held_out: str,
+    folder: Path,
+    template: str | None,
+    process: ProcessPoolExecutor,
+) -> list[Cell]:
+    """A cell for each column of a language model, with the chat template where it answers."""
+    write_folder(folder, model, file, chat_template=template)
+    theirs = compare_with_transformers(folder, model, SEED, held_out)
+    cells = [figure(theirs.max_logit_difference, theirs.other_continuations, theirs.continuations, theirs.agrees)]
+    other_ids, lost = theirs.texts_with_other_ids, 0.0
+    for format_ in GGUF:
+        most = most_difference(model.config.family, format_)
+        path = write_gguf(folder / "gguf", model, file, format_, chat_template=template)
+        found = compare_with_llama_cpp(path, model, tokenizer, SEED, most, held_out, process)
+        others = found.other_continuations, found.continuations
+        cells.append(figure(found.max_logprob_difference, *others, found.agrees(most)))
+        other_ids += found.texts_with_other_ids
+        assert found.bits_per_byte_lost is not None
+        lost = found.bits_per_byte_lost  # the last is Q8_0's
+    onnx = compare_with_onnxruntime(write_onnx(folder / "onnx", model), model, SEED)
+    cells.append(Cell(f"{lost:z.5f}", agrees=True))
+    cells.append(figure(onnx.max_logit_difference, onnx.other_continuations, onnx.continuations, onnx.agrees))
+    return [*cells, same_ids(other_ids)]
+
+
+def try_classifier(model: GPT, tokenizer: Tokenizer, file: Path, held_out: str, folder: Path) -> list[Cell]:
+    """The same for a classifier of drawn scores, which Transformers alone has a place for."""
+    classifier = Classifier(model, len(LABELS))
+    with torch.no_grad():
+        classifier.score.weight.normal_(generator=torch.Generator().manual_seed(SEED))
+    most_tokens = model.config.context_length
+    write_classifier(folder, classifier, file, ClassifierInfo(LABELS, ["text"], None, most_tokens))
+    found = compare_classifier_with_transformers(folder, classifier, tokenizer, most_tokens, SEED, held_out)
+    others = [Cell(NONE, agrees=True)] * (len(GGUF) + 2)
+    return [Cell(f"{found.max_logit_difference:.1e}", found.agrees), *others, same_ids(found.texts_with_other_ids)]
+
+
+def figure(difference: float, others: int, continuations: int, agrees: bool) -> Cell:
+    """A difference, and how many prompts go on with our tokens."""
+    return Cell(f"{difference:.1e}, {continuations - others}", agrees)
+
+
+def same_ids(other: int) -> Cell:
+    return Cell(f"{other} texts differ" if other else "equal", other == 0)
+
+
+def try_imports(file: Path, place: Path) -> Iterator[tuple[list[str], bool]]:
+    """A row for each model that Transformers made with random weights, and whether it is the same model here."""
+    for name, tied, saved_as in itertools.product(
+        ("GPT2", "Llama", "Qwen2", "Qwen3", "Mistral"), (False, True), ("float32", "bfloat16, in shards")
+    ):
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            yield try_import(name, tied, saved_as, file, Path(folder))
+
+
+@torch.no_grad()
+def try_import(name: str, tied: bool, saved_as: str, file: Path, folder: Path) -> tuple[list[str], bool]:
+    import transformers
+
+    made = draw_theirs(name, tied)
+    if "shards" in saved_as:
+        made.bfloat16().save_pretrained(folder / "base", max_shard_size="100KB")
+    else:
+        made.save_pretrained(folder / "base")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).eval()
+    ours = read_folder(folder / "base")
+    drawn = torch.Generator().manual_seed(SEED)
+    ids = torch.randint(0, SHAPE["vocab_size"], (4, SHAPE["context_length"]), generator=drawn)
+    logits: Tensor = theirs(ids).logits
+    difference = (ours(ids) - logits).abs().max().item()
+    write_folder(folder / "out", ours, file)
+    write_folder(folder / "again", read_folder(folder / "out"), folder / "out/tokenizer.json")
+    is_same = all((folder / "out" / path).read_bytes() == (folder / "again" / path).read_bytes() for path in FILES)
+    n_files = len(list((folder / "base").glob("*.safetensors")))
+    cells = [name, "tied" if tied else "untied", saved_as, str(n_files), f"{difference:.1e}"]
+    is_near = difference <= most_logit_difference(logits.abs().max().item())
+    return [*cells, "the same bytes" if is_same else "other bytes"], is_same and is_near
+
+
+def draw_theirs(name: str, tied: bool) -> Any:
+    """A small model of Transformers' with random weights that are large enough for it to have opinions."""
+    import transformers
+
+    common = {"vocab_size": SHAPE["vocab_size"], "tie_word_embeddings": tied, "initializer_range": 0.2}
+    common |= {"bos_token_id": 0, "eos_token_id": 0}
+    if name == "GPT2":
+        shape = {"n_positions": SHAPE["context_length"], "n_embd": 60, "n_layer": 2, "n_head": 3, "n_inner": 130}
+    else:
+        shape = {"hidden_size": 60, "intermediate_size": 130, "num_hidden_layers": 2, "num_attention_heads": 6}
+        shape |= {"num_key_value_heads": 2, "max_position_embeddings": SHAPE["context_length"], "head_dim": 10}
+    torch.manual_seed(SEED)  # their weights are drawn from the generator that all share
+    return getattr(transformers, f"{name}ForCausalLM" if name != "GPT2" else "GPT2LMHeadModel")(
+        getattr(transformers, f"{name}Config")(**common, **shape)
+    )
+
+
+if __name__ == "__main__":
+    main()
