@@ -282,6 +282,27 @@ def harness(
 
 
 @app.command()
+def add_task(
+    name: Annotated[str, typer.Argument(help="What the task is to be called: small letters, digits, - and _.")],
+    file: Annotated[Path, typer.Argument(help="Labeled rows: .csv, .tsv, .jsonl or .parquet.")],
+    kind: Annotated[str | None, typer.Option(help="classify, instruct or prefer; guessed otherwise.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A column that is read, where it cannot be guessed; may be given twice.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="The column with what is to be said of it.")] = None,
+    base: Annotated[Path, typer.Option(help="The Hugging Face folder to start from.")] = EXPORT,
+    header: Annotated[bool, typer.Option(help="Whether a .csv or .tsv has one; else columns are 1, 2, …")] = True,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Add a task for a file of labeled rows to params.yaml, and say how to run it."""
+    from llm.check import check_params
+    from llm.finetune.add_task import add_task as add
+
+    check_params(params)
+    typer.echo("\n".join(add(params, name, file, kind, text or [], label, base, header)))
+
+
+@app.command()
 def predict(
     folder: Annotated[Path, typer.Argument(help="A classifier, such as models/finetuned/library.")],
     file: Annotated[Path, typer.Argument(help="Rows with texts: .csv, .tsv, .jsonl or .parquet, of any size.")],

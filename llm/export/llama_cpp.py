@@ -28,6 +28,7 @@ from llm.text.tokenizer import END_OF_TEXT, IM_END, Tokenizer
 
 N_PROMPTS, N_CONTINUATIONS, N_NEW_TOKENS = 8, 20, 32
 N_SCORED, SCORED_CONTEXT = 200, 64  # tokens of a text, and tokens that stand before each
+MOST_CHARACTERS = 50_000  # of a text at a time: the server takes no larger question than a megabyte
 
 # Beside verify's: runs, digits, capitals, signs that are whitespace for some, letters of few bytes and of many.
 MORE_TEXTS = (
@@ -103,7 +104,8 @@ def compare_with_llama_cpp(
     prompts = [draw(max(longest * number // N_PROMPTS, 1)) for number in range(1, N_PROMPTS + 1)]
     openings = [draw(min(4, longest)) for _ in range(N_CONTINUATIONS)]
     n_new = max(min(N_NEW_TOKENS, longest - len(openings[0])), 1)
-    texts = [*HOSTILE_TEXTS, *MORE_TEXTS, *([text] if text else [])]
+    texts = [*HOSTILE_TEXTS, *MORE_TEXTS]
+    texts += [text[at : at + MOST_CHARACTERS] for at in range(0, len(text), MOST_CHARACTERS)]
     ids = tokenizer.encode(text)
     befores, targets = _places(ids, tokenizer.special[END_OF_TEXT], min(longest, SCORED_CONTEXT))
     asked = [*prompts, *befores]

@@ -3,7 +3,8 @@
     read_classify   texts and labels               read_records   the columns of conversations and preferences
 
 What is wrong with a row ends the stage with one line that names the rows, or with `on_error: skip` the row is left
-out and counted. Row numbers are the file's, the first is 1; in .jsonl they are lines.
+out and counted. Row numbers are the file's, the first is 1; in .jsonl they are lines. A file that cannot be read to
+its end ends the stage in any case.
 """
 
 import json
@@ -18,7 +19,7 @@ import pandas as pd
 
 from llm.errors import UserError
 from llm.finetune.params import ClassifyTask, InstructTask, PreferTask, TaskParams
-from llm.finetune.reading import as_text, read_file
+from llm.finetune.reading import as_text, read_file, some
 from llm.finetune.splits import SHARES, draw_splits
 from llm.text.tables import SPLITS
 
@@ -37,26 +38,24 @@ def read_classify(path: Path, task: ClassifyTask, seed: int) -> Labeled:
     """The columns `texts` (one or two a row), `labels` (exactly one where there is no label_separator), split, row."""
     rows = _Rows(path, task, [*task.text_columns, task.label_column], header=task.header)
     for column in task.text_columns:
-        rows.leave_out(rows.empty(column), "empty_text", f"{column}: wanted text in every row, empty")
-    cells = rows.table[task.label_column]
+        is_list = rows.table[column].map(_is_list)
+        rows.leave_out(is_list, "list_of_texts", f"{column}: wanted text, given a list or a mapping")
+        rows.leave_out_empty(column, "empty_text")
+    label = task.label_column
     if task.label_separator is None:
-        is_list = cells.map(_is_list)
-        rows.leave_out(
-            is_list, "list_of_labels", f"{task.label_column}: wanted one label, a list (see label_separator)"
-        )
-        rows.leave_out(
-            rows.empty(task.label_column), "empty_label", f"{task.label_column}: wanted text in every row, empty"
-        )
-        rows.table["labels"] = [[as_text(cell).strip()] for cell in rows.table[task.label_column]]
+        told = f"{label}: wanted one label, given a list (see label_separator)"
+        rows.leave_out(rows.table[label].map(_is_list), "list_of_labels", told)
+        rows.leave_out_empty(label, "empty_label")
+        labels = [[as_text(cell).strip()] for cell in rows.table[label]]
     else:
-        rows.table["labels"] = [_many_labels(cell, task.label_separator) for cell in cells]
-    rows.table["texts"] = [
-        [as_text(text) for text in texts] for texts in rows.table[task.text_columns].itertuples(index=False)
-    ]
+        labels = [_many_labels(cell, task.label_separator) for cell in rows.table[label]]
+    texts = [[as_text(text) for text in row] for row in rows.table[task.text_columns].itertuples(index=False)]
+    rows.table["texts"], rows.table["labels"] = texts, labels
     key = rows.table["texts"].map(lambda texts: "\0".join(" ".join(text.split()) for text in texts))
     found = pd.DataFrame({"key": key, "label": rows.table["labels"].map(json.dumps)})
     conflicting = found.groupby("key")["label"].transform("nunique") > 1
-    rows.leave_out(conflicting, "conflicting_labels", "wanted one label for one text, several")
+    several = "given several" if task.label_separator is None else "given others"
+    rows.leave_out(conflicting, "conflicting_labels", f"{label}: wanted one label for one text, {several}")
     rows.split(key[~conflicting], seed, None if task.label_separator else rows.table["labels"].map("".join))
     _check_labels(rows, task)
     return rows.finish(["texts", "labels"])
@@ -70,10 +69,12 @@ def read_records(
     may_be_empty: frozenset[str] = frozenset(),
 ) -> Labeled:
     """The named columns, split, row; text as text, lists and mappings of JSON as they are."""
+    if taken := [column for column in columns if column in ("split", "row")]:
+        raise UserError(f"{path}: wanted columns of other names than split and row, given {taken[0]}")
     rows = _Rows(path, task, columns)
     for column in columns:
         if column not in may_be_empty:
-            rows.leave_out(rows.empty(column), "empty_text", f"{column}: wanted text in every row, empty")
+            rows.leave_out_empty(column, "empty_text")
         rows.table[column] = [_plain(cell) for cell in rows.table[column]]
     whole = [json.dumps(row, default=str) for row in rows.table[columns].to_dict("records")]
     rows.split(pd.Series(whole, index=rows.table.index), seed, None)
@@ -95,15 +96,18 @@ class _Rows:
         if table.empty:
             raise UserError(f"{path}: wanted labeled rows, given none")
         if missing := [column for column in wanted if column not in table.columns]:
+            given = some(list(map(str, table.columns)), n_shown=20)
             raise UserError(
-                f"{path}: wanted the columns {', '.join(wanted)}; {', '.join(missing)} is not among "
-                f"{', '.join(map(str, table.columns))}"
+                f"{path}: wanted the columns {', '.join(wanted)}; {', '.join(missing)} is not among {given}"
             )
+        if again := [column for column in wanted if list(table.columns).count(column) > 1]:
+            raise UserError(f"{path}: {again[0]}: wanted one column of this name, given several")
         self.table = table[wanted].copy()
 
-    def empty(self, column: str) -> "pd.Series[bool]":
-        """Which rows have nothing but spaces there."""
-        return self.table[column].map(lambda cell: not _is_list(cell) and not as_text(cell).strip())
+    def leave_out_empty(self, column: str, reason: str) -> None:
+        """Leave out the rows that have nothing but spaces there."""
+        is_empty = self.table[column].map(lambda cell: not _is_list(cell) and not as_text(cell).strip())
+        self.leave_out(is_empty, reason, f"{column}: wanted text in every row, empty")
 
     def leave_out(self, is_wrong: "pd.Series[bool]", reason: str, told: str) -> None:
         """Leave rows out and count them; or where the task wants it UserError, what is `told` and their numbers."""
@@ -111,50 +115,53 @@ class _Rows:
         if not len(numbers):
             return
         if self.task.on_error == "fail":
-            raise UserError(f"{self.path}: {told} in row {_some(list(map(str, numbers)))}")
+            raise UserError(f"{self.path}: {told} in row {some(list(map(str, numbers)))}")
         self.skipped[reason] += len(numbers)
         self.table = self.table.drop(index=numbers)
 
     def split(self, key: "pd.Series[str]", seed: int, labels: "pd.Series[str] | None") -> None:
         """Give each row its split: the file's own, or one that is drawn; rows of one `key` are the same row twice."""
-        column, table = self.task.split_column, self.table
+        column, group = self.task.split_column, self.task.group_column
+        if group is not None:
+            self.leave_out_empty(group, "empty_group")
+            key = key[self.table.index]
         if column is None:
             again = key.duplicated()
             if again.any():
                 self.counts["dropped_same_row_again"] = int(again.sum())
-                self.table = table[~again].copy()
-                labels = None if labels is None else labels[~again]
+                self.table = self.table[~again].copy()
             self.table["split"] = self._draw(labels, seed, SHARES)
         else:
-            self.leave_out(self.empty(column), "empty_split", f"{column}: wanted text in every row, empty")
+            self.leave_out_empty(column, "empty_split")
             given = self.table[column].map(as_text).str.strip()
             unknown = sorted(set(given) - set(SPLIT_NAMES))
-            told = f"{column}: wanted train, val or test, given {_some(unknown)}"
+            told = f"{column}: wanted train, val or test, given {some(unknown)}"
             self.leave_out(~given.isin(list(SPLIT_NAMES)), "unknown_split", told)
             self.table["split"] = self.table[column].map(as_text).str.strip().map(SPLIT_NAMES)
-            self._refuse_leaks(key)
-            if labels is not None:
-                labels = labels[self.table.index]
+            self._refuse_leaks(key, column)
             self._draw_what_is_missing(labels, seed)
         self._one_split_a_group()
         for split in SPLITS:
             if not (self.table["split"] == split).any():
-                raise UserError(
-                    f"{self.path}: wanted rows in train, val and test, {split} has none of {len(self.table)}"
-                )
+                groups = "" if group is None else f" in {self.table[group].map(as_text).nunique()} groups"
+                told = f"{split} has none of {len(self.table)}{groups}"
+                if self.skipped:
+                    told += f"; left out: {', '.join(f'{n} of {reason}' for reason, n in self.skipped.items())}"
+                raise UserError(f"{self.path}: wanted rows in train, val and test, {told}")
 
     def _draw(self, labels: "pd.Series[str] | None", seed: int, shares: dict[str, float]) -> Any:
         column = self.task.group_column
         groups = None if column is None else self.table[column].map(as_text).tolist()
-        return draw_splits(len(self.table), seed, None if labels is None else labels.tolist(), groups, shares)
+        of_rows = None if labels is None else labels[self.table.index].tolist()
+        return draw_splits(len(self.table), seed, of_rows, groups, shares)
 
-    def _refuse_leaks(self, key: "pd.Series[str]") -> None:
+    def _refuse_leaks(self, key: "pd.Series[str]", column: str) -> None:
         """What stands in train or val may not stand in test, nor what stands in train in val."""
         key = key[self.table.index]
         split = self.table["split"]
         tested, validated = set(key[split == "test"]), set(key[split == "val"])
         leaks = (split != "test") & key.isin(tested) | (split == "train") & key.isin(validated)
-        self.leave_out(leaks, "in_two_splits", "wanted each text in one split, in a later one too")
+        self.leave_out(leaks, "in_two_splits", f"{column}: wanted each text in one split, a later one has it too,")
 
     def _draw_what_is_missing(self, labels: "pd.Series[str] | None", seed: int) -> None:
         """A file that brings train and one split more gets the other one out of train."""
@@ -163,8 +170,7 @@ class _Rows:
             return
         in_train = self.table["split"] == "train"
         whole, self.table = self.table, self.table[in_train].copy()
-        drawn = self._draw(None if labels is None else labels[in_train], seed, missing)
-        whole.loc[in_train, "split"] = drawn
+        whole.loc[in_train, "split"] = self._draw(labels, seed, missing)
         self.table = whole
         self.counts["drawn_from_train"] = {split: int((whole["split"] == split).sum()) for split in missing}
 
@@ -173,7 +179,9 @@ class _Rows:
         if column is None or self.task.split_column is None:
             return
         n_splits = self.table.groupby(self.table[column].map(as_text))["split"].transform("nunique")
-        self.leave_out(n_splits > 1, "group_in_two_splits", f"{column}: wanted each group in one split, in several")
+        self.leave_out(
+            n_splits > 1, "group_in_two_splits", f"{column}: wanted each group in one split, given in several"
+        )
 
     def finish(self, columns: list[str]) -> Labeled:
         """The rows that are left, numbered."""
@@ -186,14 +194,14 @@ def _check_labels(rows: _Rows, task: ClassifyTask) -> None:
     n_rows = Counter(label for row in rows.table.loc[rows.table["split"] == "train", "labels"] for label in row)
     rare = {label for label, n in n_rows.items() if n < task.min_rows_per_label}
     told = f"{task.label_column}: wanted {task.min_rows_per_label} rows or more of a label in train"
-    shown = ", ".join(f"{n_rows[label]} of {label}" for label in sorted(rare)[:5])
-    rows.leave_out(rows.table["labels"].map(lambda row: bool(rare & set(row))), "rare_label", f"{told}, {shown},")
+    shown = some([f"{n_rows[label]} of {label}" for label in sorted(rare)])
+    rows.leave_out(rows.table["labels"].map(lambda row: bool(rare & set(row))), "rare_label", f"{told}, given {shown},")
     unknown = {label for row in rows.table["labels"] for label in row} - (set(n_rows) - rare)
-    told = f"{task.label_column}: wanted labels that train has, given {_some(sorted(unknown))}"
+    told = f"{task.label_column}: wanted labels that train has, given {some(sorted(unknown))}"
     rows.leave_out(rows.table["labels"].map(lambda row: bool(unknown & set(row))), "label_not_in_train", told)
     known = sorted(set(n_rows) - rare)
     if len(known) < (1 if task.label_separator else 2):
-        given = f"only {known[0]}" if known else "none"
+        given = f"only {some(known)}" if known else "none"
         raise UserError(f"{rows.path}: {task.label_column}: wanted two labels or more in train, given {given}")
     for split in SPLITS:
         if not (rows.table["split"] == split).any():
@@ -217,7 +225,3 @@ def _plain(cell: Any) -> Any:
     if isinstance(cell, dict):
         return {key: _plain(value) for key, value in cell.items()}
     return as_text(cell)
-
-
-def _some(values: list[str]) -> str:
-    return ", ".join(values[:5]) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

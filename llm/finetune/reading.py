@@ -5,10 +5,13 @@ CSV and TSV with a header or without, JSON lines, Parquet. Nothing is guessed: v
 
 import csv
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from llm import params
 from llm.errors import UserError
@@ -20,50 +23,72 @@ def read_file(path: Path, header: bool = True) -> pd.DataFrame:
     Without a `header` the columns of a .csv or .tsv are called 1, 2, …; in such a .tsv quotes are text, and each line
     is a row. UserError in one line for a file that is not of its kind.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: wanted a file of labeled rows, given a folder")
     try:
         match path.suffix.lower():
             case ".csv":
-                return _read_separated(path, ",", header)
+                table = _read_separated(path, ",", header)
             case ".tsv":
-                return _read_separated(path, "\t", header)
+                table = _read_separated(path, "\t", header)
             case ".jsonl":
-                return _read_json_lines(path)
+                table = _read_json_lines(path)
             case ".parquet":
                 table = pd.read_parquet(path).astype(object)
                 table.index = pd.RangeIndex(1, len(table) + 1)
-                return table
+            case other:
+                raise UserError(f"{path}: wanted a .csv, .tsv, .jsonl or .parquet file, given {other or 'no ending'}")
     except FileNotFoundError:
         raise UserError(f"{path}: wanted a file of labeled rows, there is none") from None
     except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: wanted a header and labeled rows, the file is empty") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: wanted UTF-8 text (utf-8), {_where(path, error)} is none") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: wanted {path.suffix} rows, {str(error).splitlines()[0].strip()}") from None
-    raise UserError(f"{path}: wanted a .csv, .tsv, .jsonl or .parquet file, given {path.suffix or 'no ending'}")
+        wanted = "a header and labeled rows" if header else "labeled rows"
+        raise UserError(f"{path}: wanted {wanted}, the file is empty") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: {_find_bad_byte(path)}") from None
+    except pa.ArrowException:
+        raise UserError(f"{path}: wanted a Parquet file, it is cut short or something else") from None
+    except OSError as error:
+        raise UserError(f"{path}: wanted a file of labeled rows, {error.strerror or error}") from None
+    return table
 
 
 def _read_separated(path: Path, separator: str, header: bool) -> pd.DataFrame:
-    plain = separator == "\t" and not header
-    table = pd.read_csv(
-        path,
-        dtype=str,
-        keep_default_na=False,
-        sep=separator,
-        header=0 if header else None,
-        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
-        encoding="utf-8-sig",
-        skip_blank_lines=True,
-    )
-    # With a field more than the header in each row, pandas takes the first field for the row's name.
-    if not isinstance(table.index, pd.RangeIndex):
-        raise UserError(
-            f"{path}: wanted rows of as many fields as the header has, {len(table.columns)}, row 1 has more"
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" and not header else csv.QUOTE_MINIMAL
+    try:
+        # The header is a row here, for pandas would make text and text.1 of two columns called text.
+        table = pd.read_csv(
+            path,
+            dtype=str,
+            keep_default_na=False,
+            sep=separator,
+            header=None,
+            quoting=quoting,
+            encoding="utf-8-sig",
+            skip_blank_lines=True,
         )
-    if not header:
+    except pd.errors.ParserError:
+        raise UserError(f"{path}: {_find_bad_line(path, separator, quoting)}") from None
+    if header:
+        table.columns = pd.Index(["" if pd.isna(name) else name for name in table.iloc[0]])
+        table = table.iloc[1:]
+    else:
         table.columns = pd.Index([str(number + 1) for number in range(len(table.columns))])
     table.index = pd.RangeIndex(1, len(table) + 1)
     return table
+
+
+def _find_bad_line(path: Path, separator: str, quoting: Literal[0, 3]) -> str:
+    """What pandas could not read. It counts rows and calls them lines, but a quoted text may go over several."""
+    csv.field_size_limit(2**31 - 1)  # an open quote makes one text of the rest
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=separator, quoting=quoting)
+        n_fields, line, next_line = 0, 1, 1
+        for row in reader:
+            line, next_line = next_line, reader.line_num + 1
+            n_fields = n_fields or len(row)
+            if len(row) > n_fields:
+                return f"line {line}: wanted {n_fields} field{'s' if n_fields > 1 else ''}, given {len(row)}"
+    return f"line {line}: wanted a quote that ends the text, the file ends first"
 
 
 def _read_json_lines(path: Path) -> pd.DataFrame:
@@ -75,31 +100,58 @@ def _read_json_lines(path: Path) -> pd.DataFrame:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}: line {number}: wanted a JSON object, {error}") from None
+                problem = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+                raise UserError(f"{path}: line {number}: wanted a JSON object, {problem}") from None
+            except (ValueError, RecursionError):
+                raise UserError(f"{path}: line {number}: wanted a JSON object, it is too deep or too long") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}: line {number}: wanted a JSON object, given {params.describe(row)}")
+            if half := HALF_A_CHARACTER.search(line) and HALF.search(json.dumps(row, ensure_ascii=False)):
+                told = f"wanted characters, given half of one, \\u{ord(half.group()):x}"
+                raise UserError(f"{path}: line {number}: {told}")
             rows[number] = row
     return pd.DataFrame(list(rows.values()), index=list(rows), dtype=object)
 
 
-def _where(path: Path, error: UnicodeDecodeError) -> str:
-    """The line of the first byte that is no UTF-8; pandas knows its place within a part of the file only."""
+# JSON writes a character beyond U+FFFF as two escapes; one alone is no text that UTF-8 knows.
+HALF_A_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+HALF = re.compile("[\ud800-\udfff]")
+
+
+def _find_bad_byte(path: Path) -> str:
+    """The first byte that is no UTF-8; pandas knows its place within a part of the file only."""
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
             line.decode()
-        except UnicodeDecodeError as here:
-            return f"byte {here.start + 1} of line {number}"
-    return f"byte {error.start + 1}"
+        except UnicodeDecodeError as error:
+            return f"line {number}: wanted UTF-8 text, byte {error.start + 1} of the line is none"
+    raise AssertionError(path)
 
 
 def as_text(value: Any) -> str:
-    """A value of a cell as text; nothing is the empty text, and a whole number has no point."""
+    """A value of a cell as text; nothing is the empty text, and a whole number has no point.
+
+    >>> as_text(None), as_text(2.0), as_text(True)
+    ('', '2', 'true')
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or (isinstance(value, float) and pd.isna(value)) or value is pd.NA:
         return ""
-    if hasattr(value, "item"):
-        value = value.item()
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")  # a Parquet file need not say that its bytes are text
     return str(value)
+
+
+def some(values: list[str], n_shown: int = 5) -> str:
+    """The first few values for the line of an error, long ones cut.
+
+    >>> some(["a", "b", "c"], n_shown=2)
+    'a, b and 1 more'
+    """
+    shown = [value if value.isprintable() and len(value) <= 60 else repr(value[:60])[:60] for value in values[:n_shown]]
+    return ", ".join(shown) + (f" and {len(values) - n_shown} more" if len(values) > n_shown else "")

@@ -26,7 +26,8 @@ def folder(tmp_path, exported_folder, draw_gpt, small_tokenizer_file):
     return tmp_path / "export"
 
 
-def test_verify_export_shows_every_file_and_no_fault(folder, one_process):
+def test_verify_export_shows_every_file_and_no_fault(folder, one_process, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where there is no corpus
     shown = CliRunner().invoke(app, ["verify-export", str(folder)], catch_exceptions=False)
     assert shown.exit_code == 0
     lines = shown.output.splitlines()
@@ -48,6 +49,13 @@ def test_a_text_is_read_by_every_tokenizer_and_costs_more_after_rounding(folder,
     assert exact[5:8] == rounded[5:8] == ["0", "of", "17"]
     assert abs(float(exact[-1])) < 1e-4
     assert 1e-4 < abs(float(rounded[-1])) < 1
+
+
+def test_a_long_text_is_asked_in_parts(folder, one_process):
+    (folder / "gguf/model-q8_0.gguf").unlink()
+    table, wrong = verify_export(folder, 1, "déjà vu " * 10_000)
+    assert wrong == []
+    assert table.splitlines()[2].split()[5:8] == ["0", "of", "18"]
 
 
 def test_what_only_this_project_reads_has_a_row_without_figures(tmp_path, draw_gpt, small_tokenizer_file):
@@ -101,7 +109,10 @@ def test_a_classifier_in_our_own_words_is_not_for_transformers(classifier):
     assert wrong == []
 
 
-def test_verify_export_names_the_file_of_another_model(folder, draw_gpt, small_tokenizer_file, one_process):
+def test_verify_export_names_the_file_of_another_model(
+    folder, draw_gpt, small_tokenizer_file, one_process, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
     write_gguf(folder / "gguf", draw_gpt(seed=2), small_tokenizer_file, "gguf-f32")
     table, wrong = verify_export(folder, 1)
     assert wrong == ["model-f32.gguf"]

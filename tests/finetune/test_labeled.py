@@ -255,36 +255,8 @@ def test_a_file_of_another_kind_names_the_kinds_that_are_read(tmp_path, error, n
     assert ".csv, .tsv, .jsonl or .parquet" in error(path)
 
 
-def test_a_file_that_is_not_there_is_anerror(tmp_path, ending, error):
+def test_a_file_that_is_not_there_is_an_error(tmp_path, ending, error):
     assert "there is none" in error(tmp_path / f"rows{ending}")
-
-
-BROKEN = {
-    "csv with a field too many in row 2": ("rows.csv", b"text,label,split\na,x,train\nb,c,x,val\n", "line 3"),
-    "csv with a field too many in every row": ("rows.csv", b"text,label,split\na,b,x,train\nc,d,x,val\n", "row 1"),
-    "csv with an open quote": ("rows.csv", b'text,label,split\n"a,x,train\n', "row 1"),
-    "csv with a field too few": ("rows.csv", b"text,label,split\na,x,train\nb,x\n", "split: wanted text in every row"),
-    "csv that is empty": ("rows.csv", b"", "header"),
-    "csv in latin-1": ("rows.csv", b"text,label,split\ncaf\xe9,x,train\n", "utf-8"),
-    "jsonl with a line cut short": ("rows.jsonl", b'{"text": "a", "label": "b"}\n{"text": "a", "lab', "line 2"),
-    "jsonl with a line that is no object": ("rows.jsonl", b'{"text": "a"}\n\n["a", "b"]\n', "line 3"),
-    "jsonl in latin-1": ("rows.jsonl", b'{"text": "caf\xe9"}\n', "utf-8"),
-    "parquet that is none": ("rows.parquet", b"PAR1 and nothing of the kind after it PAR1", "parquet"),
-    "parquet that is empty": ("rows.parquet", b"", "parquet"),
-}
-
-
-@pytest.mark.parametrize(("name", "content", "words"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_file_says_where_it_is_broken(tmp_path, error, name, content, words):
-    path = tmp_path / name
-    path.write_bytes(content)
-    assert words in error(path)
-
-
-def test_a_parquet_file_cut_short_is_anerror(tmp_path, error):
-    path = _write(tmp_path / "rows.parquet", ROWS)
-    path.write_bytes(path.read_bytes()[:-20])
-    assert "wanted .parquet rows" in error(path)
 
 
 def test_one_column_in_two_parts_is_an_error(tmp_path, ending, error):
