@@ -48,6 +48,8 @@ def read_classify(path: Path, task: ClassifyTask, seed: int) -> Labeled:
         rows.leave_out_empty(label, "empty_label")
         labels = [[as_text(cell).strip()] for cell in rows.table[label]]
     else:
+        told = f"{label}: wanted labels, given a mapping or a list within a list"
+        rows.leave_out(rows.table[label].map(_is_nested), "nested_labels", told)
         labels = [_many_labels(cell, task.label_separator) for cell in rows.table[label]]
     texts = [[as_text(text) for text in row] for row in rows.table[task.text_columns].itertuples(index=False)]
     rows.table["texts"], rows.table["labels"] = texts, labels
@@ -88,10 +90,11 @@ class _Rows:
         self.path, self.task = path, task
         self.skipped: Counter[str] = Counter()
         self.counts: dict[str, Any] = {}
-        optional = [column for column in (task.split_column, task.group_column) if column is not None]
-        wanted = [*columns, *dict.fromkeys(optional)]
-        if len(set(wanted)) < len(wanted):
-            raise UserError(f"{path}: wanted different columns, given {', '.join(wanted)}")
+        read = [*columns, *([] if task.split_column is None else [task.split_column])]
+        if len(set(read)) < len(read):
+            raise UserError(f"{path}: wanted different columns, given {', '.join(read)}")
+        # A group may be what is read too: the prompt that several answers have, the first of two texts.
+        wanted = list(dict.fromkeys([*read, *([] if task.group_column is None else [task.group_column])]))
         table = read_file(path, header)
         if table.empty:
             raise UserError(f"{path}: wanted labeled rows, given none")
@@ -103,6 +106,8 @@ class _Rows:
         if again := [column for column in wanted if list(table.columns).count(column) > 1]:
             raise UserError(f"{path}: {again[0]}: wanted one column of this name, given several")
         self.table = table[wanted].copy()
+        # By itself, for what is read may take a column's place.
+        self.group = None if task.group_column is None else table[task.group_column].map(as_text).str.strip()
 
     def leave_out_empty(self, column: str, reason: str) -> None:
         """Leave out the rows that have nothing but spaces there."""
@@ -121,15 +126,12 @@ class _Rows:
 
     def split(self, key: "pd.Series[str]", seed: int, labels: "pd.Series[str] | None") -> None:
         """Give each row its split: the file's own, or one that is drawn; rows of one `key` are the same row twice."""
-        column, group = self.task.split_column, self.task.group_column
-        if group is not None:
-            self.leave_out_empty(group, "empty_group")
-            key = key[self.table.index]
+        column = self.task.split_column
+        if self.group is not None:
+            told = f"{self.task.group_column}: wanted text in every row, empty"
+            self.leave_out(self.group[self.table.index] == "", "empty_group", told)
         if column is None:
-            again = key.duplicated()
-            if again.any():
-                self.counts["dropped_same_row_again"] = int(again.sum())
-                self.table = self.table[~again].copy()
+            self._drop_same_again(key[self.table.index])
             self.table["split"] = self._draw(labels, seed, SHARES)
         else:
             self.leave_out_empty(column, "empty_split")
@@ -139,19 +141,25 @@ class _Rows:
             self.leave_out(~given.isin(list(SPLIT_NAMES)), "unknown_split", told)
             self.table["split"] = self.table[column].map(as_text).str.strip().map(SPLIT_NAMES)
             self._refuse_leaks(key, column)
-            self._draw_what_is_missing(labels, seed)
+            self._draw_what_is_missing(key, labels, seed)
         self._one_split_a_group()
         for split in SPLITS:
             if not (self.table["split"] == split).any():
-                groups = "" if group is None else f" in {self.table[group].map(as_text).nunique()} groups"
+                groups = "" if self.group is None else f" in {self.group[self.table.index].nunique()} groups"
                 told = f"{split} has none of {len(self.table)}{groups}"
                 if self.skipped:
                     told += f"; left out: {', '.join(f'{n} of {reason}' for reason, n in self.skipped.items())}"
                 raise UserError(f"{self.path}: wanted rows in train, val and test, {told}")
 
+    def _drop_same_again(self, key: "pd.Series[str]") -> None:
+        """Where splits are drawn a row counts once, or train and test could share it."""
+        again = key[key.duplicated()].index
+        if len(again):
+            self.counts["dropped_same_row_again"] = len(again)
+            self.table = self.table.drop(index=again)
+
     def _draw(self, labels: "pd.Series[str] | None", seed: int, shares: dict[str, float]) -> Any:
-        column = self.task.group_column
-        groups = None if column is None else self.table[column].map(as_text).tolist()
+        groups = None if self.group is None else self.group[self.table.index].tolist()
         of_rows = None if labels is None else labels[self.table.index].tolist()
         return draw_splits(len(self.table), seed, of_rows, groups, shares)
 
@@ -163,11 +171,12 @@ class _Rows:
         leaks = (split != "test") & key.isin(tested) | (split == "train") & key.isin(validated)
         self.leave_out(leaks, "in_two_splits", f"{column}: wanted each text in one split, a later one has it too,")
 
-    def _draw_what_is_missing(self, labels: "pd.Series[str] | None", seed: int) -> None:
+    def _draw_what_is_missing(self, key: "pd.Series[str]", labels: "pd.Series[str] | None", seed: int) -> None:
         """A file that brings train and one split more gets the other one out of train."""
         missing = {split: share for split, share in SHARES.items() if not (self.table["split"] == split).any()}
         if len(missing) != 1:
             return
+        self._drop_same_again(key[self.table.index[self.table["split"] == "train"]])
         in_train = self.table["split"] == "train"
         whole, self.table = self.table, self.table[in_train].copy()
         whole.loc[in_train, "split"] = self._draw(labels, seed, missing)
@@ -175,13 +184,11 @@ class _Rows:
         self.counts["drawn_from_train"] = {split: int((whole["split"] == split).sum()) for split in missing}
 
     def _one_split_a_group(self) -> None:
-        column = self.task.group_column
-        if column is None or self.task.split_column is None:
+        if self.group is None or self.task.split_column is None:
             return
-        n_splits = self.table.groupby(self.table[column].map(as_text))["split"].transform("nunique")
-        self.leave_out(
-            n_splits > 1, "group_in_two_splits", f"{column}: wanted each group in one split, given in several"
-        )
+        n_splits = self.table["split"].groupby(self.group[self.table.index]).transform("nunique")
+        told = f"{self.task.group_column}: wanted each group in one split, given in several"
+        self.leave_out(n_splits > 1, "group_in_two_splits", told)
 
     def finish(self, columns: list[str]) -> Labeled:
         """The rows that are left, numbered."""
@@ -210,6 +217,10 @@ def _check_labels(rows: _Rows, task: ClassifyTask) -> None:
 
 def _is_list(cell: Any) -> bool:
     return isinstance(cell, list | tuple | dict | np.ndarray)
+
+
+def _is_nested(cell: Any) -> bool:
+    return isinstance(cell, dict) or (_is_list(cell) and any(map(_is_list, cell)))
 
 
 def _many_labels(cell: Any, separator: str) -> list[str]:

@@ -6,6 +6,7 @@ CSV and TSV with a header or without, JSON lines, Parquet. Nothing is guessed: v
 import csv
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +69,7 @@ def _read_separated(path: Path, separator: str, header: bool) -> pd.DataFrame:
         )
     except pd.errors.ParserError:
         raise UserError(f"{path}: {_find_bad_line(path, separator, quoting)}") from None
+    _refuse_short_rows(path, separator, quoting, len(table.columns))
     if header:
         table.columns = pd.Index(["" if pd.isna(name) else name for name in table.iloc[0]])
         table = table.iloc[1:]
@@ -79,16 +81,32 @@ def _read_separated(path: Path, separator: str, header: bool) -> pd.DataFrame:
 
 def _find_bad_line(path: Path, separator: str, quoting: Literal[0, 3]) -> str:
     """What pandas could not read. It counts rows and calls them lines, but a quoted text may go over several."""
+    n_fields, line = 0, 1
+    for line, row in _rows_by_line(path, separator, quoting):
+        n_fields = n_fields or len(row)
+        if len(row) > n_fields:
+            return f"line {line}: wanted {n_fields} field{'s' if n_fields > 1 else ''}, given {len(row)}"
+    return f"line {line}: wanted a quote that ends the text, the file ends first"
+
+
+def _refuse_short_rows(path: Path, separator: str, quoting: Literal[0, 3], n_fields: int) -> None:
+    """UserError where pandas put empty text for fields that a row has not: a row without labels, it would seem."""
+    for line, row in _rows_by_line(path, separator, quoting):
+        is_blank = len(row) == 1 and not row[0].strip()  # pandas passes over it
+        if len(row) < n_fields and not is_blank:
+            raise UserError(f"{path}: line {line}: wanted {n_fields} fields, given {len(row)}")
+
+
+def _rows_by_line(path: Path, separator: str, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]]:
+    """The line that each row begins in, and its fields; no empty lines."""
     csv.field_size_limit(2**31 - 1)  # an open quote makes one text of the rest
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=separator, quoting=quoting)
-        n_fields, line, next_line = 0, 1, 1
+        next_line = 1
         for row in reader:
             line, next_line = next_line, reader.line_num + 1
-            n_fields = n_fields or len(row)
-            if len(row) > n_fields:
-                return f"line {line}: wanted {n_fields} field{'s' if n_fields > 1 else ''}, given {len(row)}"
-    return f"line {line}: wanted a quote that ends the text, the file ends first"
+            if row:
+                yield line, row
 
 
 def _read_json_lines(path: Path) -> pd.DataFrame:

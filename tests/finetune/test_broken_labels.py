@@ -81,7 +81,13 @@ CLASSIFY = {
         "rows.csv",
         GOOD + "five,a\n",
         {},
-        "FILE: split: wanted text in every row, empty in row 5",
+        "FILE: line 6: wanted 3 fields, given 2",
+    ),
+    "a last line cut short, where a row may be without labels": Broken(
+        "rows.csv",
+        "text,label\none,a|b\ntwo,\nthree\n",
+        DRAWN | {"label_separator": "|"},
+        "FILE: line 4: wanted 2 fields, given 1",
     ),
     "a quote that is not closed": Broken(
         "rows.csv",
@@ -184,6 +190,12 @@ CLASSIFY = {
         '{"text": "one", "label": "a"}\n{"text": "two", "label": ["a", "b"]}\n',
         DRAWN,
         "FILE: label: wanted one label, given a list (see label_separator) in row 2",
+    ),
+    "a mapping where any number of labels may be": Broken(
+        "rows.jsonl",
+        '{"text": "one", "label": ["a"]}\n{"text": "two", "label": {"a": 1, "b": 0}}\n',
+        DRAWN | {"label_separator": "|"},
+        "FILE: label: wanted labels, given a mapping or a list within a list in row 2",
     ),
     "a split of another name": Broken(
         "rows.csv",

@@ -160,6 +160,23 @@ def test_a_group_stays_in_one_split(tmp_path, read):
     assert set(table["split"]) == {"train", "val", "test"}
 
 
+def test_a_mapping_for_labels_is_skipped_and_counted(tmp_path, read):
+    rows = [row | {"label": [row["label"]]} for row in _many(40)]
+    rows[7]["label"] = {"a": 1, "b": 0}
+    rows[9]["label"] = [["a"], "b"]
+    labeled = read(_write(tmp_path / "rows.jsonl", rows), split_column=None, label_separator="|", on_error="skip")
+    assert labeled.counts["skipped"] == {"nested_labels": 2}
+    assert len(labeled.table) == 38
+
+
+def test_the_first_of_two_texts_may_be_the_group(tmp_path, ending, read):
+    rows = [row | {"texts": f"premise {n // 4}"} for n, row in enumerate(_many())]
+    changes = {"text_columns": ["texts", "text"], "group_column": "texts", "split_column": None}
+    table = read(_write(tmp_path / f"rows{ending}", rows), **changes).table
+    assert table.groupby(table["texts"].str[0])["split"].nunique().max() == 1
+    assert set(table["split"]) == {"train", "val", "test"}
+
+
 def test_the_same_text_again_is_dropped_and_counted(tmp_path, read):
     rows = _many(60) + [row | {"text": f"  {row['text']} "} for row in _many(5)]
     labeled = read(_write(tmp_path / "rows.csv", rows), split_column=None)
@@ -176,6 +193,18 @@ def test_other_names_of_val_are_known_and_a_missing_one_is_drawn_from_train(tmp_
     rows = [row | {"label": "ab"[n // 3 % 2]} for n, row in enumerate(rows)]
     table = read(_write(tmp_path / "rows.csv", rows)).table
     assert table["split"].value_counts().to_dict() == {"train": 33, "val": 33, "test": 33}
+
+
+@pytest.mark.parametrize("missing", ["val", "test"])
+def test_a_split_that_is_drawn_from_train_shares_no_text_with_it(tmp_path, read, missing):
+    given = "test" if missing == "val" else "val"
+    rows = [row | {"split": given if n % 5 == 0 else "train"} for n, row in enumerate(_many(100))]
+    again = [row | {"text": f" {row['text']}"} for row in rows]
+    labeled = read(_write(tmp_path / "rows.csv", rows + again))
+    texts = labeled.table["texts"].str[0].str.strip()
+    assert labeled.table.groupby(texts)["split"].nunique().max() == 1
+    assert labeled.counts["dropped_same_row_again"] == 80
+    assert labeled.table["split"].value_counts()[given] == 40  # the file's own split stays as it is
 
 
 SKIPPED = {
@@ -281,6 +310,15 @@ def test_an_input_may_be_empty_and_same_rows_are_dropped(tmp_path, make_task):
     assert labeled.table.loc[0, "input"] == ""
     assert labeled.counts == {"skipped": {}, "dropped_same_row_again": 1}
     assert labeled.table["split"].value_counts().to_dict() == {"train": 42, "test": 12, "val": 6}
+
+
+def test_rows_of_one_prompt_stay_together_where_it_is_the_group(tmp_path, make_task):
+    rows = [{"prompt": f"p {n // 4}", "completion": f"c {n}"} for n in range(80)]
+    task = make_task("instruct", {"split_column": None, "group_column": "prompt"})
+    table = read_records(_write(tmp_path / "rows.jsonl", rows), task, ["prompt", "completion"], 1).table
+    assert len(table) == 80
+    assert table.groupby("prompt")["split"].nunique().max() == 1
+    assert table["prompt"].tolist() == [row["prompt"] for row in rows]
 
 
 def test_an_output_may_not_be_empty(tmp_path, make_task):
