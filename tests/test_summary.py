@@ -36,7 +36,7 @@ def test_without_a_test_split_validation_is_shown(tmp_path):
 
 def test_a_classifiers_accuracies_stand_best_first(tmp_path):
     figures = {"majority": {"accuracy": 0.25}, "random_weights": {"accuracy": 0.5}, "pretrained": {"accuracy": 0.75}}
-    _write(tmp_path / "finetune" / "library.json", {"test": figures})
+    _write(tmp_path / "finetune" / "library.json", {"test": figures, "skipped": {"empty_text": 3}})
     text = summarise_run(tmp_path)
     assert _names(text) == ["pretrained", "random weights", "majority"]
     assert text.startswith("library")

@@ -313,7 +313,7 @@ def _memorisation(memorise: dict[str, Any]) -> list[str]:
 
 
 def _task(report: dict[str, Any]) -> list[str]:
-    if "skipped" in report:
+    if isinstance(report.get("skipped"), str):  # else it counts the rows that were left out
         return [f"Skipped: {report['skipped']}."]
     counts = ", ".join(f"{count:,} {split}" for split, count in report["rows"].items())
     test = report["test"]

@@ -30,7 +30,11 @@ PARAMS = {
     | {"optimizer": {"kind": "adamw", "adamw_rate": 0.0375}, "schedule": {"kind": "wsd", "warmup_steps": 1}},
 }
 TASKS = {
-    "topics": {"rows": {"train": 1201}, "test": {"answer_bits_per_byte": {"before": 5.5, "after": 2.25}}},
+    "topics": {
+        "rows": {"train": 1201},
+        "test": {"answer_bits_per_byte": {"before": 5.5, "after": 2.25}},
+        "skipped": {},
+    },
     "answers": {"skipped": "the corpus has no Python documents"},
 }
 ARTIFACTS = {
