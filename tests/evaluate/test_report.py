@@ -97,6 +97,7 @@ METRICS = {
 TASKS = {
     "library": {
         "rows": {"train": 2596, "val": 46, "test": 234},
+        "skipped": {"empty_text": 3},
         "test": {
             "pretrained": {"accuracy": 0.6923, "macro_f1": 0.5254},
             "tfidf": {"accuracy": 0.7949, "macro_f1": 0.639},
