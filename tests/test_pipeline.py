@@ -175,6 +175,7 @@ def test_the_tiny_pipeline_makes_everything(builtin: Clone) -> None:
         "random_weights",
         "tfidf",
         "majority",
+        "zero_shot",
     }
     bits = json.loads((made / "metrics/finetune/docstring.json").read_text())["test"]["answer_bits_per_byte"]
     assert bits["after"] < bits["before"]
@@ -211,7 +212,8 @@ def test_a_param_of_one_task_runs_that_task_alone(builtin: Clone) -> None:
     [
         ("llm/finetune/instruct.py", {"finetune@library", "finetune@docstring"}, {"export", "pretrain"}),
         ("llm/finetune/params.py", {"finetune@library", "finetune@docstring"}, {"export", "pretrain"}),
-        ("llm/evaluate/likelihood.py", {"evaluate"}, {"finetune@library", "export"}),
+        ("llm/evaluate/breakdown.py", {"evaluate"}, {"finetune@library", "export"}),
+        ("llm/evaluate/likelihood.py", {"evaluate", "finetune@library"}, {"pretrain", "export"}),
         ("llm/model/attention.py", {"pretrain"}, {"tokenize", "sample", "prepare"}),
         ("llm/text/tokenizer.py", {"tokenize"}, {"prepare", "label"}),
     ],
