@@ -68,7 +68,7 @@ def draw_share(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np
     """The numbers of the rows that a share holds, of labels (rows,) or (rows, labels); one of every label leads them.
 
     >>> draw_share(np.array([0, 0, 0, 0, 1, 0, 0, 0]), 0.25, seed=1).tolist()
-    [2, 4]
+    [5, 4]
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     has = labels[order] == 1 if labels.ndim == 2 else np.eye(labels.max() + 1, dtype=bool)[labels[order]]
