@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import os
 import socket
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def serve(folder: Path, host: str, port: int, n_slots: int, public: bool) -> Non
     from llm.serve.app import make_app, serve_model
 
     model, tokenizer = load(folder)
-    name = folder.resolve().name
+    # A folder's name may be bytes that are no text, which no answer can hold.
+    name = os.fsencode(folder.resolve().name).decode(errors="replace")
     served = serve_model(name, model, tokenizer, can_chat(folder), n_slots)
     with bind(host, port) as listening:
         print(f"{name} on http://{host}:{listening.getsockname()[1]}/v1, Ctrl-C ends it", flush=True)
