@@ -74,7 +74,7 @@ async def measure(address: str, model: str, n_clients: int, n_alone: int, n_toke
     began = time.perf_counter()
     crowd = await asyncio.gather(*(complete(*client, n_tokens) for client in ask))
     report(f"{n_clients} clients", list(crowd), time.perf_counter() - began)
-    await measure_pauses(*ask[0], 4 * n_tokens)
+    await measure_pauses(*ask[0], 8 * n_tokens)
 
 
 async def measure_pauses(host: str, port: int, asked: dict[str, object], n_tokens: int) -> None:
@@ -82,6 +82,8 @@ async def measure_pauses(host: str, port: int, asked: dict[str, object], n_token
     for name, n_chars in {"alone": 0, **LONG_PROMPTS}.items():
         pauses: list[float] = []
         stream = asyncio.create_task(complete(host, port, asked, n_tokens, pauses))
+        while not pauses and not stream.done():
+            await asyncio.sleep(0.001)
         while n_chars and not stream.done():
             status = await post(host, port, json.dumps(asked | {"prompt": "word " * (n_chars // 5)}).encode())
             name = f"{name.partition(':')[0]}: {status}"  # noqa: PLW2901 (what the server answered)

@@ -2,6 +2,8 @@
 
 import json
 import random
+import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -227,6 +229,24 @@ def test_many_texts_have_the_ids_of_each(every: dict[str, Tokenizer], name: str,
     arrays = every[name].encode_batch(texts, n_threads)
     assert {array.dtype for array in arrays} == {np.dtype(np.uint32)}
     assert [array.tolist() for array in arrays] == [every[name].encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "words", "unigram"])
+def test_other_threads_go_on_while_a_text_is_encoded(every: dict[str, Tokenizer], name: str) -> None:
+    encoding, went_on = threading.Event(), threading.Event()
+
+    def go_on() -> None:
+        encoding.wait()
+        time.sleep(0.001)  # until here the other one has begun
+        went_on.set()
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    text = " ".join(CORPUS) * (1_000_000 // len(" ".join(CORPUS)))
+    encoding.set()
+    every[name].encode(text)
+    assert went_on.is_set()
+    thread.join()
 
 
 def test_a_million_spaces_are_no_trouble(tokenizer: Tokenizer, saved: dict[str, tokenizers.Tokenizer]) -> None:
