@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -233,20 +234,21 @@ def test_many_texts_have_the_ids_of_each(every: dict[str, Tokenizer], name: str,
 
 @pytest.mark.parametrize("name", ["qwen2", "words", "unigram"])
 def test_other_threads_go_on_while_a_text_is_encoded(every: dict[str, Tokenizer], name: str) -> None:
-    encoding, went_on = threading.Event(), threading.Event()
-
-    def go_on() -> None:
-        encoding.wait()
-        time.sleep(0.001)  # until here the other one has begun
-        went_on.set()
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
     text = " ".join(CORPUS) * (1_000_000 // len(" ".join(CORPUS)))
-    encoding.set()
+    looks, is_encoded = [time.perf_counter()], threading.Event()
+
+    def look_on() -> None:
+        while not is_encoded.wait(0.001):
+            looks.append(time.perf_counter())
+
+    thread = threading.Thread(target=look_on)
+    thread.start()
+    begun = time.perf_counter()
     every[name].encode(text)
-    assert went_on.is_set()
+    looks.append(time.perf_counter())
+    is_encoded.set()
     thread.join()
+    assert max(later - earlier for earlier, later in pairwise(looks)) < 0.7 * (looks[-1] - begun)
 
 
 def test_a_million_spaces_are_no_trouble(tokenizer: Tokenizer, saved: dict[str, tokenizers.Tokenizer]) -> None:
