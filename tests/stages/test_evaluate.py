@@ -18,7 +18,7 @@ TABLES, PICTURES = ("position", "context", "calibration"), ("context_picture", "
 OUTPUTS = {"metrics": "json", "figures": "json", "report": "md", "samples": "md", "picture": "svg"}
 OUTPUTS |= dict.fromkeys(TABLES, "tsv") | dict.fromkeys(PICTURES, "svg")
 TRAIN, VAL, TEST = [[6] * 30, [11, 12, 13] * 3], [[6, 7, 8, 9] * 7, [10] * 5], [[11, 12, 13] * 11]  # of a byte each
-OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype"}
+OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype", "example_prompt"}
 
 
 @pytest.fixture

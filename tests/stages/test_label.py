@@ -11,6 +11,7 @@ import pytest
 
 from llm.text.labels import DOCSTRING, LIBRARY
 from llm.text.params import LabelParams
+from llm.export.card import NO_PYTHON
 from llm.text.tables import SPLITS, empty_because, read_table
 from stages.label import main
 
@@ -90,7 +91,7 @@ def test_without_python_both_tables_are_empty_and_say_why(
 ) -> None:
     library, docstring, metrics = label(documents)
     assert library == docstring == []
-    reason = "the corpus has no Python documents"
+    reason = NO_PYTHON
     assert metrics["empty_because"] == {"library": reason, "docstring": reason}
     for name, schema in (("library", LIBRARY), ("docstring", DOCSTRING)):
         assert empty_because(tmp_path / f"{name}.parquet") == reason
