@@ -78,7 +78,9 @@ def windows(tmp_path, write_windows_folder, tokenizer):
 
     def write(**splits):
         ids = {split: [tokenizer.encode(text) for text in texts] for split, texts in splits.items()}
-        return write_windows_folder(tmp_path / "windows", {"train": [], "val": [], "test": []} | ids, 320, 8)
+        return write_windows_folder(
+            tmp_path / f"windows of {len(list(tmp_path.iterdir()))}", {"train": [], "val": [], "test": []} | ids, 320, 8
+        )
 
     return write
 

@@ -151,7 +151,7 @@ def test_the_prompt_of_every_snippet_is_of_the_corpus():
 
 
 def test_without_held_out_text_it_says_that_nothing_was_measured():
-    text = card({"evaluate": {}, "baselines": {}, "cloze": {"left_out": {}}}, {})
+    text = card({"evaluate": {"example_prompt": "x"}, "baselines": {}, "cloze": {"left_out": {}}}, {})
     assert "nothing was measured" in text
     assert "bits per byte" not in text
     assert "model-index" not in text

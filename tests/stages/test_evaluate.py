@@ -138,7 +138,8 @@ def test_without_a_test_split_it_is_left_out_and_val_is_shown(run):
 
 def test_without_any_held_out_text_there_are_samples_alone(run):
     texts = run(rivals={})
-    assert _metrics(texts) == {"lossless_tokens": True, "sees_the_future": False, "matmul_dtype": "float32"}
+    others = {"lossless_tokens": True, "sees_the_future": False, "matmul_dtype": "float32", "example_prompt": "def"}
+    assert _metrics(texts) == others
     assert json.loads(texts["figures"]) == {}
     assert all("no text was held out" in texts[picture] for picture in ("picture", *PICTURES))
     assert all(_rows(texts, table) == [] for table in TABLES)

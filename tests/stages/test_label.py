@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from llm.export.card import NO_PYTHON
 from llm.text.labels import DOCSTRING, LIBRARY
 from llm.text.params import LabelParams
-from llm.export.card import NO_PYTHON
 from llm.text.tables import SPLITS, empty_because, read_table
 from stages.label import main
 
