@@ -15,8 +15,6 @@ ANSWERS = {
 
 def summarise_run(metrics: Path) -> str:
     """A table in plain text, from the metrics folder; nothing where no run left any."""
-    if not (metrics / "pretrain.json").is_file() and not (metrics / "evaluate.json").is_file():
-        return ""
     parts = []
     evaluation, baselines = _read(metrics / "evaluate.json"), _read(metrics / "baselines.json")
     for split in ("test", "val"):
@@ -37,7 +35,9 @@ def summarise_run(metrics: Path) -> str:
             rows = sorted(((of, row["accuracy"]) for of, row in report["test"].items()), key=lambda row: -row[1])
             intervals = {of: _interval(row, "accuracy") for of, row in report["test"].items()}
             parts.append(_table(f"{name}: accuracy on test", rows, intervals))
-    return "\n".join(parts) or "No text was held out, so nothing was measured.\n"
+    if not parts and (metrics / "pretrain.json").is_file():
+        parts.append("No text was held out, so nothing was measured.\n")
+    return "\n".join(parts)
 
 
 def how_to_try(metrics: Path, export: Path) -> str:

@@ -240,7 +240,7 @@ def test_summary_of_a_run_that_held_nothing_out_says_that(tmp_path):
 
 
 def test_summary_shows_how_to_try_the_model_on_text_of_its_kind(tmp_path, monkeypatch):
-    _write_metrics(tmp_path, {"evaluate": {"example_prompt": "Это 'река' и"}})
+    _write_metrics(tmp_path, {"pretrain": {}, "evaluate": {"example_prompt": "Это 'река' и"}})
     monkeypatch.setattr(command_line, "EXPORT", tmp_path)
     assert "There is no model in" in _run("summary", tmp_path)
     (tmp_path / "config.json").write_text("{}")

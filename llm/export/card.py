@@ -195,7 +195,7 @@ def _data(prepare: dict[str, Any], label: dict[str, Any], sources: list[dict[str
     dropped = {f"prepare: {reason}": count["documents"] for reason, count in prepare["dropped"].items()}
     dropped |= {f"label: {reason}": count for reason, count in label["dropped"].items() if count}
     rows_dropped = [(reason.replace("_", " "), count) for reason, count in dropped.items()]
-    return [*lines, "", *table(["dropped on the way", "how many"], rows_dropped)]
+    return [*lines, "", *table(["dropped on the way", "how many"], rows_dropped)] if rows_dropped else lines
 
 
 def _origin(source: dict[str, Any]) -> str:

@@ -32,8 +32,7 @@ def serve(folder: Path, host: str, port: int, n_slots: int, public: bool) -> Non
     from llm.serve.app import make_app, serve_model
 
     model, tokenizer = load(folder)
-    # A folder's name may be bytes that are no text, which no answer can hold.
-    name = os.fsencode(folder.resolve().name).decode(errors="replace")
+    name = name_of(folder)
     served = serve_model(name, model, tokenizer, can_chat(folder), n_slots)
     with bind(host, port) as listening:
         print(f"{name} on http://{host}:{listening.getsockname()[1]}/v1, Ctrl-C ends it", flush=True)
@@ -50,6 +49,11 @@ def serve(folder: Path, host: str, port: int, n_slots: int, public: bool) -> Non
         # uvicorn ends in order, and then hands the Ctrl-C on.
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(work())
+
+
+def name_of(folder: Path) -> str:
+    """Return a folder's name as text: it may be any bytes, and an answer cannot hold those."""
+    return os.fsencode(folder.resolve().name).decode(errors="replace")
 
 
 def load(folder: Path) -> tuple[GPT, Tokenizer]:

@@ -128,14 +128,14 @@ def test_a_skipped_task_is_said_to_be_skipped_and_why():
 
 
 def test_a_card_of_another_corpus_does_not_speak_of_python():
-    prepare = {key: value for key, value in METRICS["prepare"].items() if key != "python"}
+    prepare = {key: value for key, value in METRICS["prepare"].items() if key != "python"} | {"dropped": {}}
     own = {"name": "mine", "kind": "files", "globs": ["data/raw/**/*"]}
     text = card(
         {"prepare": prepare, "cloze": {"left_out": {}}, "label": {"dropped": {"too_short_or_long": 0}}},
         {name: {"skipped": NO_PYTHON} for name in ("library", "docstring")},
         sources=[own],
     )
-    assert [line for line in text.splitlines() if re.search("inetuned|label|code may|import ['\"]", line)] == []
+    assert [line for line in text.splitlines() if re.search("inetuned|label|code may|dropped|import ['\"]", line)] == []
     assert [line for line in text.splitlines() if "Python" in line] == ["**llama.cpp**, as a program or from Python"]
 
 
