@@ -1,5 +1,6 @@
 """The Python documents of the corpus → two labeled tables, for the finetuning tasks that come built in."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +21,18 @@ def main(
     """Write the tables `library` and `docstring`; without Python documents both have no rows."""
     dropped = Counter[str]()
     functions: list[Function] = []
+    not_parsed: list[str] = []
     for split in SPLITS:
         for row in tqdm(
             iterate_rows(corpus / f"{split}.parquet", ["path", "text"]), desc=f"label {split}", unit=" documents"
         ):
             if row["path"].endswith(".py"):
-                functions += find_functions(row["path"], split, row["text"])
+                found = find_functions(row["path"], split, row["text"])
+                functions += found or []
+                not_parsed += [row["path"]] if found is None else []
+    if not_parsed:
+        dropped["documents_not_parsed"] = len(not_parsed)
+        print(f"label: {len(not_parsed)} Python documents were not parsed, first {not_parsed[0]}", file=sys.stderr)
     fitting = [function for function in functions if label.min_chars <= len(function.source) <= label.max_chars]
     dropped["too_short_or_long"] = len(functions) - len(fitting)
     fitting.sort(key=lambda function: function.path)
