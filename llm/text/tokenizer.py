@@ -223,22 +223,24 @@ class BytePairTokenizer(LibraryTokenizer):
     def encode_with_dropout(self, text: str, rate: float, rng: random.Random) -> list[int]:
         """The ids of a text with each merge left out with probability `rate` at each step (`merge_with_dropout`).
 
-        The same `rng` state gives the same ids. Rate 0 is `encode`; rate 1 leaves bytes. A step looks at all of a piece,
-        so a piece longer than any ordinary one is merged in parts.
+        The same `rng` state gives the same ids. Rate 0 is `encode`; rate 1 leaves bytes. A piece longer than
+        MAX_TOKEN_BYTES is merged in parts, for each step looks at all of it.
         """
         if rate == 0:
             return self.encode(text)
         ids: list[int] = []
         for piece in self._pieces(text):
             letters = [self._byte_ids[byte] for byte in piece.encode()]
-            for start in range(0, len(letters), MAX_TOKEN_BYTES):
-                part = letters[start : start + MAX_TOKEN_BYTES]
-                ids += merge_with_dropout(part, self._merges, rate, rng.random)
+            size = len(letters) if len(letters) <= MAX_TOKEN_BYTES else _DROPOUT_BYTES
+            for start in range(0, len(letters), max(size, 1)):
+                ids += merge_with_dropout(letters[start : start + size], self._merges, rate, rng.random)
         return ids
 
     def _pieces(self, text: str) -> list[str]:
         return [text[start:end] for _, (start, end) in self._splitter.pre_tokenize_str(text)]
 
+
+_DROPOUT_BYTES = 64  # of a part of a long piece
 
 # fancy-regex, which tiktoken splits with, gives up on a run of whitespace of a million characters.
 _LONG_WHITESPACE = 500_000
