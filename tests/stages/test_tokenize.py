@@ -103,6 +103,38 @@ def test_a_small_share_of_a_large_corpus_is_enough_to_learn_from(run: Callable[.
     assert 264 < sizes[0] < sizes[1] <= 2000
 
 
+@pytest.mark.parametrize("kind", ["bpe", "word", "char"])
+def test_one_large_document_is_sampled_as_many_small_ones_are(
+    kind: str, run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{document_id(str(number % 60)).translate(LETTERS)} and\n" for number in range(3000)]
+    once = {"kind": kind, "vocab_size": 1000, "train_bytes": 20_000}
+    folders = [
+        run({"train": {"a": "".join(lines)}}, name="one", **once),
+        run({"train": {f"{number}": line * 2 for number, line in enumerate(lines[::2])}}, name="many", **once),
+    ]
+    for folder in folders:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["unknown_share"] < 0.1
+        assert metrics["bytes_per_token"]["train"] > {"bpe": 3, "word": 5, "char": 0.9}[kind]
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tokenize: learning")]
+    n_bytes = sum(map(len, lines))
+    assert told == [f"tokenize: learning from 20,000 of {n_bytes:,} bytes of train (tokenize.train_bytes)"] * 2
+
+
+def test_a_vocabulary_that_is_small_or_hardly_used_is_reported(
+    run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run({"train": {"a": "abab"}}, vocab_size=5000)
+    run({"train": {"a": "a b c d e f g g"}}, name="words", kind="word", vocab_size=5000, min_frequency=2)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tokenize: ")]
+    assert told == [
+        "tokenize: 264 tokens of a vocab_size of 5000: the training text has no more pairs",
+        "tokenize: 9 tokens of a vocab_size of 5000: the training text has no more of a min_frequency of 2",
+        "tokenize: 40% of the tokens are <|unk|>: raise vocab_size or train_bytes, lower min_frequency, or take kind bpe",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["word", "char"])
 def test_words_and_characters_are_tokens_too(kind: str, run: Callable[..., Path]) -> None:
     folder = run(CORPUS, kind=kind)
