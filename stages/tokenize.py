@@ -20,8 +20,8 @@ from llm.stage import Input, Output, Param, Seed
 from llm.text.bpe import train_bpe
 from llm.text.given import read_given
 from llm.text.params import TokenizeParams
-from llm.text.split import sample_pieces
 from llm.text.special import UNKNOWN
+from llm.text.split import sample_pieces
 from llm.text.tables import SPLITS, TableWriter, iterate_batches, iterate_rows, read_table, tokens_schema
 from llm.text.tokenizer import Tokenizer
 from llm.text.usage import Usage
@@ -65,7 +65,7 @@ def main(
                 table.append(_with_ids(batch, _drop_merges(encoder, batch, tokenize, seed, number), table.schema))
     figures = usage.figures()
     if figures["unknown_share"] > MANY_UNKNOWN:
-        advice = "raise vocab_size or train_bytes, lower min_frequency, or take kind bpe"
+        advice = "raise vocab_size or train_bytes, lower min_frequency, or use kind: bpe"
         print(f"tokenize: {figures['unknown_share']:.0%} of the tokens are {UNKNOWN}: {advice}", file=sys.stderr)
     stage.write_json(metrics, figures)
     report.write_text(usage.report(), encoding="utf-8")

@@ -52,7 +52,7 @@ class Function:
 
 
 def find_functions(path: str, split: str, text: str) -> list[Function] | None:
-    """Every function and method of a module, in its order; None where the parser fails, also on code nested too deep."""
+    """Every function and method of a module, in its order; None where the parser fails, be it on deep nesting."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an invalid escape, in somebody's text

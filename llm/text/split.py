@@ -8,7 +8,12 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_HELD_OUT = 5  # documents of equal weight that a split is expected to have
 PIECE_CHARS = 4096  # of what `sample_pieces` takes at a time
 
 
@@ -16,6 +21,23 @@ def split_of(doc_id: str, val: float, test: float) -> str:
     """The split of a document, from its id alone: adding a document moves no other one."""
     place = int(doc_id[:16], 16) / 16**16
     return "val" if place < val else "test" if place < val + test else "train"
+
+
+def choose_method(
+    n_bytes: NDArray[np.int64], val: float, test: float, share: float = 1.0
+) -> Literal["document", "position"]:
+    """Return "document" where whole documents of these lengths make a val and a test of about the shares asked for.
+
+    What counts is the effective number of documents, (Σ n)² / Σ n²: one long and a hundred short ones are one.
+    Of those, MIN_HELD_OUT are expected in the smaller of the two splits. `share` of the documents are kept.
+
+    >>> choose_method(np.full(200, 9), val=0.05, test=0.1), choose_method(np.array([9] * 200 + [9999]), 0.05, 0.1)
+    ('document', 'position')
+    """
+    held_out = min((part for part in (val, test) if part), default=1.0)
+    effective = n_bytes.sum(dtype=float) ** 2 / max(np.square(n_bytes, dtype=float).sum(), 1.0)
+    is_enough = share * effective * held_out >= MIN_HELD_OUT or not val + test
+    return "document" if is_enough else "position"
 
 
 def is_chosen(doc_id: str, share: float) -> bool:

@@ -131,7 +131,8 @@ def test_a_vocabulary_that_is_small_or_hardly_used_is_reported(
     assert told == [
         "tokenize: 264 tokens of a vocab_size of 5000: the training text has no more pairs",
         "tokenize: 9 tokens of a vocab_size of 5000: the training text has no more of a min_frequency of 2",
-        "tokenize: 40% of the tokens are <|unk|>: raise vocab_size or train_bytes, lower min_frequency, or take kind bpe",
+        "tokenize: 40% of the tokens are <|unk|>: raise vocab_size or train_bytes, lower min_frequency, "
+        "or use kind: bpe",
     ]
 
 

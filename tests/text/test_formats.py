@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from llm.text.containers import Entry, Limits, open_entries
-from llm.text.formats import is_undivided, detect_encoding, read_entry, read_file
+from llm.text.formats import detect_encoding, is_undivided, read_entry, read_file
 from llm.text.params import FilesSource, UrlSource
 from llm.text.raw import RawDocument, Unreadable
 
@@ -278,7 +278,9 @@ def test_a_newline_beside_the_separator_is_taken_away_and_no_other_is(newline: s
 
 
 @pytest.mark.parametrize(("content", "path"), [("one--two", ":1"), ("one--", ":1"), ("one", ""), ("--one", ":2")])
-def test_a_file_without_its_separator_is_one_document_and_has_no_number(content: str, path: str, tmp_path: Path) -> None:
+def test_a_file_without_its_separator_is_one_document_and_has_no_number(
+    content: str, path: str, tmp_path: Path
+) -> None:
     found, _ = read(tmp_path, "a.txt", content.encode(), mine(separator="--"))
     assert next(iter(found)) == path
     assert is_undivided(f"a.txt{path}") == ("--" not in content)

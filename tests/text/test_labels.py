@@ -89,7 +89,13 @@ def test_the_package_of_a_lone_module_is_its_name() -> None:
 
 # The last five are legal, and nested deeper than the parser goes: RecursionError and MemoryError.
 UNPARSED = ["def f(:\n", "print 'old'\n", "x = '\0'\n", "no python at all", "(" * 300 + ")" * 300]
-UNPARSED += [f"x = 1{' + 1' * 20_000}\n", f"f{'()' * 20_000}", f"a{'.b' * 20_000}", f"{'-' * 100_000}1", "1" + "**1" * 9999]
+UNPARSED += [
+    f"x = 1{' + 1' * 20_000}\n",
+    f"f{'()' * 20_000}",
+    f"a{'.b' * 20_000}",
+    f"{'-' * 100_000}1",
+    "1" + "**1" * 9999,
+]
 
 
 @pytest.mark.parametrize("text", UNPARSED, ids=lambda text: text[:12])

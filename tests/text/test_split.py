@@ -2,12 +2,13 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.text.clean import document_id
-from llm.text.split import cut, sample_pieces, split_of
+from llm.text.split import choose_method, cut, sample_pieces, split_of
 
 IDS = [document_id(f"document {n}") for n in range(4000)]
 SHARES = st.tuples(st.floats(0, 0.5), st.floats(0, 0.49))
@@ -82,3 +83,23 @@ def test_pieces_come_from_all_over_the_texts_however_long_these_are(sizes: list[
     long = sum(len(text) for text in texts if len(text) > 200) / n_bytes
     from_long = sum(len(piece) for piece in pieces if len(texts[int(piece.split()[0])]) > 200) / most
     assert from_long == pytest.approx(long, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "val", "test", "share", "method"),
+    [
+        ([1000], 0.05, 0.1, 1.0, "position"),
+        ([1000] * 99, 0.05, 0.1, 1.0, "position"),
+        ([1000] * 100, 0.05, 0.1, 1.0, "document"),
+        ([1000] * 50, 0.0, 0.1, 1.0, "document"),  # the smaller one of those that hold something out
+        ([1000] * 100, 0.05, 0.1, 0.5, "position"),
+        ([1000] * 500 + [10_000_000], 0.05, 0.1, 1.0, "position"),
+        ([*range(1000)], 0.05, 0.1, 1.0, "document"),
+        ([1000], 0.0, 0.0, 1.0, "document"),
+        ([], 0.1, 0.1, 1.0, "position"),
+    ],
+)
+def test_whole_documents_are_held_out_where_there_are_enough_of_them(
+    n_bytes: list[int], val: float, test: float, share: float, method: str
+) -> None:
+    assert choose_method(np.array(n_bytes, dtype=np.int64), val, test, share) == method

@@ -26,7 +26,7 @@ def test_an_error_ends_the_work_and_is_raised_here() -> None:
         begun.append(number)
         raise ValueError(f"item {number}")
 
-    with pytest.raises(ValueError, match="^item 0$"):
+    with pytest.raises(ValueError, match=r"^item 0$"):
         map_in_threads(fail, range(9), n_threads=1)
     assert begun == [0]
 
