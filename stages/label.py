@@ -43,9 +43,10 @@ def main(
         "docstring": docstring_rows(fitting, dropped),
     }
     reasons = {}
+    no_functions = "the corpus has no Python documents" + (" that can be parsed" if not_parsed else "")
     for path, schema, task in ((library, LIBRARY, "library"), (docstring, DOCSTRING, "docstring")):
         kept = schema
-        if reason := _why_empty(task, rows[task], bool(functions)):
+        if reason := _why_empty(task, rows[task]) if functions else no_functions:
             dropped[f"{task}_{reason.replace(' ', '_')}"] = len(rows[task])
             reasons[task], rows[task], kept = reason, [], with_reason(schema, reason)
         _write(path, kept, rows[task])
@@ -60,10 +61,8 @@ def main(
     stage.write_json(metrics, report)
 
 
-def _why_empty(task: str, rows: list[dict[str, Any]], has_python: bool) -> str | None:
+def _why_empty(task: str, rows: list[dict[str, Any]]) -> str | None:
     """Why a task has nothing to be trained and measured on, or None."""
-    if not has_python:
-        return "the corpus has no Python documents"
     if task == "library" and not rows:
         return "no package of the corpus is in train and in test"
     missing = [split for split in SPLITS if all(row["split"] != split for row in rows)]

@@ -107,9 +107,10 @@ def _useless_separators(prepare: PrepareParams, undivided: dict[str, list[str]])
     for source in prepare.sources:
         if files := undivided.get(source.name):
             shown = ", ".join(files[:N_EXAMPLES]) + (", …" if len(files) > N_EXAMPLES else "")
+            separator = _separator(source)
             yield (
-                f"source {source.name}: the separator {_separator(source)!r} divides {len(files):,} files not at all, "
-                f"each is one document: {shown}."
+                f"source {source.name}: the separator {separator!r} divides none of these files, each is one document: "
+                f"{shown} ({len(files):,} in all)."
             )
 
 

@@ -92,6 +92,8 @@ def test_documents_nested_too_deep_for_the_parser_are_counted_and_named(
     _, _, metrics = label(CORPUS | {"train": CORPUS["train"] | deep})
     assert metrics["dropped"] == before["dropped"] | {"documents_not_parsed": 2}
     assert "label: 2 Python documents were not parsed, first json/deep.py" in capsys.readouterr().err.splitlines()
+    _, _, metrics = label({"train": deep})
+    assert set(metrics["empty_because"].values()) == {"the corpus has no Python documents that can be parsed"}
 
 
 @pytest.mark.parametrize("documents", [{}, {"train": {"a.txt": "def f():\n    return 1\n"}, "val": {"b.md": "text"}}])

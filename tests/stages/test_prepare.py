@@ -367,7 +367,7 @@ def test_a_separator_that_divides_a_file_not_at_all_is_reported(
     told = [line for line in lines_of(capsys) if "separator" in line]
     shown = ", ".join(undivided[:5]) + (", …" if len(undivided) > 5 else "")
     assert told == [
-        f"prepare: source mine: the separator {source.separator!r} divides {len(undivided)} files not at all, "
-        f"each is one document: {shown}."
+        f"prepare: source mine: the separator {source.separator!r} divides none of these files, each is one document: "
+        f"{shown} ({len(undivided)} in all)."
     ] * bool(undivided)
     assert ("divides" in corpus.with_suffix(".md").read_text()) == bool(undivided)

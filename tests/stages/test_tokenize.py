@@ -1,10 +1,16 @@
 """Documents in, ids out: a tokenizer that saw the train split alone, and every text behind its ids."""
 
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llm.errors import UserError
 from llm.text.clean import document_id
@@ -134,6 +140,36 @@ def test_a_vocabulary_that_is_small_or_hardly_used_is_reported(
         "tokenize: 40% of the tokens are <|unk|>: raise vocab_size or train_bytes, lower min_frequency, "
         "or use kind: bpe",
     ]
+
+
+def test_ctrl_c_ends_the_training_of_a_tokenizer_within_two_seconds(
+    tmp_path: Path, write_corpus: Callable[..., Path]
+) -> None:
+    rng = random.Random(0)
+    text = "".join(chr(0x4E00 + rng.randrange(20_000)) for _ in range(1_500_000))
+    corpus = write_corpus(tmp_path / "corpus", {"train": {"a": text}})
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["tokenize"]["vocab_size"] = 60_000
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "given").mkdir()
+    paths = {"corpus": corpus, "given": tmp_path / "given", "params": tmp_path / "params.yaml"}
+    paths |= {name: tmp_path / "out" / name for name in ("tokenizer", "tokens", "metrics", "report", "picture")}
+    options = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    command = [sys.executable, "-m", "stages.tokenize", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stderr
+        seen = b""
+        while b"100%" not in seen:  # all of the text is with the library
+            seen += process.stderr.read(1)
+            assert process.poll() is None, seen.decode()
+        time.sleep(1)
+        assert process.poll() is None
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert time.monotonic() - began < 2
+        assert process.stderr.read().endswith(b"tokenize: interrupted; nothing was written to its outputs\n")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["word", "char"])
