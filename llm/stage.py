@@ -101,7 +101,9 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{script.stem}: interrupted; nothing was written to its outputs", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # a library's threads may still work, and would slow down Python's own way out by seconds
 
 
 def _run(main: Callable[..., None], script: Path, argv: list[str]) -> None:

@@ -376,6 +376,19 @@ def test_the_more_is_dropped_the_more_tokens_and_no_two_rounds_are_the_same(toke
     assert tokenizer.encode_with_dropout(text, 0.1, rng) != tokenizer.encode_with_dropout(text, 0.1, rng)
 
 
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+@pytest.mark.parametrize("run", ["^", "\u4e2d", "ACGT"])
+def test_a_long_run_is_encoded_as_by_the_library_and_merged_with_dropout_in_seconds(
+    every: dict[str, Tokenizer], name: str, run: str
+) -> None:
+    text, tokenizer = run * (100_000 // len(run)), every[name]
+    assert tokenizer.encode(text) == tokenizer._library.encode(text, add_special_tokens=False).ids
+    began = time.process_time()
+    ids = tokenizer.encode_with_dropout(text, 0.1, random.Random(0))
+    assert tokenizer.decode(ids) == text
+    assert time.process_time() - began < 30  # about 3 s; not cut into parts, hours
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_dropout_is_for_merges_only(every: dict[str, Tokenizer], name: str) -> None:
     with pytest.raises(UserError, match="dropout: wanted a byte-level BPE with merges in the order of their ids"):
