@@ -187,7 +187,7 @@ def as_markdown(name: str, result: dict[str, Any]) -> str:
 
 def as_cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:,.5g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
@@ -583,6 +583,8 @@ def learn_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: boo
         split="first 90%, last 10%",
     )
     seconds = run_stages(folder, ("prepare", "tokenize", "sample", "pretrain"))
+    runtime = json.loads((folder / "metrics/runtime/pretrain.json").read_text(encoding="utf-8"))
+    note(peak_gpu_memory_mb=runtime.get("peak_gpu_memory_mb", "–"), peak_memory_mb=runtime["peak_memory_mb"])
     note(**{name: round(value, 1) for name, value in seconds.items()}, until_model=round(sum(seconds.values()), 1))
     scored = run_stages(folder, ("baselines", "evaluate"))
     held_out = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))["val"]
