@@ -240,9 +240,14 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def _runtime(seconds: float) -> dict[str, Any]:
     # ru_maxrss counts KiB on Linux and bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    torch = sys.modules.get("torch")  # a stage that needs none does not wait for it
+    gpu = {}
+    if torch is not None and torch.cuda.is_initialized():
+        gpu = {"peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6)}
     return {
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak / 1e6),
+        **gpu,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "n_cores": os.cpu_count(),
