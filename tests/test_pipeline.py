@@ -280,6 +280,21 @@ def test_experiments_elsewhere_see_the_text_and_show_every_metric(own_text: Clon
     assert "!" not in shown
 
 
+def test_the_whole_folder_of_raw_text_can_be_tracked(tmp_path: Path) -> None:
+    clone = Clone(tmp_path, OWN_TEXT)
+    assert clone.repro("folders") == {"folders"}
+    write_own_text(tmp_path)
+    clone.command("dvc", "add", "data/raw")
+    assert clone.repro("prepare") == {"prepare"}
+    clone.commit()
+    clone.command("dvc", "exp", "run", "--temp", "--set-param", "prepare.share=0.5", "prepare")
+    shown = clone.command("dvc", "exp", "show", "--json")
+    assert '"mine": ' in shown
+    elsewhere = tmp_path.parent / "elsewhere"
+    clone.command("git", "clone", "--quiet", ".", str(elsewhere))
+    assert not (elsewhere / "data" / "raw").exists()
+
+
 def test_killed_pretraining_resumes_to_the_same_bytes(own_text: Clone, tmp_path: Path) -> None:
     write_own_text(tmp_path)
     # A cache of its own: in one cache, DVC would hand out the uninterrupted run's weights.

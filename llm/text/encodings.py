@@ -144,12 +144,12 @@ def declared_encoding(head: bytes) -> Encoding | None:
     >>> declared_encoding(b"# -*- coding: latin-1 -*-\n")
     Encoding(name='iso8859-1', origin='declared', doubt='')
     """
-    from resiliparse.parse.encoding import map_encoding_to_html5
-
     head = head[:DECLARATION_BYTES]
     if found := CODING_COMMENT.match(head):
         name = _codec(found[1].decode())
     elif found := next(filter(None, (pattern.search(head) for pattern in DECLARATIONS)), None):
+        from resiliparse.parse.encoding import map_encoding_to_html5
+
         # The web's names are not all Python's: latin-1 is cp1252, gb2312 is gbk.
         label = found[1].decode()
         name = map_encoding_to_html5(label, fallback_utf8=False) or _codec(label)

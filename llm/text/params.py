@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from llm.params import Section
 
@@ -21,6 +21,10 @@ def _known_encoding(name: str) -> str:
 
 
 Encoding = Annotated[str, AfterValidator(_known_encoding)]
+EncodingByGlob = Annotated[
+    Annotated[Encoding, Tag("name")] | Annotated[dict[str, Encoding], Tag("globs")],
+    Discriminator(lambda value: "globs" if isinstance(value, dict) else "name"),
+]
 
 
 class PythonSource(Section):
@@ -35,7 +39,7 @@ class _FileOptions(Section):
     """How files are read, whatever brought them here."""
 
     text_field: str = "text"  # the field of a JSON object, the column of a table
-    encoding: Encoding | dict[str, Encoding] | None = None  # of all files, or by glob; null recognises it
+    encoding: EncodingByGlob | None = None  # of all files, or by glob; null recognises it
     separator: Annotated[str, Field(min_length=1)] | None = None  # what stands between documents of one text file
     on_error: Literal["fail", "skip"] = "fail"  # skip counts and names what could not be read
 
