@@ -77,10 +77,10 @@ def main(
     splits = {split: {"documents": kept["documents", split], "bytes": kept["bytes", split]} for split in SPLITS}
     off = [name for name, value in prepare.clean.model_dump().items() if value in (None, "keep")]
     report.write_text(describe(sources, splits, off, dropped, encodings), encoding="utf-8")
-    _tell(dropped, encodings)
+    _print_summary(dropped, encodings)
 
 
-def _tell(dropped: Dropped, encodings: dict[str, str]) -> None:
+def _print_summary(dropped: Dropped, encodings: dict[str, str]) -> None:
     """Print what the report has: what was left out, and where the encoding may be wrong."""
     if dropped.rules:
         print(f"prepare: left out: {dropped.in_words()}; see reports/prepare.md")
@@ -93,8 +93,8 @@ def _tell(dropped: Dropped, encodings: dict[str, str]) -> None:
 
 def _warn(units: list[Unit], prepare: PrepareParams, raw: Path) -> None:
     for dataset in unpinned_datasets(prepare.sources):
-        told = f"{dataset} has no revision, so a change on the Hub goes unnoticed"
-        print(f"prepare: warning: {told}; name a commit", file=sys.stderr)
+        problem = f"{dataset} has no revision, so a change on the Hub goes unnoticed"
+        print(f"prepare: warning: {problem}; name a commit", file=sys.stderr)
     files = untracked_files(units, raw)
     for file in files[:N_EXAMPLES]:
         print(f"prepare: warning: {file} is not tracked, `dvc add` makes it part of the version", file=sys.stderr)

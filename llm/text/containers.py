@@ -373,7 +373,7 @@ def _check_member(name: str, is_file: bool) -> None:
 def check_hidden(path: PurePosixPath) -> None:
     """Raise ContentError for a hidden file and for version control's and caches', in a folder or an archive."""
     if any(part.startswith(".") or part in LEFT_OUT for part in path.parts):
-        raise ContentError("hidden", "expected a file of the user's, got a hidden one, or one of a cache")
+        raise ContentError("hidden", "expected a visible file, got a hidden one or one of version control or a cache")
 
 
 def _member_path(archive: str, name: str) -> str:

@@ -4,7 +4,7 @@ r"""The encoding of a file: named by its source, declared by the file, recognise
     b"\xdd\xfe\xe7i"                ──► Encoding("cp1254", guessed, its confidence), or refused with the candidates
 
 Three libraries guess, and the text is taken only if they agree on it: a file in the wrong encoding is noise in the
-corpus that nobody notices. Content that is not text at all is refused as what it is.
+corpus that nobody notices. Binary data and documents that need a converter are refused as such.
 """
 
 import codecs
@@ -50,7 +50,7 @@ ENCODING_ADVICE = "name the file's encoding in the source (encoding:)"
 
 
 class Encoding(NamedTuple):
-    """A codec's name, and how it was found."""
+    """Name a codec, and how it was found."""
 
     name: str
     origin: str  # named, declared, recognised or guessed
@@ -74,7 +74,7 @@ def open_text(stream: io.BufferedReader, suffix: str, named: str | None) -> tupl
 
 
 def _check_named(named: str, head: bytes, is_whole: bool) -> Encoding:
-    """The encoding that a source names; ContentError for binary data, which many encodings would take for text."""
+    """Return the encoding that a source names; ContentError for binary data, which many encodings would decode."""
     if _codec(named) in UTF8:
         return Encoding(named, "named")
     if "a".encode(named) == b"a" and is_binary(head):
@@ -122,14 +122,14 @@ def find_encoding(head: bytes, is_whole: bool = True) -> Encoding:
 
 
 def _count_utf8(head: bytes, is_whole: bool) -> tuple[int, int]:
-    """How many characters beyond ASCII there are in UTF-8, and how many bytes that are none."""
+    """Count the characters beyond ASCII in UTF-8, and the bytes that are not UTF-8."""
     text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(head, is_whole)
     n_bad = len(re.findall("[\udc80-\udcff]", text))
     return len(re.findall("[^\x00-\x7f]", text)) - n_bad, n_bad
 
 
 def is_binary(content: bytes) -> bool:
-    r"""Whether bytes hold more zeros and other control characters than a text does.
+    r"""Return whether bytes hold more zeros and other control characters than a text does.
 
     >>> is_binary(b"caf\xe9\x1b[0m\n"), is_binary(b"\x89PNG\r\n\x1a\n\0\0")
     (False, True)
@@ -139,7 +139,7 @@ def is_binary(content: bytes) -> bool:
 
 
 def declared_encoding(head: bytes) -> Encoding | None:
-    r"""Return what a file says of itself: XML, HTML, CSS, or a coding comment; None for nothing, or no encoding.
+    r"""Return the encoding that XML, HTML, CSS or a coding comment declares; None for nothing, or an unknown one.
 
     >>> declared_encoding(b"# -*- coding: latin-1 -*-\n")
     Encoding(name='iso8859-1', origin='declared', doubt='')
@@ -168,7 +168,7 @@ def _codec(name: str) -> str | None:
 
 
 def _wide_encoding(head: bytes, is_ascii: bool) -> Encoding:
-    """The encoding of bytes with zeros: UTF-16 or UTF-32 without a mark, ASCII with zeros in it, or ContentError."""
+    """Return the encoding of bytes with zeros: UTF-16 or UTF-32 without a mark, or ASCII with zeros in it."""
     from charset_normalizer import from_bytes
 
     # ASCII as UTF-16 has zeros at odd places where the low byte comes first.
@@ -182,7 +182,7 @@ def _wide_encoding(head: bytes, is_ascii: bool) -> Encoding:
 
 
 def _iso_2022(head: bytes) -> Encoding | None:
-    """The encoding of a text that writes other characters in ASCII's bytes, behind an escape; None where none does."""
+    """Return the encoding of a text that writes other characters as escaped ASCII bytes; None for other texts."""
     if b"\x1b$" not in head:
         return None
     try:
@@ -193,7 +193,7 @@ def _iso_2022(head: bytes) -> Encoding | None:
 
 
 def _guess(head: bytes) -> Encoding:
-    """The encoding that three detectors agree on; ContentError with the candidates where they do not.
+    """Return the encoding that three detectors agree on; ContentError with the candidates where they do not.
 
     The likeliest text by chardet has to be uchardet's, and possible for charset-normalizer. Implausible texts are left
     out; if uchardet's is one, charset-normalizer's likeliest stands in, where there is more than a character to go by.
@@ -216,12 +216,12 @@ def _guess(head: bytes) -> Encoding:
     candidates = [name for name, _ in (confidences | other | possible).values()]
     if not candidates:
         raise ContentError("not_text", "expected text, got bytes that are text in no known encoding")
-    told = f"expected an encoding that can be recognised, got {' or '.join(candidates[:MAX_CANDIDATES])}"
-    raise ContentError("unclear_encoding", f"{told}; {ENCODING_ADVICE}")
+    problem = f"expected an encoding that can be recognised, got {' or '.join(candidates[:MAX_CANDIDATES])}"
+    raise ContentError("unclear_encoding", f"{problem}; {ENCODING_ADVICE}")
 
 
 def _by_text(sample: bytes, found: dict[str | None, Any]) -> dict[str, tuple[str, Any]]:
-    """What plausible texts the encodings make of the sample: for each the first name, and the value with it."""
+    """Map each plausible text that an encoding makes of the sample to the encoding's name and value."""
     texts: dict[str, tuple[str, Any]] = {}
     for encoding, value in found.items():
         text = _decoded(sample, encoding)
@@ -238,7 +238,7 @@ def _decoded(sample: bytes, encoding: str | None) -> str | None:
 
 
 def _widest(sample: bytes, text: str, name: str) -> str:
-    """The encoding for all of the file: Windows' have characters more than ISO's, which the sample may lack."""
+    """Return an encoding for the whole file: Windows' have more characters than ISO's, which the sample may lack."""
     from resiliparse.parse.encoding import map_encoding_to_html5
 
     names = ["cp1252", map_encoding_to_html5(name, fallback_utf8=False), name]
@@ -246,7 +246,7 @@ def _widest(sample: bytes, text: str, name: str) -> str:
 
 
 def _is_implausible(text: str) -> bool:
-    r"""Whether words hold what the wrong encoding makes of letters: signs, other scripts, capitals in the middle.
+    r"""Return whether words hold signs, letters of two scripts or capitals inside, as wrong decoding makes them.
 
     >>> [_is_implausible(text) for text in ("fa\u255fade", "caf\u0398", "caf\xc8", "l\u2019\xc9cole")]
     [True, True, True, False]
@@ -271,7 +271,7 @@ def _script(character: str) -> str:
 
 
 def _sample(head: bytes) -> bytes:
-    """The first lines that tell encodings apart, cut at a line's end where it can be."""
+    """Return the first lines with bytes beyond ASCII, cut at the end of a line where possible."""
     lines = re.findall(rb"[^\n]*[\x80-\xff\x1b][^\n]*\n?", head)
     sample: list[bytes] = []
     n_bytes = 0

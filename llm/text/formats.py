@@ -232,7 +232,7 @@ def _json_text(line: bytes, field: str) -> str | ContentError:
 
 
 def _field_text(row: object, field: str) -> str | ContentError:
-    """The text of a row, or why there is none."""
+    """Return the text of a row, or why there is none."""
     if not isinstance(row, dict):
         return ContentError("bad_row", f"expected a JSON object, got {_json_type(row)}")
     if field not in row:
@@ -246,7 +246,7 @@ def _field_text(row: object, field: str) -> str | ContentError:
 
 
 def _read_json(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    """An array of objects, JSON lines, one object with the field, or else the text of the file as it is."""
+    """Read an array of objects, JSON lines, one object with the field, or else the text of the file as it is."""
     head = entry.stream.peek(1)
     if re.match(rb"\s*\[\s*[{\]]", head):
         yield from _read_array(entry.stream, source.text_field, limit)
@@ -259,7 +259,7 @@ def _read_json(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Ite
 
 
 def _begins_with_lines(head: bytes, field: str) -> bool:
-    """Whether the first line is an object that has the field, or the first two are objects."""
+    """Return whether the first line is an object that has the field, or the first two are objects."""
     rows: list[object] = []
     for line in head.lstrip().split(b"\n", 2)[:2]:
         with suppress(ValueError, RecursionError):
@@ -269,7 +269,7 @@ def _begins_with_lines(head: bytes, field: str) -> bool:
 
 
 def _read_array(stream: io.BufferedReader, field: str, limit: int) -> Iterator[Found]:
-    """The objects of an array, one by one: little more of it is held than the longest one."""
+    """Read the objects of an array one by one; little more than the longest one is in memory."""
     bytes_to_text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
     value_at = json.JSONDecoder().raw_decode
     text, at, number, is_end, n_more = "", 0, 0, False, BUFFER_BYTES
@@ -293,8 +293,8 @@ def _read_array(stream: io.BufferedReader, field: str, limit: int) -> Iterator[F
         except (ValueError, RecursionError) as error:
             problem, is_end = one_line(error), True
         if is_end:
-            told = f"expected JSON objects to the end of the array, got {problem} in row {number + 1}"
-            raise ContentError("bad_row", f"{told}; what follows is not read")
+            problem = f"expected JSON objects to the end of the array, got {problem} in row {number + 1}"
+            raise ContentError("bad_row", f"{problem}; what follows is not read")
         if len(text) - at > 2 * limit:
             raise _too_long("a row", len(text) - at, 2 * limit, f"what follows is not read; {LIMIT_ADVICE}")
         # The row may be cut. Each time twice as much is read, for it is parsed anew.

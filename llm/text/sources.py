@@ -146,13 +146,13 @@ def _check_file(unit: Unit) -> None:
         check_hidden(PurePosixPath(unit.path))
     if unit.file.is_dir():
         if unit.file.is_symlink():
-            told = "expected files, got a linked folder, whose changes DVC does not see; copy it here"
-            raise ContentError("linked_folder", told)
+            problem = "expected files, got a linked folder, whose changes DVC does not see; copy it here"
+            raise ContentError("linked_folder", problem)
         raise ContentError("unreadable", "expected a folder that can be read, got one without permission")
 
 
 def _file_units(source: FilesSource, raw: Path) -> list[Unit]:
-    """The files of a source, sorted, each with the encoding that is named for it."""
+    """Return the files of a source, sorted, each with the encoding that is named for it."""
     files = sorted({file for glob in source.globs for file in _find_files(source, glob, raw)})
     if not isinstance(source.encoding, dict):
         return [Unit(source, file.relative_to(raw).as_posix(), file) for file in files]
@@ -160,8 +160,8 @@ def _file_units(source: FilesSource, raw: Path) -> list[Unit]:
     for glob, encoding in source.encoding.items():
         found = set(_find_files(source, glob, raw)) & set(files)
         if not found:
-            told = f"source {source.name}: encoding: expected a glob that matches a file of the source, got {glob}"
-            raise UserError(told)
+            problem = f"source {source.name}: encoding: expected a glob that matches a file of the source, got {glob}"
+            raise UserError(problem)
         for file in found:
             named.setdefault(file, encoding)
     copies = {encoding: source.model_copy(update={"encoding": encoding}) for encoding in {*named.values(), None}}
@@ -169,7 +169,7 @@ def _file_units(source: FilesSource, raw: Path) -> list[Unit]:
 
 
 def _find_files(source: FilesSource, glob: str, raw: Path) -> list[Path]:
-    """The files that a glob names, and folders that it cannot enter; at least one, and all under `raw`.
+    """Return the files that a glob names, and folders that it cannot enter; at least one, and all under `raw`.
 
     A folder stands for all files in it.
     """
@@ -178,12 +178,12 @@ def _find_files(source: FilesSource, glob: str, raw: Path) -> list[Path]:
     files = [path for path in paths if path.is_file() or _is_closed(path) or not path.exists()]
     files = [file for file in files if not _matches(file.name, BOOKKEEPING)]
     if all(_is_hidden(file.relative_to(raw)) for file in files):
-        told = f"{where} expected a glob that matches a file, got {glob}"
+        problem = f"{where} expected a glob that matches a file, got {glob}"
         if files:
-            told += ", whose files are hidden"
+            problem += ", whose files are hidden"
         elif any(path.is_dir() for path in paths):
-            told += f", which matches folders; for the files in them write {glob}/**/*"
-        raise UserError(told)
+            problem += f", which matches folders; for the files in them write {glob}/**/*"
+        raise UserError(problem)
     for file in files:
         is_inside = file.resolve().is_relative_to(raw.resolve()) or not file.is_file()
         if not is_inside and not _is_hidden(file.relative_to(raw)):
@@ -205,12 +205,12 @@ def _expand(glob: str) -> list[str]:
 
 
 def _match(where: str, glob: str, raw: Path) -> list[Path]:
-    """What a glob matches: files and folders, and below a `**` the folders that it does not enter."""
+    """Return the files and folders that a glob matches, and below a `**` the folders that it does not enter."""
     pattern = Path(os.path.relpath(glob or ".", raw)).as_posix()
     if pattern.split("/")[0] == "..":
-        told = f"{where} expected globs under {raw.as_posix()}/, got {glob}"
+        problem = f"{where} expected globs under {raw.as_posix()}/, got {glob}"
         inside = (raw / glob).as_posix()
-        raise UserError(f"{told}; write {inside}" if ".." not in inside and _glob(raw, glob) else told)
+        raise UserError(f"{problem}; write {inside}" if ".." not in inside and _glob(raw, glob) else problem)
     if (raw / pattern).is_file():
         return [raw / pattern]
     folder, parts = (raw / pattern, ["**", "*"]) if (raw / pattern).is_dir() else (raw, pattern.split("/"))
@@ -237,12 +237,12 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
 
 
 def _is_closed(path: Path) -> bool:
-    """Whether a path is a folder that is not entered: DVC follows no link, and nobody enters without permission."""
+    """Return whether a path is a folder that is not entered: a link, which DVC does not follow, or not readable."""
     return path.is_dir() and (path.is_symlink() or not os.access(path, os.R_OK | os.X_OK))
 
 
 def _closed_part(path: Path, raw: Path) -> Path:
-    """The linked folder through which a path goes, or else the path."""
+    """Return the linked folder through which a path goes, or else the path."""
     above = [folder for folder in path.parents if folder != raw and folder.is_relative_to(raw)]
     return next((folder for folder in reversed(above) if folder.is_symlink()), path)
 
@@ -256,19 +256,21 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _check_dataset(source: HuggingFaceSource, raw: Path) -> None:
-    """UserError for a local dataset that DVC does not watch."""
+    """Raise UserError for a local dataset that DVC does not watch."""
     folder = Path(source.dataset)
     if not folder.exists():
         return  # a name on the Hub, or the library says that there is none
-    told = f"source {source.name}: dataset: expected a name on the Hub or a folder under {raw.as_posix()}/, which DVC"
+    problem = (
+        f"source {source.name}: dataset: expected a name on the Hub or a folder under {raw.as_posix()}/, which DVC"
+    )
     if not folder.resolve().is_relative_to(raw.resolve()):
-        raise UserError(f"{told} watches, got {source.dataset}; copy it there")
+        raise UserError(f"{problem} watches, got {source.dataset}; copy it there")
     if link := next((path for path in _glob(folder, "**/*") if path.is_symlink() and path.is_dir()), None):
-        raise UserError(f"{told} watches without links, got {link}; copy it there")
+        raise UserError(f"{problem} watches without links, got {link}; copy it there")
 
 
 def unpinned_datasets(sources: Iterable[Source]) -> list[str]:
-    """The datasets of the Hub that may change without notice, for want of a revision."""
+    """Return the datasets of the Hub that may change without notice, because no revision is named."""
     hub = (source for source in sources if isinstance(source, HuggingFaceSource) and not Path(source.dataset).exists())
     return [f"source {source.name}: {source.dataset}" for source in hub if source.revision is None]
 
