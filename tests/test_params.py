@@ -152,6 +152,11 @@ def test_two_sources_of_one_name_are_refused() -> None:
     [
         ({"encoding": "klingon"}, "encoding: wanted an encoding that Python knows, such as latin-1, given klingon"),
         ({"encoding": "base64"}, "encoding: wanted an encoding that Python knows, such as latin-1, given base64"),
+        ({"encoding": 7}, "encoding: wanted string, given 7"),
+        (
+            {"encoding": {"data/raw/*": "klingon"}},
+            "encoding.data/raw/*: wanted an encoding that Python knows, such as latin-1, given klingon",
+        ),
         ({"on_error": "ignore"}, "on_error: wanted 'fail' or 'skip', given text 'ignore'"),
         ({"separator": ""}, "separator: wanted at least 1 character"),
         ({"kind": "url", "globs": None}, "url: wanted a value, it is missing"),

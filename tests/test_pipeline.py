@@ -252,7 +252,7 @@ def test_push_and_pull_carry_a_run_to_another_clone(builtin: Clone, tmp_path: Pa
     other.folder = elsewhere
     other.command("dvc", "remote", "add", "--local", "--default", "store", str(remote))
     other.command("dvc", "pull", "--quiet")
-    assert other.repro() == set()
+    assert other.repro() == {"folders"}
     assert other.weights_hash() == builtin.weights_hash()
 
 
@@ -278,6 +278,21 @@ def test_experiments_elsewhere_see_the_text_and_show_every_metric(own_text: Clon
     assert all(float(row["test.bits_per_byte"]) > 0 for row in rows)
     assert len({row["test.bits_per_byte"] for row in experiments}) == len(experiments)
     assert "!" not in shown
+
+
+def test_the_whole_folder_of_raw_text_can_be_tracked(tmp_path: Path) -> None:
+    clone = Clone(tmp_path, OWN_TEXT)
+    assert clone.repro("folders") == {"folders"}
+    write_own_text(tmp_path)
+    clone.command("dvc", "add", "data/raw")
+    assert clone.repro("prepare") == {"prepare"}
+    clone.commit()
+    clone.command("dvc", "exp", "run", "--temp", "--set-param", "prepare.share=0.5", "prepare")
+    shown = clone.command("dvc", "exp", "show", "--json")
+    assert '"mine": ' in shown
+    elsewhere = tmp_path.parent / "elsewhere"
+    clone.command("git", "clone", "--quiet", ".", str(elsewhere))
+    assert not (elsewhere / "data" / "raw").exists()
 
 
 def test_killed_pretraining_resumes_to_the_same_bytes(own_text: Clone, tmp_path: Path) -> None:

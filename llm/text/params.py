@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from llm.params import Section
 
@@ -20,6 +20,13 @@ def _known_encoding(name: str) -> str:
     return name
 
 
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
+EncodingByGlob = Annotated[
+    Annotated[Encoding, Tag("name")] | Annotated[dict[str, Encoding], Tag("globs")],
+    Discriminator(lambda value: "globs" if isinstance(value, dict) else "name"),
+]
+
+
 class PythonSource(Section):
     """The running interpreter's standard library: the modules that a pattern in `include` matches."""
 
@@ -31,8 +38,8 @@ class PythonSource(Section):
 class _FileOptions(Section):
     """How files are read, whatever brought them here."""
 
-    text_field: str = "text"  # the field of a JSON line, the column of a table
-    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None  # null recognises it
+    text_field: str = "text"  # the field of a JSON object, the column of a table
+    encoding: EncodingByGlob | None = None  # of all files, or by glob; null recognises it
     separator: Annotated[str, Field(min_length=1)] | None = None  # what stands between documents of one text file
     on_error: Literal["fail", "skip"] = "fail"  # skip counts and names what could not be read
 
@@ -52,10 +59,11 @@ class UrlSource(_FileOptions):
     kind: Literal["url"]
     url: Annotated[str, Field(pattern=r"^https?://[^\s/]+/\S+$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    encoding: Encoding | None = None
 
 
 class HuggingFaceSource(Section):
-    """A dataset that the library `datasets` loads: its name on the Hub, or a local folder; streamed."""
+    """A dataset that the library `datasets` loads: its name on the Hub, or a folder under data/raw; streamed."""
 
     name: Name
     kind: Literal["huggingface"]
