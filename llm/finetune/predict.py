@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from llm import params
 from llm.errors import UserError
 from llm.export.classifier import ClassifierInfo, read_classifier
 from llm.finetune.classify import encode_texts, predict
@@ -14,6 +15,7 @@ from llm.finetune.columns import Change, Value, add_columns
 from llm.model.classifier import Classifier
 from llm.runtime import Machine
 from llm.text.frame import frame
+from llm.text.params import Encoding
 from llm.text.tokenizer import Tokenizer
 
 CHUNK_ROWS = 512
@@ -39,6 +41,7 @@ def predict_file(
     *,
     every_label: bool = False,
     header: bool = True,
+    encoding: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Predictions:
     """Add `prediction` and `probability` to the rows of `file`, and with `every_label` the probability of each label.
@@ -47,6 +50,7 @@ def predict_file(
     Written is `out`, or FILE.predictions beside the file, whole or not at all; what is wrong is a UserError in one
     line. See `llm.finetune.columns` for the formats and the `header`.
     """
+    params.check(Encoding | None, encoding, "--encoding", "predict")
     model, tokenizer, info = read_classifier(folder)
     if text_columns and len(text_columns) != len(info.text_columns):
         given = ", ".join(text_columns)
@@ -55,7 +59,9 @@ def predict_file(
     machine = replace(machine, matmul_dtype="float32")
     model = model.to(machine.device)
     each = [f"probability_{label}" for label in info.labels] if every_label else []
-    change = Change(text_columns or info.text_columns, ["prediction", "probability", *each], header, chunk_rows)
+    change = Change(
+        text_columns or info.text_columns, ["prediction", "probability", *each], header, chunk_rows, encoding
+    )
     out = out or file.with_name(f"{file.stem}.predictions{file.suffix}")
     n_rows, n_empty = 0, 0
     with tqdm(desc="predict", unit=" rows") as bar:

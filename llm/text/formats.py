@@ -9,7 +9,6 @@ tables, HTML, or else text. About one document is held at a time, whatever the f
 """
 
 import codecs
-import csv
 import io
 import re
 import shutil
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 from llm.text.containers import BUFFER_BYTES, ChunkStream, ContentError, Entry, one_line, open_entries
 from llm.text.params import FilesSource, UrlSource
 from llm.text.raw import RawDocument, Unreadable
+from llm.text.rows import Row, find_dialect, read_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -242,61 +242,41 @@ def _names(names: list[str]) -> str:
     return one_line(", ".join(names)) if names else "none"
 
 
-def _read_csv(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    yield from _read_rows(entry, source, limit, csv.excel)
-
-
-def _read_tsv(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    yield from _read_rows(entry, source, limit, csv.excel_tab)
-
-
-def _read_rows(
-    entry: Entry, source: FilesSource | UrlSource, limit: int, dialect: type[csv.Dialect]
-) -> Iterator[Found]:
-    rows = _rows(_utf8(entry, source), 2 * limit, dialect)
-    header, _ = next(rows, ([], 0))
-    if isinstance(header, ContentError):
-        raise header
-    if source.text_field not in header:
-        raise ContentError("no_field", f"wanted a column {source.text_field}, given {_names(header)}")
-    column = header.index(source.text_field)
+def _read_separated(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
+    rows = _rows(_utf8(entry, source), 2 * limit, entry.suffix)
+    header, _ = next(rows, (Row(1, []), 0))
+    if header.problem:
+        raise ContentError("bad_row", header.problem)
+    if source.text_field not in header.fields:
+        raise ContentError("no_field", f"wanted a column {source.text_field}, given {_names(header.fields)}")
+    column = header.fields.index(source.text_field)
     for number, (row, n_bytes) in enumerate(rows, 1):
-        if isinstance(row, ContentError):
-            yield f":{number}", row, n_bytes
-        elif len(row) != len(header):
-            problem = f"wanted {len(header)} fields, as in the header, given {len(row)}"
-            yield f":{number}", ContentError("bad_row", problem), n_bytes
+        if row.problem:
+            yield f":{number}", ContentError("bad_row", row.problem), n_bytes
         else:
-            yield f":{number}", _decode(row[column].encode("utf-8", "surrogateescape")), n_bytes
+            yield f":{number}", _decode(row.fields[column].encode("utf-8", "surrogateescape")), n_bytes
 
 
-def _rows(
-    stream: io.BufferedReader, limit: int, dialect: type[csv.Dialect]
-) -> Iterator[tuple[list[str] | ContentError, int]]:
-    """Each row's fields, or what is wrong with it, and its length in bytes. Blank lines are no rows."""
-    # The limit is the whole process's, so it is no bound: `lines` holds one.
-    csv.field_size_limit((1 << 31) - 1)
+def _rows(stream: io.BufferedReader, limit: int, suffix: str) -> Iterator[tuple[Row, int]]:
+    """Each row and its length in bytes. The dialect is that of the beginning, as far as it is in memory."""
+    head = stream.peek(1)
+    known = head.decode("utf-8", "surrogateescape")
+    is_whole = len(head) < BUFFER_BYTES - len(codecs.BOM_UTF8)
+    dialect = find_dialect(lambda: io.StringIO(known, newline=""), suffix, is_whole)
     n_bytes = 0
 
     def lines() -> Iterator[str]:
         nonlocal n_bytes
         while line := stream.readline(limit - n_bytes + 1):
-            n_bytes += len(line)
+            if n_bytes or not line.isspace():  # blank lines between rows belong to none
+                n_bytes += len(line)
             if n_bytes > limit:
                 # Where the row ends is not known: the line may stand within quotes.
                 raise _too_long("a row", n_bytes, limit, f"what follows is not read; {LIMIT_ADVICE}")
             yield line.decode("utf-8", "surrogateescape")
 
-    reader = csv.reader(lines(), dialect, strict=True)
-    while True:
-        try:
-            row: list[str] | ContentError = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            row = ContentError("bad_row", f"wanted a row of fields, given one with broken quotes ({one_line(error)})")
-        if row:
-            yield row, n_bytes
+    for row in read_rows(lines(), dialect):
+        yield row, n_bytes
         n_bytes = 0
 
 
@@ -349,8 +329,8 @@ def _parquet_text(text: "pa.LargeStringScalar", field: str) -> str | ContentErro
 READERS: dict[str, Reader] = {
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": _read_separated,
+    ".tsv": _read_separated,
     ".parquet": _read_parquet,
     ".html": _read_html,
     ".htm": _read_html,

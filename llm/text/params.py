@@ -20,6 +20,9 @@ def _known_encoding(name: str) -> str:
     return name
 
 
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
+
+
 class PythonSource(Section):
     """The running interpreter's standard library: the modules that a pattern in `include` matches."""
 
@@ -32,7 +35,7 @@ class _FileOptions(Section):
     """How files are read, whatever brought them here."""
 
     text_field: str = "text"  # the field of a JSON line, the column of a table
-    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None  # null recognises it
+    encoding: Encoding | None = None  # null recognises it
     separator: Annotated[str, Field(min_length=1)] | None = None  # what stands between documents of one text file
     on_error: Literal["fail", "skip"] = "fail"  # skip counts and names what could not be read
 

@@ -29,7 +29,9 @@ def write(path: Path, table: pd.DataFrame) -> Path:
     match path.suffix:
         case ".parquet":
             table.to_parquet(path)
-        case ".jsonl":
+        case ".json":
+            path.write_text(json.dumps(table.to_dict("records"), indent=1))
+        case ".jsonl" | ".ndjson":
             path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in table.to_dict("records")))
         case suffix:
             table.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
@@ -40,7 +42,9 @@ def read(path: Path) -> list[dict[str, object]]:
     match path.suffix:
         case ".parquet":
             return pq.read_table(path).to_pylist()
-        case ".jsonl":
+        case ".json":
+            return json.loads(path.read_text())
+        case ".jsonl" | ".ndjson":
             return [json.loads(line) for line in path.read_text().splitlines()]
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
@@ -126,16 +130,36 @@ REFUSED = {
         "rows.csv: wanted the columns text; text is not among title, body",
     ),
     "a column is there": ("rows.csv", "text,upper\na,b\n", "rows.csv: wanted no column upper, for one is to be added"),
-    "a field too few": ("rows.csv", "text,n\na,1\nb,2\nc\n", "rows.csv: row 3: wanted 2 fields, given 1"),
-    "a field too many": ("rows.tsv", "text\tn\na\t1\t2\n", "rows.tsv: row 1: wanted 2 fields, given 3"),
-    "an empty file": ("rows.csv", "", "rows.csv: wanted a header and rows, the file is empty"),
-    "another ending": ("rows.txt", "text\na\n", "rows.txt: wanted a .csv, .tsv, .jsonl, .parquet file, given .txt"),
-    "no ending": ("rows", "text\na\n", "rows: wanted a .csv, .tsv, .jsonl, .parquet file, given no ending"),
-    "no JSON": ("rows.jsonl", '{"text": "a"}\n\n{"text\n', "rows.jsonl: line 3: wanted a JSON object"),
-    "no object": ("rows.jsonl", '["a"]\n', "rows.jsonl: line 1: wanted a JSON object, given ['a']"),
+    "a field too few": (
+        "rows.csv",
+        "text,n\na,1\nb,2\nc\n",
+        "rows.csv: line 4: expected 2 fields, as in the first row, got 1",
+    ),
+    "a field too many": (
+        "rows.tsv",
+        "text\tn\na\t1\t2\n",
+        "rows.tsv: line 2: expected 2 fields, as in the first row, got 3",
+    ),
+    "an empty file": ("rows.csv", "", "rows.csv: expected a header and rows, got an empty file"),
+    "another ending": (
+        "rows.txt",
+        "text\na\n",
+        "rows.txt: wanted a .csv, .tsv, .jsonl, .ndjson, .json, .parquet file, given .txt",
+    ),
+    "no ending": (
+        "rows",
+        "text\na\n",
+        "rows: wanted a .csv, .tsv, .jsonl, .ndjson, .json, .parquet file, given no ending",
+    ),
+    "no JSON": ("rows.jsonl", '{"text": "a"}\n\n{"text\n', "rows.jsonl: line 3: expected a JSON object"),
+    "no object": ("rows.jsonl", '["a"]\n', 'rows.jsonl: row 1: expected a JSON object, got "a"'),
     "a row without the key": ("rows.jsonl", '{"text": "a"}\n{"texts": "b"}\n', "text is not among texts"),
     "a text that is a list": ("rows.jsonl", '{"text": ["a"]}\n', "rows.jsonl: line 1: text: wanted text"),
-    "not UTF-8": ("rows.csv", b"text\nd\xe9j\xe0\n", "rows.csv: wanted UTF-8"),
+    "not UTF-8": (
+        "rows.csv",
+        b"text\nd\xe9j\xe0\n",
+        "rows.csv: line 2: expected UTF-8 text, byte 2 of the line is none; name its encoding",
+    ),
     "no Parquet": ("rows.parquet", "PAR1 broken", "rows.parquet: wanted .parquet rows"),
 }
 
@@ -170,7 +194,7 @@ def test_no_more_than_a_chunk_of_rows_is_asked_at_once(tmp_path):
         add_columns(
             file, tmp_path / f"out{suffix}", change(chunk_rows=3), lambda rows: asked.append(len(rows)) or upper(rows)
         )
-    assert asked == [3, 3, 1] * 4
+    assert asked == [3, 3, 1] * len(FORMATS)
 
 
 def test_what_goes_wrong_in_the_middle_leaves_nothing(tmp_path):

@@ -47,8 +47,8 @@ def read(
         if isinstance(found, RawDocument):
             texts[found.path.removeprefix(name)] = found.text
         else:
-            assert "wanted" in found.problem
-            assert "given" in found.problem
+            assert "wanted" in found.problem or "expected" in found.problem
+            assert "given" in found.problem or "got" in found.problem
             assert "\n" not in found.problem
             reasons[found.path.removeprefix(name)] = found.reason
     return texts, reasons
