@@ -558,7 +558,7 @@ def _tell(name: str, table: pd.DataFrame, columns: Columns, values: dict[str, An
     """What was guessed of the columns, and what is left of the rows."""
     match columns.kind:
         case "classify":
-            n_labels = f"{table[values['label_column']].map(as_text).nunique():,} labels"
+            n_labels = f"{len(rows.rows_per_label):,} labels"
             if values["label_separator"] is not None:
                 n_labels = f"any number of labels, with {values['label_separator']} between them"
             said = f"{' and '.join(values['text_columns'])} → {values['label_column']} ({n_labels})"

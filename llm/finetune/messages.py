@@ -50,18 +50,18 @@ class RowError(Exception):
 
 def columns_of(rows: MessageRows) -> tuple[list[str], frozenset[str]]:
     """The columns that rows of a kind are made of, and those of them that may be empty."""
-    may_be_empty = [rows.system] if rows.system is not None else []
+    system = [] if rows.system is None else [rows.system]
     match rows:
         case AlpacaRows():
-            may_be_empty += [] if rows.input is None else [rows.input]
-            columns = [rows.instruction, rows.output]
+            given = [] if rows.input is None else [rows.input]
+            return [*system, rows.instruction, *given, rows.output], frozenset([*system, *given])
         case PromptRows():
             columns = [rows.prompt, rows.completion]
         case MessagesRows():
             columns = [rows.messages]
         case ShareGPTRows():
             columns = [rows.conversations]
-    return [*may_be_empty, *columns], frozenset(may_be_empty)
+    return [*system, *columns], frozenset(system)
 
 
 def read_conversations(
