@@ -117,7 +117,7 @@ def _is_quoted(open_lines: Callable[[], Iterable[str]], delimiter: str, is_whole
     n_bad_quoted = 0
     for row in read_rows(open_lines(), Dialect(delimiter), refuse_swallowed=False):
         is_bad = bool(row.problem) and (is_whole or row.problem != UNCLOSED)
-        n_bad_quoted += is_bad or _n_swallowed(row.fields, n_fields, delimiter)
+        n_bad_quoted += is_bad or sum(_lines_like_rows(row.fields, n_fields, delimiter))
     if n_bad != n_bad_quoted:
         return n_bad_quoted < n_bad
     return n_bad == 0 or not has_lone_quotes
@@ -154,28 +154,22 @@ def read_rows(lines: Iterable[str], dialect: Dialect, refuse_swallowed: bool = T
             expected = f"{n_fields} field{'s' if n_fields > 1 else ''}"
             yield Row(line, [], f"expected {expected}, as in the first row, got {len(fields)}")
             continue
-        n_swallowed = _n_swallowed(fields, n_fields, dialect.delimiter) if reader.line_num > line else 0
+        like_rows = _lines_like_rows(fields, n_fields, dialect.delimiter) if reader.line_num > line else []
+        n_swallowed = sum(like_rows) if all(like_rows[:-1]) else 0  # the last line may be the rest of a cell
         if refuse_swallowed and n_swallowed * (n_fields - 1) >= SWALLOWED_DELIMITERS:
             yield Row(line, [], f"expected a quote that closes its cell, got one that encloses {n_swallowed} rows")
         else:
             yield Row(line, fields)
 
 
-def _n_swallowed(fields: list[str], n_fields: int, delimiter: str) -> int:
-    """How many lines of a cell, behind its first one, look like rows; 0 unless all but the last one do.
+def _lines_like_rows(fields: list[str], n_fields: int, delimiter: str) -> list[bool]:
+    """Of each line of the first cell with several, behind its first one, whether it looks like a row.
 
     A cell with a quote in it is a true one: whoever doubled that quote enclosed the cell as well.
     """
-    if n_fields < 2:
-        return 0
-    for cell in fields:
-        if '"' in cell:
-            continue
-        lines = [line for line in cell.split("\n")[1:] if line.strip()]
-        are_rows = [_is_row(line, n_fields, delimiter) for line in lines]
-        if any(are_rows) and all(are_rows[:-1]):
-            return sum(are_rows)
-    return 0
+    cells = [cell for cell in fields if "\n" in cell and '"' not in cell] if n_fields > 1 else []
+    lines = cells[0].split("\n")[1:] if cells else []
+    return [_is_row(line, n_fields, delimiter) for line in lines if line.strip()]
 
 
 def _is_row(line: str, n_fields: int, delimiter: str) -> bool:
