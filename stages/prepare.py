@@ -12,12 +12,12 @@ from tqdm import tqdm
 from llm import stage
 from llm.errors import UserError
 from llm.stage import Input, Output, Param, Scratch
-from llm.text.clean import Cleaned
+from llm.text.clean import DOUBTFUL_ENCODING, Cleaned
 from llm.text.corpus import write_corpus
 from llm.text.dropped import N_EXAMPLES, Dropped, describe
 from llm.text.engine import clean_units
 from llm.text.params import PrepareParams, PythonSource
-from llm.text.sources import Unit, library_hash, list_units, untracked_files
+from llm.text.sources import Unit, library_hash, list_units, unpinned_datasets, untracked_files
 from llm.text.spool import Spool, find_duplicates
 from llm.text.tables import SPLITS
 
@@ -35,10 +35,13 @@ def main(
 ) -> None:
     """Write `corpus`/{train,val,test}.parquet and count what was kept and what was dropped."""
     units = [unit for source in prepare.sources for unit in list_units(source, raw)]
-    _warn_of_untracked(units, raw)
-    found, normalised, dropped = Counter[str](), Counter[str](), Dropped()
+    _warn(units, prepare, raw)
+    found, normalised, dropped, encodings = Counter[str](), Counter[str](), Dropped(), dict[str, str]()
     with Spool(scratch / "documents.arrow") as spool:
         for document in _with_progress(units, prepare):
+            if document.reason == DOUBTFUL_ENCODING:
+                encodings[document.path] = document.note
+                continue
             found[document.source] += 1
             if document.reason:
                 _drop(document, prepare, dropped)
@@ -62,6 +65,8 @@ def main(
         "control_character_bytes_removed": normalised["control_bytes"],
         "dropped": dropped.counts(),
     }
+    if encodings:
+        content["files_of_doubtful_encoding"] = len(encodings)
     if any(isinstance(source, PythonSource) for source in prepare.sources):
         content["python"] = {"version": platform.python_version(), "library_sha256": library_hash()}
     stage.write_json(metrics, content)
@@ -71,10 +76,25 @@ def main(
     }
     splits = {split: {"documents": kept["documents", split], "bytes": kept["bytes", split]} for split in SPLITS}
     off = [name for name, value in prepare.clean.model_dump().items() if value in (None, "keep")]
-    report.write_text(describe(sources, splits, off, dropped), encoding="utf-8")
+    report.write_text(describe(sources, splits, off, dropped, encodings), encoding="utf-8")
+    _tell(dropped, encodings)
 
 
-def _warn_of_untracked(units: list[Unit], raw: Path) -> None:
+def _tell(dropped: Dropped, encodings: dict[str, str]) -> None:
+    """Print what the report has: what was left out, and where the encoding may be wrong."""
+    if dropped.rules:
+        print(f"prepare: left out: {dropped.in_words()}; see reports/prepare.md")
+    for path, why in list(encodings.items())[:N_EXAMPLES]:
+        print(f"prepare: warning: {path}: encoding {why}", file=sys.stderr)
+    if len(encodings) > N_EXAMPLES:
+        n_more = len(encodings) - N_EXAMPLES
+        print(f"prepare: warning: {n_more} more encodings that may be wrong; see reports/prepare.md", file=sys.stderr)
+
+
+def _warn(units: list[Unit], prepare: PrepareParams, raw: Path) -> None:
+    for dataset in unpinned_datasets(prepare.sources):
+        told = f"{dataset} has no revision, so a change on the Hub goes unnoticed"
+        print(f"prepare: warning: {told}; name a commit", file=sys.stderr)
     files = untracked_files(units, raw)
     for file in files[:N_EXAMPLES]:
         print(f"prepare: warning: {file} is not tracked, `dvc add` makes it part of the version", file=sys.stderr)

@@ -46,6 +46,9 @@ ZIP_HEADER_BYTES = 30  # before each member, its name not counted
 SHORT_SUFFIXES = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 ARCHIVES = {".zip", ".tar", ".7z", ".rar"}  # the last two only to say what they are when they lie in another
 
+# Folders of version control and caches, and files of operating systems, beside those that begin with a dot.
+LEFT_OUT = {"__pycache__", "__MACOSX", "CVS", "RCS", "SCCS", "_darcs", "Thumbs.db", "desktop.ini"}
+
 # What the libraries below raise for bytes that are not what the suffix says.
 DAMAGE = (
     EOFError,
@@ -175,7 +178,7 @@ def open_entries(file: Path, path: str, source: str, limits: Limits = LIMITS) ->
 
     `path` is its name in documents' paths, `source` the one that an Unreadable bears. Raises nothing for what
     the file holds; what cannot be read is Unreadable: unreadable, damaged, bomb, empty for an archive of no
-    files, and for members bad_path, not_a_file, hidden, nested_archive, encrypted, unsupported.
+    files, and for members bad_path, hidden, not_a_file, nested_archive, encrypted, unsupported.
     """
     path = printable(path)
     suffix, compressions = split_suffixes(path)
@@ -359,14 +362,18 @@ def _check_path(name: str) -> None:
 
 def _check_member(name: str, is_file: bool) -> None:
     """Raise ContentError for a member that is no file to be read as documents."""
+    check_hidden(PurePosixPath(name))
     if not is_file:
         raise ContentError("not_a_file", "wanted a regular file, given a link, a device or a sparse file")
-    parts = PurePosixPath(name).parts
-    if parts[:1] == ("__MACOSX",) or any(part.startswith(".") for part in parts):
-        raise ContentError("hidden", "wanted a file that an archive means to hold, given a hidden one")
     suffix, _ = split_suffixes(name)
     if suffix in ARCHIVES:
         raise ContentError("nested_archive", f"wanted files in an archive, given an archive in it ({suffix})")
+
+
+def check_hidden(path: PurePosixPath) -> None:
+    """Raise ContentError for a hidden file and for version control's and caches', in a folder or an archive."""
+    if any(part.startswith(".") or part in LEFT_OUT for part in path.parts):
+        raise ContentError("hidden", "expected a file of the user's, got a hidden one, or one of a cache")
 
 
 def _member_path(archive: str, name: str) -> str:

@@ -45,9 +45,13 @@ class Dropped:
 
 
 def describe(
-    by_source: dict[str, dict[str, int]], by_split: dict[str, dict[str, int]], off: Iterable[str], dropped: Dropped
+    by_source: dict[str, dict[str, int]],
+    by_split: dict[str, dict[str, int]],
+    off: Iterable[str],
+    dropped: Dropped,
+    encodings: dict[str, str] | None = None,
 ) -> str:
-    """The report in Markdown: what was found, what was kept, and every rule with its examples."""
+    """The report in Markdown: what was found, what was kept, every rule with its examples, all doubtful encodings."""
     lines = ["# What prepare kept and dropped", ""]
     lines += _table(["source", "documents found", "documents kept", "bytes kept"], by_source)
     lines += ["", *_table(["split", "documents", "bytes"], by_split)]
@@ -59,6 +63,11 @@ def describe(
         lines += [f"- `{_code(path)}`" + (f" · {_plain(why)}" if why else "") for path, why in rule.examples]
         if rule.documents > len(rule.examples):
             lines += [f"- and {rule.documents - len(rule.examples):,} more"]
+        lines += [""]
+    if encodings:
+        lines += ["## encodings that may be wrong", ""]
+        lines += ["Look at these files; `encoding` in the source names another one, for all files or by glob.", ""]
+        lines += [f"- `{_code(path)}` · {_plain(why)}" for path, why in encodings.items()]
         lines += [""]
     return "\n".join(lines)
 

@@ -4,43 +4,41 @@
                                                   Unreadable("mine", "a.jsonl:2", "no_field", "…", 12)
     b.zip       of c.html.gz                  ──► RawDocument("mine", "b.zip/c.html.gz", "…")
 
-`containers` takes off compression and archives; here the suffix beneath decides what the bytes are: JSON lines,
-tables, HTML, or else text. About one document is held at a time, whatever the file's length.
+`containers` takes off compression and archives, `encodings` makes UTF-8 of the text; here the suffix beneath decides
+what it is: JSON, tables, HTML, or else text. About one document is held at a time, whatever the file's length.
 """
 
 import codecs
 import io
+import json
 import re
 import shutil
 import tempfile
-import tokenize
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.text.containers import BUFFER_BYTES, ChunkStream, ContentError, Entry, one_line, open_entries
+from llm.text.containers import BUFFER_BYTES, ContentError, Entry, one_line, open_entries
+from llm.text.encodings import decode, open_text
 from llm.text.params import FilesSource, UrlSource
-from llm.text.raw import RawDocument, Unreadable
+from llm.text.raw import DoubtfulEncoding, RawDocument, Unreadable
 from llm.text.rows import Row, find_dialect, read_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_PER_BATCH = 64  # of a Parquet file: as many texts are held at a time
-MARKS = [  # a UTF-16 mark begins the UTF-32 one, which therefore comes first
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-]
 # What a page does not show; resiliparse itself leaves out scripts, styles and templates.
 INVISIBLE = ["head", "title", "script", "style", "template", "[hidden]"] + [
     f'[style*="{rule}" i]'
     for rule in ("display:none", "display: none", "display : none", "visibility:hidden", "visibility: hidden")
 ]
+# JSON can spell half a surrogate pair, which is no character and has no bytes in UTF-8.
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+FIRST_ROW, NEXT_ROW = re.compile(r"\s*\[\s*"), re.compile(r"\s*,\s*|\s*(?=\])")
+NOT_SPACE = re.compile(r"\s*\S")
 LIMIT_ADVICE = "raise prepare.max_document_bytes"
-ENCODING_ADVICE = "name the source's encoding:"
 
 Found = tuple[str, str | ContentError, int]  # what follows the path (":3"), the text or why there is none, its bytes
 Reader = Callable[[Entry, FilesSource | UrlSource, int], Iterator[Found]]
@@ -48,11 +46,12 @@ Reader = Callable[[Entry, FilesSource | UrlSource, int], Iterator[Found]]
 
 def read_file(
     file: Path, path: str, source: FilesSource | UrlSource, max_document_bytes: int
-) -> Iterator[RawDocument | Unreadable]:
+) -> Iterator[RawDocument | Unreadable | DoubtfulEncoding]:
     """The documents of `file`, and word of all that gives none; nothing that it holds raises an error.
 
     `path` is the file's name in the documents' paths, and its suffixes decide how it is read. Reasons beside
-    those of `containers.open_entries`: empty, not_text, too_long, bad_row, no_field, not_unicode.
+    those of `containers.open_entries`: empty, not_text, unsupported_format, unclear_encoding, too_long, bad_row,
+    no_field, not_unicode.
     """
     for entry in open_entries(file, path, source.name):
         if isinstance(entry, Unreadable):
@@ -63,12 +62,18 @@ def read_file(
 
 def read_entry(
     entry: Entry, source: FilesSource | UrlSource, max_document_bytes: int
-) -> Iterator[RawDocument | Unreadable]:
+) -> Iterator[RawDocument | Unreadable | DoubtfulEncoding]:
     """The documents of what `containers` gives, and word of all that gives none."""
     is_empty = True
     read = READERS.get(entry.suffix, _read_text)
     try:
         if entry.stream.peek(1):
+            if entry.suffix != ".parquet":
+                assert not isinstance(source.encoding, dict)  # `list_units` looks up the file's own one
+                stream, encoding = open_text(entry.stream, entry.suffix, source.encoding)
+                entry = entry._replace(stream=stream)
+                if encoding.doubt:
+                    yield DoubtfulEncoding(source.name, entry.path, encoding.name, encoding.origin, encoding.doubt)
             for place, found, n_bytes in read(entry, source, max_document_bytes):
                 is_empty = False
                 yield _document(source.name, entry.path + place, found, n_bytes, max_document_bytes)
@@ -95,26 +100,25 @@ def _too_long(what: str, n_bytes: int, limit: int, advice: str = LIMIT_ADVICE) -
 
 
 def _read_text(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    stream = _utf8(entry, source)
     if source.separator is None:
-        yield from _whole_document(stream, limit, f"{LIMIT_ADVICE} or name a separator:")
+        yield from _whole_document(entry.stream, limit, f"{LIMIT_ADVICE} or name a separator:")
         return
-    pieces = _split(stream, source.separator.encode(), limit)
+    pieces = _split(entry.stream, source.separator.encode(), limit)
     for number, (piece, n_bytes) in enumerate(pieces, 1):
         if n_bytes > limit:
             yield f":{number}", _too_long("a document", n_bytes, limit), n_bytes
         elif piece and not piece.isspace():
-            yield f":{number}", _decode(piece), n_bytes
+            yield f":{number}", decode(piece), n_bytes
 
 
-def _read_python(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    yield from _whole_document(_utf8(entry, source), limit)
+def _read_python(entry: Entry, _: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
+    yield from _whole_document(entry.stream, limit)
 
 
-def _read_html(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
+def _read_html(entry: Entry, _: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
     from resiliparse.extract.html2text import extract_plain_text
 
-    for place, found, n_bytes in _whole_document(_utf8(entry, source), limit):
+    for place, found, n_bytes in _whole_document(entry.stream, limit):
         if isinstance(found, ContentError):
             yield place, found, n_bytes
         elif text := extract_plain_text(
@@ -135,7 +139,7 @@ def _whole_document(stream: io.BufferedReader, limit: int, advice: str = LIMIT_A
     content = stream.read(limit + 1)
     if len(content) <= limit:
         if content:
-            yield "", _decode(content), len(content)
+            yield "", decode(content), len(content)
         return
     n_bytes = len(content)
     while block := stream.read1(BUFFER_BYTES):
@@ -189,11 +193,11 @@ class Piece:
         return piece, n_bytes
 
 
-# JSON lines, CSV and Parquet: one document a row.
+# JSON, CSV and Parquet: one document a row.
 
 
 def _read_json_lines(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    for number, (line, n_bytes) in enumerate(_lines(_utf8(entry, source), 2 * limit), 1):
+    for number, (line, n_bytes) in enumerate(_lines(entry.stream, 2 * limit), 1):
         if n_bytes > 2 * limit:
             yield f":{number}", _too_long("a line", n_bytes, 2 * limit), n_bytes
         elif not line.isspace():
@@ -216,21 +220,90 @@ def _json_text(line: bytes, field: str) -> str | ContentError:
     import orjson
 
     try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        if isinstance(decoded := _decode(line), ContentError):
-            return decoded
-        # JSON can spell half a surrogate pair, which is no character. orjson says so in these words only.
-        reason = "not_unicode" if "surrogate" in str(error) else "bad_row"
-        return ContentError(reason, f"wanted a JSON object, given a line that is none ({one_line(error)})")
+        return _field_text(orjson.loads(line), field)
+    except orjson.JSONDecodeError:
+        if isinstance(text := decode(line), ContentError):
+            return text
+    try:
+        # Slower, and takes what orjson does not: NaN and Infinity, and half a surrogate pair beside the text.
+        return _field_text(json.loads(text), field)
+    except (ValueError, RecursionError) as error:
+        return ContentError("bad_row", f"expected a JSON object, got a line that is none ({one_line(error)})")
+
+
+def _field_text(row: object, field: str) -> str | ContentError:
+    """The text of a row, or why there is none."""
     if not isinstance(row, dict):
-        return ContentError("bad_row", f"wanted a JSON object, given {_json_type(row)}")
+        return ContentError("bad_row", f"expected a JSON object, got {_json_type(row)}")
     if field not in row:
-        return ContentError("no_field", f"wanted a field {field}, given {_names(list(row))}")
+        return ContentError("no_field", f"expected a field {field}, got {_names(list(row))}")
     text = row[field]
     if not isinstance(text, str):
-        return ContentError("not_text", f"wanted a string in the field {field}, given {_json_type(text)}")
+        return ContentError("not_text", f"expected a string in the field {field}, got {_json_type(text)}")
+    if half := HALF_A_PAIR.search(text):
+        return ContentError("not_unicode", f"expected Unicode text, got half a surrogate pair, \\u{ord(half[0]):x}")
     return text
+
+
+def _read_json(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
+    """An array of objects, JSON lines, one object with the field, or else the text of the file as it is."""
+    head = entry.stream.peek(1)
+    if re.match(rb"\s*\[\s*[{\]]", head):
+        yield from _read_array(entry.stream, source.text_field, limit)
+    elif _begins_with_lines(head, source.text_field):
+        yield from _read_json_lines(entry, source, limit)
+    else:
+        for place, found, n_bytes in _whole_document(entry.stream, limit):
+            text = _json_text(found.encode(), source.text_field) if isinstance(found, str) else found
+            yield place, text if isinstance(text, str) else found, n_bytes
+
+
+def _begins_with_lines(head: bytes, field: str) -> bool:
+    """Whether the first line is an object that has the field, or the first two are objects."""
+    rows: list[object] = []
+    for line in head.lstrip().split(b"\n", 2)[:2]:
+        with suppress(ValueError, RecursionError):
+            rows.append(json.loads(line.decode("utf-8", "replace")))
+    objects = [row for row in rows if isinstance(row, dict)]
+    return len(objects) == 2 or (len(objects) == 1 and field in objects[0])
+
+
+def _read_array(stream: io.BufferedReader, field: str, limit: int) -> Iterator[Found]:
+    """The objects of an array, one by one: little more of it is held than the longest one."""
+    bytes_to_text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    value_at = json.JSONDecoder().raw_decode
+    text, at, number, is_end, n_more = "", 0, 0, False, BUFFER_BYTES
+    while not (begin := (NEXT_ROW if number else FIRST_ROW).match(text, at)) or not text.startswith("]", begin.end()):
+        problem = "the end of the file"
+        try:
+            if begin:
+                value, end = value_at(text, begin.end())
+                if end < len(text) or is_end:
+                    number, at, n_more = number + 1, end, BUFFER_BYTES
+                    content = text[begin.end() : end].encode("utf-8", "surrogateescape")
+                    damage = decode(content)
+                    found = damage if isinstance(damage, ContentError) else _field_text(value, field)
+                    yield f":{number}", found, len(content)
+                    continue
+            elif NOT_SPACE.match(text, at):
+                problem, is_end = f"{text[at : at + 20]!r}", True
+        except json.JSONDecodeError as error:
+            problem = one_line(error)
+            is_end = is_end or not (error.msg.startswith("Unterminated") or error.pos > len(text) - 20)
+        except (ValueError, RecursionError) as error:
+            problem, is_end = one_line(error), True
+        if is_end:
+            told = f"expected JSON objects to the end of the array, got {problem} in row {number + 1}"
+            raise ContentError("bad_row", f"{told}; what follows is not read")
+        if len(text) - at > 2 * limit:
+            raise _too_long("a row", len(text) - at, 2 * limit, f"what follows is not read; {LIMIT_ADVICE}")
+        # The row may be cut. Each time twice as much is read, for it is parsed anew.
+        block = stream.read(n_more)
+        is_end = len(block) < n_more
+        text, at, n_more = text[at:] + bytes_to_text(block, is_end), 0, 2 * n_more
+    assert begin
+    if (text[begin.end() + 1 :] + stream.read(BUFFER_BYTES).decode("utf-8", "replace")).strip():
+        raise ContentError("bad_row", "expected one JSON array, got more behind it, which is not read")
 
 
 def _json_type(value: object) -> str:
@@ -243,7 +316,7 @@ def _names(names: list[str]) -> str:
 
 
 def _read_separated(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    rows = _rows(_utf8(entry, source), 2 * limit, entry.suffix)
+    rows = _rows(entry.stream, 2 * limit, entry.suffix)
     header, _ = next(rows, (Row(1, []), 0))
     if header.problem:
         raise ContentError("bad_row", header.problem)
@@ -254,7 +327,7 @@ def _read_separated(entry: Entry, source: FilesSource | UrlSource, limit: int) -
         if row.problem:
             yield f":{number}", ContentError("bad_row", row.problem), n_bytes
         else:
-            yield f":{number}", _decode(row.fields[column].encode("utf-8", "surrogateescape")), n_bytes
+            yield f":{number}", decode(row.fields[column].encode("utf-8", "surrogateescape")), n_bytes
 
 
 def _rows(stream: io.BufferedReader, limit: int, suffix: str) -> Iterator[tuple[Row, int]]:
@@ -323,12 +396,13 @@ def _check_column(schema: "pa.Schema", field: str) -> None:
 def _parquet_text(text: "pa.LargeStringScalar", field: str) -> str | ContentError:
     if not text.is_valid:
         return ContentError("no_field", f"wanted a string in the column {field}, given null")
-    return _decode(text.as_buffer().to_pybytes())
+    return decode(text.as_buffer().to_pybytes())
 
 
 READERS: dict[str, Reader] = {
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
+    ".json": _read_json,
     ".csv": _read_separated,
     ".tsv": _read_separated,
     ".parquet": _read_parquet,
@@ -337,101 +411,3 @@ READERS: dict[str, Reader] = {
     ".xhtml": _read_html,
     ".py": _read_python,
 }
-
-
-# Bytes to characters: every format above reads UTF-8.
-
-
-def detect_encoding(head: bytes, is_whole: bool = True) -> str | None:
-    r"""The encoding of a text that begins with `head`: UTF-8, UTF-16, UTF-32, Latin-1 or its like; None for no text.
-
-    A byte-order mark decides, then whether it is UTF-8. Only where it is not does a library guess, and only among
-    encodings that it tells apart: to take Russian for Greek is worse than to ask.
-
-    >>> detect_encoding("é".encode()), detect_encoding(b"caf\xe9"), detect_encoding("hello".encode("utf-16-be"))
-    ('utf-8', 'cp1252', 'utf_16_be')
-    >>> detect_encoding("Привет".encode("koi8-r")) is None
-    True
-    """
-    for mark, encoding in MARKS:
-        if head.startswith(mark):
-            return encoding
-    text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(head, is_whole)
-    n_bad = len(re.findall("[\udc80-\udcff]", text))
-    n_good = len(re.findall("[^\x00-\x7f]", text)) - n_bad
-    if n_bad == 0 and (n_good or b"\0" not in head):
-        return "utf-8"
-    if b"\0" in head:
-        # ASCII as UTF-16 is valid UTF-8 with zeros: at odd places, where the low byte comes first.
-        order = "le" if head[1::2].count(0) > head[::2].count(0) else "be"
-        wide = _guess_encoding(head, [f"utf_16_{order}", f"utf_32_{order}"])
-        return wide or (None if n_bad else "utf-8")
-    # Letters of two bytes do not come about by chance: this is UTF-8 with damage, which its lines will show.
-    return "utf-8" if n_good >= n_bad else _guess_encoding(head, ["cp1252", "latin_1"])
-
-
-def _guess_encoding(head: bytes, encodings: list[str]) -> str | None:
-    from charset_normalizer import from_bytes
-
-    best = from_bytes(head, cp_isolation=encodings).best()
-    return best.encoding if best else None
-
-
-def _utf8(entry: Entry, source: FilesSource | UrlSource) -> io.BufferedReader:
-    """The entry's bytes in UTF-8, without a byte-order mark. Where they were UTF-8 before, they may hold damage."""
-    stream = entry.stream
-    head = stream.peek(1)[:BUFFER_BYTES]
-    encoding = source.encoding or detect_encoding(head, is_whole=len(head) < BUFFER_BYTES)
-    if source.encoding is None and entry.suffix == ".py" and encoding != "utf-8":
-        encoding = _coding_comment(head) or encoding
-    if encoding is None:
-        raise ContentError("not_text", f"wanted text, given bytes in no encoding that is recognised; {ENCODING_ADVICE}")
-    if codecs.lookup(encoding).name not in {"utf-8", "utf-8-sig"}:
-        stream = ChunkStream(_recode(stream, encoding)).buffered()
-    if stream.peek(1).startswith(codecs.BOM_UTF8):
-        stream.read(len(codecs.BOM_UTF8))
-    return stream
-
-
-def _coding_comment(head: bytes) -> str | None:
-    r"""What the first two lines of a Python file name as its encoding, if they do.
-
-    >>> _coding_comment(b"# coding: koi8-r\n")
-    'koi8-r'
-    """
-    try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(head).readline)
-    except SyntaxError:
-        return None
-    return None if encoding.startswith("utf-8") else encoding
-
-
-def _recode(stream: io.BufferedReader, encoding: str) -> Iterator[bytes]:
-    try:
-        "a".encode(encoding)  # Refuses codecs that are no encoding of text, such as rot13.
-        decoder = codecs.getincrementaldecoder(encoding)()
-        while block := stream.read1(BUFFER_BYTES):
-            yield from _decode_block(decoder, block)
-        yield decoder.decode(b"", True).encode()
-    except (LookupError, UnicodeError) as error:
-        problem = f"wanted text in {encoding}, given something else ({one_line(error)}); {ENCODING_ADVICE}"
-        raise ContentError("not_text", problem) from None
-
-
-def _decode_block(decoder: codecs.IncrementalDecoder, block: bytes) -> Iterator[bytes]:
-    before = decoder.getstate()
-    try:
-        yield decoder.decode(block).encode()
-    except UnicodeDecodeError as error:
-        decoder.setstate(before)
-        n_wrong = len(error.object) - error.start  # counted from the end: a beginning may be left of the last block
-        yield decoder.decode(block[: max(len(block) - n_wrong, 0)]).encode()
-        raise
-
-
-def _decode(content: bytes) -> str | ContentError:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        given = f"given the byte 0x{content[error.start]:02x} at {error.start}"
-        return ContentError("not_text", f"wanted text in UTF-8, {given}; {ENCODING_ADVICE}")

@@ -34,8 +34,8 @@ class PythonSource(Section):
 class _FileOptions(Section):
     """How files are read, whatever brought them here."""
 
-    text_field: str = "text"  # the field of a JSON line, the column of a table
-    encoding: Encoding | None = None  # null recognises it
+    text_field: str = "text"  # the field of a JSON object, the column of a table
+    encoding: Encoding | dict[str, Encoding] | None = None  # of all files, or by glob; null recognises it
     separator: Annotated[str, Field(min_length=1)] | None = None  # what stands between documents of one text file
     on_error: Literal["fail", "skip"] = "fail"  # skip counts and names what could not be read
 
@@ -55,10 +55,11 @@ class UrlSource(_FileOptions):
     kind: Literal["url"]
     url: Annotated[str, Field(pattern=r"^https?://[^\s/]+/\S+$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    encoding: Encoding | None = None
 
 
 class HuggingFaceSource(Section):
-    """A dataset that the library `datasets` loads: its name on the Hub, or a local folder; streamed."""
+    """A dataset that the library `datasets` loads: its name on the Hub, or a folder under data/raw; streamed."""
 
     name: Name
     kind: Literal["huggingface"]

@@ -2,7 +2,8 @@
 
     "data/raw/a.jsonl" ──► RawDocument("mine", "a.jsonl:1", "…"), Unreadable("mine", "a.jsonl:2", "bad_row", "…", 57)
 
-Nothing is lost silently: what gives no document is named, and its source says whether that ends the run.
+Nothing is lost silently: what gives no document is named, and its source says whether that ends the run. An encoding
+that may be wrong is named too.
 """
 
 from typing import NamedTuple
@@ -24,3 +25,13 @@ class Unreadable(NamedTuple):
     reason: str
     problem: str
     n_bytes: int
+
+
+class DoubtfulEncoding(NamedTuple):
+    """A file whose encoding may be wrong: how it was found, and why there is a doubt (the confidence of a guess)."""
+
+    source: str
+    path: str
+    encoding: str
+    origin: str
+    doubt: str

@@ -12,6 +12,8 @@ what gave none. Units are what the work is shared out by: reading one needs noth
 import fnmatch
 import hashlib
 import importlib
+import os
+import re
 import subprocess
 import sysconfig
 import tokenize
@@ -20,17 +22,19 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from llm.errors import UserError
-from llm.text.containers import split_suffixes
+from llm.text.containers import ContentError, check_hidden, printable, split_suffixes
 from llm.text.download import default_cache, fetch
 from llm.text.formats import read_file
 from llm.text.huggingface import read_dataset
 from llm.text.params import FilesSource, HuggingFaceSource, PythonSource, Source, UrlSource
-from llm.text.raw import RawDocument, Unreadable
+from llm.text.raw import DoubtfulEncoding, RawDocument, Unreadable
 
 # Tests are text about tests; site-packages belong to the machine; the build's own files name its paths.
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 SKIPPED_FILES = ("_sysconfigdata*", "config-*/*", "pydoc_data/topics.py", "sitecustomize.py", "usercustomize.py")
 TOPICS = "topics/"
+# What Git, DVC and the stage `folders` keep beside the user's files.
+BOOKKEEPING = (".gitignore", ".gitkeep", ".keep", "*.dvc")
 
 
 class Unit(NamedTuple):
@@ -46,7 +50,9 @@ class Unit(NamedTuple):
             is_topic = isinstance(self.source, PythonSource)
             return len(_topics()[self.path.removeprefix(TOPICS)].encode()) if is_topic else None
         form, packed_in = split_suffixes(self.path)
-        return None if packed_in or form in (".parquet", ".zip") else self.file.stat().st_size
+        if packed_in or form in (".parquet", ".zip"):
+            return None
+        return self.file.stat().st_size if self.file.is_file() else 0
 
 
 def list_units(source: Source, raw: Path) -> list[Unit]:
@@ -55,21 +61,28 @@ def list_units(source: Source, raw: Path) -> list[Unit]:
         case PythonSource():
             return _python_units(source)
         case FilesSource():
-            return [Unit(source, file.relative_to(raw).as_posix(), file) for file in _find_files(source, raw)]
+            return _file_units(source, raw)
         case UrlSource():
             file = fetch(source.url, source.sha256, default_cache(), name=source.name)
             return [Unit(source, file.name, file)]
         case HuggingFaceSource():
+            _check_dataset(source, raw)
             return [Unit(source, source.split, None)]
 
 
-def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[RawDocument | Unreadable]:
+def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[RawDocument | Unreadable | DoubtfulEncoding]:
     """The documents of a unit in order; what is no document is named and not raised."""
     match unit.source:
         case PythonSource():
             yield _read_module(unit.source, unit.path, unit.file)
         case FilesSource() | UrlSource():
             assert unit.file
+            try:
+                _check_file(unit)
+            except ContentError as error:
+                n_bytes = unit.file.stat().st_size if unit.file.is_file() else 0
+                yield Unreadable(unit.source.name, printable(unit.path), error.reason, error.problem, n_bytes)
+                return
             yield from read_file(unit.file, unit.path, unit.source, max_document_bytes)
         case HuggingFaceSource():
             yield from read_dataset(unit.source, max_document_bytes)
@@ -126,34 +139,143 @@ def library_hash() -> str:
     return total.hexdigest()
 
 
-def _find_files(source: FilesSource, raw: Path) -> list[Path]:
-    """The files that the globs name, sorted; every glob must name at least one, and all lie under `raw`."""
-    inside = raw.resolve()
-    found: set[Path] = set()
-    for glob in source.globs:
-        parts = PurePosixPath(glob).parts
-        start = raw.as_posix().rstrip("/") + "/"
-        if not glob.startswith(start) or ".." in parts:
-            raise UserError(f"source {source.name}: wanted globs under {start}, given {glob}")
-        try:
-            matches = sorted(raw.glob(glob.removeprefix(start)))
-        except (ValueError, IndexError, NotImplementedError):  # What pathlib raises for a pattern that is none.
-            matches = []
-        # What Git and DVC keep beside the texts (.gitignore, book.txt.dvc) is no text, whatever the glob.
-        files = [file for file in matches if file.is_file() and file.suffix != ".dvc" and file.name[0] != "."]
-        if not files:
-            raise UserError(f"source {source.name}: wanted a glob that matches a file, given {glob}")
-        for file in files:
-            if not file.resolve().is_relative_to(inside):
-                raise UserError(f"source {source.name}: wanted files under {start}, {file} is a link out of it")
-        found.update(files)
-    return sorted(found)
+def _check_file(unit: Unit) -> None:
+    """Raise ContentError for a path that is left out, or that DVC does not follow."""
+    assert unit.file
+    if isinstance(unit.source, FilesSource):
+        check_hidden(PurePosixPath(unit.path))
+    if unit.file.is_dir():
+        if unit.file.is_symlink():
+            told = "expected files, got a linked folder, whose changes DVC does not see; copy it here"
+            raise ContentError("linked_folder", told)
+        raise ContentError("unreadable", "expected a folder that can be read, got one without permission")
+
+
+def _file_units(source: FilesSource, raw: Path) -> list[Unit]:
+    """The files of a source, sorted, each with the encoding that is named for it."""
+    files = sorted({file for glob in source.globs for file in _find_files(source, glob, raw)})
+    if not isinstance(source.encoding, dict):
+        return [Unit(source, file.relative_to(raw).as_posix(), file) for file in files]
+    named: dict[Path, str] = {}
+    for glob, encoding in source.encoding.items():
+        found = set(_find_files(source, glob, raw)) & set(files)
+        if not found:
+            told = f"source {source.name}: encoding: expected a glob that matches a file of the source, got {glob}"
+            raise UserError(told)
+        for file in found:
+            named.setdefault(file, encoding)
+    copies = {encoding: source.model_copy(update={"encoding": encoding}) for encoding in {*named.values(), None}}
+    return [Unit(copies[named.get(file)], file.relative_to(raw).as_posix(), file) for file in files]
+
+
+def _find_files(source: FilesSource, glob: str, raw: Path) -> list[Path]:
+    """The files that a glob names, and folders that it cannot enter; at least one, and all under `raw`.
+
+    A folder stands for all files in it.
+    """
+    where = f"source {source.name}:"
+    paths = [path for pattern in _expand(glob) for path in _match(where, pattern, raw)]
+    files = [path for path in paths if path.is_file() or _is_closed(path) or not path.exists()]
+    files = [file for file in files if not _matches(file.name, BOOKKEEPING)]
+    if all(_is_hidden(file.relative_to(raw)) for file in files):
+        told = f"{where} expected a glob that matches a file, got {glob}"
+        if files:
+            told += ", whose files are hidden"
+        elif any(path.is_dir() for path in paths):
+            told += f", which matches folders; for the files in them write {glob}/**/*"
+        raise UserError(told)
+    for file in files:
+        is_inside = file.resolve().is_relative_to(raw.resolve()) or not file.is_file()
+        if not is_inside and not _is_hidden(file.relative_to(raw)):
+            raise UserError(f"{where} expected files under {raw.as_posix()}/, got {file}, a link out of it")
+    return files
+
+
+def _expand(glob: str) -> list[str]:
+    """Write out the alternatives of a glob.
+
+    >>> _expand("data/raw/*.{txt,md}")
+    ['data/raw/*.txt', 'data/raw/*.md']
+    """
+    braces = re.search(r"\{([^{}]*,[^{}]*)\}", glob)
+    if not braces:
+        return [glob]
+    before, after = glob[: braces.start()], glob[braces.end() :]
+    return [whole for part in braces[1].split(",") for whole in _expand(before + part + after)]
+
+
+def _match(where: str, glob: str, raw: Path) -> list[Path]:
+    """What a glob matches: files and folders, and below a `**` the folders that it does not enter."""
+    pattern = Path(os.path.relpath(glob or ".", raw)).as_posix()
+    if pattern.split("/")[0] == "..":
+        told = f"{where} expected globs under {raw.as_posix()}/, got {glob}"
+        inside = (raw / glob).as_posix()
+        raise UserError(f"{told}; write {inside}" if ".." not in inside and _glob(raw, glob) else told)
+    if (raw / pattern).is_file():
+        return [raw / pattern]
+    folder, parts = (raw / pattern, ["**", "*"]) if (raw / pattern).is_dir() else (raw, pattern.split("/"))
+    if folder != raw and _is_closed(folder):
+        return [folder]
+    if parts[-1] == "**":
+        parts.append("*")
+    if wrong := next((part for part in parts if "**" in part and part != "**"), None):
+        right = glob.replace(wrong, wrong.replace("**", "**/*", 1))
+        raise UserError(f"{where} expected ** as the whole name of a folder, got {glob}; write {right}")
+    matches = _glob(folder, "/".join(parts))
+    if "**" in parts:
+        matches += filter(_is_closed, _glob(folder, "/".join([*parts[: parts.index("**") + 1], "*"])))
+    return [_closed_part(path, raw) for path in matches]
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except (ValueError, IndexError, NotImplementedError):  # what pathlib raises for a pattern that is none
+        return []
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether a path is a folder that is not entered: DVC follows no link, and nobody enters without permission."""
+    return path.is_dir() and (path.is_symlink() or not os.access(path, os.R_OK | os.X_OK))
+
+
+def _closed_part(path: Path, raw: Path) -> Path:
+    """The linked folder through which a path goes, or else the path."""
+    above = [folder for folder in path.parents if folder != raw and folder.is_relative_to(raw)]
+    return next((folder for folder in reversed(above) if folder.is_symlink()), path)
+
+
+def _is_hidden(path: Path) -> bool:
+    try:
+        check_hidden(PurePosixPath(path))
+    except ContentError:
+        return True
+    return False
+
+
+def _check_dataset(source: HuggingFaceSource, raw: Path) -> None:
+    """UserError for a local dataset that DVC does not watch."""
+    folder = Path(source.dataset)
+    if not folder.exists():
+        return  # a name on the Hub, or the library says that there is none
+    told = f"source {source.name}: dataset: expected a name on the Hub or a folder under {raw.as_posix()}/, which DVC"
+    if not folder.resolve().is_relative_to(raw.resolve()):
+        raise UserError(f"{told} watches, got {source.dataset}; copy it there")
+    if link := next((path for path in _glob(folder, "**/*") if path.is_symlink() and path.is_dir()), None):
+        raise UserError(f"{told} watches without links, got {link}; copy it there")
+
+
+def unpinned_datasets(sources: Iterable[Source]) -> list[str]:
+    """The datasets of the Hub that may change without notice, for want of a revision."""
+    hub = (source for source in sources if isinstance(source, HuggingFaceSource) and not Path(source.dataset).exists())
+    return [f"source {source.name}: {source.dataset}" for source in hub if source.revision is None]
 
 
 def untracked_files(units: Iterable[Unit], raw: Path) -> list[Path]:
     """The files of the user's that neither DVC nor Git tracks: an experiment elsewhere would not see them."""
     files = [unit.file for unit in units if unit.file and isinstance(unit.source, FilesSource)]
-    candidates = [file for file in files if not _has_dvc_file(file, raw)]
+    seen = [file for file in files if file.is_file() and not _is_hidden(file.relative_to(raw))]
+    candidates = [file for file in seen if not _has_dvc_file(file, raw)]
     if not candidates:
         return []
     try:
