@@ -23,7 +23,7 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
 ModelFolder = Annotated[Path, typer.Option(help="A Hugging Face folder, or weights such as models/pretrained.")]
 TokenizerFile = Annotated[Path, typer.Option(help="The tokenizer.json of weights that come without one.")]
-Encoding = Annotated[str | None, typer.Option(help="Of a text file; UTF-8 or its byte-order mark's otherwise.")]
+Encoding = Annotated[str | None, typer.Option(help="Of a text file, such as cp1252; found otherwise.")]
 EXPORT, TOKENIZER = Path("models/export"), Path("data/tokenizer/tokenizer.json")
 
 
@@ -332,6 +332,8 @@ def predict(
     )
     without = f", {found.without_text:,} of them without a text and so without a prediction"
     typer.echo(f"{found.out}: {found.rows:,} rows{without if found.without_text else ''}")
+    if found.encoding:
+        typer.echo(f"{file}: read as {found.encoding}; --encoding names another one")
 
 
 @app.command()

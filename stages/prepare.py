@@ -12,7 +12,7 @@ from tqdm import tqdm
 from llm import stage
 from llm.errors import UserError
 from llm.stage import Input, Output, Param, Scratch
-from llm.text.clean import DOUBTFUL_ENCODING, Cleaned
+from llm.text.clean import DOUBTFUL_ENCODING, FOUND_DIALECT, Cleaned
 from llm.text.corpus import write_corpus
 from llm.text.dropped import N_EXAMPLES, Dropped, describe
 from llm.text.engine import clean_units
@@ -37,10 +37,14 @@ def main(
     units = [unit for source in prepare.sources for unit in list_units(source, raw)]
     _warn(units, prepare, raw)
     found, normalised, dropped, encodings = Counter[str](), Counter[str](), Dropped(), dict[str, str]()
+    dialects: dict[str, list[str]] = {}
     with Spool(scratch / "documents.arrow") as spool:
         for document in _with_progress(units, prepare):
             if document.reason == DOUBTFUL_ENCODING:
                 encodings[document.path] = document.note
+                continue
+            if document.reason == FOUND_DIALECT:
+                dialects.setdefault(document.note, []).append(document.path)
                 continue
             found[document.source] += 1
             if document.reason:
@@ -76,8 +80,10 @@ def main(
     }
     splits = {split: {"documents": kept["documents", split], "bytes": kept["bytes", split]} for split in SPLITS}
     off = [name for name, value in prepare.clean.model_dump().items() if value in (None, "keep")]
-    report.write_text(describe(sources, splits, off, dropped, encodings), encoding="utf-8")
+    report.write_text(describe(sources, splits, off, dropped, encodings, dialects), encoding="utf-8")
     _tell(dropped, encodings)
+    for dialect, paths in dialects.items():
+        print(f"prepare: {paths[0]}{f' and {len(paths) - 1:,} more files' if paths[1:] else ''}: {dialect}")
 
 
 def _tell(dropped: Dropped, encodings: dict[str, str]) -> None:

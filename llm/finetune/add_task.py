@@ -91,7 +91,8 @@ def add_task(
     _check_words(name, file, base, kind, on_error)
     if not header and file.suffix.lower() not in SEPARATED:
         raise UserError(f"{file}: wanted a .csv or .tsv with --no-header, given {file.suffix or 'no ending'}")
-    table = read_file(file, header, params.check(Encoding | None, encoding, "--encoding", "add-task")).table
+    read = read_file(file, header, params.check(Encoding | None, encoding, "--encoding", "add-task"))
+    table, guessed = read.table, read.encoding if read.encoding and read.encoding.doubt else None
     if table.empty:
         raise UserError(f"{file}: wanted labeled rows, given none")
     named = table.loc[:, [bool(str(column).strip()) for column in table.columns]]
@@ -101,7 +102,7 @@ def add_task(
     columns = guess_columns(named.drop(columns=[split] if split else []), file, kind, texts, label, header)
     weights, context = _read_base(base, sample.context_length)
     values: dict[str, Any] = {"base": base.as_posix(), "weights": weights, "data": _inside(file), "split_column": split}
-    values |= columns.keys | {"encoding": encoding, "on_error": on_error}
+    values |= columns.keys | {"encoding": guessed.name if guessed else encoding, "on_error": on_error}
     values |= {"max_tokens": context, "epochs": 1.0, "min_rows_per_label": 1}
     rows = _read_as_stage(target, name, file, columns.kind, values)
     tokenizer, tokenizer_file = _find_tokenizer(base)
@@ -115,6 +116,7 @@ def add_task(
     insert_task(target, name, write_section(columns.kind, values))
     return [
         *_tell(name, table, columns, values, rows),
+        *([f"encoding: {', '.join(guessed)}; see --encoding"] if guessed else []),
         *_tell_splits(named, split),
         *_tell_ignored(table, columns, split),
         *_tell_lengths(lengths, values, None if tokenizer else tokenizer_file),
@@ -388,7 +390,7 @@ kind: {kind}
 base: {base}  # the Hugging Face folder to start from
 weights: {weights}  # its file of weights, or . where it has several
 data: {data}  # .csv, .tsv, .jsonl, .json or .parquet
-encoding: {encoding}  # null: UTF-8, or what the file's byte-order mark says
+encoding: {encoding}  # null: found, and told where it is a guess
 """
 SPLIT = """\
 split_column: {split_column}  # with the values train, val and test; null: drawn by the seed

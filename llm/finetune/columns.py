@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from llm import params
 from llm.errors import UserError
 from llm.finetune.reading import JSON, SEPARATED, as_text
+from llm.text.encodings import Encoding
 from llm.text.rows import RowsError, find_dialect, is_array, open_text, read_json, read_rows
 
 Value = str | float | None
@@ -33,7 +34,7 @@ class Change:
     """Which columns of a file are read, which are added (a text first, numbers after it), how many rows at a time.
 
     Without a `header` the columns of a .csv or .tsv are called 1, 2, …, and the output has none either. The
-    `encoding` is None for UTF-8, or what the file's byte-order mark says.
+    `encoding` is None where it is to be found.
     """
 
     texts: Sequence[str]
@@ -55,8 +56,8 @@ class Change:
             raise UserError(f"{file}: wanted no column {taken[0]}, for one is to be added, given one")
 
 
-def add_columns(file: Path, out: Path, change: Change, add: Add) -> None:
-    """Write the rows of `file` with what `add` says of their texts to `out`, in the same format.
+def add_columns(file: Path, out: Path, change: Change, add: Add) -> Encoding | None:
+    """Write the rows of `file` with what `add` says of their texts to `out`, in the same format; gives its encoding.
 
     UserError in one line for a file that cannot be read to its end, or has not got the columns.
     """
@@ -70,20 +71,22 @@ def add_columns(file: Path, out: Path, change: Change, add: Add) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
     try:
-        convert(file, part, change, add)
+        encoding = convert(file, part, change, add)
         part.replace(out)
+        return encoding
     except RowsError as error:
         raise UserError(f"{file}: {error}") from None
     finally:
         part.unlink(missing_ok=True)
 
 
-def _convert_separated(file: Path, part: Path, change: Change, add: Add) -> None:
+def _convert_separated(file: Path, part: Path, change: Change, add: Add) -> Encoding:
     def open_lines() -> Iterator[str]:
-        with open_text(file, change.encoding) as lines:
+        with open_text(file, change.encoding) as (lines, _):
             yield from lines
 
-    dialect = find_dialect(open_lines, file.suffix)
+    with open_text(file, change.encoding) as (_, encoding):
+        dialect = find_dialect(open_lines, file.suffix)
     rows = (row.checked() for row in read_rows(open_lines(), dialect))
     first = next(rows, None)
     if first is None:
@@ -102,12 +105,13 @@ def _convert_separated(file: Path, part: Path, change: Change, add: Add) -> None
                 writer.writerows([*row, *values] for row, values in zip(chunk, added, strict=True))
         except csv.Error as error:  # a label with a tab or a line break, where no quotes enclose cells
             raise RowsError(f"expected values that need no quotes ({dialect}), got others: {error}") from None
+    return encoding
 
 
-def _convert_json(file: Path, part: Path, change: Change, add: Add) -> None:
+def _convert_json(file: Path, part: Path, change: Change, add: Add) -> Encoding:
     """Lines stay lines, and an array stays an array."""
-    with open_text(file, change.encoding) as source, part.open("w", encoding="utf-8") as target:
-        begin, between, end = ("[\n", ",\n", "\n]\n") if is_array(source) else ("", "\n", "\n")
+    begin, between, end = ("[\n", ",\n", "\n]\n") if is_array(file, change.encoding) else ("", "\n", "\n")
+    with open_text(file, change.encoding) as (source, encoding), part.open("w", encoding="utf-8") as target:
         mark = begin
         rows = read_json(source)
         while chunk := list(islice(rows, change.chunk_rows)):
@@ -121,6 +125,7 @@ def _convert_json(file: Path, part: Path, change: Change, add: Add) -> None:
                 target.write(mark + json.dumps(whole, ensure_ascii=False))
                 mark = between
         target.write(end if mark == between else begin + end.lstrip("\n"))
+    return encoding
 
 
 def _convert_parquet(file: Path, part: Path, change: Change, add: Add) -> None:
@@ -151,7 +156,7 @@ def _read_text(value: Any, name: str, where: str) -> str:
     return as_text(value)
 
 
-FORMATS: dict[str, Callable[[Path, Path, Change, Add], None]] = {
+FORMATS: dict[str, Callable[[Path, Path, Change, Add], Encoding | None]] = {
     **dict.fromkeys(SEPARATED, _convert_separated),
     **dict.fromkeys(JSON, _convert_json),
     ".parquet": _convert_parquet,

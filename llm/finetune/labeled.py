@@ -38,9 +38,11 @@ def describe_rows(counts: Mapping[str, Any], max_tokens: int) -> list[str]:
     `counts` are a task's metrics.
 
     >>> describe_rows({"rows": {"train": 6, "val": 2}, "skipped": {"empty_text": 1}, "rows_cut_to_max_tokens": 2}, 32)
-    ['rows: 6 train, 2 val', 'left out: 1 with empty_text', 'cut to max_tokens, 32: 2 rows (25.0%)']
+    ['rows: 6 train, 2 val', 'left out: 1 with empty_text', 'cut to max_tokens, 32: 2 of 8 rows (25.0%)']
     """
     lines = ["rows: " + ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())]
+    if "encoding" in counts:
+        lines.append(f"the file's encoding, which encoding: can name: {counts['encoding']}")
     if "dialect" in counts:
         lines.append(f"the file's rows: {counts['dialect']}")
     if counts["skipped"]:
@@ -52,8 +54,8 @@ def describe_rows(counts: Mapping[str, Any], max_tokens: int) -> list[str]:
     n_rows = sum(counts["rows"].values())
     for key, (what, n_others) in TOO_LONG.items():
         if n := counts.get(key):
-            share = n / (n_rows + n * n_others)
-            lines.append(f"{what} max_tokens, {max_tokens}: {n:,} rows ({share:.1%})")
+            total = n_rows + n * n_others
+            lines.append(f"{what} max_tokens, {max_tokens}: {n:,} of {total:,} rows ({n / total:.1%})")
     return lines
 
 
@@ -134,6 +136,8 @@ class _Rows:
         wanted = list(dict.fromkeys([*read, *([] if task.group_column is None else [task.group_column])]))
         file = read_file(path, header, task.encoding)
         table = file.table
+        if file.encoding and file.encoding.doubt:
+            self.counts["encoding"] = ", ".join(file.encoding)
         if file.dialect:
             self.counts["dialect"] = file.dialect
         if table.empty:

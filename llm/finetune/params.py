@@ -50,7 +50,7 @@ class TaskParams(Section):
     base: str
     weights: str
     data: str
-    encoding: Encoding | None = None  # null: UTF-8, or what the file's byte-order mark says
+    encoding: Encoding | None = None  # null: found, and told where it is a guess
     split_column: str | None
     group_column: str | None
     on_error: Literal["fail", "skip"]

@@ -25,11 +25,15 @@ DIGITS = 6  # of a probability
 
 @dataclass(frozen=True)
 class Predictions:
-    """Where they were written, how many rows there are, and how many of them have no text and no prediction."""
+    """Where they were written, how many rows there are, how many of them have no text and no prediction.
+
+    `encoding` is the file's one where it was guessed, with the confidence in it.
+    """
 
     out: Path
     rows: int
     without_text: int
+    encoding: str | None = None
 
 
 def predict_file(
@@ -79,8 +83,8 @@ def predict_file(
             bar.update(len(texts))
             return added
 
-        add_columns(file, out, change, add)
-    return Predictions(out, n_rows, n_empty)
+        found = add_columns(file, out, change, add)
+    return Predictions(out, n_rows, n_empty, ", ".join(found) if found and found.doubt else None)
 
 
 def choose(probabilities: Sequence[float], info: ClassifierInfo) -> tuple[str, float]:

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from llm.errors import UserError
+from llm.text.encodings import Encoding
 from llm.text.rows import RowsError, find_dialect, open_text, read_json, read_rows
 
 SEPARATED = (".csv", ".tsv")
@@ -23,17 +24,18 @@ SUFFIXES = (*SEPARATED, *JSON, ".parquet")
 
 @dataclass(frozen=True)
 class RowsFile:
-    """All columns and rows, and of a .csv or .tsv how its rows were found to be separated.
+    """All columns and rows; of a text file its encoding, and of a .csv or .tsv how its rows are separated.
 
     The index counts rows from 1, and lines where each is a JSON object.
     """
 
     table: pd.DataFrame
+    encoding: Encoding | None = None
     dialect: str | None = None
 
 
 def read_file(path: Path, header: bool = True, encoding: str | None = None) -> RowsFile:
-    """Read a file of rows; its encoding is UTF-8 or what its byte-order mark says, unless one is given.
+    """Read a file of rows; its encoding is found unless one is given.
 
     Without a `header` the columns of a .csv or .tsv are called 1, 2, …. UserError in one line for a file that is not
     of its kind.
@@ -62,7 +64,7 @@ def read_file(path: Path, header: bool = True, encoding: str | None = None) -> R
 
 
 def _read_separated(path: Path, header: bool, encoding: str | None) -> RowsFile:
-    with open_text(path, encoding) as file:
+    with open_text(path, encoding) as (file, found):
         text = file.read()
     dialect = find_dialect(lambda: io.StringIO(text, newline=""), path.suffix)
     rows = [row.checked() for row in read_rows(io.StringIO(text, newline=""), dialect)]
@@ -70,13 +72,14 @@ def _read_separated(path: Path, header: bool, encoding: str | None) -> RowsFile:
         raise RowsError(f"expected {'a header and ' if header else ''}labeled rows, got an empty file")
     columns = rows.pop(0) if header else [str(number) for number in range(1, len(rows[0]) + 1)]
     index = pd.RangeIndex(1, len(rows) + 1)
-    return RowsFile(pd.DataFrame(rows, index=index, columns=columns, dtype=object), str(dialect))
+    return RowsFile(pd.DataFrame(rows, index=index, columns=columns, dtype=object), found, str(dialect))
 
 
 def _read_json(path: Path, encoding: str | None) -> RowsFile:
-    with open_text(path, encoding) as file:
+    with open_text(path, encoding) as (file, found):
         rows = list(read_json(file))
-    return RowsFile(pd.DataFrame([row.content for row in rows], index=[row.number for row in rows], dtype=object))
+    table = pd.DataFrame([row.content for row in rows], index=[row.number for row in rows], dtype=object)
+    return RowsFile(table, found)
 
 
 def as_text(value: Any) -> str:

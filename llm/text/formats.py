@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from llm.text.containers import BUFFER_BYTES, ContentError, Entry, one_line, open_entries
 from llm.text.encodings import decode, open_text
 from llm.text.params import FilesSource, UrlSource
-from llm.text.raw import DoubtfulEncoding, RawDocument, Unreadable
-from llm.text.rows import Row, find_dialect, read_rows
+from llm.text.raw import DoubtfulEncoding, FileNote, FoundDialect, RawDocument, Unreadable
+from llm.text.rows import Dialect, Row, find_dialect, read_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,12 +41,12 @@ NOT_SPACE = re.compile(r"\s*\S")
 LIMIT_ADVICE = "raise prepare.max_document_bytes"
 
 Found = tuple[str, str | ContentError, int]  # what follows the path (":3"), the text or why there is none, its bytes
-Reader = Callable[[Entry, FilesSource | UrlSource, int], Iterator[Found]]
+Reader = Callable[[Entry, FilesSource | UrlSource, int], Iterator[Found | Dialect]]
 
 
 def read_file(
     file: Path, path: str, source: FilesSource | UrlSource, max_document_bytes: int
-) -> Iterator[RawDocument | Unreadable | DoubtfulEncoding]:
+) -> Iterator[RawDocument | Unreadable | FileNote]:
     """The documents of `file`, and word of all that gives none; nothing that it holds raises an error.
 
     `path` is the file's name in the documents' paths, and its suffixes decide how it is read. Reasons beside
@@ -62,7 +62,7 @@ def read_file(
 
 def read_entry(
     entry: Entry, source: FilesSource | UrlSource, max_document_bytes: int
-) -> Iterator[RawDocument | Unreadable | DoubtfulEncoding]:
+) -> Iterator[RawDocument | Unreadable | FileNote]:
     """The documents of what `containers` gives, and word of all that gives none."""
     is_empty = True
     read = READERS.get(entry.suffix, _read_text)
@@ -74,7 +74,11 @@ def read_entry(
                 entry = entry._replace(stream=stream)
                 if encoding.doubt:
                     yield DoubtfulEncoding(source.name, entry.path, encoding.name, encoding.origin, encoding.doubt)
-            for place, found, n_bytes in read(entry, source, max_document_bytes):
+            for item in read(entry, source, max_document_bytes):
+                if isinstance(item, Dialect):
+                    yield FoundDialect(source.name, entry.path, str(item))
+                    continue
+                place, found, n_bytes = item
                 is_empty = False
                 yield _document(source.name, entry.path + place, found, n_bytes, max_document_bytes)
         if is_empty:
@@ -315,8 +319,11 @@ def _names(names: list[str]) -> str:
     return one_line(", ".join(names)) if names else "none"
 
 
-def _read_separated(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    rows = _rows(entry.stream, 2 * limit, entry.suffix)
+def _read_separated(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found | Dialect]:
+    dialect = _dialect(entry)
+    if dialect.delimiter != ",":
+        yield dialect
+    rows = _rows(entry.stream, 2 * limit, dialect)
     header, _ = next(rows, (Row(1, []), 0))
     if header.problem:
         raise ContentError("bad_row", header.problem)
@@ -330,12 +337,16 @@ def _read_separated(entry: Entry, source: FilesSource | UrlSource, limit: int) -
             yield f":{number}", decode(row.fields[column].encode("utf-8", "surrogateescape")), n_bytes
 
 
-def _rows(stream: io.BufferedReader, limit: int, suffix: str) -> Iterator[tuple[Row, int]]:
-    """Each row and its length in bytes. The dialect is that of the beginning, as far as it is in memory."""
-    head = stream.peek(1)
+def _dialect(entry: Entry) -> Dialect:
+    """What separates the rows of a table, by its beginning."""
+    head = entry.stream.peek(1)
     known = head.decode("utf-8", "surrogateescape")
     is_whole = len(head) < BUFFER_BYTES - len(codecs.BOM_UTF8)
-    dialect = find_dialect(lambda: io.StringIO(known, newline=""), suffix, is_whole)
+    return find_dialect(lambda: io.StringIO(known, newline=""), entry.suffix, is_whole)
+
+
+def _rows(stream: io.BufferedReader, limit: int, dialect: Dialect) -> Iterator[tuple[Row, int]]:
+    """Each row and its length in bytes."""
     n_bytes = 0
 
     def lines() -> Iterator[str]:

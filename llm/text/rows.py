@@ -6,16 +6,20 @@ r"""Rows of CSV, TSV and JSON files: encoding, delimiter, quotes, and the line i
 Text sources, labeled rows and `predict` share these rules. A reader is given lines that keep their line ends.
 """
 
-import codecs
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
+
+from llm.text import encodings
+from llm.text.containers import BUFFER_BYTES, ContentError
+from llm.text.encodings import Encoding
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 SAMPLE_ROWS = 100  # that decide on the delimiter
@@ -23,14 +27,7 @@ SAMPLE_ROWS = 100  # that decide on the delimiter
 SWALLOWED_DELIMITERS = 10
 QUOTED_FIELD = re.compile(r'"(?:[^"]|"")*"\s*')
 CHUNK_CHARS = 1 << 20
-MARKS = [  # the UTF-32 mark begins with the UTF-16 one, so it comes first
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-]
-ENCODING_ADVICE = "name its encoding, such as cp1252: --encoding, or encoding: in params.yaml"
+OPTION_ADVICE = "name its encoding, such as cp1252: --encoding, or encoding: in params.yaml"
 
 
 class RowsError(ValueError):
@@ -179,41 +176,31 @@ def _is_row(line: str, n_fields: int, delimiter: str) -> bool:
 
 
 @contextmanager
-def open_text(path: Path, encoding: str | None = None) -> Iterator[TextIO]:
-    """Open a file in the encoding that is given, or that its byte-order mark names, or else UTF-8.
+def open_text(path: Path, encoding: str | None = None) -> Iterator[tuple[TextIO, Encoding]]:
+    """Open a text file, whose line ends stay; give its encoding too, which is found where none is named.
 
-    Line ends stay. RowsError where the bytes are not of that encoding.
+    RowsError where the content is not of that encoding, or none is clearly better than others.
     """
-    with path.open("rb") as file:
-        head = file.read(4096)
-    marked = next((name for mark, name in MARKS if head.startswith(mark)), None)
-    if encoding is None and marked is None and b"\0" in head:
-        raise RowsError(
-            f"expected UTF-8 text, got NUL bytes, as UTF-16 has; {ENCODING_ADVICE.replace('cp1252', 'utf-16-le')}"
-        )
-    # A mark is not part of the text, whoever names the encoding.
-    used = marked if marked and (encoding is None or _is_like(encoding, marked)) else encoding or "utf-8"
     try:
-        with path.open(newline="", encoding=used) as text:
-            yield text
-    except UnicodeError as error:
-        raise RowsError(f"{_find_bad_bytes(path, used, error)}; {ENCODING_ADVICE}") from None
+        file: io.BufferedReader = io.BufferedReader(io.FileIO(path), BUFFER_BYTES)
+        with file:
+            stream, found = encodings.open_text(file, path.suffix.lower(), encoding)
+            with io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:
+                yield text, found
+    except ContentError as error:
+        raise RowsError(error.problem.replace(encodings.ENCODING_ADVICE, OPTION_ADVICE)) from None
+    except UnicodeDecodeError:
+        raise RowsError(f"{_find_bad_bytes(path)}; {OPTION_ADVICE}") from None
 
 
-def _is_like(encoding: str, marked: str) -> bool:
-    return codecs.lookup(encoding).name.startswith(marked.removesuffix("-sig"))
-
-
-def _find_bad_bytes(path: Path, encoding: str, error: UnicodeError) -> str:
-    """Where the first bytes stand that are not of the encoding; the error knows their place within a buffer only."""
-    if not encoding.startswith("utf-8"):
-        return f"expected text in {encoding}, got other bytes ({error})"
+def _find_bad_bytes(path: Path) -> str:
+    """Where the first bytes stand that are not UTF-8; the error knows their place within a buffer only."""
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
             line.decode()
-        except UnicodeDecodeError as bad:
-            return f"line {number}: expected UTF-8 text, byte {bad.start + 1} of the line is none"
-    return "expected UTF-8 text, got other bytes"
+        except UnicodeDecodeError as error:
+            return f"line {number}: expected UTF-8 text, byte {error.start + 1} of the line is none"
+    raise AssertionError(path)
 
 
 class JsonRow(NamedTuple):
@@ -224,16 +211,19 @@ class JsonRow(NamedTuple):
     content: dict[str, Any]
 
 
-def is_array(text: TextIO) -> bool:
-    """Whether a JSON file is one array, and not an object a line; the file is at its beginning afterwards."""
-    head = text.read(CHUNK_CHARS).lstrip()
-    text.seek(0)
-    return head.startswith("[")
+def is_array(path: Path, encoding: str | None = None) -> bool:
+    """Whether a JSON file is one array, and not an object a line."""
+    with open_text(path, encoding) as (text, _):
+        return text.read(CHUNK_CHARS).lstrip().startswith("[")
 
 
 def read_json(text: TextIO) -> Iterator[JsonRow]:
     """Yield the objects of a JSON array or of JSON lines; NaN and Infinity are numbers. RowsError for other content."""
-    rows = _array_items(text) if is_array(text) else _json_lines(text)
+    head = text.read(CHUNK_CHARS)
+    if head.lstrip().startswith("["):
+        rows = _array_items(head, text)
+    else:
+        rows = _json_lines(chain(io.StringIO(head + text.readline(), newline=""), text))
     for number, place, value in rows:
         if not isinstance(value, dict):
             raise RowsError(f"{place}: expected a JSON object, got {json.dumps(value)[:60]}")
@@ -248,8 +238,8 @@ BEFORE, BETWEEN = re.compile(r"\s*"), re.compile(r"\s*,\s*|\s*(?=\])")
 TOO_DEEP = "expected a JSON object, it is too deep or too long"
 
 
-def _json_lines(text: TextIO) -> Iterator[tuple[int, str, Any]]:
-    for number, line in enumerate(text, start=1):
+def _json_lines(lines: Iterable[str]) -> Iterator[tuple[int, str, Any]]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -261,11 +251,10 @@ def _json_lines(text: TextIO) -> Iterator[tuple[int, str, Any]]:
             raise RowsError(f"line {number}: {TOO_DEEP}") from None
 
 
-def _array_items(text: TextIO) -> Iterator[tuple[int, str, Any]]:
-    """The values of an array; little more of the file is in memory than its longest value."""
+def _array_items(buffer: str, text: TextIO) -> Iterator[tuple[int, str, Any]]:
+    """The values of an array that begins with a buffer; little more of it is in memory than its longest value."""
     decode = json.JSONDecoder().raw_decode
-    buffer, at, number, n_chars = text.read(CHUNK_CHARS), 0, 0, CHUNK_CHARS
-    at = buffer.index("[") + 1
+    at, number, n_chars = buffer.index("[") + 1, 0, CHUNK_CHARS
     while True:
         place = f"row {number + 1}"
         problem = "the array is not closed"

@@ -101,19 +101,25 @@ CLASSIFY = {
         {},
         "FILE: line 5: expected 1 field, as in the first row, got 2",
     ),
-    "Latin-1": Broken(
+    "damaged UTF-8": Broken(
         "rows.csv",
-        GOOD.encode() + "café,a,train\n".encode("latin-1"),
+        GOOD.encode() + "ééé,a,train\n".encode() + "café,a,train\n".encode("latin-1"),
         {},
-        "FILE: line 6: expected UTF-8 text, byte 4 of the line is none; name its encoding, such as cp1252: "
+        "FILE: line 7: expected UTF-8 text, byte 4 of the line is none; name its encoding, such as cp1252: "
         "--encoding, or encoding: in params.yaml",
     ),
-    "UTF-16 without a mark": Broken(
-        "rows.jsonl",
-        '{"text": "one"}'.encode("utf-16-le"),
+    "another encoding than the one that is named": Broken(
+        "rows.csv",
+        GOOD.encode() + "ééé,a,train\n".encode(),
+        {"encoding": "ascii"},
+        "FILE: expected text in ascii (named), got other bytes ('ascii' codec can't decode byte 0xc3 in position 65: "
+        "ordinal not in range(128)); name its encoding, such as cp1252: --encoding, or encoding: in params.yaml",
+    ),
+    "a spreadsheet": Broken(
+        "rows.csv",
+        b"PK\x03\x04" + bytes(100),
         {},
-        "FILE: expected UTF-8 text, got NUL bytes, as UTF-16 has; name its encoding, such as utf-16-le: "
-        "--encoding, or encoding: in params.yaml",
+        "FILE: expected text, got a ZIP archive or a document made of one; convert it to text",
     ),
     "a line of JSON cut short": Broken(
         "rows.jsonl",

@@ -98,6 +98,41 @@ def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path):
     assert (tmp_path / "out.csv").read_bytes() == b'text,n,upper,length\n"a\r\nb",1,"A\r\nB",4.0\nc,2,C,1.0\n'
 
 
+DIALECTS = {
+    "semicolons in cp1252": (
+        "rows.csv",
+        "id;text\r\n1;où êtes-vous; là ?\r\n".replace("où êtes-vous; là ?", '"où êtes-vous; là ?"').encode("cp1252"),
+        'id;text;upper;length\n1;"où êtes-vous; là ?";"OÙ ÊTES-VOUS; LÀ ?";18.0\n',
+    ),
+    "lone quotes": (
+        "rows.tsv",
+        b'id\ttext\n1\t"Hello\n2\tbye"\n',
+        'id\ttext\tupper\tlength\n1\t"Hello\t"HELLO\t6.0\n2\tbye"\tBYE"\t4.0\n',
+    ),
+    "UTF-16": ("rows.csv", "text\ndéjà\n".encode("utf-16"), "text,upper,length\ndéjà,DÉJÀ,4.0\n"),
+    "columns without a name": ("rows.csv", b"text,,\na,,\n", "text,,,upper,length\na,,,A,1.0\n"),
+    "numbers that are none": (
+        "rows.jsonl",
+        b'{"text": "a", "n": NaN}\n',
+        '{"text": "a", "n": NaN, "upper": "A", "length": 1.0}\n',
+    ),
+    "an array": (
+        "rows.json",
+        b'[{"text": "a"},\n {"text": "b"}]',
+        '[\n{"text": "a", "upper": "A", "length": 1.0},\n{"text": "b", "upper": "B", "length": 1.0}\n]\n',
+    ),
+    "an empty array": ("rows.json", b"[]", "[\n]\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), DIALECTS.values(), ids=DIALECTS.keys())
+def test_the_output_is_separated_and_quoted_as_the_input(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    out = tmp_path / f"out{Path(name).suffix}"
+    add_columns(tmp_path / name, out, Change(["text"], NAMES, True, 2, "cp1252" if b"vous" in content else None), upper)
+    assert out.read_text() == expected
+
+
 def test_what_parquet_says_of_its_columns_stays(tmp_path):
     kinds = pa.schema([pa.field("text", pa.large_string()), pa.field("n", pa.int8())], metadata={"from": "here"})
     table = pa.table({"text": pa.chunked_array([["a", None], ["b"]], pa.large_string()), "n": [1, None, 3]}, kinds)
@@ -157,9 +192,16 @@ REFUSED = {
     "a text that is a list": ("rows.jsonl", '{"text": ["a"]}\n', "rows.jsonl: line 1: text: wanted text"),
     "not UTF-8": (
         "rows.csv",
-        b"text\nd\xe9j\xe0\n",
-        "rows.csv: line 2: expected UTF-8 text, byte 2 of the line is none; name its encoding",
+        b"text\n\xc3\xa9\xc3\xa9\nd\xe9j\n",
+        "rows.csv: line 3: expected UTF-8 text, byte 2 of the line is none; name its encoding",
     ),
+    "half a character": (
+        "rows.jsonl",
+        '{"text": "a\\ud83d"}\n',
+        "rows.jsonl: line 1: expected characters, got half of one",
+    ),
+    "two columns of one name": ("rows.csv", "text,text\na,b\n", "text: expected one column of this name, got several"),
+    "an array cut short": ("rows.json", '[{"text": "a"}, {"te', "rows.json: row 2: expected an array of JSON objects"),
     "no Parquet": ("rows.parquet", "PAR1 broken", "rows.parquet: wanted .parquet rows"),
 }
 
@@ -185,6 +227,13 @@ def test_a_missing_file_and_an_output_that_cannot_be_are_one_line(tmp_path):
         with pytest.raises(UserError, match=r"wanted another \.csv file than"):
             add_columns(file, out, change(), upper)
     assert file.read_text() == "text\na\n"
+
+
+def test_a_value_that_needs_quotes_where_there_are_none_is_refused(tmp_path):
+    (tmp_path / "rows.tsv").write_text('text\tn\n"a\t1\n')
+    with pytest.raises(UserError, match="expected values that need no quotes"):
+        add_columns(tmp_path / "rows.tsv", tmp_path / "out.tsv", change(), lambda _: [["two\nlines", 1.0]])
+    assert not (tmp_path / "out.tsv").exists()
 
 
 def test_no_more_than_a_chunk_of_rows_is_asked_at_once(tmp_path):

@@ -78,6 +78,32 @@ def test_without_a_header_columns_are_numbers_and_quotes_of_a_tsv_are_text(tmp_p
     assert read_file(tmp_path / "rows.csv", header=False).table.to_dict("list") == {"1": ["ham"], "2": ["Go, he said"]}
 
 
+FRENCH = ["déjà vu à Montréal", "l'été où il a neigé", "façade près du château", "où êtes-vous allés à Noël ?"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named", "told"),
+    [
+        ("utf-8-sig", None, None),
+        ("utf-16", None, None),
+        ("utf-16-le", None, "utf_16_le, guessed, confidence"),
+        ("cp1252", None, "cp1252, guessed, confidence"),
+        ("cp1252", "cp1252", None),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_tables_of_other_encodings_are_read_and_a_guess_is_told(tmp_path, name, encoding, named, told):
+    lines = [f"{text};{n}\r\n" for n, text in enumerate(["text", *FRENCH])]
+    if name == "rows.jsonl":
+        lines = [json.dumps({"text": text}, ensure_ascii=False) + "\r\n" for text in FRENCH]
+    (tmp_path / name).write_bytes("".join(lines).encode(encoding))
+    found = read_file(tmp_path / name, encoding=named)
+    assert found.table["text"].tolist() == FRENCH
+    assert found.dialect == ("separated by semicolons, quotes enclose cells" if name == "rows.csv" else None)
+    said = ", ".join(found.encoding) if found.encoding.doubt else None
+    assert said is told is None or said.startswith(told)
+
+
 def test_two_columns_of_one_name_keep_it(tmp_path):
     (tmp_path / "rows.csv").write_text("text,text\na,b\n")
     assert read_file(tmp_path / "rows.csv").table.columns.tolist() == ["text", "text"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.text import rows as module
-from llm.text.rows import Dialect, RowsError, find_dialect, is_array, open_text, read_json, read_rows
+from llm.text.rows import Dialect, RowsError, find_dialect, open_text, read_json, read_rows
 
 HEADER = "label\ttext\n"
 
@@ -130,25 +130,34 @@ ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 @pytest.mark.parametrize("is_named", [False, True])
 def test_a_mark_names_the_encoding_and_is_no_text(tmp_path: Path, encoding: str, is_named: bool):
     (tmp_path / "rows.csv").write_bytes("déjà\r\n".encode(encoding))
-    with open_text(tmp_path / "rows.csv", encoding if is_named else None) as file:
-        assert file.read() == "déjà\r\n"
+    with open_text(tmp_path / "rows.csv", encoding if is_named else None) as (file, found):
+        assert (file.read(), found.doubt) == ("déjà\r\n", "")
 
 
 BYTES = {
-    "cp1252": ("a\ncafé".encode("cp1252"), None, "line 2: expected UTF-8 text, byte 4 of the line is none; name its"),
-    "UTF-16": ("déjà".encode("utf-16-le"), None, "got NUL bytes, as UTF-16 has; name its encoding, such as utf-16-le"),
-    "another": ("é".encode(), "ascii", "expected text in ascii, got other bytes ("),
-    "a mark of another": ("é".encode("utf-16"), "utf-8", "expected UTF-8 text, byte 1 of the line is none"),
+    "no clear encoding": (b"text\nno cloud above accra \xe9", None, "expected an encoding that can be recognised, got one of "),
+    "a damaged line": (
+        ("é" * 9 + "\n\xa0é").encode() + b"\xe9x",
+        None,
+        "line 2: expected UTF-8 text, byte 5 of the line",
+    ),
+    "another": ("é".encode(), "ascii", "expected text in ascii (named), got other bytes ("),
 }
 
 
 @pytest.mark.parametrize(("content", "encoding", "problem"), BYTES.values(), ids=BYTES.keys())
 def test_other_bytes_are_refused_with_the_option_that_helps(tmp_path, content, encoding, problem):
     (tmp_path / "rows.csv").write_bytes(content)
-    with pytest.raises(RowsError) as caught, open_text(tmp_path / "rows.csv", encoding) as file:
+    with pytest.raises(RowsError) as caught, open_text(tmp_path / "rows.csv", encoding) as (file, _):
         file.read()
     assert problem in str(caught.value)
     assert "--encoding, or encoding: in params.yaml" in str(caught.value)
+
+
+def test_binary_data_is_refused_as_what_it_is(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(RowsError, match="expected text, got a ZIP archive"), open_text(tmp_path / "rows.csv"):
+        pass
 
 
 VALUES = st.one_of(st.none(), st.integers(), st.text(), st.lists(st.text(), max_size=3))
@@ -165,7 +174,6 @@ def test_the_objects_of_an_array_come_back(objects, indent, chunk_chars):
 
 def test_lines_have_their_numbers_and_numbers_may_be_none():
     text = io.StringIO('\n{"a": NaN, "b": [-Infinity]}\n\n{"a": 1}\n')
-    assert not is_array(text)
     found = list(read_json(text))
     assert [(row.number, row.place) for row in found] == [(2, "line 2"), (4, "line 4")]
     assert str(found[0].content) == "{'a': nan, 'b': [-inf]}"
