@@ -96,8 +96,8 @@ def main(
             finetuned_pictures={name: _pictures(finetune_plots / name) for name in tasks},
             samples=samples,
             passage=passage,
-            # An empty file that keeps a folder in Git is no input.
-            lineage=[row for row in lineage_rows(artifacts) if Path(row[1]).name != ".gitkeep"],
+            # A file that keeps a folder in place is no input.
+            lineage=[row for row in lineage_rows(artifacts) if Path(row[1]).name not in (".gitkeep", ".keep")],
         ),
         template.read_text(encoding="utf-8"),
     )

@@ -224,6 +224,8 @@ def _match(where: str, glob: str, raw: Path) -> list[Path]:
     matches = _glob(folder, "/".join(parts))
     if "**" in parts:
         matches += filter(_is_closed, _glob(folder, "/".join([*parts[: parts.index("**") + 1], "*"])))
+    else:
+        matches = [path for path in matches if not _is_closed(path)]  # `*` enters no folder
     return [_closed_part(path, raw) for path in matches]
 
 

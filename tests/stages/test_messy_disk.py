@@ -41,6 +41,7 @@ def write_good(raw: Path) -> dict[str, str]:
         "mark.txt": b"\xef\xbb\xbf" + text_of("mark.txt").encode(),
         "utf16.txt": text_of("utf16.txt").encode("utf-16"),
         "latin.txt": (text_of("latin.txt") + " déjà vu à la carte").encode("latin-1"),
+        "koi.txt": (text_of("koi.txt") + " Быстрая коричневая лиса прыгает через ленивую собаку").encode("koi8-r"),
         "f.txt.gz": gzip.compress(text_of("f.txt.gz").encode()),
         "g.txt.bz2": bz2.compress(text_of("g.txt.bz2").encode()),
         "h.txt.xz": lzma.compress(text_of("h.txt.xz").encode()),
@@ -96,7 +97,10 @@ def write_hostile(raw: Path) -> dict[str, str]:
     (raw / "rows.jsonl").write_text('{"texts": 1}\n{"text": 7}\n[1]\n{"text": \n')
     (raw / "no.parquet").write_bytes(b"PAR1 this is none")
     (raw / "other.csv").write_text("a,b\n1,2\n")
-    (raw / "koi.txt").write_bytes("Быстрая коричневая лиса прыгает через ленивую собаку".encode("koi8-r"))
+    (raw / "maybe.txt").write_bytes(b"na\xefve")
+    (raw / "letter.rtf").write_bytes(rb"{\rtf1\ansi Hello}")
+    (raw / ".git").mkdir()
+    (raw / ".git" / "config").write_text("url = https://token@example.org")
     (raw / "nul.txt").write_bytes(b"\0" * 40)
     (raw / "loop").symlink_to(raw, target_is_directory=True)
     os.mkfifo(raw / "pipe.txt")
@@ -119,7 +123,10 @@ def write_hostile(raw: Path) -> dict[str, str]:
         "rows.jsonl:4": "bad_row",
         "no.parquet": "damaged",
         "other.csv": "no_field",
-        "koi.txt": "not_text",
+        "maybe.txt": "unclear_encoding",
+        "letter.rtf": "unsupported_format",
+        ".git/config": "hidden",
+        "loop": "linked_folder",
         "nul.txt": "empty",  # nothing is left of it
     }
 
@@ -173,6 +180,13 @@ def test_every_file_becomes_documents_or_a_line_of_the_report(run: Callable, tmp
         reason: reasons.count(reason) for reason in reasons
     }
     assert not (tmp_path / "etc").exists()
+    doubtful = report.partition("## encodings that may be wrong\n")[2]
+    lines = [line for line in doubtful.splitlines() if line.startswith("- ")]
+    assert [line.partition(", confidence")[0] for line in lines] == [
+        "- `koi.txt` · koi8-r, guessed",
+        "- `latin.txt` · cp1252, guessed",
+    ]
+    assert metrics["files_of_doubtful_encoding"] == 2
 
 
 def test_what_was_said_of_a_hostile_file_is_one_line_that_names_it(run: Callable, tmp_path: Path) -> None:

@@ -93,13 +93,13 @@ def test_what_is_empty_double_or_no_text_is_dropped_and_counted(raw: Path, prepa
     report = (tmp_path / "corpus.md").read_text()
     assert "| mine | 7 | 2 | 8 |" in report
     assert "- `b.txt` · like a.txt" in report
-    assert "- `e.txt` · wanted" in report
+    assert "- `e.txt` · expected text, got binary data" in report
     assert "Rules that are turned off: max chars, repetition, near duplicates." in report
 
 
 def test_a_file_that_is_no_text_ends_the_stage_unless_it_may_be_skipped(raw: Path, prepare: Prepare) -> None:
     write(raw, a="one\n", b=b"\x89\xff\xfe\xd8\x00\x81")
-    with pytest.raises(UserError, match=r"^source mine: b\.txt: wanted .* \(on_error: skip passes over it\)$"):
+    with pytest.raises(UserError, match=r"^source mine: b\.txt: expected .* \(on_error: skip passes over it\)$"):
         prepare(shares(), on_error="fail")
 
 
@@ -209,7 +209,7 @@ def test_a_glob_outside_the_folder_of_raw_text_is_refused(raw: Path, prepare: Pr
     (tmp_path / "secret.txt").write_text("secret")
     (raw / "link.txt").symlink_to(tmp_path / "secret.txt")
     for glob in (f"{tmp_path}/*.txt", f"{raw}/../*.txt", f"{raw}/*.txt"):
-        with pytest.raises(UserError, match=r"source mine: wanted (globs|files) under "):
+        with pytest.raises(UserError, match=r"source mine: expected (globs|files) under "):
             prepare(shares(), globs=[glob])
     assert not list((tmp_path / "corpus").glob("*"))
 
