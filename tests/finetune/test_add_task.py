@@ -451,7 +451,12 @@ FILES = {
     ),
     "two rows": ("rows.csv", "text,label\none,a\ntwo,b\n", {}, "wanted rows in train, val and test, val has none of 2"),
     "an encoding that is none": ("rows.csv", "text,label\n", {"encoding": "cp9"}, "--encoding: wanted an encoding"),
-    "cp1252": ("rows.csv", b"text,label\nno cloud above accra \xe9,a\n", {}, "name its encoding, such as cp1252: --encoding"),
+    "cp1252": (
+        "rows.csv",
+        b"text,label\nno cloud above accra \xe9,a\n",
+        {},
+        "name its encoding, such as cp1252: --encoding",
+    ),
     "no file": ("none.csv", None, {}, "wanted a file of labeled rows, there is none"),
     "columns of one name": ("rows.csv", "text,text,label\n1,2,3\n", {}, "wanted columns of different names"),
     "a path of two words": ("my rows.csv", "text,label\n1,2\n", {}, "wanted a path without spaces"),

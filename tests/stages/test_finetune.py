@@ -111,7 +111,11 @@ def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_fi
 @pytest.mark.parametrize(
     ("kind", "changes", "lines"),
     [
-        ("classify", {"on_error": "skip"}, ["left out: 1 with empty_text", "cut to max_tokens, 40: 1 of 39 rows (2.6%)"]),
+        (
+            "classify",
+            {"on_error": "skip"},
+            ["left out: 1 with empty_text", "cut to max_tokens, 40: 1 of 39 rows (2.6%)"],
+        ),
         (
             "instruct",
             {"on_error": "skip"},

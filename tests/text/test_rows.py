@@ -135,7 +135,11 @@ def test_a_mark_names_the_encoding_and_is_no_text(tmp_path: Path, encoding: str,
 
 
 BYTES = {
-    "no clear encoding": (b"text\nno cloud above accra \xe9", None, "expected an encoding that can be recognised, got one of "),
+    "no clear encoding": (
+        b"text\nno cloud above accra \xe9",
+        None,
+        "expected an encoding that can be recognised, got one of ",
+    ),
     "a damaged line": (
         ("é" * 9 + "\n\xa0é").encode() + b"\xe9x",
         None,
