@@ -138,7 +138,7 @@ BYTES = {
     "no clear encoding": (
         b"text\nno cloud above accra \xe9",
         None,
-        "expected an encoding that can be recognised, got one of ",
+        "expected an encoding that can be recognised, got ",
     ),
     "a damaged line": (
         ("é" * 9 + "\n\xa0é").encode() + b"\xe9x",
