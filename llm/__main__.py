@@ -23,6 +23,7 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
 ModelFolder = Annotated[Path, typer.Option(help="A Hugging Face folder, or weights such as models/pretrained.")]
 TokenizerFile = Annotated[Path, typer.Option(help="The tokenizer.json of weights that come without one.")]
+Encoding = Annotated[str | None, typer.Option(help="Of a text file, such as cp1252; found otherwise.")]
 EXPORT, TOKENIZER = Path("models/export"), Path("data/tokenizer/tokenizer.json")
 
 
@@ -284,7 +285,7 @@ def harness(
 @app.command()
 def add_task(
     name: Annotated[str, typer.Argument(help="What the task is to be called: small letters, digits, - and _.")],
-    file: Annotated[Path, typer.Argument(help="Labeled rows: .csv, .tsv, .jsonl or .parquet.")],
+    file: Annotated[Path, typer.Argument(help="Labeled rows: .csv, .tsv, .jsonl, .json or .parquet.")],
     kind: Annotated[str | None, typer.Option(help="classify, instruct or prefer; guessed otherwise.")] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A column that is read, where it cannot be guessed; may be given twice.")
@@ -292,6 +293,13 @@ def add_task(
     label: Annotated[str | None, typer.Option(help="The column with what is to be said of it.")] = None,
     base: Annotated[Path, typer.Option(help="The Hugging Face folder to start from.")] = EXPORT,
     header: Annotated[bool, typer.Option(help="Whether a .csv or .tsv has one; else columns are 1, 2, …")] = True,
+    split: Annotated[
+        str | None, typer.Option(help="The column with train, val and test; none draws splits; guessed otherwise.")
+    ] = None,
+    on_error: Annotated[
+        str, typer.Option(help="fail, or skip: rows with a problem are left out and counted.")
+    ] = "fail",
+    encoding: Encoding = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Add a task for a file of labeled rows to params.yaml, and say how to run it."""
@@ -299,27 +307,33 @@ def add_task(
     from llm.finetune.add_task import add_task as add
 
     check_params(params)
-    typer.echo("\n".join(add(params, name, file, kind, text or [], label, base, header)))
+    lines = add(params, name, file, kind, text or [], label, base, header, split, on_error, encoding)
+    typer.echo("\n".join(lines))
 
 
 @app.command()
 def predict(
     folder: Annotated[Path, typer.Argument(help="A classifier, such as models/finetuned/library.")],
-    file: Annotated[Path, typer.Argument(help="Rows with texts: .csv, .tsv, .jsonl or .parquet, of any size.")],
+    file: Annotated[Path, typer.Argument(help="Rows with texts: .csv, .tsv, .jsonl, .json or .parquet, of any size.")],
     out: Annotated[Path | None, typer.Option(help="Where to; FILE.predictions beside the file otherwise.")] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A column with a text, where it is not called as in training; or two.")
     ] = None,
     every_label: Annotated[bool, typer.Option("--all", help="Add the probability of each label.")] = False,
     header: Annotated[bool, typer.Option(help="Whether a .csv or .tsv has one; else columns are 1, 2, …")] = True,
+    encoding: Encoding = None,
 ) -> None:
     """Add a finetuned classifier's predictions to a file's rows."""
     from llm.finetune.predict import predict_file
     from llm.runtime import Machine
 
-    found = predict_file(folder, file, out, text or [], Machine.find(), every_label=every_label, header=header)
+    found = predict_file(
+        folder, file, out, text or [], Machine.find(), every_label=every_label, header=header, encoding=encoding
+    )
     without = f", {found.without_text:,} of them without a text and so without a prediction"
     typer.echo(f"{found.out}: {found.rows:,} rows{without if found.without_text else ''}")
+    if found.encoding:
+        typer.echo(f"{file}: read as {found.encoding}; --encoding names another one")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from llm.export.task_card import task_card
 from llm.finetune.classify_job import run_classify
 from llm.finetune.instruct_job import run_instruct
 from llm.finetune.jobs import Job, unfit_because
+from llm.finetune.labeled import describe_rows
 from llm.finetune.params import ClassifyTask, Count, InstructTask, PreferTask, Task
 from llm.finetune.prefer_job import run_prefer
 from llm.plots import draw_note
@@ -62,7 +63,8 @@ def main(
         case PreferTask():
             figures = run_prefer(job, task)
     stage.write_json(metrics, figures)
-    (model / "README.md").write_text(task_card(name, model, task.base, figures), encoding="utf-8")
+    rows = describe_rows(figures, task.max_tokens)
+    (model / "README.md").write_text(task_card(name, model, task.base, figures, rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

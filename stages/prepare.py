@@ -12,7 +12,7 @@ from tqdm import tqdm
 from llm import stage
 from llm.errors import UserError
 from llm.stage import Input, Output, Param, Scratch
-from llm.text.clean import DOUBTFUL_ENCODING, Cleaned
+from llm.text.clean import DOUBTFUL_ENCODING, FOUND_DIALECT, Cleaned
 from llm.text.corpus import Kept, resolve_split, write_corpus
 from llm.text.dropped import N_EXAMPLES, Dropped, describe
 from llm.text.engine import clean_units
@@ -39,10 +39,14 @@ def main(
     _warn(units, prepare, raw)
     found, normalised, dropped, encodings = Counter[str](), Counter[str](), Dropped(), dict[str, str]()
     undivided: dict[str, list[str]] = {source.name: [] for source in prepare.sources if _separator(source)}
+    dialects: dict[str, list[str]] = {}
     with Spool(scratch / "documents.arrow") as spool:
         for document in _with_progress(units, prepare):
             if document.reason == DOUBTFUL_ENCODING:
                 encodings[document.path] = document.note
+                continue
+            if document.reason == FOUND_DIALECT:
+                dialects.setdefault(document.note, []).append(document.path)
                 continue
             found[document.source] += 1
             if document.source in undivided and document.readable and is_undivided(document.path):
@@ -86,8 +90,10 @@ def main(
     }
     splits = {split: {"documents": kept["documents", split], "bytes": kept["bytes", split]} for split in SPLITS}
     off = [name for name, value in prepare.clean.model_dump().items() if value in (None, "keep")]
-    report.write_text(describe(sources, splits, off, dropped, notes, encodings), encoding="utf-8")
+    report.write_text(describe(sources, splits, off, dropped, notes, encodings, dialects), encoding="utf-8")
     _print_summary(dropped, encodings)
+    for dialect, paths in dialects.items():
+        print(f"prepare: {paths[0]}{f' and {len(paths) - 1:,} more files' if paths[1:] else ''}: {dialect}")
 
 
 def _empty_splits(kept: Kept, prepare: PrepareParams) -> Iterator[str]:

@@ -222,6 +222,7 @@ ROWS = {
     "base": "base",
     "weights": "model.safetensors",
     "data": "rows.csv",
+    "encoding": None,
     "split_column": "split",
     "group_column": None,
     "on_error": "fail",
@@ -250,6 +251,7 @@ INSTRUCT = ROWS | {
 PREFER = ROWS | {
     "kind": "prefer",
     "prompt_column": "prompt",
+    "input_column": None,
     "chosen_column": "chosen",
     "rejected_column": "rejected",
     "beta": 0.1,

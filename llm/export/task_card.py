@@ -5,6 +5,7 @@
 Whether it is a classifier or answers messages, and which files there are, is read from the folder itself.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ print(tokenizer.decode(ids[0, asked["input_ids"].shape[1] :], skip_special_token
 LABELS_SHOWN = 50
 
 
-def task_card(name: str, folder: Path, base: str, report: dict[str, Any]) -> str:
+def task_card(name: str, folder: Path, base: str, report: dict[str, Any], rows: Sequence[str] = ()) -> str:
     """The card as Markdown, of the task `name` that was finetuned from `base` into `folder`.
 
-    `report` is the task's metrics. The snippets load the model from where the pipeline puts it, models/finetuned/name.
+    `report` is the task's metrics, and `rows` says what was left out of the file's rows and cut. The snippets load the
+    model from where the pipeline puts it, models/finetuned/name.
     """
     config = read_object(folder / "config.json")
     labels = list(config["id2label"].values()) if "id2label" in config else []
@@ -49,6 +51,7 @@ def task_card(name: str, folder: Path, base: str, report: dict[str, Any]) -> str
     if labels:
         more = f" and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
         lines += [f"Labels: {', '.join(f'`{label}`' for label in labels[:LABELS_SHOWN])}{more}.", ""]
+    lines += ["## Rows", "", *(f"- {line}" for line in rows), ""] if rows else []
     lines += ["## On test", "", *_figures(report), "", "## How to load it", "", *loading, "", "## Limits", ""]
     lines += ["- It knows the kind of text that its rows were of; of other text its figures say nothing."]
     lines += ["- It has no label for what fits none of them." if labels else "- What it answers is not checked."]

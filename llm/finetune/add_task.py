@@ -15,22 +15,28 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode
 
 from llm import params
 from llm.errors import UserError
-from llm.finetune.labeled import SPLIT_NAMES
-from llm.finetune.params import FinetuneParams, TaskName
-from llm.finetune.reading import as_text, read_file, some
-from llm.text.params import SampleParams
+from llm.export.base import open_base
+from llm.finetune.labeled import describe_rows
+from llm.finetune.params import FinetuneParams, Task, TaskName
+from llm.finetune.reading import SEPARATED, as_text, read_file, some
+from llm.finetune.row_lengths import TaskRows, count_tokens, read_task_rows
+from llm.finetune.splits import split_named
+from llm.text.params import Encoding, SampleParams
+from llm.text.tokenizer import Tokenizer
 
-SEPARATED = (".csv", ".tsv")
+EXPORT = Path("models/export")
 KINDS = ("classify", "instruct", "prefer")
 # What columns are called in files that people share, the plainest name first.
 TEXTS = ["text", "sentence", "content", "review", "body", "message", "comment", "tweet", "post", "document"]
@@ -40,14 +46,14 @@ LABELS = ["label", "labels", "class", "category", "target", "sentiment", "intent
 LABELS += ["genre", "stars", "rating"]
 INPUTS = ["input", "context"]
 PROMPTS = ["prompt", "question", "query", "input"]
+PREFERENCE_PROMPTS = ["prompt", "instruction", "question", "query", "input"]
 ANSWERS = ["output", "completion", "response", "answer"]
 CONVERSATIONS = ["messages", "conversations", "conversation", "dialogue", "chat"]
-SPLIT_COLUMNS = ["split", "fold", "set"]
+SPLIT_COLUMNS = ["split", "fold", "set", "subset", "partition"]
 
 BATCH_ROWS = 32
 AIMED_STEPS = 300  # between 150 and 400 where 1 to 10 epochs allow
-BYTES_A_TOKEN = 3.3
-TRAIN_SHARE = 0.7  # where the file brings no splits
+LONGEST_ROW = 1024  # tokens, unless the corpus' own windows are longer: a base of others may read far more
 
 
 @dataclass(frozen=True)
@@ -66,41 +72,82 @@ def add_task(
     kind: str | None = None,
     texts: Sequence[str] = (),
     label: str | None = None,
-    base: Path = Path("models/export"),
+    base: Path = EXPORT,
     header: bool = True,
+    split: str | None = None,
+    on_error: str = "fail",
+    encoding: str | None = None,
 ) -> list[str]:
     """Add a task to the params file `target`; gives lines that say what was guessed and how to go on.
 
-    `texts` and `label` are columns: what is read, and what is to be said of it. UserError in one line for a name that
-    is taken, a file that cannot be read, and columns that cannot be guessed; `target` is then as it was.
+    `texts` and `label` are columns: what is read, and what is to be said of it. `split` is one too, or "none".
+    UserError in one line for a name that is taken, columns that cannot be guessed, and a file that the task's stage
+    would refuse; `target` is then as it was.
     """
     finetune: FinetuneParams = params.load(target, "finetune", FinetuneParams)
     sample: SampleParams = params.load(target, "sample", SampleParams)
     if name in finetune.tasks:
         raise UserError(f"{target}: finetune.tasks.{name}: wanted a name that is free, it is there")
-    _check_words(name, file, base, kind)
+    _check_words(name, file, base, kind, on_error)
     if not header and file.suffix.lower() not in SEPARATED:
         raise UserError(f"{file}: wanted a .csv or .tsv with --no-header, given {file.suffix or 'no ending'}")
-    table = read_file(file, header)
+    read = read_file(file, header, params.check(Encoding | None, encoding, "--encoding", "add-task"))
+    table, guessed = read.table, read.encoding if read.encoding and read.encoding.doubt else None
     if table.empty:
         raise UserError(f"{file}: wanted labeled rows, given none")
-    if not table.columns.is_unique:
-        raise UserError(f"{file}: wanted columns of different names, given {some(list(map(str, table.columns)), 20)}")
-    split = find_split(table)
-    columns = guess_columns(table.drop(columns=[split] if split else []), file, kind, texts, label, header)
+    named = table.loc[:, [bool(str(column).strip()) for column in table.columns]]
+    if not named.columns.is_unique:
+        raise UserError(f"{file}: wanted columns of different names, given {some(list(map(str, named.columns)), 20)}")
+    split = find_split(named, file) if split is None else _given_split(named, split)
+    columns = guess_columns(named.drop(columns=[split] if split else []), file, kind, texts, label, header)
     weights, context = _read_base(base, sample.context_length)
     values: dict[str, Any] = {"base": base.as_posix(), "weights": weights, "data": _inside(file), "split_column": split}
-    values |= columns.keys | {"max_tokens": min(context, choose_max_tokens(table, columns.texts))}
-    values["epochs"] = choose_epochs(_n_train(table, split))
+    values |= columns.keys | {"encoding": guessed.name if guessed else encoding, "on_error": on_error}
+    values |= {"max_tokens": context, "epochs": 1.0, "min_rows_per_label": 1}
+    rows = _read_as_stage(target, name, file, columns.kind, values)
+    tokenizer, tokenizer_file = _find_tokenizer(base)
+    lengths = {part: count_tokens(of, columns.kind, tokenizer) for part, of in rows.parts.items()}
+    n_train = rows.counts["rows"]["train"]
+    values |= {"max_tokens": choose_max_tokens(lengths, context), "epochs": choose_epochs(n_train), "n_train": n_train}
     if columns.kind == "classify":
-        values["min_rows_per_label"] = _choose_min_rows(table, values)
-    section = write_section(columns.kind, values)
-    insert_task(target, name, section)
-    return _tell(name, table, file, columns, values)
+        values["min_rows_per_label"] = min(2, *rows.rows_per_label.values())
+    elif tokenizer is not None:
+        _check_lengths(file, lengths, values["max_tokens"])
+    insert_task(target, name, write_section(columns.kind, values))
+    return [
+        *_tell(name, table, columns, values, rows),
+        *([f"encoding: {', '.join(guessed)}; see --encoding"] if guessed else []),
+        *_tell_splits(named, split),
+        *_tell_ignored(table, columns, split),
+        *_tell_lengths(lengths, values, None if tokenizer else tokenizer_file),
+        *_tell_next(name, file, values),
+    ]
 
 
-def _check_words(name: str, file: Path, base: Path, kind: str | None) -> None:
+def _read_as_stage(target: Path, name: str, file: Path, kind: str, values: dict[str, Any]) -> TaskRows:
+    """What the task's stage would read; UserError where it would refuse the file, and what it would leave out."""
+    seed = params.load(target, "seed", int)
+
+    def read(on_error: str) -> TaskRows:
+        section = YAML(typ="safe", pure=True).load("\n".join(write_section(kind, values | {"on_error": on_error})))
+        return read_task_rows(file, params.check(Task, section, f"finetune.tasks.{name}", target), seed)
+
+    try:
+        return read(values["on_error"])
+    except UserError as error:
+        if values["on_error"] == "skip":
+            raise
+        try:
+            left_out = read("skip").counts["skipped"]
+        except UserError:
+            raise error from None
+        counted = ", ".join(f"{n:,} with {reason}" for reason, n in left_out.items())
+        raise UserError(f"{error}; --on-error skip leaves out {counted}") from None
+
+
+def _check_words(name: str, file: Path, base: Path, kind: str | None, on_error: str) -> None:
     params.check(TaskName, name, "NAME", "add-task")
+    params.check(Literal["fail", "skip"], on_error, "--on-error", "add-task")
     if kind is not None and kind not in KINDS:
         raise UserError(f"--kind: wanted {', '.join(KINDS)}, given {kind}")
     for path in (file, base):
@@ -114,13 +161,41 @@ def _inside(file: Path) -> str:
     return (file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file).as_posix()
 
 
-def find_split(table: pd.DataFrame) -> str | None:
-    """The column that says which split a row is in: by its name, and it holds known splits only, two or more."""
-    for column in _named(list(table.columns), SPLIT_COLUMNS):
-        values = set(map(str.strip, map(as_text, table[column])))
-        if values <= set(SPLIT_NAMES) and len({SPLIT_NAMES[value] for value in values}) > 1:
+def find_split(table: pd.DataFrame, file: Path) -> str | None:
+    """The column that says which split a row is in: one that holds names of splits only, train and another one.
+
+    UserError where a column is called as one and only some of its values are names of splits.
+    """
+    called = _named(list(table.columns), SPLIT_COLUMNS)
+    for column in dict.fromkeys([*called, *map(str, table.columns)]):
+        values = _distinct(table[column])
+        splits = set(map(split_named, values))
+        if "train" in splits and None not in splits and len(splits) > 1:
             return column
+        if column in called and splits - {None} and None in splits:
+            unknown = some([value or "nothing" for value in values if split_named(value) is None])
+            raise UserError(
+                f"{file}: {column}: expected train, val and test in every row, got {unknown} as well; rename them, or "
+                f"see --split none, with which splits are drawn"
+            )
     return None
+
+
+def _distinct(cells: "pd.Series[Any]") -> list[str]:
+    """The different values of a column, in order; of a column with lists or mappings just one that is no name."""
+    if cells.map(lambda cell: isinstance(cell, list | dict | np.ndarray)).any():
+        return ["[]"]
+    return sorted(set(cells.map(as_text).str.strip()))
+
+
+def _given_split(table: pd.DataFrame, split: str) -> str | None:
+    """The column that is named by --split."""
+    if split == "none":
+        return None
+    if split not in table.columns:
+        given = some(list(map(str, table.columns)), 20)
+        raise UserError(f"--split: expected none or one of the columns {given}, got {split}")
+    return split
 
 
 def guess_columns(
@@ -133,14 +208,20 @@ def guess_columns(
             raise UserError(f"{option}: wanted one of the columns {some(given, 20)}, given {wanted}")
     wanted_kinds = KINDS if kind is None else (kind,)
     if "prefer" in wanted_kinds and not texts and not label:
-        prompt = _first(given, PROMPTS)
+        prompt = _first(given, PREFERENCE_PROMPTS)
         if prompt and (chosen := _first(given, ["chosen"])) and (rejected := _first(given, ["rejected"])):
-            keys = {"prompt_column": prompt, "chosen_column": chosen, "rejected_column": rejected}
-            return Columns("prefer", keys, [prompt, chosen])
+            extra = _first(given, INPUTS) if prompt.strip().lower() == "instruction" else None
+            keys = {"prompt_column": prompt, "input_column": extra}
+            keys |= {"chosen_column": chosen, "rejected_column": rejected}
+            return Columns("prefer", keys, [column for column in (prompt, extra, chosen, rejected) if column])
     # What is given by --text and --label alone is a text and its label.
     if "instruct" in wanted_kinds and (kind == "instruct" or not (texts or label)):
         rows = _guess_conversations(table, given, list(texts), label)
         if rows is not None:
+            if not label:
+                _refuse_ratings(table, file)
+            if system := _first([column for column in given if column not in rows.values()], ["system"]):
+                rows["system"] = system
             return Columns(
                 "instruct", {"rows": rows}, [value for key, value in rows.items() if key != "kind" and value]
             )
@@ -153,6 +234,18 @@ def guess_columns(
     wanted = "an instruction and an answer" if kind == "instruct" else "a text and a label"
     options = "--text and --label" + (", or see --no-header" if header and file.suffix.lower() in SEPARATED else "")
     raise UserError(f"{file}: wanted {wanted}, given the columns {some(given, 20)}; name them with {options}")
+
+
+def _refuse_ratings(table: pd.DataFrame, file: Path) -> None:
+    """UserError where a column says of each answer whether it is a good one, as rows for KTO do."""
+    for column in _named(list(table.columns), ["label"]):
+        values = [value.lower() for value in _distinct(table[column])]
+        if values in (["false", "true"], ["0", "1"]):
+            raise UserError(
+                f"{file}: {column}: expected answers that are all good, got {' and '.join(values)} beside them (KTO); "
+                "keep the good ones, or make pairs with the columns prompt, chosen and rejected, or take all with "
+                "--kind instruct --text … --label …, or learn the column itself with --kind classify"
+            )
 
 
 def _named(columns: Sequence[Any], names: Sequence[str]) -> list[str]:
@@ -242,20 +335,32 @@ def _has_several(cell: Any) -> bool:
     return isinstance(cell, list | np.ndarray) or (isinstance(cell, str) and "|" in cell)
 
 
-def choose_max_tokens(table: pd.DataFrame, texts: list[str]) -> int:
-    """What 95 rows of 100 need, by their bytes, and a few tokens between the texts; a multiple of 32."""
-    n_bytes = sum(table[column].map(lambda cell: len(_content(cell).encode())) for column in texts)
-    tokens = float(np.quantile(np.asarray(n_bytes, dtype=np.float64), 0.95)) / BYTES_A_TOKEN + 2 + 4 * len(texts)
-    return 32 * math.ceil(tokens / 32)
+def choose_max_tokens(lengths: Mapping[str, NDArray[np.int64]], context: int) -> int:
+    """What the longest row needs, as a multiple of 32, and at most the context.
+
+    >>> choose_max_tokens({"train": np.array([20, 33]), "test": np.array([9])}, 256)
+    64
+    """
+    return min(context, 32 * math.ceil(max(int(of.max()) for of in lengths.values()) / 32))
 
 
-def _content(cell: Any) -> str:
-    """The text of a cell; of messages, as a list or as JSON, what is said."""
-    messages = _parse(cell) if not isinstance(cell, str) or cell.lstrip().startswith("[") else None
-    if isinstance(messages, list | np.ndarray):
-        parts = [message.values() if isinstance(message, Mapping) else [message] for message in messages]
-        return "\n".join(as_text(value) for part in parts for value in part)
-    return as_text(cell)
+def _check_lengths(file: Path, lengths: Mapping[str, NDArray[np.int64]], max_tokens: int) -> None:
+    """UserError where a split has no row that fits."""
+    for split, of in lengths.items():
+        if of.min() > max_tokens:
+            raise UserError(f"{file}: expected rows of at most {max_tokens} tokens in {split}, got {of.min()} or more")
+
+
+def _find_tokenizer(base: Path) -> tuple[Tokenizer | None, Path]:
+    """The base's tokenizer and its file; None where it has not been made yet."""
+    made = base / "tokenizer.json"
+    if base == EXPORT and not made.is_file():
+        made = Path("data/tokenizer/tokenizer.json")  # which the export will have
+    if not made.is_file():
+        return None, base / "tokenizer.json"
+    with TemporaryDirectory() as folder:
+        tokenizer_file, _ = open_base(made.parent, Path(folder) / "tokenizer.json")
+        return Tokenizer.load(tokenizer_file), made
 
 
 def choose_epochs(n_rows: int) -> float:
@@ -267,29 +372,16 @@ def choose_epochs(n_rows: int) -> float:
     return float(min(10, max(1, round(AIMED_STEPS * BATCH_ROWS / n_rows))))
 
 
-def _n_train(table: pd.DataFrame, split: str | None) -> int:
-    if split is None:
-        return max(1, round(TRAIN_SHARE * len(table)))
-    return max(1, sum(as_text(cell).strip() == "train" for cell in table[split]))
-
-
 def _read_base(base: Path, context_length: int) -> tuple[str, int]:
-    """The base's weights as dvc.yaml wants them, and how many tokens it sees at once."""
-    if base == Path("models/export"):
+    """The base's weights as dvc.yaml wants them, and how many tokens a row may have."""
+    if base == EXPORT:
         return "model.safetensors", context_length  # it may not have been made yet
     if not (base / "config.json").is_file():
         raise UserError(f"--base: wanted a Hugging Face folder, {base / 'config.json'} is not there")
     shape = params.read(base / "config.json")  # JSON is YAML too
     context = shape.get("max_position_embeddings", shape.get("n_positions", context_length))
     weights = "model.safetensors" if (base / "model.safetensors").is_file() else "."
-    return weights, min(int(context), context_length)
-
-
-def _choose_min_rows(table: pd.DataFrame, values: dict[str, Any]) -> int:
-    """2, or where a label has too few rows for that: of fewer than 4 one is in train where the splits are drawn."""
-    if values["label_separator"] is not None:
-        return 2
-    return 2 if table[values["label_column"]].map(as_text).value_counts().min() >= 4 else 1
+    return weights, min(int(context), max(LONGEST_ROW, context_length))
 
 
 # A task as it stands in params.yaml; a comment moves to the column where the comments there are.
@@ -297,12 +389,13 @@ FILES = """\
 kind: {kind}
 base: {base}  # the Hugging Face folder to start from
 weights: {weights}  # its file of weights, or . where it has several
-data: {data}  # .csv, .tsv, .jsonl or .parquet
+data: {data}  # .csv, .tsv, .jsonl, .json or .parquet
+encoding: {encoding}  # null: found, and told where it is a guess
 """
 SPLIT = """\
 split_column: {split_column}  # with the values train, val and test; null: drawn by the seed
 group_column: null  # rows with one value here stay in one split
-on_error: fail  # skip: rows with a problem are left out and counted
+on_error: {on_error}  # skip: rows with a problem are left out and counted
 """
 LEARNING = """\
 method:
@@ -362,6 +455,7 @@ PREFER = (
     FILES
     + """\
 prompt_column: {prompt_column}  # text, or a list of messages
+input_column: {input_column}  # text that comes behind the prompt, or null
 chosen_column: {chosen_column}  # the better answer
 rejected_column: {rejected_column}  # the worse one
 """
@@ -462,25 +556,71 @@ def _yaml(value: Any) -> str:
     return value if is_plain else json.dumps(value, ensure_ascii=False)
 
 
-def _tell(name: str, table: pd.DataFrame, file: Path, columns: Columns, values: dict[str, Any]) -> list[str]:
-    """What was guessed, and the next commands."""
+def _tell(name: str, table: pd.DataFrame, columns: Columns, values: dict[str, Any], rows: TaskRows) -> list[str]:
+    """What was guessed of the columns, and what is left of the rows."""
     match columns.kind:
         case "classify":
-            n_labels = f"{table[values['label_column']].map(as_text).nunique():,} labels"
+            n_labels = f"{len(rows.rows_per_label):,} labels"
             if values["label_separator"] is not None:
                 n_labels = f"any number of labels, with {values['label_separator']} between them"
             said = f"{' and '.join(values['text_columns'])} → {values['label_column']} ({n_labels})"
         case "instruct":
             said = f"{values['rows']['kind']} ({', '.join(columns.texts)})"
         case _:
-            said = f"{values['prompt_column']} → {values['chosen_column']} rather than {values['rejected_column']}"
-    split, epochs = values["split_column"], values["epochs"]
-    splits = f"of {split}" if split else "drawn by the seed"
-    steps = math.ceil(_n_train(table, split) / BATCH_ROWS) * int(epochs)
-    tracked = any(path.with_name(f"{path.name}.dvc").is_file() for path in (file, *file.parents) if path.name)
+            asked = " and ".join(filter(None, [values["prompt_column"], values["input_column"]]))
+            said = f"{asked} → {values['chosen_column']} rather than {values['rejected_column']}"
+    splits = f"of {values['split_column']}" if values["split_column"] else "drawn by the seed"
+    # The line on max_tokens is another one here: no rows have been cut yet.
     return [
         f"{name}: {columns.kind}, {said}; {len(table):,} rows, splits {splits}",
-        f"epochs: {epochs:g}, about {steps:,} steps of {BATCH_ROWS} rows; max_tokens: {values['max_tokens']}",
+        *describe_rows(rows.counts, values["max_tokens"]),
+    ]
+
+
+def _tell_splits(table: pd.DataFrame, split: str | None) -> list[str]:
+    """Which values stand for which split, where they are not called so."""
+    values = [] if split is None else _distinct(table[split])
+    others = [f"{value} → {split_named(value)}" for value in values if split_named(value) not in (value, None)]
+    return [f"splits: {', '.join(others)}"] if others else []
+
+
+def _tell_ignored(table: pd.DataFrame, columns: Columns, split: str | None) -> list[str]:
+    """Which columns are not read, and those without a name that have text."""
+    names = list(map(str, table.columns))
+    used = {*columns.texts, columns.keys.get("label_column"), split}
+    ignored = [name for name in names if name.strip() and name not in used]
+    lines = [f"ignored columns: {some(ignored, 20)}"] if ignored else []
+    places = [place for place, name in enumerate(names) if not name.strip()]
+    if places:
+        has_text = table.iloc[:, places].map(lambda cell: bool(as_text(cell).strip())).any(axis=1)
+        lines.append(f"ignored columns: {len(places)} without a name, with text in {int(has_text.sum()):,} rows")
+    return lines
+
+
+def _tell_lengths(lengths: Mapping[str, NDArray[np.int64]], values: dict[str, Any], missing: Path | None) -> list[str]:
+    """How long training takes and how long rows are; `missing` is the tokenizer without which bytes were counted."""
+    of, max_tokens = np.concatenate(list(lengths.values())), values["max_tokens"]
+    steps = math.ceil(values["n_train"] / BATCH_ROWS) * int(values["epochs"])
+    longest = f"the longest row has {int(of.max()):,} tokens"
+    if missing:
+        longest = (
+            f"the longest row has {int(of.max()):,} bytes, and at most as many tokens ({missing} is not there yet)"
+        )
+    lines = [
+        f"epochs: {values['epochs']:g}, about {steps:,} steps of {BATCH_ROWS} rows",
+        f"max_tokens: {max_tokens}; {longest}",
+    ]
+    if n_longer := int((of > max_tokens).sum()):
+        at_most = "at most " if missing else ""
+        what = "cut to" if "label_column" in values else "dropped, longer than"
+        lines.append(f"{what} max_tokens: {at_most}{n_longer:,} of {len(of):,} rows ({n_longer / len(of):.1%})")
+    return lines
+
+
+def _tell_next(name: str, file: Path, values: dict[str, Any]) -> list[str]:
+    """The next commands."""
+    tracked = any(path.with_name(f"{path.name}.dvc").is_file() for path in (file, *file.parents) if path.name)
+    return [
         "next:",
         *([] if tracked else [f"  dvc add {values['data']}"]),
         f"  dvc repro finetune@{name}",

@@ -17,7 +17,7 @@ from llm.export.classifier import ClassifierInfo, read_classifier, write_classif
 from llm.finetune.baselines import score_baselines
 from llm.finetune.classify import Prepared, Rows, Trained, predict, prepare_rows, train_classifier
 from llm.finetune.jobs import Job
-from llm.finetune.labeled import read_classify
+from llm.finetune.labeled import describe_rows, read_classify, rows_section
 from llm.finetune.measures import (
     Rival,
     Scored,
@@ -65,6 +65,8 @@ def run_classify(job: Job, task: ClassifyTask) -> dict[str, Any]:
     tokenizer_file, load_base = open_base(job.base, job.scratch / "tokenizer.json")
     tokenizer, base = Tokenizer.load(tokenizer_file), load_base()
     prepared = prepare_rows(read_classify(job.data, task, job.seed), task, tokenizer, base.config.context_length)
+    told = describe_rows(prepared.report, task.max_tokens)
+    print("\n".join(told), flush=True)
     runs = _train(job, task, prepared, load_base, base, tokenizer.pad)
     rivals = score_baselines(prepared, job.seed)
     rivals |= {row: Rival(run.first.val, run.first.test, run.first.setting) for row, run in runs.items()}
@@ -82,6 +84,7 @@ def run_classify(job: Job, task: ClassifyTask) -> dict[str, Any]:
     write_report(job.report, described, by_label(best.test, prepared.labels), differences)
     with job.report.open("a", encoding="utf-8") as report:
         report.write(EXPORTED.format(temperature=temperature))
+        report.write(rows_section(told))
     with torch.no_grad():
         best.model.score.weight.div_(temperature)
     info = ClassifierInfo(prepared.labels, task.text_columns, task.label_separator, task.max_tokens)

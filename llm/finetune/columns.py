@@ -1,10 +1,10 @@
-"""A file of rows in, the same file with columns more out: CSV, TSV, JSON lines, Parquet, of any size.
+"""A file of rows in, the same file with columns more out: CSV, TSV, JSON lines or array, Parquet, of any size.
 
     text              ──add──►      text            prediction
     the rain falls                  the rain falls  rain
 
-A chunk of rows is in memory at a time. The output takes its place when it is whole, and what was there stays as it was
-until then.
+A chunk of rows is in memory at a time. The output has the input's delimiter and rule of quotes, in UTF-8. It takes
+its place when it is whole, and what was there stays as it was until then.
 """
 
 import csv
@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llm import params
 from llm.errors import UserError
-from llm.finetune.reading import as_text
+from llm.finetune.reading import JSON, SEPARATED, as_text
+from llm.text.encodings import Encoding
+from llm.text.rows import RowsError, find_dialect, is_array, open_text, read_json, read_rows
 
 Value = str | float | None
 # The texts of some rows, a list a row → the values that are added, a list a row.
@@ -31,27 +33,31 @@ Add = Callable[[list[list[str]]], list[list[Value]]]
 class Change:
     """Which columns of a file are read, which are added (a text first, numbers after it), how many rows at a time.
 
-    Without a `header` the columns of a .csv or .tsv are called 1, 2, …, and the output has none either.
+    Without a `header` the columns of a .csv or .tsv are called 1, 2, …, and the output has none either. The
+    `encoding` is None where it is to be found.
     """
 
     texts: Sequence[str]
     names: Sequence[str]
     header: bool
     chunk_rows: int
+    encoding: str | None = None
 
-    def check(self, columns: Sequence[str], file: Path) -> None:
+    def check(self, columns: list[str], file: Path) -> None:
         """UserError where the file has not got what is read, or has what is to be added."""
         if missing := [column for column in self.texts if column not in columns]:
             raise UserError(
                 f"{file}: wanted the columns {', '.join(self.texts)}; {', '.join(missing)} is not among "
                 f"{', '.join(map(str, columns))}"
             )
+        if again := [column for column in self.texts if columns.count(column) > 1]:
+            raise UserError(f"{file}: {again[0]}: expected one column of this name, got several")
         if taken := [name for name in self.names if name in columns]:
             raise UserError(f"{file}: wanted no column {taken[0]}, for one is to be added, given one")
 
 
-def add_columns(file: Path, out: Path, change: Change, add: Add) -> None:
-    """Write the rows of `file` with what `add` says of their texts to `out`, in the same format.
+def add_columns(file: Path, out: Path, change: Change, add: Add) -> Encoding | None:
+    """Write the rows of `file` with what `add` says of their texts to `out`, in the same format; gives its encoding.
 
     UserError in one line for a file that cannot be read to its end, or has not got the columns.
     """
@@ -65,73 +71,61 @@ def add_columns(file: Path, out: Path, change: Change, add: Add) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
     try:
-        convert(file, part, change, add)
+        encoding = convert(file, part, change, add)
         part.replace(out)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: wanted UTF-8, {error.reason}") from None
+        return encoding
+    except RowsError as error:
+        raise UserError(f"{file}: {error}") from None
     finally:
         part.unlink(missing_ok=True)
 
 
-def _convert_separated(file: Path, part: Path, change: Change, add: Add) -> None:
-    separator = "\t" if file.suffix.lower() == ".tsv" else ","
-    # As in `llm.finetune.reading`: without a header quotes in a .tsv are text.
-    quotes: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" and not change.header else csv.QUOTE_MINIMAL
-    mark = None if quotes == csv.QUOTE_NONE else '"'
-    csv.field_size_limit(2**31 - 1)  # a text may be a whole document
-    with file.open(newline="", encoding="utf-8-sig") as source, part.open("w", newline="", encoding="utf-8") as target:
-        rows = _read_separated(csv.reader(source, delimiter=separator, quoting=quotes, quotechar=mark), file)
-        first = next(rows, None)
-        if first is None:
-            raise UserError(f"{file}: wanted {'a header and ' if change.header else ''}rows, the file is empty")
-        columns = first if change.header else [str(number) for number in range(1, len(first) + 1)]
-        change.check(columns, file)
-        places = [columns.index(name) for name in change.texts]
-        writer = csv.writer(target, delimiter=separator, quoting=quotes, quotechar=mark, lineterminator="\n")
-        if change.header:
-            writer.writerow([*columns, *change.names])
-        numbered = enumerate(rows if change.header else chain([first], rows), start=1)
-        while chunk := list(islice(numbered, change.chunk_rows)):
-            for number, row in chunk:
-                if len(row) != len(columns):
-                    raise UserError(f"{file}: row {number}: wanted {len(columns)} fields, given {len(row)}")
-            added = add([[row[place] for place in places] for _, row in chunk])
-            writer.writerows([*row, *values] for (_, row), values in zip(chunk, added, strict=True))
+def _convert_separated(file: Path, part: Path, change: Change, add: Add) -> Encoding:
+    def open_lines() -> Iterator[str]:
+        with open_text(file, change.encoding) as (lines, _):
+            yield from lines
+
+    with open_text(file, change.encoding) as (_, encoding):
+        dialect = find_dialect(open_lines, file.suffix)
+    rows = (row.checked() for row in read_rows(open_lines(), dialect))
+    first = next(rows, None)
+    if first is None:
+        raise RowsError(f"expected {'a header and ' if change.header else ''}rows, got an empty file")
+    columns = first if change.header else [str(number) for number in range(1, len(first) + 1)]
+    change.check(columns, file)
+    places = [columns.index(name) for name in change.texts]
+    following = rows if change.header else chain([first], rows)
+    with part.open("w", newline="", encoding="utf-8") as target:
+        writer = csv.writer(target, lineterminator="\n", **dialect.options)
+        try:
+            if change.header:
+                writer.writerow([*columns, *change.names])
+            while chunk := list(islice(following, change.chunk_rows)):
+                added = add([[row[place] for place in places] for row in chunk])
+                writer.writerows([*row, *values] for row, values in zip(chunk, added, strict=True))
+        except csv.Error as error:  # a label with a tab or a line break, where no quotes enclose cells
+            raise RowsError(f"expected values that need no quotes ({dialect}), got others: {error}") from None
+    return encoding
 
 
-def _read_separated(reader: Iterator[list[str]], file: Path) -> Iterator[list[str]]:
-    """The rows that are not empty."""
-    try:
-        yield from (row for row in reader if row)
-    except csv.Error as error:
-        raise UserError(f"{file}: wanted {file.suffix} rows, {error}") from None
-
-
-def _convert_json_lines(file: Path, part: Path, change: Change, add: Add) -> None:
-    with file.open(encoding="utf-8-sig") as source, part.open("w", encoding="utf-8") as target:
-        numbered = ((number, line) for number, line in enumerate(source, start=1) if line.strip())
-        while chunk := list(islice(numbered, change.chunk_rows)):
-            rows = [_read_object(line, number, change, file) for number, line in chunk]
-            added = add(
-                [
-                    [_read_text(row[name], name, f"{file}: line {number}") for name in change.texts]
-                    for row, (number, _) in zip(rows, chunk, strict=True)
-                ]
-            )
-            for row, values in zip(rows, added, strict=True):
-                whole = row | dict(zip(change.names, values, strict=True))
-                target.write(json.dumps(whole, ensure_ascii=False) + "\n")
-
-
-def _read_object(line: str, number: int, change: Change, file: Path) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: line {number}: wanted a JSON object, {error}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{file}: line {number}: wanted a JSON object, given {params.describe(row)}")
-    change.check(list(row), file)
-    return row
+def _convert_json(file: Path, part: Path, change: Change, add: Add) -> Encoding:
+    """Lines stay lines, and an array stays an array."""
+    begin, between, end = ("[\n", ",\n", "\n]\n") if is_array(file, change.encoding) else ("", "\n", "\n")
+    with open_text(file, change.encoding) as (source, encoding), part.open("w", encoding="utf-8") as target:
+        mark = begin
+        rows = read_json(source)
+        while chunk := list(islice(rows, change.chunk_rows)):
+            for row in chunk:
+                change.check(list(row.content), file)
+            texts = [
+                [_read_text(row.content[name], name, f"{file}: {row.place}") for name in change.texts] for row in chunk
+            ]
+            for row, values in zip(chunk, add(texts), strict=True):
+                whole = row.content | dict(zip(change.names, values, strict=True))
+                target.write(mark + json.dumps(whole, ensure_ascii=False))
+                mark = between
+        target.write(end if mark == between else begin + end.lstrip("\n"))
+    return encoding
 
 
 def _convert_parquet(file: Path, part: Path, change: Change, add: Add) -> None:
@@ -152,7 +146,7 @@ def _convert_parquet(file: Path, part: Path, change: Change, add: Add) -> None:
                     added = add(texts)
                     arrays = [pa.array([row[place] for row in added], kind) for place, kind in enumerate(kinds)]
                     writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: wanted .parquet rows, {' '.join(str(error).split())}") from None
 
 
@@ -162,9 +156,8 @@ def _read_text(value: Any, name: str, where: str) -> str:
     return as_text(value)
 
 
-FORMATS: dict[str, Callable[[Path, Path, Change, Add], None]] = {
-    ".csv": _convert_separated,
-    ".tsv": _convert_separated,
-    ".jsonl": _convert_json_lines,
+FORMATS: dict[str, Callable[[Path, Path, Change, Add], Encoding | None]] = {
+    **dict.fromkeys(SEPARATED, _convert_separated),
+    **dict.fromkeys(JSON, _convert_json),
     ".parquet": _convert_parquet,
 }

@@ -15,9 +15,9 @@ from llm.finetune.chat import TEMPLATE
 from llm.finetune.forgetting import base_figures, read_held_out
 from llm.finetune.instruct import Row, answer_figures, prepare_rows, train_instruct
 from llm.finetune.jobs import Job
-from llm.finetune.labeled import read_records
+from llm.finetune.labeled import describe_rows, rows_section
 from llm.finetune.language import Trained
-from llm.finetune.messages import columns_of, read_rows, to_conversation
+from llm.finetune.messages import read_conversations
 from llm.finetune.params import InstructTask
 from llm.model.gpt import GPT
 from llm.plots import draw_curve
@@ -36,10 +36,10 @@ def run_instruct(job: Job, task: InstructTask) -> dict[str, Any]:
     """Train, score the answers of test before and after, write everything; the metrics."""
     tokenizer_file, load_base = open_base(job.base, job.scratch / "tokenizer.json")
     tokenizer, base = Tokenizer.load(tokenizer_file), load_base().to(job.machine.device)
-    columns, may_be_empty = columns_of(task.rows)
-    labeled = read_records(job.data, task, columns, job.seed, may_be_empty)
-    conversations, left_out = read_rows(labeled, task, lambda row: to_conversation(row, task.rows))
+    conversations, left_out = read_conversations(job.data, task, job.seed)
     rows, counts = prepare_rows(conversations, task, tokenizer, base.config)
+    told = describe_rows(counts | left_out, task.max_tokens)
+    print("\n".join(told), flush=True)
     held_out = read_held_out(job.held_out)
 
     def train(seed: int, rates: list[float]) -> Trained:
@@ -60,7 +60,7 @@ def run_instruct(job: Job, task: InstructTask) -> dict[str, Any]:
     figures = {
         when: likelihood(model, when) | score_answers(answers[when], references) for when, model in models.items()
     }
-    job.report.write_text(show_rows(scored, answers | {"reference": references}), encoding="utf-8")
+    job.report.write_text(show_rows(scored, answers | {"reference": references}) + rows_section(told), encoding="utf-8")
     metrics = {
         **counts,
         **left_out,

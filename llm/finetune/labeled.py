@@ -9,7 +9,7 @@ its end ends the stage in any case.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,8 @@ import pandas as pd
 from llm.errors import UserError
 from llm.finetune.params import ClassifyTask, InstructTask, PreferTask, TaskParams
 from llm.finetune.reading import as_text, read_file, some
-from llm.finetune.splits import SHARES, draw_splits
+from llm.finetune.splits import SHARES, draw_splits, split_named
 from llm.text.tables import SPLITS
-
-SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"} | {split: split for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,47 @@ class Labeled:
 
     table: pd.DataFrame
     counts: dict[str, Any]
+
+
+def describe_rows(counts: Mapping[str, Any], max_tokens: int) -> list[str]:
+    """Return lines that say how many rows there are, how the file was read, and what was left out, merged or cut.
+
+    `counts` are a task's metrics.
+
+    >>> describe_rows({"rows": {"train": 6, "val": 2}, "skipped": {"empty_text": 1}, "rows_cut_to_max_tokens": 2}, 32)
+    ['rows: 6 train, 2 val', 'left out: 1 with empty_text', 'cut to max_tokens, 32: 2 of 8 rows (25.0%)']
+    """
+    lines = ["rows: " + ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())]
+    if "encoding" in counts:
+        lines.append(f"the file's encoding, which encoding: can name: {counts['encoding']}")
+    if "dialect" in counts:
+        lines.append(f"the file's rows: {counts['dialect']}")
+    if counts["skipped"]:
+        lines.append("left out: " + ", ".join(f"{n:,} with {reason}" for reason, n in counts["skipped"].items()))
+    if same := counts.get("dropped_same_row_again"):
+        lines.append(f"left out: {same:,} that another row equals")
+    for split, n in counts.get("drawn_from_train", {}).items():
+        lines.append(f"{split}: the file has none, {n:,} were drawn from train")
+    n_rows = sum(counts["rows"].values())
+    for key, (what, n_others) in TOO_LONG.items():
+        if n := counts.get(key):
+            total = n_rows + n * n_others
+            lines.append(f"{what} max_tokens, {max_tokens}: {n:,} of {total:,} rows ({n / total:.1%})")
+    return lines
+
+
+def rows_section(described: Sequence[str]) -> str:
+    """Return the Markdown section of a report with the lines of `describe_rows`."""
+    return "\n".join(["", "## Rows", "", *(f"- {line}" for line in described), ""])
+
+
+# A count → what happened to rows of more than max_tokens, and whether they are missing from the rows that are left.
+TOO_LONG = {
+    "rows_cut_to_max_tokens": ("cut to", 0),
+    "cut_too_long": ("cut to", 0),
+    "split_too_long": ("split, longer than", 0),
+    "dropped_too_long": ("dropped, longer than", 1),
+}
 
 
 def read_classify(path: Path, task: ClassifyTask, seed: int) -> Labeled:
@@ -95,7 +134,12 @@ class _Rows:
             raise UserError(f"{path}: wanted different columns, given {', '.join(read)}")
         # A group may be what is read too: the prompt that several answers have, the first of two texts.
         wanted = list(dict.fromkeys([*read, *([] if task.group_column is None else [task.group_column])]))
-        table = read_file(path, header)
+        file = read_file(path, header, task.encoding)
+        table = file.table
+        if file.encoding and file.encoding.doubt:
+            self.counts["encoding"] = ", ".join(file.encoding)
+        if file.dialect:
+            self.counts["dialect"] = file.dialect
         if table.empty:
             raise UserError(f"{path}: wanted labeled rows, given none")
         if missing := [column for column in wanted if column not in table.columns]:
@@ -135,11 +179,11 @@ class _Rows:
             self.table["split"] = self._draw(labels, seed, SHARES)
         else:
             self.leave_out_empty(column, "empty_split")
-            given = self.table[column].map(as_text).str.strip()
-            unknown = sorted(set(given) - set(SPLIT_NAMES))
-            told = f"{column}: wanted train, val or test, given {some(unknown)}"
-            self.leave_out(~given.isin(list(SPLIT_NAMES)), "unknown_split", told)
-            self.table["split"] = self.table[column].map(as_text).str.strip().map(SPLIT_NAMES)
+            given = self.table[column].map(as_text)
+            is_unknown = given.map(split_named).isna()
+            told = f"{column}: expected train, val or test, got {some(sorted(set(given[is_unknown])))}"
+            self.leave_out(is_unknown, "unknown_split", told)
+            self.table["split"] = self.table[column].map(as_text).map(split_named)
             self._refuse_leaks(key, column)
             self._draw_what_is_missing(key, labels, seed)
         self._one_split_a_group()

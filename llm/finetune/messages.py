@@ -14,12 +14,13 @@ user and assistant take turns, and the assistant has the last word.
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from llm import params
 from llm.errors import UserError
 from llm.finetune.chat import Message
-from llm.finetune.labeled import Labeled
+from llm.finetune.labeled import Labeled, read_records
 from llm.finetune.params import (
     AlpacaRows,
     InstructTask,
@@ -49,16 +50,27 @@ class RowError(Exception):
 
 def columns_of(rows: MessageRows) -> tuple[list[str], frozenset[str]]:
     """The columns that rows of a kind are made of, and those of them that may be empty."""
+    system = [] if rows.system is None else [rows.system]
     match rows:
         case AlpacaRows():
             given = [] if rows.input is None else [rows.input]
-            return [rows.instruction, *given, rows.output], frozenset(given)
+            return [*system, rows.instruction, *given, rows.output], frozenset([*system, *given])
         case PromptRows():
-            return [rows.prompt, rows.completion], frozenset()
+            columns = [rows.prompt, rows.completion]
         case MessagesRows():
-            return [rows.messages], frozenset()
+            columns = [rows.messages]
         case ShareGPTRows():
-            return [rows.conversations], frozenset()
+            columns = [rows.conversations]
+    return [*system, *columns], frozenset(system)
+
+
+def read_conversations(
+    path: Path, task: InstructTask, seed: int
+) -> tuple[dict[str, list[Conversation]], dict[str, Any]]:
+    """Read the conversations of a file by split, and the counts of what is left out."""
+    columns, may_be_empty = columns_of(task.rows)
+    labeled = read_records(path, task, columns, seed, may_be_empty)
+    return read_rows(labeled, task, lambda row: to_conversation(row, task.rows))
 
 
 def read_rows(
@@ -92,15 +104,20 @@ def to_conversation(row: Mapping[str, Any], rows: MessageRows) -> Conversation:
             said = _messages(row[rows.messages], rows.messages, "role", "content", ROLES)
         case ShareGPTRows():
             said = _messages(row[rows.conversations], rows.conversations, "from", "value", SENDERS)
+    if rows.system is not None and (system := _text(row, rows.system)).strip():
+        said = [Message("system", system), *said]
     _check(said, "assistant", columns_of(rows)[0][-1])
     return [Message(role, content.strip() if role == "assistant" else content) for role, content in said]
 
 
-def to_prompt(row: Mapping[str, Any], column: str) -> Conversation:
-    """A text as one message of the user's, or a list of messages of which the last is the user's. RowError for else."""
+def to_prompt(row: Mapping[str, Any], column: str, input_column: str | None = None) -> Conversation:
+    """A text as one message of the user's, or a list of messages of which the last is the user's. RowError for else.
+
+    Behind a text comes that of `input_column`, if there is one.
+    """
     value = row[column]
     if isinstance(value, str) and not _is_list_of_messages(value):
-        said = [Message("user", value)]
+        said = [Message("user", user_message(value, _text(row, input_column) if input_column else None))]
     else:
         said = _messages(value, column, "role", "content", ROLES)
     _check(said, "user", column)

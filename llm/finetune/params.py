@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from llm.params import Section
+from llm.text.params import Encoding
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -49,6 +50,7 @@ class TaskParams(Section):
     base: str
     weights: str
     data: str
+    encoding: Encoding | None = None  # null: found, and told where it is a guess
     split_column: str | None
     group_column: str | None
     on_error: Literal["fail", "skip"]
@@ -77,7 +79,13 @@ class ClassifyTask(TaskParams):
         return self
 
 
-class AlpacaRows(Section):
+class _Rows(Section):
+    """A column that every kind of rows may have: the text of a system message, empty in rows without one."""
+
+    system: str | None = None
+
+
+class AlpacaRows(_Rows):
     """An instruction, perhaps an input, an answer."""
 
     kind: Literal["alpaca"]
@@ -86,7 +94,7 @@ class AlpacaRows(Section):
     output: str
 
 
-class PromptRows(Section):
+class PromptRows(_Rows):
     """A prompt and its completion."""
 
     kind: Literal["prompt_completion"]
@@ -94,14 +102,14 @@ class PromptRows(Section):
     completion: str
 
 
-class MessagesRows(Section):
+class MessagesRows(_Rows):
     """A list of {role, content}; roles are system, user and assistant."""
 
     kind: Literal["messages"]
     messages: str
 
 
-class ShareGPTRows(Section):
+class ShareGPTRows(_Rows):
     """A list of {from, value}; senders are system, human and gpt."""
 
     kind: Literal["sharegpt"]
@@ -125,10 +133,12 @@ class PreferTask(TaskParams):
     """A prompt with a better and a worse answer → a model that gives the better one more weight.
 
     Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); `beta` keeps the model near its base.
+    What `input_column` holds comes behind the prompt, as in rows of the kind alpaca; it may be empty.
     """
 
     kind: Literal["prefer"]
     prompt_column: str
+    input_column: str | None = None
     chosen_column: str
     rejected_column: str
     beta: Rate

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from llm import params
 from llm.errors import UserError
 from llm.export.classifier import ClassifierInfo, read_classifier
 from llm.finetune.classify import encode_texts, predict
@@ -14,6 +15,7 @@ from llm.finetune.columns import Change, Value, add_columns
 from llm.model.classifier import Classifier
 from llm.runtime import Machine
 from llm.text.frame import frame
+from llm.text.params import Encoding
 from llm.text.tokenizer import Tokenizer
 
 CHUNK_ROWS = 512
@@ -23,11 +25,15 @@ DIGITS = 6  # of a probability
 
 @dataclass(frozen=True)
 class Predictions:
-    """Where they were written, how many rows there are, and how many of them have no text and no prediction."""
+    """Where they were written, how many rows there are, how many of them have no text and no prediction.
+
+    `encoding` is the file's one where it was guessed, with the confidence in it.
+    """
 
     out: Path
     rows: int
     without_text: int
+    encoding: str | None = None
 
 
 def predict_file(
@@ -39,6 +45,7 @@ def predict_file(
     *,
     every_label: bool = False,
     header: bool = True,
+    encoding: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Predictions:
     """Add `prediction` and `probability` to the rows of `file`, and with `every_label` the probability of each label.
@@ -47,6 +54,7 @@ def predict_file(
     Written is `out`, or FILE.predictions beside the file, whole or not at all; what is wrong is a UserError in one
     line. See `llm.finetune.columns` for the formats and the `header`.
     """
+    params.check(Encoding | None, encoding, "--encoding", "predict")
     model, tokenizer, info = read_classifier(folder)
     if text_columns and len(text_columns) != len(info.text_columns):
         given = ", ".join(text_columns)
@@ -55,7 +63,9 @@ def predict_file(
     machine = replace(machine, matmul_dtype="float32")
     model = model.to(machine.device)
     each = [f"probability_{label}" for label in info.labels] if every_label else []
-    change = Change(text_columns or info.text_columns, ["prediction", "probability", *each], header, chunk_rows)
+    change = Change(
+        text_columns or info.text_columns, ["prediction", "probability", *each], header, chunk_rows, encoding
+    )
     out = out or file.with_name(f"{file.stem}.predictions{file.suffix}")
     n_rows, n_empty = 0, 0
     with tqdm(desc="predict", unit=" rows") as bar:
@@ -73,8 +83,8 @@ def predict_file(
             bar.update(len(texts))
             return added
 
-        add_columns(file, out, change, add)
-    return Predictions(out, n_rows, n_empty)
+        found = add_columns(file, out, change, add)
+    return Predictions(out, n_rows, n_empty, ", ".join(found) if found and found.doubt else None)
 
 
 def choose(probabilities: Sequence[float], info: ClassifierInfo) -> tuple[str, float]:

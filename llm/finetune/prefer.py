@@ -19,8 +19,9 @@ from llm.evaluate.intervals import ratio_interval
 from llm.finetune.batches import RowBatches, in_order
 from llm.finetune.chat import Message, turn_ids
 from llm.finetune.instruct import LEARNED, Row, check_length, check_splits, make_row, sums_by_row, token_losses
+from llm.finetune.labeled import read_records
 from llm.finetune.language import Trained, train_language_model
-from llm.finetune.messages import Conversation, RowError, to_answer, to_prompt
+from llm.finetune.messages import Conversation, RowError, read_rows, to_answer, to_prompt
 from llm.finetune.params import PreferTask, TrainingParams
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
@@ -53,9 +54,17 @@ class Pair:
         return max(len(self.chosen.ids), len(self.rejected.ids))
 
 
+def read_preferences(path: Path, task: PreferTask, seed: int) -> tuple[dict[str, list[Preference]], dict[str, Any]]:
+    """Read the preferences of a file by split, and the counts of what is left out."""
+    may_be_empty = [] if task.input_column is None else [task.input_column]
+    columns = [task.prompt_column, *may_be_empty, task.chosen_column, task.rejected_column]
+    labeled = read_records(path, task, columns, seed, frozenset(may_be_empty))
+    return read_rows(labeled, task, lambda row: to_preference(row, task))
+
+
 def to_preference(row: Mapping[str, Any], task: PreferTask) -> Preference:
     """The preference of a row of the file. RowError where it is none."""
-    prompt = to_prompt(row, task.prompt_column)
+    prompt = to_prompt(row, task.prompt_column, task.input_column)
     chosen, rejected = to_answer(row, task.chosen_column), to_answer(row, task.rejected_column)
     if chosen == rejected:
         raise RowError(

@@ -17,16 +17,15 @@ from llm.finetune.instruct_job import (
     write_model,
 )
 from llm.finetune.jobs import Job
-from llm.finetune.labeled import read_records
+from llm.finetune.labeled import describe_rows, rows_section
 from llm.finetune.language import Trained
-from llm.finetune.messages import read_rows
 from llm.finetune.params import PreferTask
 from llm.finetune.prefer import (
     dpo_loss,
     preference_figures,
     prepare_pairs,
+    read_preferences,
     score_pairs,
-    to_preference,
     train_preferences,
 )
 from llm.model.gpt import GPT
@@ -40,11 +39,10 @@ def run_prefer(job: Job, task: PreferTask) -> dict[str, Any]:
     """
     tokenizer_file, load_base = open_base(job.base, job.scratch / "tokenizer.json")
     tokenizer, base = Tokenizer.load(tokenizer_file), load_base().to(job.machine.device)
-    columns = [task.prompt_column, task.chosen_column, task.rejected_column]
-    preferences, left_out = read_rows(
-        read_records(job.data, task, columns, job.seed), task, lambda row: to_preference(row, task)
-    )
+    preferences, left_out = read_preferences(job.data, task, job.seed)
     pairs, counts = prepare_pairs(preferences, task, tokenizer, base.config)
+    told = describe_rows(counts | left_out, task.max_tokens)
+    print("\n".join(told), flush=True)
     chosen = [pair.chosen for pair in pairs["test"]]
     held_out, size = read_held_out(job.held_out), task.training.batch_size
     reference = {split: score_pairs(base, part, tokenizer.pad, size, job.machine) for split, part in pairs.items()}
@@ -72,7 +70,7 @@ def run_prefer(job: Job, task: PreferTask) -> dict[str, Any]:
     answers = {when: answer_rows(model, [pair.chosen for pair in shown], tokenizer) for when, model in models.items()}
     for name in ("chosen", "rejected"):
         answers[name] = [getattr(pair, name).messages[-1].content for pair in shown]
-    job.report.write_text(show_rows([pair.chosen for pair in shown], answers), encoding="utf-8")
+    job.report.write_text(show_rows([pair.chosen for pair in shown], answers) + rows_section(told), encoding="utf-8")
     figures = {when: measure(model, when) for when, model in models.items()}
     metrics = {
         **counts,

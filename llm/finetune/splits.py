@@ -5,8 +5,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+# What splits are called in files that people share, in small letters.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
 # What is held out of a file that brings no splits.
 SHARES = {"test": 0.2, "val": 0.1}
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that a name stands for, or None.
+
+    >>> split_named(" Validation "), split_named("holdout")
+    ('val', None)
+    """
+    return SPLIT_NAMES.get(name.strip().lower())
 
 
 def draw_splits(

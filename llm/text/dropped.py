@@ -6,7 +6,7 @@
 {'empty': {'documents': 1, 'bytes': 3}}
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 N_EXAMPLES = 5
@@ -51,8 +51,9 @@ def describe(
     dropped: Dropped,
     notes: Iterable[str] = (),
     encodings: dict[str, str] | None = None,
+    dialects: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The report in Markdown: what was found, what was kept, every rule with its examples, all doubtful encodings."""
+    """The report in Markdown: what was found and kept, every rule with its examples, doubtful encodings, dialects."""
     lines = ["# What prepare kept and dropped", ""]
     lines += _table(["source", "documents found", "documents kept", "bytes kept"], by_source)
     lines += ["", *_table(["split", "documents", "bytes"], by_split)]
@@ -70,6 +71,13 @@ def describe(
         lines += ["## encodings that may be wrong", ""]
         lines += ["Look at these files; `encoding` in the source names another one, for all files or by glob.", ""]
         lines += [f"- `{_code(path)}` · {_plain(why)}" for path, why in encodings.items()]
+        lines += [""]
+    if dialects:
+        lines += ["## tables that commas do not separate", ""]
+        for dialect, paths in dialects.items():
+            shown = ", ".join(f"`{_code(path)}`" for path in paths[:N_EXAMPLES])
+            more = f" and {len(paths) - N_EXAMPLES:,} more" if len(paths) > N_EXAMPLES else ""
+            lines += [f"- {dialect}: {shown}{more}"]
         lines += [""]
     return "\n".join(lines)
 

@@ -9,7 +9,6 @@ what it is: JSON, tables, HTML, or else text. About one document is held at a ti
 """
 
 import codecs
-import csv
 import io
 import json
 import re
@@ -23,7 +22,8 @@ from typing import TYPE_CHECKING
 from llm.text.containers import BUFFER_BYTES, ContentError, Entry, one_line, open_entries
 from llm.text.encodings import decode, open_text
 from llm.text.params import FilesSource, UrlSource
-from llm.text.raw import DoubtfulEncoding, RawDocument, Unreadable
+from llm.text.raw import DoubtfulEncoding, FileNote, FoundDialect, RawDocument, Unreadable
+from llm.text.rows import Dialect, Row, find_dialect, read_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,12 +43,12 @@ LIMIT_ADVICE = "raise prepare.max_document_bytes"
 NEWLINE = rb"(?>\r\n|\r|\n)"
 
 Found = tuple[str, str | ContentError, int]  # what follows the path (":3"), the text or why there is none, its bytes
-Reader = Callable[[Entry, FilesSource | UrlSource, int], Iterator[Found]]
+Reader = Callable[[Entry, FilesSource | UrlSource, int], Iterator[Found | Dialect]]
 
 
 def read_file(
     file: Path, path: str, source: FilesSource | UrlSource, max_document_bytes: int
-) -> Iterator[RawDocument | Unreadable | DoubtfulEncoding]:
+) -> Iterator[RawDocument | Unreadable | FileNote]:
     """The documents of `file`, and word of all that gives none; nothing that it holds raises an error.
 
     `path` is the file's name in the documents' paths, and its suffixes decide how it is read. Reasons beside
@@ -64,7 +64,7 @@ def read_file(
 
 def read_entry(
     entry: Entry, source: FilesSource | UrlSource, max_document_bytes: int
-) -> Iterator[RawDocument | Unreadable | DoubtfulEncoding]:
+) -> Iterator[RawDocument | Unreadable | FileNote]:
     """The documents of what `containers` gives, and word of all that gives none."""
     is_empty = True
     read = READERS.get(entry.suffix, _read_text)
@@ -76,7 +76,11 @@ def read_entry(
                 entry = entry._replace(stream=stream)
                 if encoding.doubt:
                     yield DoubtfulEncoding(source.name, entry.path, encoding.name, encoding.origin, encoding.doubt)
-            for place, found, n_bytes in read(entry, source, max_document_bytes):
+            for item in read(entry, source, max_document_bytes):
+                if isinstance(item, Dialect):
+                    yield FoundDialect(source.name, entry.path, str(item))
+                    continue
+                place, found, n_bytes = item
                 is_empty = False
                 yield _document(source.name, entry.path + place, found, n_bytes, max_document_bytes)
         if is_empty:
@@ -339,61 +343,48 @@ def _names(names: list[str]) -> str:
     return one_line(", ".join(names)) if names else "none"
 
 
-def _read_csv(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    yield from _read_rows(entry, source, limit, csv.excel)
-
-
-def _read_tsv(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
-    yield from _read_rows(entry, source, limit, csv.excel_tab)
-
-
-def _read_rows(
-    entry: Entry, source: FilesSource | UrlSource, limit: int, dialect: type[csv.Dialect]
-) -> Iterator[Found]:
+def _read_separated(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found | Dialect]:
+    dialect = _dialect(entry)
+    if dialect.delimiter != ",":
+        yield dialect
     rows = _rows(entry.stream, 2 * limit, dialect)
-    header, _ = next(rows, ([], 0))
-    if isinstance(header, ContentError):
-        raise header
-    if source.text_field not in header:
-        raise ContentError("no_field", f"wanted a column {source.text_field}, given {_names(header)}")
-    column = header.index(source.text_field)
+    header, _ = next(rows, (Row(1, []), 0))
+    if header.problem:
+        raise ContentError("bad_row", header.problem)
+    if source.text_field not in header.fields:
+        raise ContentError("no_field", f"wanted a column {source.text_field}, given {_names(header.fields)}")
+    column = header.fields.index(source.text_field)
     for number, (row, n_bytes) in enumerate(rows, 1):
-        if isinstance(row, ContentError):
-            yield f":{number}", row, n_bytes
-        elif len(row) != len(header):
-            problem = f"wanted {len(header)} fields, as in the header, given {len(row)}"
-            yield f":{number}", ContentError("bad_row", problem), n_bytes
+        if row.problem:
+            yield f":{number}", ContentError("bad_row", row.problem), n_bytes
         else:
-            yield f":{number}", decode(row[column].encode("utf-8", "surrogateescape")), n_bytes
+            yield f":{number}", decode(row.fields[column].encode("utf-8", "surrogateescape")), n_bytes
 
 
-def _rows(
-    stream: io.BufferedReader, limit: int, dialect: type[csv.Dialect]
-) -> Iterator[tuple[list[str] | ContentError, int]]:
-    """Each row's fields, or what is wrong with it, and its length in bytes. Blank lines are no rows."""
-    # The limit is the whole process's, so it is no bound: `lines` holds one.
-    csv.field_size_limit((1 << 31) - 1)
+def _dialect(entry: Entry) -> Dialect:
+    """What separates the rows of a table, by its beginning."""
+    head = entry.stream.peek(1)
+    known = head.decode("utf-8", "surrogateescape")
+    is_whole = len(head) < BUFFER_BYTES - len(codecs.BOM_UTF8)
+    return find_dialect(lambda: io.StringIO(known, newline=""), entry.suffix, is_whole)
+
+
+def _rows(stream: io.BufferedReader, limit: int, dialect: Dialect) -> Iterator[tuple[Row, int]]:
+    """Each row and its length in bytes."""
     n_bytes = 0
 
     def lines() -> Iterator[str]:
         nonlocal n_bytes
         while line := stream.readline(limit - n_bytes + 1):
-            n_bytes += len(line)
+            if n_bytes or not line.isspace():  # blank lines between rows belong to none
+                n_bytes += len(line)
             if n_bytes > limit:
                 # Where the row ends is not known: the line may stand within quotes.
                 raise _too_long("a row", n_bytes, limit, f"what follows is not read; {LIMIT_ADVICE}")
             yield line.decode("utf-8", "surrogateescape")
 
-    reader = csv.reader(lines(), dialect, strict=True)
-    while True:
-        try:
-            row: list[str] | ContentError = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            row = ContentError("bad_row", f"wanted a row of fields, given one with broken quotes ({one_line(error)})")
-        if row:
-            yield row, n_bytes
+    for row in read_rows(lines(), dialect):
+        yield row, n_bytes
         n_bytes = 0
 
 
@@ -447,8 +438,8 @@ READERS: dict[str, Reader] = {
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".json": _read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": _read_separated,
+    ".tsv": _read_separated,
     ".parquet": _read_parquet,
     ".html": _read_html,
     ".htm": _read_html,

@@ -3,7 +3,7 @@
     "data/raw/a.jsonl" ──► RawDocument("mine", "a.jsonl:1", "…"), Unreadable("mine", "a.jsonl:2", "bad_row", "…", 57)
 
 Nothing is lost silently: what gives no document is named, and its source says whether that ends the run. An encoding
-that may be wrong is named too.
+that may be wrong is named too, and how the rows of a table were found to be separated.
 """
 
 from typing import NamedTuple
@@ -35,3 +35,14 @@ class DoubtfulEncoding(NamedTuple):
     encoding: str
     origin: str
     doubt: str
+
+
+class FoundDialect(NamedTuple):
+    """A table whose rows other characters than commas separate: which, and whether quotes enclose cells."""
+
+    source: str
+    path: str
+    dialect: str
+
+
+FileNote = DoubtfulEncoding | FoundDialect  # what the report says of a file

@@ -27,7 +27,7 @@ from llm.text.download import default_cache, fetch
 from llm.text.formats import read_file
 from llm.text.huggingface import read_dataset
 from llm.text.params import FilesSource, HuggingFaceSource, PythonSource, Source, UrlSource
-from llm.text.raw import DoubtfulEncoding, RawDocument, Unreadable
+from llm.text.raw import FileNote, RawDocument, Unreadable
 
 # Tests are text about tests; site-packages belong to the machine; the build's own files name its paths.
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -70,7 +70,7 @@ def list_units(source: Source, raw: Path) -> list[Unit]:
             return [Unit(source, source.split, None)]
 
 
-def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[RawDocument | Unreadable | DoubtfulEncoding]:
+def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[RawDocument | Unreadable | FileNote]:
     """The documents of a unit in order; what is no document is named and not raised."""
     match unit.source:
         case PythonSource():

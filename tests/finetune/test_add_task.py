@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,21 @@ from llm.check import check_params
 from llm.errors import UserError
 from llm.finetune.add_task import add_task, choose_epochs
 from llm.finetune.labeled import read_classify
+from llm.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
-TURNS = [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": "On."}]
-SENT = [{"from": "human", "value": "Go on."}, {"from": "gpt", "value": "On."}]
+
+
+def turns(n: int) -> list[dict]:
+    return [{"role": "user", "content": f"Count to {n}."}, {"role": "assistant", "content": "On."}]
+
+
+def sent(n: int) -> list[dict]:
+    return [{"from": "human", "value": f"Count to {n}."}, {"from": "gpt", "value": "On."}]
+
+
+def worse(n: int) -> str:
+    return f"not {n}"
 
 
 @pytest.fixture
@@ -30,7 +42,9 @@ def folder(tmp_path, monkeypatch) -> Path:
 def write(name: str, rows: list[dict]) -> Path:
     path = Path(name)
     with path.open("w", newline="", encoding="utf-8") as file:
-        if path.suffix == ".jsonl":
+        if path.suffix == ".json":
+            json.dump(rows, file)
+        elif path.suffix == ".jsonl":
             file.writelines(json.dumps(row) + "\n" for row in rows)
         else:
             writer = csv.DictWriter(file, rows[0].keys(), delimiter="\t" if path.suffix == ".tsv" else ",")
@@ -79,10 +93,37 @@ GUESSES = {
     "alpaca without inputs": ("a.jsonl", many(instruction=text, response=text), "alpaca instruction response"),
     "prompts": ("a.jsonl", many(prompt=text, completion=text, set=split), "prompt_completion prompt completion set"),
     "questions": ("rows.csv", many(question=text, answer=text), "prompt_completion question answer"),
-    "messages": ("a.jsonl", many(messages=lambda _: TURNS, id=str), "messages messages"),
-    "messages in a csv": ("rows.csv", many(messages=lambda _: json.dumps(TURNS)), "messages messages"),
-    "sharegpt": ("a.jsonl", many(conversations=lambda _: SENT), "sharegpt conversations"),
-    "preferences": ("a.jsonl", many(prompt=text, chosen=text, rejected=text), "prefer prompt chosen rejected"),
+    "messages": ("a.jsonl", many(messages=turns, id=str), "messages messages"),
+    "messages in a csv": ("rows.csv", many(messages=lambda n: json.dumps(turns(n))), "messages messages"),
+    "sharegpt": ("a.jsonl", many(conversations=sent), "sharegpt conversations"),
+    "alpaca with systems": (
+        "a.jsonl",
+        many(system="Be kind.", instruction=text, output=text),
+        "system alpaca instruction output",
+    ),
+    "preferences in alpaca's columns": (
+        "a.jsonl",
+        many(instruction=text, input=text, output=text, chosen=text, rejected=worse),
+        "prefer instruction+input chosen rejected",
+    ),
+    "a JSON array": ("a.json", many(instruction=text, input="", output=text), "alpaca instruction input output"),
+    "splits with capitals": (
+        "rows.csv",
+        many(text=text, label=label, split=lambda n: ["Train", "Train", "Val", "TEST"][n % 4]),
+        "classify text label split",
+    ),
+    "splits of other names, in a column of another": (
+        "rows.csv",
+        many(text=text, label=label, usage=lambda n: ["training", "training", "eval", "test"][n % 4]),
+        "classify text label usage",
+    ),
+    "one split": ("rows.csv", many(text=text, label=label, split="train"), "classify text label"),
+    "columns without a name": (
+        "rows.csv",
+        [{"v1": label(n), "v2": text(n), "": "", " ": ""} for n in range(40)],
+        "classify v2 v1",
+    ),
+    "preferences": ("a.jsonl", many(prompt=text, chosen=text, rejected=worse), "prefer prompt chosen rejected"),
 }
 
 
@@ -94,7 +135,12 @@ def said(task) -> str:
         case "instruct":
             words = list(task.rows.model_dump().values())
         case _:
-            words = ["prefer", task.prompt_column, task.chosen_column, task.rejected_column]
+            words = [
+                "prefer",
+                "+".join(filter(None, [task.prompt_column, task.input_column])),
+                task.chosen_column,
+                task.rejected_column,
+            ]
     return " ".join(word for word in [*words, task.split_column] if word)
 
 
@@ -151,7 +197,7 @@ OPTIONS = {
     ),
     "a conversation": (
         "a.jsonl",
-        many(talk=lambda _: TURNS),
+        many(talk=turns),
         {"kind": "instruct", "texts": ["talk"]},
         "messages talk",
     ),
@@ -182,12 +228,68 @@ def test_the_task_that_is_added_reads_its_file(folder):
 
 
 def test_numbers_suit_the_rows(folder):
-    long = add(write("rows.csv", many(100, text=lambda n: "x" * 330, label=label)))[0]
+    long, lines = add(write("rows.csv", many(100, text=lambda n: f"{n:02}" + "x" * 98, label=label)))
     assert (long.max_tokens, long.training.epochs, long.min_rows_per_label) == (128, 10.0, 2)
+    assert "epochs: 10, about 30 steps of 32 rows" in lines
     context = check_params(Path("params.yaml")).sample.context_length
     Path("params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     longer = add(write("rows.csv", many(6000, text=lambda n: "x" * 3000 + str(n), label=label)))[0]
     assert (longer.max_tokens, longer.training.epochs) == (context, 2.0)
+
+
+def test_tokens_are_those_of_the_base_and_without_one_bytes(folder, exported_folder, small_tokenizer_file):
+    rows = many(100, text=lambda n: f"{n:02} {'path ' * (n % 50)}", label=label)
+    path, texts = write("rows.csv", rows), [row["text"] for row in rows]
+    lines = add(path)[1]
+    most = max(map(len, texts)) + 1
+    said = (
+        f"the longest row has {most} bytes, and at most as many tokens (models/export/tokenizer.json is not there yet)"
+    )
+    assert f"max_tokens: 256; {said}" in lines
+    tokenizer = Tokenizer.load(small_tokenizer_file)
+    lengths = [len(tokenizer.encode(text)) + 1 for text in texts]
+    Path("data/tokenizer").mkdir(parents=True)
+    Path("data/tokenizer/tokenizer.json").write_bytes(small_tokenizer_file.read_bytes())
+    for name, options in [("by_the_corpus", {}), ("by_the_base", {"base": exported_folder})]:
+        lines = add_task(Path("params.yaml"), name, path, **options)
+        assert any(line.endswith(f"; the longest row has {max(lengths)} tokens") for line in lines)
+    cut = [length for length in lengths if length > 48]  # the context of the base
+    assert f"cut to max_tokens: {len(cut)} of 100 rows ({len(cut) / 100:.1%})" in lines
+
+
+def test_what_is_guessed_and_ignored_is_told(folder):
+    rows = many(text=text, label=label, id=str, split=lambda n: ["Train", "Train", "dev", "test"][n % 4])
+    rows = [row | {"": "more" if n == 3 else "", " ": ""} for n, row in enumerate(rows)]
+    assert add(write("rows.csv", rows))[1][:5] == [
+        "mine: classify, text → label (2 labels); 40 rows, splits of split",
+        "rows: 20 train, 10 val, 10 test",
+        "the file's rows: separated by commas, quotes enclose cells",
+        "splits: Train → train, dev → val",
+        "ignored columns: id",
+    ]
+    assert "ignored columns: 2 without a name, with text in 1 rows" in add_task(
+        Path("params.yaml"), "b", Path("rows.csv")
+    )
+
+
+def test_a_row_with_a_problem_is_refused_or_left_out_and_told(folder):
+    path = write("rows.csv", many(text=text, label=lambda n: "" if n == 3 else label(n)))
+    told = "rows.csv: label: wanted text in every row, empty in row 4; --on-error skip leaves out 1 with empty_label"
+    with pytest.raises(UserError, match=re.escape(told)):
+        add(path)
+    task, lines = add(path, on_error="skip")
+    assert task.on_error == "skip"
+    assert "left out: 1 with empty_label" in lines
+
+
+def test_a_split_column_can_be_named_or_refused(folder):
+    path = write("rows.csv", many(text=text, label=label, split=lambda n: ["train", "holdout"][n % 2], part=split))
+    told = "split: expected train, val and test in every row, got holdout as well; rename them, or see --split none"
+    assert add(path, split="part")[0].split_column == "part"
+    for name, given in [("none", "none"), ("part", "part")]:
+        add_task(Path("params.yaml"), f"by_{name}", path, split=given)
+    with pytest.raises(UserError, match=told):
+        add_task(Path("params.yaml"), "other", path)
 
 
 @pytest.mark.parametrize("n_rows", [480, 500, 700, 1000, 2500, 5000, 9000, 12800])
@@ -329,6 +431,32 @@ FILES = {
     "texts that never come again": ("rows.csv", "a,b\n1,2\n3,4\n", {}, "given the columns a, b; name them with --text"),
     "one column": ("rows.jsonl", '{"text": "a"}\n', {}, "given the columns text; name them with --text and --label"),
     "no rows": ("rows.csv", "text,label\n", {}, "wanted labeled rows, given none"),
+    "one label": (
+        "rows.csv",
+        "text,label\n" + "".join(f"text {n},good\n" for n in range(9)),
+        {},
+        "label: wanted two labels or more in train, given only good",
+    ),
+    "answers that are lists": (
+        "rows.jsonl",
+        "".join(json.dumps({"prompt": f"{n}", "chosen": turns(n), "rejected": turns(n + 1)}) + "\n" for n in range(9)),
+        {},
+        "row 1: chosen: wanted text, given [",
+    ),
+    "answers with a rating": (
+        "rows.jsonl",
+        "".join(json.dumps({"prompt": f"{n}", "completion": text(n), "label": n % 2 == 0}) + "\n" for n in range(9)),
+        {},
+        "label: expected answers that are all good, got false and true beside them (KTO)",
+    ),
+    "two rows": ("rows.csv", "text,label\none,a\ntwo,b\n", {}, "wanted rows in train, val and test, val has none of 2"),
+    "an encoding that is none": ("rows.csv", "text,label\n", {"encoding": "cp9"}, "--encoding: wanted an encoding"),
+    "cp1252": (
+        "rows.csv",
+        b"text,label\nno cloud above accra \xe9,a\n",
+        {},
+        "name its encoding, such as cp1252: --encoding",
+    ),
     "no file": ("none.csv", None, {}, "wanted a file of labeled rows, there is none"),
     "columns of one name": ("rows.csv", "text,text,label\n1,2,3\n", {}, "wanted columns of different names"),
     "a path of two words": ("my rows.csv", "text,label\n1,2\n", {}, "wanted a path without spaces"),
@@ -339,7 +467,7 @@ FILES = {
 @pytest.mark.parametrize(("name", "content", "options", "line"), FILES.values(), ids=FILES.keys())
 def test_a_file_that_cannot_be_guessed_says_what_is_there(folder, name, content, options, line):
     if content is not None:
-        Path(name).write_text(content)
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = Path("params.yaml").read_bytes()
     with pytest.raises(UserError) as caught:
         add(Path(name), **options)
@@ -361,7 +489,11 @@ def test_the_command(folder):
     assert result.exit_code == 0
     assert result.output.splitlines() == [
         "mine: classify, 2 → 1 (2 labels); 40 rows, splits drawn by the seed",
-        "epochs: 10, about 10 steps of 32 rows; max_tokens: 32",
+        "rows: 28 train, 4 val, 8 test",
+        "the file's rows: separated by tabs, quotes are text",
+        "epochs: 10, about 10 steps of 32 rows",
+        "max_tokens: 32; the longest row has 22 bytes, and at most as many tokens "
+        "(models/export/tokenizer.json is not there yet)",
         "next:",
         "  dvc add rows.tsv",
         "  dvc repro finetune@mine",

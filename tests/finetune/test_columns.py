@@ -29,7 +29,9 @@ def write(path: Path, table: pd.DataFrame) -> Path:
     match path.suffix:
         case ".parquet":
             table.to_parquet(path)
-        case ".jsonl":
+        case ".json":
+            path.write_text(json.dumps(table.to_dict("records"), indent=1))
+        case ".jsonl" | ".ndjson":
             path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in table.to_dict("records")))
         case suffix:
             table.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
@@ -40,7 +42,9 @@ def read(path: Path) -> list[dict[str, object]]:
     match path.suffix:
         case ".parquet":
             return pq.read_table(path).to_pylist()
-        case ".jsonl":
+        case ".json":
+            return json.loads(path.read_text())
+        case ".jsonl" | ".ndjson":
             return [json.loads(line) for line in path.read_text().splitlines()]
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
@@ -94,6 +98,41 @@ def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path):
     assert (tmp_path / "out.csv").read_bytes() == b'text,n,upper,length\n"a\r\nb",1,"A\r\nB",4.0\nc,2,C,1.0\n'
 
 
+DIALECTS = {
+    "semicolons in cp1252": (
+        "rows.csv",
+        "id;text\r\n1;où êtes-vous; là ?\r\n".replace("où êtes-vous; là ?", '"où êtes-vous; là ?"').encode("cp1252"),
+        'id;text;upper;length\n1;"où êtes-vous; là ?";"OÙ ÊTES-VOUS; LÀ ?";18.0\n',
+    ),
+    "lone quotes": (
+        "rows.tsv",
+        b'id\ttext\n1\t"Hello\n2\tbye"\n',
+        'id\ttext\tupper\tlength\n1\t"Hello\t"HELLO\t6.0\n2\tbye"\tBYE"\t4.0\n',
+    ),
+    "UTF-16": ("rows.csv", "text\ndéjà\n".encode("utf-16"), "text,upper,length\ndéjà,DÉJÀ,4.0\n"),
+    "columns without a name": ("rows.csv", b"text,,\na,,\n", "text,,,upper,length\na,,,A,1.0\n"),
+    "numbers that are none": (
+        "rows.jsonl",
+        b'{"text": "a", "n": NaN}\n',
+        '{"text": "a", "n": NaN, "upper": "A", "length": 1.0}\n',
+    ),
+    "an array": (
+        "rows.json",
+        b'[{"text": "a"},\n {"text": "b"}]',
+        '[\n{"text": "a", "upper": "A", "length": 1.0},\n{"text": "b", "upper": "B", "length": 1.0}\n]\n',
+    ),
+    "an empty array": ("rows.json", b"[]", "[\n]\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), DIALECTS.values(), ids=DIALECTS.keys())
+def test_the_output_is_separated_and_quoted_as_the_input(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    out = tmp_path / f"out{Path(name).suffix}"
+    add_columns(tmp_path / name, out, Change(["text"], NAMES, True, 2, "cp1252" if b"vous" in content else None), upper)
+    assert out.read_text() == expected
+
+
 def test_what_parquet_says_of_its_columns_stays(tmp_path):
     kinds = pa.schema([pa.field("text", pa.large_string()), pa.field("n", pa.int8())], metadata={"from": "here"})
     table = pa.table({"text": pa.chunked_array([["a", None], ["b"]], pa.large_string()), "n": [1, None, 3]}, kinds)
@@ -126,16 +165,43 @@ REFUSED = {
         "rows.csv: wanted the columns text; text is not among title, body",
     ),
     "a column is there": ("rows.csv", "text,upper\na,b\n", "rows.csv: wanted no column upper, for one is to be added"),
-    "a field too few": ("rows.csv", "text,n\na,1\nb,2\nc\n", "rows.csv: row 3: wanted 2 fields, given 1"),
-    "a field too many": ("rows.tsv", "text\tn\na\t1\t2\n", "rows.tsv: row 1: wanted 2 fields, given 3"),
-    "an empty file": ("rows.csv", "", "rows.csv: wanted a header and rows, the file is empty"),
-    "another ending": ("rows.txt", "text\na\n", "rows.txt: wanted a .csv, .tsv, .jsonl, .parquet file, given .txt"),
-    "no ending": ("rows", "text\na\n", "rows: wanted a .csv, .tsv, .jsonl, .parquet file, given no ending"),
-    "no JSON": ("rows.jsonl", '{"text": "a"}\n\n{"text\n', "rows.jsonl: line 3: wanted a JSON object"),
-    "no object": ("rows.jsonl", '["a"]\n', "rows.jsonl: line 1: wanted a JSON object, given ['a']"),
+    "a field too few": (
+        "rows.csv",
+        "text,n\na,1\nb,2\nc\n",
+        "rows.csv: line 4: expected 2 fields, as in the first row, got 1",
+    ),
+    "a field too many": (
+        "rows.tsv",
+        "text\tn\na\t1\t2\n",
+        "rows.tsv: line 2: expected 2 fields, as in the first row, got 3",
+    ),
+    "an empty file": ("rows.csv", "", "rows.csv: expected a header and rows, got an empty file"),
+    "another ending": (
+        "rows.txt",
+        "text\na\n",
+        "rows.txt: wanted a .csv, .tsv, .jsonl, .ndjson, .json, .parquet file, given .txt",
+    ),
+    "no ending": (
+        "rows",
+        "text\na\n",
+        "rows: wanted a .csv, .tsv, .jsonl, .ndjson, .json, .parquet file, given no ending",
+    ),
+    "no JSON": ("rows.jsonl", '{"text": "a"}\n\n{"text\n', "rows.jsonl: line 3: expected a JSON object"),
+    "no object": ("rows.jsonl", '["a"]\n', 'rows.jsonl: row 1: expected a JSON object, got "a"'),
     "a row without the key": ("rows.jsonl", '{"text": "a"}\n{"texts": "b"}\n', "text is not among texts"),
     "a text that is a list": ("rows.jsonl", '{"text": ["a"]}\n', "rows.jsonl: line 1: text: wanted text"),
-    "not UTF-8": ("rows.csv", b"text\nd\xe9j\xe0\n", "rows.csv: wanted UTF-8"),
+    "not UTF-8": (
+        "rows.csv",
+        b"text\n\xc3\xa9\xc3\xa9\nd\xe9j\n",
+        "rows.csv: line 3: expected UTF-8 text, byte 2 of the line is none; name its encoding",
+    ),
+    "half a character": (
+        "rows.jsonl",
+        '{"text": "a\\ud83d"}\n',
+        "rows.jsonl: line 1: expected characters, got half of one",
+    ),
+    "two columns of one name": ("rows.csv", "text,text\na,b\n", "text: expected one column of this name, got several"),
+    "an array cut short": ("rows.json", '[{"text": "a"}, {"te', "rows.json: row 2: expected an array of JSON objects"),
     "no Parquet": ("rows.parquet", "PAR1 broken", "rows.parquet: wanted .parquet rows"),
 }
 
@@ -163,6 +229,13 @@ def test_a_missing_file_and_an_output_that_cannot_be_are_one_line(tmp_path):
     assert file.read_text() == "text\na\n"
 
 
+def test_a_value_that_needs_quotes_where_there_are_none_is_refused(tmp_path):
+    (tmp_path / "rows.tsv").write_text('text\tn\n"a\t1\n')
+    with pytest.raises(UserError, match="expected values that need no quotes"):
+        add_columns(tmp_path / "rows.tsv", tmp_path / "out.tsv", change(), lambda _: [["two\nlines", 1.0]])
+    assert not (tmp_path / "out.tsv").exists()
+
+
 def test_no_more_than_a_chunk_of_rows_is_asked_at_once(tmp_path):
     asked = []
     for suffix in FORMATS:
@@ -170,7 +243,7 @@ def test_no_more_than_a_chunk_of_rows_is_asked_at_once(tmp_path):
         add_columns(
             file, tmp_path / f"out{suffix}", change(chunk_rows=3), lambda rows: asked.append(len(rows)) or upper(rows)
         )
-    assert asked == [3, 3, 1] * 4
+    assert asked == [3, 3, 1] * len(FORMATS)
 
 
 def test_what_goes_wrong_in_the_middle_leaves_nothing(tmp_path):

@@ -26,6 +26,8 @@ def _write(path: Path, rows: list[dict]) -> Path:
             pd.DataFrame(rows).to_csv(path, index=False)
         case ".tsv":
             pd.DataFrame(rows).to_csv(path, index=False, sep="\t")
+        case ".json":
+            path.write_text(json.dumps(rows), encoding="utf-8")
         case ".jsonl":
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         case ".parquet":
@@ -33,7 +35,7 @@ def _write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-@pytest.fixture(params=[".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.fixture(params=[".csv", ".tsv", ".jsonl", ".json", ".parquet"])
 def ending(request) -> str:
     return request.param
 
@@ -73,7 +75,9 @@ def test_every_value_is_the_text_that_was_written(tmp_path, ending, read):
     labeled = read(_write(tmp_path / f"rows{ending}", ROWS))
     assert _plain(labeled) == ROWS
     assert labeled.table["row"].tolist() == [1, 2, 3, 4, 5]
-    assert labeled.counts == {"skipped": {}}
+    marks = {".csv": "commas", ".tsv": "tabs"}
+    told = {"dialect": f"separated by {marks[ending]}, quotes enclose cells"} if ending in marks else {}
+    assert labeled.counts == {"skipped": {}} | told
 
 
 def test_columns_of_other_names_are_found(tmp_path, ending, read):
@@ -263,6 +267,8 @@ def test_many_empty_rows_are_counted_after_the_first_few(tmp_path, ending, error
 def test_a_table_without_rows_is_an_error(tmp_path, ending, error):
     path = tmp_path / f"rows{ending}"
     match ending:
+        case ".json":
+            path.write_text("[]")
         case ".jsonl":
             path.write_text("")
         case ".parquet":
@@ -277,11 +283,11 @@ def test_two_splits_without_rows_are_an_error(tmp_path, ending, error):
     assert "val has none of" in error(_write(tmp_path / f"rows{ending}", rows))
 
 
-@pytest.mark.parametrize("name", ["rows.txt", "rows.json", "rows"])
+@pytest.mark.parametrize("name", ["rows.txt", "rows.xlsx", "rows"])
 def test_a_file_of_another_kind_names_the_kinds_that_are_read(tmp_path, error, name):
     path = tmp_path / name
     path.write_text("text\n")
-    assert ".csv, .tsv, .jsonl or .parquet" in error(path)
+    assert ".csv, .tsv, .jsonl, .ndjson, .json, .parquet" in error(path)
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path, ending, error):
@@ -327,5 +333,5 @@ def test_an_output_may_not_be_empty(tmp_path, make_task):
     with pytest.raises(UserError, match="completion: wanted text in every row, empty in row 4"):
         read_records(path, make_task("instruct"), ["prompt", "completion"], 1)
     labeled = read_records(path, make_task("instruct", {"on_error": "skip"}), ["prompt", "completion"], 1)
-    assert labeled.counts == {"skipped": {"empty_text": 1}}
+    assert labeled.counts["skipped"] == {"empty_text": 1}
     assert labeled.table["row"].tolist() == [1, 2, 3, 5, 6, 7, 8, 9]

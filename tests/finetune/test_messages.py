@@ -56,6 +56,15 @@ def test_an_alpaca_row_without_an_input_is_the_instruction_alone():
     assert user_message("Sum up.", None) == user_message("Sum up.", "") == "Sum up."
 
 
+@pytest.mark.parametrize("kind", ["prompt_completion", "sharegpt"])
+def test_a_column_may_hold_the_system_message(kind):
+    row = {"ask": "Add.\n\n1 2", "said": "3", "list": _sharegpt(("human", "Add.\n\n1 2"), ("gpt", "3"))}
+    rows = _rows(kind, system="rules")
+    assert to_conversation(row | {"rules": "Be brief."}, rows) == [Message("system", "Be brief."), ASKED, ANSWERED]
+    assert to_conversation(row | {"rules": " "}, rows) == [ASKED, ANSWERED]
+    assert columns_of(rows)[1] == frozenset({"rules"})
+
+
 def test_a_system_message_and_many_turns_stay_in_order():
     said = [("system", "Be brief."), ("user", " a "), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     assert to_conversation({"list": _list(*said)}, _rows("messages")) == said

@@ -120,3 +120,17 @@ def test_the_command_says_where_the_rows_are_and_how_many(write, tmp_path):
     first, second = (tmp_path / "out.tsv").read_text().splitlines()
     assert len(first.split("\t")) == 7
     assert second == "2" + "\t" * 6
+
+
+@pytest.mark.usefixtures("plain_cpu")
+def test_the_command_tells_of_a_guessed_encoding_and_refuses_half_a_character(write, tmp_path):
+    (tmp_path / "rows.csv").write_bytes(
+        "id;text\n1;où êtes-vous allés à Noël ?\n2;déjà vu, près du château\n".encode("cp1252")
+    )
+    command = ["predict", str(write()), str(tmp_path / "rows.csv")]
+    assert "rows.csv: read as cp1252, guessed, confidence " in CliRunner().invoke(app, command).stdout
+    assert "read as" not in CliRunner().invoke(app, [*command, "--encoding", "cp1252"]).stdout
+    (tmp_path / "rows.jsonl").write_text('{"text": "a\\ud83d"}\n')
+    result = CliRunner().invoke(app, ["predict", str(write()), str(tmp_path / "rows.jsonl")])
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception).endswith(r"rows.jsonl: line 1: expected characters, got half of one, \ud83d")

@@ -1,5 +1,6 @@
 """Preferences: the loss by hand, its gradient's direction, a toy that learns them; the base is asked once."""
 
+import json
 import math
 
 import pytest
@@ -19,6 +20,7 @@ from llm.finetune.prefer import (
     pair_log_probabilities,
     preference_figures,
     prepare_pairs,
+    read_preferences,
     reward_margins,
     score_pairs,
     to_preference,
@@ -177,3 +179,17 @@ def test_the_figures_by_hand():
     assert figures["chosen_is_likelier_low"] < 0.5 < figures["chosen_is_likelier_high"]
     assert figures["reward_margin"] == pytest.approx(0.5 * (1 - 2 + 0.5 + 0) / 4, abs=1e-5)
     assert figures["chosen_log_ratio"] == pytest.approx((1 - 2 - 1 + 1) / 4, abs=1e-5)
+
+
+def test_an_input_comes_behind_the_prompt(make_task, tmp_path):
+    rows = [
+        {"instruction": "Add.", "input": f"{n}" if n % 2 else "", "chosen": f"{n}", "rejected": "?"} for n in range(9)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    task = make_task(
+        "prefer", {"prompt_column": "instruction", "input_column": "input", "split_column": None, "on_error": "skip"}
+    )
+    found, counts = read_preferences(tmp_path / "rows.json", task, 1)
+    asked = {of.chosen: of.prompt[0].content for part in found.values() for of in part}
+    assert asked == {f"{n}": f"Add.\n\n{n}" if n % 2 else "Add." for n in range(9)}
+    assert counts["skipped"] == {}

@@ -1,6 +1,7 @@
 """The finetune stage makes a model that others load, says what it scored, and says when there was nothing to do."""
 
 import atexit
+import csv
 import json
 import multiprocessing
 import os
@@ -105,6 +106,35 @@ def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_fi
     confusion = pd.read_csv(out / "plots/confusion.csv")
     assert confusion["actual"].tolist() == test["label"].tolist()
     assert confusion["predicted"].tolist() == predicted
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "lines"),
+    [
+        (
+            "classify",
+            {"on_error": "skip"},
+            ["left out: 1 with empty_text", "cut to max_tokens, 40: 1 of 39 rows (2.6%)"],
+        ),
+        (
+            "instruct",
+            {"on_error": "skip"},
+            ["left out: 1 with empty_text", "dropped, longer than max_tokens, 40: 1 of 39 rows"],
+        ),
+    ],
+)
+def test_what_is_left_out_and_cut_is_in_the_output_the_report_and_the_card(
+    run, make_task, tmp_path, capsys, kind, changes, lines
+):
+    rows = ROWS.assign(text=ROWS["text"].where(ROWS.index != 3, " ").where(ROWS.index != 4, 'rain "x" ' * 40))
+    rows.to_csv(tmp_path / "rows.tsv", index=False, sep="\t", quoting=csv.QUOTE_NONE, quotechar=None)
+    columns = (
+        {"rows": {"kind": "prompt_completion", "prompt": "text", "completion": "label"}} if kind == "instruct" else {}
+    )
+    out = run(make_task(kind, {"training.epochs": 1.0} | changes | columns), tmp_path / "rows.tsv")
+    for told in (capsys.readouterr().out, (out / "report.md").read_text(), (out / "model/README.md").read_text()):
+        for line in ["rows: ", "separated by tabs, quotes are text", *lines]:
+            assert line in told
 
 
 def test_the_instruction_model_answers_in_transformers_as_it_does_here(run, rows_file, instruct):

@@ -24,7 +24,7 @@ from pyarrow import parquet
 from llm.text.containers import Entry, Limits, open_entries
 from llm.text.formats import is_undivided, read_entry, read_file
 from llm.text.params import FilesSource, UrlSource
-from llm.text.raw import RawDocument, Unreadable
+from llm.text.raw import FoundDialect, RawDocument, Unreadable
 
 LIMIT = 10_000
 TEXTS = ["The river runs.", 'Déjà vu, said "she";\n\nthe rain\tfalls, 雨 😀', "third"]
@@ -498,6 +498,21 @@ def test_a_row_of_a_table_that_gives_no_document_is_named(tmp_path: Path) -> Non
     texts, reasons = read(tmp_path, "a.csv", content)
     assert texts == {":1": "one", ":3": 'a "quoted"\ntext', ":7": "", ":8": 'a 5" pipe', ":9": "é, 雨"}
     assert reasons == {":2": "bad_row", ":4": "bad_row", ":5": "bad_row", ":6": "not_text", ":10": "bad_row"}
+
+
+def test_a_table_is_read_as_it_is_separated_and_the_rule_is_told(tmp_path: Path) -> None:
+    lone = b'label\ttext\nham\t"Hello there\nspam\tWin a prize now\nham\tShe said bye"\n'
+    texts = {":1": '"Hello there', ":2": "Win a prize now", ":3": 'She said bye"'}
+    assert read(tmp_path, "a.tsv", lone) == (texts, {})
+    assert read(tmp_path, "a.tsv.gz", gzip.compress(lone)) == (texts, {})
+    notes = [
+        found for found in read_file(tmp_path / "file", "a.tsv.gz", mine(), LIMIT) if isinstance(found, FoundDialect)
+    ]
+    assert notes == [FoundDialect("mine", "a.tsv.gz", "separated by tabs, quotes are text")]
+    assert read(tmp_path, "a.csv", b"id;text\n1;one, two\n") == ({":1": "one, two"}, {})
+    assert read(tmp_path, "a.csv", b"v1,text,,\nham,one,,\n") == ({":1": "one"}, {})
+    swallowing = b'label,text\nham,"Hello\n' + b"spam,Win\n" * 20 + b'ham,bye"\nham,last\n'
+    assert read(tmp_path, "a.csv", swallowing) == ({":2": "last"}, {":1": "bad_row"})
 
 
 def test_the_column_is_the_one_that_the_source_names(tmp_path: Path) -> None:
