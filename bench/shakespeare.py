@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from ruamel.yaml import YAML
 
 from bench.train import OURS, Setting, Shape, start_child
 from llm.runtime import Machine
+from llm.stage import wired_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "bench" / "shakespeare.yaml"
@@ -82,14 +82,13 @@ def seconds_a_step(params: dict[str, Any]) -> float:
 
 def run_stages(folder: Path, stages: Sequence[str]) -> dict[str, float]:
     """Seconds of each stage, in processes of their own that work in `folder`; what they print goes to stderr."""
-    wiring = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     seconds = {}
     for stage in stages:
-        words = shlex.split(wiring[stage]["cmd"])
-        assert words[0] == "python"
+        paths = wired_paths(ROOT / "dvc.yaml", stage, folder / "params.yaml", None)
+        options = [word for argument, path in paths.items() for word in (f"--{argument}", path)]
         began = time.perf_counter()
-        command = [sys.executable, *words[1:]]
+        command = [sys.executable, "-m", f"stages.{stage}", *options]
         done = subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False)
         seconds[stage] = time.perf_counter() - began
         if done.returncode:

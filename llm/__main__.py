@@ -2,12 +2,14 @@
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llm.errors import UserError
+from llm.errors import UserError, one_line_errors
+from llm.threads import limit_spinning
 
 if TYPE_CHECKING:
     from llm.model.gpt import GPT
@@ -396,8 +398,10 @@ def summary(metrics: Annotated[Path, typer.Argument(help="The folder of metrics.
 
 def run() -> None:
     """Run a command; a user's mistake is one line and exit code 2."""
+    limit_spinning()
     try:
-        app()
+        with one_line_errors(written=[Path(), Path(tempfile.gettempdir())]):
+            app()
     except UserError as error:
         print(f"llm: {error}", file=sys.stderr)
         sys.exit(2)

@@ -85,7 +85,8 @@ class Project:
 
     def outputs(self) -> set[str]:
         out = self.folder / "out"
-        return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} if out.exists() else set()
+        found = {path.relative_to(out) for path in out.rglob("*") if path.is_file()} if out.exists() else set()
+        return {str(path) for path in found if ".scratch" not in path.parts}
 
     def wait_for(self, name: str) -> None:
         deadline = time.monotonic() + 30
