@@ -54,7 +54,11 @@ class Project:
         self.folder = folder
         (folder / "stages").mkdir()
         (folder / "stages" / "__init__.py").write_text('"""Stages."""\n')
-        (folder / "llm").symlink_to(ROOT / "llm")
+        (folder / "llm").mkdir()
+        for path in (ROOT / "llm").iterdir():
+            (folder / "llm" / path.name).symlink_to(path)
+        # The check of all params has its own tests; the sections of this project are none of its.
+        self.write_check("")
         (folder / "params.yaml").write_text("demo:\n  times: 2\n")
         (folder / "text.txt").write_text("abc")
         self.write_stage(work)
@@ -66,6 +70,13 @@ class Project:
         # A stage refuses code that was written while it started: this one was there before.
         earlier = time.time() - 10
         os.utime(script, (earlier, earlier))
+
+    def write_check(self, problem: str) -> None:
+        """Have the check of all params, which a stage runs under DVC, find a problem or none."""
+        work = f"raise UserError({problem!r})" if problem else "pass"
+        check = self.folder / "llm" / "check.py"
+        check.unlink()
+        check.write_text(f"from llm.errors import UserError\n\n\ndef check_params(path):\n    {work}\n")
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
         options = ["--text", "text.txt", "--result", "out/result.txt", "--folder", "out/folder"]
@@ -182,6 +193,14 @@ def test_code_that_is_newer_than_the_process_is_refused(folder: Path) -> None:
     os.utime(folder / "stages" / "demo.py", (later, later))
     code, errors = project.run()
     assert (code, errors) == (2, "demo: stages/demo.py: edited while the stage started, run it again\n")
+
+
+def test_under_dvc_a_problem_of_any_stage_ends_this_one_before_its_work(folder: Path) -> None:
+    project = Project(folder)
+    project.write_check("params.yaml: evaluate.stride: expected less")
+    assert project.run(DVC_STAGE="demo") == (2, "demo: params.yaml: evaluate.stride: expected less\n")
+    assert project.outputs() == set()
+    assert project.run() == (0, "")
 
 
 WAIT = """
