@@ -1,7 +1,7 @@
 """The whole of params.yaml at once: every section, and what one section asks of another.
 
-Each stage runs this at its start under DVC, so that the first stage of a run refuses what a later one would, before hours
-of work begin. What hangs on the text itself is for the stages.
+Each stage runs this at its start under DVC, so that the first stage of a run refuses what a later one would, before
+hours of work begin. What hangs on the text itself is for the stages.
 """
 
 from collections.abc import Iterator
@@ -68,8 +68,9 @@ def _text_problems(checked: Params) -> Iterator[str]:
         yield f"sample.weights.{name}: wanted the name of a source ({', '.join(sources)})"
     if not any(sample.weights.get(name, 1.0) for name in sources):
         yield "sample.weights: expected a source to train on, got 0 for each one"
-    if checked.label.min_chars > checked.label.max_chars:
-        yield f"label.min_chars: expected at most label.max_chars {checked.label.max_chars}, got {checked.label.min_chars}"
+    label = checked.label
+    if label.min_chars > label.max_chars:
+        yield f"label.min_chars: expected at most label.max_chars {label.max_chars}, got {label.min_chars}"
 
 
 def _pretrain_problems(checked: Params) -> Iterator[str]:
@@ -111,7 +112,7 @@ def _task_problems(task: Task, checked: Params) -> Iterator[str]:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a file or folder exists, a stage makes it, or DVC tracks it or a folder above it and can bring it back."""
+    """Whether a file or folder exists, a stage makes it, or DVC, which tracks it or a folder above it, can."""
     if path.exists() or not WIRING.exists():
         return True
     is_made = path.as_posix() in WIRING.read_text(encoding="utf-8")
