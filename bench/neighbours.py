@@ -4,9 +4,9 @@
     python -m bench.neighbours --spin 0 1000 10000  these values of GOMP_SPINCOUNT as well
     python -m bench.neighbours --turns 1 --seconds 3
 
-A step is that of pretraining in the shape of params.yaml, compiled where a compiler is. Each figure is that of a process
-of its own; the settings take turns, so that a drift of the machine falls on all of them. Of several turns the median
-counts. Run it on a machine that does nothing else.
+A step is that of pretraining in the shape of params.yaml, compiled where a compiler is. Each figure is that of a
+process of its own; the settings take turns, so that a drift of the machine falls on all of them. Of several turns the
+median counts. Run it on a machine that does nothing else.
 """
 
 import argparse

@@ -25,6 +25,7 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
 ModelFolder = Annotated[Path, typer.Option(help="A Hugging Face folder, or weights such as models/pretrained.")]
 TokenizerFile = Annotated[Path, typer.Option(help="The tokenizer.json of weights that come without one.")]
+MAX_SEED = 2**63 - 1  # as in params.yaml; torch counts no further
 EXPORT, TOKENIZER = Path("models/export"), Path("data/tokenizer/tokenizer.json")
 
 
@@ -44,7 +45,7 @@ def generate(
     ] = None,
     repetition_penalty: Annotated[float, typer.Option(min=1, help="Above 1 what was read is less likely.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same text.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed draws the same text.")] = 1,
 ) -> None:
     """Continue a text."""
     import torch
@@ -72,7 +73,7 @@ def generate(
 def serve(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder, such as models/finetuned/docstring.")] = EXPORT,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one, which is printed.")] = 8000,
-    slots: Annotated[int, typer.Option(min=1, help="So many texts go on at once; the others wait.")] = 32,
+    slots: Annotated[int, typer.Option(min=1, max=4096, help="So many texts go on at once; the others wait.")] = 32,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     public: Annotated[bool, typer.Option("--public", help="Allow a host that other machines reach.")] = False,
 ) -> None:
@@ -89,7 +90,9 @@ def chat(
     top_p: Annotated[
         float | None, typer.Option(min=0, max=1, help="Draw among the likeliest that are this probable together.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed and the same messages draw the same answers.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="The same seed and the same messages draw the same answers.")
+    ] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens an answer.")] = 200,
     system: Annotated[str | None, typer.Option(help="What stands before the conversation.")] = None,
 ) -> None:
@@ -225,7 +228,7 @@ def scaling(
 @app.command()
 def verify_export(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder of a language model.")] = EXPORT,
-    seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the prompts.")] = 1,
     text: Annotated[Path, typer.Option(help="A corpus table, whose ids are compared.")] = Path(
         "data/corpus/test.parquet"
     ),

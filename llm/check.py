@@ -13,7 +13,7 @@ from pydantic import Field
 from llm import params
 from llm.errors import UserError
 from llm.evaluate.memorisation import MemoriseParams
-from llm.evaluate.params import ClozeParams, EvaluateParams
+from llm.evaluate.params import BaselinesParams, ClozeParams, EvaluateParams
 from llm.export.params import ExportParams
 from llm.finetune.params import FinetuneParams, Task
 from llm.model.config import ModelParams
@@ -32,6 +32,7 @@ class Params(Section):
     sample: SampleParams
     model: ModelParams
     pretrain: PretrainParams
+    baselines: BaselinesParams
     evaluate: EvaluateParams
     export: ExportParams
     memorise: MemoriseParams

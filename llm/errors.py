@@ -8,6 +8,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# What torch and NumPy say of sizes that no memory has; neither has a class of its own for it.
+TOO_LARGE = re.compile(
+    "can't allocate memory|out of memory|size calculation overflowed|array is too big|Maximum allowed"
+)
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FULL_BYTES = 1 << 20  # a disk with less than this is named as full
 # What was expected, by the number of the error; the system's own words say what it got.
@@ -46,9 +50,11 @@ def one_line_errors(written: Iterable[Path] = ()) -> Iterator[None]:
         yield
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
-    except MemoryError:
-        raise UserError("out of memory; smaller batches, documents or models need less") from None
     except Exception as error:
+        if isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError | ValueError) and TOO_LARGE.search(str(error))
+        ):
+            raise UserError("out of memory; smaller batches, documents or models need less") from None
         number = error_number(error)
         if number is None:
             raise
@@ -78,6 +84,8 @@ def _describe(error: Exception, number: int, written: Iterable[Path]) -> str:
     if number in FULL:
         full = where or ", ".join(_full_disks(written)) or "the disk"
         return f"{full}: no space left, {os.strerror(number)}; free some and run it again"
+    if number == errno.EEXIST and len(files) == 1 and Path(where).is_file():
+        return f"{where}: expected a folder, got a file"
     if number in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT) and len(files) == 1 and (file := _file_above(where)):
         return f"{where}: expected folders above it, {file} is a file"
     said = os.strerror(number) if number != errno.EIO or not str(error) else " ".join(str(error).split())
