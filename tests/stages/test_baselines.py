@@ -27,6 +27,7 @@ def report(tmp_path, write_windows_folder):
                     name = f"{split}{number}"
                     table.write({"doc_id": name, "source": "s", "path": name, "text": text, "n_bytes": len(text)})
         documents = {split: [list(text.encode()) for text in given] for split, given in texts.items()}
+        shutil.rmtree(tmp_path / "windows", ignore_errors=True)
         windows = write_windows_folder(tmp_path / "windows", documents, 256, 17)
         params = BaselinesParams(train_bytes=train_bytes)
         baselines.main(params, tmp_path / "corpus", windows, tmp_path / "metrics" / "baselines.json")
