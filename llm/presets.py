@@ -42,8 +42,14 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     after = _flatten(content)
     changes = [f"{key}: {before[key]} → {after[key]}" for key in after if after[key] != before[key]]
     if changes:
-        with target.open("w", encoding="utf-8") as file:
-            yaml.dump(content, file)
+        # By rename, so that a full disk leaves the params as they were.
+        part = target.resolve().with_name(f"{target.name}.part")
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                yaml.dump(content, file)
+            part.replace(target.resolve())
+        finally:
+            part.unlink(missing_ok=True)
     return changes
 
 

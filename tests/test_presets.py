@@ -178,3 +178,12 @@ def test_a_users_sources_split_and_tasks_stay_as_they_are(preset: Path, shipped:
     assert after["prepare"] == before["prepare"]
     assert after["label"] == before["label"]
     assert after["finetune"] == before["finetune"]
+
+
+def test_a_full_disk_leaves_the_params_as_they_were(shipped: Path) -> None:
+    before = shipped.read_bytes()
+    shipped.with_name("params.yaml.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        apply_preset(OTHERS[-1], shipped)
+    assert shipped.read_bytes() == before
+    assert not shipped.with_name("params.yaml.part").exists()

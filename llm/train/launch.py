@@ -71,11 +71,11 @@ class Layout:
 
 def _number(name: str, least: int) -> int:
     given = os.environ.get(name) or str(least)
+    # By length first: Python reads no number of thousands of digits.
+    if given.isdecimal() and (len(given) > len(str(MOST)) or int(given) > MOST):
+        raise UserError(f"environment: expected {name} up to {MOST}, got {given[:40]}")
     if not given.isdecimal() or int(given) < least:
         raise UserError(f"environment: wanted {name} as a whole number from {least}, given {given}")
-    # By length first: Python reads no number of thousands of digits.
-    if len(given) > len(str(MOST)) or int(given) > MOST:
-        raise UserError(f"environment: expected {name} up to {MOST}, got {given[:40]}")
     return int(given)
 
 
