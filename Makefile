@@ -46,9 +46,10 @@ lint: $(READY)  ## Check format, rules and types
 	@ruff check .
 	@mypy
 
-# Run on their own, python -m bench.NAME: shakespeare wants a text, ablations half an hour, parity measures no speed.
+# Run on their own, python -m bench.NAME: shakespeare wants a text, ablations half an hour, gpu a GPU, parity measures
+# no speed.
 bench: $(READY)  ## Measure what is claimed to be fast
-	@for script in $(filter-out bench/shakespeare.py bench/ablations.py bench/parity.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
+	@for script in $(filter-out bench/shakespeare.py bench/ablations.py bench/parity.py bench/gpu.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
 
 scaling: $(READY)  ## Train a ladder of sizes and predict the next one (LADDER=large takes hours)
 	@dvc repro sample

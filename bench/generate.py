@@ -78,7 +78,7 @@ def prepare(place: Path) -> tuple[dict[str, tuple[str, str | None]], list[int], 
     model, tokenizer = read_folder(folder), Tokenizer.load(folder / "tokenizer.json")
     files: dict[str, tuple[str, str | None]] = {OURS: (str(folder), None), THEIRS: (str(folder), None)}
     for row, format_ in LLAMA_CPP.items():
-        files[row] = ("", "the library xllamacpp is not installed")
+        files[row] = ("", "the package xllamacpp is not installed (make extras)")
         if importlib.util.find_spec("xllamacpp") is not None:
             try:
                 files[row] = (str(write_gguf(place / "gguf", model, folder / "tokenizer.json", format_)), None)

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from llm.threads import SPIN
+from llm.openmp import SPIN
 
 NEIGHBOURS = (0, 1, 2)
 OURS = {"default": {}, "stages": SPIN}

@@ -4,7 +4,8 @@
 
 A server process of its own, and clients that all stream a completion of up to 64 tokens at the same moment. `first`
 is the time to the first piece of text, `end` to the last, in milliseconds; an answer that did not end in order is
-lost.
+lost. The last lines are the longest pause of one stream between two pieces of text, alone and while another client
+sends prompts that are far too long.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 
 EXPORT = Path("models/export")
 N_TOKENS, QUICK_TOKENS, N_ALONE, QUICK_ALONE = 64, 16, 10, 2
+LONG_PROMPTS = {"1.9 MB": 1_900_000, "10 MB": 10_000_000}  # characters: within what the server reads, and beyond
 PROMPTS = ["def main(", "import ", "class ", "# The ", "    return "]
 
 
@@ -72,14 +74,42 @@ async def measure(address: str, model: str, n_clients: int, n_alone: int, n_toke
     began = time.perf_counter()
     crowd = await asyncio.gather(*(complete(*client, n_tokens) for client in ask))
     report(f"{n_clients} clients", list(crowd), time.perf_counter() - began)
+    await measure_pauses(*ask[0], 8 * n_tokens)
 
 
-async def complete(host: str, port: int, asked: dict[str, object], n_tokens: int) -> Answer | None:
-    """Stream a completion; None where it did not come to its end."""
+async def measure_pauses(host: str, port: int, asked: dict[str, object], n_tokens: int) -> None:
+    """The longest pause of a stream in milliseconds, alone and beside long prompts."""
+    for name, n_chars in {"alone": 0, **LONG_PROMPTS}.items():
+        pauses: list[float] = []
+        stream = asyncio.create_task(complete(host, port, asked, n_tokens, pauses))
+        while not pauses and not stream.done():
+            await asyncio.sleep(0.001)
+        while n_chars and not stream.done():
+            status = await post(host, port, json.dumps(asked | {"prompt": "word " * (n_chars // 5)}).encode())
+            name = f"{name.partition(':')[0]}: {status}"  # noqa: PLW2901 (what the server answered)
+        await stream
+        print(f"  longest pause, {name:<12}{max(pauses, default=float('nan')) * 1000:>8,.0f}")
+
+
+async def post(host: str, port: int, body: bytes) -> int:
+    """Ask for a completion; the status of the answer."""
+    reader, writer = await asyncio.open_connection(host, port)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    return status
+
+
+async def complete(
+    host: str, port: int, asked: dict[str, object], n_tokens: int, pauses: list[float] | None = None
+) -> Answer | None:
+    """Stream a completion; None where it did not come to its end. Pauses between pieces are added to `pauses`."""
     streamed = {"max_tokens": n_tokens, "stream": True, "stream_options": {"include_usage": True}}
     body = json.dumps(asked | streamed).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
     began, first, used = time.perf_counter(), 0.0, 0
+    last = 0.0
     try:
         reader, writer = await asyncio.open_connection(host, port)
         writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
@@ -90,7 +120,11 @@ async def complete(host: str, port: int, asked: dict[str, object], n_tokens: int
                 writer.close()
                 return Answer(first, time.perf_counter() - began, used)
             chunk = json.loads(line.removeprefix(b"data: "))
-            first = first or time.perf_counter() - began
+            now = time.perf_counter() - began
+            first = first or now
+            if pauses is not None and last:
+                pauses.append(now - last)
+            last = now
             used = chunk["usage"]["completion_tokens"] if chunk["usage"] else 0
     except OSError:
         pass

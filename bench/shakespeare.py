@@ -59,11 +59,7 @@ def main() -> None:
         params["pretrain"]["max_steps"] = max(1, round(given.seconds / seconds_a_step(params)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for inner in ("data/raw", "data/given"):
-            (folder / inner).mkdir(parents=True)
-        shutil.copyfile(given.text, folder / "data/raw/text.txt")
-        with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-            YAML().dump(params, file)
+        set_up(folder, given.text, params)
         report(given.text, params, folder, run_stages(folder, STAGES))
 
 
@@ -80,20 +76,41 @@ def seconds_a_step(params: dict[str, Any]) -> float:
     return statistics.median(found["seconds"])
 
 
+def set_up(folder: Path, text: Path, params: dict[str, Any]) -> None:
+    """Lay a text and params into a folder in which stages can run."""
+    for inner in ("data/raw", "data/given"):
+        (folder / inner).mkdir(parents=True)
+    shutil.copyfile(text, folder / "data/raw/text.txt")
+    write_params(folder, params)
+
+
+def write_params(folder: Path, params: dict[str, Any]) -> None:
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(params, file)
+
+
 def run_stages(folder: Path, stages: Sequence[str]) -> dict[str, float]:
     """Seconds of each stage, in processes of their own that work in `folder`; what they print goes to stderr."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     seconds = {}
     for stage in stages:
-        paths = wired_paths(ROOT / "dvc.yaml", stage, folder / "params.yaml", None)
-        options = [word for argument, path in paths.items() for word in (f"--{argument}", path)]
         began = time.perf_counter()
-        command = [sys.executable, "-m", f"stages.{stage}", *options]
-        done = subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False)
+        done = subprocess.run(command_of(stage), cwd=folder, env=stage_environment(), stdout=sys.stderr, check=False)
         seconds[stage] = time.perf_counter() - began
         if done.returncode:
             raise SystemExit(done.returncode)
     return seconds
+
+
+def command_of(stage: str) -> list[str]:
+    """Return the command of a stage with the paths of dvc.yaml, with this Python."""
+    paths = wired_paths(ROOT / "dvc.yaml", stage, PARAMS, None)
+    options = [word for argument, path in paths.items() for word in (f"--{argument}", path)]
+    return [sys.executable, "-m", f"stages.{stage}", *options]
+
+
+def stage_environment() -> dict[str, str]:
+    """Return the environment of a stage that works in another folder: it finds this project and what PYTHONPATH has."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
 
 def report(text: Path, params: dict[str, Any], folder: Path, seconds: dict[str, float]) -> None:

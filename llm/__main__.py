@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llm.errors import UserError, one_line_errors
-from llm.threads import limit_spinning
+from llm.openmp import limit_spinning
 
 if TYPE_CHECKING:
     from llm.model.gpt import GPT
@@ -392,11 +392,17 @@ def library_changed(
 
 @app.command()
 def summary(metrics: Annotated[Path, typer.Argument(help="The folder of metrics.")] = Path("metrics")) -> None:
-    """Show what the last run came to."""
-    from llm.summary import summarise_run
+    """Show what the last run came to.
 
-    typer.echo(summarise_run(metrics))
-    typer.echo('The model is in models/export. Try it:\n  python -m llm generate "import " --model models/export')
+    Exits with 1 if nothing was measured yet.
+    """
+    from llm.summary import how_to_try, summarise_run
+
+    found = summarise_run(metrics)
+    if not found:
+        typer.echo(f"{metrics}: expected metrics of a run, got none; make repro trains and measures a model", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{found}\n{how_to_try(metrics, EXPORT)}")
 
 
 def run() -> None:

@@ -39,7 +39,7 @@ class Machine:
     def find(cls) -> "Machine":
         """Look at the machine. GROUNDUP_DEVICE, GROUNDUP_DTYPE and OMP_NUM_THREADS overrule what is found.
 
-        GROUNDUP_SHARD=1 shares the weights out where there are several processes. UserError names the variable.
+        GROUNDUP_SHARD=1 shares the weights out over the processes of a group. UserError names the variable.
         """
         device = os.environ.get("GROUNDUP_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = os.environ.get("GROUNDUP_DTYPE") or ("bfloat16" if _fast_at_bfloat16(device) else "float32")
@@ -48,11 +48,8 @@ class Machine:
                 f"environment: wanted GROUNDUP_DEVICE cpu or cuda and GROUNDUP_DTYPE bfloat16 or float32, "
                 f"given {device} and {dtype}"
             )
-        shard = os.environ.get("GROUNDUP_SHARD") or "0"
-        if shard not in ("0", "1"):
-            raise UserError(f"environment: wanted GROUNDUP_SHARD 0 or 1, given {shard}")
         processes = dist.get_world_size() if dist.is_initialized() else 1
-        sharded = shard == "1" and processes > 1
+        sharded = sharding_requested() and dist.is_initialized()
         compiler = any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
         return cls(device, dtype, torch.get_num_threads(), compiler, torch.__version__, processes, sharded)
 
@@ -76,12 +73,21 @@ class Machine:
             libc.mallopt(m_trim_threshold, 1 << 30)
 
     def key(self) -> str:
-        """A short name of this setting, in hexadecimal."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        """A short name of this setting, in hexadecimal; another model of GPU is another setting."""
+        gpu = torch.cuda.get_device_name() if self.device == "cuda" and torch.cuda.is_available() else ""
+        return hashlib.sha256((repr(self) + gpu).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, str | int | bool]:
         """The setting as plain values, for metrics."""
         return asdict(self)
+
+
+def sharding_requested() -> bool:
+    """Whether GROUNDUP_SHARD asks for sharded weights; UserError where it is neither 0 nor 1."""
+    shard = os.environ.get("GROUNDUP_SHARD") or "0"
+    if shard not in ("0", "1"):
+        raise UserError(f"environment: expected GROUNDUP_SHARD 0 or 1, got {shard}")
+    return shard == "1"
 
 
 def _fast_at_bfloat16(device: str) -> bool:

@@ -108,7 +108,9 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{script.stem}: interrupted; nothing was written to its outputs", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # a library's threads may still work, and would slow down Python's own way out by seconds
 
 
 def _run(main: Callable[..., None], script: Path, argv: list[str]) -> None:
@@ -319,9 +321,14 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def _runtime(seconds: float) -> dict[str, Any]:
     # ru_maxrss counts KiB on Linux and bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    torch = sys.modules.get("torch")  # a stage that needs none does not wait for it
+    gpu = {}
+    if torch is not None and torch.cuda.is_initialized():
+        gpu = {"peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6)}
     return {
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak / 1e6),
+        **gpu,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "n_cores": os.cpu_count(),

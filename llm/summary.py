@@ -1,8 +1,10 @@
 """What a run came to, on one screen: where the model is, what it scored, how to try it."""
 
-import json
+import shlex
 from pathlib import Path
 from typing import Any
+
+from llm.export.card import read_metrics, tasks_to_show
 
 # What is shown of a model that answers, before and after its finetuning.
 ANSWERS = {
@@ -12,7 +14,7 @@ ANSWERS = {
 
 
 def summarise_run(metrics: Path) -> str:
-    """A table in plain text, from the metrics folder; what was not measured is left out."""
+    """A table in plain text, from the metrics folder; nothing where no run left any."""
     parts = []
     evaluation, baselines = _read(metrics / "evaluate.json"), _read(metrics / "baselines.json")
     for split in ("test", "val"):
@@ -22,17 +24,28 @@ def summarise_run(metrics: Path) -> str:
             own = {"this model": _interval(evaluation[split], "bits_per_byte")}
             parts.append(_table(title, sorted(by_name.items(), key=lambda row: row[1]), own))
             break
-    for path in sorted((metrics / "finetune").glob("*.json")):
-        report = _read(path)
+    finetuned = {path.stem: _read(path) for path in sorted((metrics / "finetune").glob("*.json"))}
+    for name, report in tasks_to_show(finetuned).items():
         if isinstance(report.get("skipped"), str):  # else it counts the rows that were left out
-            parts.append(f"{path.stem}: skipped, {report['skipped']}\n")
+            parts.append(f"{name}: skipped, {report['skipped']}\n")
         elif "pretrained" not in report["test"]:
-            parts += [_before_and_after(path.stem, report["test"], name) for name in ANSWERS if name in report["test"]]
+            measures = [measure for measure in ANSWERS if measure in report["test"]]
+            parts += [_before_and_after(name, report["test"], measure) for measure in measures]
         else:
-            rows = sorted(((name, of["accuracy"]) for name, of in report["test"].items()), key=lambda row: -row[1])
-            intervals = {name: _interval(of, "accuracy") for name, of in report["test"].items()}
-            parts.append(_table(f"{path.stem}: accuracy on test", rows, intervals))
+            rows = sorted(((of, row["accuracy"]) for of, row in report["test"].items()), key=lambda row: -row[1])
+            intervals = {of: _interval(row, "accuracy") for of, row in report["test"].items()}
+            parts.append(_table(f"{name}: accuracy on test", rows, intervals))
+    if not parts and (metrics / "pretrain.json").is_file():
+        parts.append("No text was held out, so nothing was measured.\n")
     return "\n".join(parts)
+
+
+def how_to_try(metrics: Path, export: Path) -> str:
+    """Where the model is, and a command that continues a beginning of its own kind of text."""
+    if not (export / "config.json").is_file():
+        return f"There is no model in {export} yet: make repro trains it."
+    prompt = shlex.quote(_read(metrics / "evaluate.json").get("example_prompt", "1"))
+    return f"The model is in {export}. Try it:\n  python -m llm generate {prompt} --model {export}"
 
 
 def _before_and_after(task: str, test: dict[str, dict[str, float]], name: str) -> str:
@@ -54,5 +67,4 @@ def _table(title: str, rows: list[tuple[str, float]], notes: dict[str, str] | No
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content
+    return read_metrics(path) if path.is_file() else {}

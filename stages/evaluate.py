@@ -17,7 +17,7 @@ from llm.evaluate.measure import Figures, HeldOut, measure
 from llm.evaluate.overlap import mark_found
 from llm.evaluate.page import write_page
 from llm.evaluate.params import EvaluateParams
-from llm.evaluate.samples import write_samples
+from llm.evaluate.samples import example_of, with_prompts, write_samples
 from llm.plots import draw_bars, draw_calibration, draw_context
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Seed
@@ -86,9 +86,11 @@ def main(
         measured[text.name] = measure(model, text, spans, evaluate.batch_size, machine, rng)
     if not info.lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
+    evaluate = with_prompts(evaluate, windows, encoder, seed)
     limits = {"lossless_tokens": info.lossless, "sees_the_future": model.sees_the_future}
     summaries = {split: of["summary"] for split, of in measured.items()}
-    stage.write_json(metrics, {**summaries, **limits, "matmul_dtype": machine.matmul_dtype})
+    others = {"matmul_dtype": machine.matmul_dtype, "example_prompt": example_of(evaluate)}
+    stage.write_json(metrics, {**summaries, **limits, **others})
     stage.write_json(figures, dict(measured))
     report.write_text(write_page(measured), encoding="utf-8")
     samples.write_text(write_samples(model, encoder, evaluate, seed), encoding="utf-8")

@@ -1,5 +1,6 @@
 """The Python documents of the corpus → two labeled tables, for the finetuning tasks that come built in."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +21,18 @@ def main(
     """Write the tables `library` and `docstring`; without Python documents both have no rows."""
     dropped = Counter[str]()
     functions: list[Function] = []
+    not_parsed: list[str] = []
     for split in SPLITS:
         for row in tqdm(
             iterate_rows(corpus / f"{split}.parquet", ["path", "text"]), desc=f"label {split}", unit=" documents"
         ):
             if row["path"].endswith(".py"):
-                functions += find_functions(row["path"], split, row["text"])
+                found = find_functions(row["path"], split, row["text"])
+                functions += found or []
+                not_parsed += [row["path"]] if found is None else []
+    if not_parsed:
+        dropped["documents_not_parsed"] = len(not_parsed)
+        print(f"label: {len(not_parsed)} Python documents were not parsed, first {not_parsed[0]}", file=sys.stderr)
     fitting = [function for function in functions if label.min_chars <= len(function.source) <= label.max_chars]
     dropped["too_short_or_long"] = len(functions) - len(fitting)
     fitting.sort(key=lambda function: function.path)
@@ -36,9 +43,10 @@ def main(
         "docstring": docstring_rows(fitting, dropped),
     }
     reasons = {}
+    no_functions = "the corpus has no Python documents" + (" that can be parsed" if not_parsed else "")
     for path, schema, task in ((library, LIBRARY, "library"), (docstring, DOCSTRING, "docstring")):
         kept = schema
-        if reason := _why_empty(task, rows[task], bool(functions)):
+        if reason := _why_empty(task, rows[task]) if functions else no_functions:
             dropped[f"{task}_{reason.replace(' ', '_')}"] = len(rows[task])
             reasons[task], rows[task], kept = reason, [], with_reason(schema, reason)
         _write(path, kept, rows[task])
@@ -53,10 +61,8 @@ def main(
     stage.write_json(metrics, report)
 
 
-def _why_empty(task: str, rows: list[dict[str, Any]], has_python: bool) -> str | None:
+def _why_empty(task: str, rows: list[dict[str, Any]]) -> str | None:
     """Why a task has nothing to be trained and measured on, or None."""
-    if not has_python:
-        return "the corpus has no Python documents"
     if task == "library" and not rows:
         return "no package of the corpus is in train and in test"
     missing = [split for split in SPLITS if all(row["split"] != split for row in rows)]

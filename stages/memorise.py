@@ -22,7 +22,7 @@ from llm.evaluate.memorisation import (
     verdict,
 )
 from llm.evaluate.params import EvaluateParams
-from llm.evaluate.samples import Sample, continue_greedily, draw_samples
+from llm.evaluate.samples import Sample, continue_greedily, draw_samples, with_prompts
 from llm.model.gpt import GPT
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Seed
@@ -74,7 +74,7 @@ def main(
         split: _continue(model, stream, end_of_text, memorise, np.random.default_rng([seed, number]))
         for number, (split, stream) in enumerate((("train", train), ("test", test)))
     }
-    samples = draw_samples(model, encoder, evaluate, seed)
+    samples = draw_samples(model, encoder, with_prompts(evaluate, windows, encoder, seed), seed)
     # How long a run is by chance: what people wrote, of the same length.
     n_tokens = evaluate.sample_tokens
     rng = np.random.default_rng([seed, len(by_split)])

@@ -13,10 +13,11 @@ from llm import stage
 from llm.errors import UserError
 from llm.stage import Input, Output, Param, Scratch
 from llm.text.clean import Cleaned
-from llm.text.corpus import write_corpus
+from llm.text.corpus import Kept, resolve_split, write_corpus
 from llm.text.dropped import N_EXAMPLES, Dropped, describe
 from llm.text.engine import clean_units
-from llm.text.params import PrepareParams, PythonSource
+from llm.text.formats import is_undivided
+from llm.text.params import PrepareParams, PythonSource, Source
 from llm.text.sources import Unit, library_hash, list_units, untracked_files
 from llm.text.spool import Spool, find_duplicates
 from llm.text.tables import SPLITS
@@ -37,9 +38,12 @@ def main(
     units = [unit for source in prepare.sources for unit in list_units(source, raw)]
     _warn_of_untracked(units, raw)
     found, normalised, dropped = Counter[str](), Counter[str](), Dropped()
+    undivided: dict[str, list[str]] = {source.name: [] for source in prepare.sources if _separator(source)}
     with Spool(scratch / "documents.arrow") as spool:
         for document in _with_progress(units, prepare):
             found[document.source] += 1
+            if document.source in undivided and document.readable and is_undivided(document.path):
+                undivided[document.source].append(document.path)
             if document.reason:
                 _drop(document, prepare, dropped)
             else:
@@ -47,16 +51,22 @@ def main(
                 normalised["documents"] += document.normalised_bytes > 0
                 normalised["bytes"] += document.normalised_bytes
                 normalised["control_bytes"] += document.control_bytes
-    kept = write_corpus(corpus, spool, find_duplicates(spool, prepare.clean), prepare, dropped)
+    verdict = find_duplicates(spool, prepare.clean)
+    resolved, decision = resolve_split(spool, verdict, prepare)
+    kept = write_corpus(corpus, spool, verdict, resolved, dropped)
     if not kept["documents", "train"]:
         held_out = f"{kept['documents', 'val'] + kept['documents', 'test']} held out"
         raise UserError(
             f"prepare.sources: wanted at least one document to train on, given none ({dropped.in_words() or held_out})"
         )
     of_source = {source.name: f"source {source.name}" for source in prepare.sources}
+    notes = [decision, *_empty_splits(kept, resolved), *_useless_separators(prepare, undivided)]
+    for note in notes if prepare.split.method == "auto" else notes[1:]:
+        print(f"prepare: {note}", file=sys.stderr)
     content: dict[str, Any] = {
         "documents": {split: kept["documents", split] for split in SPLITS},
         "bytes": {split: kept["bytes", split] for split in SPLITS},
+        "split_method": resolved.split.method,
         "bytes_by_source": {name: kept["bytes", group] for name, group in of_source.items()},
         "changed_by_normalising": {key: normalised[key] for key in ("documents", "bytes")},
         "control_character_bytes_removed": normalised["control_bytes"],
@@ -71,7 +81,37 @@ def main(
     }
     splits = {split: {"documents": kept["documents", split], "bytes": kept["bytes", split]} for split in SPLITS}
     off = [name for name, value in prepare.clean.model_dump().items() if value in (None, "keep")]
-    report.write_text(describe(sources, splits, off, dropped), encoding="utf-8")
+    report.write_text(describe(sources, splits, off, dropped, notes), encoding="utf-8")
+
+
+def _empty_splits(kept: Kept, prepare: PrepareParams) -> Iterator[str]:
+    """A sentence for each held-out split that has no text."""
+    for split, share in (("val", prepare.split.val), ("test", prepare.split.test)):
+        if kept["bytes", split]:
+            continue
+        if not share:
+            why = f"prepare.split.{split} is 0"
+        elif prepare.split.method == "document":
+            why = "no document's hash falls into it; prepare.split.method: position holds out the end of each document"
+        else:
+            why = f"every document is too short for a {split} of {share:g}"
+        yield f"{split} is empty: {why}."
+
+
+def _separator(source: Source) -> str | None:
+    return getattr(source, "separator", None)
+
+
+def _useless_separators(prepare: PrepareParams, undivided: dict[str, list[str]]) -> Iterator[str]:
+    """A sentence for each source whose separator is not in all of its files."""
+    for source in prepare.sources:
+        if files := undivided.get(source.name):
+            shown = ", ".join(files[:N_EXAMPLES]) + (", …" if len(files) > N_EXAMPLES else "")
+            separator = _separator(source)
+            yield (
+                f"source {source.name}: the separator {separator!r} divides none of these files, each is one document: "
+                f"{shown} ({len(files):,} in all)."
+            )
 
 
 def _warn_of_untracked(units: list[Unit], raw: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from llm import stage
 from llm.evaluate.params import EvaluateParams
 from llm.evaluate.report import Report, Text, Token, write_report
-from llm.evaluate.samples import draw_samples
+from llm.evaluate.samples import draw_samples, with_prompts
 from llm.evaluate.surprise import spell, surprises
-from llm.export.card import lineage_rows, read_metrics
+from llm.export.card import lineage_rows, read_metrics, tasks_to_show
 from llm.model.gpt import GPT
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Seed
@@ -83,14 +83,13 @@ def main(
     artifacts = {"you": raw, "you ": given, "prepare": corpus, "label or you": labeled, "tokenize": tokenizer}
     artifacts |= {"tokenize ": tokens, "sample": windows, "pretrain": weights, "export": exported, "export ": gguf}
     artifacts |= {f"finetune@{name}": finetuned / name for name in tasks} | {"card": card}
-    samples, passage = _read_aloud(
-        model, encoder, evaluate_params, seed, _passage(corpus, list(figures_by_split)), machine
-    )
+    prompted = with_prompts(evaluate_params, windows, encoder, seed)
+    samples, passage = _read_aloud(model, encoder, prompted, seed, _passage(corpus, list(figures_by_split)), machine)
     page = write_report(
         Report(
             metrics={name: read_metrics(path) for name, path in files.items()},
             figures=figures_by_split,
-            finetuned={name: read_metrics(finetune / f"{name}.json") for name in tasks},
+            finetuned=tasks_to_show({name: read_metrics(finetune / f"{name}.json") for name in tasks}),
             params=params,
             pictures={name: path.read_text(encoding="utf-8") for name, path in pictures.items()},
             finetuned_pictures={name: _pictures(finetune_plots / name) for name in tasks},

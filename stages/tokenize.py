@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,13 +20,15 @@ from llm.stage import Input, Output, Param, Seed
 from llm.text.bpe import train_bpe
 from llm.text.given import read_given
 from llm.text.params import TokenizeParams
-from llm.text.split import is_chosen
+from llm.text.special import UNKNOWN
+from llm.text.split import sample_pieces
 from llm.text.tables import SPLITS, TableWriter, iterate_batches, iterate_rows, read_table, tokens_schema
 from llm.text.tokenizer import Tokenizer
 from llm.text.usage import Usage
 from llm.text.words import train_chars, train_words
 
 BATCH_BYTES = 8_000_000
+MANY_UNKNOWN = 0.1  # of the tokens
 COLUMNS = ["doc_id", "source", "path", "text", "n_bytes"]
 
 
@@ -43,6 +46,12 @@ def main(
     """Write `tokenizer` (a tokenizer.json), `tokens`/{train,val,test}.parquet, and how the one serves the other."""
     _make_tokenizer(tokenize, corpus / "train.parquet", given).save(str(tokenizer))
     encoder = Tokenizer.load(tokenizer)
+    if tokenize.origin is None and encoder.vocab_size < tokenize.vocab_size:
+        print(
+            f"tokenize: {encoder.vocab_size} tokens of a vocab_size of {tokenize.vocab_size}: the training text has "
+            f"no more {'pairs' if tokenize.kind == 'bpe' else f'of a min_frequency of {tokenize.min_frequency}'}",
+            file=sys.stderr,
+        )
     usage = Usage(encoder)
     for split in SPLITS:
         with TableWriter(tokens / f"{split}.parquet", tokens_schema(encoder.vocab_size)) as table:
@@ -54,7 +63,11 @@ def main(
         with TableWriter(tokens / f"train-{number}.parquet", tokens_schema(encoder.vocab_size)) as table:
             for batch in _batches(corpus / "train.parquet", f"segmentation {number}"):
                 table.append(_with_ids(batch, _drop_merges(encoder, batch, tokenize, seed, number), table.schema))
-    stage.write_json(metrics, usage.figures())
+    figures = usage.figures()
+    if figures["unknown_share"] > MANY_UNKNOWN:
+        advice = "raise vocab_size or train_bytes, lower min_frequency, or use kind: bpe"
+        print(f"tokenize: {figures['unknown_share']:.0%} of the tokens are {UNKNOWN}: {advice}", file=sys.stderr)
+    stage.write_json(metrics, figures)
     report.write_text(usage.report(), encoding="utf-8")
     draw_vocabulary(usage.counts, usage.lengths(), picture)
 
@@ -76,14 +89,20 @@ def _make_tokenizer(tokenize: TokenizeParams, train: Path, given: Path) -> token
             return train_chars(texts, tokenize.vocab_size, tokenize.min_frequency)
 
 
-def _training_texts(train: Path, most_bytes: int) -> Iterator[str]:
-    """The training text, or a share of its documents, chosen by their hash, of about so many bytes."""
+def _training_texts(train: Path, max_bytes: int) -> Iterator[str]:
+    """The training text, or pieces of its documents of at most so many bytes."""
     n_bytes = sum(read_table(train, ["n_bytes"]).column("n_bytes").to_pylist())
-    with tqdm(total=min(n_bytes, most_bytes), desc="train tokenizer", unit="B", unit_scale=True) as bar:
-        for row in iterate_rows(train, ["doc_id", "text", "n_bytes"]):
-            if n_bytes <= most_bytes or is_chosen(row["doc_id"], most_bytes / n_bytes):
-                bar.update(row["n_bytes"])
-                yield row["text"]
+    texts: Iterator[str] = (row["text"] for row in iterate_rows(train, ["text"]))
+    if n_bytes > max_bytes:
+        print(
+            f"tokenize: learning from {max_bytes:,} of {n_bytes:,} bytes of train (tokenize.train_bytes)",
+            file=sys.stderr,
+        )
+        texts = sample_pieces(texts, n_bytes, max_bytes)
+    with tqdm(total=min(n_bytes, max_bytes), desc="train tokenizer", unit="B", unit_scale=True) as bar:
+        for text in texts:
+            bar.update(len(text.encode()))
+            yield text
 
 
 def _batches(path: Path, label: str) -> Iterator[pa.Table]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from bench import gpu
 from llm import params
 from llm.check import Params, check_params
 from llm.errors import UserError
@@ -183,9 +184,10 @@ def test_all_that_is_wrong_is_told_at_once(change: Callable[[dict[str, Any]], Pa
     assert "\n" not in str(error.value)
 
 
-def test_the_params_of_the_bench_are_right_as_far_as_its_stages_go() -> None:
+@pytest.mark.parametrize("of", ["shakespeare", "gpu"])
+def test_the_params_of_the_bench_are_right_as_far_as_its_stages_go(of: str) -> None:
     path = ROOT / "bench" / "shakespeare.yaml"
-    sections = params.read(path)
+    sections = params.read(path) if of == "shakespeare" else gpu.small_params(max_steps=20, compile="never")
     assert {"tokenize", "pretrain", "evaluate"} <= set(sections)
     for name, section in sections.items():
         params.check(Params.model_fields[name].annotation, section, name, path)

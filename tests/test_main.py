@@ -1,6 +1,7 @@
 """The command line: what it is told, what it says, and how it ends."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -202,27 +203,49 @@ def test_every_preset_gives_params_that_are_right(params_file, monkeypatch, name
     assert _run("check", "--params", params_file) == ""
 
 
+def _write_metrics(folder, metrics):
+    (folder / "finetune").mkdir(parents=True)
+    for name, content in metrics.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
 def test_summary_shows_what_was_measured_and_why_a_task_was_skipped(tmp_path):
     report = {
         "evaluate": {"val": {"bits_per_byte": 1.111}, "test": {"bits_per_byte": 1.234}},
         "baselines": {"val": {"xz": 2.111}, "test": {"xz": 2.345}},
         "finetune/topics": {"test": {"pretrained": {"accuracy": 0.875}, "tfidf": {"accuracy": 0.625}}},
         "finetune/answers": {"test": {"answer_bits_per_byte": {"before": 3.456, "after": 2.125}}},
-        "finetune/other": {"skipped": "the corpus has no Python documents"},
+        "finetune/library": {"skipped": "the corpus has no Python documents"},
+        "finetune/other": {"skipped": "no function of the corpus is left in test"},
     }
-    (tmp_path / "finetune").mkdir()
-    for name, content in report.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    _write_metrics(tmp_path, report)
     shown = _run("summary", tmp_path)
-    figures = ["1.234", "2.345", "0.875", "0.625", "3.456", "2.125", "the corpus has no Python documents"]
+    figures = ["1.234", "2.345", "0.875", "0.625", "3.456", "2.125", "no function of the corpus is left in test"]
     assert [figure for figure in figures if figure not in shown] == []
     assert "1.111" not in shown
+    assert "Python" not in shown
 
 
-def test_summary_of_nothing_shows_no_figure_and_how_to_go_on(tmp_path):
-    shown = _run("summary", tmp_path)
-    assert "bits per byte" not in shown
-    assert "python -m llm generate" in shown
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_summary_without_metrics_says_so_and_ends_with_1(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    result = CliRunner().invoke(command_line.app, ["summary", str(tmp_path / folder)])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "expected metrics of a run, got none; make repro trains and measures a model" in result.stderr
+
+
+def test_summary_of_a_run_that_held_nothing_out_says_that(tmp_path):
+    _write_metrics(tmp_path, {"pretrain": {}, "evaluate": {"example_prompt": "x"}, "baselines": {}})
+    assert "No text was held out, so nothing was measured." in _run("summary", tmp_path)
+
+
+def test_summary_shows_how_to_try_the_model_on_text_of_its_kind(tmp_path, monkeypatch):
+    _write_metrics(tmp_path, {"pretrain": {}, "evaluate": {"example_prompt": "Это 'река' и"}})
+    monkeypatch.setattr(command_line, "EXPORT", tmp_path)
+    assert "There is no model in" in _run("summary", tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    command = next(line for line in _run("summary", tmp_path).splitlines() if "llm generate" in line)
+    assert shlex.split(command) == ["python", "-m", "llm", "generate", "Это 'река' и", "--model", str(tmp_path)]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_an_unknown_setting_is_refused_in_one_line(monkeypatch, name, value):
     assert "\n" not in str(caught.value)
 
 
-def test_one_process_alone_shares_nothing_out(monkeypatch):
+def test_without_a_group_nothing_is_sharded(monkeypatch):
     monkeypatch.setenv("GROUNDUP_SHARD", "1")
     machine = Machine.find()
     assert (machine.processes, machine.sharded) == (1, False)

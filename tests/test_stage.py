@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from llm.stage import file_hash
-from llm.threads import SPIN
+from llm.openmp import SPIN
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -89,7 +89,7 @@ def test_the_text_stages_start_without_torch(name: str) -> None:
 
 
 # Which rooms a file of a room may import; `stages` may import everything.
-BASE = {"errors", "params", "closure", "stage", "runtime", "threads", "plots"}
+BASE = {"errors", "params", "closure", "stage", "runtime", "openmp", "plots"}
 ROOMS = {
     "text": BASE - {"runtime", "plots"},
     "model": BASE | {"text"},

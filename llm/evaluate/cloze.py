@@ -76,15 +76,17 @@ def find_gaps(path: str, text: str) -> dict[str, list[Gap]]:
     >>> {task: [gap.right for gap in gaps] for task, gaps in find_gaps("sum.py", "{x[0]: sum(x)}").items()}
     {'docstring_word': [], 'closing_bracket': [']', ')'], 'argument_name': []}
     """
-    tree = _parse(text)
+    tree, is_python = _parse(text), PurePosixPath(path).suffix == ".py"
     if tree is not None:
         place = _Places(text)
-        return {
+        found = {
             "docstring_word": list(_docstring_words(tree, place)),
             "closing_bracket": list(_closing_brackets(place)),
             "argument_name": list(_argument_names(tree, place)),
         }
-    if PurePosixPath(path).suffix == ".py":
+        if is_python or any(found.values()):  # prose may parse as well: a word alone does
+            return found
+    if is_python:
         return {}
     return {"last_word": list(_words(LAST_OF_SENTENCE_OR_PARAGRAPH, text, 0, len(text)))}
 
@@ -198,6 +200,7 @@ def draw_items(
 ) -> dict[str, list[Item]]:
     """Up to n items of each task from documents (path, text); context and choice fit a model's context length.
 
+    A task that no document has a place for is left out: the text is not of its kind.
     Documents take turns. A right text comes again only when those that came less often are used up: so the kinds of
     brackets are as many of each as can be, and who knows the most frequent word has gained nothing.
     """
@@ -205,6 +208,8 @@ def draw_items(
     items: dict[str, list[Item]] = {}
     for task in TASKS:
         turns = _take_turns([found.get(task, []) for found in by_document], rng)
+        if not turns:
+            continue
         places = defaultdict[str, deque[int]](deque)  # in turns, of each right text
         for at, (_, gap) in enumerate(turns):
             places[gap.right].append(at)

@@ -20,7 +20,7 @@ class EvaluateParams(Section):
 
     stride: Count
     batch_size: Count
-    prompts: list[Annotated[str, Field(min_length=1)]]
+    prompts: list[Annotated[str, Field(min_length=1)]] | None  # None: beginnings of held-out documents
     sample_tokens: Count
     temperature: Annotated[float, Field(gt=0)]
     top_k: Count

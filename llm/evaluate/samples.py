@@ -1,16 +1,23 @@
-"""What the model writes: after fixed prompts, as text to be read side by side, and after many prefixes at once."""
+"""What the model writes: after a few prompts, as text to be read side by side, and after many prefixes at once."""
 
+import re
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llm.evaluate.params import EvaluateParams
 from llm.model.generate import generate, greedy, sampler
 from llm.model.gpt import GPT, Past
 from llm.text.tokenizer import Tokenizer
+from llm.text.windows import read_info, read_stream
 
 ROWS = 256  # that are continued at once, so that memory does not grow with their number
+N_PROMPTS, PROMPT_CHARS, PROMPT_TOKENS = 5, 32, 64  # of prompts that are beginnings of documents, at most
+MAX_TRIES = 1000  # documents that are looked at for prompts that differ
 
 
 class Sample(NamedTuple):
@@ -21,10 +28,60 @@ class Sample(NamedTuple):
     ids: list[int]
 
 
+def with_prompts(params: EvaluateParams, windows: Path, tokenizer: Tokenizer, seed: int) -> EvaluateParams:
+    """Return params that have prompts: by default beginnings of documents of test, else of val, else of train."""
+    if params.prompts is not None:
+        return params
+    end_of_text = read_info(windows).end_of_text
+    for split in ("test", "val", "train"):
+        rng = np.random.default_rng(seed)
+        if prompts := draw_beginnings(read_stream(windows, split), end_of_text, tokenizer, rng):
+            break
+    return params.model_copy(update={"prompts": prompts})
+
+
+def draw_beginnings(
+    stream: NDArray[np.integer], end_of_text: int, tokenizer: Tokenizer, rng: np.random.Generator
+) -> list[str]:
+    """Return how some documents of a stream begin: up to `PROMPT_CHARS` characters, and at most half of a document."""
+    ends = np.flatnonzero(stream == end_of_text)  # before the first document and after each
+    beginnings: dict[str, None] = {}
+    for number in rng.permutation(max(len(ends) - 1, 0))[:MAX_TRIES].tolist():
+        begin, length = int(ends[number]) + 1, int(ends[number + 1] - ends[number] - 1)
+        text = cut_right(tokenizer.decode(stream[begin : begin + min(length // 2, PROMPT_TOKENS)].tolist()))
+        if re.search(r"\w", text):
+            beginnings[text] = None
+        if len(beginnings) == N_PROMPTS:
+            break
+    return [*beginnings]
+
+
+def cut_right(text: str) -> str:
+    """Return the beginning of a text, up to the end of a word where there is one.
+
+    >>> cut_right("It was the best of times, it was the worst of times")
+    'It was the best of times, it was'
+    >>> cut_right("short ")
+    'short'
+    """
+    text = text.rstrip("\ufffd")
+    cut = text[:PROMPT_CHARS].rstrip()
+    if text[len(cut) : len(cut) + 1].strip() and len(words := re.split(r"\s+\S*$", cut)[0]) >= PROMPT_CHARS // 2:
+        return words
+    return cut
+
+
+def example_of(params: EvaluateParams) -> str:
+    """Return a line to try the model with: of the first prompt that a command line and a page of Markdown take."""
+    lines = [line.strip() for prompt in params.prompts or [] for line in prompt.splitlines()]
+    fit = [line for line in lines if re.search(r"\w", line) and not line.startswith("-") and "`" not in line]
+    return next(iter(fit), "1")
+
+
 def draw_samples(model: GPT, tokenizer: Tokenizer, params: EvaluateParams, seed: int) -> list[Sample]:
     """Two continuations of every prompt. The same model, params and seed give the same ones."""
     samples = []
-    for number, prompt in enumerate(params.prompts):
+    for number, prompt in enumerate(params.prompts or []):
         ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
         drawn = sampler(params.temperature, params.top_k, torch.Generator().manual_seed(seed + number))
         ways = {"greedy": greedy, f"temperature {params.temperature}, top {params.top_k}": drawn}
@@ -38,8 +95,23 @@ def write_samples(model: GPT, tokenizer: Tokenizer, params: EvaluateParams, seed
     """The samples as Markdown."""
     parts = ["# Samples", "", f"Up to {params.sample_tokens} tokens after each prompt (marked by │)."]
     for prompt, way, ids in draw_samples(model, tokenizer, params, seed):
-        parts += ["", f"## `{prompt.strip()}`, {way}", "", "````text", f"{prompt}│{tokenizer.decode(ids)}", "````"]
+        text = f"{prompt}│{tokenizer.decode(ids)}"
+        fence = _longer_than("`" * 3, text)
+        parts += ["", f"## {_in_line(prompt)}, {way}", "", f"{fence}text", text, fence]
     return "\n".join(parts) + "\n"
+
+
+def _in_line(text: str) -> str:
+    """Return a text as code on one line of Markdown."""
+    shown = " ".join(text.split())
+    quotes = _longer_than("", shown)
+    space = " " if "`" in shown else ""
+    return f"{quotes}{space}{shown}{space}{quotes}"
+
+
+def _longer_than(least: str, text: str) -> str:
+    """Return backticks, more of them in a row than in a text and than in `least`."""
+    return "`" * (1 + max(len(run) for run in (least, *re.findall("`+", text))))
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ Every figure is read from what the stages wrote.
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llm.errors import UserError
 from llm.export.markdown import fence, front_matter, table
 
 FOLDER = "models/export"
+NO_PYTHON = "the corpus has no Python documents"  # for the tasks that `label` makes of them
 PYTHON_LICENSE = "https://docs.python.org/3/license.html"
 
 TRANSFORMERS = f"""
@@ -73,6 +75,11 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return content
 
 
+def tasks_to_show(finetuned: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the tasks without those that are made of Python documents, where there are none."""
+    return {name: report for name, report in finetuned.items() if report.get("skipped") != NO_PYTHON}
+
+
 def lineage_rows(artifacts: dict[str, Path]) -> list[tuple[str, str, str]]:
     """(stage, file, md5) of every file of every artifact, in order. The md5 is the one that DVC keeps it under."""
     rows = []
@@ -97,7 +104,7 @@ def write_card(
     `metrics` are by stage, `finetuned` by task. `config` is the pretrained model's config.json, `params` are the
     sections `sources`, `tokenize` and `pretrain` of params.yaml.
     """
-    export, evaluation = metrics["export"], metrics["evaluate"]
+    export, evaluation, finetuned = metrics["export"], metrics["evaluate"], tasks_to_show(finetuned)
     sections = {
         "Data": _data(metrics["prepare"], metrics["label"], params["sources"]),
         "Tokenizer": _tokenizer(metrics["tokenize"], params["tokenize"]),
@@ -106,7 +113,7 @@ def write_card(
         "Evaluation": _evaluation(evaluation, metrics["baselines"], metrics["prepare"]) + _cloze(metrics["cloze"]),
         **({"Memorisation": _memorisation(metrics["memorise"])} if "memorise" in metrics else {}),
         **{f"Finetuned: {name}": _task(report) for name, report in finetuned.items()},
-        "How to load it": _loading(export, finetuned),
+        "How to load it": _loading(export, finetuned, evaluation["example_prompt"]),
         "Limits": _limits(evaluation, metrics["prepare"], finetuned),
         "Lineage": [
             "Every file that this model came from, by the md5 that DVC keeps it under.",
@@ -186,9 +193,9 @@ def _data(prepare: dict[str, Any], label: dict[str, Any], sources: list[dict[str
         lines += ["", f"sha256 of the standard library that was read: `{python['library_sha256']}`."]
     lines += ["", *table(["part", "bytes"], [(split, f"{count:,}") for split, count in prepare["bytes"].items()])]
     dropped = {f"prepare: {reason}": count["documents"] for reason, count in prepare["dropped"].items()}
-    dropped |= {f"label: {reason}": count for reason, count in label["dropped"].items()}
+    dropped |= {f"label: {reason}": count for reason, count in label["dropped"].items() if count}
     rows_dropped = [(reason.replace("_", " "), count) for reason, count in dropped.items()]
-    return [*lines, "", *table(["dropped on the way", "how many"], rows_dropped)]
+    return [*lines, "", *table(["dropped on the way", "how many"], rows_dropped)] if rows_dropped else lines
 
 
 def _origin(source: dict[str, Any]) -> str:
@@ -360,31 +367,36 @@ def _setting(setting: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in setting.items() if not isinstance(value, dict))
 
 
-def _loading(export: dict[str, Any], finetuned: dict[str, dict[str, Any]]) -> list[str]:
+def _loading(export: dict[str, Any], finetuned: dict[str, dict[str, Any]], prompt: str) -> list[str]:
     """A way in for each client that has a file here, and the reason for each that has none."""
+    in_shell, in_python = shlex.quote(prompt), json.dumps(prompt, ensure_ascii=False)
+
+    def code(snippet: str) -> list[str]:
+        return fence("python", snippet.replace('"import "', in_python))
+
     chats = [name for name, report in finetuned.items() if "answer_bits_per_byte" in report.get("test", {})]
-    shell = [f'python -m llm generate "import " --model {FOLDER}', f"python -m llm serve {FOLDER}"]
+    shell = [f"python -m llm generate {in_shell} --model {FOLDER}", f"python -m llm serve {FOLDER}"]
     shell += [f"python -m llm chat models/finetuned/{name}" for name in chats]
     lines: list[str] = []
     if "transformers" in export:
         lines += [f"**Transformers**: not this one; {export['transformers']['skipped']}.", ""]
     else:
-        lines += ["**Transformers**", "", *fence("python", TRANSFORMERS), ""]
+        lines += ["**Transformers**", "", *code(TRANSFORMERS), ""]
     files = _written(export["gguf"])
     if files:
         file = f"model-{files[0].removeprefix('gguf-')}.gguf"
-        command = f'llama-cli -m {FOLDER}/gguf/{file} -no-cnv -p "import "'
+        command = f"llama-cli -m {FOLDER}/gguf/{file} -no-cnv -p {in_shell}"
         lines += ["**llama.cpp**, as a program or from Python", "", *fence("bash", command), ""]
-        lines += [*fence("python", LLAMA_CPP.replace("FILE", file)), ""]
+        lines += [*code(LLAMA_CPP.replace("FILE", file)), ""]
     for name, about in (export["gguf"] | {"onnx": export.get("onnx", {})}).items():
         for state in about.keys() & {"skipped", "unverified"}:
             lines += [f"{name} is {state}: {about[state]}.", ""]
     if files and "skipped" not in export["gguf"].get("Modelfile", {}):
-        commands = f'ollama create groundup -f {FOLDER}/gguf/Modelfile\nollama run groundup "import "'
+        commands = f"ollama create groundup -f {FOLDER}/gguf/Modelfile\nollama run groundup {in_shell}"
         lines += ["**Ollama**", "", *fence("bash", commands), ""]
     if "bytes" in export.get("onnx", {}):
-        lines += ["**ONNX Runtime**", "", *fence("python", ONNX), ""]
-    lines += ["**This project**", "", *fence("bash", "\n".join(shell)), "", *fence("python", OURS)]
+        lines += ["**ONNX Runtime**", "", *code(ONNX), ""]
+    lines += ["**This project**", "", *fence("bash", "\n".join(shell)), "", *code(OURS)]
     for name in chats:
         folder, report = f"models/finetuned/{name}", finetuned[name]
         places = [f"`{folder}/gguf` for llama.cpp and Ollama"] if _written(report.get("gguf", {})) else []
@@ -401,7 +413,8 @@ def _written(gguf: dict[str, dict[str, Any]]) -> list[str]:
 
 def _limits(evaluation: dict[str, Any], prepare: dict[str, Any], finetuned: dict[str, dict[str, Any]]) -> list[str]:
     lines = ["- A small model of a small text: it writes what looks like its text, and knows little."]
-    lines += ["- What it writes is not checked: code may not run, sentences may be untrue, and it may repeat its text."]
+    code = "code may not run, " if "python" in prepare else ""
+    lines += [f"- What it writes is not checked: {code}sentences may be untrue, and it may repeat its text."]
     if evaluation.get("sees_the_future"):
         lines += ["- Its attention reads what comes later: its bits per byte are no measure, and it cannot write."]
     if evaluation.get("lossless_tokens") is False:

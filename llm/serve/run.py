@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import os
 import socket
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def serve(folder: Path, host: str, port: int, n_slots: int, public: bool) -> Non
     from llm.serve.app import make_app, serve_model
 
     model, tokenizer = load(folder)
-    name = folder.resolve().name
+    name = name_of(folder)
     with memory_advice(f"try fewer --slots than {n_slots}"):
         served = serve_model(name, model, tokenizer, can_chat(folder), n_slots)
     with bind(host, port) as listening:
@@ -50,6 +51,11 @@ def serve(folder: Path, host: str, port: int, n_slots: int, public: bool) -> Non
         # uvicorn ends in order, and then hands the Ctrl-C on.
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(work())
+
+
+def name_of(folder: Path) -> str:
+    """Return a folder's name as text: it may be any bytes, and an answer cannot hold those."""
+    return os.fsencode(folder.resolve().name).decode(errors="replace")
 
 
 def load(folder: Path) -> tuple[GPT, Tokenizer]:

@@ -1,53 +1,81 @@
-"""What clients may ask, and the shape in which they are told what was wrong: OpenAI's.
+"""What clients may ask: the fields of OpenAI's requests that are served here.
 
-A field that would change the answer and is not known here is refused; one that changes nothing is read over.
+A field that would change the answer and is not served is refused; one that changes nothing is ignored. A field that is
+null was not given, at whatever depth: client libraries write out all of an object's fields.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import from_json
 
-# What our answers do not depend on, and what stands for "as always" in fields that are not served.
-HARMLESS = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
-AS_ALWAYS: dict[str, list[Any]] = {
-    "best_of": [1],
-    "function_call": ["none", "auto"],
-    "functions": [[]],
-    "logit_bias": [{}],
-    "modalities": [["text"]],
-    "parallel_tool_calls": [True, False],
-    "response_format": [{"type": "text"}],
-    "suffix": [""],
-    "tool_choice": ["none", "auto"],
-    "tools": [[]],
-}
+from llm.serve.errors import RequestError, explain
 
-Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-Stop = Annotated[str, Field(min_length=1)]
-
-
-class RequestError(Exception):
-    """A request that cannot be served: what the client is told, in OpenAI's shape."""
-
-    def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400):
-        super().__init__(message)
-        self.status, self.body = status, error_body(message, status, param, code)
-
-
-def error_body(message: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """OpenAI's shape of an error.
-
-    >>> error_body("wanted a number", 400, "seed")
-    {'error': {'message': 'wanted a number', 'type': 'invalid_request_error', 'param': 'seed', 'code': None}}
-    """
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+MAX_ITEMS = 2048  # prompts, choices, messages or parts of a message
+TEXT, LIST, TOKENS, TOKEN_LISTS = TAGS = ("<text>", "<list>", "<tokens>", "<token lists>")
 
 
 class Strict(BaseModel):
-    """A value of exactly the type that is wanted: "1" is no number."""
+    """An object whose values have exactly the declared types: "1" is not a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    # Fields that answers do not depend on, and the values that leave an answer as it is in fields that are not served.
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    defaults: ClassVar[dict[str, list[Any]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, given: Any) -> Any:
+        """Leave out what is null, what changes nothing, and of the fields that are not served all but one."""
+        if not isinstance(given, dict):
+            return given
+        known = cls.model_fields
+        asked = {
+            key: value
+            for key, value in given.items()
+            if value is not None and key not in cls.harmless and value not in cls.defaults.get(key, ())
+        }
+        other = next((key for key in asked if key not in known), None)
+        return {key: value for key, value in asked.items() if key in known or key == other}
+
+
+def _kind_of_prompt(value: Any) -> str | None:
+    """Return which alternative of `Prompt` a value is, by its first item."""
+    match value:
+        case str():
+            return TEXT
+        case [int(), *_]:
+            return TOKENS
+        case [list(), *_]:
+            return TOKEN_LISTS
+        case list():
+            return LIST
+    return None
+
+
+def _kind(value: Any) -> str | None:
+    """Return which alternative of `Stop` or `Content` a value is."""
+    return TEXT if isinstance(value, str) else LIST if isinstance(value, list) else None
+
+
+def _one_of(names: str, choose: Callable[[Any], str | None] = _kind) -> Discriminator:
+    """Choose an alternative before it is validated: what is wrong is then told of this one alone."""
+    return Discriminator(choose, custom_error_type="wrong_type", custom_error_message=f"one of {names}")
+
+
+Text = Annotated[str, Tag(TEXT)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True), Tag(LIST)]
+TokenLists = Annotated[list[Tokens], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True), Tag(TOKEN_LISTS)]
+Prompt = Annotated[
+    Text | Texts | Annotated[Tokens, Tag(TOKENS)] | TokenLists,
+    _one_of("a string, array of strings, array of integers or array of arrays of integers", _kind_of_prompt),
+]
+
+StopText = Annotated[str, Field(min_length=1)]
+StopTexts = Annotated[list[StopText], Field(max_length=4, fail_fast=True), Tag(LIST)]
+Stop = Annotated[Annotated[StopText, Tag(TEXT)] | StopTexts, _one_of("a string or array of strings")]
 
 
 class StreamOptions(Strict):
@@ -60,6 +88,19 @@ class StreamOptions(Strict):
 class Request(Strict):
     """What both routes take. `top_k` and `min_p` are no fields of OpenAI's."""
 
+    harmless = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
+    defaults: ClassVar[dict[str, list[Any]]] = {
+        "function_call": ["none", "auto"],
+        "functions": [[]],
+        "logit_bias": [{}],
+        "modalities": [["text"]],
+        "parallel_tool_calls": [True, False],
+        "response_format": [{"type": "text"}],
+        "suffix": [""],
+        "tool_choice": ["none", "auto"],
+        "tools": [[]],
+    }
+
     model: str
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -68,23 +109,10 @@ class Request(Strict):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] = []
+    stop: Stop = []
     n: Annotated[int, Field(ge=1, le=128)] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out(cls, given: Any) -> Any:
-        """What is null was not given; what changes nothing is read over."""
-        if not isinstance(given, dict):
-            return given
-        known = cls.model_fields.keys()
-        return {
-            key: value
-            for key, value in given.items()
-            if value is not None and (key in known or (key not in HARMLESS and value not in AS_ALWAYS.get(key, [])))
-        }
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -100,10 +128,11 @@ class Request(Strict):
 class CompletionRequest(Request):
     """A text to go on with, or several: as text, or as ids that are read as they are."""
 
-    prompt: str | Tokens | Annotated[list[str], Field(min_length=1)] | Annotated[list[Tokens], Field(min_length=1)]
+    prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0)] = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool = False
+    best_of: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -111,6 +140,23 @@ class CompletionRequest(Request):
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
             return [self.prompt]
         return list(self.prompt)
+
+    @model_validator(mode="after")
+    def _fit(self) -> "CompletionRequest":
+        if self.best_of is not None and self.best_of < self.n:
+            hint = f"best_of must be greater than or equal to n, but got best_of {self.best_of} and n {self.n}"
+            message = f"You requested that the server return more choices than it will generate (HINT: {hint})."
+            raise RequestError(message, "best_of", "invalid_value")
+        if self.best_of is not None and self.best_of > self.n:
+            message = f"'best_of' does not support {self.best_of} with this model. Only n ({self.n}) is supported."
+            raise RequestError(f"Unsupported value: {message}", "best_of", "unsupported_value")
+        if len(self.prompts) * self.n > MAX_ITEMS:
+            message = f"Expected an array with maximum length {MAX_ITEMS // self.n} for n = {self.n}, "
+            given = f"but got an array with length {len(self.prompts)} instead."
+            raise RequestError(
+                f"Invalid 'prompt': array too long. {message}{given}", "prompt", "array_above_max_length"
+            )
+        return self
 
 
 class TextPart(Strict):
@@ -120,23 +166,30 @@ class TextPart(Strict):
     text: str
 
 
-class Message(Strict):
-    """One turn."""
+TextParts = Annotated[list[TextPart], Field(max_length=MAX_ITEMS, fail_fast=True), Tag(LIST)]
+Content = Annotated[Text | TextParts, _one_of("a string or array of objects")]
 
-    role: Literal["system", "user", "assistant"]
-    content: str | list[TextPart]
+
+class Message(Strict):
+    """One turn. A developer's message is what a system message was called before, and trains as one."""
+
+    defaults: ClassVar[dict[str, list[Any]]] = {"tool_calls": [[]], "annotations": [[]]}
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
     name: str | None = None
 
     @property
-    def text(self) -> str:
-        """The content as one text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    def turn(self) -> tuple[str, str]:
+        """The role that the chat template has, and the content as one text."""
+        role = "system" if self.role == "developer" else self.role
+        return role, self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class ChatRequest(Request):
     """A conversation to answer. Without a limit an answer may fill the context."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
@@ -145,5 +198,31 @@ class ChatRequest(Request):
     @model_validator(mode="after")
     def _fit(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs: wanted logprobs true beside it")
+            message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
+            raise RequestError(message, "top_logprobs", "invalid_value")
         return self
+
+
+# Fields that OpenAI has: a client is told apart from a mistake that it asked for something that is not served.
+UNSUPPORTED = frozenset(
+    {*Request.defaults, *Message.defaults, "audio", "prediction", "reasoning_effort", "refusal", "web_search_options"}
+)
+Kind = TypeVar("Kind", bound=Request)
+
+
+def parse_request(kind: type[Kind], body: bytes) -> Kind:
+    """Parse and validate a body; RequestError for the first thing that is wrong.
+
+    Half a surrogate pair, which no tokenizer and no answer can hold, is refused wherever it stands, as is nesting
+    without end: pydantic's parser does so, and Python's does not.
+    """
+    try:
+        content = from_json(body)
+    except ValueError as error:
+        hint = " (half of a surrogate pair is not a character)" if "hex escape" in str(error) else ""
+        message = f"We could not parse the JSON body of your request: expected valid JSON in UTF-8, got {error}{hint}."
+        raise RequestError(message) from None
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise explain(error.errors()[0], frozenset(TAGS), UNSUPPORTED) from None

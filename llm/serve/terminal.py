@@ -6,6 +6,7 @@ lines → messages, with all that was said before → the answer, piece by piece
 import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -85,6 +86,8 @@ def chat(folder: Path, manner: Manner, lines: TextIO, out: TextIO) -> None:
             f"{folder}: wanted a model with a chat template, this one has none; use: python -m llm generate"
         )
     conversation = Conversation(*load(folder), manner)
+    if isinstance(lines, TextIOWrapper):  # bytes that are no text are marked as such, as in files
+        lines.reconfigure(errors="replace")
     asks = lines.isatty()
     if asks:
         import readline  # noqa: F401 (input() then knows the arrow keys)

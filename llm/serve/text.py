@@ -22,16 +22,19 @@ class TextStream:
         self.starts: list[int] = []  # where in the text each token begins
         self.length = 0  # of the text that was given out
         self._whole = ""
+        # The text of all tokens before `_end`, which ends with a whole character; those from `_begin` on are decoded
+        # anew, for a decoder may write a token in another way where a text begins.
+        self._settled, self._begin, self._end = "", 0, 0
 
     def add(self, token: int) -> str:
         """The piece that this token makes certain. Not to be called after a stop string."""
         assert not self.stopped
         self.tokens.append(token)
         self.starts.append(len(self._whole))
-        self._whole = self.decode(self.tokens).rstrip("\ufffd")
-        found = [
-            (self._whole.index(word) + len(word), self._whole.index(word)) for word in self.stop if word in self._whole
-        ]
+        # A stop string that ended before would have been found before.
+        new = max(len(self._whole) - max(map(len, self.stop), default=0), 0)
+        self._whole = self._decode().rstrip("\ufffd")
+        found = [(at + len(word), at) for word in self.stop if (at := self._whole.find(word, new)) >= 0]
         if found:
             self.stopped = True
             return self._give(min(found)[1])
@@ -42,8 +45,16 @@ class TextStream:
         """What was held back, when nothing more comes; nothing after a stop string."""
         if self.stopped:
             return ""
-        self._whole = self.decode(self.tokens)
+        self._whole = self._decode()
         return self._give(len(self._whole))
+
+    def _decode(self) -> str:
+        """The text of all tokens, in a time that does not grow with it."""
+        known = self.decode(self.tokens[self._begin : self._end])
+        text = self._settled + self.decode(self.tokens[self._begin :])[len(known) :]
+        if not text.endswith("\ufffd"):
+            self._settled, self._begin, self._end = text, self._end, len(self.tokens)
+        return text
 
     def _give(self, end: int) -> str:
         piece = self._whole[self.length : end]

@@ -15,6 +15,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from llm.errors import UserError
 from llm.text.special import SPECIAL_TOKENS
+from llm.text.threads import map_in_threads
 
 _CONTRACTION, _WORD, _SIGNS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"[^\r\n\p{L}\p{N}]?\p{L}+", r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _WHITESPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -32,6 +33,11 @@ PATTERNS = {
     "llama3": rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}|{_WHITESPACE}",
 }
 PATTERN = PATTERNS["qwen2"]
+
+# Bounds of training only: a merge costs the trainer the square of a piece's length (huggingface/tokenizers#497), and
+# DNA, unpunctuated Chinese or a line of "^" is one piece. Ordinary text is below both, and has the merges it had.
+MAX_PIECE_CHARS = 1024
+MAX_TOKEN_BYTES = 256
 
 
 def split_pattern(pattern: str) -> str:
@@ -73,21 +79,40 @@ def train_bpe(texts: Iterable[str], vocab_size: int, pattern: str) -> tokenizers
     """Learn merges until there are `vocab_size` tokens, special tokens and the 256 bytes included.
 
     A small corpus may run out of pairs before: the caller compares `get_vocab_size()`. `pattern` is as in
-    `split_pattern`. Sennrich et al. 2016 (arXiv:1508.07909), on bytes.
+    `split_pattern`. Longer pieces are cut to MAX_PIECE_CHARS to learn from, and never to encode. Sennrich et al. 2016
+    (arXiv:1508.07909), on bytes.
 
     >>> trained = train_bpe(["low lower lowest"], 6 + 256 + 3, "qwen2")
     >>> trained.encode("lower").tokens, trained.encode("<|endoftext|>").ids
     (['low', 'e', 'r'], [0])
     """
-    tokenizer = byte_level(models.BPE(), split_pattern(pattern))
+    expression = split_pattern(pattern)
+    tokenizer = byte_level(models.BPE(), expression)
+    plain = tokenizer.pre_tokenizer
+    tokenizer.pre_tokenizer = _bounded(expression)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
+        max_token_length=MAX_TOKEN_BYTES,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_without_special_tokens(texts), trainer)
+    map_in_threads(lambda pieces: tokenizer.train_from_iterator(pieces, trainer), [_without_special_tokens(texts)], 1)
+    tokenizer.pre_tokenizer = plain
     return tokenizer
+
+
+def _bounded(expression: str) -> pre_tokenizers.PreTokenizer:
+    """Split as `expression` does, with no piece longer than about MAX_PIECE_CHARS.
+
+    A named pattern is bounded in its quantifiers, which costs no time; another one is followed by a second split.
+    """
+    if expression in PATTERNS.values():
+        bounded = re.sub(r"\+\+?", f"{{1,{MAX_PIECE_CHARS}}}", expression).replace("*", f"{{0,{MAX_PIECE_CHARS}}}")
+        return byte_level(models.BPE(), bounded).pre_tokenizer
+    cut = pre_tokenizers.Split(Regex(rf"(?m).{{{MAX_PIECE_CHARS}}}"), behavior="isolated")
+    split, to_bytes = byte_level(models.BPE(), expression).pre_tokenizer
+    return pre_tokenizers.Sequence([split, cut, to_bytes])
 
 
 # The patterns with a name cut there anyway.

@@ -18,11 +18,33 @@ from numpy.typing import NDArray
 from llm.text.clean import document_id
 from llm.text.dropped import N_EXAMPLES, Dropped
 from llm.text.params import PrepareParams
-from llm.text.split import cut, is_chosen, split_of
+from llm.text.split import choose_method, cut, is_chosen, split_of
 from llm.text.spool import RULES, Spool, Verdict
 from llm.text.tables import CORPUS, SPLITS, TableWriter
 
 Kept = Counter[tuple[str, str]]  # ("documents" or "bytes", a split or "source NAME") → how many
+
+
+def resolve_split(spool: Spool, verdict: Verdict, prepare: PrepareParams) -> tuple[PrepareParams, str]:
+    """Replace `split.method: auto` by the method that suits the documents that stay; and say in a sentence which.
+
+    Groups of near duplicates, which share a split, need whole documents.
+    """
+    method = prepare.split.method
+    if method != "auto":
+        return prepare, f"Split by {method}, as prepare.split.method says."
+    n_bytes = np.concatenate([batch.column("n_bytes").to_numpy() for batch in spool.batches(["n_bytes"])] or [[]])
+    n_bytes = n_bytes[verdict.rule == 0].astype(np.int64)
+    near = prepare.clean.near_duplicates
+    if near and near.action == "group":
+        method, why = "document", "near duplicates are grouped"
+    else:
+        method = choose_method(n_bytes, prepare.split.val, prepare.split.test, prepare.share)
+        share = int(n_bytes.max(initial=0)) / max(int(n_bytes.sum()), 1)
+        enough = "enough" if method == "document" else "too few"
+        why = f"{len(n_bytes):,} documents, the longest {share:.0%} of the text, are {enough} to hold out whole ones"
+    resolved = prepare.model_copy(update={"split": prepare.split.model_copy(update={"method": method})})
+    return resolved, f"Split by {method}: {why} (prepare.split.method: auto)."
 
 
 def write_corpus(folder: Path, spool: Spool, verdict: Verdict, prepare: PrepareParams, dropped: Dropped) -> Kept:
@@ -53,8 +75,9 @@ def _share_out(
 ) -> Iterator[tuple[str, pa.Table]]:
     """The rows of a batch by split: whole documents, or their parts; what is beyond the share is dropped."""
     shares = prepare.split
+    assert shares.method != "auto", "resolve_split comes first"
     if shares.method == "position":
-        yield from _cut_all(batch, prepare)
+        yield from _cut_all(batch, prepare, dropped)
         return
     ids = [f"{high:016x}{low:016x}" for high, low in deciding.tolist()]
     splits = np.array([split_of(id_, shares.val, shares.test) for id_ in ids], dtype=object)
@@ -67,11 +90,17 @@ def _share_out(
         yield split, batch.filter(pa.array(splits == split, type=pa.bool_()))
 
 
-def _cut_all(batch: pa.Table, prepare: PrepareParams) -> Iterator[tuple[str, pa.Table]]:
-    """Each document's parts by position; a part is a document of its own, with a hash of its own."""
+def _cut_all(batch: pa.Table, prepare: PrepareParams, dropped: Dropped) -> Iterator[tuple[str, pa.Table]]:
+    """Each document's parts by position; a part is a document of its own, with a hash of its own.
+
+    The end of a document that is beyond the share is counted as dropped.
+    """
     rows: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
     for row in batch.to_pylist():
-        text = row["text"][: math.ceil(len(row["text"]) * prepare.share)]
+        n_chars = math.ceil(len(row["text"]) * prepare.share)
+        text = row["text"][:n_chars]
+        if beyond := row["text"][n_chars:]:
+            dropped.add("beyond_share", row["path"], len(beyond.encode()), f"from character {n_chars:,} on")
         for split, part in cut(text, prepare.split.val, prepare.split.test).items():
             rows[split].append(row | {"doc_id": document_id(part), "text": part, "n_bytes": len(part.encode())})
     for split in SPLITS:

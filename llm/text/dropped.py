@@ -45,12 +45,17 @@ class Dropped:
 
 
 def describe(
-    by_source: dict[str, dict[str, int]], by_split: dict[str, dict[str, int]], off: Iterable[str], dropped: Dropped
+    by_source: dict[str, dict[str, int]],
+    by_split: dict[str, dict[str, int]],
+    off: Iterable[str],
+    dropped: Dropped,
+    notes: Iterable[str] = (),
 ) -> str:
     """The report in Markdown: what was found, what was kept, and every rule with its examples."""
     lines = ["# What prepare kept and dropped", ""]
     lines += _table(["source", "documents found", "documents kept", "bytes kept"], by_source)
     lines += ["", *_table(["split", "documents", "bytes"], by_split)]
+    lines += [""] + [f"- {_plain(note)}" for note in notes]
     lines += ["", *_table(["dropped by", "documents", "bytes"], dropped.counts()), ""]
     if off := list(off):
         lines += [f"Rules that are turned off: {', '.join(off).replace('_', ' ')}.", ""]

@@ -11,8 +11,8 @@ band, that is so for a share 1 - (1 - s**r)**bands of the pairs of similarity s 
 Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3): an S-curve that is steepest
 near (1 / bands)**(1 / r).
 
-A word is a run of letters, digits and underscores (`\w+`), whatever its case: a copy in capitals is a copy.
-A script that writes no spaces has a word a clause, and its near copies must agree in longer pieces.
+A word is a run of letters, digits, underscores and the marks on them, whatever its case: a copy in capitals is a copy.
+In a script that writes no spaces between words (Chinese, Japanese, Thai, Khmer, …) each letter is a word.
 """
 
 import re
@@ -22,6 +22,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+import regex  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from llm.text.params import NearDuplicateParams
@@ -29,8 +30,28 @@ from llm.text.params import NearDuplicateParams
 if TYPE_CHECKING:
     from rensa import RMinHash
 
-WORD = re.compile(r"\w+")
+# Unicode's classes of letters between which a line may break without a space: ideographs, kana, South-East Asian.
+_UNSPACED = r"[\p{Line_Break=Ideographic}\p{Line_Break=Conditional_Japanese_Starter}\p{Line_Break=Complex_Context}]"
+_LETTER, _MARK = r"[\p{L}\p{N}_]", r"[\p{M}\u200c\u200d]"  # the two joiners shape a word, and end none
+_ANY_WORD = regex.compile(
+    rf"(?V1)[{_LETTER}&&{_UNSPACED}]\p{{M}}*|[{_LETTER}--{_UNSPACED}][[{_LETTER}{_MARK}]--{_UNSPACED}]*"
+)
+# `re` is three times as fast, and finds the same words where none of these ranges occurs (combining marks, the
+# scripts from Hebrew on, joiners): in Latin, Greek and Cyrillic text.
+_PLAIN_WORD = re.compile(r"\w+")
+_NOT_PLAIN = re.compile(r"[\u0300-\u036f\u0483-\u0489\u0590-\u1dff\u200c\u200d\u20d0-\u20ff\u2c80-\U0010ffff]")
 SEED = 1  # of the permutations: signatures can be compared only if they share it
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in any script, case folded.
+
+    >>> words_of("Der Fluß, 雨が降る; हिन्दी")
+    ['der', 'fluss', '雨', 'が', '降', 'る', 'हिन्दी']
+    """
+    folded = text.casefold()
+    words: list[str] = (_ANY_WORD if _NOT_PLAIN.search(folded) else _PLAIN_WORD).findall(folded)
+    return words
 
 
 def signature(text: str, near: NearDuplicateParams) -> bytes:
@@ -44,7 +65,7 @@ def signature(text: str, near: NearDuplicateParams) -> bytes:
     """
     from rensa import RMinHash
 
-    words = WORD.findall(text.casefold())
+    words = words_of(text)
     n = min(near.ngram, len(words))
     # Joined as they are hashed: the n-grams of a large document take no memory of their own.
     shingles = map(" ".join, zip(*(islice(words, k, None) for k in range(n)), strict=False))

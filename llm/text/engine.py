@@ -31,7 +31,7 @@ def _with_ray(units: list[Unit], prepare: PrepareParams) -> Iterator[Cleaned]:
     try:
         import ray.data
     except ImportError:
-        raise UserError("prepare.engine: wanted the library ray, pip install 'groundup[ray]'") from None
+        raise UserError("prepare.engine: expected the package ray, it is not installed (make extras)") from None
     max_document_bytes, rules = prepare.max_document_bytes, prepare.clean
 
     def work(row: dict[str, int]) -> Iterator[dict[str, object]]:

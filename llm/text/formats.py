@@ -42,6 +42,8 @@ INVISIBLE = ["head", "title", "script", "style", "template", "[hidden]"] + [
 LIMIT_ADVICE = "raise prepare.max_document_bytes"
 ENCODING_ADVICE = "name the source's encoding:"
 
+NEWLINE = rb"(?>\r\n|\r|\n)"
+
 Found = tuple[str, str | ContentError, int]  # what follows the path (":3"), the text or why there is none, its bytes
 Reader = Callable[[Entry, FilesSource | UrlSource, int], Iterator[Found]]
 
@@ -100,11 +102,21 @@ def _read_text(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Ite
         yield from _whole_document(stream, limit, f"{LIMIT_ADVICE} or name a separator:")
         return
     pieces = _split(stream, source.separator.encode(), limit)
-    for number, (piece, n_bytes) in enumerate(pieces, 1):
+    for number, (piece, n_bytes, is_last) in enumerate(pieces, 1):
+        place = "" if number == 1 and is_last else f":{number}"  # `is_undivided` reads this
         if n_bytes > limit:
-            yield f":{number}", _too_long("a document", n_bytes, limit), n_bytes
+            yield place, _too_long("a document", n_bytes, limit), n_bytes
         elif piece and not piece.isspace():
-            yield f":{number}", _decode(piece), n_bytes
+            yield place, _decode(piece), n_bytes
+
+
+def is_undivided(path: str) -> bool:
+    """Whether a document's path is that of a whole file: with a `separator`, one in which it does not occur.
+
+    >>> is_undivided("a.txt"), is_undivided("a.txt:1")
+    (True, False)
+    """
+    return re.search(r":\d+$", path) is None
 
 
 def _read_python(entry: Entry, source: FilesSource | UrlSource, limit: int) -> Iterator[Found]:
@@ -143,20 +155,32 @@ def _whole_document(stream: io.BufferedReader, limit: int, advice: str = LIMIT_A
     yield "", _too_long("a document", n_bytes, limit, advice), n_bytes
 
 
-def _split(stream: io.BufferedReader, separator: bytes, limit: int) -> Iterator[tuple[bytes, int]]:
-    """What stands between separators, without a newline next to one, and its length; b"" for what is too long."""
+def _split(stream: io.BufferedReader, separator: bytes, limit: int) -> Iterator[tuple[bytes, int, bool]]:
+    """What stands between separators, without a newline next to one; its length; whether it is the last.
+
+    The bytes are b"" for what is too long. A newline in the separator is any newline of the file's: CRLF, CR or LF.
+    """
+    lines = re.split(rb"\r\n|\r|\n", separator)
+    pattern = re.compile(NEWLINE.join(map(re.escape, lines)))
+    longest = len(separator) + len(lines)  # what a newline is written as may be longer by a byte
     piece = Piece(limit)
     begun = b""  # the end of what was read: too short for a separator, but one may begin there
     while block := stream.read1(BUFFER_BYTES):
-        *ends, rest = (begun + block).split(separator)
+        text = begun + block
+        held = text[-1:] if len(lines) > 1 and text.endswith(b"\r") else b""  # its "\n" may follow
+        *ends, rest = pattern.split(text.removesuffix(held))
         for end in ends:
             piece.add(end)
-            yield piece.take(is_last=False)
-        cut = max(len(rest) - len(separator) + 1, 0)
+            yield *piece.take(is_last=False), False
+        cut = max(len(rest) - longest + 1, 0)
         piece.add(rest[:cut])
-        begun = rest[cut:]
-    piece.add(begun)
-    yield piece.take(is_last=True)
+        begun = rest[cut:] + held
+    *ends, rest = pattern.split(begun)
+    for end in ends:
+        piece.add(end)
+        yield *piece.take(is_last=False), False
+    piece.add(rest)
+    yield *piece.take(is_last=True), True
 
 
 class Piece:
@@ -181,9 +205,9 @@ class Piece:
         piece, n_bytes = b"".join(self._blocks), self._n_bytes
         if n_bytes <= self._room:
             if not self._is_first:
-                piece = piece.removeprefix(b"\r\n" if piece.startswith(b"\r\n") else b"\n")
+                piece = re.sub(rb"\A" + NEWLINE, b"", piece)
             if not is_last:
-                piece = piece.removesuffix(b"\r\n" if piece.endswith(b"\r\n") else b"\n")
+                piece = re.sub(NEWLINE + rb"\Z", b"", piece)
             n_bytes = len(piece)
         self._blocks, self._n_bytes, self._is_first = [], 0, False
         return piece, n_bytes

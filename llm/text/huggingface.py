@@ -29,7 +29,7 @@ def _rows(source: HuggingFaceSource) -> Iterator[Mapping[str, object]]:
         import datasets
     except ImportError:
         raise UserError(
-            f"source {source.name}: wanted the library datasets, pip install 'groundup[huggingface]'"
+            f"source {source.name}: expected the package datasets, it is not installed (make extras)"
         ) from None
     try:
         rows = datasets.load_dataset(

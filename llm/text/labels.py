@@ -9,6 +9,7 @@ A row inherits the split of its document: what pretraining never saw stays held 
 import ast
 import re
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -50,12 +51,18 @@ class Function:
         return PurePosixPath(self.path).with_suffix("").parts[0]
 
 
-def find_functions(path: str, split: str, text: str) -> Iterator[Function]:
-    """Every function and method of a module, in its order; a module that doesn't parse has none."""
+def find_functions(path: str, split: str, text: str) -> list[Function] | None:
+    """Every function and method of a module, in its order; None where the parser fails, be it on deep nesting."""
     try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an invalid escape, in somebody's text
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return list(_functions_of(tree, path, split, text))
+
+
+def _functions_of(tree: ast.Module, path: str, split: str, text: str) -> Iterator[Function]:
     lines = text.split("\n")  # Not splitlines: a form feed is the end of a line there, and none for the parser.
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -116,9 +116,12 @@ class CleanParams(Section):
 
 
 class SplitParams(Section):
-    """How documents are held out: whole ones by a hash of their text, or the end of each by position."""
+    """How documents are held out: whole ones by a hash of their text, or the end of each by position.
 
-    method: Literal["document", "position"]
+    Auto is by document where there are enough of them.
+    """
+
+    method: Literal["auto", "document", "position"]
     val: Share
     test: Share
 

@@ -6,11 +6,38 @@
 {'train': 'abcdefg', 'val': 'h', 'test': 'ij'}
 """
 
+import re
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_HELD_OUT = 5  # documents of equal weight that a split is expected to have
+PIECE_CHARS = 4096  # of what `sample_pieces` takes at a time
+
 
 def split_of(doc_id: str, val: float, test: float) -> str:
     """The split of a document, from its id alone: adding a document moves no other one."""
     place = int(doc_id[:16], 16) / 16**16
     return "val" if place < val else "test" if place < val + test else "train"
+
+
+def choose_method(
+    n_bytes: NDArray[np.int64], val: float, test: float, share: float = 1.0
+) -> Literal["document", "position"]:
+    """Return "document" where whole documents of these lengths make a val and a test of about the shares asked for.
+
+    What counts is the effective number of documents, (Σ n)² / Σ n²: one long and a hundred short ones are one.
+    Of those, MIN_HELD_OUT are expected in the smaller of the two splits. `share` of the documents are kept.
+
+    >>> choose_method(np.full(200, 9), val=0.05, test=0.1), choose_method(np.array([9] * 200 + [9999]), 0.05, 0.1)
+    ('document', 'position')
+    """
+    held_out = min((part for part in (val, test) if part), default=1.0)
+    effective = n_bytes.sum(dtype=float) ** 2 / max(np.square(n_bytes, dtype=float).sum(), 1.0)
+    is_enough = share * effective * held_out >= MIN_HELD_OUT or not val + test
+    return "document" if is_enough else "position"
 
 
 def is_chosen(doc_id: str, share: float) -> bool:
@@ -31,3 +58,24 @@ def cut(text: str, val: float, test: float) -> dict[str, str]:
     second = len(text) - round(len(text) * test)
     parts = {"train": text[:first], "val": text[first:second], "test": text[second:]}
     return {split: part for split, part in parts.items() if part}
+
+
+def sample_pieces(texts: Iterable[str], n_bytes: int, max_bytes: int) -> Iterator[str]:
+    """Yield pieces of texts, evenly spread over them, of at most `max_bytes` in all; `n_bytes` is what the texts have.
+
+    A piece ends before whitespace where there is some, so that words and the spaces before them stay whole.
+
+    >>> pieces = list(sample_pieces(["one two three " * 600], n_bytes=8400, max_bytes=840))
+    >>> len(pieces), sum(map(len, pieces))
+    (90, 840)
+    """
+    length = max(min(PIECE_CHARS, max_bytes // 64), 1)  # a character has up to four bytes: 16 pieces fit or more
+    pattern = re.compile(rf"(?s).{{1,{length}}}(?!\S)|.{{1,{length}}}")
+    seen = taken = 0
+    for text in texts:
+        for match in pattern.finditer(text):
+            size = len(match[0].encode())
+            seen += size
+            if taken * n_bytes < seen * max_bytes and taken + size <= max_bytes:
+                taken += size
+                yield match[0]

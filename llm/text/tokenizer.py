@@ -12,7 +12,6 @@ import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,18 @@ from numpy.typing import NDArray
 from tokenizers import Regex, pre_tokenizers
 
 from llm.errors import UserError
-from llm.text.bpe import ALPHABET, PATTERN, PATTERNS, merge_with_dropout, parts_of, to_bytes, train_bpe
+from llm.text.bpe import (
+    ALPHABET,
+    MAX_TOKEN_BYTES,
+    PATTERN,
+    PATTERNS,
+    merge_with_dropout,
+    parts_of,
+    to_bytes,
+    train_bpe,
+)
 from llm.text.special import BOS, END_OF_TEXT, EOS, IM_END, IM_START, PAD, SPECIAL_TOKENS, UNKNOWN
+from llm.text.threads import map_in_threads
 
 __all__ = [
     "BOS",
@@ -132,12 +141,16 @@ class LibraryTokenizer(Tokenizer):
         self._reserved = {token: name for name, token in self.special.items() if token != self.unknown}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text."""
-        return self._ordinary(self._library.encode(text, add_special_tokens=False).ids)
+        """The ids of a text. Other threads go on meanwhile: the library's `encode` would hold them up."""
+        return self._ordinary(self._library.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def encode_batch(self, texts: list[str], n_threads: int) -> list[NDArray[np.uint32]]:
         """The ids of many texts. The library's own threads do it, as many as RAYON_NUM_THREADS or the machine has."""
-        encoded = self._library.encode_batch_fast(texts, add_special_tokens=False)
+
+        def encode(texts: list[str]) -> list[tokenizers.Encoding]:
+            return self._library.encode_batch_fast(texts, add_special_tokens=False)
+
+        (encoded,) = map_in_threads(encode, [texts], 1)
         return [np.array(self._ordinary(text.ids), dtype=np.uint32) for text in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -210,19 +223,24 @@ class BytePairTokenizer(LibraryTokenizer):
     def encode_with_dropout(self, text: str, rate: float, rng: random.Random) -> list[int]:
         """The ids of a text with each merge left out with probability `rate` at each step (`merge_with_dropout`).
 
-        The same `rng` state gives the same ids. Rate 0 is `encode`; rate 1 leaves bytes.
+        The same `rng` state gives the same ids. Rate 0 is `encode`; rate 1 leaves bytes. A piece longer than
+        MAX_TOKEN_BYTES is merged in parts, for each step looks at all of it.
         """
         if rate == 0:
             return self.encode(text)
         ids: list[int] = []
         for piece in self._pieces(text):
             letters = [self._byte_ids[byte] for byte in piece.encode()]
-            ids += merge_with_dropout(letters, self._merges, rate, rng.random)
+            size = len(letters) if len(letters) <= MAX_TOKEN_BYTES else _DROPOUT_BYTES
+            for start in range(0, len(letters), max(size, 1)):
+                ids += merge_with_dropout(letters[start : start + size], self._merges, rate, rng.random)
         return ids
 
     def _pieces(self, text: str) -> list[str]:
         return [text[start:end] for _, (start, end) in self._splitter.pre_tokenize_str(text)]
 
+
+_DROPOUT_BYTES = 64  # of a part of a long piece
 
 # fancy-regex, which tiktoken splits with, gives up on a run of whitespace of a million characters.
 _LONG_WHITESPACE = 500_000
@@ -249,8 +267,7 @@ class TiktokenTokenizer(BytePairTokenizer):
 
     def encode_batch(self, texts: list[str], n_threads: int) -> list[NDArray[np.uint32]]:
         """The ids of many texts, on `n_threads` threads."""
-        with ThreadPoolExecutor(n_threads) as threads:
-            return list(threads.map(self._encode_to_numpy, texts))
+        return map_in_threads(self._encode_to_numpy, texts, n_threads)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids."""

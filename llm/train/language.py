@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class LanguageLoss:
         self.model, self.machine = model, machine
         self._rest: Callable[[Tensor, Tensor, Tensor | None], Tensor] = self._after_embedding
         if compiled:
-            self._rest = torch.compile(self._after_embedding, dynamic=False)
+            self._rest = torch.compile(self._after_embedding, dynamic=False, options=compile_options(machine))
 
     def __call__(self, ids: Tensor, target: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
         """The loss of one batch; without the keys that `model.dropout_keys` draws nothing is dropped."""
@@ -41,6 +41,20 @@ class LanguageLoss:
             hidden, _ = self.model.run_blocks(embedded, dropout_keys=dropout_keys)
             logits = self.model.head(hidden)
         return next_token_loss(logits, target)
+
+
+def compile_options(machine: Machine) -> dict[str, Any] | None:
+    """Return inductor's options; on a GPU those that make the same bytes in every run.
+
+    Inductor otherwise picks the block sizes of GPU reductions by timing them, and other blocks add up in another order.
+    """
+    if machine.device != "cuda":
+        return None
+    import torch._inductor
+
+    return (
+        {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
+    )  # torch 2.10 and newer
 
 
 def split_loss(

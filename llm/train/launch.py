@@ -3,7 +3,8 @@
 In: a function and its arguments, and from the environment how many processes there are. Out: the processes have run
 the function as the members of one torch.distributed group, and none is left.
 
-    NPROC                       processes of this node, one a GPU; without it there is one and no group
+    NPROC                       processes of this node, one a GPU; without it there is one and no group, unless
+                                GROUNDUP_SHARD=1 asks for one
     NNODES, NODE_RANK           how many nodes there are, and this one's number
     MASTER_ADDR, MASTER_PORT    where the others reach node 0
 
@@ -33,7 +34,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its stub does not export it
 
 from llm.errors import UserError, one_line_errors
-from llm.runtime import Machine
+from llm.runtime import Machine, sharding_requested
 from llm.train.signals import signals_held
 
 MOST = 65_535  # ports, and more processes than anybody has
@@ -82,12 +83,13 @@ def _number(name: str, least: int) -> int:
 def launch(work: Callable[..., None], *args: Any) -> bool:
     """Run `work(*args)` in each process; returns whether this node is the one that has the outputs.
 
-    A single process is this one. Of several, each gets its own; `work` stands in a module and its arguments can be
-    pickled. What is printed to stderr is the first one's alone. A UserError of any is raised here. SIGTERM and Ctrl-C
-    are passed on, and after them this ends as `work` alone would; when this process is killed, so are the others.
+    A single process is this one, unless its weights are to be sharded: that takes a group, even of one. Of several,
+    each gets its own; `work` stands in a module and its arguments can be pickled. What is printed to stderr is the
+    first one's alone. A UserError of any is raised here. SIGTERM and Ctrl-C are passed on, and after them this ends as
+    `work` alone would; when this process is killed, so are the others.
     """
     layout = Layout.find()
-    if layout.n_processes == 1:
+    if layout.n_processes == 1 and not sharding_requested():
         work(*args)
         return True
     device = Machine.find().device

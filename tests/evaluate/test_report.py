@@ -104,7 +104,7 @@ TASKS = {
         },
     },
     "docstring": {"rows": {"train": 3794}, "test": {"answer_bits_per_byte": {"before": 2.0821, "after": 1.79564}}},
-    "none": {"skipped": "the corpus has no Python documents"},
+    "none": {"skipped": "no function of the corpus is left in test"},
 }
 PARAMS = {
     "seed": 7,
@@ -245,10 +245,8 @@ def test_every_token_has_the_shade_of_its_surprise_and_a_prompt_is_marked(write)
         ({"figures": {}, "passage": None}, "there is no passage to show"),
         ({"figures": {"val": SPLIT}}, "There is no test split, so val stands for it"),
         ({"figures": {"test": SPLIT | {"context": []}}}, "No held-out text was as long as the context"),
-        ({"samples": []}, "There are no prompts in evaluate.prompts"),
         ({"samples": [Text("x", "greedy", TOKENS[:1])]}, "The model ended the text at once."),
-        ({"finetuned": {}}, "There are no tasks in finetune.tasks"),
-        ({}, "Skipped: the corpus has no Python documents."),
+        ({}, "Skipped: no function of the corpus is left in test."),
         ({}, "skipped, rows of 24 numbers"),
         ({"metrics": {"export": {"gguf": {}}}}, "No file for llama.cpp was asked for."),
         (
@@ -275,7 +273,6 @@ def test_every_token_has_the_shade_of_its_surprise_and_a_prompt_is_marked(write)
         ({}, "96.0% 93.0%–98.5%"),
         ({"metrics": {"memorise": {"copies": True}}}, "The model copies: more of train"),
         ({"metrics": {"memorise": {"copies": None, "test": {"prefixes": 0}}}}, "Test has no document that is long"),
-        ({"metrics": {"memorise": {"samples": {"number": 0}}}}, "There are no samples to look for"),
         ({"metrics": {"pretrain": {"kept_step": 700}}}, "The weights of an earlier step"),
         ({"params": {"model": {"family": "gru"}}}, "it has no attention"),
         ({"params": {"prepare": {"split": {"method": "position"}}}}, "within each document, by position"),
@@ -283,6 +280,24 @@ def test_every_token_has_the_shade_of_its_surprise_and_a_prompt_is_marked(write)
 )
 def test_what_is_missing_leaves_a_sentence(write, changes, sentence):
     assert sentence in Page(write(**changes)).text
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "title"),
+    [
+        ({"samples": []}, "samples", "What it writes"),
+        ({"finetuned": {}}, "finetuned", "Finetuned tasks"),
+        ({}, "cloze", "What was left out"),
+    ],
+)
+def test_what_has_nothing_to_say_is_left_out(write, changes, name, title, monkeypatch):
+    assert f'href="#{name}"' in write()
+    assert f">{title}</h2>" in write()
+    if name == "cloze":
+        monkeypatch.setitem(METRICS, "cloze", {"left_out": {}})
+    page = write(**changes)
+    assert f"#{name}" not in page
+    assert title not in page
 
 
 def test_a_folder_that_only_this_project_reads_has_no_figure_of_transformers(write):

@@ -3,7 +3,15 @@ import torch
 
 from llm.evaluate import samples
 from llm.evaluate.params import EvaluateParams
-from llm.evaluate.samples import continue_greedily, draw_samples, write_samples
+from llm.evaluate.samples import (
+    N_PROMPTS,
+    PROMPT_CHARS,
+    continue_greedily,
+    draw_samples,
+    example_of,
+    with_prompts,
+    write_samples,
+)
 from llm.model.generate import generate, greedy
 from llm.text.tokenizer import Tokenizer
 
@@ -55,6 +63,73 @@ def test_without_prompts_there_is_a_heading_alone(draw_gpt, tokenizer):
     params = PARAMS.model_copy(update={"prompts": []})
     assert write_samples(draw_gpt(), tokenizer, params, seed=1).startswith("# Samples\n")
     assert _parts(write_samples(draw_gpt(), tokenizer, params, seed=1)) == []
+
+
+def test_a_prompt_of_any_text_has_a_heading_of_one_line_and_a_fence_that_holds(draw_gpt, tokenizer):
+    params = PARAMS.model_copy(update={"prompts": ["a\n```\n# `b`"]})
+    (heading, body), _ = _parts(write_samples(draw_gpt(), tokenizer, params, seed=1))
+    assert heading == "```` a ``` # `b` ````, greedy"
+    assert body.startswith("\n````text\na\n```\n# `b`│")
+
+
+@pytest.fixture
+def windows(tmp_path, write_windows_folder, tokenizer):
+    """Writes a folder of windows of documents by split."""
+
+    def write(**splits):
+        ids = {split: [tokenizer.encode(text) for text in texts] for split, texts in splits.items()}
+        return write_windows_folder(
+            tmp_path / f"windows of {len(list(tmp_path.iterdir()))}", {"train": [], "val": [], "test": []} | ids, 320, 8
+        )
+
+    return write
+
+
+def test_prompts_are_beginnings_of_documents_that_were_held_out(windows, tokenizer):
+    texts = [f"Слово {number} река текла, и дождь шёл над полем всю ночь до самого утра" for number in range(9)]
+    folder = windows(train=["Train."], test=[*texts, "---", "x", ""])
+    params = with_prompts(PARAMS.model_copy(update={"prompts": None}), folder, tokenizer, seed=1)
+    assert len(set(params.prompts)) == N_PROMPTS
+    for prompt in params.prompts:
+        (text,) = (text for text in texts if text.startswith(prompt))
+        assert 10 < len(prompt) <= PROMPT_CHARS
+        assert text[len(prompt)] in " ," or len(prompt) < PROMPT_CHARS // 2
+    assert example_of(params) == params.prompts[0]
+    again, other = (
+        with_prompts(PARAMS.model_copy(update={"prompts": None}), folder, tokenizer, seed) for seed in (1, 2)
+    )
+    assert again == params != other
+
+
+@pytest.mark.parametrize(("split", "given"), [("test", {}), ("val", {"test": []}), ("train", {"test": [], "val": []})])
+def test_prompts_are_of_train_only_where_nothing_was_held_out(windows, tokenizer, split, given):
+    texts = {name: [f"{name} of the river"] for name in ("train", "val", "test")} | given
+    params = with_prompts(PARAMS.model_copy(update={"prompts": None}), windows(**texts), tokenizer, seed=1)
+    assert [prompt.split()[0] for prompt in params.prompts] == [split]
+
+
+def test_documents_that_begin_alike_give_one_prompt_and_none_gives_none(windows, tokenizer):
+    params = PARAMS.model_copy(update={"prompts": None})
+    folder = windows(test=["# The same line of all of them, and then"] * 7)
+    assert len(with_prompts(params, folder, tokenizer, seed=1).prompts) == 1
+    assert with_prompts(params, windows(), tokenizer, seed=1).prompts == []
+
+
+def test_given_prompts_are_taken_as_they_are(tmp_path, tokenizer):
+    assert with_prompts(PARAMS, tmp_path, tokenizer, seed=1) is PARAMS
+
+
+@pytest.mark.parametrize(
+    ("prompts", "example"),
+    [
+        (["\n\n  import os\nx"], "import os"),
+        (["---\n- a", "`b`", "!", "c d "], "c d"),
+        (["-"], "1"),
+        ([], "1"),
+    ],
+)
+def test_the_example_is_a_line_that_a_shell_and_a_page_take(prompts, example):
+    assert example_of(PARAMS.model_copy(update={"prompts": prompts})) == example
 
 
 def test_what_is_written_down_is_what_was_drawn(draw_gpt, tokenizer):

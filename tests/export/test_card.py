@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from llm.__main__ import app
 from llm.errors import UserError
-from llm.export.card import lineage_rows, read_metrics, write_card
+from llm.export.card import NO_PYTHON, lineage_rows, read_metrics, write_card
 from llm.export.gguf import write_gguf
 
 METRICS = {
@@ -50,6 +51,7 @@ METRICS = {
         "test": {"bits_per_byte": 1.345, "bits_per_byte_low": 1.301, "bits_per_byte_high": 1.399},
         "lossless_tokens": True,
         "sees_the_future": False,
+        "example_prompt": 'It\'s "déjà vu"',
     },
     "cloze": {
         "last_word": {"items": 137, "acc": 0.571, "acc_low": 0.481, "acc_high": 0.677, "guessing": 0.253},
@@ -121,12 +123,35 @@ def test_the_best_in_bits_per_byte_comes_first():
 
 
 def test_a_skipped_task_is_said_to_be_skipped_and_why():
-    text = card(finetuned={"topics": {"skipped": "the corpus has no Python documents"}})
-    assert "## Finetuned: topics\n\nSkipped: the corpus has no Python documents." in text
+    text = card(finetuned={"topics": {"skipped": "no function of the corpus is left in test"}})
+    assert "## Finetuned: topics\n\nSkipped: no function of the corpus is left in test." in text
+
+
+def test_a_card_of_another_corpus_does_not_speak_of_python():
+    prepare = {key: value for key, value in METRICS["prepare"].items() if key != "python"} | {"dropped": {}}
+    own = {"name": "mine", "kind": "files", "globs": ["data/raw/**/*"]}
+    text = card(
+        {"prepare": prepare, "cloze": {"left_out": {}}, "label": {"dropped": {"too_short_or_long": 0}}},
+        {name: {"skipped": NO_PYTHON} for name in ("library", "docstring")},
+        sources=[own],
+    )
+    assert [line for line in text.splitlines() if re.search("inetuned|label|code may|dropped|import ['\"]", line)] == []
+    assert [line for line in text.splitlines() if "Python" in line] == ["**llama.cpp**, as a program or from Python"]
+
+
+def test_the_prompt_of_every_snippet_is_of_the_corpus():
+    text = card()
+    prompt = METRICS["evaluate"]["example_prompt"]
+    in_shell = [
+        line for line in text.splitlines() if "llm generate" in line or "llama-cli" in line or "ollama run" in line
+    ]
+    assert len(in_shell) == 3
+    assert all(prompt in shlex.split(line) for line in in_shell)
+    assert text.count(json.dumps(prompt, ensure_ascii=False)) >= 3
 
 
 def test_without_held_out_text_it_says_that_nothing_was_measured():
-    text = card({"evaluate": {}, "baselines": {}, "cloze": {"left_out": {}}}, {})
+    text = card({"evaluate": {"example_prompt": "x"}, "baselines": {}, "cloze": {"left_out": {}}}, {})
     assert "nothing was measured" in text
     assert "bits per byte" not in text
     assert "model-index" not in text

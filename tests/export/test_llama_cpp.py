@@ -102,6 +102,7 @@ def test_llama_cpp_splits_drawn_texts_alike(tmp_path, draw_gpt, tokenizer_of, ot
     texts = ["".join(drawn.choices(ALPHABET, k=drawn.randint(1, 20))) for _ in range(300)]
     texts += ["".join(chr(drawn.randrange(0xE000, 0x110000)) for _ in range(9)) for _ in range(100)]
     texts += ["".join(chr(drawn.randrange(1, 0xD800)) for _ in range(9)) for _ in range(100)]
+    texts += [run * 2_000 for run in ("^", "a", "你", " ", "ACGT", "'", "\n", "a1")]  # longer than what is learned from
     path = tokenizer_of(pattern)
     file = write_gguf(tmp_path, draw_gpt(), path, "gguf-f32")
     theirs = other_process.submit(llama_cpp.ask, str(file), 1, texts, [], [], 1, 320, 70).result().ids

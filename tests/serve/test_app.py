@@ -3,8 +3,10 @@
 import asyncio
 import http.client
 import json
+import re
 import signal
 import socket
+import threading
 import time
 from urllib.parse import urlsplit
 
@@ -20,13 +22,14 @@ ASKED = {"model": "talker", "prompt": "The river", "max_tokens": 24}
 MESSAGES = [{"role": "user", "content": "Why?"}]
 
 
-def _send(address, method, path, body=None):
+def _send(address, method, path, body=None, content_type="application/json"):
     """Status and JSON of an answer, whatever it is."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=PATIENCE)
     try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, {"Content-Type": content_type} if content_type else {})
         answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
+        content = answer.read()
+        return answer.status, json.loads(content) if content else None
     finally:
         connection.close()
 
@@ -223,23 +226,19 @@ def test_a_text_ends_where_the_context_does_and_a_longer_prompt_is_refused(clien
 @pytest.mark.parametrize(
     ("path", "asked", "status", "param", "code"),
     [
-        ("/v1/completions", {}, 400, "prompt", None),
+        ("/v1/completions", {}, 400, "prompt", "missing_required_parameter"),
         ("/v1/completions", {"prompt": ""} | {"model": "gpt-9"}, 404, "model", "model_not_found"),
-        ("/v1/completions", {"prompt": []}, 400, "prompt", None),
-        ("/v1/completions", {"prompt": [320]}, 400, "prompt", None),
-        ("/v1/completions", {"prompt": [-1]}, 400, "prompt", None),
-        ("/v1/completions", {"prompt": "a", "temperature": "1"}, 400, "temperature", None),
-        ("/v1/completions", {"prompt": "a", "temperature": 3}, 400, "temperature", None),
-        ("/v1/completions", {"prompt": "a", "stop": ["a"] * 5}, 400, "stop", None),
-        ("/v1/completions", {"prompt": "a", "stop": ""}, 400, "stop", None),
-        ("/v1/completions", {"prompt": "a", "logit_bias": {"7": 1}}, 400, "logit_bias", "unsupported_parameter"),
-        ("/v1/completions", {"prompt": "a", "best_of": 2}, 400, "best_of", "unsupported_parameter"),
-        ("/v1/chat/completions", {"messages": []}, 400, "messages", None),
-        ("/v1/chat/completions", {"messages": [{"role": "wizard", "content": "a"}]}, 400, "messages", None),
+        ("/v1/completions", {"prompt": [320]}, 400, "prompt", "invalid_value"),
+        ("/v1/completions", {"prompt": [-1]}, 400, "prompt[0]", "integer_below_min_value"),
+        ("/v1/completions", {"prompt": [9] * 1025}, 400, "prompt", "context_length_exceeded"),
+        ("/v1/completions", {"prompt": "x" * 1_000_000}, 400, "prompt", "context_length_exceeded"),
+        ("/v1/completions", {"prompt": "x" * 3_000_000}, 413, None, "request_too_large"),
+        ("/v1/chat/completions", {"messages": [{"role": "wizard"}]}, 400, "messages[0].role", "invalid_value"),
         ("/v1/chat/completions", {"messages": MESSAGES, "tools": [{}]}, 400, "tools", "unsupported_parameter"),
-        ("/v1/chat/completions", {"messages": MESSAGES, "top_logprobs": 2}, 400, None, None),
-        ("/v1/nowhere", {}, 404, None, None),
-        ("/health", {}, 405, None, None),
+        ("/v1/chat/completions", {"messages": MESSAGES, "top_logprobs": 2}, 400, "top_logprobs", "invalid_value"),
+        ("/v1/chat/completions", {"messages": MESSAGES * 500}, 400, "messages", "context_length_exceeded"),
+        ("/v1/nowhere", {}, 404, None, "unknown_url"),
+        ("/health", {}, 405, None, "method_not_supported"),
     ],
 )
 def test_what_is_wrong_is_told_in_openais_shape(address, path, asked, status, param, code):
@@ -248,22 +247,146 @@ def test_what_is_wrong_is_told_in_openais_shape(address, path, asked, status, pa
     error = body["error"]
     assert error["message"]
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+    described = _send(address, "GET", "/openapi.json")[1]["paths"]
+    if path in described and "post" in described[path]:
+        assert str(status) in described[path]["post"]["responses"]
 
 
-def test_a_value_that_is_wrong_is_told_with_what_was_wanted_and_given(address):
-    told = _post(address, "/v1/completions", model="talker", prompt="a", temperature=3)[1]["error"]["message"]
-    assert told == "temperature: wanted less than or equal to 2, given 3"
+def test_openapi_describes_requests_and_every_reference_in_it_is_there(address):
+    described = _send(address, "GET", "/openapi.json")[1]
+    for path, name in (("/v1/completions", "CompletionRequest"), ("/v1/chat/completions", "ChatRequest")):
+        operation = described["paths"][path]["post"]
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": f"#/components/schemas/{name}"}
+        assert set(operation["responses"]) == {"200", "400", "404", "413", "500", "503"}
+    assert set(described["paths"]["/v1/models/{name}"]["get"]["responses"]) == {"200", "404"}
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
+    assert names <= set(described["components"]["schemas"])
 
 
-def test_a_body_that_is_no_json_is_told_so(address):
-    status, body = _send(address, "POST", "/v1/completions", "{")
-    assert status == 400
-    assert "JSON" in body["error"]["message"]
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+def test_a_body_of_another_content_type_is_refused(address, content_type):
+    status, body = _send(address, "POST", "/v1/completions", json.dumps(ASKED), content_type)
+    assert (status, body["error"]["code"]) == (400, "unsupported_content_type")
+    assert "This API method only accepts 'application/json' requests, but you specified" in body["error"]["message"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON", "application/x+json"])
+def test_json_may_be_called_by_any_of_its_names(address, content_type):
+    assert _send(address, "POST", "/v1/completions", json.dumps(ASKED), content_type)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/models/talker", "/v1/models/gpt-9"])
+def test_head_is_get_without_a_body(address, path):
+    status, body = _send(address, "HEAD", path)
+    assert (status, body) == (_send(address, "GET", path)[0], None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"\\ud83d","prompt":"a"}',
+        b'{"model":"talker","prompt":"a\\ud83d","echo":true}',
+        b'{"model":"talker","prompt":"a\\ud83d","echo":true,"stream":true}',
+        b'{"model":"talker","prompt":"a","stop":"\\ud83d","stream":true}',
+        b'{"model":"talker","prompt":"a","\\ud83d":1}',
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_before_an_answer_begins(address, body):
+    status, answer = _send(address, "POST", "/v1/completions", body)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    assert _send(address, "GET", "/v1/models/%ED%A0%BD")[0] == 404
+
+
+def test_a_client_that_hangs_up_within_its_request_leaves_no_trace(start_server, chat_folder):
+    process, address = start_server(chat_folder)
+    where = urlsplit(address)
+    with socket.create_connection((where.hostname, where.port), PATIENCE) as connection:
+        head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    _wait_until_idle(address)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=PATIENCE) == ("", "")
+
+
+def test_a_conversation_of_several_turns_passes_the_clients_own_objects_back(client, talker, tokenizer):
+    messages, said = [{"role": "developer", "content": "Be brief."}], [("system", "Be brief.")]
+    for number, question in enumerate(["Why?", "And then?", "So what? 😀"]):
+        messages.append({"role": "user", "content": question})
+        said.append(("user", question))
+        text = tokenizer.decode(generate(talker, conversation_ids(tokenizer, said), 12, greedy))
+        stop = text[6:9]
+        asked = {"model": "talker", "messages": messages, "temperature": 0, "max_tokens": 12, "stop": stop}
+        if number == 1:
+            with client.chat.completions.stream(**asked) as events:
+                message = events.get_final_completion().choices[0].message
+        else:
+            message = client.chat.completions.create(**asked).choices[0].message
+        assert message.content == text[: text.index(stop)]
+        messages.append(message if number else message.model_dump())  # the whole class's fields, null
+        said.append(("assistant", message.content))
+
+
+def test_streams_go_on_while_a_prompt_is_tokenized(talker, tokenizer, monkeypatch):
+    """The tokenizing of one prompt is held up; a stream comes to its end meanwhile."""
+    httpx2 = pytest.importorskip("httpx2")
+    from llm.serve.app import make_app, serve_model
+
+    held, let_go = threading.Event(), threading.Event()
+    encode = tokenizer.encode
+
+    def encode_slowly(text):
+        if text == "slow":
+            held.set()
+            assert let_go.wait(PATIENCE)
+        return encode(text)
+
+    monkeypatch.setattr(tokenizer, "encode", encode_slowly)
+    served = serve_model("talker", talker, tokenizer, True, 2)
+
+    async def ask() -> None:
+        transport = httpx2.ASGITransport(make_app(served))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://x", timeout=PATIENCE) as asking:
+            stream = ASKED | {"stream": True, "max_tokens": 900}
+            streamed = asyncio.create_task(asking.post("/v1/completions", json=stream))
+            while not served.engine.load()["live"]:
+                await asyncio.sleep(0.001)
+            slow = asyncio.create_task(asking.post("/v1/completions", json=ASKED | {"prompt": "slow"}))
+            assert await asyncio.to_thread(held.wait, PATIENCE)
+            assert not streamed.done()
+            assert (await asking.get("/health")).json()["live"] == 1
+            assert (await streamed).text.endswith("data: [DONE]\n\n")
+            assert not slow.done()
+            let_go.set()
+            assert (await slow).status_code == 200
+
+    served.engine.start()
+    try:
+        asyncio.run(ask())
+    finally:
+        served.engine.close()
+
+
+def test_a_text_that_is_too_long_in_any_case_is_not_tokenized(talker, tokenizer, monkeypatch):
+    from llm.serve import app
+
+    served = app.serve_model("talker", talker, tokenizer, True, 1)
+    longest = max(len(tokenizer.token_bytes(token)) for token in range(6, tokenizer.vocab_size))
+    assert served.longest_token == longest
+    monkeypatch.setattr(tokenizer, "encode", lambda text: pytest.fail(f"{len(text)} characters were tokenized"))
+    text = "é" * (longest * (talker.config.context_length + 1) // 2 + 1)
+    for tokenize in (app._prompt_ids, lambda served, text: app._conversation_ids(served, [("user", text)])):
+        with pytest.raises(
+            app.RequestError, match=r"maximum context length is 1024 tokens\. However, your .* at least"
+        ):
+            tokenize(served, text)
 
 
 def test_fields_that_change_nothing_are_read_over(client):
     plain = client.completions.create(**ASKED, seed=1).choices[0].text
-    extra = {"metadata": {"a": "b"}, "best_of": 1, "min_p": None, "logit_bias": {}}
+    extra = {"metadata": {"a": "b"}, "best_of": 1, "min_p": None, "logit_bias": {}, "tools": None}
     assert client.completions.create(**ASKED, seed=1, user="me", extra_body=extra).choices[0].text == plain
 
 
@@ -289,7 +412,7 @@ def test_two_hundred_clients_at_once_lose_nothing(client, address):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_hangs_up_frees_its_slots(address, stream):
     # More than a million tokens: whoever wrote them all would not be idle in time.
-    asked = {"model": "talker", "prompt": ["The river"] * 10, "max_tokens": 1000, "n": 128}
+    asked = {"model": "talker", "prompt": ["The river"] * 16, "max_tokens": 1000, "n": 128}
     with _begin(address, **asked, stream=stream) as connection:
         if stream:
             assert connection.recv(100)
@@ -306,7 +429,7 @@ def test_a_base_model_completes_and_does_not_chat_and_ctrl_c_does_not_wait_for_i
     assert "chat template" in body["error"]["message"]
     status, body = _post(address, "/v1/completions", model=name, prompt="The", max_tokens=5)
     assert (status, body["object"]) == (200, "text_completion")
-    with _begin(address, model=name, prompt=["The"] * 100, max_tokens=40, n=128, stream=True) as connection:
+    with _begin(address, model=name, prompt=["The"] * 16, max_tokens=40, n=128, stream=True) as connection:
         told = connection.recv(100)
         assert told
         process.send_signal(signal.SIGINT)

@@ -1,13 +1,14 @@
 """What is wrong with a start is one line, before anything is loaded or bound."""
 
 import importlib.util
+import os
 import socket
 
 import pytest
 
 from llm.errors import UserError
 from llm.serve import run
-from llm.serve.run import bind, load, serve
+from llm.serve.run import bind, load, name_of, serve
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
@@ -40,3 +41,8 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(tmp_path, draw_gpt
     write_folder(tmp_path, draw_gpt(vocab_size=310), small_tokenizer_file)
     with pytest.raises(UserError, match="at most the model's 310 tokens, given 320"):
         load(tmp_path)
+
+
+def test_a_model_has_a_name_of_text_whatever_its_folder_is_called(tmp_path):
+    assert name_of(tmp_path / "река") == "река"
+    assert name_of(tmp_path / os.fsdecode(b"m\xff")) == "m\ufffd"

@@ -17,7 +17,7 @@ METRICS = {
     "pretrain": {"parameters": 24680, "epochs": 1.75, "flops_per_token": 7, "tokens_seen": 640, "kept_step": 11}
     | {"train_loss": 3.25, "machine": {"device": "cpu"}},
     "baselines": {"test": {"xz": 2.375}},
-    "evaluate": {"test": {"bits_per_byte": 1.125}},
+    "evaluate": {"test": {"bits_per_byte": 1.125}, "example_prompt": "import "},
     "memorise": {"train": {"prefixes": 17}, "test": {"prefixes": 13}, "copies": False}
     | {"samples": {"number": 10, "copied": 0}},
     "cloze": {"last_word": {"items": 61, "acc": 0.375, "guessing": 0.25}, "left_out": {}},
@@ -35,7 +35,7 @@ TASKS = {
         "test": {"answer_bits_per_byte": {"before": 5.5, "after": 2.25}},
         "skipped": {},
     },
-    "answers": {"skipped": "the corpus has no Python documents"},
+    "answers": {"skipped": "no function of the corpus is left in test"},
 }
 ARTIFACTS = {
     "corpus": "corpus/train.parquet",
@@ -79,7 +79,7 @@ def test_the_card_holds_every_task_and_the_md5_of_every_file(paths, tmp_path):
     text = paths["card"].read_text()
     assert "## Finetuned: topics" in text
     assert "2.25" in text
-    assert "Skipped: the corpus has no Python documents." in text
+    assert "Skipped: no function of the corpus is left in test." in text
     hashes = [_md5(f"all of {name}") for name in [*ARTIFACTS, "answers"]]
     assert [md5 for md5 in hashes if text.count(md5) != 1] == []
     assert str(tmp_path) not in text

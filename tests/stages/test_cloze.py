@@ -59,11 +59,16 @@ def test_each_task_is_written_and_scored(run):
         assert config["dataset_kwargs"]["data_files"] == {"test": f"data/cloze/{name}.jsonl"}
 
 
-def test_a_task_without_enough_items_is_left_out_and_named(run):
+def test_a_task_of_another_kind_of_text_is_not_named(run):
     tasks, metrics = run(PROSE)
     assert metrics.keys() == {"last_word", "left_out"}
-    assert metrics["left_out"]["argument_name"] == "0 items, wanted 6"
+    assert metrics["left_out"] == {}
     assert {path.stem for path in tasks.iterdir()} == {"last_word"}
+
+
+def test_a_task_without_enough_items_is_left_out_and_named(run):
+    _, metrics = run(PROSE | dict([*MODULES.items()][:1]))
+    assert metrics["left_out"]["docstring_word"] == "3 items, wanted 6"
     _, metrics = run(PROSE, name="many", params=PARAMS.model_copy(update={"items": 500}))
     assert metrics["left_out"]["last_word"] == "9 items, wanted 20"
 
@@ -71,7 +76,7 @@ def test_a_task_without_enough_items_is_left_out_and_named(run):
 def test_without_test_there_is_nothing_to_ask(run):
     tasks, metrics = run({})
     assert list(tasks.iterdir()) == []
-    assert len(metrics["left_out"]) == 4
+    assert metrics["left_out"] == {}
 
 
 def test_two_runs_write_the_same_and_another_seed_draws_other_items(run):

@@ -18,7 +18,7 @@ TABLES, PICTURES = ("position", "context", "calibration"), ("context_picture", "
 OUTPUTS = {"metrics": "json", "figures": "json", "report": "md", "samples": "md", "picture": "svg"}
 OUTPUTS |= dict.fromkeys(TABLES, "tsv") | dict.fromkeys(PICTURES, "svg")
 TRAIN, VAL, TEST = [[6] * 30, [11, 12, 13] * 3], [[6, 7, 8, 9] * 7, [10] * 5], [[11, 12, 13] * 11]  # of a byte each
-OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype"}
+OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype", "example_prompt"}
 
 
 @pytest.fixture
@@ -138,7 +138,8 @@ def test_without_a_test_split_it_is_left_out_and_val_is_shown(run):
 
 def test_without_any_held_out_text_there_are_samples_alone(run):
     texts = run(rivals={})
-    assert _metrics(texts) == {"lossless_tokens": True, "sees_the_future": False, "matmul_dtype": "float32"}
+    others = {"lossless_tokens": True, "sees_the_future": False, "matmul_dtype": "float32", "example_prompt": "def"}
+    assert _metrics(texts) == others
     assert json.loads(texts["figures"]) == {}
     assert all("no text was held out" in texts[picture] for picture in ("picture", *PICTURES))
     assert all(_rows(texts, table) == [] for table in TABLES)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llm.export.card import NO_PYTHON
 from llm.text.labels import DOCSTRING, LIBRARY
 from llm.text.params import LabelParams
 from llm.text.tables import SPLITS, empty_because, read_table
@@ -84,13 +85,25 @@ def test_functions_of_another_length_are_dropped_and_counted(label: Label) -> No
     assert all("f()" not in row["text"] for row in library)
 
 
+def test_documents_nested_too_deep_for_the_parser_are_counted_and_named(
+    label: Label, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = {"json/deep.py": f"x = 1{' + 1' * 20_000}\n", "json/wrong.py": "def f(:\n"}
+    _, _, before = label(CORPUS)
+    _, _, metrics = label(CORPUS | {"train": CORPUS["train"] | deep})
+    assert metrics["dropped"] == before["dropped"] | {"documents_not_parsed": 2}
+    assert "label: 2 Python documents were not parsed, first json/deep.py" in capsys.readouterr().err.splitlines()
+    _, _, metrics = label({"train": deep})
+    assert set(metrics["empty_because"].values()) == {"the corpus has no Python documents that can be parsed"}
+
+
 @pytest.mark.parametrize("documents", [{}, {"train": {"a.txt": "def f():\n    return 1\n"}, "val": {"b.md": "text"}}])
 def test_without_python_both_tables_are_empty_and_say_why(
     documents: dict[str, dict[str, str]], label: Label, tmp_path: Path
 ) -> None:
     library, docstring, metrics = label(documents)
     assert library == docstring == []
-    reason = "the corpus has no Python documents"
+    reason = NO_PYTHON
     assert metrics["empty_because"] == {"library": reason, "docstring": reason}
     for name, schema in (("library", LIBRARY), ("docstring", DOCSTRING)):
         assert empty_because(tmp_path / f"{name}.parquet") == reason

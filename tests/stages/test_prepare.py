@@ -1,6 +1,7 @@
 """Sources in, documents out: what is kept, what is dropped and counted, and that each document has one place."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -275,3 +276,98 @@ def test_a_share_keeps_some_documents_and_moves_none(raw: Path, prepare: Prepare
     assert len(kept[1.0]) == 60
     assert 10 < len(kept[0.4]) < 40
     assert kept[0.4] < kept[1.0]
+
+
+def lines_of(captured: pytest.CaptureFixture[str]) -> list[str]:
+    """What the stage printed, without its progress bar and without warnings."""
+    return [line for line in captured.readouterr().err.splitlines() if re.match("prepare: (?!warning|.*%\\|)", line)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "method", "told"),
+    [
+        ({"a": "0123456789" * 50}, "position", "1 documents, the longest 100% of the text, are too few"),
+        ({f"d{n}": f"document number {n:03}\n" for n in range(100)}, "document", "100 documents, the longest 1% of"),
+        (
+            {"a": "long " * 9999} | {f"d{n}": f"note {n}\n" for n in range(100)},
+            "position",
+            "98% of the text, are too few",
+        ),
+    ],
+)
+def test_auto_holds_out_documents_where_there_are_many_and_ends_where_there_are_few(
+    texts: dict[str, str],
+    method: str,
+    told: str,
+    raw: Path,
+    prepare: Prepare,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(raw, **texts)
+    auto, metrics = prepare(shares(val=0.1, test=0.1, method="auto"), name="auto")
+    (line,) = lines_of(capsys)
+    assert line.startswith(f"prepare: Split by {method}: ") and told in line
+    assert metrics["split_method"] == method
+    named, of_named = prepare(shares(val=0.1, test=0.1, method=method), name="named")
+    assert auto == named and metrics == of_named
+    assert metrics["bytes"]["val"] and metrics["bytes"]["test"]
+    assert f"- Split by {method}: " in (tmp_path / "auto.md").read_text()
+
+
+def test_auto_keeps_groups_of_near_duplicates_whole(raw: Path, prepare: Prepare) -> None:
+    write(raw, **near_copies(3))
+    _, metrics = prepare(shares(0.3, 0.3, "auto"), clean={"near_duplicates": NEAR | {"action": "group"}})
+    assert metrics["split_method"] == "document"
+
+
+@pytest.mark.parametrize(
+    ("method", "val", "why"),
+    [
+        (
+            "document",
+            0.01,
+            "no document's hash falls into it; prepare.split.method: position holds out the end of each",
+        ),
+        ("position", 0.01, "every document is too short for a val of 0.01."),
+        ("document", 0.0, "prepare.split.val is 0."),
+    ],
+)
+def test_an_empty_split_is_one_line_of_the_output_and_of_the_report(
+    method: str, val: float, why: str, raw: Path, prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(raw, a="one two three\n", b="four five six\n", c="seven\n")
+    rows, _ = prepare(shares(val=val, test=0.4, method=method))
+    lines = [line for line in lines_of(capsys) if "val is empty" in line]
+    assert len(lines) == (not rows["val"]) == 1
+    assert lines[0].startswith(f"prepare: val is empty: {why}")
+    assert "- val is empty: " in (tmp_path / "corpus.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("contents", "undivided"),
+    [
+        ({"a": "one\r\n\r\ntwo", "b": "three\n\nfour", "c": "five\r\rsix"}, []),
+        ({"a": "one\n\ntwo", "b": "three\nfour"}, ["b.txt"]),
+        ({f"{n}": f"{n}\n" for n in range(7)}, [f"{n}.txt" for n in range(7)]),
+    ],
+)
+def test_a_separator_that_divides_a_file_not_at_all_is_reported(
+    contents: dict[str, str],
+    undivided: list[str],
+    raw: Path,
+    run: Callable[..., Path],
+    prepare_params: Callable,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(raw, **contents)
+    source = FilesSource(name="mine", kind="files", globs=[f"{raw.as_posix()}/*"], separator="\n\n")
+    corpus = run(prepare_params([source]))
+    assert read_table(corpus / "train.parquet").num_rows == 2 * (len(contents) - len(undivided)) + len(undivided)
+    told = [line for line in lines_of(capsys) if "separator" in line]
+    shown = ", ".join(undivided[:5]) + (", …" if len(undivided) > 5 else "")
+    assert told == [
+        f"prepare: source mine: the separator {source.separator!r} divides none of these files, each is one document: "
+        f"{shown} ({len(undivided)} in all)."
+    ] * bool(undivided)
+    assert ("divides" in corpus.with_suffix(".md").read_text()) == bool(undivided)

@@ -204,15 +204,16 @@ def test_two_nodes_and_two_processes_that_are_killed_end_in_the_same_bytes_and_o
     assert len(_bytes(folder / "out")) == 5
 
 
-def test_weights_that_are_shared_out_learn_the_same(start, run_alone):
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_weights_that_are_shared_out_learn_the_same(start, run_alone, processes):
     short = PARAMS.model_copy(update={"max_steps": 6, "eval_every_steps": 3, "average": None})
-    _, folder, end = start("sharded", short, NPROC="2", GROUNDUP_SHARD="1")
+    _, folder, end = start("sharded", short, NPROC=processes, GROUNDUP_SHARD="1")
     alone = run_alone(short)
     code, text = end()
     assert code == 0, text
     _assert_close(_curve(folder / "out"), _curve(alone))
     metrics, expected = (json.loads((out / "metrics.json").read_text()) for out in (folder / "out", alone))
-    assert metrics["machine"]["sharded"]
+    assert (metrics["machine"]["sharded"], metrics["machine"]["processes"]) == (True, int(processes))
     assert metrics["parameters"] == expected["parameters"]
     sizes = [(out / "weights/model.safetensors").stat().st_size for out in (folder / "out", alone)]
     assert sizes[0] == sizes[1]

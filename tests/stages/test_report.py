@@ -58,7 +58,7 @@ FIGURES = {
     "hardest": [],
     "easiest": [],
 }
-TASKS = {"answers": {"skipped": "the corpus has no Python documents"}}
+TASKS = {"answers": {"skipped": "no function of the corpus is left in test"}}
 TASKS |= {"topics": {"rows": {"test": 1201}, "test": {"answer_bits_per_byte": {"before": 5.5, "after": 2.25}}}}
 EVALUATE = EvaluateParams(
     stride=11, batch_size=3, prompts=["def <walk>", "The "], sample_tokens=30, temperature=0.8, top_k=7
@@ -177,7 +177,7 @@ def test_without_held_out_text_and_tasks_there_is_a_page(paths):
     paths["figures"].write_text("{}")
     page = _run(paths, tasks={})
     assert "No text was held out" in page
-    assert "There are no tasks" in page
+    assert "Finetuned tasks" not in page
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,16 @@
 """Documents in, ids out: a tokenizer that saw the train split alone, and every text behind its ids."""
 
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llm.errors import UserError
 from llm.text.clean import document_id
@@ -101,6 +107,69 @@ def test_a_small_share_of_a_large_corpus_is_enough_to_learn_from(run: Callable[.
     every = run({"train": documents}, name="every", vocab_size=2000)
     sizes = [json.loads((folder / "metrics.json").read_text())["vocab_size"] for folder in (few, every)]
     assert 264 < sizes[0] < sizes[1] <= 2000
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word", "char"])
+def test_one_large_document_is_sampled_as_many_small_ones_are(
+    kind: str, run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{document_id(str(number % 60)).translate(LETTERS)} and\n" for number in range(3000)]
+    once = {"kind": kind, "vocab_size": 1000, "train_bytes": 20_000}
+    folders = [
+        run({"train": {"a": "".join(lines)}}, name="one", **once),
+        run({"train": {f"{number}": line * 2 for number, line in enumerate(lines[::2])}}, name="many", **once),
+    ]
+    for folder in folders:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["unknown_share"] < 0.1
+        assert metrics["bytes_per_token"]["train"] > {"bpe": 3, "word": 5, "char": 0.9}[kind]
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tokenize: learning")]
+    n_bytes = sum(map(len, lines))
+    assert told == [f"tokenize: learning from 20,000 of {n_bytes:,} bytes of train (tokenize.train_bytes)"] * 2
+
+
+def test_a_vocabulary_that_is_small_or_hardly_used_is_reported(
+    run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run({"train": {"a": "abab"}}, vocab_size=5000)
+    run({"train": {"a": "a b c d e f g g"}}, name="words", kind="word", vocab_size=5000, min_frequency=2)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tokenize: ")]
+    assert told == [
+        "tokenize: 264 tokens of a vocab_size of 5000: the training text has no more pairs",
+        "tokenize: 9 tokens of a vocab_size of 5000: the training text has no more of a min_frequency of 2",
+        "tokenize: 40% of the tokens are <|unk|>: raise vocab_size or train_bytes, lower min_frequency, "
+        "or use kind: bpe",
+    ]
+
+
+def test_ctrl_c_ends_the_training_of_a_tokenizer_within_two_seconds(
+    tmp_path: Path, write_corpus: Callable[..., Path]
+) -> None:
+    rng = random.Random(0)
+    text = "".join(chr(0x4E00 + rng.randrange(20_000)) for _ in range(1_500_000))
+    corpus = write_corpus(tmp_path / "corpus", {"train": {"a": text}})
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["tokenize"]["vocab_size"] = 60_000
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "given").mkdir()
+    paths = {"corpus": corpus, "given": tmp_path / "given", "params": tmp_path / "params.yaml"}
+    paths |= {name: tmp_path / "out" / name for name in ("tokenizer", "tokens", "metrics", "report", "picture")}
+    options = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    command = [sys.executable, "-m", "stages.tokenize", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stderr
+        seen = b""
+        while b"100%" not in seen:  # all of the text is with the library
+            seen += process.stderr.read(1)
+            assert process.poll() is None, seen.decode()
+        time.sleep(1)
+        assert process.poll() is None
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert time.monotonic() - began < 2
+        assert process.stderr.read().endswith(b"tokenize: interrupted; nothing was written to its outputs\n")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["word", "char"])

@@ -1,6 +1,8 @@
 """Byte pair encoding held to the textbook: the same merges in a few lines, and each pattern to its origin's."""
 
 import json
+import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import pairwise, product
@@ -16,8 +18,12 @@ from tokenizers import pre_tokenizers
 from llm.errors import UserError
 from llm.text.bpe import (
     ALPHABET,
+    MAX_PIECE_CHARS,
+    MAX_TOKEN_BYTES,
     PATTERN,
     PATTERNS,
+    _bounded,
+    byte_level,
     from_bytes,
     merge_with_dropout,
     parts_of,
@@ -225,6 +231,34 @@ def test_training_depends_on_the_texts_and_not_on_their_order() -> None:
 
 def test_a_corpus_that_runs_out_of_pairs_gives_fewer_tokens() -> None:
     assert train_bpe(["abab"], 1000, "qwen2").get_vocab_size() == N_RESERVED + 2
+
+
+@given(text=STRADDLING)
+def test_ordinary_text_is_split_for_training_as_it_is_for_encoding(pattern: str, text: str) -> None:
+    for expression in (PATTERNS[pattern], r"\S+|\s+"):
+        plain = byte_level(tokenizers.models.BPE(), expression).pre_tokenizer
+        assert _bounded(expression).pre_tokenize_str(text) == plain.pre_tokenize_str(text)
+
+
+@pytest.mark.parametrize("run", ["^", "a", "\u4e2d", " ", "\n", " \n", "x\u0301", "!\n", "7", "a\n"])
+def test_a_long_run_is_learned_from_in_parts_and_encoded_as_one(pattern: str, run: str) -> None:
+    text = run * 10_000
+    for expression in (PATTERNS[pattern], r"[\s\S]+"):
+        pieces = _bounded(expression).pre_tokenize_str(text)
+        assert max(end - start for _, (start, end) in pieces) <= 2 * MAX_PIECE_CHARS + 1
+        assert [start for _, (start, _) in pieces[1:]] == [end for _, (_, end) in pieces[:-1]]
+    trained = train_bpe([text, *CORPUS], 440, pattern)
+    plain = byte_level(tokenizers.models.BPE(), PATTERNS[pattern]).pre_tokenizer
+    assert trained.pre_tokenizer.pre_tokenize_str(text) == plain.pre_tokenize_str(text)
+    assert b"".join(encoded(trained, text)) == text.encode()
+    assert max(len(to_bytes(name)) for name in trained.get_vocab() if name not in SPECIAL_TOKENS) <= MAX_TOKEN_BYTES
+
+
+def test_training_on_a_long_run_takes_seconds() -> None:
+    rng = random.Random(0)
+    began = time.process_time()
+    train_bpe(["".join(rng.choices("ACGT", k=300_000))], 2048, "qwen2")
+    assert time.process_time() - began < 20  # 1.3 s; unbounded 80
 
 
 def test_every_byte_is_written_as_the_library_writes_it() -> None:

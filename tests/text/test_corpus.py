@@ -66,7 +66,8 @@ def test_a_repeated_document_is_counted_and_not_written(write: Callable, prepare
 
 def test_cut_documents_are_shared_out_in_their_order(write: Callable, prepare_params: Callable) -> None:
     split = {"method": "position", "val": 0.1, "test": 0.2}
-    rows, kept, _ = write([("a", "0123456789é"), ("b", "x" * 10)], prepare_params(SOURCES, split, share=0.9))
+    rows, kept, dropped = write([("a", "0123456789é"), ("b", "x" * 10)], prepare_params(SOURCES, split, share=0.9))
     assert [[row["text"] for row in rows[name]] for name in SPLITS] == [["0123456", "xxxxxx"], ["7", "x"], ["89", "xx"]]
     assert kept["bytes", "train"] == 13
+    assert dropped == {"beyond_share": {"documents": 2, "bytes": 3}}  # "é" and "x"
     assert [row["doc_id"] for row in rows["test"]] == [document_id("89"), document_id("xx")]

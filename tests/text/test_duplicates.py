@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.text.duplicates import relatives, signature
+from llm.text.duplicates import _ANY_WORD, _NOT_PLAIN, _PLAIN_WORD, relatives, signature, words_of
 from llm.text.params import NearDuplicateParams
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=9)
@@ -185,3 +185,58 @@ def test_a_signature_is_the_same_in_every_process() -> None:
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
         output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         assert bytes.fromhex(output) == signature(text, near)
+
+
+# Sentences of one word or letter that differs; what differs in the first five are marks alone.
+DIFFERENT = {
+    "Hindi": ["लड़का बाज़ार गया और उसने सेब ख़रीदा", "लड़की बाज़ार गयी और उसने सेब ख़रीदी", "लड़के बाज़ार गये और उसने सेब ख़रीदे"],
+    "Bengali": ["ছেলেটা বাজারে গেল", "ছেলেটি বাজারে গেলে", "ছেলেটো বাজারি গেলা"],
+    "Tamil": ["பையன் கடை சென்றான்", "பையின் கடு சென்றேன்", "பையோன் கடி சொன்றன்"],
+    "Hebrew": ["שָׁלוֹם לַיֶּלֶד", "שִׁלּוּם לְיֶלֶד", "שֶׁלֹּם לִילָד"],
+    "Arabic": ["كَتَبَ الوَلَدُ", "كُتِبَ الوِلدَ", "كُتُبُ الوُلدِ"],
+    "Chinese": ["今天早上我在图书馆里读了一本关于河流的书", "昨天晚上他在电影院里看了一部关于战争的片"],
+    "Japanese": ["きのう図書館で川の本を読みました", "あした映画館で戦争の映画を見るつもりです"],
+    "Thai": ["เมื่อวานฉันอ่านหนังสือเกี่ยวกับแม่น้ำ", "พรุ่งนี้เขาจะดูภาพยนตร์สงครามกับเพื่อน"],
+    "Khmer": ["ខ្ញុំអានសៀវភៅអំពីទន្លេ", "គាត់មើលកុនសង្គ្រាមជាមួយមិត្ត"],
+    "Persian": ["می‌خواهم بروم", "نمی‌خواهند بیایند"],
+    "Russian": ["мальчик пошёл на рынок", "девочка пошла домой"],
+}
+
+
+@pytest.mark.parametrize("script", DIFFERENT)
+@pytest.mark.parametrize("ngram", [1, 5])
+def test_different_sentences_are_no_duplicates_in_any_script(script: str, ngram: int) -> None:
+    texts = DIFFERENT[script]
+    near = params(ngram=ngram, threshold=0.8, permutations=128, bands=16)
+    assert stand_for(texts, near) == list(range(len(texts)))
+
+
+@pytest.mark.parametrize("script", DIFFERENT)
+def test_a_text_with_another_sentence_at_its_end_is_a_near_duplicate_in_any_script(script: str) -> None:
+    rng, letters = random.Random(0), [*"".join(DIFFERENT[script])]
+    near = params(ngram=5, threshold=0.7, permutations=128, bands=32)
+    texts = ["".join(rng.choices(letters, k=1500)) for _ in range(6)]
+    copies = [f"{text}। {DIFFERENT[script][0]}" for text in texts]
+    assert stand_for(texts + copies, near) == [*range(6), *range(6)]
+
+
+@given(st.text())
+def test_words_of_plain_text_are_runs_of_letters_digits_and_underscores(text: str) -> None:
+    plain = _NOT_PLAIN.sub("", text.casefold())
+    assert _ANY_WORD.findall(plain) == _PLAIN_WORD.findall(plain)
+    assert words_of(plain) == _PLAIN_WORD.findall(plain.casefold())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("深度学习ABC中文x1", ["深", "度", "学", "习", "abc", "中", "文", "x1"]),
+        ("コーヒーです", ["コ", "ー", "ヒ", "ー", "で", "す"]),
+        ("မြန်မာ", ["မြ", "န်", "မာ"]),
+        ("한국어 문장", ["한국어", "문장"]),
+        ("བོད་ཡིག", ["བོད", "ཡིག"]),
+        ("cafe\u0301 ❤\ufe0f snake_case", ["cafe\u0301", "snake_case"]),
+    ],
+)
+def test_a_word_has_its_marks_and_a_letter_of_an_unspaced_script_is_a_word(text: str, words: list[str]) -> None:
+    assert words_of(text) == words

@@ -1,11 +1,13 @@
 """Reading and cleaning: the same rows in the same order, whatever does the work."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from llm.errors import UserError
 from llm.text.clean import Cleaned
 from llm.text.engine import clean_units
 from llm.text.params import FilesSource, PrepareParams
@@ -44,3 +46,14 @@ def test_here_documents_come_in_the_order_of_their_units(raw: Path, prepare_para
 @pytest.mark.filterwarnings("ignore")  # ray's own, of its libraries
 def test_ray_gives_what_is_given_here(raw: Path, prepare_params: Callable) -> None:
     assert clean_with("ray", raw, prepare_params) == clean_with("local", raw, prepare_params)
+
+
+def test_without_ray_the_line_says_how_to_get_it(
+    raw: Path, prepare_params: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(
+        UserError, match=r"prepare\.engine: expected the package ray, it is not installed \(make extras\)"
+    ):
+        clean_with("ray", raw, prepare_params)

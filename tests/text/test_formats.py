@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from llm.text.containers import Entry, Limits, open_entries
-from llm.text.formats import detect_encoding, read_entry, read_file
+from llm.text.formats import detect_encoding, is_undivided, read_entry, read_file
 from llm.text.params import FilesSource, UrlSource
 from llm.text.raw import RawDocument, Unreadable
 
@@ -253,6 +253,37 @@ def test_a_separator_is_found_wherever_blocks_end(separator: str, tmp_path: Path
     found, reasons = read(tmp_path, "a.txt", content, mine(separator=separator), limit=300_000)
     assert [len(text) for text in found.values()] == [len(text) for text in texts]
     assert reasons == {}
+
+
+@pytest.mark.parametrize("separator", ["\n\n", "\r\n\r\n", "\n---\n", "\n", "\n\n\n"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("first", [1, 262_143, 262_142, 262_141, 262_140])
+def test_a_newline_in_the_separator_is_any_newline_wherever_blocks_end(
+    separator: str, newline: str, first: int, tmp_path: Path
+) -> None:
+    texts = ["x" * first, "two", "three"]
+    content = separator.replace("\r\n", "\n").join(texts).replace("\n", newline)
+    found, _ = read(tmp_path, "a.txt", content.encode(), mine(separator=separator), limit=300_000)
+    assert list(found.values()) == texts
+    assert list(found) == [":1", ":2", ":3"]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_newline_beside_the_separator_is_taken_away_and_no_other_is(newline: str, tmp_path: Path) -> None:
+    content = newline.join(["one", "", "--", "", "two", "end"]).encode()
+    found, _ = read(tmp_path, "a.txt", content, mine(separator="--"))
+    assert found == {":1": f"one{newline}", ":2": f"{newline}two{newline}end"}
+    found, _ = read(tmp_path, "a.txt", f"a{newline}b".encode(), mine(separator="\n\n"))
+    assert found == {"": f"a{newline}b"}
+
+
+@pytest.mark.parametrize(("content", "path"), [("one--two", ":1"), ("one--", ":1"), ("one", ""), ("--one", ":2")])
+def test_a_file_without_its_separator_is_one_document_and_has_no_number(
+    content: str, path: str, tmp_path: Path
+) -> None:
+    found, _ = read(tmp_path, "a.txt", content.encode(), mine(separator="--"))
+    assert next(iter(found)) == path
+    assert is_undivided(f"a.txt{path}") == ("--" not in content)
 
 
 def test_a_document_over_the_limit_is_named_with_its_length(tmp_path: Path) -> None:

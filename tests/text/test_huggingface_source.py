@@ -210,5 +210,5 @@ def test_without_the_library_the_line_says_how_to_get_it(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError) as caught:
         read("any")
-    wanted = "source mine: wanted the library datasets, pip install 'groundup[huggingface]'"
+    wanted = "source mine: expected the package datasets, it is not installed (make extras)"
     assert str(caught.value) == wanted

@@ -87,9 +87,21 @@ def test_the_package_of_a_lone_module_is_its_name() -> None:
     assert function("json/decoder.py").package == "json"
 
 
-@pytest.mark.parametrize("text", ["def f(:\n", "print 'old'\n", "x = '\0'\n", "no python at all"])
-def test_a_module_that_does_not_parse_has_no_functions(text: str) -> None:
-    assert list(find_functions("a.py", "train", text)) == []
+# The last five are legal, and nested deeper than the parser goes: RecursionError and MemoryError.
+UNPARSED = ["def f(:\n", "print 'old'\n", "x = '\0'\n", "no python at all", "(" * 300 + ")" * 300]
+UNPARSED += [
+    f"x = 1{' + 1' * 20_000}\n",
+    f"f{'()' * 20_000}",
+    f"a{'.b' * 20_000}",
+    f"{'-' * 100_000}1",
+    "1" + "**1" * 9999,
+]
+
+
+@pytest.mark.parametrize("text", UNPARSED, ids=lambda text: text[:12])
+def test_a_module_that_the_parser_gives_up_on_is_none(text: str) -> None:
+    assert find_functions("a.py", "train", text) is None
+    assert find_functions("a.py", "train", "x = 1\n") == []
 
 
 @pytest.mark.parametrize(

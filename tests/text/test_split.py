@@ -2,12 +2,13 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.text.clean import document_id
-from llm.text.split import cut, split_of
+from llm.text.split import choose_method, cut, sample_pieces, split_of
 
 IDS = [document_id(f"document {n}") for n in range(4000)]
 SHARES = st.tuples(st.floats(0, 0.5), st.floats(0, 0.49))
@@ -58,3 +59,47 @@ def test_the_parts_have_their_shares_to_a_character(length: int, shares: tuple[f
 def test_without_shares_all_of_a_text_trains() -> None:
     assert cut("abc", val=0, test=0) == {"train": "abc"}
     assert cut("", val=0.1, test=0.1) == {}
+
+
+@given(
+    st.lists(st.text("ab é雨\n👍", max_size=400), min_size=1, max_size=9),
+    st.floats(0.01, 0.99),
+)
+def test_pieces_are_of_the_texts_and_of_no_more_bytes_than_asked_for(texts: list[str], share: float) -> None:
+    n_bytes = sum(len(text.encode()) for text in texts)
+    most = max(int(share * n_bytes), 1)
+    pieces = list(sample_pieces(texts, n_bytes, most))
+    assert len("".join(pieces).encode()) <= most
+    assert all(any(piece in text for text in texts) for piece in pieces)
+
+
+@pytest.mark.parametrize("sizes", [[1_000_000], [10] * 20_000, [100, 100_000] * 10, [5_000] * 40], ids=str)
+@pytest.mark.parametrize("most", [3_000, 50_000])
+def test_pieces_come_from_all_over_the_texts_however_long_these_are(sizes: list[int], most: int) -> None:
+    texts = [f"{number:06d} " * (size // 7 + 1) for number, size in enumerate(sizes)]
+    n_bytes = sum(map(len, texts))
+    pieces = list(sample_pieces(texts, n_bytes, most))
+    assert 0.9 * most < sum(map(len, pieces)) <= most
+    long = sum(len(text) for text in texts if len(text) > 200) / n_bytes
+    from_long = sum(len(piece) for piece in pieces if len(texts[int(piece.split()[0])]) > 200) / most
+    assert from_long == pytest.approx(long, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "val", "test", "share", "method"),
+    [
+        ([1000], 0.05, 0.1, 1.0, "position"),
+        ([1000] * 99, 0.05, 0.1, 1.0, "position"),
+        ([1000] * 100, 0.05, 0.1, 1.0, "document"),
+        ([1000] * 50, 0.0, 0.1, 1.0, "document"),  # the smaller one of those that hold something out
+        ([1000] * 100, 0.05, 0.1, 0.5, "position"),
+        ([1000] * 500 + [10_000_000], 0.05, 0.1, 1.0, "position"),
+        ([*range(1000)], 0.05, 0.1, 1.0, "document"),
+        ([1000], 0.0, 0.0, 1.0, "document"),
+        ([], 0.1, 0.1, 1.0, "position"),
+    ],
+)
+def test_whole_documents_are_held_out_where_there_are_enough_of_them(
+    n_bytes: list[int], val: float, test: float, share: float, method: str
+) -> None:
+    assert choose_method(np.array(n_bytes, dtype=np.int64), val, test, share) == method

@@ -2,7 +2,10 @@
 
 import json
 import random
+import threading
+import time
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +232,25 @@ def test_many_texts_have_the_ids_of_each(every: dict[str, Tokenizer], name: str,
     assert [array.tolist() for array in arrays] == [every[name].encode(text) for text in texts]
 
 
+@pytest.mark.parametrize("name", ["qwen2", "words", "unigram"])
+def test_other_threads_go_on_while_a_text_is_encoded(every: dict[str, Tokenizer], name: str) -> None:
+    text = " ".join(CORPUS) * (1_000_000 // len(" ".join(CORPUS)))
+    looks, is_encoded = [time.perf_counter()], threading.Event()
+
+    def look_on() -> None:
+        while not is_encoded.wait(0.001):
+            looks.append(time.perf_counter())
+
+    thread = threading.Thread(target=look_on)
+    thread.start()
+    begun = time.perf_counter()
+    every[name].encode(text)
+    looks.append(time.perf_counter())
+    is_encoded.set()
+    thread.join()
+    assert max(later - earlier for earlier, later in pairwise(looks)) < 0.7 * (looks[-1] - begun)
+
+
 def test_a_million_spaces_are_no_trouble(tokenizer: Tokenizer, saved: dict[str, tokenizers.Tokenizer]) -> None:
     text = " " * 1_000_001 + "x"
     ids = tokenizer.encode(text)
@@ -352,6 +374,19 @@ def test_the_more_is_dropped_the_more_tokens_and_no_two_rounds_are_the_same(toke
     lengths = [len(tokenizer.encode_with_dropout(text, rate, rng)) for rate in (0.0, 0.1, 0.4, 0.8, 1.0)]
     assert lengths == sorted(set(lengths))
     assert tokenizer.encode_with_dropout(text, 0.1, rng) != tokenizer.encode_with_dropout(text, 0.1, rng)
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+@pytest.mark.parametrize("run", ["^", "\u4e2d", "ACGT"])
+def test_a_long_run_is_encoded_as_by_the_library_and_merged_with_dropout_in_seconds(
+    every: dict[str, Tokenizer], name: str, run: str
+) -> None:
+    text, tokenizer = run * (100_000 // len(run)), every[name]
+    assert tokenizer.encode(text) == tokenizer._library.encode(text, add_special_tokens=False).ids
+    began = time.process_time()
+    ids = tokenizer.encode_with_dropout(text, 0.1, random.Random(0))
+    assert tokenizer.decode(ids) == text
+    assert time.process_time() - began < 30  # about 3 s; not cut into parts, hours
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm.model.gpt import next_token_loss
-from llm.train.language import COMPILE_FROM_FLOPS, LanguageLoss, pays_to_compile, split_loss
+from llm.train.language import COMPILE_FROM_FLOPS, LanguageLoss, compile_options, pays_to_compile, split_loss
 
 B, T = 3, 11
 
@@ -101,6 +101,12 @@ def test_training_and_validation_share_one_graph_whose_loss_is_the_uncompiled_on
         model.eval()
         torch.testing.assert_close(compiled(*batch), plain(*batch))
     assert counter.frame_count == 1
+
+
+def test_on_a_gpu_no_reduction_is_tuned_by_timing(plain_cpu):
+    assert compile_options(plain_cpu) is None
+    # What torch does not have is left out, so this also says that the option is still called so.
+    assert compile_options(replace(plain_cpu, device="cuda")) == {"deterministic": True}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,616 @@
+"""All that only a GPU can show, in one command of at most six minutes.
+
+    python -m bench.gpu tinyshakespeare.txt --out FOLDER     all parts; FOLDER/gpu.md grows as they end
+    python -m bench.gpu tinyshakespeare.txt --only steps     one part; can be repeated
+    python -m bench.gpu tinyshakespeare.txt --dry-run        the same with tiny shapes, on the processor, uncompiled
+
+    device       the card, its matrix products and copies
+    tests        tests/test_cuda.py
+    resume       pretraining killed and resumed, beside an uninterrupted run: are the weights the same bytes?
+    shard        GROUNDUP_SHARD=1 with one process, beside a run without it
+    steps        a training step of 124 million weights beside Transformers' of the same shape
+    shakespeare  the stages of bench/shakespeare.yaml until the model has nanoGPT's validation loss; uncompiled,
+                 compiled, and more steps
+
+Each part is a process of its own with a limit of time; what it found so far stays when it fails or is ended. `tests`,
+`resume` and `shard` measure no time and run side by side, the others alone. Every part compiles from an empty cache.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from bench.shakespeare import LONG, PARAMS, ROOT, command_of, run_stages, set_up, stage_environment, write_params
+
+TARGET_NATS = 1.4697  # nanoGPT's README: its character-level model of 10.6 million weights on one A100
+WARMUP_STEPS, N_STEPS = 3, 20
+# nanoGPT's micro-batch and context for GPT-2.
+WINDOWS, CONTEXT = 12, 1024
+SMALL_MODEL = {"d_model": 128, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_ff": 256}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part by name: how long it may take, and whether it runs beside its neighbours in the list."""
+
+    name: str
+    seconds: float
+    side_by_side: bool = False
+
+
+PARTS = [
+    Part("device", 40),
+    Part("tests", 110, side_by_side=True),
+    Part("resume", 110, side_by_side=True),
+    Part("shard", 90, side_by_side=True),
+    Part("steps", 130),
+    Part("shakespeare", 70),
+    Part("shakespeare-compiled", 90),
+    Part("shakespeare-long", 100),
+]
+LEAST_SECONDS = 20  # left, for a part to be started
+COMPILE_SECONDS, TIMING_SECONDS = 95, 15  # of the part `steps`: for all its rows together, and for each of them
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", allow_abbrev=False)
+    parser.add_argument("text", type=Path, metavar="TEXT", help="tiny Shakespeare, or another text file")
+    parser.add_argument("--out", type=Path, help="a folder for gpu.md, gpu.json and gpu.log; else they are not kept")
+    parser.add_argument("--only", action="append", choices=[part.name for part in PARTS], help="can be repeated")
+    parser.add_argument("--limit", type=float, default=350, help="seconds for all of it")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tiny shapes on the processor, uncompiled, without limits"
+    )
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if not given.text.is_file():
+        parser.error(f"TEXT: expected a text file, got {given.text}")
+    if given.step:
+        time_step(given.step, given.dry_run)
+    elif given.part:
+        RUN[given.part](given.text.resolve(), given.dry_run)
+    else:
+        run_parts(given)
+
+
+# The process that starts the others.
+
+
+def run_parts(given: argparse.Namespace) -> None:
+    """Run every part, and write what each found as soon as it has ended."""
+    began = time.monotonic()
+    make_older_than_now()
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        out = given.out or folder
+        out.mkdir(parents=True, exist_ok=True)
+
+        def run(part: Part) -> None:
+            left = math.inf if given.dry_run else given.limit - (time.monotonic() - began)
+            found[part.name] = run_part(part, left, given, folder)
+            write_found(out, dict(found), folder)
+            print(as_markdown(part.name, found[part.name]), flush=True)
+
+        parts = [part for part in PARTS if not given.only or part.name in given.only]
+        for side_by_side, group in groupby(parts, key=lambda part: part.side_by_side and not given.dry_run):
+            members = list(group)
+            with ThreadPoolExecutor(len(members) if side_by_side else 1) as pool:
+                list(pool.map(run, members))
+        print(f"all parts: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def run_part(part: Part, left: float, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run one part in a process group of its own; returns how it ended, its seconds and its rows."""
+    if left < LEAST_SECONDS:
+        return {"ended": f"not started, {left:.0f} s were left", "seconds": 0.0, "rows": []}
+    limit = None if given.dry_run else min(part.seconds, left)
+    own = folder / part.name
+    own.mkdir()
+    command = [sys.executable, "-m", "bench.gpu", str(given.text.resolve()), "--part", part.name]
+    command += ["--dry-run"] * given.dry_run
+    environment = stage_environment() | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(own)}
+    # Compilation from an empty cache is a part of what is measured.
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"), "TRITON_CACHE_DIR": str(own / "triton")}
+    if given.dry_run:
+        environment |= {"GROUNDUP_DEVICE": "cpu", "TORCHDYNAMO_DISABLE": "1"}
+    began = time.monotonic()
+    with (own / "rows").open("w") as rows, (own / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=rows, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(limit)
+            ended = "ok" if code == 0 else f"failed with {code}"
+        except subprocess.TimeoutExpired:
+            ended = f"stopped after {limit:.0f} s"
+        finally:
+            end_group(process)
+    lines = (own / "rows").read_text(errors="replace").splitlines()
+    result = {"ended": ended, "seconds": round(time.monotonic() - began, 1)}
+    result["rows"] = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    if ended != "ok":
+        result["log"] = (own / "log").read_text(errors="replace")[-1500:]
+    return result
+
+
+def end_group(process: subprocess.Popen[Any]) -> None:
+    """Kill a process with all that it started and that did not leave its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def write_found(out: Path, found: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Write all that was found so far, as JSON, as Markdown, and what was printed on the way."""
+    (out / "gpu.json").write_text(json.dumps(found, indent=2) + "\n")
+    (out / "gpu.md").write_text("\n".join(as_markdown(name, result) for name, result in found.items()))
+    logs = [
+        f"== {name}\n{(folder / name / 'log').read_text(errors='replace')[-60_000:]}"
+        for name in found
+        if (folder / name / "log").exists()
+    ]
+    (out / "gpu.log").write_text("\n".join(logs))
+
+
+def as_markdown(name: str, result: dict[str, Any]) -> str:
+    """Return a part's rows; neighbours with the same keys become one table."""
+    lines = [f"## {name}: {result['ended']}, {result['seconds']:.0f} s", ""]
+    for keys, group in groupby(result["rows"], key=list):
+        rows = [[as_cell(value) for value in row.values()] for row in group]
+        lines += [
+            f"| {' | '.join(keys)} |",
+            f"|{' --- |' * len(keys)}",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+        ]
+    if "log" in result:
+        lines += ["```", result["log"], "```", ""]
+    return "\n".join(lines)
+
+
+def as_cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.5g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def make_older_than_now() -> None:
+    """Give files that are from the future, by this machine's clock, the present time: stages refuse edited code."""
+    now = time.time()
+    for path in [*(ROOT / "llm").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]:
+        if path.stat().st_mtime > now - 1:
+            os.utime(path, (now - 60, now - 60))
+
+
+def note(**row: Any) -> None:
+    """Report one row of a part."""
+    print(json.dumps(row), flush=True)
+
+
+# The parts.
+
+
+def show_device(text: Path, dry: bool) -> None:
+    """Report the card, the versions, and the ceilings: the best matrix product and the best copy."""
+    import torch
+
+    from llm.runtime import Machine, matmul_peak
+
+    if not dry:
+        query = "--query-gpu=name,memory.total,driver_version,clocks.sm,power.draw,temperature.gpu"
+        shown = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True, check=False
+        )
+        note(card=shown.stdout.strip() or shown.stderr.strip())
+    packages = ("torch", "triton", "transformers", "pydantic", "numpy", "pyarrow", "tokenizers")
+    note(python=sys.version.split()[0], cores=os.cpu_count(), **{name: installed(name) for name in packages})
+    machine = Machine.find()
+    note(**machine.describe())
+    note(matmul_tflops=round(matmul_peak(machine, 0.3 if dry else 1.0) / 1e12, 2), dtype=machine.matmul_dtype)
+    source = torch.empty(1 << (20 if dry else 31), dtype=torch.uint8, device=machine.device).fill_(1)
+    target = torch.empty_like(source)
+    seconds = [timed(lambda: target.copy_(source), machine)[0] for _ in range(10)]
+    note(copy_gb_per_second=round(2 * source.numel() / min(seconds) / 1e9))
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "–"
+
+
+def timed(run: Callable[[], Any], machine: Any) -> tuple[float, Any]:
+    from bench.train import timed
+
+    return timed(run, machine)
+
+
+def run_tests(text: Path, dry: bool) -> None:
+    """Run the tests that are marked for CUDA, as they end."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-m", "cuda"]
+    # Neither plugins nor warnings of packages that happen to be on the machine decide here.
+    command += ["-W", "default", "tests/test_cuda.py"]
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+    assert process.stdout
+    summary = ""
+    for line in process.stdout:
+        print(line, end="", file=sys.stderr, flush=True)
+        if line.startswith(("FAILED", "ERROR ")):
+            note(test=line.strip())
+        if any(word in line for word in (" passed", " failed", " skipped", " error")) and " in " in line:
+            summary = line.strip("= \n")
+            note(tests=summary)
+    if process.wait():
+        raise SystemExit("a test failed")
+    if "passed" not in summary and not dry:
+        raise SystemExit("no test ran: torch finds no GPU here")
+
+
+def small_params(**pretrain: Any) -> dict[str, Any]:
+    """Params of a run of seconds."""
+    from ruamel.yaml import YAML
+
+    params = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+    params["tokenize"] |= {"vocab_size": 512, "dropout": 0.0, "segmentations": 1}
+    params["model"] |= SMALL_MODEL | {"dropout": 0.1}
+    params["pretrain"] |= {"average": "ema", "keep": "best"} | pretrain
+    return params
+
+
+def small_windows(folder: Path, text: Path, params: dict[str, Any]) -> None:
+    """Run the stages before pretraining on the beginning of the text."""
+    begin = folder / "begin.txt"
+    begin.write_text(text.read_text(encoding="utf-8")[:200_000], encoding="utf-8")
+    set_up(folder / "data", begin, params)
+    run_stages(folder / "data", ("prepare", "tokenize", "sample"))
+
+
+def check_resume(text: Path, dry: bool) -> None:
+    """Compare an uninterrupted pretraining with one that was killed and went on, each from its own empty cache."""
+    folder = Path(tempfile.mkdtemp())
+    n_steps, every = (60, 10) if dry else (400, 20)
+    steps = {"max_steps": n_steps, "eval_every_steps": n_steps // 4, "checkpoint_every_steps": every}
+    small_windows(folder, text, small_params(**steps))
+
+    def in_folder(name: str, choice: str) -> Path:
+        own = folder / name
+        shutil.copytree(folder / "data", own)
+        write_params(own, small_params(**steps, compile=choice))
+        return own
+
+    def whole(choice: str) -> dict[str, str]:
+        own = in_folder(f"{choice}-whole", choice)
+        with pretraining(own) as process:
+            assert process.wait() == 0, f"the uninterrupted run failed, compile: {choice}"
+        return hashes(own)
+
+    def killed(choice: str) -> tuple[dict[str, str], str]:
+        own = in_folder(f"{choice}-killed", choice)
+        with pretraining(own) as process:
+            while process.poll() is None and not list(own.glob(".scratch/pretrain/*/scratch/*/state.pt")):
+                time.sleep(0.005)
+            was_running = process.poll() is None
+            process.kill()
+        with pretraining(own) as process:
+            assert process.wait() == 0, f"the resumed run failed, compile: {choice}"
+        resumed = [line for line in (own / "log").read_text().splitlines() if "resumed at step" in line]
+        return hashes(own), resumed[0].rpartition(" ")[2] if was_running and resumed else "not killed in time"
+
+    def compare(choice: str) -> None:
+        began = time.monotonic()
+        with ThreadPoolExecutor(1 if dry else 2) as pool:
+            uninterrupted, resumed = pool.submit(whole, choice), pool.submit(killed, choice)
+            expected, (got, step) = uninterrupted.result(), resumed.result()
+        same = [name for name in expected if expected[name] == got[name]]
+        note(
+            compile=choice,
+            killed_at_step=step,
+            same_bytes=len(same) == len(expected),
+            same=", ".join(same),
+            weights=expected["models/pretrained/model.safetensors"][:12],
+            seconds=round(time.monotonic() - began, 1),
+        )
+
+    with ThreadPoolExecutor(1 if dry else 2) as pool:
+        for done in [pool.submit(compare, choice) for choice in (("never",) if dry else ("never", "always"))]:
+            done.result()
+
+
+def pretraining(folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start the pretrain stage in a folder, with caches of its own; what it prints goes into the file `log`."""
+    caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            command_of("pretrain"),
+            cwd=folder,
+            env=stage_environment() | caches | environment,
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    from llm.stage import file_hash
+
+    names = ("models/pretrained/model.safetensors", "metrics/pretrain.json", "plots/pretrain/curve.tsv")
+    return {name: file_hash(folder / name) for name in names}
+
+
+def check_shard(text: Path, dry: bool) -> None:
+    """Train a few steps with sharded weights in a group of one process, beside the same steps without it."""
+    from safetensors.torch import load_file
+
+    folder = Path(tempfile.mkdtemp())
+    params = small_params(max_steps=20, eval_every_steps=10, checkpoint_every_steps=10, compile="never")
+    small_windows(folder, text, params)
+    weights = []
+    for name, environment in (
+        ("plain", {}),
+        ("sharded", {"NPROC": "1", "GROUNDUP_SHARD": "1", "NCCL_DEBUG": "VERSION"}),
+    ):
+        own = folder / name
+        shutil.copytree(folder / "data", own)
+        began = time.monotonic()
+        with pretraining(own, **environment) as process:
+            code = process.wait()
+        log = (own / "log").read_text()
+        if code:
+            sys.exit(f"{name}: ended with {code}\n{log[-3000:]}")
+        metrics = json.loads((own / "metrics/pretrain.json").read_text())
+        nccl = [line.strip() for line in log.splitlines() if "NCCL version" in line]
+        note(
+            run=name,
+            sharded=metrics["machine"]["sharded"],
+            train_loss=metrics["train_loss"],
+            val_loss=metrics["val_loss"],
+            nccl=nccl[0].partition("NCCL version")[2].strip() if nccl else "–",
+            seconds=round(time.monotonic() - began, 1),
+        )
+        weights.append(load_file(own / "models/pretrained/model.safetensors"))
+    differ = max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0])
+    note(largest_difference_of_weights=differ)
+
+
+# Steps of 124 million weights: children that compile at once and are timed one after the other.
+
+# What is timed, and whether it has to be compiled first.
+STEPS = {
+    "Transformers Qwen3ForCausalLM, compiled": True,
+    "ours, compiled": True,
+    "ours, compiled, reductions tuned by timing": True,
+    "ours, compiled, attention by torch's SDPA": True,
+    "ours, uncompiled": False,
+}
+
+
+def time_steps(text: Path, dry: bool) -> None:
+    """Have every child compile at once, then time them one by one, so that none disturbs another."""
+    from llm.runtime import Machine, matmul_peak
+
+    machine = Machine.find()
+    peak = matmul_peak(machine, 0.3 if dry else 1.0)
+    shape = step_shape(dry)
+    note(matmul_tflops=round(peak / 1e12, 2), tokens_per_step=shape.tokens_per_step, **shape.model)
+    names = list(STEPS)
+    command = [sys.executable, "-m", "bench.gpu", str(text), *["--dry-run"] * dry, "--step"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    children = {name: subprocess.Popen([*command, name], **pipes) for name in names}
+    ready = first_lines(children, None if dry else COMPILE_SECONDS)
+    for name, child in children.items():
+        try:
+            told, _ = child.communicate("go\n" if ready[name] else None, timeout=None if dry else TIMING_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            told = child.communicate()[0]
+        rows = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+        if not rows:
+            note(row=name, failed="see gpu.log")
+        for row in rows:
+            seconds = row["ms"] / 1000
+            note(
+                row=f"{name}, {row['optimizer']}",
+                ms=row["ms"],
+                tokens_per_second=round(shape.tokens_per_step / seconds),
+                mfu=round(row["flops"] / seconds / peak, 4),
+                peak_gb=row["peak_gb"],
+                loss=row["loss"],
+                first_step_seconds=round(json.loads(ready[name])["seconds"], 1),
+            )
+
+
+def first_lines(children: dict[str, subprocess.Popen[str]], limit: float | None) -> dict[str, str]:
+    """Return the first line that each child prints; one that has printed none after `limit` seconds is killed."""
+    with ThreadPoolExecutor(len(children)) as pool:
+        lines = {name: pool.submit(child.stdout.readline) for name, child in children.items() if child.stdout}
+        for name in {name for name, line in lines.items() if line in wait(lines.values(), limit).not_done}:
+            children[name].kill()
+    return {name: line.result() for name, line in lines.items()}
+
+
+def step_shape(dry: bool) -> Any:
+    from bench.train import GPU_124M, MODEL, Shape
+
+    if dry:
+        tiny = {"d_model": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_ff": 128, "vocab_size": 256}
+        return Shape(MODEL | tiny | {"context_length": 64, "tie_embeddings": True}, 2)
+    return Shape(MODEL | GPU_124M | {"context_length": CONTEXT, "tie_embeddings": True}, WINDOWS)
+
+
+def time_step(name: str, dry: bool) -> None:
+    """Compile a row's step, say so, wait for a line, then time the step with each optimizer of the row."""
+    import torch
+
+    from bench.train import OURS, QWEN3, Setting, their_step
+    from llm.model.config import ModelConfig
+    from llm.model.gpt import GPT
+    from llm.runtime import Machine
+
+    machine, shape = Machine.find(), step_shape(dry)
+    machine.keep_memory()
+    drawn = torch.Generator().manual_seed(1)
+    gpt = GPT(ModelConfig(**shape.model), drawn)
+    ids = torch.randint(0, gpt.config.vocab_size, (shape.batch_size, gpt.config.context_length + 1), generator=drawn)
+    batch = (ids[:, :-1].to(machine.device), ids[:, 1:].to(machine.device))
+    flops = gpt.flops_per_token() * shape.tokens_per_step
+    is_ours = name.startswith(OURS)
+    if is_ours:
+        steps = our_steps(gpt, machine, name)
+    else:
+        setting = Setting(QWEN3, machine.matmul_dtype, compiled=True)
+        steps = iter([("adamw", their_step(gpt, setting, machine))])
+    kind, step = next(steps)
+    began = time.perf_counter()
+    first_step(partial(step, 0, *batch))
+    seconds = time.perf_counter() - began
+    if machine.device == "cuda":
+        torch.cuda.empty_cache()
+    print(json.dumps({"seconds": seconds}), flush=True)
+    sys.stdin.readline()
+    while step is not None:
+        if machine.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        took = [timed(partial(step, number, *batch), machine) for number in range(1, 1 + WARMUP_STEPS + N_STEPS)]
+        ordered = sorted(second for second, _ in took[WARMUP_STEPS:])
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        used = torch.cuda.max_memory_allocated() if machine.device == "cuda" else resident
+        print(
+            json.dumps(
+                {
+                    "optimizer": kind,
+                    "ms": round(ordered[len(ordered) // 2] * 1000, 3),
+                    "peak_gb": round(used / 1e9, 2),
+                    "loss": round(float(took[-1][1]), 4),
+                    "flops": flops,
+                }
+            ),
+            flush=True,
+        )
+        kind, step = next(steps, ("", None))
+
+
+def first_step(step: Callable[[], Any], tries: int = 4) -> None:
+    """Take the step that compiles; where the others fill the memory, wait for them and try again."""
+    import torch
+
+    for left in reversed(range(tries)):
+        try:
+            float(step())
+            return
+        except torch.OutOfMemoryError:
+            if not left:
+                raise
+            torch.cuda.empty_cache()
+            time.sleep(5)
+
+
+def our_steps(gpt: Any, machine: Any, name: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the step of `llm.train.loop` with each optimizer, from the same weights: one compilation for both."""
+    import torch
+    from torch import nn
+
+    from bench.train import RATES
+    from llm.model import attention
+    from llm.train import language
+    from llm.train.optimizers import Optimizer
+    from llm.train.params import OptimizerParams
+
+    if "SDPA" in name:
+        attention.CAUSAL["grouped"] = lambda q, k, v, *_: nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True
+        )
+    if "tuned" in name:
+        language.compile_options = lambda machine: None
+    gpt.to(machine.device)
+    weights = {key: weight.detach().clone() for key, weight in gpt.named_parameters()}
+    loss_of = language.LanguageLoss(gpt, machine, compiled=STEPS[name])
+    for kind in ("adamw", "muon"):
+        with torch.no_grad():
+            for key, weight in gpt.named_parameters():
+                weight.copy_(weights[key])
+        params = OptimizerParams.model_validate({"kind": kind, **RATES})
+        optimizer = Optimizer(gpt, params, machine.dtype, machine.device)
+
+        def step(number: int, ids: Any, target: Any, optimizer: Optimizer = optimizer) -> Any:
+            loss = loss_of(ids, target)
+            loss.backward()
+            optimizer.step(number, 1.0)
+            return loss.detach()
+
+        yield kind, step
+
+
+def learn_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: bool = False) -> None:
+    """Run the stages on the text: the last tenth is held out, scored once, every byte of it."""
+    from ruamel.yaml import YAML
+
+    params = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
+    for section, changes in (LONG if is_long else {}).items():
+        params[section] |= changes
+    if dry:
+        params["pretrain"] |= {"max_steps": 10}
+        params["model"] |= SMALL_MODEL
+        params["tokenize"]["segmentations"] = 1
+    params["pretrain"]["compile"] = "never" if dry else choice
+    folder = Path(tempfile.mkdtemp()) / "run"
+    set_up(folder, text, params)
+    note(
+        steps=params["pretrain"]["max_steps"],
+        tokens_per_step=params["pretrain"]["batch_size"] * params["sample"]["context_length"],
+        compile=params["pretrain"]["compile"],
+        units=f"BPE of {params['tokenize']['vocab_size']}, nats per byte",
+        characters_are_bytes=text.read_bytes().isascii(),
+        split="first 90%, last 10%",
+    )
+    seconds = run_stages(folder, ("prepare", "tokenize", "sample", "pretrain"))
+    runtime = json.loads((folder / "metrics/runtime/pretrain.json").read_text(encoding="utf-8"))
+    note(peak_gpu_memory_mb=runtime.get("peak_gpu_memory_mb", "–"), peak_memory_mb=runtime["peak_memory_mb"])
+    note(**{name: round(value, 1) for name, value in seconds.items()}, until_model=round(sum(seconds.values()), 1))
+    scored = run_stages(folder, ("baselines", "evaluate"))
+    held_out = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))["val"]
+    trained = json.loads((folder / "metrics/pretrain.json").read_text(encoding="utf-8"))
+    nats = held_out["bits_per_byte"] * math.log(2)
+    note(
+        nats_per_byte=round(nats, 4),
+        bits_per_byte=held_out["bits_per_byte"],
+        target_nats=TARGET_NATS,
+        reached=nats <= TARGET_NATS,
+        parameters=trained["parameters"],
+        epochs=trained["epochs"],
+        **{f"{name}_seconds": round(value, 1) for name, value in scored.items()},
+    )
+
+
+RUN: dict[str, Callable[[Path, bool], None]] = {
+    "device": show_device,
+    "tests": run_tests,
+    "resume": check_resume,
+    "shard": check_shard,
+    "steps": time_steps,
+    "shakespeare": learn_shakespeare,
+    "shakespeare-compiled": partial(learn_shakespeare, choice="always"),
+    "shakespeare-long": partial(learn_shakespeare, choice="always", is_long=True),
+}
+
+if __name__ == "__main__":
+    main()

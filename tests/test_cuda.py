@@ -1,0 +1,295 @@
+"""What a GPU changes: the same numbers as on the processor, compiled steps, checkpoints that move between the two.
+
+Skipped where no CUDA device is. `python -m bench.gpu` runs this file with its other checks.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from llm.errors import UserError
+from llm.evaluate.context import losses_by_context
+from llm.evaluate.likelihood import plan_spans, score_tokens
+from llm.evaluate.samples import continue_greedily
+from llm.finetune.classify_job import run_classify
+from llm.finetune.instruct_job import run_instruct
+from llm.finetune.jobs import Job
+from llm.finetune.prefer_job import run_prefer
+from llm.model.generate import generate, greedy
+from llm.model.gpt import GPT
+from llm.runtime import Machine, matmul_peak, memory_advice
+from llm.text.windows import Windows
+from llm.train.batches import WindowBatches
+from llm.train.checkpoint import RunState, load_model, save_model
+from llm.train.language import LanguageLoss
+from llm.train.loop import Plan, train
+from llm.train.optimizers import Optimizer
+from llm.train.params import OptimizerParams, ScheduleParams
+
+DEVICE = "cuda"
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
+    # Which warnings a driver or a compiler for GPUs has is not this project's to say.
+    pytest.mark.filterwarnings("default"),
+]
+MUON = OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.01, clip_norm=10.0)
+PLAN = Plan(
+    n_steps=12,
+    optimizer=MUON,
+    schedule=ScheduleParams(kind="wsd", warmup_steps=3, decay_share=0.5, final_share=0.0),
+    eval_every_steps=4,
+    checkpoint_every_steps=5,
+    keep="best",
+    average="ema",
+    average_share=0.2,
+    label="test",
+)
+B, T = 3, 17
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GRU's products are of fewer bits by default."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture
+def cpu(plain_cpu) -> Machine:
+    return plain_cpu
+
+
+@pytest.fixture
+def gpu(plain_cpu) -> Machine:
+    """In float32, to be compared with the processor."""
+    return replace(plain_cpu, device=DEVICE)
+
+
+@pytest.fixture
+def batch(config):
+    windows = torch.randint(config.vocab_size, (B, T + 1), generator=torch.Generator().manual_seed(1))
+    return windows[:, :-1], windows[:, 1:].clone()
+
+
+def _loss_and_gradients(model, machine, batch, dropout_keys=None):
+    loss = LanguageLoss(model.to(machine.device), machine, compiled=False)(*batch, dropout_keys)
+    loss.backward()
+    return loss.detach().cpu(), {name: weight.grad.cpu() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama", "qwen2", "gpt2", "gru"])
+def test_logits_loss_and_gradients_are_those_of_the_processor(draw_gpt, config, batch, cpu, gpu, family):
+    shape = config.model_dump() | {"family": family, "positions": None}
+    on_cpu, on_gpu = draw_gpt(**shape), draw_gpt(**shape)
+    with torch.no_grad():
+        torch.testing.assert_close(on_gpu.to(DEVICE)(batch[0].to(DEVICE)).cpu(), on_cpu(batch[0]), rtol=1e-3, atol=1e-3)
+    (loss, gradients), (gpu_loss, gpu_gradients) = (
+        _loss_and_gradients(model, machine, batch) for model, machine in ((on_cpu, cpu), (on_gpu, gpu))
+    )
+    torch.testing.assert_close(gpu_loss, loss, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gpu_gradients, gradients, rtol=1e-2, atol=1e-3)
+
+
+def test_in_bfloat16_gradients_point_where_those_of_float32_do(draw_gpt, config, batch, cpu, gpu):
+    loss, gradients = _loss_and_gradients(draw_gpt(**config.model_dump()), cpu, batch)
+    low = replace(gpu, matmul_dtype="bfloat16")
+    gpu_loss, gpu_gradients = _loss_and_gradients(draw_gpt(**config.model_dump()), low, batch)
+    torch.testing.assert_close(gpu_loss, loss, rtol=0, atol=0.1)
+    whole, gpu_whole = (torch.cat([of[name].flatten() for name in gradients]) for of in (gradients, gpu_gradients))
+    assert torch.cosine_similarity(whole, gpu_whole, dim=0) > 0.99
+
+
+def test_dropout_leaves_out_the_same_elements_as_on_the_processor(draw_gpt, config, batch, cpu, gpu):
+    shape = config.model_dump() | {"dropout": 0.3}
+    on_cpu, on_gpu = draw_gpt(**shape), draw_gpt(**shape).to(DEVICE)
+    loss, gradients = _loss_and_gradients(on_cpu, cpu, batch, on_cpu.dropout_keys(1, 2))
+    gpu_loss, gpu_gradients = _loss_and_gradients(on_gpu, gpu, batch, on_gpu.dropout_keys(1, 2))
+    torch.testing.assert_close(gpu_loss, loss, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gpu_gradients, gradients, rtol=1e-2, atol=1e-3)
+    assert LanguageLoss(on_gpu, gpu, compiled=False)(*batch).item() != pytest.approx(loss.item(), abs=1e-3)
+
+
+def test_compiled_steps_have_the_uncompiled_loss_and_make_it_fall(draw_gpt, config, batch, gpu):
+    machine = replace(gpu, matmul_dtype="bfloat16")
+    model = draw_gpt(**config.model_dump() | {"dropout": 0.1}).to(DEVICE)
+    optimizer = Optimizer(model, MUON, machine.dtype, DEVICE)
+    compiled, plain = (LanguageLoss(model, machine, compiled=choice) for choice in (True, False))
+    losses = []
+    for step in range(12):
+        keys = model.dropout_keys(1, step)
+        with torch.no_grad():
+            expected = plain(*batch, keys)
+        loss = compiled(*batch, keys)
+        torch.testing.assert_close(loss.detach(), expected, rtol=0, atol=0.1)
+        loss.backward()
+        optimizer.step(step, 1.0)
+        losses.append(loss.item())
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.5
+
+
+@pytest.fixture
+def learn(config, tmp_path) -> Callable[..., GPT]:
+    """A trainer of a fresh model with dropout, that can be stopped and goes on from the state of a name."""
+
+    def run(machine: Machine, name: str | None = None, stop_at: int | None = None, seed: int = 1) -> GPT:
+        shape = config.model_copy(update={"dropout": 0.1})
+        model = GPT(shape, torch.Generator().manual_seed(seed)).to(machine.device)
+        loss = LanguageLoss(model, machine, compiled=False)
+        stream = np.arange(200, dtype=np.uint16) ** 2 % config.vocab_size
+        starts = np.arange(0, 180, 5, dtype=np.int64)
+        lengths, weights = np.full(len(starts), T, dtype=np.int32), np.ones(len(starts), dtype=np.float32)
+        batches = WindowBatches([Windows(stream, starts, lengths, weights)], T, B, pad=0, seed=1)
+
+        def step_losses(step: int) -> list[torch.Tensor]:
+            if step == stop_at:
+                raise _StoppedError
+            return [loss(*batches.at(step), model.dropout_keys(1, step))]
+
+        def val_loss() -> float:
+            return loss(*batches.at(999)).item()
+
+        state = RunState(tmp_path / name) if name else None
+        try:
+            train(model, step_losses, val_loss, PLAN, machine, state)
+        except _StoppedError:
+            assert name
+        return model
+
+    return run
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def _weights(model: GPT) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_resumed_run_ends_in_the_bytes_of_an_uninterrupted_one(learn, gpu, dtype):
+    machine = replace(gpu, matmul_dtype=dtype)
+    uninterrupted, again = _weights(learn(machine)), _weights(learn(machine))
+    learn(machine, "killed", stop_at=8)
+    resumed = _weights(learn(machine, "killed", seed=2))
+    for weights in (again, resumed):
+        assert all(torch.equal(weights[name], weight) for name, weight in uninterrupted.items())
+
+
+@pytest.mark.parametrize("to_gpu", [True, False])
+def test_a_run_goes_on_on_the_other_device(learn, cpu, gpu, to_gpu):
+    first, second = (cpu, gpu) if to_gpu else (gpu, cpu)
+    learn(first, "moved", stop_at=8)
+    torch.testing.assert_close(_weights(learn(second, "moved", seed=2)), _weights(learn(cpu)), rtol=0.05, atol=0.02)
+
+
+def test_saved_weights_are_the_same_bytes_from_both_devices(draw_gpt, tmp_path):
+    save_model(tmp_path / "cpu", draw_gpt())
+    save_model(tmp_path / "gpu", draw_gpt().to(DEVICE))
+    files = [tmp_path / name / "model.safetensors" for name in ("cpu", "gpu")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert load_model(tmp_path / "gpu").embedding.weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2", "gru"])
+def test_generation_with_kept_keys_writes_what_whole_forward_passes_do(draw_gpt, family):
+    model = draw_gpt(family=family, n_heads=1 if family == "gru" else 2).to(DEVICE).eval()
+    prompt = [7, 301, 5, 42]
+    written = list(generate(model, prompt, 30, greedy))
+    ids = torch.tensor([prompt + written], device=DEVICE)
+    with torch.no_grad():
+        likeliest = model(ids)[0, len(prompt) - 1 : -1]
+    best = likeliest.max(dim=-1).values
+    chosen = likeliest[torch.arange(len(written)), written]
+    torch.testing.assert_close(chosen, best, rtol=1e-4, atol=1e-4)  # two may be alike to the last bit but one
+    assert list(generate(model.cpu(), prompt, 5, greedy)) == written[:5]
+
+
+def test_figures_of_held_out_text_are_those_of_the_processor(draw_gpt, config, cpu, gpu):
+    model = draw_gpt(**config.model_dump())
+    stream = np.random.default_rng(1).integers(config.vocab_size, size=99).astype(np.uint16)
+    spans = plan_spans(len(stream), config.context_length, 5)
+    windows = [span for span in spans if span.last == config.context_length]
+    prefixes = torch.from_numpy(stream[:16].astype(np.int64)).view(2, 8)
+    nats, contexts, texts = [], [], []
+    for machine in (cpu, gpu):
+        model.to(machine.device)
+        nats.append(score_tokens(model, stream, spans, 4, machine, "test").nats)
+        contexts.append(losses_by_context(model, stream, nats[-1], windows, 4, machine))
+        texts.append(continue_greedily(model, prefixes.to(machine.device), 5).cpu())
+    np.testing.assert_allclose(nats[1], nats[0], rtol=1e-3, atol=1e-3)
+    assert contexts[0].keys() == contexts[1].keys()
+    for length, losses in contexts[0].items():
+        np.testing.assert_allclose(contexts[1][length], losses, rtol=1e-3, atol=1e-3)
+    assert torch.equal(*texts)
+
+
+ROWS = {
+    "classify": [(f"of {'rain' if n % 2 else 'sun'} {n}", "wet" if n % 2 else "dry") for n in range(30)],
+    "instruct": [(f"name {n}", "rain falls" if n % 2 else "the river") for n in range(30)],
+    "prefer": [(f"name {n}", "the rain falls", "a river") for n in range(30)],
+}
+COLUMNS = {
+    "classify": ["text", "label"],
+    "instruct": ["prompt", "completion"],
+    "prefer": ["prompt", "chosen", "rejected"],
+}
+RUN = {"classify": run_classify, "instruct": run_instruct, "prefer": run_prefer}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("classify", {"zero_shot": "{text}: {label}"}),
+        ("classify", {"method.kind": "lora", "class_weights": "balanced"}),
+        ("instruct", {"packing": True}),
+        ("prefer", {}),
+    ],
+    ids=["classify", "classify by lora", "instruct, packed", "prefer"],
+)
+def test_finetuning_runs_from_rows_to_figures(
+    tmp_path: Path, exported_folder, gpu, make_task, write_corpus, kind, changes, dtype
+):
+    for folder in ("scratch", "model", "plots"):
+        (tmp_path / folder).mkdir()
+    write_corpus(tmp_path, {"test": {"a.txt": "The river runs, the rain falls."}})
+    splits = ["train", "train", "train", "val", "test"]
+    rows = [(*row, splits[number // 2 % 5]) for number, row in enumerate(ROWS[kind])]
+    pd.DataFrame(rows, columns=[*COLUMNS[kind], "split"]).to_csv(tmp_path / "rows.csv", index=False)
+    job = Job(
+        data=tmp_path / "rows.csv",
+        base=exported_folder,
+        held_out=tmp_path / "test.parquet",
+        model=tmp_path / "model",
+        plots=tmp_path / "plots",
+        report=tmp_path / "report.md",
+        seed=1,
+        n_seeds=1,
+        machine=replace(gpu, matmul_dtype=dtype),
+        scratch=tmp_path / "scratch",
+        formats=[],
+    )
+    metrics = RUN[kind](job, make_task(kind, {"training.epochs": 4.0} | changes))
+    assert metrics["test"]
+    assert "nan" not in str(metrics).lower()
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def test_the_machine_is_found_with_its_gpu(monkeypatch):
+    for name in ("GROUNDUP_DEVICE", "GROUNDUP_DTYPE"):
+        monkeypatch.delenv(name, raising=False)
+    machine = Machine.find()
+    assert (machine.device, machine.matmul_dtype) == ("cuda", "bfloat16")  # of Ampere and newer
+    assert matmul_peak(machine, 0.05) > 1e12
+    assert machine.key() != replace(machine, device="cpu").key()
+
+
+def test_a_full_gpu_is_a_line_of_advice():
+    with pytest.raises(UserError, match="out of memory; less of it"), memory_advice("less of it"):
+        torch.empty(1 << 50, dtype=torch.uint8, device=DEVICE)
