@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from llm.stage import file_hash
 from llm.openmp import SPIN
+from llm.stage import file_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 
