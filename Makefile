@@ -5,14 +5,17 @@ READY := $(VENV)/.ready
 EXTRAS := $(VENV)/.extras
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup extras repro report test lint bench scaling learning-curve verify-export harness clean-scratch
+.PHONY: in-git help setup extras repro report test lint bench scaling learning-curve verify-export harness clean-scratch
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 setup: $(READY)  ## Make .venv from the lock file
 
-$(READY): requirements.lock
+in-git:  # DVC works in a Git repository alone; a folder that was unpacked from an archive is none yet
+	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "expected a Git repository, got a folder without .git: run git init first" >&2; exit 2; }
+
+$(READY): requirements.lock | in-git
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"wanted Python 3.11 or newer, given {sys.version.split()[0]}; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
@@ -65,5 +68,5 @@ harness: $(EXTRAS)  ## Score the cloze tasks with lm-evaluation-harness, and com
 	@test -d data/cloze || dvc repro cloze
 	@python -m llm harness
 
-clean-scratch:  ## Forget the work of killed runs
-	rm -rf .scratch
+clean-scratch:  ## Remove the work of killed runs
+	@find -L .scratch data metrics models plots reports -name .scratch -prune -exec sh -c 'rm -rf "$$1"/*' - {} \; 2>/dev/null || true

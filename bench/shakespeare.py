@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from ruamel.yaml import YAML
 
 from bench.train import OURS, Setting, Shape, start_child
 from llm.runtime import Machine
+from llm.stage import wired_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "bench" / "shakespeare.yaml"
@@ -102,11 +102,10 @@ def run_stages(folder: Path, stages: Sequence[str]) -> dict[str, float]:
 
 
 def command_of(stage: str) -> list[str]:
-    """Return the command that dvc.yaml has for a stage, with this Python."""
-    wiring = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    words = shlex.split(wiring[stage]["cmd"])
-    assert words[0] == "python"
-    return [sys.executable, *words[1:]]
+    """Return the command of a stage with the paths of dvc.yaml, with this Python."""
+    paths = wired_paths(ROOT / "dvc.yaml", stage, PARAMS, None)
+    options = [word for argument, path in paths.items() for word in (f"--{argument}", path)]
+    return [sys.executable, "-m", f"stages.{stage}", *options]
 
 
 def stage_environment() -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llm.errors import UserError
+from llm.errors import UserError, one_line_errors
+from llm.openmp import limit_spinning
 
 if TYPE_CHECKING:
     from llm.model.gpt import GPT
@@ -24,6 +26,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
 ModelFolder = Annotated[Path, typer.Option(help="A Hugging Face folder, or weights such as models/pretrained.")]
 TokenizerFile = Annotated[Path, typer.Option(help="The tokenizer.json of weights that come without one.")]
 Encoding = Annotated[str | None, typer.Option(help="Of a text file, such as cp1252; found otherwise.")]
+MAX_SEED = 2**63 - 1  # as in params.yaml; torch counts no further
 EXPORT, TOKENIZER = Path("models/export"), Path("data/tokenizer/tokenizer.json")
 
 
@@ -43,7 +46,7 @@ def generate(
     ] = None,
     repetition_penalty: Annotated[float, typer.Option(min=1, help="Above 1 what was read is less likely.")] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same text.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed draws the same text.")] = 1,
 ) -> None:
     """Continue a text."""
     import torch
@@ -71,7 +74,7 @@ def generate(
 def serve(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder, such as models/finetuned/docstring.")] = EXPORT,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one, which is printed.")] = 8000,
-    slots: Annotated[int, typer.Option(min=1, help="So many texts go on at once; the others wait.")] = 32,
+    slots: Annotated[int, typer.Option(min=1, max=4096, help="So many texts go on at once; the others wait.")] = 32,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     public: Annotated[bool, typer.Option("--public", help="Allow a host that other machines reach.")] = False,
 ) -> None:
@@ -88,7 +91,9 @@ def chat(
     top_p: Annotated[
         float | None, typer.Option(min=0, max=1, help="Draw among the likeliest that are this probable together.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed and the same messages draw the same answers.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="The same seed and the same messages draw the same answers.")
+    ] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens an answer.")] = 200,
     system: Annotated[str | None, typer.Option(help="What stands before the conversation.")] = None,
 ) -> None:
@@ -224,7 +229,7 @@ def scaling(
 @app.command()
 def verify_export(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder of a language model.")] = EXPORT,
-    seed: Annotated[int, typer.Option(min=0, help="Of the prompts.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the prompts.")] = 1,
     text: Annotated[Path, typer.Option(help="A corpus table, whose ids are compared.")] = Path(
         "data/corpus/test.parquet"
     ),
@@ -416,8 +421,10 @@ def summary(metrics: Annotated[Path, typer.Argument(help="The folder of metrics.
 
 def run() -> None:
     """Run a command; a user's mistake is one line and exit code 2."""
+    limit_spinning()
     try:
-        app()
+        with one_line_errors(written=[Path(), Path(tempfile.gettempdir())]):
+            app()
     except UserError as error:
         print(f"llm: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,32 @@
-"""The one exception that means: the user's input was wrong, and this sentence says how."""
+"""Errors of the user and of the system that become one line instead of a traceback."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What torch and NumPy say of sizes that no memory has; neither has a class of its own for it.
+TOO_LARGE = re.compile(
+    "can't allocate memory|out of memory|size calculation overflowed|array is too big|Maximum allowed"
+)
+FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL_BYTES = 1 << 20  # a disk with less than this is named as full
+# What was expected, by the number of the error; the system's own words say what it got.
+EXPECTED = {
+    errno.EACCES: "permission to read or write it",
+    errno.EPERM: "permission to change it",
+    errno.EROFS: "a disk that can be written to",
+    errno.ENOENT: "a file or folder",
+    errno.EISDIR: "a file",
+    errno.ENOTDIR: "a folder",
+    errno.EEXIST: "a folder",
+    errno.ENAMETOOLONG: "a shorter name",
+    errno.EMFILE: "fewer open files (ulimit -n)",
+    errno.EBUSY: "a file or folder that can be replaced",
+}
 
 
 class UserError(Exception):
@@ -8,3 +36,66 @@ class UserError(Exception):
     and the command line print that line and exit with 2; nothing else in the project prints a traceback
     for it. Our own mistakes stay `AssertionError` and keep theirs.
     """
+
+
+@contextmanager
+def one_line_errors(written: Iterable[Path] = ()) -> Iterator[None]:
+    """Turn errors of the system into a UserError: a full disk, a missing permission, exhausted memory.
+
+    Args:
+        written: paths that are written to; the ones on a full disk are named where the error does not name one.
+
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError | ValueError) and TOO_LARGE.search(str(error))
+        ):
+            raise UserError("out of memory; smaller batches, documents or models need less") from None
+        number = error_number(error)
+        if number is None:
+            raise
+        raise UserError(_describe(error, number, written)) from None
+
+
+def error_number(error: Exception) -> int | None:
+    """Return the system's number of an error, or None for an error of another kind.
+
+    Libraries that are written in Rust raise classes of their own, with the number in the text.
+
+    >>> error_number(Exception("I/O error: No space left on device (os error 28)"))
+    28
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"\bos error (\d+)\b|\[errno (\d+)\]", str(error), flags=re.IGNORECASE)
+    if found:
+        return int(found[1] or found[2])
+    return errno.EIO if isinstance(error, OSError) else None
+
+
+def _describe(error: Exception, number: int, written: Iterable[Path]) -> str:
+    named = (getattr(error, "filename", None), getattr(error, "filename2", None))
+    files = [os.fsdecode(name) for name in named if isinstance(name, bytes | str | os.PathLike)]
+    where = " → ".join(files)
+    if number in FULL:
+        full = where or ", ".join(_full_disks(written)) or "the disk"
+        return f"{full}: no space left, {os.strerror(number)}; free some and run it again"
+    if number == errno.EEXIST and len(files) == 1 and Path(where).is_file():
+        return f"{where}: expected a folder, got a file"
+    if number in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT) and len(files) == 1 and (file := _file_above(where)):
+        return f"{where}: expected folders above it, {file} is a file"
+    said = os.strerror(number) if number != errno.EIO or not str(error) else " ".join(str(error).split())
+    prefix = f"{where}: " if where else ""
+    return f"{prefix}expected {EXPECTED[number]}, got: {said}" if number in EXPECTED else f"{prefix}{said}"
+
+
+def _full_disks(written: Iterable[Path]) -> list[str]:
+    return [str(path) for path in dict.fromkeys(written) if path.exists() and shutil.disk_usage(path).free < FULL_BYTES]
+
+
+def _file_above(name: str) -> Path | None:
+    return next((path for path in Path(name).parents if path.is_file()), None)

@@ -14,6 +14,7 @@ file that pretraining depends on. This module only loads and explains.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,22 @@ def load(path: Path, key: str, kind: Any) -> Any:
 
 def check(kind: Any, value: Any, key: str, path: Path | str) -> Any:
     """Make a `kind` of a plain value, or raise a UserError that lists all that is wrong with it in one line."""
+    if overlong := [f"{where}: expected a number below 2⁶³, got {number}" for where, number in _overlong(value, key)]:
+        raise UserError(f"{path}: {'; '.join(overlong)}")
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         problems = "; ".join(_explain(dict(problem), key, value) for problem in error.errors(include_url=False))
         raise UserError(f"{path}: {problems}") from None
+
+
+def _overlong(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """The whole numbers that no library counts with, with their keys."""
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _overlong(inner, f"{key}.{name}".removeprefix("."))
+    elif isinstance(value, int) and abs(value) >= 1 << 63:
+        yield key, describe(value)
 
 
 def describe(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Presets: a few keys of params.yaml set at once, its comments kept.
 
-Each is a difference from `presets/default.yaml`, which is applied first: what an earlier preset set is undone.
+Each is a difference from `presets/default.yaml`, which is applied first: what an earlier preset set is undone. A preset
+is about the size of the model and of the run, never about the user's data.
 """
 
 from pathlib import Path
@@ -10,6 +11,8 @@ from ruamel.yaml import YAML
 
 from llm import params
 from llm.errors import UserError
+
+TASKS = "finetune.tasks."
 
 
 def apply_preset(preset: Path, target: Path) -> list[str]:
@@ -39,8 +42,14 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     after = _flatten(content)
     changes = [f"{key}: {before[key]} → {after[key]}" for key in after if after[key] != before[key]]
     if changes:
-        with target.open("w", encoding="utf-8") as file:
-            yaml.dump(content, file)
+        # By rename, so that a full disk leaves the params as they were.
+        part = target.resolve().with_name(f"{target.name}.part")
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                yaml.dump(content, file)
+            part.replace(target.resolve())
+        finally:
+            part.unlink(missing_ok=True)
     return changes
 
 
@@ -58,6 +67,8 @@ def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:
 def _merge(content: Any, values: dict[str, Any], prefix: str, preset: Path) -> None:
     for key, value in values.items():
         name = f"{prefix}{key}"
+        if key not in content and prefix == TASKS:
+            continue  # the user's params have other tasks
         if key not in content:
             raise UserError(f"{preset}: {name}: no such key in the params file")
         old = content[key]

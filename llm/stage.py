@@ -7,26 +7,30 @@ A stage is a script with one `main` whose signature says all that it touches:
     if __name__ == "__main__":
         stage.run(main)
 
-`run` takes each `Param` from params.yaml and each `Input` and `Output` from an option of the same name. It
-gives `main` other places to write to, and moves them to the outputs by rename when `main` is through: an
-output is whole or absent. It hashes code, params and inputs before and after, because DVC records them as
-they are at the end: outputs of inputs that changed meanwhile are thrown away. Under DVC it ends when DVC
-does. A `Scratch` is a folder that survives a kill, keyed by all of those hashes.
+`run` takes each `Param` from params.yaml and each `Input` and `Output` from the stage's `meta` in dvc.yaml, or from
+an option of the same name. It gives `main` other paths to write to, on the outputs' own disks, and moves them to the
+outputs by rename when `main` is through: an output is whole or absent. It hashes code, params and inputs before and
+after, because DVC records them as they are at the end: outputs of inputs that changed meanwhile are thrown away. Under
+DVC it checks all of params.yaml first, so that the first stage of a run refuses what a later one would, and ends when
+DVC does. A `Scratch` is a folder that survives a kill, keyed by all of those hashes.
 """
 
 import argparse
 import fcntl
 import hashlib
+import importlib
 import inspect
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +40,11 @@ from pydantic import Field
 
 from llm import params
 from llm.closure import import_closure
-from llm.errors import UserError
+from llm.errors import UserError, one_line_errors
 
-SCRATCH = Path(".scratch")
+SCRATCH, WIRING = Path(".scratch"), Path("dvc.yaml")
+CHANGED = "changed while the stage ran; its outputs are dropped, run it again"
+NO_CONTENT = {"__pycache__", SCRATCH.name}  # folders in an input that are no part of it
 # DVC starts a stage through a shell. Bash becomes the stage; dash stays, and waits for it.
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
 
@@ -95,7 +101,8 @@ def run(main: Callable[..., None]) -> None:
     _end_with_dvc()
     script = Path(inspect.getfile(main))
     try:
-        _run(main, script, sys.argv[1:])
+        with one_line_errors():
+            _run(main, script, sys.argv[1:])
     except UserError as error:
         print(f"{script.stem}: {error}", file=sys.stderr)
         sys.exit(2)
@@ -110,6 +117,8 @@ def _run(main: Callable[..., None], script: Path, argv: list[str]) -> None:
     began = time.perf_counter()
     signature = Signature.of(main)
     given = _parse(signature, script, argv)
+    if "DVC_STAGE" in os.environ:
+        _check_pipeline(given["params"], [given[name] for name in signature.outputs])
     keys = {name: key.format(**given) for name, (key, _) in signature.params.items()}
 
     def sections() -> dict[str, Any]:
@@ -122,42 +131,85 @@ def _run(main: Callable[..., None], script: Path, argv: list[str]) -> None:
     _refuse_if_edited_since_start(script)
     before = _snapshot(script, [given[name] for name in signature.inputs])
     key = _digest({"stage": script.stem, "values": repr(values), "files": before, "words": str(given)})
-    with _work_folder(script.stem, key) as work:
-        shutil.rmtree(work / "outputs", ignore_errors=True)
-        staged = {name: _stand_in(given[name], work / "outputs") for name in signature.outputs}
+    targets = {name: given[name] for name in signature.outputs}
+    if given["runtime"] is not None:
+        targets["runtime"] = given["runtime"]
+    with _work_folder(script.stem, key) as work, _staged(targets, f"{script.stem}-{key[:24]}") as staged:
         scratch = {name: work / name for name in signature.scratch}
         for path in scratch.values():
             path.mkdir(exist_ok=True)
         words = {name: given[name] for name in [*signature.inputs, *signature.words]}
-        main(**values, **words, **staged, **scratch)
-        _refuse_if_changed(before, script, [given[name] for name in signature.inputs])
-        if sections() != values:
-            raise UserError(f"{given['params']}: changed while the stage ran; its outputs are dropped, run it again")
-        if given["runtime"] is not None:
-            staged["runtime"] = _stand_in(given["runtime"], work / "outputs")
-            write_json(staged["runtime"], _runtime(time.perf_counter() - began))
-        for name, path in staged.items():
-            assert path.exists(), f"{script.stem} did not write its output {name}"
-            _put(path, given[name])
+        outputs = {name: staged[name] for name in signature.outputs}
+        places = [folder for target in targets.values() for folder in (target.parent, target)]
+        with one_line_errors(written=[SCRATCH, *places, Path(tempfile.gettempdir())]):
+            main(**values, **words, **outputs, **scratch)
+            _refuse_if_changed(before, script, [given[name] for name in signature.inputs])
+            if sections() != values:
+                raise UserError(f"{given['params']}: {CHANGED}")
+            if "runtime" in staged:
+                write_json(staged["runtime"], _runtime(time.perf_counter() - began))
+            for name, path in staged.items():
+                assert path.exists(), f"{script.stem} did not write its output {name}"
+                _put(path, targets[name])
         shutil.rmtree(work)
 
 
 def _parse(signature: Signature, script: Path, argv: list[str]) -> dict[str, Any]:
+    """Read the command line; a path that it does not name is the one in dvc.yaml."""
     parser = argparse.ArgumentParser(prog=f"python -m stages.{script.stem}", allow_abbrev=False)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the knobs stand")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the params file")
     parser.add_argument("--runtime", type=Path, help="where to write the time and memory that the stage took")
     for name in signature.inputs + signature.outputs:
         kind = "read" if name in signature.inputs else "written"
-        parser.add_argument(f"--{name}", type=Path, required=True, help=f"a path that is {kind}")
+        parser.add_argument(f"--{name}", type=Path, help=f"a path that is {kind}")
     for name in signature.words:
-        parser.add_argument(f"--{name}", required=True)
-    return vars(parser.parse_args(argv))
+        parser.add_argument(f"--{name}")
+    given = vars(parser.parse_args(argv))
+    names = [*signature.inputs, *signature.outputs, *signature.words]
+    if any(given[name] is None for name in names) and WIRING.exists():
+        wired = wired_paths(WIRING, script.stem, given["params"], given.get("name"))
+        for name in {*names, "runtime"} & wired.keys():
+            given[name] = given[name] or (wired[name] if name in signature.words else Path(wired[name]))
+    if missing := [name for name in names if given[name] is None]:
+        parser.error(f"expected {', '.join(f'--{name}' for name in missing)} or the stage's meta in {WIRING}")
+    return given
+
+
+def wired_paths(wiring: Path, stage: str, params_file: Path, name: str | None) -> dict[str, str]:
+    """Return the paths of a stage's arguments, as its `meta` in dvc.yaml has them.
+
+    Of a stage that stands there for each `name` of a mapping in params.yaml, with the values of that one.
+    """
+    content = params.find(params.read(wiring), f"stages.{stage}", wiring)
+    values: dict[str, Any] = {"key": name}
+    if "foreach" in content and name is not None:
+        item = params.find(params.read(params_file), f"{content['foreach'].strip('${}')}.{name}", params_file)
+        values |= {f"item.{key}": value for key, value in item.items()}
+    wired: dict[str, str] = content.get("do", content).get("meta", {})
+    return {
+        argument: re.sub(r"\$\{([\w.]+)\}", lambda found: str(values.get(found[1])), path)
+        for argument, path in wired.items()
+    }
+
+
+def _check_pipeline(params_file: Path, outputs: Iterable[Path]) -> None:
+    """Refuse what a later stage of the run would refuse, and what DVC could not record, before any work is done."""
+    # Not an import statement: the check reads params of all stages, and no output depends on it.
+    importlib.import_module("llm.check").check_params(params_file)
+    root = Path.cwd().resolve()
+    for output in outputs:
+        link = next((path for path in reversed(output.parents) if path.is_symlink()), None)
+        if link is not None and not link.resolve().is_relative_to(root):
+            raise UserError(
+                f"{link}: expected a folder of the repository, got a link to {link.readlink()}, where DVC records no "
+                f"outputs; mount the disk there instead, or link single outputs such as {output}"
+            )
 
 
 def file_hash(path: Path) -> str:
     """The sha256 of a file, or of a folder's files and their names, as hexadecimal digits."""
     if path.is_dir():
-        files = sorted(inner for inner in path.rglob("*") if inner.is_file() and "__pycache__" not in inner.parts)
+        files = sorted(inner for inner in path.rglob("*") if inner.is_file() and not NO_CONTENT & {*inner.parts})
         return _digest({str(inner.relative_to(path)): file_hash(inner) for inner in files})
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -177,7 +229,7 @@ def _refuse_if_changed(before: dict[str, str], script: Path, inputs: list[Path])
     after = _snapshot(script, inputs)
     changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     if changed:
-        raise UserError(f"{', '.join(changed)}: changed while the stage ran; its outputs are dropped, run it again")
+        raise UserError(f"{', '.join(changed)}: {CHANGED}")
 
 
 def _refuse_if_edited_since_start(script: Path) -> None:
@@ -216,19 +268,48 @@ def _work_folder(stage: str, key: str) -> Iterator[Path]:
     raise UserError(f"{folder}: wanted it for itself, another {stage} works in it")
 
 
-def _stand_in(target: Path, folder: Path) -> Path:
-    """Where an output is written first: under `folder` as it will stand under the root, its folder made."""
-    path = folder / target.resolve().relative_to(target.resolve().anchor)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+@contextmanager
+def _staged(targets: dict[str, Path], key: str) -> Iterator[dict[str, Path]]:
+    """Yield a path to write each output to, on the disk where it ends; the folders of these paths end with the block.
+
+    Outputs that stand side by side are written side by side.
+    """
+    folders = {name: (target if _is_held(target) else target.parent) / SCRATCH for name, target in targets.items()}
+    try:
+        for folder in {*folders.values()}:
+            shutil.rmtree(folder / key, ignore_errors=True)  # of a run that was killed
+            (folder / key).mkdir(parents=True)
+        yield {name: folders[name] / key / target.name for name, target in targets.items()}
+    finally:
+        for folder in {*folders.values()}:
+            shutil.rmtree(folder / key, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()  # unless another stage writes there
+
+
+def _is_held(target: Path) -> bool:
+    """Whether an output is a folder that cannot be replaced: a link to another disk, or where one is mounted."""
+    return target.is_dir() and (target.is_symlink() or target.is_mount())
 
 
 def _put(staged: Path, target: Path) -> None:
     """Move an output into its place; what stood there before goes."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
-        shutil.rmtree(target)
-    staged.replace(target)
+    if _is_held(target):
+        for old in target.iterdir():
+            if old.name != SCRATCH.name:
+                _remove(old)
+        for new in staged.iterdir():
+            new.replace(target / new.name)
+    else:
+        _remove(target)
+        staged.replace(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,1 +1,5 @@
-"""One script a pipeline stage; each is run as `python -m stages.NAME`, nobody imports them."""
+"""One short script a stage; `python -m stages.NAME` comes through here before the script imports torch."""
+
+from llm.openmp import limit_spinning
+
+limit_spinning()

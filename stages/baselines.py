@@ -4,13 +4,15 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 from tqdm import tqdm
 
 from llm import stage
 from llm.evaluate.baselines import bits_per_byte, bzip2_size, uniform_bits, xz_size, zstd_size
 from llm.evaluate.kneser_ney import count_ngrams, token_nats
-from llm.stage import Input, Output
+from llm.evaluate.params import BaselinesParams
+from llm.stage import Input, Output, Param
 from llm.text.tables import iterate_rows
 from llm.text.windows import read_info, read_stream
 
@@ -19,14 +21,18 @@ COMPRESSORS = GIVEN_TRAIN | {"bzip2": bzip2_size}  # its blocks are too small to
 ORDERS = {"kneser_ney_5gram": 5, "unigram": 1}
 
 
-def main(corpus: Input, windows: Input, metrics: Output) -> None:
-    """Bits per byte of val and test, for each baseline alone and given the training text."""
+def main(
+    baselines: Annotated[BaselinesParams, Param("baselines")], corpus: Input, windows: Input, metrics: Output
+) -> None:
+    """Bits per byte of val and test, for each baseline alone and given the training text, or the first part of it."""
     texts = {
         split: "".join(row["text"] for row in iterate_rows(corpus / f"{split}.parquet", ["text"])).encode()
         for split in ("train", "val", "test")
     }
-    report = _compress(texts)
-    for split, scores in _count(windows, list(report)).items():
+    n_bytes = min(baselines.train_bytes or len(texts["train"]), len(texts["train"]))
+    fraction = n_bytes / max(len(texts["train"]), 1)
+    report = _compress(texts | {"train": texts["train"][:n_bytes]})
+    for split, scores in _count(windows, list(report), fraction).items():
         report[split] |= {name: bits_per_byte(n_bits, len(texts[split])) for name, n_bits in scores.items()}
     stage.write_json(metrics, report)
 
@@ -50,12 +56,14 @@ def _compress(texts: dict[str, bytes]) -> dict[str, dict[str, float]]:
     return report
 
 
-def _count(windows: Path, held_out: list[str]) -> dict[str, dict[str, float]]:
-    """Bits of each held-out stream of tokens: by counts of n-grams in train, and by chance."""
+def _count(windows: Path, held_out: list[str], fraction: float) -> dict[str, dict[str, float]]:
+    """Bits of each held-out stream of tokens: by counts of n-grams in a fraction of train, and by chance."""
+    train = read_stream(windows, "train")
+    train = train[: math.ceil(fraction * len(train))]
     vocab_size = read_info(windows).vocab_size
     report: dict[str, dict[str, float]] = {split: {} for split in held_out}
     for name, order in ORDERS.items() if held_out else ():
-        orders = count_ngrams(read_stream(windows, "train"), order, vocab_size)
+        orders = count_ngrams(train, order, vocab_size)
         for split in held_out:
             nats = token_nats(orders, read_stream(windows, split), vocab_size)
             report[split][name] = float(nats.sum()) / math.log(2)

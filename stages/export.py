@@ -31,7 +31,7 @@ def main(
     onnx: Output,
     metrics: Output,
 ) -> None:
-    """Write the five files of one folder, and the folders of GGUF files and of ONNX, which may stay empty.
+    """Write the five files of one folder, and the folders of GGUF files and of ONNX; one without has a reason.
 
     UserError when Transformers computes other logits or token ids. A model that it has no architecture for is written
     in our own words; a GGUF file that llama.cpp cannot have, or reads otherwise, is left out, and so is an ONNX file
@@ -43,15 +43,22 @@ def main(
     ours = load_model(weights)
     write_folder(folder, ours, tokenizer)
     onnx.mkdir(parents=True, exist_ok=True)
-    stage.write_json(
-        metrics,
-        {
-            **_verify(folder, ours, seed),
-            "bytes": sum(path.stat().st_size for path in given),
-            "gguf": export_gguf(gguf, ours, tokenizer, export.formats, seed),
-            "onnx": export_onnx(onnx, ours, seed) if "onnx" in export.formats else {},
-        },
-    )
+    found = {
+        **_verify(folder, ours, seed),
+        "bytes": sum(path.stat().st_size for path in given),
+        "gguf": export_gguf(gguf, ours, tokenizer, export.formats, seed),
+        "onnx": export_onnx(onnx, ours, seed) if "onnx" in export.formats else {},
+    }
+    stage.write_json(metrics, found)
+    _write_reason(gguf, "gguf", [about.get("skipped") for about in found["gguf"].values()])
+    _write_reason(onnx, "onnx", [found["onnx"].get("skipped")])
+
+
+def _write_reason(folder: Path, format_: str, skipped: list[str | None]) -> None:
+    """Say in a folder without files why it has none; DVC warns of an empty one."""
+    if not any(folder.iterdir()):
+        reason = "; ".join(filter(None, skipped)) or f"{format_} is not in export.formats"
+        stage.write_json(folder / "skipped.json", {"skipped": reason})
 
 
 def _verify(folder: Path, model: GPT, seed: int) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from llm.export.base import read_first_weights
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT, uniform_loss
-from llm.model.initial import can_look_back
 from llm.plots import draw_curve
 from llm.runtime import Machine, matmul_peak, memory_advice
 from llm.stage import Input, Output, Param, Scratch, Seed
@@ -197,7 +196,7 @@ def _base(pretrain: PretrainParams, given: Path) -> Path | None:
 def _first_weights(config: ModelConfig, pretrain: PretrainParams, base: Path | None, tokenizer: Path, seed: int) -> GPT:
     if base is not None:
         return read_first_weights(base, config, tokenizer)
-    if pretrain.init == "look_back" and not can_look_back(config):
+    if pretrain.init == "look_back" and not config.can_look_back:
         raise UserError(
             "pretrain.init: wanted random or null for a model without causal attention and rotary positions, "
             "given look_back"

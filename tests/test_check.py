@@ -57,6 +57,28 @@ def test_the_shipped_params_are_right() -> None:
         ("prepare.split.test", 0.97, "prepare.split: wanted val + test below 1, given 0.05 + 0.97"),
         ("sample.weights", {"mine": 2.0}, "sample.weights.mine: wanted the name of a source (python)"),
         ("sample.strid", 1, "sample.strid: no such key"),
+        ("sample.weights", {"python": 0.0}, "sample.weights: expected a source to train on, got 0 for each one"),
+        ("label.min_chars", 1300, "label.min_chars: expected at most label.max_chars 1200, got 1300"),
+        (
+            "tokenize.from",
+            "data/raw/t.json",
+            "tokenize.from: expected a path under data/given, got data/raw/t.json",
+        ),
+        (
+            "pretrain.init_from",
+            "data/given/none",
+            "pretrain.init_from: expected a file or folder, there is no data/given/none",
+        ),
+        (
+            "finetune.tasks.library.data",
+            "data/labeled/none.csv",
+            "finetune.tasks.library.data: expected a file, there is no data/labeled/none.csv",
+        ),
+        (
+            "finetune.tasks.library.base",
+            "models/finetuned/none",
+            "finetune.tasks.library.base: expected a Hugging Face folder, there is no models/finetuned/none",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_file_the_key_and_what_was_given(
@@ -81,8 +103,72 @@ def test_a_value_at_its_bound_is_right(key: str, value: Any, change: Callable[[d
     assert params.find(check_params(change({key: value})).model_dump(), key, Path()) == value
 
 
-def test_the_context_binds_no_task_that_starts_from_another_model(change: Callable[[dict[str, Any]], Path]) -> None:
-    path = change({"finetune.tasks.library.base": "models/other", "finetune.tasks.library.max_tokens": 4096})
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"pretrain.stop_after_evals": 2, "pretrain.keep": "best", "prepare.split.val": 0.0},
+            "pretrain.stop_after_evals: expected held-out text (prepare.split.val above 0) to stop by, got 0",
+        ),
+        (
+            {"pretrain.init": "look_back", "model.family": "gpt2"},
+            "pretrain.init: expected random or null for a model without causal attention and rotary positions, "
+            "got look_back",
+        ),
+        (
+            {"finetune.tasks.library.method.kind": "last_k_blocks", "finetune.tasks.library.method.k": 6},
+            "finetune.tasks.library.method.k: expected at most model.n_layers 5, got 6",
+        ),
+        (
+            {"finetune.tasks.library.method.kind": "lora", "finetune.tasks.library.method.rank": 100_000},
+            "finetune.tasks.library.method.rank: expected at most model.d_model 192, got 100000",
+        ),
+    ],
+)
+def test_sections_that_do_not_fit_each_other_are_named(
+    values: dict[str, Any], sentence: str, change: Callable[[dict[str, Any]], Path]
+) -> None:
+    path = change(values)
+    with pytest.raises(UserError) as error:
+        check_params(path)
+    assert str(error.value) == f"{path}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("key", "file", "tracked"),
+    [
+        ("data", "data/labeled/rows.csv", "data/labeled/rows.csv.dvc"),
+        ("data", "data/labeled/rows.csv", "data/labeled.dvc"),
+        ("base", "models/other", "models/other.dvc"),
+    ],
+)
+def test_a_file_that_dvc_can_bring_back_need_not_be_there(
+    key: str,
+    file: str,
+    tracked: str,
+    change: Callable[[dict[str, Any]], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = change({f"finetune.tasks.library.{key}": file})
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"there is no {file}$"):
+        check_params(path)
+    (tmp_path / tracked).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / tracked).touch()
+    check_params(path)
+
+
+def test_a_task_may_begin_from_another_tasks_model(change: Callable[[dict[str, Any]], Path]) -> None:
+    path = change({"finetune.tasks.library.base": "models/finetuned/docstring"})
+    assert check_params(path).finetune.tasks["library"].base == "models/finetuned/docstring"
+
+
+def test_the_context_binds_no_task_that_starts_from_another_model(
+    change: Callable[[dict[str, Any]], Path], tmp_path: Path
+) -> None:
+    path = change({"finetune.tasks.library.base": str(tmp_path), "finetune.tasks.library.max_tokens": 4096})
     assert check_params(path).finetune.tasks["library"].max_tokens == 4096
 
 

@@ -295,3 +295,31 @@ def test_windows_shows_what_the_model_learns_from(windows):
 def test_windows_refuses_a_window_and_a_split_that_are_not_there(windows, refuse):
     assert "--window: wanted below the " in refuse("windows", "--window", 1000, *windows)
     assert "wanted a Parquet table, there is none" in refuse("windows", "--split", "trian", *windows)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "x", "--seed", "18446744073709551616"],
+        ["chat", "models/none", "--seed", "18446744073709551616"],
+        ["verify-export", "--seed", "18446744073709551616"],
+        ["serve", "--slots", "1000000"],
+    ],
+)
+def test_an_overlong_number_is_refused_with_the_most_that_is_allowed(words: list[str]) -> None:
+    result = CliRunner().invoke(command_line.app, words)
+    assert result.exit_code == 2
+    assert words[-2] in result.output
+    assert str(4096 if words[0] == "serve" else 2**63 - 1) in result.output
+
+
+def test_an_error_of_the_system_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\nhello\n")
+    (tmp_path / "params.yaml").mkdir()
+    command = [sys.executable, "-m", "llm", "preset", "tiny", "--params", str(tmp_path / "params.yaml" / "x" / "y")]
+    (tmp_path / "params.yaml" / "x").write_text("a file")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"llm: {tmp_path}/params.yaml/x/y: expected folders above it, {tmp_path}/params.yaml/x is a file\n"
+    )

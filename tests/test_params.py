@@ -271,3 +271,12 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["x" * 500, list(range(500))])
 def test_a_long_value_is_cut_in_the_sentence(value: Any) -> None:
     assert len(refusal(Training, TRAINING | {"rate": value})) < 120
+
+
+def test_a_number_that_no_library_counts_with_is_refused_by_its_key() -> None:
+    with pytest.raises(UserError) as caught:
+        params.check(dict[str, Any], {"a": {"b": [1, 1 << 64]}, "c": -(1 << 63), "d": True}, "", "params.yaml")
+    assert str(caught.value) == (
+        "params.yaml: a.b.1: expected a number below 2⁶³, got 18446744073709551616; "
+        "c: expected a number below 2⁶³, got -9223372036854775808"
+    )

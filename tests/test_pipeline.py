@@ -26,7 +26,6 @@ OWN_TEXT = {
     "prepare.sources": [{"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]}],
     "prepare.split.method": "position",
     "tokenize.vocab_size": 400,
-    "prepare.share": 1.0,
     "pretrain.max_steps": 40,
     "pretrain.checkpoint_every_steps": 2,
     "pretrain.eval_every_steps": 20,
@@ -240,7 +239,18 @@ def test_a_wrong_param_is_one_line_before_dvcs_own(builtin: Clone) -> None:
     builtin.undo()
     assert "Traceback" not in "\n".join(lines)
     told = "finetune: params.yaml: finetune.tasks.docstring.max_tokens: wanted integer, given text 'many'"
-    assert lines.index(told) < next(number for number, line in enumerate(lines) if line.startswith("ERROR: failed"))
+    behind = [line for line in lines[lines.index(told) + 1 :] if line]
+    assert len(behind) == 1
+    assert behind[0].startswith("ERROR: failed to reproduce 'finetune@docstring'")
+    assert len(behind[0]) < 150
+
+
+def test_the_first_stage_that_runs_refuses_what_a_later_one_would(builtin: Clone) -> None:
+    builtin.set("sample.context_length", 100)
+    said = builtin.command("dvc", "repro", code=255)
+    builtin.undo()
+    assert re.findall(r"Running stage '([^']+)'", said) == ["sample"]
+    assert "sample: params.yaml: evaluate.stride: wanted at most sample.context_length 100, given 128" in said
 
 
 def test_push_and_pull_carry_a_run_to_another_clone(builtin: Clone, tmp_path: Path) -> None:

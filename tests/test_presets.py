@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from llm import params
 from llm.check import check_params
@@ -148,3 +149,41 @@ def test_a_preset_that_does_not_fit_leaves_the_file_as_it_was(
         apply_preset(write_preset(tmp_path, text), target)
     assert "other.yaml" in str(error.value) and "\n" not in str(error.value)
     assert target.read_text() == FILE
+
+
+def test_no_preset_touches_what_is_the_users_data() -> None:
+    keys = set().union(*(leaves(params.read(preset)) for preset in (DEFAULT, *OTHERS)))
+    sections = {key.split(".")[1] for key in keys}
+    assert not sections & {"prepare", "label", "seed", "export"}
+    assert {key for key in keys if key.startswith((".tokenize", ".sample"))} <= {
+        ".tokenize.vocab_size",
+        ".sample.context_length",
+        ".sample.stride",
+    }
+    tasks = {key.split(".", 4)[-1] for key in keys if key.startswith(".finetune.tasks")}
+    assert {key.split(".")[0] for key in tasks} == {"max_tokens", "training"}
+
+
+@pytest.mark.parametrize("preset", [DEFAULT, *OTHERS], ids=lambda path: path.stem)
+def test_a_users_sources_split_and_tasks_stay_as_they_are(preset: Path, shipped: Path) -> None:
+    yaml = YAML()
+    content = yaml.load(shipped)
+    content["prepare"]["share"] = 0.5
+    content["prepare"]["split"] |= {"method": "position", "val": 0.2, "test": 0.3}
+    content["finetune"]["tasks"] = {"mine": content["finetune"]["tasks"]["library"]}
+    yaml.dump(content, shipped)
+    before = params.read(shipped)
+    apply_preset(preset, shipped)
+    after = params.read(shipped)
+    assert after["prepare"] == before["prepare"]
+    assert after["label"] == before["label"]
+    assert after["finetune"] == before["finetune"]
+
+
+def test_a_full_disk_leaves_the_params_as_they_were(shipped: Path) -> None:
+    before = shipped.read_bytes()
+    shipped.with_name("params.yaml.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        apply_preset(OTHERS[-1], shipped)
+    assert shipped.read_bytes() == before
+    assert not shipped.with_name("params.yaml.part").exists()

@@ -7,18 +7,22 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from llm.openmp import SPIN
 from llm.stage import file_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 
 STAGE = """
 import sys, time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +58,11 @@ class Project:
         self.folder = folder
         (folder / "stages").mkdir()
         (folder / "stages" / "__init__.py").write_text('"""Stages."""\n')
-        (folder / "llm").symlink_to(ROOT / "llm")
+        (folder / "llm").mkdir()
+        for path in (ROOT / "llm").iterdir():
+            (folder / "llm" / path.name).symlink_to(path)
+        # The check of all params has its own tests; the sections of this project are none of its.
+        self.write_check("")
         (folder / "params.yaml").write_text("demo:\n  times: 2\n")
         (folder / "text.txt").write_text("abc")
         self.write_stage(work)
@@ -66,6 +74,13 @@ class Project:
         # A stage refuses code that was written while it started: this one was there before.
         earlier = time.time() - 10
         os.utime(script, (earlier, earlier))
+
+    def write_check(self, problem: str) -> None:
+        """Have the check of all params, which a stage runs under DVC, find a problem or none."""
+        work = f"raise UserError({problem!r})" if problem else "pass"
+        check = self.folder / "llm" / "check.py"
+        check.unlink()
+        check.write_text(f"from llm.errors import UserError\n\n\ndef check_params(path):\n    {work}\n")
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
         options = ["--text", "text.txt", "--result", "out/result.txt", "--folder", "out/folder"]
@@ -85,7 +100,8 @@ class Project:
 
     def outputs(self) -> set[str]:
         out = self.folder / "out"
-        return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} if out.exists() else set()
+        found = {path.relative_to(out) for path in out.rglob("*") if path.is_file()} if out.exists() else set()
+        return {str(path) for path in found if ".scratch" not in path.parts}
 
     def wait_for(self, name: str) -> None:
         deadline = time.monotonic() + 30
@@ -181,6 +197,14 @@ def test_code_that_is_newer_than_the_process_is_refused(folder: Path) -> None:
     os.utime(folder / "stages" / "demo.py", (later, later))
     code, errors = project.run()
     assert (code, errors) == (2, "demo: stages/demo.py: edited while the stage started, run it again\n")
+
+
+def test_under_dvc_a_problem_of_any_stage_ends_this_one_before_its_work(folder: Path) -> None:
+    project = Project(folder)
+    project.write_check("params.yaml: evaluate.stride: expected less")
+    assert project.run(DVC_STAGE="demo") == (2, "demo: params.yaml: evaluate.stride: expected less\n")
+    assert project.outputs() == set()
+    assert project.run() == (0, "")
 
 
 WAIT = """
@@ -279,3 +303,120 @@ def test_a_folders_hash_sees_names_and_contents_and_not_bytecode(tmp_path: Path)
     assert file_hash(tmp_path) == first
     (tmp_path / "a").rename(tmp_path / "b")
     assert file_hash(tmp_path) != first
+
+
+@pytest.fixture
+def other_disk() -> Iterator[Path]:
+    """A folder on another file system than the temporary folders of tests."""
+    memory = Path("/dev/shm")  # noqa: S108
+    if not memory.is_dir() or memory.stat().st_dev == Path(tempfile.gettempdir()).stat().st_dev:
+        pytest.skip("there is no second file system to write to")
+    with tempfile.TemporaryDirectory(dir=memory) as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("link", ["out", "out/folder", ".scratch", "out/runtime.json"])
+def test_outputs_and_scratch_may_lie_on_another_disk(folder: Path, other_disk: Path, link: str) -> None:
+    project = Project(folder)
+    (folder / link).parent.mkdir(exist_ok=True)
+    (folder / link).symlink_to(other_disk)
+    if link == "out/runtime.json":
+        (folder / link).unlink()
+        (folder / link).symlink_to(other_disk / "theirs.json")  # DVC's cache, say: a file behind a link is not ours
+    (other_disk / "old.txt").write_text("old")
+    assert project.run() == (0, "")
+    assert all((folder / "out" / name).is_file() for name in ("result.txt", "folder/inner.txt", "runtime.json"))
+    assert (folder / link).is_symlink() is not link.endswith(".json")
+    assert (other_disk / "old.txt").exists() is (link != "out/folder")  # an output is replaced whole
+    assert not (other_disk / "theirs.json").exists()
+    assert [path for path in other_disk.rglob(".scratch") if path.parent != other_disk] == []
+    assert not (other_disk / ".scratch").exists()
+
+
+def test_under_dvc_a_linked_folder_above_an_output_is_refused_before_the_work(folder: Path, other_disk: Path) -> None:
+    (folder / "repository").mkdir()
+    project = Project(folder / "repository")
+    (project.folder / "out").symlink_to(other_disk)
+    code, errors = project.run(DVC_STAGE="demo")
+    assert code == 2
+    assert errors.startswith(f"demo: out: expected a folder of the repository, got a link to {other_disk}, where DVC")
+    assert errors.count("\n") == 1
+    assert project.outputs() == set()
+
+
+@pytest.mark.parametrize("old", ["a file", "a folder", "a link"])
+def test_whatever_stood_where_an_output_belongs_is_replaced(folder: Path, old: str) -> None:
+    project = Project(folder)
+    for path in (folder / "out" / "result.txt", folder / "out" / "folder"):
+        path.parent.mkdir(exist_ok=True)
+        match old:
+            case "a file":
+                path.write_text("old")
+            case "a folder":
+                path.mkdir()
+            case "a link":
+                path.symlink_to(folder / "nowhere")
+    assert project.run() == (0, "")
+    assert project.outputs() == {"result.txt", "folder/inner.txt", "runtime.json"}
+
+
+@pytest.mark.parametrize(
+    ("work", "sentence"),
+    [
+        ('Path("/dev/full").write_text("x")', "demo: .*: no space left, No space left on device; free some"),
+        ('Path("text.txt/inner").mkdir(parents=True)', "demo: text.txt/inner: expected folders above it, text.txt is"),
+        ('(scratch / ("n" * 300)).touch()', "demo: .*: expected a shorter name, got: File name too long"),
+        ('raise Exception("Error: Read-only file system (os error 30)")', "demo: expected a disk that can be written"),
+        ("raise MemoryError", "demo: out of memory; "),
+    ],
+)
+def test_an_error_of_the_system_is_one_line_and_leaves_nothing_behind(folder: Path, work: str, sentence: str) -> None:
+    project = Project(folder, f'result.write_text("half")\nwith suppress(ZeroDivisionError):\n    {work}')
+    code, errors = project.run()
+    assert code == 2
+    assert re.match(sentence, errors)
+    assert errors.count("\n") == 1
+    assert [path for path in (folder / "out").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("out", "demo: out/.scratch/.*: expected folders above it, out is a file\n"),
+        (".scratch", "demo: .scratch/demo/.*: expected folders above it, .scratch is a file\n"),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_named(folder: Path, file: str, sentence: str) -> None:
+    project = Project(folder)
+    (folder / file).write_text("x")
+    code, errors = project.run()
+    assert (code, bool(re.fullmatch(sentence, errors))) == (2, True), errors
+
+
+def test_paths_that_the_command_line_does_not_name_are_those_of_dvc_yaml(folder: Path) -> None:
+    Project(folder)
+    meta = "    meta: {text: text.txt, result: other/result.txt, folder: other/folder}\n"
+    (folder / "dvc.yaml").write_text(f"stages:\n  demo:\n    cmd: python -m stages.demo\n{meta}")
+    command = [sys.executable, "-m", "stages.demo"]
+    subprocess.run([*command, "--folder", "mine"], cwd=folder, check=True)
+    assert (folder / "other/result.txt").read_text() == "abcabc"
+    assert (folder / "mine/inner.txt").exists()
+    (folder / "dvc.yaml").unlink()
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "expected --text, --result, --folder or the stage's meta in dvc.yaml" in done.stderr
+
+
+def test_openmp_is_set_before_torch_is_imported(tmp_path: Path) -> None:
+    show = "import os, sys, stages; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+
+    def shown(**environment: str) -> str:
+        command = [sys.executable, "-c", show]
+        return subprocess.run(
+            command, cwd=ROOT, env=kept | environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    assert shown() == f"False {SPIN['GOMP_SPINCOUNT']}"
+    assert shown(OMP_WAIT_POLICY="ACTIVE") == "False None"
+    assert shown(GOMP_SPINCOUNT="7") == "False 7"

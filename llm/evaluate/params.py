@@ -1,4 +1,4 @@
-"""The `evaluate` and `cloze` sections of params.yaml."""
+"""The `baselines`, `evaluate` and `cloze` sections of params.yaml."""
 
 from typing import Annotated
 
@@ -7,6 +7,12 @@ from pydantic import Field
 from llm.params import Section
 
 Count = Annotated[int, Field(ge=1)]
+
+
+class BaselinesParams(Section):
+    """How much of the training text the baselines learn from; None takes all of it."""
+
+    train_bytes: Count | None
 
 
 class EvaluateParams(Section):

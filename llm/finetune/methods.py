@@ -97,7 +97,7 @@ def limit_training(trunk: GPT, method: MethodParams, generator: torch.Generator)
     """Change a trunk on the CPU in place so that only what the method trains requires a gradient.
 
     `generator` draws the adapters. Targets that the base's family lacks are passed over. UserError names the key
-    where it has none of them, or fewer than k blocks.
+    where it has none of them, all are narrower than the rank, or there are fewer than k blocks.
     """
     match method.kind:
         case "full":
@@ -114,6 +114,9 @@ def limit_training(trunk: GPT, method: MethodParams, generator: torch.Generator)
             if not chosen:
                 there, given = (", ".join(dict.fromkeys(names)) for names in ((p[2] for p in places), method.targets))
                 raise UserError(f"method.targets: wanted one or more of the base's {there}, given {given}")
+            most = max(min(getattr(parent, name).weight.shape) for parent, name in chosen)
+            if method.rank > most:
+                raise UserError(f"method.rank: expected at most {most}, the width of the targets, got {method.rank}")
             _train_only(trunk, [])
             for parent, name in chosen:
                 setattr(parent, name, Adapter(getattr(parent, name), method, generator))

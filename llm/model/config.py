@@ -103,6 +103,11 @@ class ModelParams(Section):
         return self.family != "gru" and self.attention in ("simplified", "trainable")
 
     @property
+    def can_look_back(self) -> bool:
+        """Whether there is causal attention with rotary positions, by which a head can tell how far away a token is."""
+        return self.position_scheme == "rope" and not self.sees_the_future
+
+    @property
     def n_query_heads(self) -> int:
         """Heads that there are in fact: one below the rung `multi_head`, and in a GRU."""
         return self.n_heads if self.family != "gru" and self.attention in ("multi_head", "grouped") else 1

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import Tensor
 
-from llm.model.config import ModelConfig
 from llm.model.layers import RMSNorm
 from llm.model.positions import rotate
 
@@ -52,15 +51,10 @@ def draw_weights(model: "GPT", generator: torch.Generator, init: Init | None) ->
         elif weight.ndim == 2:
             std = TABLE_STD if name in TABLES else weight.shape[1] ** -0.5
             weight.normal_(0, std, generator=generator)
-    if init == "look_back" or (init is None and can_look_back(model.config)):
-        assert can_look_back(model.config)
+    if init == "look_back" or (init is None and model.config.can_look_back):
+        assert model.config.can_look_back
         model.embedding.weight[:, 0] = CONSTANT
         _look_back(cast("Attention", model.blocks[0].attention), model.cos, model.sin, generator)
-
-
-def can_look_back(config: ModelConfig) -> bool:
-    """Whether there is causal attention with rotary positions, by which a head can tell how far away a token is."""
-    return config.position_scheme == "rope" and not config.sees_the_future
 
 
 def _look_back(attention: "Attention", cos: Tensor, sin: Tensor, generator: torch.Generator) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from llm.errors import UserError
 from llm.export.huggingface import read_folder
 from llm.model.gpt import GPT
+from llm.runtime import memory_advice
 from llm.serve.chat import can_chat
 from llm.text.tokenizer import Tokenizer
 
@@ -33,7 +34,8 @@ def serve(folder: Path, host: str, port: int, n_slots: int, public: bool) -> Non
 
     model, tokenizer = load(folder)
     name = name_of(folder)
-    served = serve_model(name, model, tokenizer, can_chat(folder), n_slots)
+    with memory_advice(f"try fewer --slots than {n_slots}"):
+        served = serve_model(name, model, tokenizer, can_chat(folder), n_slots)
     with bind(host, port) as listening:
         print(f"{name} on http://{host}:{listening.getsockname()[1]}/v1, Ctrl-C ends it", flush=True)
         settings = uvicorn.Config(make_app(served), log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)

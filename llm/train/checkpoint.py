@@ -78,7 +78,11 @@ class RunState:
         """Keep the state: tensors, numbers, texts, lists and dicts of them."""
         part = self.path.with_suffix(".part")
         with part.open("wb") as file:
-            torch.save(state, file)
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:
+                # Of a full disk torch says that its file has another length; what the system said comes before it.
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
             file.flush()
             os.fsync(file.fileno())
         part.replace(self.path)

@@ -33,10 +33,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its stub does not export it
 
-from llm.errors import UserError
+from llm.errors import UserError, one_line_errors
 from llm.runtime import Machine, sharding_requested
 from llm.train.signals import signals_held
 
+MOST = 65_535  # ports, and more processes than anybody has
 GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed
 STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT}  # how a process ends that was asked to and kept its state
 
@@ -71,6 +72,9 @@ class Layout:
 
 def _number(name: str, least: int) -> int:
     given = os.environ.get(name) or str(least)
+    # By length first: Python reads no number of thousands of digits.
+    if given.isdecimal() and (len(given) > len(str(MOST)) or int(given) > MOST):
+        raise UserError(f"environment: expected {name} up to {MOST}, got {given[:40]}")
     if not given.isdecimal() or int(given) < least:
         raise UserError(f"environment: wanted {name} as a whole number from {least}, given {given}")
     return int(given)
@@ -170,14 +174,15 @@ def _member(
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // layout.n_local))
     try:
-        _join_group(number, layout, port, device)
-        if dist.get_rank():
-            with open(os.devnull, "w", encoding="utf-8") as sys.stderr:  # noqa: PTH123
+        with one_line_errors():
+            _join_group(number, layout, port, device)
+            if dist.get_rank():
+                with open(os.devnull, "w", encoding="utf-8") as sys.stderr:  # noqa: PTH123
+                    work(*args)
+            else:
                 work(*args)
-        else:
-            work(*args)
-        dist.barrier()  # nobody leaves while another still needs the group
-        dist.destroy_process_group()
+            dist.barrier()  # nobody leaves while another still needs the group
+            dist.destroy_process_group()
     except UserError as error:
         failures.put((True, str(error)))
         sys.exit(2)

@@ -181,9 +181,14 @@ def test_a_is_drawn_and_b_is_zero_and_the_targets_order_does_not_matter(draw_gpt
     maps = [(model.blocks[1].feed_forward.up.a, model.blocks[1].feed_forward.up.b) for model in (first, other)]
     assert not torch.equal(maps[0][0], maps[1][0])
     assert not maps[0][1].any()
-    wide = _limit(draw_gpt(), "lora", rank=200).blocks[0].attention.query.a
-    assert wide.shape == (200, 24)
-    assert wide.std().item() == pytest.approx(24**-0.5, rel=0.05)
+    wide = _limit(draw_gpt(d_model=96), "lora", rank=96).blocks[0].attention.query.a
+    assert wide.shape == (96, 96)
+    assert wide.std().item() == pytest.approx(96**-0.5, rel=0.05)
+
+
+def test_a_rank_that_no_target_has_room_for_is_refused(draw_gpt):
+    with pytest.raises(UserError, match=r"^method\.rank: expected at most 24, the width of the targets, got 100000$"):
+        _limit(draw_gpt(), "lora", targets=["query", "up"], rank=100_000)
 
 
 def test_what_is_added_is_alpha_over_rank_times_the_product(draw_gpt):

@@ -4,7 +4,6 @@ import torch
 from llm.model.attention import _hide_future
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, next_token_loss
-from llm.model.initial import can_look_back
 from llm.model.positions import rotate
 from llm.train.optimizers import Optimizer
 from llm.train.params import OptimizerParams
@@ -91,7 +90,7 @@ def test_null_takes_it_where_the_model_can_have_it():
     ],
 )
 def test_it_takes_causal_attention_with_rotary_positions(changes, can):
-    assert can_look_back(ModelConfig(**SHAPE | changes)) == can
+    assert ModelConfig(**SHAPE | changes).can_look_back == can
     assert next_token_loss(_fresh(**changes)(_ids()), _ids(seed=3)).isfinite()
 
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from llm.evaluate.params import BaselinesParams
 from llm.text.tables import CORPUS, TableWriter
 from stages import baselines
 
@@ -19,15 +20,17 @@ def _sentences(seed, n=120):
 def report(tmp_path, write_windows_folder):
     """Runs the stage on texts by split; the tokens are their bytes."""
 
-    def report(**texts):
+    def report(train_bytes=None, **texts):
         for split in ("train", "val", "test"):
             with TableWriter(tmp_path / "corpus" / f"{split}.parquet", CORPUS) as table:
                 for number, text in enumerate(texts.get(split, [])):
                     name = f"{split}{number}"
                     table.write({"doc_id": name, "source": "s", "path": name, "text": text, "n_bytes": len(text)})
         documents = {split: [list(text.encode()) for text in given] for split, given in texts.items()}
+        shutil.rmtree(tmp_path / "windows", ignore_errors=True)
         windows = write_windows_folder(tmp_path / "windows", documents, 256, 17)
-        baselines.main(tmp_path / "corpus", windows, tmp_path / "metrics" / "baselines.json")
+        params = BaselinesParams(train_bytes=train_bytes)
+        baselines.main(params, tmp_path / "corpus", windows, tmp_path / "metrics" / "baselines.json")
         return json.loads((tmp_path / "metrics" / "baselines.json").read_text(encoding="utf-8"))
 
     return report
@@ -75,3 +78,11 @@ def test_two_runs_report_the_same(report, tmp_path):
     first = report(**texts)
     shutil.rmtree(tmp_path / "windows")
     assert report(**texts) == first
+
+
+def test_a_part_of_the_training_text_is_as_good_as_that_part_alone(report):
+    train, val = _sentences(1, 400), _sentences(2)
+    of_part = report(train=[train], val=[val], train_bytes=600)["val"]
+    assert of_part["xz_given_train"] == report(train=[train[:600]], val=[val])["val"]["xz_given_train"]
+    assert of_part["xz_given_train"] > report(train=[train], val=[val])["val"]["xz_given_train"]
+    assert of_part["kneser_ney_5gram"] > report(train=[train], val=[val])["val"]["kneser_ney_5gram"]

@@ -167,3 +167,10 @@ def test_a_state_of_any_other_bytes_is_passed_over(tmp_path_factory, content):
     state = RunState(tmp_path_factory.mktemp("state"))
     state.path.write_bytes(content)
     assert state.load() is None
+
+
+def test_a_full_disk_is_what_the_system_says_and_no_error_of_torch(tmp_path):
+    state = RunState(tmp_path)
+    state.path.with_suffix(".part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        state.save({"weights": torch.zeros(100_000)})

@@ -47,6 +47,8 @@ def test_processes_are_counted_on_all_nodes(find):
     [
         ({"NPROC": "two"}, "wanted NPROC as a whole number from 1, given two"),
         ({"NPROC": "0"}, "wanted NPROC as a whole number from 1, given 0"),
+        ({"NPROC": "9" * 5000}, "expected NPROC up to 65535, got " + "9" * 40),
+        ({"NNODES": "2", "MASTER_ADDR": "here", "MASTER_PORT": "65536"}, "expected MASTER_PORT up to 65535, got 65536"),
         ({"NNODES": "-1"}, "wanted NNODES as a whole number from 1, given -1"),
         ({"NNODES": "2", "NODE_RANK": "2"}, "wanted NODE_RANK below NNODES, 2, given 2"),
         ({"NNODES": "2", "MASTER_ADDR": "here"}, "wanted MASTER_ADDR and MASTER_PORT with NNODES 2, one is missing"),
@@ -103,6 +105,16 @@ def _fails(folder):
     time.sleep(1000)
 
 
+def _has_no_space(folder):
+    """A full disk is one line as well."""
+    if module.dist.get_rank() == 1:
+        raise OSError(28, "No space left on device")
+    time.sleep(1000)
+
+
+FULL = "the disk: no space left, No space left on device; free some and run it again\n"
+
+
 @pytest.fixture
 def start(tmp_path):
     """A starter of this file as a script, with what one member does; what is left of it is killed at the end."""
@@ -129,7 +141,10 @@ def _children(pid):
         return []
 
 
-@pytest.mark.parametrize(("member", "code", "told"), [(_told_what, 2, "theirs\n"), (_fails, 1, "ValueError: ours")])
+@pytest.mark.parametrize(
+    ("member", "code", "told"),
+    [(_told_what, 2, "theirs\n"), (_fails, 1, "ValueError: ours"), (_has_no_space, 2, FULL)],
+)
 def test_a_failure_of_one_ends_all_and_what_the_user_got_wrong_comes_first(start, member, code, told):
     process = start(member)
     output, _ = process.communicate(timeout=60)
