@@ -34,7 +34,7 @@ def base_figures(
     """Bits for each UTF-8 byte of the texts, `base_bits_per_byte`; nothing where there is no text."""
     if not texts:
         return {}
-    stream = np.array([token for text in texts for token in (tokenizer.end_of_text, *tokenizer.encode(text))])
+    stream = np.array([token for text in texts for token in (tokenizer.begin_of_text, *tokenizer.encode(text))])
     length = model.config.context_length
     nats = token_losses(model, stream, plan_spans(len(stream), length, length), batch_size, machine, label)
     return {"base_bits_per_byte": summarise(nats, sum(len(text.encode()) for text in texts))["bits_per_byte"]}

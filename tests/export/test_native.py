@@ -13,8 +13,9 @@ from llm.__main__ import app
 from llm.errors import UserError
 from llm.export.base import open_base
 from llm.export.huggingface import FILES, read_folder, write_folder
-from llm.export.native import MODEL_TYPE, why_native
+from llm.export.native import MODEL_TYPE
 from llm.export.params import ExportParams
+from llm.export.possible import why_native
 from llm.finetune.chat import TEMPLATE
 from llm.serve.chat import can_chat
 from llm.serve.run import load
