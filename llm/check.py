@@ -13,7 +13,8 @@ from llm.errors import UserError
 from llm.evaluate.memorisation import MemoriseParams
 from llm.evaluate.params import ClozeParams, EvaluateParams
 from llm.export.params import ExportParams
-from llm.finetune.params import FinetuneParams
+from llm.export.possible import export_problems
+from llm.finetune.params import ClassifyTask, FinetuneParams
 from llm.model.config import ModelParams
 from llm.params import Section
 from llm.text.params import LabelParams, PrepareParams, SampleParams, TokenizeParams
@@ -41,7 +42,7 @@ def check_params(path: Path) -> Params:
     """All of a params file, checked; UserError names every key that is wrong, in one line."""
     checked: Params = params.check(Params, params.read(path), "", path)
     context = checked.sample.context_length
-    problems = []
+    problems = export_problems(checked.export.formats, checked.model, checked.tokenize)
     if checked.evaluate.stride > context:
         problems.append(
             f"evaluate.stride: wanted at most sample.context_length {context}, given {checked.evaluate.stride}"
@@ -62,6 +63,12 @@ def check_params(path: Path) -> Params:
                 f"finetune.tasks.{name}.max_tokens: wanted at most sample.context_length {context}, "
                 f"given {task.max_tokens}"
             )
+        is_given = not task.base.startswith("models/") and Path(task.base, "config.json").is_file()
+        if is_given and not isinstance(task, ClassifyTask):
+            from llm.finetune.jobs import formats_problem
+
+            if problem := formats_problem(Path(task.base), checked.export.formats):
+                problems.append(f"finetune.tasks.{name}.base: {problem}")
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}")
     return checked

@@ -32,7 +32,7 @@ setting.model.path = "{FOLDER}/gguf/FILE"
 setting.port = 0  # a free one
 server = xllamacpp.Server(setting)  # also speaks HTTP, at server.listening_address
 answer = server.handle_completions({{"prompt": "import ", "max_tokens": 20, "temperature": 0}})
-print(answer["choices"][0]["text"])
+print("import " + answer["choices"][0]["text"])
 """
 ONNX = f"""
 import numpy as np
@@ -58,7 +58,8 @@ from llm.export.base import open_model
 from llm.model.generate import generate, greedy
 
 model, tokenizer = open_model(Path("{FOLDER}"))
-print(tokenizer.decode(list(generate(model, tokenizer.prompt("import "), 20, greedy, tokenizer.ends))))
+ids = generate(model, tokenizer.prompt("import "), 20, greedy, tokenizer.ends)
+print("import " + tokenizer.decode(list(ids)))
 """
 
 
@@ -89,8 +90,9 @@ def write_card(
     lineage: list[tuple[str, str, str]],
     config: dict[str, Any],
     params: dict[str, Any],
+    weights: str,
 ) -> str:
-    """The card as Markdown.
+    """The card as Markdown; `weights` is the line that names the exported file (`weights_line`).
 
     `metrics` are by stage, `finetuned` by task. `config` is the pretrained model's config.json, `params` are the
     sections `sources`, `tokenize` and `pretrain` of params.yaml.
@@ -113,7 +115,7 @@ def write_card(
         ],
     }
     lines = [*_front_matter(metrics, config, params["sources"]), "", "# A language model from the ground up", ""]
-    lines += _opening(metrics, config)
+    lines += [*_opening(metrics, config), "", weights]
     for title, section in sections.items():
         lines += ["", f"## {title}", "", *section]
     return "\n".join(lines) + "\n"

@@ -20,7 +20,7 @@ from torch import Tensor
 from llm.errors import UserError
 from llm.export.formats import BIASED_LLAMA, ZERO_BIAS, Format, architecture_of, format_to_write, read_shape
 from llm.export.names import current_names, to_ours, to_theirs
-from llm.export.native import check_shapes, is_native, native_config, read_native, weights_of
+from llm.export.native import check_shapes, is_native, native_config, read_native, read_native_config, weights_of
 from llm.export.possible import why_native
 from llm.export.tensors import Stored, list_tensors, read_object, read_tensors
 from llm.model.config import ModelConfig
@@ -62,6 +62,17 @@ def read_folder(folder: Path) -> GPT:
     if not path.exists():
         raise UserError(f"{folder}: wanted a Hugging Face folder, it has no config.json")
     return read_model(read_object(path), folder)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read the shape of a folder's language model; no weight is read."""
+    path = folder / "config.json"
+    content = read_object(path)
+    if is_native(content):
+        return read_native_config(content, path)
+    family, _ = architecture_of(content, path)
+    in_file = list_tensors(folder)
+    return read_shape(content, {name: in_file[at] for name, at in current_names(family, in_file).items()}, path)
 
 
 def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()) -> GPT:

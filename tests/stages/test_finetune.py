@@ -241,8 +241,10 @@ def test_a_base_in_our_own_words_gives_models_in_our_own_words(
 ):
     base = tmp_path / "base"
     write_folder(base, draw_gpt(**shape), small_tokenizer_file)
-    trained = run(instruct, rows_file, base=base, formats=("gguf-f16",))
-    assert _metrics(trained)["gguf"]["gguf-f16"].keys() == {"skipped"}
+    with pytest.raises(UserError, match=r"base: export\.formats: gguf-f16: wanted a model that Transformers knows"):
+        run(instruct, rows_file, "refused", base=base, formats=("gguf-f16",))
+    trained = run(instruct, rows_file, base=base, formats=())
+    assert _metrics(trained)["transformers"].keys() == {"skipped"}
     assert list((trained / "model/gguf").iterdir()) == []
     model = read_folder(trained / "model")
     shown = (trained / "report.md").read_text().split("````text\nrain 4\n````")[1]
