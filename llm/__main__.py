@@ -131,9 +131,7 @@ def _load(model: Path, tokenizer: Path) -> "tuple[GPT, Tokenizer]":
 
     if (model / "tokenizer.json").exists() or not (model / "model.safetensors").exists():
         return open_model(model)
-    own = Tokenizer.load(tokenizer)
-    own.begin = [own.begin_of_text]  # only the export's file puts it there
-    return load_model(model), own
+    return load_model(model), Tokenizer.load(tokenizer)
 
 
 @app.command()

@@ -12,8 +12,8 @@ from llm import params
 from llm.errors import UserError
 from llm.evaluate.memorisation import MemoriseParams
 from llm.evaluate.params import ClozeParams, EvaluateParams
+from llm.export.check import export_problems
 from llm.export.params import ExportParams
-from llm.export.possible import export_problems
 from llm.finetune.params import ClassifyTask, FinetuneParams
 from llm.model.config import ModelParams
 from llm.params import Section

@@ -88,10 +88,12 @@ def open_model(folder: Path) -> tuple[GPT, Tokenizer]:
 def open_tokenizer(folder: Path) -> Tokenizer:
     """Return a folder's tokenizer: before a text it puts what the file's post-processor does, as in every client.
 
-    A text that is generated ends at the tokens of the folder's `eos_token_id`.
+    A text that is generated ends at the tokens of the folder's `eos_token_id`. Tokens that the folder lacks are not
+    counted.
     """
-    grown, _ = read_tokenizer(folder)
+    grown, n_known = read_tokenizer(folder)
     tokenizer = Tokenizer.of(grown)
+    tokenizer.vocab_size = n_known
     library, ids = _library(folder), grown.get_vocab()
     tokenizer.begin = [ids[str(library.id_to_token(token))] for token in begin_of(library)]
     tokenizer.ends = frozenset({tokenizer.end_of_text, *_eos_ids(folder)})

@@ -133,7 +133,8 @@ def compare_with_llama_cpp(
     else:
         answers = process.submit(ask, str(file), torch.get_num_threads(), *questions).result()
     ours = model.float().cpu()
-    own = torch.stack([ours(torch.tensor([prompt]))[0, -1] for prompt in asked])
+    hidden = [ours.run_blocks(ours.embedding(torch.tensor([prompt])))[0][0, -1] for prompt in asked]
+    own = ours.head(torch.stack(hidden))
     theirs = torch.stack([torch.from_numpy(logprobs) for logprobs in answers.logprobs])
     own_logprobs = own.double().log_softmax(dim=-1)
     scored = range(len(prompts), len(asked))

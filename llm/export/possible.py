@@ -1,16 +1,9 @@
-"""Which formats a shape and a tokenizer can be written in: known from params, before anything is trained.
-
-Nothing heavy is imported, for `llm check` asks here.
-"""
+"""Which formats a shape can be written in. Nothing heavy is imported, for `llm check` asks here."""
 
 import importlib.util
-from collections.abc import Sequence
-from pathlib import Path
 
-from llm.errors import UserError
 from llm.export.params import Format
 from llm.model.config import ModelParams
-from llm.text.params import TokenizeParams
 
 FAMILIES = ("qwen3", "qwen2", "llama", "gpt2")  # that Transformers and llama.cpp have an architecture for
 # Our split patterns → llama.cpp's names of the same ones. It has none for cl100k's.
@@ -50,37 +43,4 @@ def missing_package(format_: Format) -> str | None:
         if importlib.util.find_spec(name) is None:
             target = "setup" if name == "gguf" else "extras"
             return f"expected the package {name}, it is not installed (make {target})"
-    return None
-
-
-def export_problems(formats: Sequence[Format], model: ModelParams, tokenize: TokenizeParams) -> list[str]:
-    """Return why `export.formats` cannot be written of a model with these params, a sentence a problem."""
-    problems = []
-    for format_ in formats:
-        if reason := incompatibility_reason(format_, model) or missing_package(format_):
-            problems.append(f"export.formats: {format_}: {reason}")
-    gguf = [format_ for format_ in formats if format_.startswith("gguf")]
-    if gguf and (reason := _tokenizer_reason(tokenize)):
-        problems.append(f"export.formats: {', '.join(gguf)}: {reason}")
-    return [f"{problem}; or leave the format out" for problem in problems]
-
-
-def _tokenizer_reason(tokenize: TokenizeParams) -> str | None:
-    if tokenize.kind != "bpe":
-        return f"expected tokenize.kind bpe, the only kind that llama.cpp reads, got {tokenize.kind}"
-    if tokenize.origin is None:
-        from llm.text.bpe import PATTERNS
-
-        names = [name for name, expression in PATTERNS.items() if tokenize.pattern in (name, expression)]
-        if not PRE_TOKENIZERS.keys() & names:
-            expected = ", ".join(PRE_TOKENIZERS)
-            return f"expected tokenize.pattern {expected}, which llama.cpp has a name for, got {tokenize.pattern}"
-        return None
-    from llm.export.gguf import describe_vocabulary
-    from llm.text.given import read_given
-
-    try:
-        describe_vocabulary(read_given(Path(tokenize.origin), tokenize.pattern))
-    except UserError as error:
-        return f"tokenize.from: {error}"
     return None

@@ -28,7 +28,7 @@ TIE_NATS = 1e-3  # what float32 can turn around in a greedy choice, where no log
 N_TEXTS, N_CONTINUATIONS, N_NEW_TOKENS = 4, 20, 32
 # The most positions of a random text, and the most logits of all texts at a time: a base may have a context of 32,768
 # tokens and a vocabulary of 150,000.
-MOST_POSITIONS, MOST_LOGITS = 1024, 1 << 26
+MOST_POSITIONS, MOST_LOGITS = 1024, 1 << 24
 
 # Prompts that are continued greedily, as a user types them; a text may be begun with nothing.
 PROMPTS = ("import ", "def f(x):\n    ", "The ", "", "1, 2, 3, ")

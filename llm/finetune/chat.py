@@ -51,6 +51,8 @@ def turn_ids(tokenizer: Tokenizer, message: tuple[str, str]) -> Turn:
 
 def conversation_ids(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) -> list[int]:
     """All messages (role, content), and the opening of the answer to them: what a model continues."""
+    if tokenizer.conversation is not None:
+        return tokenizer.conversation(list(messages))
     turns = [token for message in messages for part in turn_ids(tokenizer, message) for token in part]
     return [tokenizer.begin_of_text, *turns, *turn_ids(tokenizer, ("assistant", "")).opening]
 

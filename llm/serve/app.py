@@ -50,7 +50,7 @@ class Served:
 
 def serve_model(name: str, model: GPT, tokenizer: Tokenizer, chats: bool, n_slots: int) -> Served:
     """A model and an engine for it, which begins to work when the app does."""
-    ends = {tokenizer.end_of_text, *([tokenizer.special[IM_END]] if chats else [])}
+    ends = {*tokenizer.ends, *([tokenizer.special[IM_END]] if chats else [])}
     engine = Engine(make_slots(model, n_slots), frozenset(ends), tokenizer.vocab_size)
     return Served(name, model.config.context_length, tokenizer, chats, engine, int(time.time()))
 
@@ -118,7 +118,7 @@ def _check_length(served: Served, n_tokens: int, param: str) -> None:
 def _prompt_ids(served: Served, prompt: str | list[int]) -> list[int]:
     """A text begins as the documents of training do, behind the id that stands between them."""
     tokenizer = served.tokenizer
-    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)] if isinstance(prompt, str) else prompt
+    ids = tokenizer.prompt(prompt) if isinstance(prompt, str) else prompt
     if max(ids) >= tokenizer.vocab_size:
         raise RequestError(f"prompt: wanted ids below {tokenizer.vocab_size}, given {max(ids)}", "prompt")
     _check_length(served, len(ids), "prompt")

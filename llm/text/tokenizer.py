@@ -11,7 +11,7 @@ import json
 import random
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
@@ -64,8 +64,9 @@ class Tokenizer(ABC):
     vocab_size: int
     unknown: int | None  # the id of what has none, or None
     lossless: bool  # decode(encode(text)) is text for every text; False too where that is not certain
-    begin: list[int]  # what the file's post-processor puts before a text, in every client
+    begin: list[int]  # before a text that is continued: what the file's post-processor puts there, else `end_of_text`
     ends: frozenset[int]  # the ids at which a text that is generated ends
+    conversation: Callable[[list[tuple[str, str]]], list[int]] | None  # where messages are not written as ChatML
 
     @staticmethod
     def load(path: Path) -> "Tokenizer":
@@ -157,8 +158,10 @@ class LibraryTokenizer(Tokenizer):
         self.vocab_size = library.get_vocab_size()
         self.unknown = _unknown(content, library)
         self.lossless = _is_byte_level(content)
-        self.begin = begin_of(library)
-        self.ends = frozenset({self.end_of_text} if END_OF_TEXT in self.special else ())
+        between = [self.end_of_text] if END_OF_TEXT in self.special else []
+        self.begin = begin_of(library) or between
+        self.ends = frozenset(between)
+        self.conversation = None
         self._reserved = {token: name for name, token in self.special.items() if token != self.unknown}
 
     def normalize(self, text: str) -> str:

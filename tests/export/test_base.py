@@ -98,7 +98,7 @@ def test_a_folder_without_our_tokens_is_opened_to_generate_as_it_is(foreign, tmp
     folder = shutil.copytree(foreign, tmp_path / "base")
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 314]}')
     model, tokenizer = open_model(folder)
-    assert model.config.vocab_size == N_KNOWN  # no token that it lacks can be generated
+    assert model.config.vocab_size == tokenizer.vocab_size == N_KNOWN  # no token that it lacks can be generated
     assert tokenizer.begin == [314]
     assert tokenizer.ends == {7, 314}
     assert tokenizer.prompt("The") == AutoTokenizer.from_pretrained(folder)("The")["input_ids"]

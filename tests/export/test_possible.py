@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from llm.errors import UserError
 from llm.export import possible
+from llm.export.check import export_problems
 from llm.export.formats import FORMATS
 from llm.export.gguf import describe_vocabulary, write_gguf
 from llm.export.huggingface import write_folder
 from llm.export.params import Format
-from llm.export.possible import FAMILIES, PRE_TOKENIZERS, export_problems, incompatibility_reason
+from llm.export.possible import FAMILIES, PRE_TOKENIZERS, incompatibility_reason
 from llm.export.verify import compare_with_transformers
 from llm.finetune.jobs import formats_problem
 from llm.model.config import ModelConfig, ModelParams
