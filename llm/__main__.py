@@ -59,11 +59,10 @@ def generate(
     gpt, tokens = _load(model, tokenizer)
     drawn = torch.Generator().manual_seed(seed)
     choose = sampler(temperature, top_k, drawn, top_p, min_p) if temperature else greedy
-    ids = [tokens.end_of_text, *tokens.encode(prompt)]
-    ends = frozenset({tokens.end_of_text})
+    ids = tokens.prompt(prompt)
     sys.stdout.write(prompt)
     for piece in stream_text(
-        continue_ids(gpt, ids, max_tokens, choose, ends, repetition_penalty), tokens.decode, tuple(stop or ())
+        continue_ids(gpt, ids, max_tokens, choose, tokens.ends, repetition_penalty), tokens.decode, tuple(stop or ())
     ):
         sys.stdout.write(piece)
         sys.stdout.flush()
@@ -132,12 +131,12 @@ def neighbours(
 
 def _load(model: Path, tokenizer: Path) -> "tuple[GPT, Tokenizer]":
     """The model of a folder, and its tokenizer. Our own weights stand there without one."""
-    from llm.export.huggingface import read_folder
+    from llm.export.base import open_model
     from llm.text.tokenizer import Tokenizer
     from llm.train.checkpoint import load_model
 
     if (model / "tokenizer.json").exists() or not (model / "model.safetensors").exists():
-        return read_folder(model), Tokenizer.load(model / "tokenizer.json")
+        return open_model(model)
     return load_model(model), Tokenizer.load(tokenizer)
 
 
@@ -237,8 +236,9 @@ def verify_export(
     """Load an export with Transformers, llama.cpp and ONNX Runtime, and measure how far each is from our model."""
     from llm.evaluate.compare import read_texts
     from llm.export.clients import verify_export as measure
+    from llm.finetune.chat import chat_to_verify
 
-    table, wrong = measure(folder, seed, "\n".join(read_texts(text)) if text.exists() else "")
+    table, wrong = measure(folder, seed, "\n".join(read_texts(text)) if text.exists() else "", chat_to_verify)
     typer.echo(table)
     if wrong:
         raise UserError(f"{folder}: wanted what the table allows, {', '.join(wrong)} is not within it")

@@ -14,8 +14,9 @@ from llm import params
 from llm.errors import UserError
 from llm.evaluate.memorisation import MemoriseParams
 from llm.evaluate.params import BaselinesParams, ClozeParams, EvaluateParams
+from llm.export.check import export_problems
 from llm.export.params import ExportParams
-from llm.finetune.params import FinetuneParams, Task
+from llm.finetune.params import ClassifyTask, FinetuneParams, Task
 from llm.model.config import ModelParams
 from llm.params import Section
 from llm.text.params import LabelParams, PrepareParams, SampleParams, TokenizeParams
@@ -48,6 +49,7 @@ def check_params(path: Path) -> Params:
     """Return all of a params file, checked; UserError names every key that is wrong, in one line."""
     checked: Params = params.check(Params, params.read(path), "", path)
     problems = [*_text_problems(checked), *_pretrain_problems(checked)]
+    problems += export_problems(checked.export.formats, checked.model, checked.tokenize)
     for name, task in checked.finetune.tasks.items():
         problems += [f"finetune.tasks.{name}.{problem}" for problem in _task_problems(task, checked)]
     if problems:
@@ -102,6 +104,11 @@ def _task_problems(task: Task, checked: Params) -> Iterator[str]:
     if task.base != EXPORT:
         if not (base.parent == FINETUNED and base.name in checked.finetune.tasks) and not _is_there(base):
             yield f"base: expected a Hugging Face folder, there is no {task.base}"
+        elif not isinstance(task, ClassifyTask) and (base / "config.json").is_file() and base.parts[0] != "models":
+            from llm.finetune.jobs import formats_problem
+
+            if problem := formats_problem(base, checked.export.formats):
+                yield f"base: {problem}"
         return
     if task.max_tokens > context:
         yield f"max_tokens: wanted at most sample.context_length {context}, given {task.max_tokens}"

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from llm import stage
 from llm.export.card import lineage_rows, read_metrics, write_card
+from llm.export.markdown import weights_line
 from llm.stage import Input, Output, Param
 
 
@@ -43,6 +44,7 @@ def main(
         lineage_rows(artifacts),
         read_metrics(pretrained / "config.json"),
         {"sources": sources, "tokenize": tokenizing, "pretrain": training},
+        weights_line(exported),
     )
     card.write_text(text, encoding="utf-8")
 

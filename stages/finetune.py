@@ -9,7 +9,7 @@ from llm.export.params import Format
 from llm.export.task_card import task_card
 from llm.finetune.classify_job import run_classify
 from llm.finetune.instruct_job import run_instruct
-from llm.finetune.jobs import Job, unfit_because
+from llm.finetune.jobs import Job, formats_problem, unfit_because
 from llm.finetune.labeled import describe_rows
 from llm.finetune.params import ClassifyTask, Count, InstructTask, PreferTask, Task
 from llm.finetune.prefer_job import run_prefer
@@ -52,6 +52,8 @@ def main(
         draw_note(f"{name} was skipped:\n{reason}", plots / "curve.svg")
         report.write_text(f"Skipped: {reason}.\n", encoding="utf-8")
         return
+    if not isinstance(task, ClassifyTask) and (problem := formats_problem(config.parent, formats)):
+        raise UserError(problem)  # before hours of training
     machine = Machine.find()
     machine.keep_memory()
     job = Job(data, config.parent, held_out, model, plots, report, seed, n_seeds, machine, scratch, formats)

@@ -191,3 +191,52 @@ def test_the_params_of_the_bench_are_right_as_far_as_its_stages_go(of: str) -> N
     assert {"tokenize", "pretrain", "evaluate"} <= set(sections)
     for name, section in sections.items():
         params.check(Params.model_fields[name].annotation, section, name, path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("model.family", "gru", "wanted a model that Transformers knows: model.family"),
+        ("model.positions", "learned", "wanted a model that Transformers knows: model.positions rope"),
+        ("tokenize.kind", "char", "expected tokenize.kind bpe"),
+        ("tokenize.pattern", "cl100k", "expected tokenize.pattern qwen2, gpt2, llama3"),
+    ],
+)
+def test_a_format_that_cannot_be_written_is_refused(
+    change: Callable[[dict[str, Any]], Path], key: str, value: str, sentence: str
+) -> None:
+    path = change({key: value})
+    with pytest.raises(UserError) as error:
+        check_params(path)
+    assert str(error.value).startswith(f"{path}: export.formats: gguf-f16: {sentence}")
+    assert str(error.value).endswith("; or leave the format out")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.family": "qwen2"},
+        {"model.family": "gru", "export.formats": []},
+        {"tokenize.kind": "char", "export.formats": []},
+        {"tokenize.pattern": "cl100k", "export.formats": ["onnx"]},
+    ],
+)
+def test_what_can_be_exported_is_accepted(change: Callable[[dict[str, Any]], Path], changes: dict[str, Any]) -> None:
+    assert check_params(change(changes)).export.formats == changes.get("export.formats", ["gguf-f16"])
+
+
+def test_a_base_that_llama_cpp_cannot_have_is_named(
+    change: Callable[[dict[str, Any]], Path], tmp_path: Path, exported_folder: Path
+) -> None:
+    import tokenizers
+
+    folder = Path(shutil.copytree(exported_folder, tmp_path / "base"))
+    path = change({"finetune.tasks.docstring.base": str(folder), "finetune.tasks.docstring.max_tokens": 40})
+    check_params(path)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(
+        UserError, match=r"finetune\.tasks\.docstring\.base: .*: export\.formats: gguf-f16: wanted a byte"
+    ):
+        check_params(path)

@@ -63,7 +63,7 @@ def test_every_knob_in_backticks_stands_in_params_yaml(document):
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_experiment_has_knobs_and_values_that_are_right(document, tmp_path):
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    experiments = _find(r"dvc exp run ([^`\n#]+)", document)
+    experiments = [found.replace("'", "") for found in _find(r"dvc exp run ([^`\n#]+)", document)]
     for experiment in experiments:
         content = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         for key, value in re.findall(r"-S ([\w.]+)=(\S+)", experiment):

@@ -1,4 +1,4 @@
-"""The stage cloze's tasks through EleutherAI's lm-evaluation-harness, beside our own figures for the same items.
+r"""The stage cloze's tasks through EleutherAI's lm-evaluation-harness, beside our own figures for the same items.
 
     a Hugging Face folder ─┬─ Transformers, lm_eval ──► log-probabilities, acc, acc_norm ─┐
     data/cloze/*.yaml     ─┴─ our model, llm.evaluate.cloze ──► the same ─────────────────┴─► a table; do they agree?
@@ -6,7 +6,10 @@
 The package `lm_eval` is optional: `make extras`. Nothing is fetched. The harness's own command line reads the same
 files, from the root of the project:
 
-    lm_eval --model hf --model_args pretrained=models/export,dtype=float32 --include_path data/cloze --tasks groundup
+    lm_eval --model hf --model_args pretrained=models/export,dtype=float32,add_bos_token=False \
+        --include_path data/cloze --tasks groundup
+
+Contexts are cut out of documents, so none begins a text: without that argument the tokenizer would put a token there.
 """
 
 import json

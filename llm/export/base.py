@@ -18,12 +18,14 @@ import tokenizers
 
 from llm.errors import UserError
 from llm.export.huggingface import read_folder
-from llm.export.tensors import NAMES_SHOWN
+from llm.export.tensors import NAMES_SHOWN, read_object
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT
 from llm.model.grow import set_vocabulary
+from llm.text.frame import with_begin
 from llm.text.given import read_given
 from llm.text.special import SPECIAL_TOKENS
+from llm.text.tokenizer import Tokenizer, begin_of
 from llm.train.checkpoint import set_weights
 
 
@@ -40,10 +42,11 @@ def read_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, int]:
 def open_base(folder: Path, target: Path) -> tuple[Path, Callable[[], GPT]]:
     """The tokenizer.json to go on with, and a maker of the folder's model with a row for each of its tokens.
 
-    The file is the folder's own, or `target` where tokens are appended or what puts tokens around a text is taken
-    away. Says in one line on stderr which tokens are new.
+    The file is the folder's own, or `target` where tokens are appended or other tokens are put around a text than one
+    that each text of the folder's begins with. Says in one line on stderr which tokens are new.
     """
     grown, n_known = read_tokenizer(folder)
+    grown = with_begin(grown, open_tokenizer(folder).begin_token)
     n_tokens = grown.get_vocab_size()
     if n_known < n_tokens:
         print(
@@ -69,6 +72,41 @@ def read_base(folder: Path, n_known: int, n_tokens: int) -> GPT:
         )
     set_vocabulary(model, n_known, n_tokens)
     return model
+
+
+def open_model(folder: Path) -> tuple[GPT, Tokenizer]:
+    """Return a folder's language model and tokenizer, to generate text with: all folders that `open_base` takes.
+
+    Tokens that the folder lacks have no row, so none of them is generated.
+    """
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: wanted a Hugging Face folder, it has no config.json")
+    _, n_known = read_tokenizer(folder)
+    return read_base(folder, n_known, n_known).eval(), open_tokenizer(folder)
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """Return a folder's tokenizer: before a text it puts what the file's post-processor does, as in every client.
+
+    A text that is generated ends at the tokens of the folder's `eos_token_id`. Tokens that the folder lacks are not
+    counted.
+    """
+    grown, n_known = read_tokenizer(folder)
+    tokenizer = Tokenizer.of(grown)
+    tokenizer.vocab_size = n_known
+    library, ids = _library(folder), grown.get_vocab()
+    tokenizer.begin = [ids[str(library.id_to_token(token))] for token in begin_of(library)]
+    tokenizer.ends = frozenset({tokenizer.end_of_text, *_eos_ids(folder)})
+    return tokenizer
+
+
+def _eos_ids(folder: Path) -> set[int]:
+    """The ids at which generation ends: of generation_config.json, or where it has none of config.json."""
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        given = read_object(path).get("eos_token_id") if path.exists() else None
+        if given is not None:
+            return {token for token in (given if isinstance(given, list) else [given]) if type(token) is int}
+    return set()
 
 
 def read_first_weights(folder: Path, shape: ModelConfig, tokenizer_file: Path) -> GPT:

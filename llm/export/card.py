@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("{FOLDER}")
 model = AutoModelForCausalLM.from_pretrained("{FOLDER}")
 ids = model.generate(**tokenizer("import ", return_tensors="pt"), max_new_tokens=20)
-print(tokenizer.decode(ids[0]))
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
 """
 LLAMA_CPP = f"""
 import xllamacpp
@@ -33,8 +33,8 @@ setting = xllamacpp.CommonParams()
 setting.model.path = "{FOLDER}/gguf/FILE"
 setting.port = 0  # a free one
 server = xllamacpp.Server(setting)  # also speaks HTTP, at server.listening_address
-answer = server.handle_completions({{"prompt": "import ", "max_tokens": 20}})
-print(answer["choices"][0]["text"])
+answer = server.handle_completions({{"prompt": "import ", "max_tokens": 20, "temperature": 0}})
+print("import " + answer["choices"][0]["text"])
 """
 ONNX = f"""
 import numpy as np
@@ -49,20 +49,19 @@ past = {{
     for given in session.get_inputs()
     if given.name.startswith("past_key_values")
 }}
-ids = np.array([tokenizer.encode("import ", add_special_tokens=False).ids])
+ids = np.array([tokenizer.encode("import ").ids])
 logits = session.run(["logits"], {{"input_ids": ids, **past}})[0]
 print(tokenizer.decode([int(logits[0, -1].argmax())]))
 """
 OURS = f"""
 from pathlib import Path
 
-from llm.export.huggingface import read_folder
+from llm.export.base import open_model
 from llm.model.generate import generate, greedy
-from llm.text.tokenizer import Tokenizer
 
-model, tokenizer = read_folder(Path("{FOLDER}")), Tokenizer.load(Path("{FOLDER}/tokenizer.json"))
-ids = [tokenizer.end_of_text, *tokenizer.encode("import ")]
-print(tokenizer.decode(list(generate(model, ids, 20, greedy))))
+model, tokenizer = open_model(Path("{FOLDER}"))
+ids = generate(model, tokenizer.prompt("import "), 20, greedy, tokenizer.ends)
+print("import " + tokenizer.decode(list(ids)))
 """
 
 
@@ -98,8 +97,9 @@ def write_card(
     lineage: list[tuple[str, str, str]],
     config: dict[str, Any],
     params: dict[str, Any],
+    weights: str,
 ) -> str:
-    """The card as Markdown.
+    """The card as Markdown; `weights` is the line that names the exported file (`weights_line`).
 
     `metrics` are by stage, `finetuned` by task. `config` is the pretrained model's config.json, `params` are the
     sections `sources`, `tokenize` and `pretrain` of params.yaml.
@@ -122,7 +122,7 @@ def write_card(
         ],
     }
     lines = [*_front_matter(metrics, config, params["sources"]), "", "# A language model from the ground up", ""]
-    lines += _opening(metrics, config)
+    lines += [*_opening(metrics, config), "", weights]
     for title, section in sections.items():
         lines += ["", f"## {title}", "", *section]
     return "\n".join(lines) + "\n"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llm import params
 from llm.errors import UserError
-from llm.export.formats import ARCHITECTURES, FORMATS, LONGEST_CONTEXT
+from llm.export.formats import ARCHITECTURES, LONGEST_CONTEXT
 from llm.export.huggingface import (
     describe_model,
     describe_tokenizer,
@@ -66,8 +66,9 @@ def write_classifier(folder: Path, model: Classifier, tokenizer_file: Path, info
     """Write a classifier's files."""
     folder.mkdir(parents=True, exist_ok=True)
     config, tokenizer = model.trunk.config, Tokenizer.load(tokenizer_file)
-    about = describe_model(config, tokenizer)
-    architecture = CLASSIFIER if is_native(about) else FORMATS[config.family].classifier
+    library = read_library(tokenizer_file)
+    about = describe_model(config, tokenizer, library)
+    architecture = next(theirs for theirs, of in LANGUAGE_MODELS.items() if about["architectures"] == [of])
     about |= {
         "architectures": [architecture],
         "problem_type": PROBLEMS[info.is_multilabel],
@@ -81,8 +82,8 @@ def write_classifier(folder: Path, model: Classifier, tokenizer_file: Path, info
     trunk: dict[str, Tensor] = {
         name: weight for name, weight in model.trunk.named_parameters() if name != "head.weight"
     }
-    write_weights(folder / "model.safetensors", named_as_there(config, trunk) | {SCORE: model.score.weight})
-    with_frame(read_library(tokenizer_file)).save(str(folder / "tokenizer.json"))
+    write_weights(folder / "model.safetensors", named_as_there(config, about, trunk) | {SCORE: model.score.weight})
+    with_frame(library).save(str(folder / "tokenizer.json"))
     # A text that spells a special token is ordinary text: a <|pad|> in it would hide what comes before.
     asked = {"model_max_length": info.max_tokens, "split_special_tokens": True}
     write_json(folder / "tokenizer_config.json", describe_tokenizer(config, tokenizer, chat=False) | asked)

@@ -6,15 +6,19 @@ A key that means something that is not computed here is refused by its name; all
 held to the file's own tensors before any memory is taken for them.
 """
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
+
+import tokenizers
 
 from llm import params
 from llm.errors import UserError
 from llm.export.names import count_layers
 from llm.export.tensors import Stored, listed
 from llm.model.config import ModelConfig
+from llm.text.bpe import PATTERNS
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,6 @@ FORMATS = {
         _LLAMA_SIZES,
         _PARTIAL,
     ),
-    # Transformers 5 composes characters (NFC) and splits by Qwen2's pattern here, whatever tokenizer.json says.
     "qwen2": Format(
         "Qwen2ForCausalLM",
         "Qwen2ForSequenceClassification",
@@ -116,6 +119,11 @@ FORMATS = {
         _OTHERS,
     ),
 }
+# Qwen2 under another name. With the type qwen2 Transformers 5 composes characters (NFC) and splits by Qwen2's pattern,
+# whatever tokenizer.json says; with this one it reads the file. Llama has biases on all four projections of attention,
+# so the fourth one's are zero.
+BIASED_LLAMA = replace(FORMATS["llama"], fixed={"hidden_act": "silu", "attention_bias": True, "mlp_bias": False})
+ZERO_BIAS = "model.layers.{}.self_attn.o_proj.bias"
 # Over a window that is no shorter than the context, Mistral is Llama.
 _MISTRAL = Format(
     "MistralForCausalLM",
@@ -141,7 +149,23 @@ def architecture_of(content: dict[str, Any], path: Path) -> tuple[str, Format]:
     given = content.get("architectures")
     if not isinstance(given, list) or len(given) != 1 or given[0] not in list(ARCHITECTURES):
         _refuse(path, "architectures", f"one of {', '.join(ARCHITECTURES)}", given)
+    if given[0] == BIASED_LLAMA.language_model and content.get("attention_bias") is True:
+        return "qwen2", BIASED_LLAMA
     return ARCHITECTURES[given[0]]
+
+
+def format_to_write(config: ModelConfig, library: tokenizers.Tokenizer) -> tuple[str, Format]:
+    """Return Transformers' `model_type` and format for a shape and its tokenizer, which AutoTokenizer is to read."""
+    if config.family != "qwen2" or _is_qwen2(library):
+        return config.family, FORMATS[config.family]
+    return "llama", BIASED_LLAMA
+
+
+def _is_qwen2(library: tokenizers.Tokenizer) -> bool:
+    """Whether a tokenizer composes characters and splits as Transformers' Qwen2Tokenizer does."""
+    content = json.loads(library.to_str())
+    split = json.dumps(content["pre_tokenizer"])
+    return content["normalizer"] == {"type": "NFC"} and json.dumps(PATTERNS["qwen2"]) in split
 
 
 def read_shape(content: dict[str, Any], stored: dict[str, Stored], path: Path) -> ModelConfig:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from torch import Tensor
 
 from llm.errors import UserError
-from llm.export.llama_cpp import compare_with_llama_cpp, most_difference
+from llm.export.llama_cpp import bounds_of, compare_with_llama_cpp
 from llm.export.params import Format
+from llm.export.possible import PRE_TOKENIZERS, incompatibility_reason, missing_package
+from llm.export.verify import Chat
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.text.bpe import PATTERNS, parts_of, to_bytes
@@ -56,8 +59,7 @@ NAMES = {
     "gpt2": _NAMES | {f"blocks.{{}}.attention.{part}": "blk.{}.attn_qkv" for part in ("query", "key", "value")},
 }
 
-# Our split patterns → llama.cpp's names of the same ones. It has none for cl100k's.
-PRE_TOKENIZERS = {"qwen2": "qwen2", "gpt2": "gpt-2", "llama3": "llama-bpe"}
+COMPOSE = {"type": "NFC"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Vocabulary:
     tokens: list[str]  # by id
     merges: list[str]
     special: dict[str, int]
+    begin: str  # the token before each text
+    composes: bool  # whether other clients compose characters first (NFC)
 
 
 def export_gguf(
@@ -78,12 +82,14 @@ def export_gguf(
     seed: int,
     *,
     chat_template: str | None = None,
+    chat: Chat | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Write the GGUF formats and a Modelfile into `folder`, have llama.cpp read them; returns what to know of each.
 
-    That is bytes and parity; or why it was `skipped`, and then there is no such file: a model that llama.cpp has no
-    words for, or a file that it reads otherwise. Or why it is `unverified`. With `chat_template` (Jinja) the files are
-    of a model that answers messages.
+    That is bytes and parity; or why it is `unverified`, where llama.cpp is not installed. UserError for a format that
+    the model cannot be written in, or that llama.cpp reads otherwise, and then there is no such file. A Modelfile that
+    Ollama would read otherwise is left out, and `skipped` says why. With `chat_template` (Jinja) the files are of a
+    model that answers messages, and `chat` goes through the template.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, Any]] = {}
@@ -91,11 +97,11 @@ def export_gguf(
     for format_ in (wanted for wanted in formats if wanted in FILES):
         try:
             file = write_gguf(folder, model, tokenizer_file, format_, chat_template=chat_template)
-            found[format_] = {"bytes": file.stat().st_size} | _verify(file, format_, model, tokenizer_file, seed)
+            found[format_] = {"bytes": file.stat().st_size} | _verify(file, format_, model, tokenizer_file, seed, chat)
             files.append(file)
         except UserError as error:
             (folder / FILES[format_]).unlink(missing_ok=True)
-            found[format_] = {"skipped": str(error)}
+            raise UserError(f"export.formats: {format_}: {error}") from None
     if files:
         try:
             write_modelfile(folder, files[0], model.config, tokenizer_file, chat=chat_template is not None)
@@ -107,22 +113,16 @@ def export_gguf(
     return found
 
 
-def _verify(file: Path, format_: Format, model: GPT, tokenizer_file: Path, seed: int) -> dict[str, Any]:
+def _verify(
+    file: Path, format_: Format, model: GPT, tokenizer_file: Path, seed: int, chat: Chat | None
+) -> dict[str, Any]:
     if importlib.util.find_spec("xllamacpp") is None:
         return {"unverified": "wanted the package xllamacpp, it is not installed (make extras)"}
-    most = most_difference(model.config.family, format_)
-    parity = compare_with_llama_cpp(file, model, Tokenizer.load(tokenizer_file), seed, most)
-    if not parity.agrees(most):
-        raise UserError(
-            f"wanted log-probabilities within {most:g} of ours, the same token ids and continuations in llama.cpp, "
-            f"given {parity.max_logprob_difference:.2g}, {parity.texts_with_other_ids} texts and "
-            f"{parity.other_continuations} continuations with other ones"
-        )
-    return {
-        "max_logprob_difference": float(f"{parity.max_logprob_difference:.3g}"),
-        "texts_with_other_ids": parity.texts_with_other_ids,
-        "other_continuations": parity.other_continuations,
-    }
+    bounds = bounds_of(model.config.family, format_)
+    parity = compare_with_llama_cpp(file, model, Tokenizer.load(tokenizer_file), seed, bounds, chat=chat)
+    if not parity.agrees(bounds.divergence):
+        raise UserError(parity.describe("llama.cpp", bounds.divergence))
+    return parity.figures()
 
 
 def write_gguf(
@@ -134,10 +134,11 @@ def write_gguf(
     package `gguf` is missing.
     """
     config = model.config
-    _check_architecture(config)
+    if reason := incompatibility_reason(format_, config):
+        raise UserError(reason)
     vocabulary = read_vocabulary(tokenizer_file)
-    if importlib.util.find_spec("gguf") is None:
-        raise UserError("wanted the package gguf, it is not installed (make setup)")
+    if reason := missing_package(format_):
+        raise UserError(reason)
     import gguf
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,8 +188,19 @@ def halves_to_pairs(weight: Tensor, head_dim: int) -> Tensor:
 
 def read_vocabulary(tokenizer_file: Path) -> Vocabulary:
     """A tokenizer.json in llama.cpp's words; UserError for one that it would read otherwise."""
-    tokenizer = Tokenizer.load(tokenizer_file)
-    content = json.loads(read_library(tokenizer_file).to_str())
+    return describe_vocabulary(read_library(tokenizer_file))
+
+
+def describe_vocabulary(library: tokenizers.Tokenizer) -> Vocabulary:
+    """A tokenizer in llama.cpp's words; UserError for one that it would read otherwise.
+
+    A normalizer that composes characters (NFC) is passed over: llama.cpp has none, and other clients' text mostly
+    comes composed.
+    """
+    content = json.loads(library.to_str())
+    composes = content["normalizer"] == COMPOSE
+    plain = tokenizers.Tokenizer.from_str(json.dumps(content | ({"normalizer": None} if composes else {})))
+    tokenizer = Tokenizer.of(plain)
     split = json.dumps(content["pre_tokenizer"])
     # A pattern that is not written out is the library's own, GPT-2's.
     pattern = next((name for name, expression in PATTERNS.items() if json.dumps(expression) in split), "gpt2")
@@ -209,22 +221,9 @@ def read_vocabulary(tokenizer_file: Path) -> Vocabulary:
         tokens=[names[token] for token in range(len(names))],
         merges=[f"{first} {second}" for first, second in model["merges"]],
         special=special,
+        begin=tokenizer.begin_token,
+        composes=composes,
     )
-
-
-def _check_architecture(config: ModelConfig) -> None:
-    """UserError for a model that llama.cpp has no architecture for."""
-    if (
-        config.family not in NAMES
-        or config.sees_the_future
-        or config.position_scheme != config.parts.positions
-        or (config.family == "gpt2" and config.n_key_heads != config.n_query_heads)
-    ):
-        raise UserError(
-            f"wanted a causal model of the family {', '.join(NAMES)} with its own positions and heads, given "
-            f"{config.family}, attention {config.attention}, positions {config.position_scheme}, "
-            f"n_kv_heads {config.n_key_heads}"
-        )
 
 
 def _add_shape(writer: Any, config: ModelConfig) -> None:
@@ -257,10 +256,10 @@ def _add_tokenizer(writer: Any, vocabulary: Vocabulary, n_rows: int, chat_templa
     writer.add_token_list(vocabulary.tokens + unused)
     writer.add_token_types(kinds + [TokenType.UNUSED] * len(unused))
     writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(special[END_OF_TEXT])
+    writer.add_bos_token_id(special[vocabulary.begin])
     writer.add_eos_token_id(special[END_OF_TEXT if chat_template is None else IM_END])
     writer.add_pad_token_id(special[PAD])
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(True)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
 

@@ -8,13 +8,13 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import sys
 import urllib.request
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import inf, log
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,24 @@ from numpy.typing import NDArray
 
 from llm.errors import UserError
 from llm.export.params import Format
-from llm.export.verify import HOSTILE_TEXTS
+from llm.export.verify import (
+    HOSTILE_TEXTS,
+    MOST_DIVERGENCE,
+    MOST_POSITIONS,
+    N_CONTINUATIONS,
+    N_NEW_TOKENS,
+    PROMPTS,
+    TIE_NATS,
+    Chat,
+    Parity,
+    divergence,
+    is_other_continuation,
+    tie_of,
+)
 from llm.model.gpt import GPT
-from llm.text.tokenizer import END_OF_TEXT, IM_END, Tokenizer
+from llm.text.tokenizer import IM_END, Tokenizer
 
-N_PROMPTS, N_CONTINUATIONS, N_NEW_TOKENS = 8, 20, 32
+N_PROMPTS = 8
 N_SCORED, SCORED_CONTEXT = 200, 64  # tokens of a text, and tokens that stand before each
 MOST_CHARACTERS = 50_000  # of a text at a time: the server takes no larger question than a megabyte
 
@@ -47,33 +60,30 @@ MORE_TEXTS = (
 
 
 @dataclass(frozen=True)
-class LlamaCppParity:
-    """The largest difference of log-probabilities in nats, texts with other ids, prompts that go on otherwise.
+class LlamaCppParity(Parity):
+    """Differences are of log-probabilities; also what a text costs more in llama.cpp than here, None without a text."""
 
-    `bits_per_byte_lost` is what a text costs more in llama.cpp than here; None without a text.
-    """
-
-    max_logprob_difference: float
-    texts_with_other_ids: int
-    texts: int
-    other_continuations: int
-    continuations: int
     bits_per_byte_lost: float | None = None
 
-    def agrees(self, most: float) -> bool:
-        """Whether the differences are at most `most` nats, and ids and continuations the same.
-
-        With no bound, after rounding to 8 bits, the continuations may be other ones.
-        """
-        same = self.texts_with_other_ids == 0 and (most == inf or self.other_continuations == 0)
-        return same and self.max_logprob_difference <= min(most, sys.float_info.max)
+    def figures(self) -> dict[str, float]:
+        """What a stage records."""
+        figures = super().figures()
+        return {"max_logprob_difference": figures.pop("max_logit_difference"), **figures}
 
 
-def most_difference(family: str, format_: Format | None) -> float:
-    """The most nats that llama.cpp's log-probabilities may be from ours. Rounding to 8 bits is only reported."""
+class Bounds(NamedTuple):
+    """The mean divergence in nats that rounding explains, and how far behind the likeliest a greedy token may be."""
+
+    divergence: float
+    tie: float
+
+
+def bounds_of(family: str, format_: Format | None) -> Bounds:
+    """What a format's rounding explains; after rounding to 8 bits the greedy texts may be other ones."""
     if format_ == "gguf-f32":
-        return 5e-3 if family == "gpt2" else 1e-4  # there GELU is a table of 16 bits
-    return 2e-2 if format_ == "gguf-f16" else inf
+        # For GPT-2's GELU llama.cpp looks up a table of 16 bits.
+        return Bounds(1e-5, 1e-2) if family == "gpt2" else Bounds(MOST_DIVERGENCE, TIE_NATS)
+    return Bounds(1e-3, 5e-2) if format_ == "gguf-f16" else Bounds(5e-2, inf)
 
 
 @torch.no_grad()
@@ -82,17 +92,18 @@ def compare_with_llama_cpp(
     model: GPT,
     tokenizer: Tokenizer,
     seed: int,
-    most: float,
+    bounds: Bounds,
     text: str = "",
     process: ProcessPoolExecutor | None = None,
+    chat: Chat | None = None,
 ) -> LlamaCppParity:
-    """Hostile texts, prompts of random tokens and greedy continuations, through llama.cpp in a process of its own.
+    """Texts, prompts of random tokens and greedy continuations, through llama.cpp in a process of its own.
 
-    Log-probabilities are of the whole vocabulary after prompts of up to the full context. A continuation is another
-    one where llama.cpp takes a token that is not our likeliest, or ends too early or too late; what differences of
-    `most` nats can turn around is a tie. Where a `text` is given, its ids are compared as well, and what N_SCORED of
-    its tokens cost, evenly spread. Many good files may share a `process`, since starting one takes longest.
-    UserError for a file that llama.cpp does not load, or no llama.cpp.
+    Distributions are of the whole vocabulary after prompts of up to the full context. Continued are random tokens and
+    PROMPTS, as text. A continuation is another one where llama.cpp takes a token that is not our likeliest, but for
+    ties within `bounds`, or ends too early or too late. Where a `text` is given, its ids are compared as well, and what
+    N_SCORED of its tokens cost, evenly spread. A `chat` goes through the file's template. Many good files may share a
+    `process`, since starting one takes longest. UserError for a file that llama.cpp does not load, or no llama.cpp.
     """
     config = model.config
     drawn = torch.Generator().manual_seed(seed)
@@ -100,42 +111,51 @@ def compare_with_llama_cpp(
     def draw(length: int) -> list[int]:
         return torch.randint(0, config.vocab_size, (length,), generator=drawn).tolist()
 
-    longest = max(config.context_length - 1, 1)  # llama.cpp keeps a place for the next token
+    context = min(config.context_length, MOST_POSITIONS)
+    longest = max(context - 1, 1)  # llama.cpp keeps a place for the next token
     prompts = [draw(max(longest * number // N_PROMPTS, 1)) for number in range(1, N_PROMPTS + 1)]
-    openings = [draw(min(4, longest)) for _ in range(N_CONTINUATIONS)]
+    openings: list[list[int]] = [draw(min(4, longest)) for _ in range(N_CONTINUATIONS)]
     n_new = max(min(N_NEW_TOKENS, longest - len(openings[0])), 1)
-    texts = [*HOSTILE_TEXTS, *MORE_TEXTS]
+    texts = [*HOSTILE_TEXTS, *MORE_TEXTS, *PROMPTS]
     texts += [text[at : at + MOST_CHARACTERS] for at in range(0, len(text), MOST_CHARACTERS)]
+    texts = [tokenizer.normalize(text) for text in texts]
+    begun = {text: [tokenizer.begin_of_text, *tokenizer.encode(text)] for text in texts}
+    written = [prompt for prompt in PROMPTS if len(begun[prompt]) + n_new <= longest]
     ids = tokenizer.encode(text)
-    befores, targets = _places(ids, tokenizer.special[END_OF_TEXT], min(longest, SCORED_CONTEXT))
+    befores, targets = _places(ids, tokenizer.begin_of_text, min(longest, SCORED_CONTEXT))
     asked = [*prompts, *befores]
-    questions = (texts, asked, openings, n_new, config.vocab_size, tokenizer.encode("a")[0])
+    messages = chat.messages if chat else []
+    letter = tokenizer.encode("a")[0]
+    begun_with: list[list[int] | str] = [*openings, *written]
+    questions = (texts, asked, begun_with, messages, n_new, context, config.vocab_size, letter)
     if process is None:
         answers = _in_own_process(file, *questions)
     else:
         answers = process.submit(ask, str(file), torch.get_num_threads(), *questions).result()
     ours = model.float().cpu()
-    own = [ours(torch.tensor([prompt]))[0, -1].double().log_softmax(dim=-1) for prompt in asked]
-    theirs = [torch.from_numpy(logprobs) for logprobs in answers.logprobs]
-    differences = [(a - b).abs().max() for a, b in zip(own, theirs, strict=True)]
-    lost = sum((own[i][id_] - theirs[i][id_]).item() for i, id_ in enumerate(targets, start=len(prompts)))
-    tie = 0.0 if most == inf else 2 * most
-    ends = {tokenizer.special[END_OF_TEXT], tokenizer.special[IM_END]}
-    other_continuations = 0
-    for opening, new in zip(openings, answers.continuations, strict=True):
-        logits = ours(torch.tensor([[*opening, *new[:-1]]]))[0, len(opening) - 1 :]  # (new, V)
-        behind = logits.amax(dim=-1) - logits[torch.arange(len(new)), new]
-        ended_well = len(new) == n_new or new[-1] in ends
-        went_on = not ends.isdisjoint(new[:-1])
-        other_continuations += went_on or not ended_well or bool((behind > tie).any())
+    hidden = [ours.run_blocks(ours.embedding(torch.tensor([prompt])))[0][0, -1] for prompt in asked]
+    own = ours.head(torch.stack(hidden))
+    theirs = torch.stack([torch.from_numpy(logprobs) for logprobs in answers.logprobs])
+    own_logprobs = own.double().log_softmax(dim=-1)
+    scored = range(len(prompts), len(asked))
+    lost = sum((own_logprobs[i, id_] - theirs[i, id_]).item() for i, id_ in zip(scored, targets, strict=True))
+    tie = tie_of(own, bounds.tie)
+    ends = {tokenizer.end_of_text, tokenizer.special[IM_END]}
+    read = [*openings, *(begun[prompt] for prompt in written)]
+    others = sum(
+        is_other_continuation(ours, opening, [*opening, *new], n_new, frozenset(ends), tie)
+        for opening, new in zip(read, answers.continuations, strict=True)
+    )
+    other_ids = sum(found != begun[text] for text, found in zip(texts, answers.ids, strict=True))
+    if chat is not None:
+        other_ids += answers.chat != chat.ids
     return LlamaCppParity(
-        max_logprob_difference=torch.stack(differences).max().item(),
-        texts_with_other_ids=sum(
-            theirs != tokenizer.encode(text) for text, theirs in zip(texts, answers.ids, strict=True)
-        ),
-        texts=len(texts),
-        other_continuations=other_continuations,
-        continuations=len(openings),
+        max_logit_difference=(own_logprobs - theirs).abs().max().item(),
+        divergence=divergence(own, theirs).item(),
+        texts_with_other_ids=other_ids,
+        texts=len(texts) + (chat is not None),
+        other_continuations=others,
+        continuations=len(read),
         bits_per_byte_lost=lost / log(2) / len(targets) * len(ids) / len(text.encode()) if targets else None,
     )
 
@@ -153,7 +173,8 @@ def _places(ids: list[int], start: int, context: int) -> tuple[list[list[int]], 
 
 @dataclass(frozen=True)
 class _Answers:
-    ids: list[list[int]]  # of each text
+    ids: list[list[int]]  # of each text, with what it begins with
+    chat: list[int]  # of the conversation
     logprobs: list[NDArray[np.float64]]  # (V,) after each prompt
     continuations: list[list[int]]  # of each opening, with the end of the text where it comes to one
 
@@ -177,8 +198,10 @@ def ask(
     threads: int,
     texts: list[str],
     prompts: list[list[int]],
-    openings: list[list[int]],
+    openings: Sequence[list[int] | str],
+    messages: list[dict[str, str]],
     n_new: int,
+    context: int,
     vocab_size: int,
     letter: int,
 ) -> _Answers:
@@ -188,7 +211,7 @@ def ask(
     os.environ["GGML_NO_BACKTRACE"] = "1"  # or it has gdb look for seconds at how it came to abort
     setting = xllamacpp.CommonParams()
     setting.model.path, setting.port, setting.verbosity = file, 0, -1
-    setting.n_parallel, setting.n_ctx, setting.warmup = 1, 0, False  # a context of 0 is the model's own
+    setting.n_parallel, setting.n_ctx, setting.warmup = 1, context, False
     setting.cpuparams.n_threads = setting.cpuparams_batch.n_threads = threads
     # Flash attention and a cache of 16 bits round as well; the file has no part in that.
     setting.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -207,7 +230,7 @@ def ask(
 
     greedy = {"temperature": 0.0, "cache_prompt": False, "return_tokens": True}
 
-    def go_on(opening: list[int]) -> list[int]:
+    def go_on(opening: list[int] | str) -> list[int]:
         tokens: list[int] = post("/completion", greedy | {"prompt": opening, "n_predict": n_new})["tokens"]
         return tokens
 
@@ -219,9 +242,17 @@ def ask(
             found[token["id"]] = token["logprob"]
         return found
 
-    plain = {"add_special": False, "parse_special": False}
+    def tokenize(text: str, parse_special: bool) -> list[int]:
+        asked = {"content": text, "add_special": True, "parse_special": parse_special}
+        tokens: list[int] = post("/tokenize", asked)["tokens"]
+        return tokens
+
     return _Answers(
-        ids=[post("/tokenize", plain | {"content": text})["tokens"] for text in texts],
+        ids=[tokenize(text, parse_special=False) for text in texts],
+        # As the server itself makes a prompt of messages: the template, and what every text begins with.
+        chat=tokenize(post("/apply-template", {"messages": messages})["prompt"], parse_special=True)
+        if messages
+        else [],
         logprobs=[logprobs_after(prompt) for prompt in prompts],
         continuations=[go_on(opening) for opening in openings],
     )

@@ -1,7 +1,10 @@
-"""The parts of a card in Markdown: the Hub's front matter, tables, fenced code."""
+"""The parts of a card in Markdown: the Hub's front matter, tables, fenced code, and which weights it is about."""
 
+import hashlib
+import re
 from collections.abc import Iterable
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -30,3 +33,15 @@ def table(head: list[str], rows: Iterable[Iterable[Any]]) -> list[str]:
 def fence(language: str, code: str) -> list[str]:
     """Lines of a block of code."""
     return [f"```{language}", *code.strip().splitlines(), "```"]
+
+
+def weights_line(path: Path) -> str:
+    """Return the line that names a file of weights by its sha256, which the Hub shows as well."""
+    with path.open("rb") as file:
+        return f"sha256 of `{path.name}`: `{hashlib.file_digest(file, 'sha256').hexdigest()}`"
+
+
+def named_weights(card: str) -> str | None:
+    """Return the line of a card that names its weights, or None where it has none."""
+    found = re.search(r"^sha256 of `[^`]+`: `[0-9a-f]{64}`$", card, re.MULTILINE)
+    return found[0] if found else None

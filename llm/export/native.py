@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llm import params
 from llm.errors import UserError
-from llm.export.formats import FORMATS, LONGEST_CONTEXT
+from llm.export.formats import LONGEST_CONTEXT
 from llm.export.tensors import Stored, list_tensors, listed, read_object, read_tensors
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
@@ -24,20 +24,6 @@ from llm.train.checkpoint import set_weights
 MODEL_TYPE = "groundup"
 LANGUAGE_MODEL, CLASSIFIER = "GroundupForCausalLM", "GroundupForSequenceClassification"
 _LARGEST = (1 << 31) - 1  # of any number that counts
-
-
-def why_native(config: ModelConfig) -> str | None:
-    """Why Transformers has no architecture for a shape, in one line that names the key; None where it has one."""
-    where = "wanted a model that Transformers knows:"
-    if config.family not in FORMATS:
-        return f"{where} model.family {', '.join(FORMATS)}, given {config.family}"
-    if config.sees_the_future:
-        return f"{where} model.attention causal, multi_head or grouped, given {config.attention}"
-    if config.position_scheme != config.parts.positions:
-        return f"{where} model.positions {config.parts.positions} for {config.family}, given {config.position_scheme}"
-    if config.family == "gpt2" and config.n_key_heads != config.n_query_heads:
-        return f"{where} model.n_kv_heads {config.n_query_heads} as n_heads for gpt2, given {config.n_key_heads}"
-    return None
 
 
 def native_config(config: ModelConfig) -> dict[str, Any]:

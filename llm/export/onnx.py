@@ -15,7 +15,6 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from llm.errors import UserError
-from llm.export.verify import N_TEXTS, count_other_continuations, draw_openings, most_logit_difference
+from llm.export.possible import incompatibility_reason, missing_package
+from llm.export.verify import (
+    N_TEXTS,
+    Parity,
+    count_other_continuations,
+    divergence,
+    draw_openings,
+    random_texts,
+    tie_of,
+)
 from llm.model.attention import CAUSAL, Attention, Rotation, merge_heads
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, Block
@@ -45,31 +53,11 @@ def output_names(config: ModelConfig) -> list[str]:
     return [name.replace("past_key_values", "present") for name in input_names(config)]
 
 
-@dataclass(frozen=True)
-class OnnxParity:
-    """The largest difference of logits and the largest of ours, and how many prompts go on otherwise."""
-
-    max_logit_difference: float
-    max_logit: float
-    other_continuations: int
-    continuations: int
-
-    @property
-    def most(self) -> float:
-        """The largest difference that rounding explains."""
-        return most_logit_difference(self.max_logit)
-
-    @property
-    def agrees(self) -> bool:
-        """Whether ONNX Runtime has the same model."""
-        return self.max_logit_difference <= self.most and self.other_continuations == 0
-
-
 def export_onnx(folder: Path, model: GPT, seed: int) -> dict[str, Any]:
     """Write the file into `folder` and have ONNX Runtime read it; returns what to know of it.
 
-    That is bytes and parity; or why it was `skipped`, and then there is no such file: a model that keeps no keys, or a
-    file that ONNX Runtime reads otherwise. Or why it is `unverified`.
+    That is bytes and parity; or why it is `unverified`, where ONNX Runtime is not installed. UserError for a model that
+    keeps no keys, or a file that ONNX Runtime reads otherwise, and then there is no such file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -78,9 +66,9 @@ def export_onnx(folder: Path, model: GPT, seed: int) -> dict[str, Any]:
     except UserError as error:
         for path in files_of(folder):
             path.unlink()
-        found = {"skipped": str(error)}
-    for state in found.keys() & {"skipped", "unverified"}:
-        print(f"export: onnx {state}: {found[state]}", file=sys.stderr)
+        raise UserError(f"export.formats: onnx: {error}") from None
+    if "unverified" in found:
+        print(f"export: onnx unverified: {found['unverified']}", file=sys.stderr)
     return found
 
 
@@ -93,15 +81,9 @@ def _verify(file: Path, model: GPT, seed: int) -> dict[str, Any]:
     if importlib.util.find_spec("onnxruntime") is None:
         return {"unverified": "wanted the package onnxruntime, it is not installed (make extras)"}
     parity = compare_with_onnxruntime(file, model, seed)
-    if not parity.agrees:
-        raise UserError(
-            f"wanted logits within {parity.most:.2g} of ours and the same continuations in ONNX Runtime, given "
-            f"{parity.max_logit_difference:.2g} and {parity.other_continuations} continuations with other tokens"
-        )
-    return {
-        "max_logit_difference": float(f"{parity.max_logit_difference:.3g}"),
-        "other_continuations": parity.other_continuations,
-    }
+    if not parity.agrees():
+        raise UserError(parity.describe("ONNX Runtime"))
+    return parity.figures()
 
 
 def write_onnx(folder: Path, model: GPT) -> Path:
@@ -111,14 +93,8 @@ def write_onnx(folder: Path, model: GPT) -> Path:
     without keys to keep, and where a package is missing.
     """
     config = model.config
-    if config.family == "gru" or config.sees_the_future:
-        raise UserError(
-            f"wanted a model that keeps keys and values: model.family other than gru, model.attention causal, "
-            f"multi_head or grouped, given {config.family} with {config.attention}"
-        )
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"wanted the packages onnx and onnxscript, {missing[0]} is not installed (make extras)")
+    if reason := incompatibility_reason("onnx", config) or missing_package("onnx"):
+        raise UserError(reason)
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -233,17 +209,17 @@ def _attend(block: Block, x: Tensor, rotation: Rotation | None, past: list[Tenso
 
 
 @torch.no_grad()
-def compare_with_onnxruntime(file: Path, model: GPT, seed: int) -> OnnxParity:
-    """Full contexts of random tokens, whole and in pieces, and greedy continuations, through ONNX Runtime.
+def compare_with_onnxruntime(file: Path, model: GPT, seed: int) -> Parity:
+    """Random tokens, whole and in pieces, and greedy continuations, through ONNX Runtime, which has no tokenizer.
 
-    A continuation is another one where a token is not our likeliest; what the difference that rounding explains can
-    turn around is a tie. UserError for a file that ONNX Runtime cannot run as this model, or no ONNX Runtime.
+    A continuation is another one where a token is not our likeliest; what rounding can turn around is a tie. UserError
+    for a file that ONNX Runtime cannot run as this model, or no ONNX Runtime.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise UserError("wanted the package onnxruntime, it is not installed (make extras)")
     config, ours = model.config, model.float().cpu()
     drawn = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, config.vocab_size, (N_TEXTS, config.context_length), generator=drawn)
+    ids = random_texts(model, drawn)
     openings, n_new = draw_openings(ours, drawn)
     try:
         session = _Session(file, config)
@@ -253,10 +229,10 @@ def compare_with_onnxruntime(file: Path, model: GPT, seed: int) -> OnnxParity:
     except Exception as error:  # what ONNX Runtime raises has no other base in common
         raise UserError(f"{file.name}: wanted a file that ONNX Runtime runs, {' '.join(str(error).split())}") from None
     logits = ours(ids)
-    differences = torch.stack([(logits - whole).abs().max(), (logits - in_pieces).abs().max()])
-    largest = logits.abs().max().item()
-    others = count_other_continuations(ours, openings, new, most_logit_difference(largest))
-    return OnnxParity(differences.max().item(), largest, others, len(openings))
+    differences = torch.stack([(logits - theirs).abs().max() for theirs in (whole, in_pieces)])
+    divergences = torch.stack([divergence(logits, theirs) for theirs in (whole, in_pieces)])
+    others = count_other_continuations(ours, openings, new, tie_of(logits))
+    return Parity(differences.max().item(), divergences.max().item(), 0, 0, others, len(openings))
 
 
 def _in_pieces(session: "_Session", ids: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ from pathlib import Path
 from llm.errors import UserError
 from llm.export import gguf, onnx
 from llm.export.huggingface import FILES
+from llm.export.markdown import named_weights, weights_line
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+CARD = "README.md"
 # In the order of reading: what it is, the model, and the same for other programs.
 KNOWN = (
-    "README.md",
+    CARD,
     *FILES,
     "chat_template.jinja",
     *(f"gguf/{name}" for name in (*gguf.FILES.values(), gguf.MODELFILE)),
@@ -26,7 +28,10 @@ _REPO = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+(?
 
 
 def files_to_push(folder: Path) -> list[str]:
-    """The files of an export that there are, as names inside the folder; UserError where it is none, or has a token."""
+    """The files of an export that there are, as names inside the folder.
+
+    UserError where it is none, has a token, or has a card that names other weights.
+    """
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder}: wanted an export with {', '.join(NEEDED)}, there is no {missing[0]}")
@@ -35,7 +40,19 @@ def files_to_push(folder: Path) -> list[str]:
         path = folder / name
         if path.suffix not in WEIGHTS and _TOKEN.search(path.read_bytes()):
             raise UserError(f"{path}: wanted a file without secrets, it holds what looks like a token of the Hub")
+    _check_card(folder)
     return names
+
+
+def _check_card(folder: Path) -> None:
+    """UserError where the card names other weights than there are; a card of somebody's own names none."""
+    card = folder / CARD
+    named = named_weights(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+    if named is not None and named != (found := weights_line(folder / "model.safetensors")):
+        raise UserError(
+            f"{card}: expected the card of the weights beside it, {found}, got one of {named.split('`')[-2]}; "
+            "dvc repro card report, or of a task dvc repro finetune@NAME, writes the card again"
+        )
 
 
 def check_repo(repo: str) -> None:

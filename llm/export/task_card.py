@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llm.export.gguf import FILES, MODELFILE
-from llm.export.markdown import fence, front_matter, table
+from llm.export.markdown import fence, front_matter, table, weights_line
 from llm.export.native import is_native
 from llm.export.onnx import FILE
-from llm.export.tensors import read_object
+from llm.export.tensors import SINGLE, read_object
 
 CLASSIFY = """
 from transformers import pipeline
@@ -51,6 +51,7 @@ def task_card(name: str, folder: Path, base: str, report: dict[str, Any], rows: 
     if labels:
         more = f" and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
         lines += [f"Labels: {', '.join(f'`{label}`' for label in labels[:LABELS_SHOWN])}{more}.", ""]
+    lines += [weights_line(folder / SINGLE), ""]
     lines += ["## Rows", "", *(f"- {line}" for line in rows), ""] if rows else []
     lines += ["## On test", "", *_figures(report), "", "## How to load it", "", *loading, "", "## Limits", ""]
     lines += ["- It knows the kind of text that its rows were of; of other text its figures say nothing."]

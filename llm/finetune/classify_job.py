@@ -5,15 +5,17 @@ For a classifier neither GGUF nor ONNX is written: llama.cpp has no architecture
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
 
 from llm.errors import UserError
 from llm.export.base import open_base
 from llm.export.classifier import ClassifierInfo, read_classifier, write_classifier
+from llm.export.possible import why_native
+from llm.export.verify import compare_classifier_with_transformers, hush
 from llm.finetune.baselines import score_baselines
 from llm.finetune.classify import Prepared, Rows, Trained, predict, prepare_rows, train_classifier
 from llm.finetune.jobs import Job
@@ -136,20 +138,38 @@ def _spread(tests: Sequence[Scored], seed: int) -> dict[str, dict[str, float]]:
 
 
 def _compare_with_export(job: Job, model: Classifier, test: Rows) -> dict[str, Any]:
-    """How far the written folder is from the model in float32, on the first rows of test as clients tokenize them."""
+    """How far the written folder is from the model in float32, on the first rows of test as clients tokenize them.
+
+    UserError where Transformers, which is not asked where it has no architecture for the model, reads another one.
+    """
     again, tokenizer, info = read_classifier(job.model)
-    library = tokenizers.Tokenizer.from_file(str(job.model / "tokenizer.json"))
-    library.encode_special_tokens = True
-    library.enable_truncation(info.max_tokens)
-    ours = test.ids[:PARITY_ROWS]
-    theirs = [library.encode(texts[0], texts[1] if len(texts) > 1 else None).ids for texts in test.texts[:PARITY_ROWS]]
+    ours, texts = test.ids[:PARITY_ROWS], test.texts[:PARITY_ROWS]
+    theirs = client_ids(job.model, texts, info.max_tokens)
     machine = replace(job.machine, matmul_dtype="float32")
     here, there = (
         info.probabilities(predict(of.to(machine.device), ids, tokenizer.pad, 16, machine))
         for of, ids in ((model, ours), (again, theirs))
     )
-    return {
+    found: dict[str, Any] = {
         "max_probability_difference": float(f"{(here - there).abs().max().item():.3g}"),
         "rows_with_other_ids": sum(a != b for a, b in zip(ours, theirs, strict=True)),
         "rows": len(ours),
     }
+    if why_native(model.trunk.config):
+        return found
+    parity = compare_classifier_with_transformers(job.model, again.cpu(), tokenizer, info, job.seed)
+    if not parity.agrees() or found["rows_with_other_ids"]:
+        raise UserError(
+            f"{job.model}: {parity.describe('Transformers')}; {found['rows_with_other_ids']} of {len(ours)} rows of "
+            "test have other ids"
+        )
+    return found | {"mean_divergence": parity.figures()["mean_divergence"]}
+
+
+def client_ids(folder: Path, texts: list[list[str]], max_tokens: int) -> list[list[int]]:
+    """The ids of each row of one text or two, as AutoTokenizer of Transformers gives them to a classifier's clients."""
+    from transformers import AutoTokenizer
+
+    hush()
+    client: Any = AutoTokenizer.from_pretrained(folder)
+    return [client(*row, truncation=True, max_length=max_tokens)["input_ids"] for row in texts]

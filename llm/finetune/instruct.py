@@ -60,10 +60,13 @@ class Row:
         return [token if part in counted and place else IGNORED for place, (token, part) in enumerate(pairs)]
 
 
-def make_row(messages: Conversation, turns: list[Turn], last_only: bool = False) -> Row:
-    """The row of a whole conversation whose last message is an answer; with `last_only` the others are read only."""
-    ids: list[int] = []
-    parts: list[int] = []
+def make_row(messages: Conversation, turns: list[Turn], begin: int, last_only: bool = False) -> Row:
+    """The row of a whole conversation whose last message is an answer; with `last_only` the others are read only.
+
+    `begin` is the id that it begins with.
+    """
+    ids: list[int] = [begin]
+    parts: list[int] = [READ]
     n_bytes = 0
     for message, turn in zip(messages, turns, strict=True):
         is_answer = message.role == "assistant" and (message is messages[-1] or not last_only)
@@ -90,7 +93,7 @@ def cut_row(row: Row, max_tokens: int, tokenizer: Tokenizer) -> Row | None:
     return Row(messages, ids, parts, whole + sum(len(tokenizer.token_bytes(token)) for token in ids[began[-1] :]))
 
 
-def split_row(messages: Conversation, turns: list[Turn], max_tokens: int) -> tuple[list[Row], int]:
+def split_row(messages: Conversation, turns: list[Turn], begin: int, max_tokens: int) -> tuple[list[Row], int]:
     """Rows that each begin with the system message and a question, and how many single turns are too long for one.
 
     Each row takes as many turns, a question and its answer, as fit.
@@ -100,7 +103,7 @@ def split_row(messages: Conversation, turns: list[Turn], max_tokens: int) -> tup
 
     def row_of(kept: list[int]) -> Row:
         chosen = [*range(n_system), *kept]
-        return make_row([messages[number] for number in chosen], [turns[number] for number in chosen])
+        return make_row([messages[number] for number in chosen], [turns[number] for number in chosen], begin)
 
     rows: list[Row] = []
     kept: list[int] = []
@@ -131,14 +134,14 @@ def prepare_rows(
     for split in SPLITS:
         for messages in conversations[split]:
             turns = [turn_ids(tokenizer, message) for message in messages]
-            row = make_row(messages, turns)
+            row = make_row(messages, turns, tokenizer.begin_of_text)
             if len(row.ids) <= task.max_tokens:
                 rows[split].append(row)
                 continue
             fitting: list[Row] = []
             n_dropped = 1
             if task.too_long == "split":
-                fitting, n_dropped = split_row(messages, turns, task.max_tokens)
+                fitting, n_dropped = split_row(messages, turns, tokenizer.begin_of_text, task.max_tokens)
             elif task.too_long == "cut" and (cut := cut_row(row, task.max_tokens, tokenizer)):
                 fitting, n_dropped = [cut], 0
             rows[split] += fitting

@@ -1,6 +1,7 @@
 """An instruction task from files to files: a model that answers, in every format, its figures, a report of answers."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from llm.export.base import open_base
 from llm.export.gguf import export_gguf
 from llm.export.huggingface import write_folder
 from llm.export.onnx import export_onnx
+from llm.export.verify import verify_transformers
 from llm.finetune.answers import answer_ids, score_answers, show_answers, spread
-from llm.finetune.chat import TEMPLATE
+from llm.finetune.chat import TEMPLATE, chat_to_verify
 from llm.finetune.forgetting import base_figures, read_held_out
 from llm.finetune.instruct import Row, answer_figures, prepare_rows, train_instruct
 from llm.finetune.jobs import Job
@@ -88,12 +90,17 @@ def show_rows(rows: Sequence[Row], answers: dict[str, list[str]]) -> str:
 
 
 def write_model(job: Job, trained: Trained, tokenizer_file: Path) -> dict[str, Any]:
-    """The curve, the folder, the GGUF files and ONNX of a model that answers; what was verified of the files."""
+    """The curve, the folder, the GGUF files and ONNX of a model that answers; what was verified of the files.
+
+    UserError where a client reads another model, or other ids of a conversation than training had.
+    """
     draw_curve(trained.curve.rows, "finetuning", job.plots / "curve.svg")
-    write_folder(job.model, trained.model, tokenizer_file, chat_template=TEMPLATE)
-    model = trained.model
+    model, chat = trained.model, chat_to_verify(Tokenizer.load(tokenizer_file))
+    write_folder(job.model, model, tokenizer_file, chat_template=TEMPLATE)
+    gguf = partial(export_gguf, job.model / "gguf", model, tokenizer_file, job.formats, job.seed)
     return {
-        "gguf": export_gguf(job.model / "gguf", model, tokenizer_file, job.formats, job.seed, chat_template=TEMPLATE),
+        "transformers": verify_transformers(job.model, model, job.seed, chat),
+        "gguf": gguf(chat_template=TEMPLATE, chat=chat),
         "onnx": export_onnx(job.model / "onnx", model, job.seed) if "onnx" in job.formats else {},
     }
 

@@ -4,8 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm.errors import UserError
+from llm.export.base import read_tokenizer
+from llm.export.gguf import FILES, describe_vocabulary
+from llm.export.huggingface import read_config
 from llm.export.native import is_native, read_native_config
 from llm.export.params import Format
+from llm.export.possible import incompatibility_reason, missing_package
 from llm.export.tensors import read_object
 from llm.runtime import Machine
 
@@ -42,3 +47,16 @@ def unfit_because(config: Path) -> str | None:
         f"the base reads what comes later (model.attention {shape.attention}), so it would be given the answer, "
         "and scores would hang on the padding beside a row"
     )
+
+
+def formats_problem(base: Path, formats: Sequence[Format]) -> str | None:
+    """Return why a model that answers, finetuned from a base, could not be written in `formats`; or None."""
+    config = read_config(base)
+    reasons = {format_: incompatibility_reason(format_, config) or missing_package(format_) for format_ in formats}
+    for format_ in [format_ for format_ in FILES if format_ in formats][:1]:
+        try:
+            describe_vocabulary(read_tokenizer(base)[0])
+        except UserError as error:
+            reasons[format_] = reasons[format_] or str(error)
+    found = next(((format_, reason) for format_, reason in reasons.items() if reason), None)
+    return found and f"{base}: export.formats: {found[0]}: {found[1]}; or leave the format out"

@@ -85,7 +85,12 @@ def prepare_pairs(
             asked = [turn_ids(tokenizer, message) for message in of.prompt]
             answers = [Message("assistant", text) for text in (of.chosen, of.rejected)]
             chosen, rejected = (
-                make_row([*of.prompt, answer], [*asked, turn_ids(tokenizer, answer)], last_only=True)
+                make_row(
+                    [*of.prompt, answer],
+                    [*asked, turn_ids(tokenizer, answer)],
+                    tokenizer.begin_of_text,
+                    last_only=True,
+                )
                 for answer in answers
             )
             pair = Pair(chosen, rejected)

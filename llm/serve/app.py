@@ -62,7 +62,7 @@ class Served:
 
 def serve_model(name: str, model: GPT, tokenizer: Tokenizer, chats: bool, n_slots: int) -> Served:
     """A model and an engine for it, which begins to work when the app does."""
-    ends = {tokenizer.end_of_text, *([tokenizer.special[IM_END]] if chats else [])}
+    ends = {*tokenizer.ends, *([tokenizer.special[IM_END]] if chats else [])}
     engine = Engine(make_slots(model, n_slots), frozenset(ends), tokenizer.vocab_size)
     longest = int(Usage(tokenizer).lengths().max()) if tokenizer.lossless else None
     return Served(name, model.config.context_length, tokenizer, longest, chats, engine, int(time.time()))
@@ -206,7 +206,7 @@ def _prompt_ids(served: Served, prompt: str | list[int]) -> list[int]:
     tokenizer = served.tokenizer
     if isinstance(prompt, str):
         _check_size(served, prompt, "prompt")
-    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)] if isinstance(prompt, str) else prompt
+    ids = tokenizer.prompt(prompt) if isinstance(prompt, str) else prompt
     _check_length(served, len(ids), "prompt")
     if max(ids) >= tokenizer.vocab_size:
         message = f"Invalid 'prompt': expected ids below {tokenizer.vocab_size}, got {max(ids)}."

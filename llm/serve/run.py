@@ -8,10 +8,10 @@ import socket
 from pathlib import Path
 
 from llm.errors import UserError
-from llm.export.huggingface import read_folder
+from llm.export.base import open_model
 from llm.model.gpt import GPT
 from llm.runtime import memory_advice
-from llm.serve.chat import can_chat
+from llm.serve.chat import can_chat, conversation_of_others
 from llm.text.tokenizer import Tokenizer
 
 LOCAL = ("127.0.0.1", "localhost")
@@ -60,13 +60,9 @@ def name_of(folder: Path) -> str:
 
 def load(folder: Path) -> tuple[GPT, Tokenizer]:
     """The model and the tokenizer of a folder; UserError where the tokenizer has ids that the model does not."""
-    model, tokenizer = read_folder(folder), Tokenizer.load(folder / "tokenizer.json")
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(
-            f"{folder}: wanted a tokenizer of at most the model's {model.config.vocab_size} tokens, "
-            f"given {tokenizer.vocab_size}"
-        )
-    return model.eval(), tokenizer
+    model, tokenizer = open_model(folder)
+    tokenizer.conversation = conversation_of_others(folder)
+    return model, tokenizer
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -65,7 +65,7 @@ class Conversation:
         ids = self._ids(self.turns)
         n_tokens = min(manner.max_tokens, self.model.config.context_length - len(ids) + 1)
         choose = sampler(manner.temperature, None, self._generator, manner.top_p) if manner.temperature else greedy
-        ends = frozenset({tokenizer.special[IM_END], tokenizer.end_of_text})
+        ends = tokenizer.ends | {tokenizer.special[IM_END]}
         pieces = []
         try:
             for piece in stream_text(generate(self.model, ids, n_tokens, choose, ends), tokenizer.decode):

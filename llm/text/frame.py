@@ -1,9 +1,12 @@
-"""The tokens around a text that is to be classified: for our ids, and for the tokenizer.json that others load.
+"""The tokens around a text: for our ids, and for the tokenizer.json that others load.
 
-    one text      ids <|endoftext|>
-    two texts     ids <|eos|> ids <|endoftext|>
+    to be continued     <|endoftext|> ids
+    to be classified    ids <|endoftext|>
+    two of these        ids <|eos|> ids <|endoftext|>
 
-The last token's hidden state is scored: the only position that has seen all of the row, and always the same token.
+Every document of the training text stands behind an <|endoftext|>, so a text that is to be continued begins with one.
+Of a text that is to be classified, the last token's hidden state is scored: the only position that has seen all of the
+row, and always the same token.
 """
 
 import json
@@ -13,6 +16,17 @@ import tokenizers
 from tokenizers import processors
 
 from llm.text.special import END_OF_TEXT, EOS
+
+
+def with_begin(library: tokenizers.Tokenizer, begin: str = END_OF_TEXT) -> tokenizers.Tokenizer:
+    """Return the tokenizer with a post-processor that puts `begin` before each text; every client runs it."""
+    begun = tokenizers.Tokenizer.from_str(library.to_str())
+    begun.post_processor = processors.TemplateProcessing(
+        single=f"{begin}:0 $A:0",
+        pair=f"{begin}:0 $A:0 {begin}:1 $B:1",
+        special_tokens=[(begin, library.token_to_id(begin))],
+    )
+    return begun
 
 
 def least_tokens(n_texts: int) -> int:

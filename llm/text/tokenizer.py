@@ -11,7 +11,8 @@ import json
 import random
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ __all__ = [
     "LibraryTokenizer",
     "TiktokenTokenizer",
     "Tokenizer",
+    "begin_of",
     "read_library",
     "train_tokenizer",
 ]
@@ -71,14 +73,23 @@ class Tokenizer(ABC):
     vocab_size: int
     unknown: int | None  # the id of what has none, or None
     lossless: bool  # decode(encode(text)) is text for every text; False too where that is not certain
+    begin: list[int]  # before a text that is continued: what the file's post-processor puts there, else `end_of_text`
+    ends: frozenset[int]  # the ids at which a text that is generated ends
+    conversation: Callable[[list[tuple[str, str]]], list[int]] | None  # where messages are not written as ChatML
 
     @staticmethod
     def load(path: Path) -> "Tokenizer":
         """Read a tokenizer.json of any kind; UserError where it is none, or lacks one of SPECIAL_TOKENS."""
         library = read_library(path)
-        content = json.loads(library.to_str())
-        if missing := [name for name in SPECIAL_TOKENS if name not in _special(content)]:
+        special = _special(json.loads(library.to_str()))
+        if missing := [name for name in SPECIAL_TOKENS if name not in special]:
             raise UserError(f"{path}: wanted the special tokens {', '.join(SPECIAL_TOKENS)}; {missing[0]} is missing")
+        return Tokenizer.of(library)
+
+    @staticmethod
+    def of(library: tokenizers.Tokenizer) -> "Tokenizer":
+        """Return the fastest class that gives the ids of a library's tokenizer, which has SPECIAL_TOKENS."""
+        content = json.loads(library.to_str())
         if not _is_byte_level(content) or (expression := _split_of(content)) is None or not _in_order(content):
             return LibraryTokenizer(library)
         return (TiktokenTokenizer if expression in PATTERNS.values() else BytePairTokenizer)(library, expression)
@@ -92,6 +103,24 @@ class Tokenizer(ABC):
     def pad(self) -> int:
         """The id that fills a row up to its batch's length."""
         return self.special[PAD]
+
+    @property
+    def begin_of_text(self) -> int:
+        """The id before each text in training: the file's own where it has one, else the one between documents."""
+        return self.special[self.begin_token]
+
+    @property
+    def begin_token(self) -> str:
+        """The name of `begin_of_text`."""
+        return next((name for name, token in self.special.items() if [token] == self.begin), END_OF_TEXT)
+
+    def prompt(self, text: str) -> list[int]:
+        """Return the ids that continue a text, as other clients of the same tokenizer.json make them; never none."""
+        return [*self.begin, *self.encode(text)] or [self.begin_of_text]
+
+    def normalize(self, text: str) -> str:
+        """Return the text as it is split: composed characters, say, where the file has such a normalizer."""
+        return text
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -138,7 +167,15 @@ class LibraryTokenizer(Tokenizer):
         self.vocab_size = library.get_vocab_size()
         self.unknown = _unknown(content, library)
         self.lossless = _is_byte_level(content)
+        between = [self.end_of_text] if END_OF_TEXT in self.special else []
+        self.begin = begin_of(library) or between
+        self.ends = frozenset(between)
+        self.conversation = None
         self._reserved = {token: name for name, token in self.special.items() if token != self.unknown}
+
+    def normalize(self, text: str) -> str:
+        """Return the text as the normalizer makes it."""
+        return self._library.normalizer.normalize_str(text) if self._library.normalizer else text
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Other threads go on meanwhile: the library's `encode` would hold them up."""
@@ -308,6 +345,13 @@ def _unknown(content: dict[str, Any], library: tokenizers.Tokenizer) -> int | No
     model = content["model"]
     name = model.get("unk_token")
     return model.get("unk_id") if name is None else library.token_to_id(name)
+
+
+def begin_of(library: tokenizers.Tokenizer) -> list[int]:
+    """Return the ids that a tokenizer's post-processor puts before a text."""
+    encoding = library.encode("a")
+    pairs = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+    return [token for token, _ in takewhile(lambda pair: pair[1] == 1, pairs)]
 
 
 def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
+from llm.__main__ import app
 from llm.errors import UserError
-from llm.export.base import open_base, read_base, read_first_weights, read_tokenizer
+from llm.export.base import open_base, open_model, read_base, read_first_weights, read_tokenizer
 from llm.export.huggingface import read_folder, write_folder
 from llm.model.config import ModelConfig
+from llm.text.frame import with_begin
 from llm.text.special import SPECIAL_TOKENS
 from llm.text.tokenizer import Tokenizer
 
@@ -70,17 +74,36 @@ def test_what_has_all_tokens_is_taken_as_it_is(exported_folder, tmp_path, capsys
     torch.testing.assert_close(load().state_dict(), read_folder(exported_folder).state_dict(), atol=0, rtol=0)
 
 
-def test_what_puts_tokens_around_a_text_is_taken_away(exported_folder, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("single", "begin"),
+    [("<|bos|> $A", "<|bos|>"), ("$A", "<|endoftext|>"), ("<|bos|> <|eos|> $A", "<|endoftext|>"), ("$A <|eos|>", None)],
+)
+def test_the_token_that_a_text_begins_with_stays_and_no_other(exported_folder, tmp_path, capsys, single, begin):
     folder = shutil.copytree(exported_folder, tmp_path / "base")
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<|bos|> $A", special_tokens=[("<|bos|>", 2)]
+        single=single, special_tokens=[("<|bos|>", 2), ("<|eos|>", 3)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     file, _ = open_base(folder, tmp_path / "grown.json")
     assert file == tmp_path / "grown.json"
     assert capsys.readouterr().err == ""
-    assert file.read_text() == (exported_folder / "tokenizer.json").read_text()
+    begin = begin or "<|endoftext|>"
+    assert Tokenizer.load(file).begin_token == begin
+    tokenizer.post_processor = None
+    assert file.read_text() == with_begin(tokenizer, begin).to_str(pretty=True)
+
+
+def test_a_folder_without_our_tokens_is_opened_to_generate_as_it_is(foreign, tmp_path):
+    folder = shutil.copytree(foreign, tmp_path / "base")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 314]}')
+    model, tokenizer = open_model(folder)
+    assert model.config.vocab_size == tokenizer.vocab_size == N_KNOWN  # no token that it lacks can be generated
+    assert tokenizer.begin == [314]
+    assert tokenizer.ends == {7, 314}
+    assert tokenizer.prompt("The") == AutoTokenizer.from_pretrained(folder)("The")["input_ids"]
+    shown = CliRunner().invoke(app, ["generate", "The", "--model", str(folder), "--temperature", "0"])
+    assert shown.output.startswith("The")
 
 
 def test_rows_that_no_token_has_are_left_out(tmp_path, draw_gpt, small_tokenizer_file):

@@ -141,10 +141,10 @@ def test_a_shape_that_transformers_lacks_is_read_back_too(write, draw_gpt, plain
     assert torch.equal(*scores)
 
 
-def test_a_language_model_puts_nothing_around_a_text(write, tmp_path, draw_gpt, small_tokenizer_file):
+def test_a_language_model_begins_a_text_and_a_classifier_ends_it(write, tmp_path, draw_gpt, small_tokenizer_file):
     write_folder(tmp_path / "language", draw_gpt(), small_tokenizer_file)
     ids = Tokenizer.load(small_tokenizer_file).encode("The rain")
-    assert AutoTokenizer.from_pretrained(tmp_path / "language")("The rain").input_ids == ids
+    assert AutoTokenizer.from_pretrained(tmp_path / "language")("The rain").input_ids == [0, *ids]
     assert AutoTokenizer.from_pretrained(write())("The rain").input_ids == [*ids, 0]
 
 

@@ -36,17 +36,17 @@ def test_verify_export_shows_every_file_and_no_fault(folder, one_process, monkey
         ["model-f32.gguf", "llama.cpp"],
         ["model-q8_0.gguf", "llama.cpp"],
     ]
-    assert lines[2].split()[4] == "0.0001" and lines[3].split()[4] == "–"
-    assert lines[1].split()[-7:] == ["0", "of", "5", "0", "of", "20", "–"]
-    assert lines[2].split()[-4:] == ["0", "of", "20", "–"]
+    assert [line.split()[5] for line in lines[1:]] == ["1e-06", "1e-06", "0.05"]
+    assert lines[1].split()[-7:] == ["0", "of", "10", "0", "of", "25", "–"]
+    assert lines[2].split()[-4:] == ["0", "of", "25", "–"]
 
 
 def test_a_text_is_read_by_every_tokenizer_and_costs_more_after_rounding(folder, one_process):
     table, wrong = verify_export(folder, 1, TEXT)
     assert wrong == []
     transformers, exact, rounded = (line.split() for line in table.splitlines()[1:])
-    assert transformers[5:8] == ["0", "of", "6"]
-    assert exact[5:8] == rounded[5:8] == ["0", "of", "17"]
+    assert transformers[6:9] == ["0", "of", "11"]
+    assert exact[6:9] == rounded[6:9] == ["0", "of", "22"]
     assert abs(float(exact[-1])) < 1e-4
     assert 1e-4 < abs(float(rounded[-1])) < 1
 
@@ -55,14 +55,14 @@ def test_a_long_text_is_asked_in_parts(folder, one_process):
     (folder / "gguf/model-q8_0.gguf").unlink()
     table, wrong = verify_export(folder, 1, "déjà vu " * 10_000)
     assert wrong == []
-    assert table.splitlines()[2].split()[5:8] == ["0", "of", "18"]
+    assert table.splitlines()[2].split()[6:9] == ["0", "of", "23"]
 
 
 def test_what_only_this_project_reads_has_a_row_without_figures(tmp_path, draw_gpt, small_tokenizer_file):
     write_folder(tmp_path, draw_gpt(family="gru"), small_tokenizer_file)
     table, wrong = verify_export(tmp_path, 1)
     _, row, note = table.splitlines()
-    assert row.split() == ["model.safetensors", "Transformers", *["–"] * 6]
+    assert row.split() == ["model.safetensors", "Transformers", *["–"] * 7]
     assert note.startswith("model.safetensors is not for Transformers: wanted a model that Transformers knows")
     assert wrong == []
 
@@ -82,22 +82,24 @@ def classifier(tmp_path, draw_gpt, small_tokenizer_file):
     return write
 
 
-@pytest.mark.parametrize("shape", [{}, {"family": "gpt2", "n_kv_heads": 2, "tie_embeddings": False}])
+@pytest.mark.parametrize(
+    "shape", [{}, {"family": "qwen2"}, {"family": "gpt2", "n_kv_heads": 2, "tie_embeddings": False}]
+)
 def test_a_classifier_is_held_against_transformers(classifier, shape):
     folder = classifier(**shape)
     table, wrong = verify_export(folder, 1, TEXT)
     (row,) = (line.split() for line in table.splitlines()[1:])
     assert row[:2] == ["model.safetensors", "Transformers"]
-    assert row[5:] == ["0", "of", "6", "–", "–"]
+    assert row[6:] == ["0", "of", "6", "–", "–"]
     assert 0 <= float(row[3]) <= 1e-4
     assert wrong == []
 
 
 def test_another_frame_around_a_text_is_noticed(classifier, monkeypatch):
-    from llm.export import clients
+    from llm.export import verify
 
     folder = classifier()
-    monkeypatch.setattr(clients, "frame", lambda texts, special, most: texts[0][:most])
+    monkeypatch.setattr(verify, "frame", lambda texts, special, most: texts[0][:most])
     table, wrong = verify_export(folder, 1)
     assert wrong == ["model.safetensors"]
     assert "5 of 5" in table

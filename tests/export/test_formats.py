@@ -101,7 +101,7 @@ def test_gpt2_takes_four_times_its_width_inside_and_ties_its_head(read):
 
 REFUSED = [
     ("LlamaForCausalLM", {"hidden_act": "gelu"}, ["hidden_act", "'silu'", "'gelu'"]),
-    ("LlamaForCausalLM", {"attention_bias": True}, ["attention_bias", "false", "true"]),
+    ("LlamaForCausalLM", {"attention_bias": "yes"}, ["attention_bias", "false", "'yes'"]),
     ("LlamaForCausalLM", {"mlp_bias": True}, ["mlp_bias"]),
     ("LlamaForCausalLM", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
     ("LlamaForCausalLM", {"quantization_config": {"bits": 4}}, ["quantization_config", "bits"]),

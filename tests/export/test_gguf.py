@@ -5,6 +5,7 @@ import json
 import gguf as library
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from pydantic import ValidationError
 
@@ -20,7 +21,7 @@ from llm.export.gguf import (
 )
 from llm.export.llama_cpp import ask
 from llm.export.params import ExportParams
-from llm.finetune.chat import TEMPLATE
+from llm.finetune.chat import TEMPLATE, chat_to_verify
 from llm.text.bpe import train_bpe
 from llm.text.tokenizer import SPECIAL_TOKENS, Tokenizer, read_library
 from llm.text.words import train_chars, train_words
@@ -61,9 +62,9 @@ def test_whole_words_without_merges_are_found_where_llama_cpp_looks_for_them(
 
     known = with_word(tokenizer_of("llama3"))
     file = write_gguf(tmp_path, draw_gpt(), known, "gguf-f32")
-    answered = other_process.submit(ask, str(file), 1, ["zqx zqx"], [], [], 1, 320, 70).result().ids
-    assert answered == [Tokenizer.load(known).encode("zqx zqx")]
-    assert answered[0][0] == 319
+    answered = other_process.submit(ask, str(file), 1, ["zqx zqx"], [], [], [], 1, 48, 320, 70).result().ids
+    assert answered == [[0, *Tokenizer.load(known).encode("zqx zqx")]]
+    assert answered[0][1] == 319
     with pytest.raises(UserError, match="wanted merges for each token with the split pattern qwen2"):
         write_gguf(tmp_path, draw_gpt(), with_word(tokenizer_of("qwen2")), "gguf-f16")
 
@@ -128,7 +129,7 @@ def test_the_tokenizer_stands_in_the_file(tmp_path, draw_gpt, small_tokenizer_fi
     assert [merge.split(" ") for merge in fields["tokenizer.ggml.merges"]] == merges
     ids = {name: fields[f"tokenizer.ggml.{name}_token_id"] for name in ("bos", "eos", "padding")}
     assert ids == {"bos": tokenizer.end_of_text, "eos": tokenizer.end_of_text, "padding": tokenizer.pad}
-    assert fields["tokenizer.ggml.add_bos_token"] is False
+    assert fields["tokenizer.ggml.add_bos_token"] is True
     assert "tokenizer.chat_template" not in fields
 
 
@@ -161,11 +162,11 @@ def test_the_modelfile_of_a_text_model_and_of_a_chat_model(tmp_path, draw_gpt, s
     ("shape", "given"),
     [
         ({"family": "gru"}, "given gru"),
-        ({"attention": "simplified"}, "attention simplified"),
-        ({"attention": "trainable"}, "attention trainable"),
-        ({"positions": "learned"}, "positions learned"),
-        ({"family": "gpt2", "n_kv_heads": 2, "positions": "sinusoidal"}, "positions sinusoidal"),
-        ({"family": "gpt2"}, "n_kv_heads 1"),
+        ({"attention": "simplified"}, "model.attention .* given simplified"),
+        ({"attention": "trainable"}, "model.attention .* given trainable"),
+        ({"positions": "learned"}, "model.positions .* given learned"),
+        ({"family": "gpt2", "n_kv_heads": 2, "positions": "sinusoidal"}, "model.positions .* given sinusoidal"),
+        ({"family": "gpt2"}, "model.n_kv_heads 2 .* given 1"),
     ],
 )
 def test_a_shape_without_an_architecture_is_one_line_and_no_file(
@@ -187,29 +188,37 @@ def test_a_shape_without_an_architecture_is_one_line_and_no_file(
     ],
     ids=["cl100k", "a pattern of one's own", "words", "characters"],
 )
-def test_a_tokenizer_that_llama_cpp_has_no_name_for_is_skipped(tmp_path, draw_gpt, capsys, train, given):
+def test_a_tokenizer_that_llama_cpp_has_no_name_for_is_refused(tmp_path, draw_gpt, train, given):
     train().save(str(tmp_path / "tokenizer.json"))
-    found = export_gguf(tmp_path / "out", draw_gpt(), tmp_path / "tokenizer.json", ["gguf-f16", "gguf-q8_0"], 1)
-    assert list(found) == ["gguf-f16", "gguf-q8_0"]
-    assert all(list(about) == ["skipped"] and about["skipped"].endswith(f"given {given}") for about in found.values())
+    with pytest.raises(UserError, match=rf"export\.formats: gguf-f16: wanted a byte-level BPE .*, given {given}$"):
+        export_gguf(tmp_path / "out", draw_gpt(), tmp_path / "tokenizer.json", ["gguf-f16", "gguf-q8_0"], 1)
     assert list((tmp_path / "out").iterdir()) == []
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[:2] for line in lines] == [["export", f"{format_} skipped"] for format_ in found]
 
 
-@pytest.mark.parametrize(
-    ("missing", "state", "target"), [("gguf", "skipped", "setup"), ("xllamacpp", "unverified", "extras")]
-)
-def test_a_library_that_is_missing_is_one_line(
-    tmp_path, draw_gpt, small_tokenizer_file, monkeypatch, capsys, missing, state, target
+def test_a_tokenizer_that_composes_characters_is_written_without_that(
+    tmp_path, draw_gpt, small_tokenizer_file, one_process
+):
+    tokenizer = tokenizers.Tokenizer.from_file(str(small_tokenizer_file))
+    tokenizer.normalizer = tokenizers.normalizers.NFC()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    found = export_gguf(tmp_path / "out", draw_gpt(), tmp_path / "tokenizer.json", ["gguf-f32"], 1)
+    assert found["gguf-f32"]["texts_with_other_ids"] == 0
+
+
+def test_without_llama_cpp_a_file_is_unverified_and_without_gguf_there_is_none(
+    tmp_path, draw_gpt, small_tokenizer_file, monkeypatch, capsys
 ):
     find = gguf.importlib.util.find_spec
-    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None if name == missing else find(name))
-    found = export_gguf(tmp_path, draw_gpt(), small_tokenizer_file, ["gguf-f16"], 1)
-    assert found["gguf-f16"][state] == f"wanted the package {missing}, it is not installed (make {target})"
-    assert capsys.readouterr().err == f"export: gguf-f16 {state}: {found['gguf-f16'][state]}\n"
-    assert (tmp_path / "model-f16.gguf").exists() == (state == "unverified")
-    assert (tmp_path / "Modelfile").exists() == (state == "unverified")
+    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else find(name))
+    found = export_gguf(tmp_path / "out", draw_gpt(), small_tokenizer_file, ["gguf-f16"], 1)
+    reason = "wanted the package xllamacpp, it is not installed (make extras)"
+    assert found["gguf-f16"]["unverified"] == reason
+    assert capsys.readouterr().err == f"export: gguf-f16 unverified: {reason}\n"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model-f16.gguf", "Modelfile"}
+    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
+    with pytest.raises(UserError, match=r"expected the package gguf, it is not installed \(make setup\)"):
+        export_gguf(tmp_path / "other", draw_gpt(), small_tokenizer_file, ["gguf-f16"], 1)
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_a_format_that_is_named_twice_or_unknown_is_refused():
@@ -240,18 +249,19 @@ def test_a_format_that_is_no_gguf_is_left_to_others(tmp_path, draw_gpt, small_to
 
 
 def test_a_file_that_answers_has_its_template(tmp_path, draw_gpt, small_tokenizer_file, one_process):
-    found = export_gguf(tmp_path, draw_gpt(), small_tokenizer_file, ["gguf-f16"], 1, chat_template=TEMPLATE)
+    chat = chat_to_verify(Tokenizer.load(small_tokenizer_file))
+    found = export_gguf(tmp_path, draw_gpt(), small_tokenizer_file, ["gguf-f16"], 1, chat_template=TEMPLATE, chat=chat)
     assert found["gguf-f16"]["texts_with_other_ids"] == 0
     assert _fields(tmp_path / "model-f16.gguf")["tokenizer.chat_template"] == TEMPLATE
     assert "<|im_start|>assistant" in (tmp_path / "Modelfile").read_text()
 
 
-def test_a_file_that_llama_cpp_reads_otherwise_is_left_out(
+def test_a_file_that_llama_cpp_reads_otherwise_ends_the_export(
     tmp_path, draw_gpt, small_tokenizer_file, one_process, monkeypatch
 ):
     monkeypatch.setattr(gguf, "halves_to_pairs", lambda weight, head_dim: weight)
-    found = export_gguf(tmp_path, draw_gpt(family="llama"), small_tokenizer_file, ["gguf-f16"], 1)
-    assert found["gguf-f16"]["skipped"].startswith("wanted log-probabilities within 0.02 of ours")
+    with pytest.raises(UserError, match=r"formats: gguf-f16: expected the same .* in llama\.cpp .* of at most 0\.001"):
+        export_gguf(tmp_path, draw_gpt(family="llama"), small_tokenizer_file, ["gguf-f16"], 1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -25,6 +26,7 @@ from transformers import (
 
 from llm.errors import UserError
 from llm.export.huggingface import FILES, read_folder, write_folder
+from llm.export.verify import compare_with_transformers
 from llm.finetune.chat import TEMPLATE
 from llm.model.generate import generate, greedy
 from llm.text.tokenizer import END_OF_TEXT, IM_END, SPECIAL_TOKENS, Tokenizer
@@ -72,9 +74,9 @@ def test_transformers_computes_the_same_logits(tmp_path, draw_gpt, small_tokeniz
 @pytest.mark.parametrize("text", TEXTS)
 def test_transformers_gives_the_same_ids_and_the_text_back(exported_folder, text):
     theirs = AutoTokenizer.from_pretrained(exported_folder)
-    ids = Tokenizer.load(exported_folder / "tokenizer.json").encode(text)
-    assert theirs.encode(text) == ids
-    assert theirs.decode(ids) == text
+    tokenizer = Tokenizer.load(exported_folder / "tokenizer.json")
+    assert theirs.encode(text) == tokenizer.prompt(text) == [tokenizer.end_of_text, *tokenizer.encode(text)]
+    assert theirs.decode(tokenizer.encode(text)) == text
 
 
 def test_special_tokens_have_the_same_ids_in_transformers(exported_folder):
@@ -193,8 +195,32 @@ def test_what_came_in_goes_out_and_comes_in_again_to_the_same_bytes(tmp_path, th
     write_folder(tmp_path / "second", read_folder(tmp_path / "first"), small_tokenizer_file)
     assert _bytes_by_name(tmp_path / "first") == _bytes_by_name(tmp_path / "second")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "first")
-    assert again.config.model_type == THEIRS[name][2]
+    # Of the type qwen2 Transformers 5 would read another tokenizer than the file's.
+    assert again.config.model_type == THEIRS[name][2].replace("qwen2", "llama")
+    assert read_folder(tmp_path / "second").config.family == THEIRS[name][2]
     _assert_same_logits(tmp_path / "theirs", again)
+
+
+def test_a_tokenizer_that_is_qwen2s_keeps_the_models_name(tmp_path, draw_gpt, small_tokenizer_file):
+    tokenizer = tokenizers.Tokenizer.from_file(str(small_tokenizer_file))
+    tokenizer.normalizer = tokenizers.normalizers.NFC()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    write_folder(tmp_path / "out", draw_gpt(family="qwen2"), tmp_path / "tokenizer.json")
+    assert json.loads((tmp_path / "out/config.json").read_text())["architectures"] == ["Qwen2ForCausalLM"]
+    assert compare_with_transformers(tmp_path / "out", draw_gpt(family="qwen2"), 1).agrees()
+
+
+def test_llamas_fourth_bias_is_zero_or_it_is_refused(tmp_path, draw_gpt, small_tokenizer_file):
+    write_folder(tmp_path, draw_gpt(family="qwen2"), small_tokenizer_file)
+    assert json.loads((tmp_path / "config.json").read_text())["attention_bias"] is True
+    torch.testing.assert_close(dict(read_folder(tmp_path).named_parameters()), _weights(draw_gpt(family="qwen2")))
+    _change_weights(tmp_path, lambda weights: weights["model.layers.1.self_attn.o_proj.bias"].fill_(0.5))
+    with pytest.raises(UserError, match=r"attention_bias: expected biases of zero in model\.layers\.1\.self_attn"):
+        read_folder(tmp_path)
+
+
+def _weights(model) -> dict[str, torch.Tensor]:
+    return dict(model.named_parameters())
 
 
 def test_the_first_release_of_gpt2_reads_as_todays(tmp_path, theirs):

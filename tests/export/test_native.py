@@ -13,8 +13,9 @@ from llm.__main__ import app
 from llm.errors import UserError
 from llm.export.base import open_base
 from llm.export.huggingface import FILES, read_folder, write_folder
-from llm.export.native import MODEL_TYPE, why_native
+from llm.export.native import MODEL_TYPE
 from llm.export.params import ExportParams
+from llm.export.possible import why_native
 from llm.finetune.chat import TEMPLATE
 from llm.serve.chat import can_chat
 from llm.serve.run import load
@@ -111,7 +112,9 @@ def test_it_is_a_base_that_grows_by_the_tokens_it_lacks(tmp_path, folder):
     assert load_base().config.vocab_size == Tokenizer.load(tokenizer_file).vocab_size == 321
 
 
-def test_the_export_stage_says_what_was_skipped_and_why_and_goes_on(tmp_path, draw_gpt, small_tokenizer_file, capsys):
+def test_the_export_stage_says_that_transformers_was_skipped_and_refuses_what_llama_cpp_cannot_have(
+    tmp_path, draw_gpt, small_tokenizer_file, capsys
+):
     save_model(tmp_path / "pretrained", draw_gpt(family="gru"))
     out = tmp_path / "export"
     outputs = dict(
@@ -123,11 +126,15 @@ def test_the_export_stage_says_what_was_skipped_and_why_and_goes_on(tmp_path, dr
     )
     outputs |= {"gguf": out / "gguf", "onnx": out / "onnx", "metrics": tmp_path / "export.json"}
     given = {"weights": tmp_path / "pretrained", "tokenizer": small_tokenizer_file}
-    main(seed=1, export=ExportParams(formats=["gguf-f16"]), **given, **outputs)
+    with pytest.raises(UserError, match=r"export\.formats: gguf-f16: wanted a model that Transformers knows: .*gru"):
+        main(seed=1, export=ExportParams(formats=["gguf-f16"]), **given, **outputs)
+    assert list((out / "gguf").iterdir()) == []
+    capsys.readouterr()
+    main(seed=1, export=ExportParams(formats=[]), **given, **outputs)
     metrics = json.loads((tmp_path / "export.json").read_text())
     reason = why_native(draw_gpt(family="gru").config)
     assert metrics["transformers"] == {"skipped": reason}
-    assert metrics["gguf"]["gguf-f16"].keys() == {"skipped"}
+    assert metrics["gguf"] == {}
     assert f"export: Transformers skipped: {reason}\n" in capsys.readouterr().err
     assert read_folder(out).config.family == "gru"
 

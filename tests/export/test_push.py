@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from llm.__main__ import app
 from llm.errors import UserError
 from llm.export.huggingface import FILES
+from llm.export.markdown import weights_line
 from llm.export.push import check_repo, files_to_push
 
 # huggingface_hub sends a large file in a way that its HTTP library will not have for ever.
@@ -192,6 +193,20 @@ def test_the_command_uploads_every_byte_of_the_export_and_nothing_else(hub, fold
     assert hub.tokens == {f"Bearer {TOKEN}"}
     assert [revision for revision, _ in hub.commits] == ["main"]
     assert done.stdout.endswith(f"{hub.address}/me/model/commit/abc\n")
+
+
+def test_a_card_of_other_weights_is_not_sent(hub, folder):
+    line = weights_line(folder / "model.safetensors")
+    assert line.endswith(f"`{hashlib.sha256((folder / 'model.safetensors').read_bytes()).hexdigest()}`")
+    (folder / "README.md").write_text(f"# A model\n\n{line}\n")
+    assert "README.md" in files_to_push(folder)
+    (folder / "model.safetensors").write_bytes(b"the weights of another run")
+    said = _refused(folder, "me/model", "--yes")
+    assert "README.md: expected the card of the weights beside it, sha256 of `model.safetensors`: `" in said
+    assert said.count("dvc repro card") == 1
+    assert hub.asked == []
+    (folder / "README.md").write_text("# A card of my own\n")
+    assert "README.md" in files_to_push(folder)
 
 
 def test_what_goes_where_is_shown_with_sizes(hub, folder):

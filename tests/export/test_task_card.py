@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from llm.export.classifier import ClassifierInfo, write_classifier
 from llm.export.gguf import write_gguf, write_modelfile
 from llm.export.huggingface import write_folder
+from llm.export.markdown import weights_line
 from llm.export.task_card import task_card
 from llm.finetune.chat import TEMPLATE
 from llm.model.classifier import Classifier
@@ -67,6 +68,11 @@ def test_the_snippet_of_a_classifier_gives_every_label(write_labels, capsys, tex
     found = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert found.keys() == {"rain", "river"}
     assert sum(map(float, found.values())) == pytest.approx(1)
+
+
+def test_a_card_names_its_weights(write_labels):
+    folder = write_labels()
+    assert weights_line(folder / "model.safetensors") in task_card("topics", folder, "base", LABELED).splitlines()
 
 
 def test_the_hub_reads_the_front_matter_of_a_classifier(write_labels):

@@ -44,7 +44,9 @@ def test_any_conversation_has_the_ids_of_the_template(ours, theirs, messages):
     expected = theirs.apply_chat_template(as_theirs, add_generation_prompt=True, return_dict=False)
     assert conversation_ids(ours, messages) == expected
     parts = [part for message in messages for part in turn_ids(ours, message)]
-    assert [token for part in parts for token in part] == theirs.apply_chat_template(as_theirs, return_dict=False)
+    assert [ours.begin_of_text, *(token for part in parts for token in part)] == theirs.apply_chat_template(
+        as_theirs, return_dict=False
+    )
 
 
 @pytest.mark.parametrize("user", MESSAGES)
@@ -70,7 +72,7 @@ def test_a_marker_inside_a_message_is_ordinary_text(ours, theirs, marker, role):
     """No message can end itself and speak for the other side: Transformers' template allows that, our ids do not."""
     content = f"what does {marker} mean?"
     ids = conversation_ids(ours, [Message(role, content)])
-    assert [ids.count(ours.special[name]) for name in (IM_START, IM_END, "<|endoftext|>")] == [2, 1, 0]
+    assert [ids.count(ours.special[name]) for name in (IM_START, IM_END, "<|endoftext|>")] == [2, 1, 1]
     assert content in ours.decode(ids)
     said = [{"role": role, "content": content}]
     template_ids = theirs.apply_chat_template(said, add_generation_prompt=True, return_dict=False)

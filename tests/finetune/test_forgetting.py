@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from llm.finetune import forgetting
 from llm.finetune.forgetting import base_figures, read_held_out
 from llm.text.tokenizer import Tokenizer
 
@@ -46,3 +47,16 @@ def test_more_text_than_the_context_is_measured_to_its_end(draw_gpt, small_token
 
 def test_without_text_there_is_no_figure(draw_gpt, small_tokenizer_file, plain_cpu):
     assert base_figures(draw_gpt(), [], Tokenizer.load(small_tokenizer_file), 4, plain_cpu, "before") == {}
+
+
+def test_windows_and_logits_are_bounded_on_a_base_with_a_long_context(draw_gpt, small_tokenizer_file, plain_cpu):
+    """What attention holds grows with the square of the context, and what is predicted with the vocabulary."""
+    model, tokenizer = draw_gpt(n_layers=1, context_length=8192), Tokenizer.load(small_tokenizer_file)
+    seen = []
+    run_blocks = model.run_blocks
+    model.run_blocks = lambda x, *rest: seen.append(x.shape[:2]) or run_blocks(x, *rest)
+    text = "the rain falls " * 1000
+    base_figures(model, [text], tokenizer, 512, plain_cpu, "before")
+    assert {length for _, length in seen} == {forgetting.MOST_POSITIONS}
+    assert 1 < max(size * length * 320 for size, length in seen) <= forgetting.MOST_LOGITS
+    assert sum(size * length for size, length in seen) >= len(tokenizer.encode(text))

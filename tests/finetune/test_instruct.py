@@ -51,7 +51,8 @@ def _pair(user: str, text: str) -> Conversation:
 
 
 def _row(tokenizer: Tokenizer, messages: Conversation, last_only: bool = False) -> Row:
-    return make_row(messages, [turn_ids(tokenizer, message) for message in messages], last_only)
+    turns = [turn_ids(tokenizer, message) for message in messages]
+    return make_row(messages, turns, tokenizer.begin_of_text, last_only)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_a_cut_answer_has_no_end_and_one_cut_to_nothing_is_no_row(tokenizer):
 @settings(max_examples=60)
 def test_a_split_conversation_has_each_turn_once_behind_the_system_message(tokenizer, max_tokens):
     turns = [turn_ids(tokenizer, message) for message in TALK]
-    parts, n_dropped = split_row(TALK, turns, max_tokens)
+    parts, n_dropped = split_row(TALK, turns, tokenizer.begin_of_text, max_tokens)
     assert all(len(row.ids) <= max_tokens for row in parts)
     assert all(row.messages[0] == TALK[0] and row.messages[1].role == "user" for row in parts)
     kept = [message for row in parts for message in row.messages[1:]]
@@ -142,7 +143,8 @@ def test_a_split_conversation_has_each_turn_once_behind_the_system_message(token
 
 def test_a_turn_that_is_too_long_alone_parts_those_around_it(tokenizer):
     long = [*TALK[:3], Message("user", "rain " * 60), TALK[4], *TALK[5:]]
-    parts, n_dropped = split_row(long, [turn_ids(tokenizer, message) for message in long], 90)
+    turns = [turn_ids(tokenizer, message) for message in long]
+    parts, n_dropped = split_row(long, turns, tokenizer.begin_of_text, 91)
     assert n_dropped == 1
     assert [row.messages for row in parts] == [TALK[:3], [TALK[0], *TALK[5:]]]
 

@@ -46,3 +46,23 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(tmp_path, draw_gpt
 def test_a_model_has_a_name_of_text_whatever_its_folder_is_called(tmp_path):
     assert name_of(tmp_path / "река") == "река"
     assert name_of(tmp_path / os.fsdecode(b"m\xff")) == "m\ufffd"
+
+
+def test_a_folder_without_our_tokens_is_served_as_its_clients_read_it(tmp_path, draw_gpt, small_tokenizer_file):
+    """No <|pad|>, no <|im_end|>: what others' folders have is enough to generate."""
+    from fastapi.testclient import TestClient
+    from transformers import AutoTokenizer
+
+    from llm.export.huggingface import write_folder
+    from llm.serve.app import make_app, serve_model
+
+    write_folder(tmp_path, draw_gpt(), small_tokenizer_file)
+    text = (tmp_path / "tokenizer.json").read_text().replace("<|pad|>", "<fill>").replace("<|im_end|>", "<over>")
+    (tmp_path / "tokenizer.json").write_text(text)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5}')
+    model, tokenizer = load(tmp_path)
+    assert (model.config.vocab_size, tokenizer.ends) == (320, {0, 5})
+    with TestClient(make_app(serve_model("others", model, tokenizer, False, 1))) as client:
+        body = {"model": "others", "prompt": "The rain", "max_tokens": 8, "temperature": 0}
+        answer = client.post("/v1/completions", json=body).json()
+    assert answer["usage"]["prompt_tokens"] == len(AutoTokenizer.from_pretrained(tmp_path)("The rain")["input_ids"])

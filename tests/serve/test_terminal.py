@@ -1,14 +1,17 @@
 """A conversation over a pipe: a line a message, an answer a line or more."""
 
 import io
+import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from llm import __main__ as command_line
 from llm.errors import UserError
-from llm.finetune.chat import TEMPLATE, prompt_ids
+from llm.finetune.chat import prompt_ids
 from llm.serve.chat import can_chat, conversation_ids
+from llm.serve.run import load
 from llm.serve.terminal import Conversation, Manner, chat
 from llm.text.tokenizer import Tokenizer
 
@@ -40,11 +43,32 @@ def test_a_conversation_is_what_the_template_makes_of_it(chat_folder, tokenizer)
     assert conversation_ids(tokenizer, messages) == ids
 
 
-def test_a_template_of_somebody_else_is_no_chat(tmp_path, chat_folder, exported_folder):
-    assert can_chat(chat_folder)
-    assert not can_chat(exported_folder)
-    (tmp_path / "chat_template.jinja").write_text(TEMPLATE + "more")
-    assert not can_chat(tmp_path)
+OTHERS = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system message.') }}{% endif %}"
+    "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
+    "[assistant]"
+)
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_template_of_others_is_rendered_as_transformers_does(tmp_path, exported_folder, place):
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(exported_folder, tmp_path / "others")
+    assert not can_chat(folder)
+    if place == "chat_template.jinja":
+        (folder / place).write_text(OTHERS)
+    else:
+        content = json.loads((folder / place).read_text())
+        (folder / place).write_text(json.dumps(content | {"chat_template": OTHERS}))
+    assert can_chat(folder)
+    _, tokenizer = load(folder)
+    ids = conversation_ids(tokenizer, [("user", "Why?")])
+    text = "<|endoftext|>[user] Why?\n[assistant]"
+    assert ids == AutoTokenizer.from_pretrained(folder).encode(text, add_special_tokens=False)
+    assert ids.count(tokenizer.end_of_text) == 1
+    assert _talk(folder, "Why?\nAnd?\n").count("\n") >= 2
+    assert "template takes, got: No system message." in _talk(folder, "Why?\n", system="Be brief.")
 
 
 def test_the_same_seed_gives_the_same_conversation(chat_folder):

@@ -82,6 +82,7 @@ def test_the_card_holds_every_task_and_the_md5_of_every_file(paths, tmp_path):
     assert "Skipped: no function of the corpus is left in test." in text
     hashes = [_md5(f"all of {name}") for name in [*ARTIFACTS, "answers"]]
     assert [md5 for md5 in hashes if text.count(md5) != 1] == []
+    assert f"sha256 of `model.safetensors`: `{hashlib.sha256(b'all of exported').hexdigest()}`" in text.splitlines()
     assert str(tmp_path) not in text
     figures = ["0.375", "0.0375", "9,936", "| `d_model` | 60 |", "12 of 2 windows", "characters"]
     assert [figure for figure in figures if figure not in text] == []

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm.errors import UserError
+from llm.export import verify
 from llm.export.huggingface import FILES
 from llm.export.params import ExportParams
 from llm.text.bpe import train_bpe
@@ -59,8 +61,10 @@ def test_llama_cpp_loads_what_was_pretrained(tmp_path, weights, small_tokenizer_
     metrics = _export(weights, small_tokenizer_file, tmp_path / "export", ("gguf-f32",))["gguf"]
     assert {path.name for path in (tmp_path / "export/gguf").iterdir()} == {"model-f32.gguf", "Modelfile"}
     assert metrics["gguf-f32"].pop("max_logprob_difference") < 1e-4
+    assert metrics["gguf-f32"].pop("mean_divergence") < 1e-6
     size = (tmp_path / "export/gguf/model-f32.gguf").stat().st_size
-    assert metrics == {"gguf-f32": {"bytes": size, "texts_with_other_ids": 0, "other_continuations": 0}}
+    same = {"texts_with_other_ids": 0, "other_continuations": 0, "continuations": 25}
+    assert metrics == {"gguf-f32": {"bytes": size} | same}
     assert "export:" not in capsys.readouterr().err
 
 
@@ -76,28 +80,36 @@ def test_onnx_runtime_loads_what_was_pretrained(tmp_path, draw_gpt, small_tokeni
     assert _read(tmp_path / "export/gguf") == {"skipped.json": {"skipped": "gguf is not in export.formats"}}
     assert metrics["gguf"] == {}
     assert metrics["onnx"].pop("max_logit_difference") < 1e-4
-    assert metrics["onnx"] == {"bytes": size, "other_continuations": 0}
+    assert metrics["onnx"].pop("mean_divergence") < 1e-6
+    same = {"texts_with_other_ids": 0, "other_continuations": 0, "continuations": 20}
+    assert metrics["onnx"] == {"bytes": size} | same
     assert "export:" not in capsys.readouterr().err
 
 
-def test_what_only_llama_cpp_cannot_have_is_told_and_is_no_failure(tmp_path, weights, capsys):
+def test_what_only_llama_cpp_cannot_have_is_refused_where_it_was_asked_for(tmp_path, weights):
     train_bpe(["The river runs, the rain falls. "], 320, "cl100k").save(str(tmp_path / "tokenizer.json"))
-    metrics = _export(weights, tmp_path / "tokenizer.json", tmp_path / "export", ("gguf-f16",))
-    assert metrics["max_logit_difference"] < 1e-4
-    assert metrics["gguf"]["gguf-f16"]["skipped"].endswith("given cl100k")
-    reason = metrics["gguf"]["gguf-f16"]["skipped"]
-    assert _read(tmp_path / "export/gguf") == {"skipped.json": {"skipped": reason}}
-    assert f"export: gguf-f16 skipped: {metrics['gguf']['gguf-f16']['skipped']}\n" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"export\.formats: gguf-f16: .* given cl100k"):
+        _export(weights, tmp_path / "tokenizer.json", tmp_path / "export", ("gguf-f16",))
+    assert list((tmp_path / "export/gguf").iterdir()) == []
+    assert not (tmp_path / "export.json").exists()
+    assert _export(weights, tmp_path / "tokenizer.json", tmp_path / "again")["max_logit_difference"] < 1e-4
 
 
 def test_a_tokenizer_that_transformers_reads_otherwise_is_refused(tmp_path, weights, small_tokenizer_file, monkeypatch):
     ours = Tokenizer.load(small_tokenizer_file)
-    monkeypatch.setattr(Tokenizer, "load", lambda path: ours)
+    monkeypatch.setattr(verify, "open_tokenizer", lambda folder: ours)
     monkeypatch.setattr(ours, "encode", lambda text: [7])
-    with pytest.raises(UserError, match="5 texts with other ids") as caught:
+    with pytest.raises(UserError, match="10 of 10 texts with other ids, 5 of 25 other texts") as caught:
         _export(weights, small_tokenizer_file, tmp_path / "out/export")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/export.json").exists()
+
+
+def test_a_text_begins_with_one_token_in_every_client(tmp_path, weights, small_tokenizer_file):
+    _export(weights, small_tokenizer_file, tmp_path / "export")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "export")
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "export/tokenizer.json"))
+    assert theirs("The rain")["input_ids"][0] == library.encode("The rain").ids[0] == theirs.bos_token_id == 0
 
 
 @pytest.mark.parametrize("other", ["elsewhere/model.safetensors", "export/weights.safetensors"])

@@ -102,6 +102,7 @@ def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_fi
         scores = model(**tokenizer(test["text"].tolist(), padding=True, truncation=True, return_tensors="pt")).logits
     predicted = [model.config.id2label[number] for number in scores.argmax(dim=-1).tolist()]
     assert (test["label"] == predicted).mean() == metrics["test"]["pretrained"]["accuracy"]
+    assert metrics["export"].pop("mean_divergence") < 1e-9
     assert metrics["export"] == {"max_probability_difference": 0.0, "rows_with_other_ids": 0, "rows": 8}
     confusion = pd.read_csv(out / "plots/confusion.csv")
     assert confusion["actual"].tolist() == test["label"].tolist()
@@ -271,8 +272,10 @@ def test_a_base_in_our_own_words_gives_models_in_our_own_words(
 ):
     base = tmp_path / "base"
     write_folder(base, draw_gpt(**shape), small_tokenizer_file)
-    trained = run(instruct, rows_file, base=base, formats=("gguf-f16",))
-    assert _metrics(trained)["gguf"]["gguf-f16"].keys() == {"skipped"}
+    with pytest.raises(UserError, match=r"base: export\.formats: gguf-f16: wanted a model that Transformers knows"):
+        run(instruct, rows_file, "refused", base=base, formats=("gguf-f16",))
+    trained = run(instruct, rows_file, base=base, formats=())
+    assert _metrics(trained)["transformers"].keys() == {"skipped"}
     assert list((trained / "model/gguf").iterdir()) == []
     model = read_folder(trained / "model")
     shown = (trained / "report.md").read_text().split("````text\nrain 4\n````")[1]
