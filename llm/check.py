@@ -49,7 +49,8 @@ def check_params(path: Path) -> Params:
     """Return all of a params file, checked; UserError names every key that is wrong, in one line."""
     checked: Params = params.check(Params, params.read(path), "", path)
     problems = [*_text_problems(checked), *_pretrain_problems(checked)]
-    problems += export_problems(checked.export.formats, checked.model, checked.tokenize)
+    # A tokenizer with a problem of its own cannot be exported either: one line is enough.
+    problems += problems or export_problems(checked.export.formats, checked.model, checked.tokenize)
     for name, task in checked.finetune.tasks.items():
         problems += [f"finetune.tasks.{name}.{problem}" for problem in _task_problems(task, checked)]
     if problems:
