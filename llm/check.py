@@ -50,7 +50,8 @@ def check_params(path: Path) -> Params:
     checked: Params = params.check(Params, params.read(path), "", path)
     problems = [*_text_problems(checked), *_pretrain_problems(checked)]
     # A tokenizer with a problem of its own cannot be exported either: one line is enough.
-    problems += problems or export_problems(checked.export.formats, checked.model, checked.tokenize)
+    if not problems:
+        problems += export_problems(checked.export.formats, checked.model, checked.tokenize)
     for name, task in checked.finetune.tasks.items():
         problems += [f"finetune.tasks.{name}.{problem}" for problem in _task_problems(task, checked)]
     if problems:
