@@ -77,7 +77,8 @@ def batch(config):
 
 
 def _loss_and_gradients(model, machine, batch, dropout_keys=None):
-    loss = LanguageLoss(model.to(machine.device), machine, compiled=False)(*batch, dropout_keys)
+    # cuDNN differentiates a GRU in training mode only.
+    loss = LanguageLoss(model.to(machine.device).train(), machine, compiled=False)(*batch, dropout_keys)
     loss.backward()
     return loss.detach().cpu(), {name: weight.grad.cpu() for name, weight in model.named_parameters()}
 
