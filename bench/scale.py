@@ -7,6 +7,7 @@ The documents are drawn: words of the standard library by Zipf's law, about 2 kB
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,8 +72,15 @@ def run_stages(folder: Path, near: bool) -> dict[str, tuple[float, float]]:
         params["prepare"]["clean"]["near_duplicates"] = None
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(params, file)
+    shutil.copyfile("requirements.lock", folder / "requirements.lock")
     stages: dict[str, dict[str, str]] = {
-        "prepare": {"raw": "raw", "corpus": "corpus", "metrics": "p.json", "report": "p.md"},
+        "prepare": {
+            "raw": "raw",
+            "lock": "requirements.lock",
+            "corpus": "corpus",
+            "metrics": "p.json",
+            "report": "p.md",
+        },
         "tokenize": {"corpus": "corpus", "given": "raw", "tokenizer": "tokenizer.json", "tokens": "tokens"}
         | {"metrics": "t.json", "report": "t.md", "picture": "t.svg"},
         "sample": {"tokens": "tokens", "tokenizer": "tokenizer.json", "windows": "windows"}

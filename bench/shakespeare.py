@@ -81,6 +81,7 @@ def set_up(folder: Path, text: Path, params: dict[str, Any]) -> None:
     for inner in ("data/raw", "data/given"):
         (folder / inner).mkdir(parents=True)
     shutil.copyfile(text, folder / "data/raw/text.txt")
+    shutil.copyfile(ROOT / "requirements.lock", folder / "requirements.lock")
     write_params(folder, params)
 
 

@@ -29,13 +29,14 @@ HARMLESS = {"empty", "hidden"}
 def main(
     prepare: Annotated[PrepareParams, Param("prepare")],
     raw: Input,
+    lock: Input,
     corpus: Output,
     metrics: Output,
     report: Output,
     scratch: Scratch,
 ) -> None:
     """Write `corpus`/{train,val,test}.parquet and count what was kept and what was dropped."""
-    units = [unit for source in prepare.sources for unit in list_units(source, raw)]
+    units = [unit for source in prepare.sources for unit in list_units(source, raw, lock)]
     _warn(units, prepare, raw)
     found, normalised, dropped, encodings = Counter[str](), Counter[str](), Dropped(), dict[str, str]()
     undivided: dict[str, list[str]] = {source.name: [] for source in prepare.sources if _separator(source)}

@@ -35,6 +35,15 @@ class PythonSource(Section):
     include: list[str] = Field(min_length=1)
 
 
+class DocstringsSource(Section):
+    """Signatures and docstrings of installed packages, in the versions that requirements.lock pins."""
+
+    name: Name
+    kind: Literal["docstrings"]
+    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = Field(min_length=1)
+    exclude: list[str] = []  # patterns of module paths, such as numpy/f2py/*
+
+
 class _FileOptions(Section):
     """How files are read, whatever brought them here."""
 
@@ -75,7 +84,9 @@ class HuggingFaceSource(Section):
     on_error: Literal["fail", "skip"] = "fail"
 
 
-Source = Annotated[PythonSource | FilesSource | UrlSource | HuggingFaceSource, Field(discriminator="kind")]
+Source = Annotated[
+    PythonSource | DocstringsSource | FilesSource | UrlSource | HuggingFaceSource, Field(discriminator="kind")
+]
 
 
 class RepetitionParams(Section):

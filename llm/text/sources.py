@@ -1,6 +1,7 @@
-"""Where documents come from: the standard library of the running Python, files, the network, a dataset.
+"""Where documents come from: the standard library of the running Python, packages, files, the network, a dataset.
 
     python       → ("json/decoder.py", "…source…"), …, ("topics/assert", "…The language reference…")
+    docstrings   → ("numpy/linalg/_linalg.py", "…signatures and docstrings…"), …
     files        → ("my/book.txt", "…"), ("dump.jsonl.gz:1", "…"), …
     url          → as a file, once it is downloaded
     huggingface  → ("train:1", "…"), …
@@ -23,10 +24,11 @@ from typing import NamedTuple
 
 from llm.errors import UserError
 from llm.text.containers import ContentError, check_hidden, printable, split_suffixes
+from llm.text.docstrings import module_text, package_files
 from llm.text.download import default_cache, fetch
 from llm.text.formats import read_file
 from llm.text.huggingface import read_dataset
-from llm.text.params import FilesSource, HuggingFaceSource, PythonSource, Source, UrlSource
+from llm.text.params import DocstringsSource, FilesSource, HuggingFaceSource, PythonSource, Source, UrlSource
 from llm.text.raw import FileNote, RawDocument, Unreadable
 
 # Tests are text about tests; site-packages belong to the machine; the build's own files name its paths.
@@ -55,11 +57,16 @@ class Unit(NamedTuple):
         return self.file.stat().st_size if self.file.is_file() else 0
 
 
-def list_units(source: Source, raw: Path) -> list[Unit]:
-    """All units of a source, sorted. `raw` is the folder that `files` may read; a `url` is downloaded here."""
+def list_units(source: Source, raw: Path, lock: Path = Path("requirements.lock")) -> list[Unit]:
+    """Return all units of a source, sorted; a `url` is downloaded here.
+
+    `raw` is the folder that `files` may read, `lock` pins the versions of the packages that `docstrings` reads.
+    """
     match source:
         case PythonSource():
             return _python_units(source)
+        case DocstringsSource():
+            return _docstring_units(source, lock)
         case FilesSource():
             return _file_units(source, raw)
         case UrlSource():
@@ -75,6 +82,9 @@ def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[RawDocument | Unr
     match unit.source:
         case PythonSource():
             yield _read_module(unit.source, unit.path, unit.file)
+        case DocstringsSource():
+            assert unit.file
+            yield from _read_docstrings(unit.source, unit.path, unit.file)
         case FilesSource() | UrlSource():
             assert unit.file
             try:
@@ -106,6 +116,23 @@ def _read_module(source: PythonSource, path: str, file: Path | None) -> RawDocum
     except (SyntaxError, UnicodeDecodeError) as error:
         problem = f"wanted Python source, it does not decode: {error}"
         return Unreadable(source.name, path, "not_decodable", problem, file.stat().st_size)
+
+
+def _docstring_units(source: DocstringsSource, lock: Path) -> list[Unit]:
+    files = [found for name in source.packages for found in package_files(name, lock)]
+    return [Unit(source, path, file) for path, file in files if not _matches(path, source.exclude)]
+
+
+def _read_docstrings(source: DocstringsSource, path: str, file: Path) -> Iterator[RawDocument | Unreadable]:
+    """A module's documentation as one document; nothing for a module that has none."""
+    try:
+        text = module_text(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError, RecursionError, MemoryError) as error:
+        problem = f"expected a module that Python 3.11 parses, got: {' '.join(str(error).split())}"
+        yield Unreadable(source.name, path, "not_parsed", problem, file.stat().st_size if file.is_file() else 0)
+        return
+    if text:
+        yield RawDocument(source.name, path, text)
 
 
 def _topics() -> dict[str, str]:

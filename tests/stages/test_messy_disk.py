@@ -155,7 +155,7 @@ def run(tmp_path: Path, prepare_params: Callable) -> Callable[[Path], tuple[dict
         section = prepare_params([source], max_document_bytes=MAX_DOCUMENT_BYTES)
         corpus, metrics, report = (tmp_path / name for name in ("corpus", "metrics.json", "report.md"))
         (tmp_path / "scratch").mkdir(exist_ok=True)
-        prepare.main(section, raw, corpus, metrics, report, tmp_path / "scratch")
+        prepare.main(section, raw, Path("requirements.lock"), corpus, metrics, report, tmp_path / "scratch")
         rows = read_table(corpus / "train.parquet").to_pylist()
         found = {row["path"]: row["text"] for row in rows}
         assert len(found) == len(rows)

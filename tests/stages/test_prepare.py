@@ -37,7 +37,15 @@ def run(tmp_path: Path, raw: Path) -> Callable[..., Path]:
     def run(section: Any, name: str = "corpus", raw: Path = raw) -> Path:
         corpus, scratch = tmp_path / name, tmp_path / f"{name}.scratch"
         scratch.mkdir(exist_ok=True)
-        main(section, raw, corpus, corpus.with_suffix(".json"), corpus.with_suffix(".md"), scratch)
+        main(
+            section,
+            raw,
+            Path("requirements.lock"),
+            corpus,
+            corpus.with_suffix(".json"),
+            corpus.with_suffix(".md"),
+            scratch,
+        )
         return corpus
 
     return run
