@@ -275,6 +275,7 @@ def _staged(targets: dict[str, Path], key: str) -> Iterator[dict[str, Path]]:
     Outputs that stand side by side are written side by side.
     """
     folders = {name: (target if _is_held(target) else target.parent) / SCRATCH for name, target in targets.items()}
+    made = {above for folder in folders.values() for above in (folder, *folder.parents) if not above.exists()}
     try:
         for folder in {*folders.values()}:
             shutil.rmtree(folder / key, ignore_errors=True)  # of a run that was killed
@@ -283,8 +284,9 @@ def _staged(targets: dict[str, Path], key: str) -> Iterator[dict[str, Path]]:
     finally:
         for folder in {*folders.values()}:
             shutil.rmtree(folder / key, ignore_errors=True)
+        for folder in sorted({*folders.values(), *made}, key=lambda path: len(path.parts), reverse=True):
             with suppress(OSError):
-                folder.rmdir()  # unless another stage writes there
+                folder.rmdir()  # unless an output is there, or another stage writes there
 
 
 def _is_held(target: Path) -> bool:
