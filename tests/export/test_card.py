@@ -250,7 +250,8 @@ def test_the_snippets_write_the_same_text(exported, capsys, draw_gpt, small_toke
     code = snippet(card(), "xllamacpp") + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr[-500:]
-    assert written[0].startswith("import ") and len(written[0]) > 20
+    prompt = METRICS["evaluate"]["example_prompt"]
+    assert written[0].startswith(prompt) and len(written[0]) > len(prompt) + 20
     assert {*written, done.stdout} == {written[0]}
 
 

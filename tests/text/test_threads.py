@@ -32,7 +32,7 @@ def test_an_error_ends_the_work_and_is_raised_here() -> None:
 
 
 TRAIN = "train_bpe(texts(), 60_000, 'qwen2')"
-ENCODE = "trained.encode_batch(list(texts()) * 20, n_threads=2)"
+ENCODE = "trained.encode_batch(list(texts()) * 100, n_threads=2)"
 PROGRAM = """
 import random, sys, tempfile
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_ctrl_c_ends_a_long_call_within_two_seconds(call: str, pattern: str) -> 
     program = [sys.executable, "-c", PROGRAM.format(call=call, pattern=pattern)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline() == "begins\n"
-        time.sleep(2.5)  # the texts are made, and the library works
+        time.sleep(1.5)  # the texts are made, and the library works
         assert process.poll() is None, "over before it could be interrupted"
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
