@@ -1,12 +1,16 @@
 """What several tests share: a small text, a tokenizer of it, models with drawn weights, an exported folder."""
 
 import copy
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell starts jobs in its background with Ctrl-C ignored, and the processes that tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL_TEXT = (
     "def walk(path):\n    return [name for name in path if name]\n\nThe river runs, the rain falls; 2024 déjà vu.\n"

@@ -132,7 +132,8 @@ def test_a_key_in_a_list_of_sources_is_named_as_it_stands_in_the_file() -> None:
 def test_a_wrong_kind_of_source_is_told_the_kinds_that_there_are() -> None:
     wrong = PREPARE | {"sources": [{"name": "books", "kind": "file", "globs": ["data/raw/*"]}]}
     assert refusal(PrepareParams, wrong, "prepare") == (
-        "params.yaml: prepare.sources.0.kind: wanted 'python' or 'files' or 'url' or 'huggingface', given text 'file'"
+        "params.yaml: prepare.sources.0.kind: wanted 'python' or 'docstrings' or 'files' or 'url' or 'huggingface', "
+        "given text 'file'"
     )
     wrong = PREPARE | {"sources": [{"name": "books", "globs": ["data/raw/*"]}]}
     assert refusal(PrepareParams, wrong, "prepare") == (
