@@ -12,16 +12,18 @@ from pydantic import Field
 
 from llm import stage
 from llm.evaluate.breakdown import Row
+from llm.evaluate.continuations import write_on
 from llm.evaluate.likelihood import plan_document_spans, plan_spans
 from llm.evaluate.measure import Figures, HeldOut, measure
 from llm.evaluate.overlap import mark_found
 from llm.evaluate.page import write_page
 from llm.evaluate.params import EvaluateParams
+from llm.evaluate.quality import few
 from llm.evaluate.samples import example_of, with_prompts, write_samples
 from llm.plots import draw_bars, draw_calibration, draw_context
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Seed
-from llm.text.tables import read_table
+from llm.text.tables import iterate_rows, read_table
 from llm.text.tokenizer import Tokenizer
 from llm.text.usage import Usage
 from llm.text.windows import StreamFile, read_info, read_stream
@@ -52,10 +54,12 @@ def main(
     tokens: Input,
     tokenizer: Input,
     baselines: Input,
+    corpus: Input,
     metrics: Output,
     figures: Output,
     report: Output,
     samples: Output,
+    continuations: Output,
     picture: Output,
     position: Output,
     context: Output,
@@ -75,7 +79,8 @@ def main(
         print(f"evaluate: warning: {model.config.attention} attention sees what it predicts", file=sys.stderr)
     info, encoder = read_info(windows), Tokenizer.load(tokenizer)
     measured: dict[str, Figures] = {}
-    for text in _read_held_out(windows, tokens, info.end_of_text, encoder, ngram):
+    held_out = _read_held_out(windows, tokens, info.end_of_text, encoder, ngram)
+    for text in held_out:
         length = model.config.context_length
         stride = min(evaluate.stride, length)
         if info.boundary == "document":
@@ -86,14 +91,21 @@ def main(
         measured[text.name] = measure(model, text, spans, evaluate.batch_size, machine, rng)
     if not info.lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
+    train = (row["text"] for row in iterate_rows(corpus / "train.parquet", ["text"]))
+    quality, page_of_texts = write_on(model, encoder, held_out, evaluate.quality, train, seed)
+    if "skipped" in quality:
+        print(f"evaluate: text quality is not measured: {quality['skipped']}")
+    if held_out:
+        measured[held_out[-1].name]["quality"] = quality
     evaluate = with_prompts(evaluate, windows, encoder, seed)
     limits = {"lossless_tokens": info.lossless, "sees_the_future": model.sees_the_future}
     summaries = {split: of["summary"] for split, of in measured.items()}
     others = {"matmul_dtype": machine.matmul_dtype, "example_prompt": example_of(evaluate)}
-    stage.write_json(metrics, {**summaries, **limits, **others})
+    stage.write_json(metrics, {**summaries, **limits, **others, "quality": few(quality)})
     stage.write_json(figures, dict(measured))
     report.write_text(write_page(measured), encoding="utf-8")
     samples.write_text(write_samples(model, encoder, evaluate, seed), encoding="utf-8")
+    continuations.write_text(page_of_texts, encoding="utf-8")
     _draw_rivals(summaries, baselines, picture)
     shown = next(reversed(measured), None)  # test, if there is one
     title = f"held-out text ({shown})" if shown else "no text was held out"

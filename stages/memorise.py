@@ -22,7 +22,7 @@ from llm.evaluate.memorisation import (
     verdict,
 )
 from llm.evaluate.params import EvaluateParams
-from llm.evaluate.samples import Sample, continue_greedily, draw_samples, with_prompts
+from llm.evaluate.samples import Sample, continue_rows, draw_samples, with_prompts
 from llm.model.gpt import GPT
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Seed
@@ -112,7 +112,7 @@ def _continue(
         return Continued(places, prefix_tokens, np.zeros(0, dtype=np.int64))
     rows = stream[places[:, None] + np.arange(prefix_tokens + LONG)].astype(np.int64)
     prefixes = torch.from_numpy(rows[:, :prefix_tokens]).to(model.embedding.weight.device)
-    written = continue_greedily(model, prefixes, LONG).cpu().numpy()
+    written = continue_rows(model, prefixes, LONG).cpu().numpy()
     return Continued(places, prefix_tokens, verbatim_lengths(written, rows[:, prefix_tokens:]))
 
 

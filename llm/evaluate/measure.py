@@ -5,7 +5,7 @@ stream, spans ──one pass over the model──► Scores ──► the sum, b
 a few windows ──cut short──► what context is worth
 """
 
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class Figures(TypedDict):
     contamination: dict[str, Any]
     hardest: list[Row]
     easiest: list[Row]
+    quality: NotRequired[Row]  # of what the model writes, where this split is the one that it continues
 
 
 def measure(

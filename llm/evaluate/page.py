@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from llm.evaluate.breakdown import Row
 from llm.evaluate.measure import Figures
+from llm.evaluate.quality import MEASURES
 
 OPENING = """\
 # Evaluation
@@ -35,6 +36,11 @@ CONTAMINATION = """\
 Tokens that lie in an n-gram which stands in the training text too. A token's bytes are its own; the ends of texts
 have none, and count as not found. What is found cannot tell learning from copying: the rest is the harder test."""
 
+QUALITY = """\
+Places of held-out documents, at which the model reads the tokens before and writes on, beside the true continuations
+of the same prompts cut to the same number of tokens. The true ones are the measure: they have new words and
+repetitions of their own. `reports/continuations.md` has the first texts, not picked."""
+
 
 def write_page(figures: dict[str, Figures]) -> str:
     """The page as Markdown; splits in the order given, none where no text was held out."""
@@ -42,6 +48,7 @@ def write_page(figures: dict[str, Figures]) -> str:
         return f"{OPENING}\n\nNo text was held out, so nothing was measured.\n"
     parts = [OPENING, "## Likelihood", LIKELIHOOD, _likelihood(figures)]
     parts += ["### By source", _sources(figures)]
+    parts += [part for of in figures.values() if "quality" in of for part in _quality(of["quality"])]
     parts += ["## Position in the window", POSITION, _positions(figures)]
     parts += ["## What context is worth", CONTEXT, _contexts(figures)]
     parts += ["## Calibration", CALIBRATION]
@@ -76,6 +83,36 @@ def _sources(figures: dict[str, Figures]) -> str:
         for row in of["sources"]
     ]
     return _table(["source", "split", "documents", "bytes", "tokens", "bits per byte", "95% interval"], rows)
+
+
+def _quality(quality: Row) -> list[str]:
+    parts = ["## What it writes beside what people wrote", QUALITY]
+    if "skipped" in quality:
+        return [*parts, f"Not measured: {quality['skipped']}."]
+    model, true, ratio = (quality[key] for key in ("model", "true", "ratio"))
+    rows = [
+        ["texts", f"{quality['texts']}", f"{quality['texts']}", "–"],
+        ["words", f"{model['words']:,}", f"{true['words']:,}", "–"],
+        *(
+            [title, *(_with_interval(of, name) for of in (model, true)), f"{ratio[name]:.3f}" if name in ratio else "–"]
+            for name, (title, _) in MEASURES.items()
+            if name in true
+        ),
+    ]
+    settings = (
+        f"{quality['split']}: {quality['prompt_tokens']} tokens are read, {quality['mean_tokens']:g} on the average "
+        f"compared, drawn at temperature {quality['temperature']}. The model ended {quality['ended_sooner']:.1%} of "
+        "its texts sooner than the true ones end or were cut. In brackets: 95% intervals over documents."
+    )
+    words = "\n".join(f"- **{title}**: {about}" for name, (title, about) in MEASURES.items() if name in true)
+    return [*parts, words, _table(["", "model", "true continuations", "model / true"], rows), settings]
+
+
+def _with_interval(row: Row, name: str) -> str:
+    if name not in row:
+        return "–"
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return f"{row[name]:.3f}" if low is None else f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _positions(figures: dict[str, Figures]) -> str:

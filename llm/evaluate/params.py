@@ -15,8 +15,17 @@ class BaselinesParams(Section):
     train_bytes: Count | None
 
 
+class QualityParams(Section):
+    """How many stretches of held-out text the model continues, after how many tokens, and how it draws."""
+
+    texts: Annotated[int, Field(ge=0)]
+    prompt_tokens: Count
+    new_tokens: Count
+    temperature: Annotated[float, Field(gt=0)]
+
+
 class EvaluateParams(Section):
-    """How the held-out text is scored, and what the samples begin with."""
+    """How the held-out text is scored, what the samples begin with, and what text quality is measured on."""
 
     stride: Count
     batch_size: Count
@@ -24,6 +33,7 @@ class EvaluateParams(Section):
     sample_tokens: Count
     temperature: Annotated[float, Field(gt=0)]
     top_k: Count
+    quality: QualityParams
 
 
 class ClozeParams(Section):

@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from llm.evaluate.breakdown import Row
 from llm.evaluate.memorisation import LONG, SHORT
+from llm.evaluate.quality import MEASURES
 
 # A token's colour is the number of these that its nats reach.
 BOUNDS = (1, 2, 3, 4, 6, 8)
@@ -171,6 +172,8 @@ def write_report(report: Report, template: str) -> str:
             "finetuned_names": FINETUNED,
             "finetuned_captions": CAPTIONS,
             "answer_names": ANSWERS,
+            "quality": report.figures[shown].get("quality") if shown else None,
+            "quality_names": MEASURES,
             "interval": _interval,
             "short": SHORT,
             "long": LONG,

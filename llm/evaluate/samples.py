@@ -1,6 +1,7 @@
 """What the model writes: after a few prompts, as text to be read side by side, and after many prefixes at once."""
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,10 +96,21 @@ def write_samples(model: GPT, tokenizer: Tokenizer, params: EvaluateParams, seed
     """The samples as Markdown."""
     parts = ["# Samples", "", f"Up to {params.sample_tokens} tokens after each prompt (marked by │)."]
     for prompt, way, ids in draw_samples(model, tokenizer, params, seed):
-        text = f"{prompt}│{tokenizer.decode(ids)}"
-        fence = _longer_than("`" * 3, text)
-        parts += ["", f"## {_in_line(prompt)}, {way}", "", f"{fence}text", text, fence]
+        parts += _section(f"{_in_line(prompt)}, {way}", f"{prompt}│{tokenizer.decode(ids)}")
     return "\n".join(parts) + "\n"
+
+
+def write_continuations(opening: str, texts: Iterable[tuple[str, str, str]]) -> str:
+    """Return continuations as Markdown: where each prompt stands, the prompt and what was written after it."""
+    parts = ["# Continuations", "", opening]
+    for number, (place, prompt, written) in enumerate(texts, start=1):
+        parts += _section(f"{number}: {_in_line(place)}", f"{prompt}│{written}")
+    return "\n".join(parts) + "\n"
+
+
+def _section(title: str, text: str) -> list[str]:
+    fence = _longer_than("`" * 3, text)
+    return ["", f"## {title}", "", f"{fence}text", text, fence]
 
 
 def _in_line(text: str) -> str:
@@ -114,26 +126,49 @@ def _longer_than(least: str, text: str) -> str:
     return "`" * (1 + max(len(run) for run in (least, *re.findall("`+", text))))
 
 
+def likeliest(logits: Tensor) -> Tensor:
+    """Return the likeliest id of each row of logits (B, V): (B, 1)."""
+    return logits.argmax(dim=-1, keepdim=True)
+
+
+def row_sampler(temperature: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Return a chooser that draws an id for each row of logits (B, V) in proportion to the likelihood."""
+
+    def choose(logits: Tensor) -> Tensor:
+        # One number a row and a look-up, where torch.multinomial draws V numbers.
+        sums = (logits.cpu() / temperature).softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+        at = torch.rand(len(sums), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
+        return torch.searchsorted(sums, at, right=True).to(logits.device)
+
+    return choose
+
+
 @torch.inference_mode()
-def continue_greedily(model: GPT, ids: Tensor, n_new: int) -> Tensor:
-    """The n_new likeliest tokens, one after the other, behind each row of ids (B, P): (B, n_new).
+def continue_rows(
+    model: GPT, ids: Tensor, n_new: int, choose: Callable[[Tensor], Tensor] = likeliest, stop: int | None = None
+) -> Tensor:
+    """Return n_new ids behind each row of ids (B, P), all rows at once: (B, n_new).
 
-    For each row what `generate` gives with `greedy` and without a stop, all rows at once.
+    A row that wrote `stop` has it from there on. With `likeliest` each row is what `generate` gives with `greedy`.
     """
-    return torch.cat([_continue_rows(model, rows, n_new) for rows in ids.split(ROWS)])
+    return torch.cat([_continue_rows(model, rows, n_new, choose, stop) for rows in ids.split(ROWS)])
 
 
-def _continue_rows(model: GPT, ids: Tensor, n_new: int) -> Tensor:
+def _continue_rows(model: GPT, ids: Tensor, n_new: int, choose: Callable[[Tensor], Tensor], stop: int | None) -> Tensor:
     length = model.config.context_length
-    written = ids.new_empty(len(ids), 0)
+    written = ids.new_full((len(ids), n_new), -1 if stop is None else stop)
     read = unread = ids[:, -length:]
     past: Past | None = None
-    for _ in range(n_new):
+    for at in range(n_new):
         if read.shape[1] > length:
             read = unread = read[:, -max(length // 2, 1) :]
             past = None
         hidden, kept = model.run_blocks(model.embedding(unread), past)
-        new = model.head(hidden[:, -1]).float().argmax(dim=-1, keepdim=True)
-        written, read = torch.cat([written, new], dim=1), torch.cat([read, new], dim=1)
+        new = choose(model.head(hidden[:, -1]).float())
+        if stop is not None and at:
+            new = new.where(written[:, at - 1 : at] != stop, stop)
+        written[:, at : at + 1], read = new, torch.cat([read, new], dim=1)
+        if stop is not None and bool((new == stop).all()):
+            break
         unread, past = (read, None) if model.sees_the_future else (new, kept)
     return written

@@ -110,7 +110,9 @@ def write_card(
         "Tokenizer": _tokenizer(metrics["tokenize"], params["tokenize"]),
         "Architecture": _architecture(config, metrics["pretrain"]),
         "Training": _training(metrics["pretrain"], params["pretrain"]),
-        "Evaluation": _evaluation(evaluation, metrics["baselines"], metrics["prepare"]) + _cloze(metrics["cloze"]),
+        "Evaluation": _evaluation(evaluation, metrics["baselines"], metrics["prepare"])
+        + _quality(evaluation.get("quality", {}))
+        + _cloze(metrics["cloze"]),
         **({"Memorisation": _memorisation(metrics["memorise"])} if "memorise" in metrics else {}),
         **{f"Finetuned: {name}": _task(report) for name, report in finetuned.items()},
         "How to load it": _loading(export, finetuned, evaluation["example_prompt"]),
@@ -285,6 +287,19 @@ def _with_interval(figures: dict[str, Any], key: str = "bits_per_byte") -> str:
     if f"{key}_low" not in figures:
         return str(figures[key])
     return f"{figures[key]} [{figures[f'{key}_low']}, {figures[f'{key}_high']}]"
+
+
+def _quality(quality: dict[str, Any]) -> list[str]:
+    """What the model writes after held-out text, beside how that text really goes on."""
+    if "model" not in quality:
+        return []
+    sides = quality["model"], quality["true"]
+    rows = [
+        (name.replace("_", " "), *(_with_interval(of, name) if name in of else "–" for of in sides))
+        for name in quality["true"]
+    ]
+    head = [f"{quality['texts']} continuations of {quality['split']}", "model", "true continuations"]
+    return ["", *table(head, rows)]
 
 
 def _cloze_tasks(cloze: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -35,6 +35,18 @@ FIGURES = {
     "hardest": [{"document": "code/a|b.py", "bytes": 1234, "bits_per_byte": 3.75}],
     "easiest": [{"document": "code/c.py", "bytes": 4321, "bits_per_byte": 0.5}],
 }
+QUALITY = {
+    "split": "test",
+    "texts": 196,
+    "prompt_tokens": 47,
+    "mean_tokens": 187.25,
+    "ended_sooner": 0.035,
+    "temperature": 0.65,
+    "model": {"words": 12345, "sections": 5, "real_words": 0.9, "real_words_low": 0.875, "real_words_high": 0.9375}
+    | {"distinct_3grams": 0.5},
+    "true": {"words": 12346, "sections": 25, "real_words": 0.96, "distinct_3grams": 0.625, "sections_parsed": 0.75},
+    "ratio": {"real_words": 0.9375, "distinct_3grams": 0.8},
+}
 OTHER = FIGURES | {
     "summary": SUMMARY | {"bits_per_byte": 1.75},
     "positions": [{"from": 1, "to": 1, "targets": 3, "nats_per_token": 4.25}],
@@ -64,6 +76,19 @@ def test_each_figure_stands_in_its_row_a_column_a_split():
     assert rows["of all other ones"] == ["–", "–"]
 
 
+def test_what_the_model_writes_stands_beside_the_true_continuations():
+    page = write_page({"val": FIGURES, "test": OTHER | {"quality": QUALITY}})
+    rows = _rows(page)
+    assert rows["texts"] == ["196", "196", "–"]
+    assert rows["words"] == ["12,345", "12,346", "–"]
+    assert rows["real words"] == ["0.900 [0.875, 0.938]", "0.960", "0.938"]
+    assert rows["distinct 3-grams"] == ["0.500", "0.625", "0.800"]
+    assert rows["docstring sections that parse"] == ["–", "0.750", "–"]
+    assert "repetition flagged" not in rows
+    assert all(setting in page for setting in ("47 tokens", "187.25", "temperature 0.65", "3.5%"))
+    assert "Not measured: the reason." in write_page({"test": OTHER | {"quality": {"skipped": "the reason"}}})
+
+
 def test_a_source_of_one_document_has_no_interval():
     rows = _rows(write_page({"test": FIGURES}))
     assert rows["`code`"] == ["test", "12", "90,000", "4,000", "1.2000", "1.100 to 1.300"]
@@ -76,9 +101,9 @@ def test_a_bar_in_a_name_is_no_cell():
 
 
 def test_each_table_has_rows_as_wide_as_its_head():
-    page = write_page({"val": FIGURES, "test": OTHER})
+    page = write_page({"val": FIGURES, "test": OTHER | {"quality": QUALITY}})
     tables = [part.splitlines() for part in page.split("\n\n") if part.startswith("| ")]
-    assert len(tables) == 11
+    assert len(tables) == 12
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
 

@@ -46,6 +46,10 @@ SPLIT = {
     "hardest": [{"document": "<b>.py", "bytes": 3380, "bits_per_byte": 2.217}],
     "easiest": [{"document": "tables.py", "bytes": 3381, "bits_per_byte": 0.266}],
 }
+QUALITY = {"split": "test", "texts": 197, "prompt_tokens": 47, "mean_tokens": 187.25, "ended_sooner": 0.035}
+QUALITY |= {"temperature": 0.65, "ratio": {"real_words": 0.9625}}
+QUALITY |= {"model": {"real_words": 0.9012, "real_words_low": 0.8765, "real_words_high": 0.9234}}
+QUALITY |= {"true": {"real_words": 0.9543, "sections_parsed": 0.8123}}
 HEART = {"prefixes": 200, "verbatim_25": 0.015, "verbatim_50": 0.005, "mean_verbatim_tokens": 2.055}
 RUNS = {"number": 10, "median_run": 10.5, "longest_run": 45, "copied": 2}
 METRICS = {
@@ -191,6 +195,22 @@ def write(pictures):
         return write_report(Report(metrics=merged, params=model_params, **(given | parts)), TEMPLATE)
 
     return write
+
+
+@pytest.mark.parametrize(
+    "shown", ["197", "47", "187", "0.65", "0.901", "0.876–0.923", "0.954", "0.963", "0.812", "3.5%"]
+)
+def test_text_quality_stands_beside_the_true_continuations(write, shown):
+    page = Page(write(figures={"val": SPLIT, "test": SPLIT | {"quality": QUALITY}}))
+    assert "quality" in page.ids
+    assert "#quality" in page.references
+    assert shown in page.text.partition("What it writes beside what people wrote")[2].partition("What the tokenizer")[0]
+
+
+def test_text_quality_that_was_not_measured_says_why_and_none_says_nothing(write):
+    page = Page(write(figures={"test": SPLIT | {"quality": {"skipped": "no text was long enough"}}}))
+    assert "Not measured: no text was long enough." in page.text
+    assert "quality" not in Page(write()).ids
 
 
 def test_the_page_is_whole_and_refers_to_nothing_but_itself(write):

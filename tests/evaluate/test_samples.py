@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from llm.evaluate import samples
-from llm.evaluate.params import EvaluateParams
+from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.evaluate.samples import (
     N_PROMPTS,
     PROMPT_CHARS,
-    continue_greedily,
+    continue_rows,
     draw_samples,
     example_of,
     with_prompts,
@@ -15,7 +15,10 @@ from llm.evaluate.samples import (
 from llm.model.generate import generate, greedy
 from llm.text.tokenizer import Tokenizer
 
-PARAMS = EvaluateParams(stride=8, batch_size=2, prompts=["def ", "The "], sample_tokens=13, temperature=0.75, top_k=50)
+QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
+PARAMS = EvaluateParams(
+    stride=8, batch_size=2, prompts=["def ", "The "], sample_tokens=13, temperature=0.75, top_k=50, quality=QUALITY
+)
 
 
 @pytest.fixture
@@ -157,5 +160,5 @@ def test_rows_go_on_together_as_each_goes_on_alone(draw_gpt, shape, n_given, mon
     model = draw_gpt(**shape, context_length=9)
     ids = torch.randint(320, (7, n_given), generator=torch.Generator().manual_seed(1))
     expected = [list(generate(model, row, 13, greedy)) for row in ids.tolist()]
-    assert continue_greedily(model, ids, 13).tolist() == expected
+    assert continue_rows(model, ids, 13).tolist() == expected
     assert len({tuple(row) for row in expected}) > 1

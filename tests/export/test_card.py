@@ -51,6 +51,13 @@ METRICS = {
         "test": {"bits_per_byte": 1.345, "bits_per_byte_low": 1.301, "bits_per_byte_high": 1.399},
         "lossless_tokens": True,
         "sees_the_future": False,
+        "quality": {
+            "split": "test",
+            "texts": 197,
+            "model": {"words": 4321, "real_words": 0.917, "real_words_low": 0.908, "real_words_high": 0.926},
+            "true": {"real_words": 0.953, "sections_parsed": 0.944},
+            "ratio": {"real_words": 0.962},
+        },
         "example_prompt": 'It\'s "déjà vu"',
     },
     "cloze": {
@@ -116,6 +123,13 @@ def test_every_figure_in_the_text_is_in_the_metrics():
 )
 def test_the_figures_that_matter_are_in_the_text(figure):
     assert figure in card()
+
+
+def test_what_the_model_writes_stands_beside_the_true_continuations():
+    assert "| 197 continuations of test | model | true continuations |" in card()
+    assert "| real words | 0.917 [0.908, 0.926] | 0.953 |" in card()
+    assert "| sections parsed | – | 0.944 |" in card()
+    assert "continuations" not in card({"evaluate": METRICS["evaluate"] | {"quality": {"skipped": "too short"}}})
 
 
 def test_the_best_in_bits_per_byte_comes_first():

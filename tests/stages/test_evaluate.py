@@ -6,23 +6,33 @@ import pytest
 import torch
 
 from llm.errors import UserError
-from llm.evaluate.params import EvaluateParams
+from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.text.tables import TableWriter, tokens_schema
 from llm.train.checkpoint import save_model
 from stages import evaluate
 
 VOCAB, CONTEXT, NGRAM = 320, 17, 4
-PARAMS = EvaluateParams(stride=11, batch_size=3, prompts=["def "], sample_tokens=5, temperature=0.8, top_k=7)
+QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
+PARAMS = EvaluateParams(
+    stride=11, batch_size=3, prompts=["def "], sample_tokens=5, temperature=0.8, top_k=7, quality=QUALITY
+)
 RIVALS = {"val": {"xz": 0.5, "trigram": 9.5}, "test": {"xz": 1.5, "unigram": 8.5}}
 TABLES, PICTURES = ("position", "context", "calibration"), ("context_picture", "calibration_picture")
-OUTPUTS = {"metrics": "json", "figures": "json", "report": "md", "samples": "md", "picture": "svg"}
+OUTPUTS = {
+    "metrics": "json",
+    "figures": "json",
+    "report": "md",
+    "samples": "md",
+    "continuations": "md",
+    "picture": "svg",
+}
 OUTPUTS |= dict.fromkeys(TABLES, "tsv") | dict.fromkeys(PICTURES, "svg")
 TRAIN, VAL, TEST = [[6] * 30, [11, 12, 13] * 3], [[6, 7, 8, 9] * 7, [10] * 5], [[11, 12, 13] * 11]  # of a byte each
-OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype", "example_prompt"}
+OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype", "example_prompt", "quality"}
 
 
 @pytest.fixture
-def run(tmp_path, draw_gpt, write_windows_folder, small_tokenizer_file, plain_cpu):
+def run(tmp_path, draw_gpt, write_windows_folder, write_corpus, small_tokenizer_file, plain_cpu):
     """Runs the stage on held-out documents of the source `mine`; returns the texts of its outputs by name."""
 
     def run(name="run", rivals=RIVALS, model=None, seed=1, boundary="cross", **documents):
@@ -39,6 +49,7 @@ def run(tmp_path, draw_gpt, write_windows_folder, small_tokenizer_file, plain_cp
         (folder / "baselines.json").write_text(json.dumps(rivals), encoding="utf-8")
         inputs = {"weights": folder / "weights", "windows": windows, "tokens": folder / "tokens"}
         inputs |= {"tokenizer": small_tokenizer_file, "baselines": folder / "baselines.json"}
+        inputs["corpus"] = write_corpus(folder / "corpus", {"train": {"a": "Any text."}})
         outputs = {output: folder / f"{output}.{suffix}" for output, suffix in OUTPUTS.items()}
         evaluate.main(PARAMS, NGRAM, seed, **inputs, **outputs)
         return {output: path.read_text(encoding="utf-8") for output, path in outputs.items()}
@@ -128,6 +139,26 @@ def test_the_picture_shows_the_model_among_its_rivals_on_test(run):
     assert ">9.500<" not in texts["picture"]
 
 
+@pytest.mark.parametrize(("split", "documents"), [("test", {"val": VAL, "test": TEST}), ("val", {"val": VAL})])
+def test_what_the_model_writes_is_measured_on_the_last_split(run, split, documents):
+    texts = run(**documents, rivals={name: RIVALS[name] for name in documents})
+    figures, metrics = json.loads(texts["figures"]), _metrics(texts)["quality"]
+    assert [name for name, of in figures.items() if "quality" in of] == [split]
+    quality = figures[split]["quality"]
+    assert metrics["split"] == quality["split"] == split
+    assert metrics["model"] == quality["model"]
+    assert metrics["true"].items() <= quality["true"].items()
+    assert f"The first {metrics['texts']} of {metrics['texts']} places of {split}" in texts["continuations"]
+    assert "| repetition flagged |" in texts["report"]
+
+
+def test_text_too_short_to_be_continued_is_said_to_be(run, capsys):
+    texts = run(test=[[10] * 5])
+    assert "no document of test has 14 tokens" in capsys.readouterr().out
+    assert "no document of test has 14 tokens" in _metrics(texts)["quality"]["skipped"]
+    assert all("no document of test has 14 tokens" in texts[page] for page in ("report", "continuations"))
+
+
 def test_without_a_test_split_it_is_left_out_and_val_is_shown(run):
     texts = run(val=VAL, rivals={"val": RIVALS["val"]})
     assert _metrics(texts).keys() == {"val"} | OTHER_KEYS
@@ -139,6 +170,7 @@ def test_without_a_test_split_it_is_left_out_and_val_is_shown(run):
 def test_without_any_held_out_text_there_are_samples_alone(run):
     texts = run(rivals={})
     others = {"lossless_tokens": True, "sees_the_future": False, "matmul_dtype": "float32", "example_prompt": "def"}
+    others["quality"] = {"skipped": "no text was held out"}
     assert _metrics(texts) == others
     assert json.loads(texts["figures"]) == {}
     assert all("no text was held out" in texts[picture] for picture in ("picture", *PICTURES))
@@ -147,6 +179,6 @@ def test_without_any_held_out_text_there_are_samples_alone(run):
 
 
 def test_weights_that_are_not_there_are_refused(tmp_path, plain_cpu):
-    names = ("weights", "windows", "tokens", "tokenizer", "baselines", *OUTPUTS)
+    names = ("weights", "windows", "tokens", "tokenizer", "baselines", "corpus", *OUTPUTS)
     with pytest.raises(UserError, match=r"config\.json"):
         evaluate.main(PARAMS, NGRAM, 1, **{name: tmp_path / name for name in names})

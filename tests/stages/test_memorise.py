@@ -5,14 +5,17 @@ import torch
 
 from llm.errors import UserError
 from llm.evaluate.memorisation import MemoriseParams
-from llm.evaluate.params import EvaluateParams
+from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.text.tables import TableWriter, tokens_schema
 from llm.train.checkpoint import save_model
 from stages import memorise
 
 FIRST, VOCAB = 6, 320  # no special token is among those from FIRST
 PARAMS = MemoriseParams(prefixes=20, prefix_tokens=5)
-EVALUATE = EvaluateParams(stride=8, batch_size=2, prompts=["def "], sample_tokens=40, temperature=0.8, top_k=7)
+QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
+EVALUATE = EvaluateParams(
+    stride=8, batch_size=2, prompts=["def "], sample_tokens=40, temperature=0.8, top_k=7, quality=QUALITY
+)
 FIGURES = {"prefixes", "verbatim_25", "verbatim_50", "mean_verbatim_tokens"}
 # Train counts upwards, as the model below does; test counts in steps of three.
 UPWARDS = {"first.py": range(FIRST, 180), "sec|ond.py": range(150, VOCAB)}

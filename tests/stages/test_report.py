@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm.evaluate import report as library
-from llm.evaluate.params import EvaluateParams
+from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.evaluate.samples import draw_samples
 from llm.plots import draw_curve
 from llm.text.tokenizer import Tokenizer
@@ -60,8 +60,9 @@ FIGURES = {
 }
 TASKS = {"answers": {"skipped": "no function of the corpus is left in test"}}
 TASKS |= {"topics": {"rows": {"test": 1201}, "test": {"answer_bits_per_byte": {"before": 5.5, "after": 2.25}}}}
+QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
 EVALUATE = EvaluateParams(
-    stride=11, batch_size=3, prompts=["def <walk>", "The "], sample_tokens=30, temperature=0.8, top_k=7
+    stride=11, batch_size=3, prompts=["def <walk>", "The "], sample_tokens=30, temperature=0.8, top_k=7, quality=QUALITY
 )
 PARAMS = {
     "prepare_params": {"split": {"method": "document"}},
