@@ -29,7 +29,7 @@ def main() -> None:
         print("none: expected a trained model and its corpus, run dvc repro pretrain")
         return
     from llm import params
-    from llm.evaluate.continuations import write_on
+    from llm.evaluate.continuations import continue_held_out
     from llm.evaluate.measure import HeldOut
     from llm.evaluate.params import QualityParams
     from llm.evaluate.quality import words_not_in
@@ -52,7 +52,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"whole": [], "words": []}
     for _ in range(1 if given.quick else N_TURNS):
         began = time.perf_counter()
-        figures, _ = write_on(model, tokenizer, [text], quality, _train(), seed=1)
+        figures, _ = continue_held_out(model, tokenizer, [text], quality, _train(), seed=1)
         seconds["whole"].append(time.perf_counter() - began)
         began = time.perf_counter()
         words_not_in(["no word\0"], _train())

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from llm import stage
 from llm.evaluate.breakdown import Row
-from llm.evaluate.continuations import write_on
+from llm.evaluate.continuations import continue_held_out
 from llm.evaluate.likelihood import plan_document_spans, plan_spans
 from llm.evaluate.measure import Figures, HeldOut, measure
 from llm.evaluate.overlap import mark_found
@@ -92,7 +92,7 @@ def main(
     if not info.lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
     train = (row["text"] for row in iterate_rows(corpus / "train.parquet", ["text"]))
-    quality, page_of_texts = write_on(model, encoder, held_out, evaluate.quality, train, seed)
+    quality, page_of_texts = continue_held_out(model, encoder, held_out, evaluate.quality, train, seed)
     if "skipped" in quality:
         print(f"evaluate: text quality is not measured: {quality['skipped']}")
     if held_out:

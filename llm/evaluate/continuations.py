@@ -1,4 +1,4 @@
-"""Held-out text that the model continues: the texts that `llm.evaluate.quality` measures, and a page of the first ones.
+"""Continue held-out text: the texts that `llm.evaluate.quality` measures, and a page of the first of them.
 
 stretches of a split ──► prompts ──drawn at one temperature, with a KV cache, all rows at once──► continuations
 """
@@ -19,10 +19,10 @@ from llm.text.tokenizer import Tokenizer
 N_SHOWN = 20
 
 
-def write_on(
+def continue_held_out(
     model: GPT, tokenizer: Tokenizer, held_out: list[HeldOut], params: QualityParams, train: Iterable[str], seed: int
 ) -> tuple[Row, str]:
-    """Continue places of the last of the splits: the figures, and a page of the first texts, in the order drawn.
+    """Continue stretches of the last split; return the figures, and a page of the first texts in the order drawn.
 
     Where nothing can be continued, both say why. The same model, splits, params and seed give the same.
     """
@@ -76,7 +76,7 @@ def _skip(reason: str) -> tuple[Row, str]:
 
 
 def _names(text: HeldOut, drawn: Stretches) -> list[str]:
-    """The document of each stretch and the token at which it begins there."""
+    """Return the document of each stretch and the token of it at which the stretch begins."""
     begins = np.flatnonzero(text.stream == text.end_of_text)[drawn.documents] + 1
     places = zip(drawn.documents.tolist(), (drawn.places - begins).tolist(), strict=True)
     return [f"{text.sources[document]}/{text.paths[document]}, token {at}" for document, at in places]

@@ -1,4 +1,4 @@
-r"""Do the sections of numpydoc docstrings in a text parse? A section is a title over a line of dashes, and its body.
+r"""Parse the sections of numpydoc docstrings in a text: a title over a line of dashes, and a body.
 
     |Returns
     |-------              as long as the title
@@ -29,7 +29,7 @@ _END = re.compile(r"^[ \t]*\n[ \t]*\n|^.*(\"\"\"|''').*$", re.M)  # of a docstri
 
 
 def judge_sections(text: str) -> list[bool]:
-    r"""For each section of a text that can be judged, whether it parses. Lines at either end may be cut off.
+    r"""Return whether each section of a text parses; one that the end of the text leaves undecided is left out.
 
     >>> judge_sections("Sum.\n\nReturns\n-------\nout : int\n    The sum.\n\nNotes\n----\nIt")
     [True, False]
@@ -50,7 +50,7 @@ def judge_sections(text: str) -> list[bool]:
 
 
 def _judge(heading: re.Match[str], body: str) -> bool | None:
-    """Whether a section parses; None where its body would have to go on for that."""
+    """Return whether a section parses; None where more of its body could make it parse."""
     title = heading["title"].title()
     is_sound = len(heading["rule"]) == len(heading["title"]) and heading["rule_indent"] == heading["indent"]
     if title not in TITLES or not is_sound:

@@ -16,7 +16,7 @@ class BaselinesParams(Section):
 
 
 class QualityParams(Section):
-    """How many stretches of held-out text the model continues, after how many tokens, and how it draws."""
+    """How many stretches of held-out text the model continues, and how: see `llm.evaluate.quality`."""
 
     texts: Annotated[int, Field(ge=0)]
     prompt_tokens: Count

@@ -1,12 +1,12 @@
-"""How good is what the model writes? Continuations of held-out text beside how that text really goes on.
+"""Measure text quality: continuations of held-out text by the model, beside the true continuations.
 
     a document   ├── prompt ──┼──── true continuation ────┤├── prompt ──┼── …
     the model    ├── prompt ──┼── its own, drawn ──┤
 
 A document is cut into stretches, and some of all are drawn, so that no text is measured twice. Every figure is computed
 alike on both sides, and both continuations of a prompt have as many tokens as the shorter of the two: a document that
-ends, or a model that ends its text sooner, shortens both. So the true continuations are the measure: what they do not
-reach, the model need not.
+ends, or a model that ends its text sooner, shortens both. So the true continuations are what the model is compared with: they have new words and
+repetitions too.
 
 A word is what near duplicates are found by (`llm.text.duplicates`), cut at digits and underscores: a number that is new
 says nothing. The last word of a continuation may be cut, and is left out; the first one counts whole, with what of it
@@ -50,7 +50,7 @@ MEASURES = {
 
 
 class Stretches(NamedTuple):
-    """Where prompts begin in a stream, how many tokens go on from each to its stretch's end, in which document (B,)."""
+    """Where stretches begin in a stream, how many tokens each has, and in which document it lies (B,)."""
 
     places: Ints
     n_tokens: Ints
@@ -58,7 +58,7 @@ class Stretches(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A text after its prompt: what the prompt says, and what goes on from there."""
+    """The text of a prompt, and of what follows it."""
 
     prompt: str
     text: str
@@ -67,7 +67,7 @@ class Written(NamedTuple):
 def draw_stretches(
     stream: NDArray[np.integer], end_of_text: int, prompt_tokens: int, new_tokens: int, n: int, rng: np.random.Generator
 ) -> Stretches:
-    """Up to n stretches of a prompt and new tokens, none twice and no two that overlap, in an order by chance.
+    """Draw up to n stretches of a prompt and new tokens, in random order; none twice, and no two overlap.
 
     They lie side by side from each document's beginning; the last of a document may be shorter, down to `SHORTEST` new
     tokens. Every one is as likely as any other.
@@ -87,7 +87,7 @@ def draw_stretches(
 
 
 def cut_alike(written: Sequence[int], true: Sequence[int], end_of_text: int) -> tuple[list[int], list[int]]:
-    """Two continuations up to the end of the shorter one; the written one ends before its end of text.
+    """Cut two continuations to the length of the shorter one; the written one ends before its end of text.
 
     >>> cut_alike([5, 6, 0, 0], [7, 8, 9], 0)
     ([5, 6], [7, 8])
@@ -98,7 +98,7 @@ def cut_alike(written: Sequence[int], true: Sequence[int], end_of_text: int) -> 
 
 
 def decode_after(tokenizer: Tokenizer, prompt: Sequence[int], ids: Sequence[int]) -> Written:
-    """The text of ids behind a prompt's; special tokens are no text."""
+    """Decode ids that follow a prompt; special tokens are left out."""
     special = set(tokenizer.special.values())
     # Of a character that the prompt cuts in two nothing is shown before the whole of it.
     before = tokenizer.decode([id_ for id_ in prompt if id_ not in special]).rstrip("\ufffd")
@@ -107,7 +107,7 @@ def decode_after(tokenizer: Tokenizer, prompt: Sequence[int], ids: Sequence[int]
 
 
 def words_written(written: Written) -> list[str]:
-    """The words of a continuation, from the one that the prompt's end may have begun to the last but one.
+    """Return the words of a continuation without the last one; the first one includes its part in the prompt.
 
     >>> words_written(Written("The arr", "ay of 3 float64 numbers is empt"))
     ['array', 'of', 'float', 'numbers', 'is']
@@ -122,7 +122,7 @@ def _cut_at_digits(words: Iterable[str]) -> list[str]:
 
 
 def words_not_in(words: Iterable[str], train: Iterable[str]) -> set[str]:
-    """The words that no training text has; memory grows with these and not with the training text.
+    """Return the words that occur in no training text; the texts are read until every word was found.
 
     >>> words_not_in(["river", "rivver"], ["The River_2 runs."])
     {'rivver'}
@@ -138,7 +138,7 @@ def words_not_in(words: Iterable[str], train: Iterable[str]) -> set[str]:
 def measure_quality(
     model: list[Written], true: list[Written], documents: Ints, train: Iterable[str], rng: np.random.Generator
 ) -> Row:
-    """Every figure of both sides (B,), and their ratio, model / true; a figure that there is none of is left out.
+    """Compute every figure of both sides (B,) and their ratio, model / true; what cannot be measured is left out.
 
     Text i is from document `documents[i]` (B,). Intervals are over documents.
     """
@@ -152,7 +152,7 @@ def measure_quality(
 
 
 def few(quality: Row) -> Row:
-    """What of the figures stands in the metrics: all but the settings and the true continuations' intervals.
+    """Return the part for the metrics: without the settings and the true continuations' intervals.
 
     >>> few({"skipped": "no text was held out"})
     {'skipped': 'no text was held out'}
@@ -182,12 +182,12 @@ def _figures(
 
 
 def _whole_lines(written: Written) -> str:
-    """A continuation without the line that the prompt has begun."""
+    """Return a continuation without the line that begins in the prompt."""
     return written.text if written.prompt.endswith("\n") else written.text.partition("\n")[2]
 
 
 def _share(name: str, pairs: NDArray[np.int64], documents: Ints, rng: np.random.Generator) -> Row:
-    """The share of a count in another one, pairs (B, 2), with its interval over documents."""
+    """Compute the ratio of two counts, pairs (B, 2), with its interval over documents."""
     by_document = np.stack([np.bincount(documents, of) for of in pairs.T], axis=1)
     by_document = by_document[by_document[:, 1] > 0]
     if not len(by_document):

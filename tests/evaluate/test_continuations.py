@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.continuations import N_SHOWN, write_on
+from llm.evaluate.continuations import N_SHOWN, continue_held_out
 from llm.evaluate.measure import HeldOut
 from llm.evaluate.params import QualityParams
 from llm.evaluate.samples import continue_rows, likeliest, row_sampler
@@ -60,7 +60,9 @@ def test_any_model_that_writes_is_measured_and_the_same_seed_gives_the_same(draw
     model = draw_gpt(**shape)
     documents = [tokenizer.encode("the river runs and the rain falls, " * 40) for _ in range(4)]
     given = [held_out([[9]], "val"), held_out(documents)]
-    first, again, other = (write_on(model, tokenizer, given, PARAMS, ["the river"], seed) for seed in (1, 1, 2))
+    first, again, other = (
+        continue_held_out(model, tokenizer, given, PARAMS, ["the river"], seed) for seed in (1, 1, 2)
+    )
     assert first == again != other
     figures, page = first
     n_given = min(5, model.config.context_length)
@@ -88,21 +90,21 @@ def test_where_nothing_can_be_continued_figures_and_page_say_why(
 ):
     splits = [] if documents is None else [held_out(documents)]
     params = PARAMS.model_copy(update={"texts": texts})
-    figures, page = write_on(draw_gpt(**shape), tokenizer, splits, params, [], 1)
+    figures, page = continue_held_out(draw_gpt(**shape), tokenizer, splits, params, [], 1)
     assert figures["skipped"].startswith(reason)
     assert reason in page
     assert _texts(page) == []
 
 
 def test_a_model_that_ends_its_texts_at_once_ended_all_of_them_sooner(ender, tokenizer, held_out):
-    figures, page = write_on(ender, tokenizer, [held_out([[9] * 99])], PARAMS, [], 1)
+    figures, page = continue_held_out(ender, tokenizer, [held_out([[9] * 99])], PARAMS, [], 1)
     assert (figures["texts"], figures["mean_tokens"], figures["ended_sooner"]) == (4, 0, 1)
     assert [written for *_, written in _texts(page)] == [""] * 4
 
 
 def test_bytes_that_are_no_character_do_no_harm(draw_gpt, tokenizer, held_out):
     ids = [id_ for id_ in range(320) if tokenizer.decode([id_]) == "\ufffd"] * 3
-    figures, page = write_on(draw_gpt(), tokenizer, [held_out([ids])], PARAMS, [], 1)
+    figures, page = continue_held_out(draw_gpt(), tokenizer, [held_out([ids])], PARAMS, [], 1)
     assert figures["true"]["repetition_flagged"] is not None
     assert "│" in page
 
