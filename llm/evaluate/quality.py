@@ -5,8 +5,8 @@
 
 A document is cut into stretches, and some of all are drawn, so that no text is measured twice. Every figure is computed
 alike on both sides, and both continuations of a prompt have as many tokens as the shorter of the two: a document that
-ends, or a model that ends its text sooner, shortens both. So the true continuations are what the model is compared with: they have new words and
-repetitions too.
+ends, or a model that ends its text sooner, shortens both. True continuations have new words and repetitions too, so
+that a figure of the model is read beside theirs.
 
 A word is what near duplicates are found by (`llm.text.duplicates`), cut at digits and underscores: a number that is new
 says nothing. The last word of a continuation may be cut, and is left out; the first one counts whole, with what of it
