@@ -22,7 +22,8 @@ def summarise_run(metrics: Path) -> str:
             by_name = {"this model": evaluation[split]["bits_per_byte"], **baselines.get(split, {})}
             title = f"bits per byte of {split}, less is better"
             own = {"this model": _interval(evaluation[split], "bits_per_byte")}
-            parts.append(_table(title, sorted(by_name.items(), key=lambda row: row[1]), own))
+            rows = sorted(by_name.items(), key=lambda row: row[1])
+            parts.append(_table(title, rows, own) + _beside_best(evaluation[split]))
             break
     finetuned = {path.stem: _read(path) for path in sorted((metrics / "finetune").glob("*.json"))}
     for name, report in tasks_to_show(finetuned).items():
@@ -52,6 +53,15 @@ def _before_and_after(task: str, test: dict[str, dict[str, float]], name: str) -
     rows = [(when, test[name][when]) for when in ("before", "after")]
     by_when = {when: {key: of[when] for key, of in test.items() if isinstance(of, dict)} for when, _ in rows}
     return _table(f"{task}: {ANSWERS[name]}", rows, {when: _interval(of, name) for when, of in by_when.items()})
+
+
+def _beside_best(figures: dict[str, Any]) -> str:
+    """The difference to the best baseline, a line; empty where it was not measured."""
+    if "best_baseline" not in figures:
+        return ""
+    difference = f"{figures['bits_per_byte_difference']:z.3f}{_interval(figures, 'bits_per_byte_difference')}"
+    best = figures["best_baseline"].replace("_", " ")
+    return f"  this model − {best}: {difference.replace('-', '−')}, {figures['verdict']}\n"
 
 
 def _interval(figures: dict[str, Any], key: str) -> str:

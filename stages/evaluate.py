@@ -1,7 +1,6 @@
 """Weights and held-out text → bits per byte beside the baselines, what they are made of, and samples."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from llm import stage
 from llm.evaluate.breakdown import Row
+from llm.evaluate.difference import Baselines, read_baselines, reason_not_valid
 from llm.evaluate.likelihood import plan_document_spans, plan_spans
 from llm.evaluate.measure import Figures, HeldOut, measure
 from llm.evaluate.overlap import mark_found
@@ -30,9 +30,9 @@ from llm.train.checkpoint import load_model
 NAMES = {
     "model": "this model",
     "xz_given_train": "xz -9e, given the training text",
-    "zstd_given_train": "zstd -19 --long, given the training text",
+    "zstd_given_train": "zstd --ultra -22 --long, given the training text",
     "xz": "xz -9e",
-    "zstd": "zstd -19 --long",
+    "zstd": "zstd --ultra -22 --long",
     "bzip2": "bzip2 -9",
     "kneser_ney_5gram": "5-grams of the same tokens (Kneser-Ney)",
     "unigram": "unigrams of the same tokens",
@@ -52,6 +52,7 @@ def main(
     tokens: Input,
     tokenizer: Input,
     baselines: Input,
+    document_bits: Input,
     metrics: Output,
     figures: Output,
     report: Output,
@@ -74,6 +75,7 @@ def main(
     if model.sees_the_future:
         print(f"evaluate: warning: {model.config.attention} attention sees what it predicts", file=sys.stderr)
     info, encoder = read_info(windows), Tokenizer.load(tokenizer)
+    rivals = read_baselines(baselines, document_bits, reason_not_valid(model.sees_the_future, info.lossless))
     measured: dict[str, Figures] = {}
     for text in _read_held_out(windows, tokens, info.end_of_text, encoder, ngram):
         length = model.config.context_length
@@ -83,7 +85,7 @@ def main(
         else:
             spans = plan_spans(len(text.stream), length, stride)
         rng = np.random.default_rng(seed)
-        measured[text.name] = measure(model, text, spans, evaluate.batch_size, machine, rng)
+        measured[text.name] = measure(model, text, spans, evaluate.batch_size, machine, rng, rivals[text.name])
     if not info.lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
     evaluate = with_prompts(evaluate, windows, encoder, seed)
@@ -94,7 +96,7 @@ def main(
     stage.write_json(figures, dict(measured))
     report.write_text(write_page(measured), encoding="utf-8")
     samples.write_text(write_samples(model, encoder, evaluate, seed), encoding="utf-8")
-    _draw_rivals(summaries, baselines, picture)
+    _draw_rivals(summaries, rivals, picture)
     shown = next(reversed(measured), None)  # test, if there is one
     title = f"held-out text ({shown})" if shown else "no text was held out"
     places, contexts, bins = (
@@ -121,11 +123,10 @@ def _read_held_out(windows: Path, tokens: Path, end_of_text: int, encoder: Token
     return held_out
 
 
-def _draw_rivals(summaries: dict[str, dict[str, float]], baselines: Path, picture: Path) -> None:
+def _draw_rivals(summaries: dict[str, dict[str, float]], rivals: dict[str, Baselines], picture: Path) -> None:
     """The model among its baselines, the fewest bits per byte first."""
     shown = next(reversed(summaries), None)
-    rivals = json.loads(baselines.read_text(encoding="utf-8"))
-    values = {"model": summaries[shown]["bits_per_byte"], **rivals[shown]} if shown else {}
+    values = {"model": summaries[shown]["bits_per_byte"], **rivals[shown].bits_per_byte} if shown else {}
     draw_bars(
         {NAMES.get(name, name): value for name, value in sorted(values.items(), key=lambda pair: pair[1])},
         f"held-out text ({shown})" if shown else "no text was held out",

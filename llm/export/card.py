@@ -277,8 +277,16 @@ def _evaluation(evaluation: dict[str, Any], baselines: dict[str, Any], prepare: 
         for name in sorted(order, key=lambda name: order[name])
     ]
     head = ["bits per byte", *(f"{split} ({prepare['bytes'][split]:,} bytes)" for split in splits)]
-    note = "Less is better. In brackets: an interval of 95%, by drawing documents anew."
-    return [*table(head, rows), "", note] if any("[" in cell for cell in own.values()) else table(head, rows)
+    lines = table(head, rows)
+    if any("[" in cell for cell in own.values()):
+        lines += ["", "Less is better. In brackets: an interval of 95%, by drawing documents anew."]
+    for split, figures in splits.items():
+        if "best_baseline" in figures:
+            difference = _with_interval(figures, "bits_per_byte_difference")
+            best = figures["best_baseline"].replace("_", " ")
+            compared = f"the model less {best}, the best baseline: {difference} bits per byte, {figures['verdict']}."
+            lines += ["", f"On {split}, {compared}"]
+    return lines
 
 
 def _with_interval(figures: dict[str, Any], key: str = "bits_per_byte") -> str:
