@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from llm.summary import summarise_run
 
 
@@ -25,6 +27,28 @@ def test_the_model_stands_among_its_baselines_in_order(tmp_path):
     assert _names(text) == ["zstd given train", "this model", "xz"]
     assert "test" in text.splitlines()[0]
     assert "1.500 [1.250, 1.750]" in text
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict", "line"),
+    [
+        ((-0.198, -0.121), "better, outside of chance", "−0.160 [−0.198, −0.121], better, outside of chance"),
+        ((-0.25, 0.0625), "within chance", "−0.160 [−0.250, 0.062], within chance"),
+        (
+            None,
+            "no interval, so nothing can be said of chance",
+            "−0.160, no interval, so nothing can be said of chance",
+        ),
+    ],
+)
+def test_one_line_below_says_whether_the_best_baseline_is_beaten(tmp_path, interval, verdict, line):
+    test = {"bits_per_byte": 1.5, "best_baseline": "xz_given_train", "bits_per_byte_difference": -0.16}
+    test |= {"verdict": verdict}
+    if interval:
+        test |= dict(zip(("bits_per_byte_difference_low", "bits_per_byte_difference_high"), interval, strict=True))
+    _write(tmp_path / "evaluate.json", {"test": test})
+    _write(tmp_path / "baselines.json", {"test": {"xz_given_train": 1.66}})
+    assert summarise_run(tmp_path).splitlines()[3:] == [f"  this model − xz given train: {line}"]
 
 
 def test_without_a_test_split_validation_is_shown(tmp_path):

@@ -48,7 +48,9 @@ METRICS = {
     "baselines": {"val": {"xz": 2.346, "4_gram": 2.457}, "test": {"xz": 2.568, "4_gram": 2.679}},
     "evaluate": {
         "val": {"bits_per_byte": 1.234},
-        "test": {"bits_per_byte": 1.345, "bits_per_byte_low": 1.301, "bits_per_byte_high": 1.399},
+        "test": {"bits_per_byte": 1.345, "bits_per_byte_low": 1.301, "bits_per_byte_high": 1.399}
+        | {"best_baseline": "4_gram", "bits_per_byte_difference": -0.223, "verdict": "better, outside of chance"}
+        | {"bits_per_byte_difference_low": -0.317, "bits_per_byte_difference_high": -0.129},
         "lossless_tokens": True,
         "sees_the_future": False,
         "example_prompt": 'It\'s "déjà vu"',
@@ -121,6 +123,12 @@ def test_the_figures_that_matter_are_in_the_text(figure):
 def test_the_best_in_bits_per_byte_comes_first():
     held_out = card().split("## Evaluation")[1]
     assert held_out.index("this model") < held_out.index("xz") < held_out.index("4 gram")
+
+
+def test_the_best_baseline_is_named_with_the_difference_and_the_verdict():
+    words = "On test, the model less 4 gram, the best baseline: -0.223 [-0.317, -0.129] bits per byte, better, outside"
+    assert words in card()
+    assert "On val, the model less" not in card()  # where it was not measured
 
 
 def test_a_skipped_task_is_said_to_be_skipped_and_why():
