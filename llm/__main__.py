@@ -1,6 +1,5 @@
 """The command line: `python -m llm COMMAND`. Heavy imports stand inside the commands, so that help is instant."""
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -382,26 +381,6 @@ def preset(
 
     changes = apply_preset(Path("presets") / f"{name}.yaml", params)
     typer.echo("\n".join(changes) or f"{params} has the values of {name} already")
-
-
-@app.command()
-def library_changed(
-    metrics: Annotated[Path, typer.Argument(help="The metrics of prepare.")], params: ParamsFile = Path("params.yaml")
-) -> None:
-    """Exit with 0 if the standard library that the corpus was made of is another one now, with 1 if not.
-
-    DVC cannot watch the standard library; `make repro` asks here whether prepare has to run again.
-    """
-    from llm.check import check_params
-    from llm.text.params import PythonSource
-    from llm.text.sources import library_hash
-
-    if not any(isinstance(source, PythonSource) for source in check_params(params).prepare.sources):
-        raise typer.Exit(1)
-    if not metrics.is_file():
-        raise typer.Exit(1)
-    recorded = json.loads(metrics.read_text(encoding="utf-8")).get("python", {}).get("library_sha256")
-    raise typer.Exit(1 if recorded in (None, library_hash()) else 0)
 
 
 @app.command()

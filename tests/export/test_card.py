@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from llm.__main__ import app
 from llm.errors import UserError
-from llm.export.card import NO_PYTHON, lineage_rows, read_metrics, write_card
+from llm.export.card import NO_DOCSTRINGS, lineage_rows, read_metrics, write_card
 from llm.export.gguf import write_gguf
 
 METRICS = {
@@ -133,7 +133,7 @@ def test_a_card_of_another_corpus_does_not_speak_of_python():
     own = {"name": "mine", "kind": "files", "globs": ["data/raw/**/*"]}
     text = card(
         {"prepare": prepare, "cloze": {"left_out": {}}, "label": {"dropped": {"too_short_or_long": 0}}},
-        {name: {"skipped": NO_PYTHON} for name in ("library", "docstring")},
+        {name: {"skipped": NO_DOCSTRINGS} for name in ("library", "docstring")},
         sources=[own],
     )
     assert [line for line in text.splitlines() if re.search("inetuned|label|code may|dropped|import ['\"]", line)] == []
@@ -163,12 +163,13 @@ def test_text_of_the_users_own_is_not_called_pythons():
     sources = [
         {"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]},
         {"name": "web", "kind": "url", "url": "https://example.org/a.txt", "sha256": "cd" * 32},
+        {"name": "docs", "kind": "docstrings", "packages": ["numpy", "scipy"]},
         {"name": "hub", "kind": "huggingface", "dataset": "some/words", "revision": "ef" * 20},
     ]
     text = card({"prepare": prepare | {"bytes_by_source": {"mine": 4567, "web": 5678}}}, {}, sources=sources)
     assert "the user's own files" in text
     assert "standard library" not in text
-    shown = ["data/raw/*.txt", "cd" * 32, "4,567", "dataset some/words", "ef" * 20, "not known here"]
+    shown = ["data/raw/*.txt", "cd" * 32, "4,567", "dataset some/words", "ef" * 20, "numpy, scipy", "not known here"]
     assert [part for part in shown if part not in text] == []
     assert ModelCard(text).data.license == "unknown"
 

@@ -217,12 +217,12 @@ def test_a_second_run_writes_the_same_bytes_and_no_path_of_the_machine(run, rows
 
 def test_an_empty_table_that_says_why_is_skipped_for_that_reason(run, tmp_path, task):
     data = tmp_path / "rows.parquet"
-    pq.write_table(with_reason(SCHEMA, "the corpus has no Python documents").empty_table(), data)
+    pq.write_table(with_reason(SCHEMA, "the corpus has no docstrings").empty_table(), data)
     out = run(task, data)
-    assert _metrics(out) == {"skipped": "the corpus has no Python documents"}
+    assert _metrics(out) == {"skipped": "the corpus has no docstrings"}
     assert [path.name for path in (out / "model").iterdir()] == ["skipped.json"]
-    assert "the corpus has no Python documents" in (out / "report.md").read_text()
-    assert "the corpus has no Python documents" in (out / "plots/curve.svg").read_text()
+    assert "the corpus has no docstrings" in (out / "report.md").read_text()
+    assert "the corpus has no docstrings" in (out / "plots/curve.svg").read_text()
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.jsonl"])
