@@ -197,7 +197,7 @@ def _data(prepare: dict[str, Any], label: dict[str, Any], sources: list[dict[str
     rows = [(of["name"], _origin(of), f"{by_source.get(of['name'], 0):,}", _license_note(of)) for of in sources]
     lines = table(["source", "from", "bytes kept", "licence"], rows)
     if python := prepare.get("python"):
-        lines += ["", f"sha256 of the standard library that was read: `{python['library_sha256']}`."]
+        lines += ["", f"sha256 of the modules of Python {python['version']}: `{python['library_sha256']}`."]
     lines += ["", *table(["part", "bytes"], [(split, f"{count:,}") for split, count in prepare["bytes"].items()])]
     dropped = {f"prepare: {reason}": count["documents"] for reason, count in prepare["dropped"].items()}
     dropped |= {f"label: {reason}": count for reason, count in label["dropped"].items() if count}
