@@ -1,6 +1,5 @@
 """What a run came to, on one screen: where the model is, what it scored, how to try it."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ ANSWERS = {
 }
 TEXTS_SHOWN = 2
 INDENT, PROMPT_MARK = " " * 4, "  > "
-LONGEST_MESSAGE = 200  # characters, that a command shows to try a model with
+LONGEST_MESSAGE = 200  # characters of a command's options and message
 
 
 def describe_run(metrics: Path, reports: Path, export: Path) -> str:
@@ -88,8 +87,8 @@ def how_to_try(metrics: Path, reports: Path, export: Path) -> str:
 
 def _first_answers(reports: Path) -> dict[str, dict[str, Any]]:
     """The first example of each task whose model answers."""
-    found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((reports / "finetune").glob("*.json"))}
-    return {name: examples[0] for name, examples in found.items() if examples}
+    found = {path.stem: _read(path)["answers"] for path in sorted((reports / "finetune").glob("*.json"))}
+    return {name: answers[0] for name, answers in found.items() if answers}
 
 
 def _message(messages: list[dict[str, str]]) -> str:
@@ -97,8 +96,9 @@ def _message(messages: list[dict[str, str]]) -> str:
     said = {of["role"]: of["content"] for of in reversed(messages)}  # the first of each role
     options = [f" --system {shell_string(said['system'])}"] if "system" in said else []
     words = "".join([*options, " --temperature 0 ", shell_string(said["user"])])
-    takes = not said["user"].startswith("-") and "\0" not in words
-    return words if takes and len(words) <= LONGEST_MESSAGE else ""
+    # A command takes what begins with a dash for an option, and none can hold a null character.
+    impossible = said["user"].startswith("-") or any("\0" in content for content in said.values())
+    return "" if impossible or len(words) > LONGEST_MESSAGE else words
 
 
 def _text(prompt: str, text: str, ended: bool = True) -> list[str]:

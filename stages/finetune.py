@@ -49,7 +49,7 @@ def main(
         raise UserError(f"wanted config, weights and tokenizer in one folder, given {config}, {weights}, {tokenizer}")
     plots.mkdir(parents=True)
     model.mkdir(parents=True)
-    answers.write_text("[]\n", encoding="utf-8")  # a classifier gives none
+    stage.write_json(answers, {"answers": []})  # a classifier gives none
     if reason := (empty_because(data) if data.suffix == ".parquet" else None) or unfit_because(config):
         (model / "skipped.json").write_text(json.dumps({"skipped": reason}) + "\n", encoding="utf-8")
         stage.write_json(metrics, {"skipped": reason})

@@ -1,6 +1,5 @@
 """An instruction task from files to files: a model that answers, in every format, its figures, a report of answers."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from llm.finetune.messages import read_conversations
 from llm.finetune.params import InstructTask
 from llm.model.gpt import GPT
 from llm.plots import draw_curve
+from llm.stage import write_json
 from llm.text.tokenizer import Tokenizer
 
 ANSWERS_SCORED = 100
@@ -100,7 +100,7 @@ def write_examples(job: Job, rows: Sequence[Row], answers: dict[str, list[str]])
         | {title: texts[number] for title, texts in answers.items()}
         for number in shown
     ]
-    job.answers.write_text(json.dumps(examples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(job.answers, {"answers": examples})
 
 
 def write_model(job: Job, trained: Trained, tokenizer_file: Path) -> dict[str, Any]:

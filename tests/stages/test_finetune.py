@@ -103,6 +103,7 @@ def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_fi
     assert metrics["test"].keys() == {"pretrained", "random_weights", "majority", "tfidf"} == metrics["settings"].keys()
     model = AutoModelForSequenceClassification.from_pretrained(out / "model")
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert json.loads((out / "answers.json").read_text()) == {"answers": []}
     test = ROWS[ROWS["split"] == "test"]
     with torch.no_grad():
         scores = model(**tokenizer(test["text"].tolist(), padding=True, truncation=True, return_tensors="pt")).logits
