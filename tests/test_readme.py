@@ -1,5 +1,10 @@
-import pytest
+import shutil
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from llm.__main__ import app
 from llm.errors import UserError
 from llm.readme import BEGIN, END, write_block
 
@@ -34,3 +39,23 @@ def test_a_page_without_the_markers_is_refused_and_left_alone(tmp_path, content)
     with pytest.raises(UserError, match=r"README\.md: expected the lines .*, got none"):
         write_block(page, FIGURES)
     assert not page.exists() if content is None else page.read_text() == content
+
+
+def test_the_command_writes_what_summary_prints(tmp_path):
+    page, metrics = tmp_path / "README.md", tmp_path / "metrics"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    words = ["readme", str(page), "--metrics", str(metrics), "--reports", str(tmp_path)]
+    assert CliRunner().invoke(app, words).exit_code == 1
+    assert page.read_text() == f"{BEGIN}\n{END}\n"
+    metrics.mkdir()
+    (metrics / "evaluate.json").write_text('{"test": {"bits_per_byte": 1.25}}')
+    assert CliRunner().invoke(app, words).exit_code == 0
+    printed = CliRunner().invoke(app, ["summary", str(metrics), "--reports", str(tmp_path)]).stdout
+    assert "1.250" in printed
+    assert f"…\n{printed}```\n" in page.read_text()
+
+
+def test_the_projects_own_page_has_the_markers(tmp_path):
+    page = shutil.copy(Path(__file__).parents[1] / "README.md", tmp_path)
+    write_block(Path(page), FIGURES)
+    assert FIGURES in Path(page).read_text()
