@@ -14,7 +14,7 @@ from llm import __main__ as command_line
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"generate", "neighbours", "check", "preset", "summary", "windows", "compare-models"}
 COMMANDS |= {"compare", "trace", "verify-export", "harness", "scaling", "serve", "chat", "push", "predict"}
-COMMANDS |= {"learning-curve", "add-task"}
+COMMANDS |= {"learning-curve", "add-task", "readme"}
 
 
 def _run(*words: object) -> str:
@@ -244,7 +244,7 @@ def test_summary_shows_how_to_try_the_model_on_text_of_its_kind(tmp_path, monkey
     assert "There is no model in" in _run("summary", tmp_path)
     (tmp_path / "config.json").write_text("{}")
     command = next(line for line in _run("summary", tmp_path).splitlines() if "llm generate" in line)
-    assert shlex.split(command) == ["python", "-m", "llm", "generate", "Это 'река' и", "--model", str(tmp_path)]
+    assert shlex.split(command) == ["python", "-m", "llm", "generate", "--model", str(tmp_path), "Это 'река' и"]
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ Every figure is read from what the stages wrote.
 
 import hashlib
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
-from llm.export.markdown import fence, front_matter, table
+from llm.export.markdown import fence, front_matter, python_string, shell_string, table
 
 FOLDER = "models/export"
 ORIGINS = {
@@ -380,13 +379,13 @@ def _setting(setting: dict[str, Any]) -> str:
 
 def _loading(export: dict[str, Any], finetuned: dict[str, dict[str, Any]], prompt: str) -> list[str]:
     """A way in for each client that has a file here, and the reason for each that has none."""
-    in_shell, in_python = shlex.quote(prompt), json.dumps(prompt, ensure_ascii=False)
+    in_shell, in_python = shell_string(prompt), python_string(prompt)
 
     def code(snippet: str) -> list[str]:
         return fence("python", snippet.replace('"import "', in_python))
 
     chats = [name for name, report in finetuned.items() if "answer_bits_per_byte" in report.get("test", {})]
-    shell = [f"python -m llm generate {in_shell} --model {FOLDER}", f"python -m llm serve {FOLDER}"]
+    shell = [f"python -m llm generate --model {FOLDER} {in_shell}", f"python -m llm serve {FOLDER}"]
     shell += [f"python -m llm chat models/finetuned/{name}" for name in chats]
     lines: list[str] = []
     if "transformers" in export:

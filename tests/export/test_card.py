@@ -151,6 +151,13 @@ def test_the_prompt_of_every_snippet_is_of_the_corpus():
     assert text.count(json.dumps(prompt, ensure_ascii=False)) >= 3
 
 
+def test_a_prompt_of_several_lines_stays_on_one_line_of_every_snippet():
+    prompt = "def f(x, y='a')\n\n"
+    text = card({"evaluate": METRICS["evaluate"] | {"example_prompt": prompt}})
+    assert text.count(r"$'def f(x, y=\'a\')\n\n'") == 3
+    assert text.count(r'"def f(x, y=\'a\')\n\n"'.replace("\\'", "'")) >= 3
+
+
 def test_without_held_out_text_it_says_that_nothing_was_measured():
     text = card({"evaluate": {"example_prompt": "x"}, "baselines": {}, "cloze": {"left_out": {}}}, {})
     assert "nothing was measured" in text

@@ -62,7 +62,13 @@ def run(tmp_path, exported_folder, plain_cpu, write_corpus):
         (out / "scratch").mkdir(parents=True)
         files = {"config": "config.json", "weights": "model.safetensors", "tokenizer": "tokenizer.json"}
         inputs = {option: base / file for option, file in files.items()} | other
-        outputs = {"model": "model", "metrics": "metrics.json", "plots": "plots", "report": "report.md"}
+        outputs = {
+            "model": "model",
+            "metrics": "metrics.json",
+            "plots": "plots",
+            "report": "report.md",
+            "answers": "answers.json",
+        }
         outputs = {option: out / file for option, file in outputs.items()}
         given = {"task": task, "formats": list(formats), "n_seeds": 1, "seed": 1, "name": "topics", "data": data}
         given["held_out"] = corpus / "test.parquet"
@@ -97,6 +103,7 @@ def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_fi
     assert metrics["test"].keys() == {"pretrained", "random_weights", "majority", "tfidf"} == metrics["settings"].keys()
     model = AutoModelForSequenceClassification.from_pretrained(out / "model")
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert json.loads((out / "answers.json").read_text()) == {"answers": []}
     test = ROWS[ROWS["split"] == "test"]
     with torch.no_grad():
         scores = model(**tokenizer(test["text"].tolist(), padding=True, truncation=True, return_tensors="pt")).logits
