@@ -28,7 +28,7 @@ from llm.text.tokenizer import Tokenizer
 
 ANSWERS_SCORED = 100
 ANSWERS_SHOWN = 10
-ANSWER_TOKENS = 64
+ANSWER_TOKENS = 128
 # What is told over several seeds.
 LIKELIHOODS = ("answer_bits_per_byte", "answer_nats_per_token", "base_bits_per_byte")
 
