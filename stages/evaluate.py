@@ -17,7 +17,7 @@ from llm.evaluate.measure import Figures, HeldOut, measure
 from llm.evaluate.overlap import mark_found
 from llm.evaluate.page import write_page
 from llm.evaluate.params import EvaluateParams
-from llm.evaluate.samples import example_of, with_prompts, write_samples
+from llm.evaluate.samples import default_prompts, draw_samples, example_of, samples_table, write_samples
 from llm.plots import draw_bars, draw_calibration, draw_context
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Seed
@@ -57,6 +57,7 @@ def main(
     figures: Output,
     report: Output,
     samples: Output,
+    texts: Output,
     picture: Output,
     position: Output,
     context: Output,
@@ -66,7 +67,8 @@ def main(
 ) -> None:
     """Score all of val and test, each token once; an empty split is left out.
 
-    `metrics` has the few figures that decide, `figures` (JSON) and `report` (Markdown) have all of them. Tables and
+    `metrics` has the few figures that decide, `figures` (JSON) and `report` (Markdown) have all of them. `samples`
+    (Markdown) and `texts` (JSON) are what the model writes after prompts, and which split those are from. Tables and
     pictures show test, or val where there is no test.
     """
     machine = Machine.find()
@@ -88,14 +90,20 @@ def main(
         measured[text.name] = measure(model, text, spans, evaluate.batch_size, machine, rng, rivals[text.name])
     if not info.lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
-    evaluate = with_prompts(evaluate, windows, encoder, seed)
+    prompts_of = None
+    if evaluate.prompts is None:
+        prompts_of, prompts = default_prompts(windows, encoder, seed)
+        evaluate = evaluate.model_copy(update={"prompts": prompts})
     limits = {"lossless_tokens": info.lossless, "sees_the_future": model.sees_the_future}
     summaries = {split: of["summary"] for split, of in measured.items()}
     others = {"matmul_dtype": machine.matmul_dtype, "example_prompt": example_of(evaluate)}
     stage.write_json(metrics, {**summaries, **limits, **others})
     stage.write_json(figures, dict(measured))
     report.write_text(write_page(measured), encoding="utf-8")
-    samples.write_text(write_samples(model, encoder, evaluate, seed), encoding="utf-8")
+    drawn = draw_samples(model, encoder, evaluate, seed)
+    samples.write_text(write_samples(drawn, encoder, evaluate.sample_tokens), encoding="utf-8")
+    table = samples_table(drawn, encoder, evaluate.sample_tokens)
+    stage.write_json(texts, {"prompts_of": prompts_of, "samples": table})
     _draw_rivals(summaries, rivals, picture)
     shown = next(reversed(measured), None)  # test, if there is one
     title = f"held-out text ({shown})" if shown else "no text was held out"

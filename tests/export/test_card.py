@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from llm.__main__ import app
 from llm.errors import UserError
-from llm.export.card import NO_PYTHON, lineage_rows, read_metrics, write_card
+from llm.export.card import NO_DOCSTRINGS, lineage_rows, read_metrics, write_card
 from llm.export.gguf import write_gguf
 
 METRICS = {
@@ -141,7 +141,7 @@ def test_a_card_of_another_corpus_does_not_speak_of_python():
     own = {"name": "mine", "kind": "files", "globs": ["data/raw/**/*"]}
     text = card(
         {"prepare": prepare, "cloze": {"left_out": {}}, "label": {"dropped": {"too_short_or_long": 0}}},
-        {name: {"skipped": NO_PYTHON} for name in ("library", "docstring")},
+        {name: {"skipped": NO_DOCSTRINGS} for name in ("library", "docstring")},
         sources=[own],
     )
     assert [line for line in text.splitlines() if re.search("inetuned|label|code may|dropped|import ['\"]", line)] == []
@@ -159,6 +159,13 @@ def test_the_prompt_of_every_snippet_is_of_the_corpus():
     assert text.count(json.dumps(prompt, ensure_ascii=False)) >= 3
 
 
+def test_a_prompt_of_several_lines_stays_on_one_line_of_every_snippet():
+    prompt = "def f(x, y='a')\n\n"
+    text = card({"evaluate": METRICS["evaluate"] | {"example_prompt": prompt}})
+    assert text.count(r"$'def f(x, y=\'a\')\n\n'") == 3
+    assert text.count(r'"def f(x, y=\'a\')\n\n"'.replace("\\'", "'")) >= 3
+
+
 def test_without_held_out_text_it_says_that_nothing_was_measured():
     text = card({"evaluate": {"example_prompt": "x"}, "baselines": {}, "cloze": {"left_out": {}}}, {})
     assert "nothing was measured" in text
@@ -171,12 +178,13 @@ def test_text_of_the_users_own_is_not_called_pythons():
     sources = [
         {"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]},
         {"name": "web", "kind": "url", "url": "https://example.org/a.txt", "sha256": "cd" * 32},
+        {"name": "docs", "kind": "docstrings", "packages": ["numpy", "scipy"]},
         {"name": "hub", "kind": "huggingface", "dataset": "some/words", "revision": "ef" * 20},
     ]
     text = card({"prepare": prepare | {"bytes_by_source": {"mine": 4567, "web": 5678}}}, {}, sources=sources)
     assert "the user's own files" in text
     assert "standard library" not in text
-    shown = ["data/raw/*.txt", "cd" * 32, "4,567", "dataset some/words", "ef" * 20, "not known here"]
+    shown = ["data/raw/*.txt", "cd" * 32, "4,567", "dataset some/words", "ef" * 20, "numpy, scipy", "not known here"]
     assert [part for part in shown if part not in text] == []
     assert ModelCard(text).data.license == "unknown"
 

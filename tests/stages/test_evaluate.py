@@ -9,6 +9,7 @@ from llm.errors import UserError
 from llm.evaluate.difference import BETTER, LOSSY, SEES_THE_FUTURE, WORSE
 from llm.evaluate.params import EvaluateParams
 from llm.text.tables import TableWriter, tokens_schema
+from llm.text.tokenizer import Tokenizer
 from llm.train.checkpoint import save_model
 from stages import evaluate
 
@@ -17,7 +18,7 @@ PARAMS = EvaluateParams(stride=11, batch_size=3, prompts=["def "], sample_tokens
 RIVALS = {"val": {"xz": 0.5, "trigram": 9.5}, "test": {"xz": 1.5, "unigram": 8.5}}
 BITS = {"val": {"xz": [12.0, 4.5]}, "test": {"xz": [49.5]}}  # by document, of VAL and TEST
 TABLES, PICTURES = ("position", "context", "calibration"), ("context_picture", "calibration_picture")
-OUTPUTS = {"metrics": "json", "figures": "json", "report": "md", "samples": "md", "picture": "svg"}
+OUTPUTS = {"metrics": "json", "figures": "json", "report": "md", "samples": "md", "texts": "json", "picture": "svg"}
 OUTPUTS |= dict.fromkeys(TABLES, "tsv") | dict.fromkeys(PICTURES, "svg")
 TRAIN, VAL, TEST = [[6] * 30, [11, 12, 13] * 3], [[6, 7, 8, 9] * 7, [10] * 5], [[11, 12, 13] * 11]  # of a byte each
 OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype", "example_prompt"}
@@ -27,7 +28,17 @@ OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype", "example_pro
 def run(tmp_path, draw_gpt, write_windows_folder, write_document_bits, small_tokenizer_file, plain_cpu):
     """Runs the stage on held-out documents of the source `mine`; returns the texts of its outputs by name."""
 
-    def run(name="run", rivals=RIVALS, bits=BITS, model=None, seed=1, boundary="cross", lossless=True, **documents):
+    def run(
+        name="run",
+        rivals=RIVALS,
+        bits=BITS,
+        model=None,
+        seed=1,
+        boundary="cross",
+        params=PARAMS,
+        lossless=True,
+        **documents,
+    ):
         folder = tmp_path / name
         windows = write_windows_folder(
             folder / "windows", {"train": TRAIN} | documents, VOCAB, CONTEXT, boundary=boundary
@@ -46,7 +57,7 @@ def run(tmp_path, draw_gpt, write_windows_folder, write_document_bits, small_tok
         inputs |= {"tokenizer": small_tokenizer_file, "baselines": folder / "baselines.json"}
         inputs |= {"document_bits": folder / "bits.parquet"}
         outputs = {output: folder / f"{output}.{suffix}" for output, suffix in OUTPUTS.items()}
-        evaluate.main(PARAMS, NGRAM, seed, **inputs, **outputs)
+        evaluate.main(params, NGRAM, seed, **inputs, **outputs)
         return {output: path.read_text(encoding="utf-8") for output, path in outputs.items()}
 
     return run
@@ -181,6 +192,20 @@ def test_without_any_held_out_text_there_are_samples_alone(run):
     assert all("no text was held out" in texts[picture] for picture in ("picture", *PICTURES))
     assert all(_rows(texts, table) == [] for table in TABLES)
     assert "def │" in texts["samples"]
+
+
+def test_texts_are_the_samples_and_the_split_of_their_prompts(run, small_tokenizer_file):
+    given = json.loads(run(test=TEST)["texts"])
+    assert given["prompts_of"] is None
+    assert [(of["prompt"], of["greedy"], of["ended"]) for of in given["samples"]] == [
+        ("def ", True, False),
+        ("def ", False, False),
+    ]
+    ids = Tokenizer.load(small_tokenizer_file).encode("The river runs\nThe rain falls; it falls")
+    texts = run("drawn", params=PARAMS.model_copy(update={"prompts": None}), test=[ids])
+    drawn = json.loads(texts["texts"])
+    assert drawn["prompts_of"] == "test"
+    assert {of["prompt"] for of in drawn["samples"]} == {"The river runs\n"} == {_metrics(texts)["example_prompt"]}
 
 
 def test_weights_that_are_not_there_are_refused(tmp_path, plain_cpu):
