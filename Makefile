@@ -29,7 +29,6 @@ $(EXTRAS): $(READY) requirements-extras.lock
 
 repro: $(READY)  ## Run what has to run of the pipeline, then show what it came to
 	@python -m llm check
-	@if python -m llm library-changed metrics/prepare.json; then dvc repro folders && dvc repro --force --single-item prepare; fi
 	@dvc repro
 	@python -m llm summary
 

@@ -1,6 +1,5 @@
 """The command line: `python -m llm COMMAND`. Heavy imports stand inside the commands, so that help is instant."""
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -86,6 +85,9 @@ def serve(
 @app.command()
 def chat(
     folder: Annotated[Path, typer.Argument(help="The Hugging Face folder of a model that was finetuned to answer.")],
+    message: Annotated[
+        str | None, typer.Argument(help="Answer this alone; without it, answer line after line.")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.8,
     top_p: Annotated[
         float | None, typer.Option(min=0, max=1, help="Draw among the likeliest that are this probable together.")
@@ -100,7 +102,9 @@ def chat(
     from llm.serve.terminal import Manner
     from llm.serve.terminal import chat as talk
 
-    talk(folder, Manner(temperature, top_p, max_tokens, seed, system), sys.stdin, sys.stdout)
+    if message is not None and not message.strip():
+        raise UserError("MESSAGE: expected a text, got an empty one")
+    talk(folder, Manner(temperature, top_p, max_tokens, seed, system), sys.stdin, sys.stdout, message)
 
 
 @app.command()
@@ -385,38 +389,38 @@ def preset(
 
 
 @app.command()
-def library_changed(
-    metrics: Annotated[Path, typer.Argument(help="The metrics of prepare.")], params: ParamsFile = Path("params.yaml")
+def summary(
+    metrics: Annotated[Path, typer.Argument(help="The folder of metrics.")] = Path("metrics"),
+    reports: Annotated[Path, typer.Option(help="The folder of reports.")] = Path("reports"),
 ) -> None:
-    """Exit with 0 if the standard library that the corpus was made of is another one now, with 1 if not.
-
-    DVC cannot watch the standard library; `make repro` asks here whether prepare has to run again.
-    """
-    from llm.check import check_params
-    from llm.text.params import PythonSource
-    from llm.text.sources import library_hash
-
-    if not any(isinstance(source, PythonSource) for source in check_params(params).prepare.sources):
-        raise typer.Exit(1)
-    if not metrics.is_file():
-        raise typer.Exit(1)
-    recorded = json.loads(metrics.read_text(encoding="utf-8")).get("python", {}).get("library_sha256")
-    raise typer.Exit(1 if recorded in (None, library_hash()) else 0)
-
-
-@app.command()
-def summary(metrics: Annotated[Path, typer.Argument(help="The folder of metrics.")] = Path("metrics")) -> None:
-    """Show what the last run came to.
+    """Show what the last run came to: figures, and texts of the model.
 
     Exits with 1 if nothing was measured yet.
     """
-    from llm.summary import how_to_try, summarise_run
+    typer.echo(_describe_run(metrics, reports))
 
-    found = summarise_run(metrics)
+
+@app.command()
+def readme(
+    file: Annotated[Path, typer.Argument(help="The file with the block.")] = Path("README.md"),
+    metrics: Annotated[Path, typer.Option(help="The folder of metrics.")] = Path("metrics"),
+    reports: Annotated[Path, typer.Option(help="The folder of reports.")] = Path("reports"),
+) -> None:
+    """Write the summary of the last run into README.md."""
+    from llm.readme import write_block
+
+    write_block(file, _describe_run(metrics, reports))
+    typer.echo(f"written: {file}")
+
+
+def _describe_run(metrics: Path, reports: Path) -> str:
+    from llm.summary import describe_run
+
+    found = describe_run(metrics, reports, EXPORT)
     if not found:
         typer.echo(f"{metrics}: expected metrics of a run, got none; make repro trains and measures a model", err=True)
         raise typer.Exit(1)
-    typer.echo(f"{found}\n{how_to_try(metrics, EXPORT)}")
+    return found
 
 
 def run() -> None:

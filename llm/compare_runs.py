@@ -244,7 +244,7 @@ def _short(file: str) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, Interval):
         return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) and "\n" not in value else json.dumps(value, ensure_ascii=False)
 
 
 def _printable(text: str) -> str:

@@ -4,13 +4,24 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from llm.excerpt import excerpt
 from llm.export.card import read_metrics, tasks_to_show
+from llm.export.markdown import shell_string
 
 # What is shown of a model that answers, before and after its finetuning.
 ANSWERS = {
     "chosen_is_likelier": "share of test pairs whose better answer is the likelier",
     "answer_bits_per_byte": "bits per byte of held-out answers",
 }
+TEXTS_SHOWN = 2
+INDENT, PROMPT_MARK = " " * 4, "  > "
+LONGEST_MESSAGE = 200  # characters of a command's options and message
+
+
+def describe_run(metrics: Path, reports: Path, export: Path) -> str:
+    """Figures, texts of the model and how to try it; empty where no run left metrics."""
+    figures = summarise_run(metrics)
+    return figures and "\n".join([figures, *show_texts(reports), how_to_try(metrics, reports, export)])
 
 
 def summarise_run(metrics: Path) -> str:
@@ -22,8 +33,11 @@ def summarise_run(metrics: Path) -> str:
             by_name = {"this model": evaluation[split]["bits_per_byte"], **baselines.get(split, {})}
             title = f"bits per byte of {split}, less is better"
             own = {"this model": _interval(evaluation[split], "bits_per_byte")}
-            parts.append(_table(title, sorted(by_name.items(), key=lambda row: row[1]), own))
+            rows = sorted(by_name.items(), key=lambda row: row[1])
+            parts.append(_table(title, rows, own) + _beside_best(evaluation[split]))
             break
+    if evaluation.get("sees_the_future"):
+        parts.append("Its attention reads what it has to predict: its bits per byte are no measure.\n")
     finetuned = {path.stem: _read(path) for path in sorted((metrics / "finetune").glob("*.json"))}
     for name, report in tasks_to_show(finetuned).items():
         if isinstance(report.get("skipped"), str):  # else it counts the rows that were left out
@@ -40,18 +54,76 @@ def summarise_run(metrics: Path) -> str:
     return "\n".join(parts)
 
 
-def how_to_try(metrics: Path, export: Path) -> str:
-    """Where the model is, and a command that continues a beginning of its own kind of text."""
+def show_texts(reports: Path) -> list[str]:
+    """Return the first texts of evaluation, and the first answer of each model that was finetuned to answer."""
+    parts = []
+    written = _read(reports / "samples.json")
+    if drawn := [sample for sample in written.get("samples", []) if not sample["greedy"]][:TEXTS_SHOWN]:
+        split = written["prompts_of"]
+        prompts = f"beginnings of documents of {split}" if split else "prompts of params.yaml"
+        texts = [_text(sample["prompt"], sample["text"], ended=sample["ended"]) for sample in drawn]
+        parts.append(_texts(f"{prompts}, continued ({drawn[0]['way']}; not selected)", texts))
+    for name, example in _first_answers(reports).items():
+        several = len(example["messages"]) > 1
+        turns = [f"{of['role']}: {of['content']}" if several else of["content"] for of in example["messages"]]
+        reference = excerpt(" ".join(example["reference"].split()), f"{INDENT}reference: ", lines=1)
+        answered = [*_text("\n".join(turns), example["after"]), "", *reference]
+        parts.append(_texts(f"{name}: a message of test, answered (greedy; not selected)", [answered]))
+    return parts
+
+
+def how_to_try(metrics: Path, reports: Path, export: Path) -> str:
+    """Where the model is, and commands: one continues a beginning of its own kind of text, others ask for an answer."""
     if not (export / "config.json").is_file():
         return f"There is no model in {export} yet: make repro trains it."
-    prompt = shlex.quote(_read(metrics / "evaluate.json").get("example_prompt", "1"))
-    return f"The model is in {export}. Try it:\n  python -m llm generate {prompt} --model {export}"
+    prompt = shell_string(_read(metrics / "evaluate.json").get("example_prompt", "1"))
+    lines = [f"The model is in {export}. Try it:"]
+    lines += [f"  python -m llm generate --model {shlex.quote(str(export))} {prompt}"]
+    for name, example in _first_answers(reports).items():
+        folder = export.parent / "finetuned" / name
+        if (folder / "chat_template.jinja").is_file():
+            lines.append(f"  python -m llm chat {shlex.quote(str(folder))}{_message(example['messages'])}")
+    return "\n".join(lines)
+
+
+def _first_answers(reports: Path) -> dict[str, dict[str, Any]]:
+    """The first example of each task whose model answers."""
+    found = {path.stem: _read(path)["answers"] for path in sorted((reports / "finetune").glob("*.json"))}
+    return {name: answers[0] for name, answers in found.items() if answers}
+
+
+def _message(messages: list[dict[str, str]]) -> str:
+    """The words of a command that begin a conversation as an example does; none where that is long."""
+    said = {of["role"]: of["content"] for of in reversed(messages)}  # the first of each role
+    options = [f" --system {shell_string(said['system'])}"] if "system" in said else []
+    words = "".join([*options, " --temperature 0 ", shell_string(said["user"])])
+    # A command takes what begins with a dash for an option, and none can hold a null character.
+    impossible = said["user"].startswith("-") or any("\0" in content for content in said.values())
+    return "" if impossible or len(words) > LONGEST_MESSAGE else words
+
+
+def _text(prompt: str, text: str, ended: bool = True) -> list[str]:
+    written = excerpt(text, INDENT, ended) if text.strip() else [f"{INDENT}(nothing)"]
+    return [*excerpt(prompt, PROMPT_MARK), *written]
+
+
+def _texts(title: str, texts: list[list[str]]) -> str:
+    return "\n".join([title, *(line for text in texts for line in ("", *text)), ""])
 
 
 def _before_and_after(task: str, test: dict[str, dict[str, float]], name: str) -> str:
     rows = [(when, test[name][when]) for when in ("before", "after")]
     by_when = {when: {key: of[when] for key, of in test.items() if isinstance(of, dict)} for when, _ in rows}
     return _table(f"{task}: {ANSWERS[name]}", rows, {when: _interval(of, name) for when, of in by_when.items()})
+
+
+def _beside_best(figures: dict[str, Any]) -> str:
+    """The difference to the best baseline, a line; empty where it was not measured."""
+    if "best_baseline" not in figures:
+        return ""
+    difference = f"{figures['bits_per_byte_difference']:z.3f}{_interval(figures, 'bits_per_byte_difference')}"
+    best = figures["best_baseline"].replace("_", " ")
+    return f"  this model − {best}: {difference.replace('-', '−')}, {figures['verdict']}\n"
 
 
 def _interval(figures: dict[str, Any], key: str) -> str:

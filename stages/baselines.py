@@ -1,75 +1,95 @@
 """The held-out text under compressors and n-gram counts: what a model has to beat. Knows no model."""
 
 import math
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import pyarrow as pa
 from tqdm import tqdm
 
 from llm import stage
-from llm.evaluate.baselines import bits_per_byte, bzip2_size, uniform_bits, xz_size, zstd_size
+from llm.evaluate.baselines import DOCUMENT_BITS, Bits, Texts, bzip2_size, xz_bits, zstd_bits
+from llm.evaluate.breakdown import sum_by_document
 from llm.evaluate.kneser_ney import count_ngrams, token_nats
 from llm.evaluate.params import BaselinesParams
 from llm.stage import Input, Output, Param
-from llm.text.tables import iterate_rows
+from llm.text.tables import TableWriter, iterate_rows, read_table
 from llm.text.windows import read_info, read_stream
 
-GIVEN_TRAIN: dict[str, Callable[[bytes], int]] = {"xz": xz_size, "zstd": zstd_size}
-COMPRESSORS = GIVEN_TRAIN | {"bzip2": bzip2_size}  # its blocks are too small to be given a training text
 ORDERS = {"kneser_ney_5gram": 5, "unigram": 1}
 
 
 def main(
-    baselines: Annotated[BaselinesParams, Param("baselines")], corpus: Input, windows: Input, metrics: Output
+    baselines: Annotated[BaselinesParams, Param("baselines")],
+    corpus: Input,
+    windows: Input,
+    metrics: Output,
+    document_bits: Output,
 ) -> None:
-    """Bits per byte of val and test, for each baseline alone and given the training text, or the first part of it."""
-    texts = {
-        split: "".join(row["text"] for row in iterate_rows(corpus / f"{split}.parquet", ["text"])).encode()
-        for split in ("train", "val", "test")
-    }
-    n_bytes = min(baselines.train_bytes or len(texts["train"]), len(texts["train"]))
-    fraction = n_bytes / max(len(texts["train"]), 1)
-    report = _compress(texts | {"train": texts["train"][:n_bytes]})
-    for split, scores in _count(windows, list(report), fraction).items():
-        report[split] |= {name: bits_per_byte(n_bits, len(texts[split])) for name, n_bits in scores.items()}
+    """Bits per byte of val and test, for each baseline alone and given the training text, or the first part of it.
+
+    `document_bits` (Parquet) has what each held-out document costs, to compare a model with.
+    """
+    train = b"".join(_texts(corpus / "train.parquet"))
+    n_bytes = min(baselines.train_bytes or len(train), len(train))
+    fraction = n_bytes / max(len(train), 1)
+    texts = {split: documents for split in ("val", "test") if (documents := _texts(corpus / f"{split}.parquet"))}
+    bits = _compress(train[:n_bytes], texts)
+    for split, counted in _count(windows, list(texts), fraction).items():
+        bits[split] |= counted
+    report = {}
+    with TableWriter(document_bits, DOCUMENT_BITS) as table:
+        for split, documents in texts.items():
+            keys = {"split": [split] * len(documents), "doc_id": read_table(corpus / f"{split}.parquet", ["doc_id"])[0]}
+            table.append(pa.table(keys | bits[split], schema=DOCUMENT_BITS))
+            sums = {name: float(own.sum()) for name, own in bits[split].items()}
+            sums["bzip2"] = 8 * bzip2_size(b"".join(documents))
+            size = sum(map(len, documents))
+            report[split] = {name: round(n_bits / size, 5) for name, n_bits in sums.items()}
     stage.write_json(metrics, report)
 
 
-def _compress(texts: dict[str, bytes]) -> dict[str, dict[str, float]]:
-    """Bits per byte of each held-out text that is not empty, by compressor."""
-    held_out = [split for split in ("val", "test") if texts[split]]
-    report: dict[str, dict[str, float]] = {split: {} for split in held_out}
-    # The compressors let go of Python's lock: two of them work at once.
-    with ThreadPoolExecutor() as pool:
-        train = {name: pool.submit(size, texts["train"]) for name, size in GIVEN_TRAIN.items() if held_out}
-        jobs: dict[tuple[str, str], Future[int]] = {}
-        for split in held_out:
-            for name, size in GIVEN_TRAIN.items():
-                jobs[split, f"{name}_given_train"] = pool.submit(size, texts["train"] + texts[split])
-            for name, size in COMPRESSORS.items():
-                jobs[split, name] = pool.submit(size, texts[split])
-        for (split, name), job in tqdm(jobs.items(), desc="compress", unit=" texts"):
-            base = train[name.removesuffix("_given_train")].result() if name.endswith("_given_train") else 0
-            report[split][name] = bits_per_byte(8 * (job.result() - base), len(texts[split]))
-    return report
+def _texts(path: Path) -> list[bytes]:
+    """The documents of a split."""
+    return [row["text"].encode() for row in iterate_rows(path, ["text"])]
 
 
-def _count(windows: Path, held_out: list[str], fraction: float) -> dict[str, dict[str, float]]:
-    """Bits of each held-out stream of tokens: by counts of n-grams in a fraction of train, and by chance."""
-    train = read_stream(windows, "train")
+def _compress(train: bytes, texts: Texts) -> dict[str, Bits]:
+    """Bits of each held-out document, by split and compressor."""
+    bits: dict[str, Bits] = {split: {} for split in texts}
+    # The compressors let go of Python's lock: as many work at once as there are cores. The longest come first.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [("xz_given_train", pool.submit(xz_bits, train, {split: own})) for split, own in texts.items()]
+        jobs += [("zstd_given_train", pool.submit(zstd_bits, train, texts))]
+        jobs += [("xz", pool.submit(xz_bits, b"", texts)), ("zstd", pool.submit(zstd_bits, b"", texts))]
+        for name, job in tqdm(jobs, desc="compress", unit=" texts"):
+            for split, own in job.result().items():
+                bits[split][name] = own
+    return bits
+
+
+def _count(windows: Path, held_out: list[str], fraction: float) -> dict[str, Bits]:
+    """Bits of each document of the held-out streams of tokens: by counts of n-grams in a fraction of train, by chance.
+
+    As the model's, they have the end of text after the document in them.
+    """
+    train, info = read_stream(windows, "train"), read_info(windows)
     train = train[: math.ceil(fraction * len(train))]
-    vocab_size = read_info(windows).vocab_size
-    report: dict[str, dict[str, float]] = {split: {} for split in held_out}
+    bits: dict[str, Bits] = {split: {} for split in held_out}
     for name, order in ORDERS.items() if held_out else ():
-        orders = count_ngrams(train, order, vocab_size)
+        orders = count_ngrams(train, order, info.vocab_size)
         for split in held_out:
-            nats = token_nats(orders, read_stream(windows, split), vocab_size)
-            report[split][name] = float(nats.sum()) / math.log(2)
+            stream = read_stream(windows, split)
+            nats = token_nats(orders, stream, info.vocab_size)
+            bits[split][name] = sum_by_document(stream, info.end_of_text, nats) / math.log(2)
     for split in held_out:
-        report[split]["uniform"] = uniform_bits(len(read_stream(windows, split)) - 1, vocab_size)
-    return report
+        stream = read_stream(windows, split)
+        costs = np.full(len(stream) - 1, math.log2(info.vocab_size))
+        bits[split]["uniform"] = sum_by_document(stream, info.end_of_text, costs)
+    return bits
 
 
 if __name__ == "__main__":

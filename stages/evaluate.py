@@ -1,7 +1,6 @@
 """Weights and held-out text → bits per byte beside the baselines, what they are made of, and samples."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,14 @@ from pydantic import Field
 from llm import stage
 from llm.evaluate.breakdown import Row
 from llm.evaluate.continuations import continue_held_out
+from llm.evaluate.difference import Baselines, read_baselines, reason_not_valid
 from llm.evaluate.likelihood import plan_document_spans, plan_spans
 from llm.evaluate.measure import Figures, HeldOut, measure
 from llm.evaluate.overlap import mark_found
 from llm.evaluate.page import write_page
 from llm.evaluate.params import EvaluateParams
 from llm.evaluate.quality import few
-from llm.evaluate.samples import example_of, with_prompts, write_samples
+from llm.evaluate.samples import default_prompts, draw_samples, example_of, samples_table, write_samples
 from llm.plots import draw_bars, draw_calibration, draw_context
 from llm.runtime import Machine
 from llm.stage import Input, Output, Param, Seed
@@ -32,9 +32,9 @@ from llm.train.checkpoint import load_model
 NAMES = {
     "model": "this model",
     "xz_given_train": "xz -9e, given the training text",
-    "zstd_given_train": "zstd -19 --long, given the training text",
+    "zstd_given_train": "zstd --ultra -22 --long, given the training text",
     "xz": "xz -9e",
-    "zstd": "zstd -19 --long",
+    "zstd": "zstd --ultra -22 --long",
     "bzip2": "bzip2 -9",
     "kneser_ney_5gram": "5-grams of the same tokens (Kneser-Ney)",
     "unigram": "unigrams of the same tokens",
@@ -54,11 +54,13 @@ def main(
     tokens: Input,
     tokenizer: Input,
     baselines: Input,
+    document_bits: Input,
     corpus: Input,
     metrics: Output,
     figures: Output,
     report: Output,
     samples: Output,
+    texts: Output,
     continuations: Output,
     picture: Output,
     position: Output,
@@ -69,7 +71,8 @@ def main(
 ) -> None:
     """Score all of val and test, each token once; an empty split is left out.
 
-    `metrics` has the few figures that decide, `figures` (JSON) and `report` (Markdown) have all of them. Tables and
+    `metrics` has the few figures that decide, `figures` (JSON) and `report` (Markdown) have all of them. `samples`
+    (Markdown) and `texts` (JSON) are what the model writes after prompts, and which split those are from. Tables and
     pictures show test, or val where there is no test.
     """
     machine = Machine.find()
@@ -78,6 +81,7 @@ def main(
     if model.sees_the_future:
         print(f"evaluate: warning: {model.config.attention} attention sees what it predicts", file=sys.stderr)
     info, encoder = read_info(windows), Tokenizer.load(tokenizer)
+    rivals = read_baselines(baselines, document_bits, reason_not_valid(model.sees_the_future, info.lossless))
     measured: dict[str, Figures] = {}
     held_out = _read_held_out(windows, tokens, info.end_of_text, encoder, ngram)
     for text in held_out:
@@ -88,7 +92,7 @@ def main(
         else:
             spans = plan_spans(len(text.stream), length, stride)
         rng = np.random.default_rng(seed)
-        measured[text.name] = measure(model, text, spans, evaluate.batch_size, machine, rng)
+        measured[text.name] = measure(model, text, spans, evaluate.batch_size, machine, rng, rivals[text.name])
     if not info.lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte flatter", file=sys.stderr)
     train = (row["text"] for row in iterate_rows(corpus / "train.parquet", ["text"]))
@@ -97,16 +101,22 @@ def main(
         print(f"evaluate: text quality is not measured: {quality['skipped']}")
     if held_out:
         measured[held_out[-1].name]["quality"] = quality
-    evaluate = with_prompts(evaluate, windows, encoder, seed)
+    prompts_of = None
+    if evaluate.prompts is None:
+        prompts_of, prompts = default_prompts(windows, encoder, seed)
+        evaluate = evaluate.model_copy(update={"prompts": prompts})
     limits = {"lossless_tokens": info.lossless, "sees_the_future": model.sees_the_future}
     summaries = {split: of["summary"] for split, of in measured.items()}
     others = {"matmul_dtype": machine.matmul_dtype, "example_prompt": example_of(evaluate)}
     stage.write_json(metrics, {**summaries, **limits, **others, "quality": few(quality)})
     stage.write_json(figures, dict(measured))
     report.write_text(write_page(measured), encoding="utf-8")
-    samples.write_text(write_samples(model, encoder, evaluate, seed), encoding="utf-8")
+    drawn = draw_samples(model, encoder, evaluate, seed)
+    samples.write_text(write_samples(drawn, encoder, evaluate.sample_tokens), encoding="utf-8")
+    table = samples_table(drawn, encoder, evaluate.sample_tokens)
+    stage.write_json(texts, {"prompts_of": prompts_of, "samples": table})
     continuations.write_text(page_of_texts, encoding="utf-8")
-    _draw_rivals(summaries, baselines, picture)
+    _draw_rivals(summaries, rivals, picture)
     shown = next(reversed(measured), None)  # test, if there is one
     title = f"held-out text ({shown})" if shown else "no text was held out"
     places, contexts, bins = (
@@ -133,11 +143,10 @@ def _read_held_out(windows: Path, tokens: Path, end_of_text: int, encoder: Token
     return held_out
 
 
-def _draw_rivals(summaries: dict[str, dict[str, float]], baselines: Path, picture: Path) -> None:
+def _draw_rivals(summaries: dict[str, dict[str, float]], rivals: dict[str, Baselines], picture: Path) -> None:
     """The model among its baselines, the fewest bits per byte first."""
     shown = next(reversed(summaries), None)
-    rivals = json.loads(baselines.read_text(encoding="utf-8"))
-    values = {"model": summaries[shown]["bits_per_byte"], **rivals[shown]} if shown else {}
+    values = {"model": summaries[shown]["bits_per_byte"], **rivals[shown].bits_per_byte} if shown else {}
     draw_bars(
         {NAMES.get(name, name): value for name, value in sorted(values.items(), key=lambda pair: pair[1])},
         f"held-out text ({shown})" if shown else "no text was held out",

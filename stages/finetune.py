@@ -34,9 +34,12 @@ def main(
     metrics: Output,
     plots: Output,
     report: Output,
+    answers: Output,
     scratch: Scratch,
 ) -> None:
     """Train the task `name` on `data`; write the folders `model` and `plots`, and a `report` to be read.
+
+    `answers` (JSON) has examples of what a model that answers was asked and what it answered.
 
     `weights` is the base's one file, or the base itself where there are several. A model that answers is written in
     `formats` as well, and what it forgets is seen on `held_out`, a table of the corpus. A table without rows that
@@ -46,6 +49,7 @@ def main(
         raise UserError(f"wanted config, weights and tokenizer in one folder, given {config}, {weights}, {tokenizer}")
     plots.mkdir(parents=True)
     model.mkdir(parents=True)
+    stage.write_json(answers, {"answers": []})  # a classifier gives none
     if reason := (empty_because(data) if data.suffix == ".parquet" else None) or unfit_because(config):
         (model / "skipped.json").write_text(json.dumps({"skipped": reason}) + "\n", encoding="utf-8")
         stage.write_json(metrics, {"skipped": reason})
@@ -56,7 +60,7 @@ def main(
         raise UserError(problem)  # before hours of training
     machine = Machine.find()
     machine.keep_memory()
-    job = Job(data, config.parent, held_out, model, plots, report, seed, n_seeds, machine, scratch, formats)
+    job = Job(data, config.parent, held_out, model, plots, report, answers, seed, n_seeds, machine, scratch, formats)
     match task:
         case ClassifyTask():
             figures = run_classify(job, task)

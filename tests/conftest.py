@@ -207,6 +207,26 @@ def write_corpus() -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def write_document_bits() -> Callable[..., None]:
+    """A writer of what held-out documents cost each baseline, as the stage baselines leaves it, by split and name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def write(path: Path, bits: dict[str, dict[str, list[float]]]) -> None:
+        rows = [
+            {"split": split, "doc_id": "any"} | dict(zip(by_name, costs, strict=True))
+            for split, by_name in bits.items()
+            for costs in zip(*by_name.values(), strict=True)
+        ]
+        columns = {"split": pa.string(), "doc_id": pa.string()} | {
+            name: pa.float64() for by_name in bits.values() for name in by_name
+        }
+        pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(columns)), path)
+
+    return write
+
+
 METHOD = {"kind": "full", "rank": 2, "alpha": 4.0, "targets": ["query", "value", "up", "down"], "k": 1}
 TRAINING = {
     "epochs": 1.0,

@@ -15,7 +15,7 @@ import torch
 from llm.errors import UserError
 from llm.evaluate.context import losses_by_context
 from llm.evaluate.likelihood import plan_spans, score_tokens
-from llm.evaluate.samples import continue_greedily
+from llm.evaluate.samples import continue_rows
 from llm.finetune.classify_job import run_classify
 from llm.finetune.instruct_job import run_instruct
 from llm.finetune.jobs import Job
@@ -222,7 +222,7 @@ def test_figures_of_held_out_text_are_those_of_the_processor(draw_gpt, config, c
         model.to(machine.device)
         nats.append(score_tokens(model, stream, spans, 4, machine, "test").nats)
         contexts.append(losses_by_context(model, stream, nats[-1], windows, 4, machine))
-        texts.append(continue_greedily(model, prefixes.to(machine.device), 5).cpu())
+        texts.append(continue_rows(model, prefixes.to(machine.device), 5).cpu())
     np.testing.assert_allclose(nats[1], nats[0], rtol=1e-3, atol=1e-3)
     assert contexts[0].keys() == contexts[1].keys()
     for length, losses in contexts[0].items():

@@ -7,15 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from llm import __main__ as command_line
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"generate", "neighbours", "check", "preset", "library-changed", "summary", "windows", "compare-models"}
+COMMANDS = {"generate", "neighbours", "check", "preset", "summary", "windows", "compare-models"}
 COMMANDS |= {"compare", "trace", "verify-export", "harness", "scaling", "serve", "chat", "push", "predict"}
-COMMANDS |= {"learning-curve", "add-task"}
+COMMANDS |= {"learning-curve", "add-task", "readme"}
 
 
 def _run(*words: object) -> str:
@@ -215,7 +214,7 @@ def test_summary_shows_what_was_measured_and_why_a_task_was_skipped(tmp_path):
         "baselines": {"val": {"xz": 2.111}, "test": {"xz": 2.345}},
         "finetune/topics": {"test": {"pretrained": {"accuracy": 0.875}, "tfidf": {"accuracy": 0.625}}},
         "finetune/answers": {"test": {"answer_bits_per_byte": {"before": 3.456, "after": 2.125}}},
-        "finetune/library": {"skipped": "the corpus has no Python documents"},
+        "finetune/library": {"skipped": "the corpus has no docstrings"},
         "finetune/other": {"skipped": "no function of the corpus is left in test"},
     }
     _write_metrics(tmp_path, report)
@@ -245,33 +244,7 @@ def test_summary_shows_how_to_try_the_model_on_text_of_its_kind(tmp_path, monkey
     assert "There is no model in" in _run("summary", tmp_path)
     (tmp_path / "config.json").write_text("{}")
     command = next(line for line in _run("summary", tmp_path).splitlines() if "llm generate" in line)
-    assert shlex.split(command) == ["python", "-m", "llm", "generate", "Это 'река' и", "--model", str(tmp_path)]
-
-
-@pytest.mark.parametrize(
-    ("recorded", "code"),
-    [("the one that is read now", 1), ("another one", 0), (None, 1)],
-    ids=["unchanged", "changed", "never read"],
-)
-def test_library_changed_is_0_only_for_another_library(tmp_path, params_file, recorded, code):
-    from llm.text.sources import library_hash
-
-    metrics = tmp_path / "prepare.json"
-    if recorded is not None:
-        sha256 = library_hash() if code else "0" * 64
-        metrics.write_text(json.dumps({"python": {"library_sha256": sha256}}))
-    result = CliRunner().invoke(command_line.app, ["library-changed", str(metrics), "--params", str(params_file)])
-    assert (result.exit_code, result.output) == (code, "")
-
-
-def test_library_changed_is_1_where_the_library_is_not_read(tmp_path, params_file):
-    content = YAML(typ="safe").load(params_file)
-    content["prepare"]["sources"] = [{"name": "own", "kind": "files", "globs": ["*.txt"]}]
-    YAML(typ="safe").dump(content, params_file)
-    metrics = tmp_path / "prepare.json"
-    metrics.write_text(json.dumps({"python": {"library_sha256": "0" * 64}}))
-    result = CliRunner().invoke(command_line.app, ["library-changed", str(metrics), "--params", str(params_file)])
-    assert (result.exit_code, result.output) == (1, "")
+    assert shlex.split(command) == ["python", "-m", "llm", "generate", "--model", str(tmp_path), "Это 'река' и"]
 
 
 @pytest.fixture

@@ -274,7 +274,7 @@ def test_a_users_text_goes_all_the_way(own_text: Clone) -> None:
     assert set(evaluation) >= {"val", "test"}
     for task in ("library", "docstring"):
         report = json.loads((own_text.folder / f"metrics/finetune/{task}.json").read_text())
-        assert report == {"skipped": "the corpus has no Python documents"}
+        assert report == {"skipped": "the corpus has no docstrings"}
     assert (own_text.folder / "models/export/model.safetensors").is_file()
 
 

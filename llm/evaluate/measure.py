@@ -5,6 +5,7 @@ stream, spans ──one pass over the model──► Scores ──► the sum, b
 a few windows ──cut short──► what context is worth
 """
 
+import math
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from llm.evaluate.breakdown import Row, bits_interval, by_place, by_source, calibration, extremes, sum_by_document
 from llm.evaluate.context import choose_windows, compare_contexts, losses_by_context
+from llm.evaluate.difference import Baselines, compare_with_baselines, summarise_best
 from llm.evaluate.likelihood import Span, score_tokens, summarise
 from llm.evaluate.overlap import with_and_without
 from llm.model.gpt import GPT
@@ -40,6 +42,7 @@ class Figures(TypedDict):
     documents: int
     bytes: int
     summary: dict[str, Any]  # as in metrics/evaluate.json
+    baselines: list[Row]  # the model beside each, the best first
     sources: list[Row]
     positions: list[Row]
     context: list[Row]  # empty where no text was as long as the context
@@ -51,7 +54,13 @@ class Figures(TypedDict):
 
 
 def measure(
-    model: GPT, text: HeldOut, spans: list[Span], batch_size: int, machine: Machine, rng: np.random.Generator
+    model: GPT,
+    text: HeldOut,
+    spans: list[Span],
+    batch_size: int,
+    machine: Machine,
+    rng: np.random.Generator,
+    baselines: Baselines,
 ) -> Figures:
     """Score a split once and tell its parts apart; `spans` are windows that score each of its targets once."""
     scores = score_tokens(model, text.stream, spans, batch_size, machine, f"evaluate {text.name}")
@@ -63,6 +72,8 @@ def measure(
     hardest, easiest = extremes(names, nats, text.n_bytes, N_EXTREMES)
     windows = choose_windows(spans, model.config.context_length)
     by_context = losses_by_context(model, text.stream, scores.nats, windows, batch_size, machine)
+    # Draws of its own: with other baselines, all other intervals stay as they are.
+    beside = compare_with_baselines(nats / math.log(2), text.n_bytes, baselines, rng.spawn(1)[0])
     return {
         "documents": len(nats),
         "bytes": int(text.n_bytes.sum()),
@@ -71,7 +82,9 @@ def measure(
             **bits_interval(nats, text.n_bytes, rng),
             "accuracy": round(float(scores.is_top.mean()), 5),
             "calibration_error": calibration_error,
+            **summarise_best(beside, baselines.not_valid),
         },
+        "baselines": beside,
         "sources": by_source(text.sources, nats, text.n_bytes, n_tokens, rng),
         "positions": by_place(scores.place_nats, scores.place_targets),
         "context": compare_contexts(by_context, rng),

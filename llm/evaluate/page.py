@@ -20,6 +20,11 @@ Bits per byte are the sum of -log2 p over all tokens, divided by the UTF-8 bytes
 e to the nats a token; accuracy is the share of tokens that the model held the likeliest. The interval is a bootstrap
 over documents: what other held-out documents of the same kind would have given this model."""
 
+BASELINES = """\
+The model's bits per byte less a baseline's, on the same documents. The interval is a paired bootstrap over documents:
+where all of it is below 0, the model is better beyond what other held-out documents of the same kind would change.
+Another seed of the training is no part of it. bzip2 has no bits of single documents, and so no interval."""
+
 POSITION = """\
 Mean loss, in nats a token, by how many tokens stood in the window before the token that was predicted. All tokens of
 all windows count here, those twice that lie in two windows."""
@@ -48,6 +53,8 @@ def write_page(figures: dict[str, Figures]) -> str:
         return f"{OPENING}\n\nNo text was held out, so nothing was measured.\n"
     parts = [OPENING, "## Likelihood", LIKELIHOOD, _likelihood(figures)]
     parts += ["### By source", _sources(figures)]
+    parts += ["## Beside the baselines", BASELINES]
+    parts += [part for split, of in figures.items() if of["baselines"] for part in _baselines(split, of)]
     parts += [part for of in figures.values() if "quality" in of for part in _quality(of["quality"])]
     parts += ["## Position in the window", POSITION, _positions(figures)]
     parts += ["## What context is worth", CONTEXT, _contexts(figures)]
@@ -83,6 +90,26 @@ def _sources(figures: dict[str, Figures]) -> str:
         for row in of["sources"]
     ]
     return _table(["source", "split", "documents", "bytes", "tokens", "bits per byte", "95% interval"], rows)
+
+
+def _baselines(split: str, figures: Figures) -> list[str]:
+    """A sentence on the best baseline, and the table of all of them."""
+    summary = figures["summary"]
+    difference, best = summary["bits_per_byte_difference"], summary["best_baseline"].replace("_", " ")
+    sentence = (
+        f"On {split} the model needs {abs(difference):.3f} bits per byte {'less' if difference < 0 else 'more'} than "
+        f"{best}, the best baseline: **{summary['verdict']}**."
+    )
+    rows = [
+        [
+            row["baseline"].replace("_", " "),
+            f"{row['bits_per_byte']:.4f}",
+            f"{row['difference']:z.4f}",
+            _interval(row, "difference") if "difference_low" in row else "–",
+        ]
+        for row in figures["baselines"]
+    ]
+    return [sentence, _table([f"baseline, {split}", "bits per byte", "model less baseline", "95% interval"], rows)]
 
 
 def _quality(quality: Row) -> list[str]:

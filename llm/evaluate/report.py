@@ -33,11 +33,11 @@ RIVALS = {
         "A compressor that may point back into all of the training text.",
     ),
     "zstd_given_train": (
-        "zstd -19 --long, given the training text",
+        "zstd --ultra -22 --long, given the training text",
         "Another compressor with the training text at hand.",
     ),
     "xz": ("xz -9e", "A compressor that sees the held-out text alone."),
-    "zstd": ("zstd -19 --long", "Another one that sees the held-out text alone."),
+    "zstd": ("zstd --ultra -22 --long", "Another one that sees the held-out text alone."),
     "bzip2": ("bzip2 -9", "An older compressor that sees the held-out text alone."),
     "kneser_ney_5gram": (
         "5-grams (Kneser-Ney)",

@@ -7,15 +7,18 @@ Every figure is read from what the stages wrote.
 
 import hashlib
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
-from llm.export.markdown import fence, front_matter, table
+from llm.export.markdown import fence, front_matter, python_string, shell_string, table
 
 FOLDER = "models/export"
-NO_PYTHON = "the corpus has no Python documents"  # for the tasks that `label` makes of them
+ORIGINS = {
+    "docstrings": "signatures and docstrings of Python packages",
+    "python": "the source code of Python's standard library",
+}
+NO_DOCSTRINGS = "the corpus has no docstrings"  # for the tasks that `label` makes of them
 PYTHON_LICENSE = "https://docs.python.org/3/license.html"
 
 TRANSFORMERS = f"""
@@ -75,8 +78,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def tasks_to_show(finetuned: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the tasks without those that are made of Python documents, where there are none."""
-    return {name: report for name, report in finetuned.items() if report.get("skipped") != NO_PYTHON}
+    """Return the tasks without those that are made of docstrings, where there are none."""
+    return {name: report for name, report in finetuned.items() if report.get("skipped") != NO_DOCSTRINGS}
 
 
 def lineage_rows(artifacts: dict[str, Path]) -> list[tuple[str, str, str]]:
@@ -124,7 +127,7 @@ def write_card(
         ],
     }
     lines = [*_front_matter(metrics, config, params["sources"]), "", "# A language model from the ground up", ""]
-    lines += [*_opening(metrics, config), "", weights]
+    lines += [*_opening(metrics, config, params["sources"]), "", weights]
     for title, section in sections.items():
         lines += ["", f"## {title}", "", *section]
     return "\n".join(lines) + "\n"
@@ -157,10 +160,13 @@ def _front_matter(
 
 
 def _license(sources: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is known: the standard library has one licence; what others brought along has theirs, which is not known."""
-    if all(source["kind"] == "python" for source in sources):
+    """Return what is known: the licence of Python, or that of each package; of other text nothing is known."""
+    kinds = {source["kind"] for source in sources}
+    if kinds == {"python"}:
         return {"license": "other", "license_name": "psf-2.0", "license_link": PYTHON_LICENSE}
-    return {"license": "unknown"}
+    return (
+        {"license": "other", "license_name": "of-each-package"} if kinds == {"docstrings"} else {"license": "unknown"}
+    )
 
 
 def _result(task: str, name: str, split: str, metric: str, value: float) -> dict[str, Any]:
@@ -169,10 +175,10 @@ def _result(task: str, name: str, split: str, metric: str, value: float) -> dict
     return {"task": {"type": task}, "dataset": dataset, "metrics": [measured]}
 
 
-def _opening(metrics: dict[str, dict[str, Any]], config: dict[str, Any]) -> list[str]:
+def _opening(metrics: dict[str, dict[str, Any]], config: dict[str, Any], sources: list[dict[str, Any]]) -> list[str]:
     prepare, tokenize, pretrain, export = (metrics[name] for name in ("prepare", "tokenize", "pretrain", "export"))
-    python = prepare.get("python")
-    origin = f"the standard library of Python {python['version']}" if python else "the user's own files"
+    kinds = dict.fromkeys(source["kind"] for source in sources)
+    origin = " and ".join(dict.fromkeys(ORIGINS.get(kind, "the user's own files") for kind in kinds))
     lines = [
         f"{pretrain['parameters']:,} parameters of the family {config['family']}, pretrained on "
         f"{tokenize['tokens']['train']:,} tokens ({prepare['bytes']['train']:,} bytes) of {origin}, "
@@ -192,7 +198,7 @@ def _data(prepare: dict[str, Any], label: dict[str, Any], sources: list[dict[str
     rows = [(of["name"], _origin(of), f"{by_source.get(of['name'], 0):,}", _license_note(of)) for of in sources]
     lines = table(["source", "from", "bytes kept", "licence"], rows)
     if python := prepare.get("python"):
-        lines += ["", f"sha256 of the standard library that was read: `{python['library_sha256']}`."]
+        lines += ["", f"sha256 of the modules of Python {python['version']}: `{python['library_sha256']}`."]
     lines += ["", *table(["part", "bytes"], [(split, f"{count:,}") for split, count in prepare["bytes"].items()])]
     dropped = {f"prepare: {reason}": count["documents"] for reason, count in prepare["dropped"].items()}
     dropped |= {f"label: {reason}": count for reason, count in label["dropped"].items() if count}
@@ -204,7 +210,9 @@ def _origin(source: dict[str, Any]) -> str:
     match source["kind"]:
         case "python":
             modules = "" if source["include"] == ["*"] else f": {', '.join(source['include'])}"
-            return f"the standard library of Python{modules}"
+            return f"{ORIGINS['python']}{modules}"
+        case "docstrings":
+            return f"{ORIGINS['docstrings']}: {', '.join(source['packages'])}"
         case "files":
             return f"files of the user's own: {', '.join(source['globs'])}"
         case "url":
@@ -216,6 +224,8 @@ def _origin(source: dict[str, Any]) -> str:
 def _license_note(source: dict[str, Any]) -> str:
     if source["kind"] == "python":
         return f"[PSF-2.0]({PYTHON_LICENSE}), with the licences of what it incorporates"
+    if source["kind"] == "docstrings":
+        return "each package's own, which its distribution names"
     return "not known here: ask who published it"
 
 
@@ -279,8 +289,16 @@ def _evaluation(evaluation: dict[str, Any], baselines: dict[str, Any], prepare: 
         for name in sorted(order, key=lambda name: order[name])
     ]
     head = ["bits per byte", *(f"{split} ({prepare['bytes'][split]:,} bytes)" for split in splits)]
-    note = "Less is better. In brackets: an interval of 95%, by drawing documents anew."
-    return [*table(head, rows), "", note] if any("[" in cell for cell in own.values()) else table(head, rows)
+    lines = table(head, rows)
+    if any("[" in cell for cell in own.values()):
+        lines += ["", "Less is better. In brackets: an interval of 95%, by drawing documents anew."]
+    for split, figures in splits.items():
+        if "best_baseline" in figures:
+            difference = _with_interval(figures, "bits_per_byte_difference")
+            best = figures["best_baseline"].replace("_", " ")
+            compared = f"the model less {best}, the best baseline: {difference} bits per byte, {figures['verdict']}."
+            lines += ["", f"On {split}, {compared}"]
+    return lines
 
 
 def _with_interval(figures: dict[str, Any], key: str = "bits_per_byte") -> str:
@@ -384,13 +402,13 @@ def _setting(setting: dict[str, Any]) -> str:
 
 def _loading(export: dict[str, Any], finetuned: dict[str, dict[str, Any]], prompt: str) -> list[str]:
     """A way in for each client that has a file here, and the reason for each that has none."""
-    in_shell, in_python = shlex.quote(prompt), json.dumps(prompt, ensure_ascii=False)
+    in_shell, in_python = shell_string(prompt), python_string(prompt)
 
     def code(snippet: str) -> list[str]:
         return fence("python", snippet.replace('"import "', in_python))
 
     chats = [name for name, report in finetuned.items() if "answer_bits_per_byte" in report.get("test", {})]
-    shell = [f"python -m llm generate {in_shell} --model {FOLDER}", f"python -m llm serve {FOLDER}"]
+    shell = [f"python -m llm generate --model {FOLDER} {in_shell}", f"python -m llm serve {FOLDER}"]
     shell += [f"python -m llm chat models/finetuned/{name}" for name in chats]
     lines: list[str] = []
     if "transformers" in export:

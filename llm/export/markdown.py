@@ -1,7 +1,8 @@
-"""The parts of a card in Markdown: the Hub's front matter, tables, fenced code, and which weights it is about."""
+"""The parts of a card in Markdown: front matter of the Hub, tables, code and strings in it, the weights it is about."""
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
@@ -33,6 +34,38 @@ def table(head: list[str], rows: Iterable[Iterable[Any]]) -> list[str]:
 def fence(language: str, code: str) -> list[str]:
     """Lines of a block of code."""
     return [f"```{language}", *code.strip().splitlines(), "```"]
+
+
+def shell_string(text: str) -> str:
+    r"""Return a text as one word of a shell on one line, quoted where it needs to be.
+
+    A text with line breaks or control characters takes the quotes $'…', which bash, zsh and ksh read.
+
+    >>> print(shell_string("it's"), shell_string("def f(x)\n\n"))
+    'it'"'"'s' $'def f(x)\n\n'
+    """
+    return shlex.quote(text) if text.isprintable() else f"$'{_escaped(text, chr(39))}'"
+
+
+def python_string(text: str) -> str:
+    r"""Return a text as a string of Python on one line.
+
+    >>> print(python_string('say "déjà vu"\n'))
+    "say \"déjà vu\"\n"
+    """
+    return f'"{_escaped(text, chr(34))}"'
+
+
+def _escaped(text: str, quote: str) -> str:
+    return "".join(
+        f"\\{char}" if char in (quote, "\\") else char if char.isprintable() else _escape(char) for char in text
+    )
+
+
+def _escape(char: str) -> str:
+    """A character's escape, which Python and a shell read alike."""
+    short = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+    return short.get(char) or (f"\\u{ord(char):04x}" if ord(char) < 1 << 16 else f"\\U{ord(char):08x}")
 
 
 def weights_line(path: Path) -> str:

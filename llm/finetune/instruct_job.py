@@ -23,11 +23,12 @@ from llm.finetune.messages import read_conversations
 from llm.finetune.params import InstructTask
 from llm.model.gpt import GPT
 from llm.plots import draw_curve
+from llm.stage import write_json
 from llm.text.tokenizer import Tokenizer
 
 ANSWERS_SCORED = 100
 ANSWERS_SHOWN = 10
-ANSWER_TOKENS = 64
+ANSWER_TOKENS = 128
 # What is told over several seeds.
 LIKELIHOODS = ("answer_bits_per_byte", "answer_nats_per_token", "base_bits_per_byte")
 
@@ -62,7 +63,9 @@ def run_instruct(job: Job, task: InstructTask) -> dict[str, Any]:
     figures = {
         when: likelihood(model, when) | score_answers(answers[when], references) for when, model in models.items()
     }
-    job.report.write_text(show_rows(scored, answers | {"reference": references}) + rows_section(told), encoding="utf-8")
+    answers["reference"] = references
+    job.report.write_text(show_rows(scored, answers) + rows_section(told), encoding="utf-8")
+    write_examples(job, scored, answers)
     metrics = {
         **counts,
         **left_out,
@@ -87,6 +90,17 @@ def show_rows(rows: Sequence[Row], answers: dict[str, list[str]]) -> str:
     shown = spread(range(len(rows)), ANSWERS_SHOWN)
     said = {title: [texts[number] for number in shown] for title, texts in answers.items()}
     return show_answers([rows[number].messages[:-1] for number in shown], said)
+
+
+def write_examples(job: Job, rows: Sequence[Row], answers: dict[str, list[str]]) -> None:
+    """Write the rows of the report as JSON, in drawn order: messages before the last answer, and the answers."""
+    shown = np.random.default_rng(job.seed).permutation(spread(range(len(rows)), ANSWERS_SHOWN)).tolist()
+    examples = [
+        {"messages": [message._asdict() for message in rows[number].messages[:-1]]}
+        | {title: texts[number] for title, texts in answers.items()}
+        for number in shown
+    ]
+    write_json(job.answers, {"answers": examples})
 
 
 def write_model(job: Job, trained: Trained, tokenizer_file: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from llm.runtime import Machine
 class Job:
     """What a task is run with: files to read, places to write to, seeds, a machine, a scratch folder, formats.
 
-    `held_out` is a table of the corpus, to see what of the base's own text is forgotten.
+    `held_out` is a table of the corpus, to see what of the base's own text is forgotten. `answers` is a file of
+    examples, for a model that answers.
     """
 
     data: Path
@@ -28,6 +29,7 @@ class Job:
     model: Path
     plots: Path
     report: Path
+    answers: Path
     seed: int
     n_seeds: int
     machine: Machine

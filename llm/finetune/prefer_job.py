@@ -14,6 +14,7 @@ from llm.finetune.instruct_job import (
     by_figure,
     over_seeds,
     show_rows,
+    write_examples,
     write_model,
 )
 from llm.finetune.jobs import Job
@@ -70,6 +71,7 @@ def run_prefer(job: Job, task: PreferTask) -> dict[str, Any]:
     answers = {when: answer_rows(model, [pair.chosen for pair in shown], tokenizer) for when, model in models.items()}
     for name in ("chosen", "rejected"):
         answers[name] = [getattr(pair, name).messages[-1].content for pair in shown]
+    write_examples(job, [pair.chosen for pair in shown], answers | {"reference": answers["chosen"]})
     job.report.write_text(show_rows([pair.chosen for pair in shown], answers) + rows_section(told), encoding="utf-8")
     figures = {when: measure(model, when) for when, model in models.items()}
     metrics = {

@@ -79,13 +79,20 @@ class Conversation:
         return conversation_ids(self.tokenizer, [*system, *turns])
 
 
-def chat(folder: Path, manner: Manner, lines: TextIO, out: TextIO) -> None:
-    """Answer line after line, until /quit or the end; UserError for a model that was not finetuned to answer."""
+def chat(folder: Path, manner: Manner, lines: TextIO, out: TextIO, message: str | None = None) -> None:
+    """Answer a message, of any number of lines; without one, line after line until /quit or the end.
+
+    UserError for a model that was not finetuned to answer, and for a message that does not fit.
+    """
     if (folder / "config.json").exists() and not can_chat(folder):
         raise UserError(
             f"{folder}: wanted a model with a chat template, this one has none; use: python -m llm generate"
         )
     conversation = Conversation(*load(folder), manner)
+    if message is not None:
+        conversation.make_room(message)
+        _answer(conversation, out)
+        return
     if isinstance(lines, TextIOWrapper):  # bytes that are no text are marked as such, as in files
         lines.reconfigure(errors="replace")
     asks = lines.isatty()
@@ -114,6 +121,10 @@ def _say(conversation: Conversation, user: str, out: TextIO) -> None:
         return
     if n_dropped:
         print(f"(the context is full: the oldest {n_dropped} of the turns before are forgotten)", file=out)
+    _answer(conversation, out)
+
+
+def _answer(conversation: Conversation, out: TextIO) -> None:
     answer = conversation.answer()
     try:
         for piece in answer:

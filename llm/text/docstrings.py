@@ -27,6 +27,8 @@ from typing import NamedTuple
 from llm.errors import UserError
 
 BETWEEN_ENTRIES = "\n\n\n"
+# One line, without the colon that ends it in source code.
+SIGNATURE = re.compile(r"(?:async )?def [\w.]+\(.*\)(?: -> .*[^:])?|class [\w.]+(?:\(.*\))?")
 # Tests document nothing; vendored copies belong to other packages and differ between builds.
 SKIPPED_FOLDERS = {"test", "tests", "testing", "_vendor", "vendor", "externals", "_vendored", "__pycache__"}
 SKIPPED_FILES = {"conftest.py", "setup.py", "version.py", "_version.py", "__config__.py"}
@@ -91,7 +93,7 @@ def module_text(source: str) -> str:
 def split_entries(text: str) -> list[Entry]:
     """Return the documented objects of a module's text; the inverse of `module_text`, without the module's own."""
     parts = (part.partition("\n\n") for part in text.split(BETWEEN_ENTRIES))
-    return [Entry(head, body) for head, _, body in parts if re.match(r"(async def|def|class) ", head) and body]
+    return [Entry(head, body) for head, _, body in parts if SIGNATURE.fullmatch(head) and body]
 
 
 def _entries(body: list[ast.stmt], prefix: str) -> Iterator[Entry]:

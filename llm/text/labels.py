@@ -1,25 +1,23 @@
-"""Python documents in, labeled rows out: two tasks that the built-in corpus can be finetuned on.
+"""Documentation in, labeled rows out: the two tasks that the built-in corpus can be finetuned on.
 
-    library    a function's source, names of packages and modules masked → the package that it is from
-    docstring  a function without its docstring → the docstring's first paragraph
+    library    a docstring, package names masked → the package that it is from
+    docstring  a signature → its docstring where that is short, else the docstring's summary
 
-A row inherits the split of its document: what pretraining never saw stays held out.
+A row inherits the split of its document: no module has rows in two splits.
 """
 
-import ast
 import re
-import textwrap
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
 from llm.text.clean import document_id
-from llm.text.tables import SPLITS
+from llm.text.docstrings import module_text, split_entries
+from llm.text.params import LabelParams
 
 LIBRARY = pa.schema([("text", pa.string()), ("label", pa.string()), ("split", pa.string()), ("path", pa.string())])
 DOCSTRING = pa.schema(
@@ -31,122 +29,122 @@ DOCSTRING = pa.schema(
         ("path", pa.string()),
     ]
 )
-INSTRUCTION = "Write the docstring of this function."
+INSTRUCTION = "Write the docstring of this signature."
 MASK = "MASKED"
+MIN_IMPORTS = 10  # of an alias, in all docstrings
+_ALIAS = re.compile(r"\bimport (\w+)(?:\.\w+)* as (\w+)")
 
 
 @dataclass(frozen=True)
-class Function:
-    """One function of a module: its source, dedented, with and without its docstring."""
+class Documented:
+    """A documented class or function of a module."""
 
-    path: str
+    path: str  # of the document: a module path such as numpy/linalg/_linalg.py
     split: str
-    source: str
-    bare_source: str
-    docstring: str | None
+    signature: str
+    docstring: str
 
     @property
     def package(self) -> str:
-        """The top-level package, or module, that the function is from: `json` of json/decoder.py."""
-        return PurePosixPath(self.path).with_suffix("").parts[0]
+        """The top-level package or module: `numpy` of numpy/linalg/_linalg.py."""
+        return re.split(r"[/.]", self.path, maxsplit=1)[0]
 
 
-def find_functions(path: str, split: str, text: str) -> list[Function] | None:
-    """Every function and method of a module, in its order; None where the parser fails, be it on deep nesting."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an invalid escape, in somebody's text
-            tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    return list(_functions_of(tree, path, split, text))
+def find_documented(path: str, split: str, text: str) -> list[Documented]:
+    """Return the documented classes and functions of a Python document, be it source code or its documentation.
+
+    Documentation is what `llm.text.docstrings.module_text` returns. No parser takes it for source code: behind a
+    signature there is no colon.
+    """
+    # What is not parsed is documentation, or code that nobody can parse: that has no entries.
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        text = module_text(text)
+    return [Documented(path, split, signature, docstring) for signature, docstring in split_entries(text)]
 
 
-def _functions_of(tree: ast.Module, path: str, split: str, text: str) -> Iterator[Function]:
-    lines = text.split("\n")  # Not splitlines: a form feed is the end of a line there, and none for the parser.
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            whole = _cut_lines(lines, first, node.end_lineno)
-            docstring = ast.get_docstring(node)
-            bare = whole
-            if docstring is not None:
-                held = node.body[0]
-                if held.lineno == node.lineno or len(node.body) == 1:
-                    continue  # One line, or nothing but the docstring: no body to describe is left.
-                bare = _cut_lines(lines, first, held.lineno - 1) + _cut_lines(
-                    lines, (held.end_lineno or held.lineno) + 1, node.end_lineno
-                )
-            yield Function(path, split, textwrap.dedent(whole), textwrap.dedent(bare), docstring)
+def aliases_of(packages: Collection[str], texts: Iterable[str]) -> set[str]:
+    """Return the names by which examples import the packages, often enough to be a habit of their readers.
+
+    >>> aliases_of({"numpy"}, [">>> import numpy as np"] * MIN_IMPORTS + [">>> import numpy as foo"])
+    {'np'}
+    """
+    times = Counter(alias for text in texts for package, alias in _ALIAS.findall(text) if package in packages)
+    return {alias for alias, n in times.items() if n >= MIN_IMPORTS}
 
 
-def _cut_lines(lines: list[str], first: int, last: int | None) -> str:
-    return "".join(f"{line}\n" for line in lines[first - 1 : last])
+def mask_names(text: str, names: Collection[str]) -> str:
+    """Replace package names, and the dotted path behind each, wherever they stand as a word of their own.
 
-
-def mask_names(text: str, names: Iterable[str]) -> str:
-    """Replace names wherever they stand as a word or as a part of one between non-letters, in any case.
-
-    >>> mask_names("import json_tools; JSONDecoder(json)", ["json"])
-    'import MASKED_tools; JSONDecoder(MASKED)'
+    >>> mask_names("from scipy.stats import norm; np.ones(3); NumPy's", ["scipy", "numpy", "np"])
+    "from MASKED import norm; MASKED(3); MASKED's"
     """
     longest_first = sorted(names, key=lambda name: (-len(name), name))
     pattern = "|".join(map(re.escape, longest_first))
-    return re.sub(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])", MASK, text, flags=re.IGNORECASE) if pattern else text
+    masked = rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])(?:\.\w+)*"
+    return re.sub(masked, MASK, text, flags=re.IGNORECASE) if pattern else text
 
 
-def library_rows(
-    functions: list[Function],
-    n_packages: int,
-    max_rows_per_package: int,
-    max_rows_per_document: int,
-    dropped: Counter[str],
-) -> list[dict[str, Any]]:
-    """Rows of the library task: the most populous packages, each with at most so many functions.
+def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[str]) -> list[dict[str, Any]]:
+    """Return the rows of the library task: beginnings of docstrings of the packages with the most of them.
 
-    A package has to have functions in train and in test: what is never asked about, or never learned, tells nothing
-    of a classifier. Which functions of a document and of a package are kept is decided by the hash of their text. A
-    text that occurs twice, in whichever packages, is dropped: it would be in two splits or have two labels.
+    A package needs docstrings in train and in test. The hash of a text decides which ones of a document, and of a
+    package's train rows, are kept. A text that occurs more than once is dropped: it would be in two splits or have
+    two labels.
     """
-    n_functions = Counter(function.package for function in functions)
-    in_split = {split: {function.package for function in functions if function.split == split} for split in SPLITS}
-    for package in n_functions.keys() - (in_split["train"] & in_split["test"]):
-        del n_functions[package]
-    packages = sorted(n_functions, key=lambda name: (-n_functions[name], name))[:n_packages]
-    names = set(packages)
-    for function in functions:
-        if function.package in names:
-            names.update(part for part in PurePosixPath(function.path).with_suffix("").parts if part != "__init__")
-    candidates = [(mask_names(f.source, names), f) for f in functions if f.package in packages]
-    n_same = Counter(text for text, _ in candidates)
-    dropped["library_same_text_twice"] = sum(n_same[text] > 1 for text, _ in candidates)
+    long = [one for one in found if len(one.docstring) >= label.min_chars]
+    dropped["library_short"] = len(found) - len(long)
+    packages = _packages(long, label.n_packages)
+    long = [one for one in long if one.package in packages]
+    names = packages | aliases_of(packages, (one.docstring for one in long))
+    texts = [(_beginning(mask_names(one.docstring, names), label.max_chars), one) for one in long]
+    n_same = Counter(text for text, _ in texts)
+    dropped["library_same_text_twice"] = sum(n_same[text] > 1 for text, _ in texts)
     kept: list[dict[str, Any]] = []
-    taken = Counter[str]()
-    for text, function in sorted(candidates, key=lambda pair: document_id(pair[0])):
+    of_document, of_package = Counter[str](), Counter[str]()
+    for text, one in sorted(texts, key=lambda pair: document_id(pair[0])):
         if n_same[text] > 1:
             continue
-        if taken[function.path] == max_rows_per_document:
-            dropped["library_over_the_most_of_a_document"] += 1
-        elif taken[function.package + "/"] == max_rows_per_package:
-            dropped["library_over_the_most_of_a_package"] += 1
+        if of_document[one.path] == label.max_rows_per_document:
+            dropped["library_over_max_rows_per_document"] += 1
+        elif one.split == "train" and of_package[one.package] == label.max_train_rows_per_package:
+            dropped["library_over_max_train_rows_per_package"] += 1
         else:
-            taken.update([function.path, function.package + "/"])
-            kept.append({"text": text, "label": function.package, "split": function.split, "path": function.path})
+            of_document[one.path] += 1
+            of_package[one.package] += one.split == "train"
+            kept.append({"text": text, "label": one.package, "split": one.split, "path": one.path})
     return kept
 
 
-def docstring_rows(functions: list[Function], dropped: Counter[str]) -> list[dict[str, Any]]:
-    """Rows of the docstring task; a function that occurs twice without its docstring is kept once."""
+def _packages(found: list[Documented], n_packages: int) -> set[str]:
+    """Return the packages with the most docstrings, of those that are in train and in test."""
+    n_found = Counter(one.package for one in found)
+    train, test = ({one.package for one in found if one.split == split} for split in ("train", "test"))
+    return set(sorted(train & test, key=lambda name: (-n_found[name], name))[:n_packages])
+
+
+def docstring_rows(found: list[Documented], max_chars: int, dropped: Counter[str]) -> list[dict[str, Any]]:
+    """Return the rows of the docstring task: one for each signature.
+
+    The answer is the whole docstring where it has at most `max_chars` characters, else its first paragraph.
+    """
     rows = []
     seen: set[str] = set()
-    for function in functions:
-        if not function.docstring or not (answer := " ".join(function.docstring.split("\n\n")[0].split())):
-            dropped["docstring_none"] += 1
-            continue
-        if function.bare_source in seen:
-            dropped["docstring_same_text_twice"] += 1
-            continue
-        seen.add(function.bare_source)
-        row = {"instruction": INSTRUCTION, "input": function.bare_source, "output": answer}
-        rows.append(row | {"split": function.split, "path": function.path})
+    for one in found:
+        summary = " ".join(one.docstring.split("\n\n")[0].split())
+        answer = one.docstring if len(one.docstring) <= max_chars else summary
+        if len(answer) > max_chars:
+            dropped["docstring_long_summary"] += 1
+        elif one.signature in seen:
+            dropped["docstring_same_signature_twice"] += 1
+        else:
+            seen.add(one.signature)
+            row = {"instruction": INSTRUCTION, "input": one.signature, "output": answer}
+            rows.append(row | {"split": one.split, "path": one.path})
     return rows
+
+
+def _beginning(text: str, max_chars: int) -> str:
+    """Cut a text at the last line that fits `max_chars`, or within its first line."""
+    if len(text) <= max_chars:
+        return text
+    return text[:max_chars].rpartition("\n")[0].rstrip() or text[:max_chars].rstrip()

@@ -28,11 +28,12 @@ EncodingByGlob = Annotated[
 
 
 class PythonSource(Section):
-    """The running interpreter's standard library: the modules that a pattern in `include` matches."""
+    """Source code of the running interpreter's standard library: module paths that a pattern matches."""
 
     name: Name
     kind: Literal["python"]
     include: list[str] = Field(min_length=1)
+    exclude: list[str] = []  # patterns of what `include` matches and is left out all the same
 
 
 class DocstringsSource(Section):
@@ -177,13 +178,14 @@ class PrepareParams(Section):
 
 
 class LabelParams(Section):
-    """Which functions of the corpus become labeled rows."""
+    """Which docstrings of the corpus become labeled rows."""
 
     n_packages: Annotated[int, Field(ge=2)]
-    max_rows_per_package: Count
+    max_train_rows_per_package: Count
     max_rows_per_document: Count
     min_chars: Count
     max_chars: Count
+    max_answer_chars: Count
 
 
 class TokenizeParams(Section):

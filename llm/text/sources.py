@@ -99,12 +99,11 @@ def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[RawDocument | Unr
 
 
 def _python_units(source: PythonSource) -> list[Unit]:
-    modules = [Unit(source, path, file) for path, file in _library_files() if _matches(path, source.include)]
-    topics = [Unit(source, TOPICS + name, None) for name in sorted(_topics())]
-    units = modules + [unit for unit in topics if _matches(unit.path, source.include)]
-    if not units:
+    found: list[tuple[str, Path | None]] = [*_library_files(), *((TOPICS + name, None) for name in sorted(_topics()))]
+    included = [(path, file) for path, file in found if _matches(path, source.include)]
+    if not included:
         raise UserError(f"source {source.name}: no module of the standard library matches {source.include}")
-    return units
+    return _exclude(source, included)
 
 
 def _read_module(source: PythonSource, path: str, file: Path | None) -> RawDocument | Unreadable:
@@ -119,8 +118,14 @@ def _read_module(source: PythonSource, path: str, file: Path | None) -> RawDocum
 
 
 def _docstring_units(source: DocstringsSource, lock: Path) -> list[Unit]:
-    files = [found for name in source.packages for found in package_files(name, lock)]
-    return [Unit(source, path, file) for path, file in files if not _matches(path, source.exclude)]
+    return _exclude(source, [found for name in source.packages for found in package_files(name, lock)])
+
+
+def _exclude(source: PythonSource | DocstringsSource, found: Iterable[tuple[str, Path | None]]) -> list[Unit]:
+    units = [Unit(source, path, file) for path, file in found if not _matches(path, source.exclude)]
+    if not units:
+        raise UserError(f"source {source.name}: exclude: expected patterns that leave a module, got {source.exclude}")
+    return units
 
 
 def _read_docstrings(source: DocstringsSource, path: str, file: Path) -> Iterator[RawDocument | Unreadable]:

@@ -1,47 +1,89 @@
+import lzma
 import random
 
+import numpy as np
 import pytest
 
-from llm.evaluate.baselines import bits_per_byte, bzip2_size, uniform_bits, xz_size, zstd_size
+from llm.evaluate.baselines import bzip2_size, xz_bits, zstd_bits
 
-GIVEN_TRAIN = [xz_size, zstd_size]
-COMPRESSORS = [*GIVEN_TRAIN, bzip2_size]
-
-
-def test_three_bytes_for_twelve_are_two_bits_each():
-    assert bits_per_byte(8 * 3, 12) == 2
+BITS = [xz_bits, zstd_bits]
+RANDOM = random.Random(1)
 
 
-def test_each_token_costs_the_logarithm_of_the_vocabulary():
-    assert uniform_bits(7, 2) == 7
-    assert uniform_bits(5, 2048) == 55
+def _letters(seed, n):
+    return "".join(random.Random(seed).choices("abcdefghij klmnop", k=n)).encode()  # log2(17) is 4.1 bits a byte
 
 
-@pytest.fixture
-def text():
-    return "".join(random.Random(1).choices("abcdefghij klmnop", k=40_000)).encode()
+TEXT = _letters(1, 40_000)
 
 
-@pytest.mark.parametrize("size", GIVEN_TRAIN)
-def test_given_the_text_itself_a_text_costs_almost_nothing(size, text):
-    alone = size(text)
-    assert 0.4 * len(text) < alone < 0.7 * len(text)  # log2(17) / 8 is 0.51
-    assert 0 < size(text + text) - alone < 0.02 * alone
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(
+    ("train", "document", "least", "most"),
+    [
+        (b"", TEXT, 4.0, 5.2),
+        (TEXT, TEXT, 0.0, 0.02),
+        (TEXT, TEXT[10_000:20_000], 0.0, 0.05),
+        (TEXT, _letters(2, 40_000), 4.0, 5.2),
+        (TEXT, RANDOM.randbytes(20_000), 7.99, 8.15),
+        (b"", RANDOM.randbytes(20_000), 7.99, 8.05),
+        (b"", b"a" * 20_000, 0.0, 0.05),
+    ],
+    ids=["alone", "the training text", "a part of it", "other text", "noise", "noise alone", "one letter"],
+)
+def test_a_document_costs_what_is_new_in_it(bits, train, document, least, most):
+    (own,) = bits(train, {"test": [document]})["test"]
+    assert least <= own / len(document) <= most
 
 
-@pytest.mark.parametrize("size", GIVEN_TRAIN)
-def test_given_another_text_a_text_costs_what_it_costs_alone(size, text):
-    half = len(text) // 2
-    assert size(text) - size(text[:half]) == pytest.approx(size(text[half:]), rel=0.05)
+@pytest.mark.parametrize("bits", BITS)
+def test_each_document_has_its_own_cost_in_order(bits):
+    documents = [TEXT[:9_000], RANDOM.randbytes(5_000), b"", _letters(3, 3_000), b"", TEXT[9_000:30_000]]
+    known, noise, nothing, new, also_nothing, known_too = bits(TEXT, {"test": documents})["test"]
+    assert noise == pytest.approx(8 * 5_000, rel=0.02)
+    assert new == pytest.approx(4.5 * 3_000, rel=0.15)
+    assert (nothing, also_nothing) == (0, 0)
+    assert max(known, known_too) < 1_000
 
 
-def test_bzip2_finds_the_text_again_within_its_block_alone(text):
-    assert 0.4 * len(text) < bzip2_size(text) < 0.7 * len(text)
+def test_xz_tells_documents_apart_to_the_byte():
+    words = [bytes(f"{word:x} ", "ascii") for word in random.Random(4).choices(range(5000), k=9000)]
+    drawn = random.Random(5)
+    documents = [b"".join(drawn.choices(words, k=drawn.choice([1, 5, 30, 200, 1500]))) for _ in range(25)]
+    train = b"".join(words)
+    sizes = [len(lzma.compress(b"".join([train, *documents[:n]]), preset=9 | lzma.PRESET_EXTREME)) for n in range(26)]
+    bits = xz_bits(train, {"test": documents})["test"]
+    # Each size is rounded up to 4 bytes, and has an end of its own.
+    assert np.cumsum(bits) == pytest.approx(8 * (np.array(sizes[1:]) - sizes[0]), abs=8 * 8)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_documents_add_up_to_the_text_as_a_whole(bits):
+    drawn = random.Random(6)
+    cuts = sorted(drawn.choices(range(20_000), k=40))
+    parts = [TEXT[start:end] for start, end in zip([0, *cuts], [*cuts, 20_000], strict=True)]
+    train = TEXT[15_000:]
+    together, whole = (bits(train, {"test": own})["test"].sum() for own in (parts, [TEXT[:20_000]]))
+    assert together == pytest.approx(whole, rel=1e-9)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_no_split_helps_another(bits):
+    texts = {"val": [TEXT], "test": [_letters(7, 500), TEXT]}
+    both = bits(b"abc", texts)
+    assert list(both) == ["val", "test"]
+    for split in texts:
+        assert both[split] == pytest.approx(bits(b"abc", {split: texts[split]})[split], rel=0.01)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("documents", [[], [b""], [b"", b""]])
+def test_nothing_costs_nothing(bits, documents):
+    assert bits(TEXT[:100], {"test": documents})["test"].tolist() == [0.0] * len(documents)
+
+
+def test_bzip2_finds_the_text_again_within_its_block_alone():
+    assert 0.4 * len(TEXT) < bzip2_size(TEXT) < 0.7 * len(TEXT)
     between = random.Random(2).randbytes(900_000)
-    assert bzip2_size(text + text) < 1.5 * bzip2_size(text)
-    assert bzip2_size(text + between + text) > len(between) + 1.9 * bzip2_size(text)
-
-
-@pytest.mark.parametrize("size", COMPRESSORS)
-def test_even_nothing_takes_a_few_bytes(size):
-    assert 0 < size(b"") < 64
+    assert bzip2_size(TEXT + TEXT) < 1.5 * bzip2_size(TEXT)
+    assert bzip2_size(TEXT + between + TEXT) > len(between) + 1.9 * bzip2_size(TEXT)

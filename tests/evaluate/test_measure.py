@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from llm.evaluate.difference import BETTER, WORSE, Baselines
 from llm.evaluate.likelihood import plan_spans
 from llm.evaluate.measure import HeldOut, measure
 
@@ -13,6 +14,9 @@ DOCUMENTS = {
     "prose/b": [21, 22] * 4,
     "code/c.py": [31, 32, 33] * 5,
 }
+
+
+NONE = Baselines({}, {})
 
 
 @pytest.fixture
@@ -34,9 +38,9 @@ def text():
 
 @pytest.fixture
 def run(text, plain_cpu):
-    def run(model, stride=11, batch_size=3):
+    def run(model, stride=11, batch_size=3, baselines=NONE):
         spans = plan_spans(len(text.stream), CONTEXT, stride)
-        return measure(model, text, spans, batch_size, plain_cpu, np.random.default_rng(1))
+        return measure(model, text, spans, batch_size, plain_cpu, np.random.default_rng(1), baselines)
 
     return run
 
@@ -71,6 +75,31 @@ def test_the_figures_of_a_model_that_knows_nothing_can_be_worked_by_hand(run, dr
     assert found["bits_per_byte"] == pytest.approx(bits / 2, abs=1e-5)
     assert other["bits_per_byte"] == pytest.approx(bits * 47 / 88, abs=1e-5)
     assert [row["document"] for row in figures["easiest"]] == ["code/a.py"]
+
+
+def test_the_model_is_compared_with_each_baseline_document_by_document(run, draw_gpt):
+    model = _tell_nothing(draw_gpt(context_length=CONTEXT, tie_embeddings=False))
+    # The model needs as many bits for each of 37, 9 and 16 tokens; a bit more than that, and two bits less.
+    n_tokens = np.array([37, 9, 16])
+    theirs = {"worse": n_tokens * (math.log2(VOCAB) + 1), "better": n_tokens * (math.log2(VOCAB) - 2)}
+    baselines = Baselines({name: round(own.sum() / 118, 5) for name, own in theirs.items()} | {"none": 99.0}, theirs)
+    figures = run(model, baselines=baselines)
+    better, worse, none = figures["baselines"]
+    assert better["difference"] == pytest.approx(124 / 118, abs=2e-5)
+    assert worse["difference"] == pytest.approx(-62 / 118, abs=2e-5)
+    assert worse["difference_low"] == pytest.approx(-9 / 16, abs=1e-4)
+    assert worse["difference_high"] == pytest.approx(-37 / 72, abs=1e-4)
+    assert "difference_low" not in none
+    assert figures["summary"]["best_baseline"] == "better"
+    assert figures["summary"]["verdict"] == WORSE
+    alone = run(model, baselines=Baselines({"worse": baselines.bits_per_byte["worse"]}, {"worse": theirs["worse"]}))
+    assert alone["summary"]["verdict"] == BETTER
+    # No other figure is moved by what it is compared with.
+    without = run(model)
+    assert without["baselines"] == []
+    assert without["summary"].items() <= figures["summary"].items()
+    assert without["sources"] == figures["sources"]
+    assert without["context"] == figures["context"]
 
 
 def test_parts_add_up_to_the_whole(run, draw_gpt):

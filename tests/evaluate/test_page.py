@@ -5,11 +5,18 @@ import pytest
 from llm.evaluate.page import write_page
 
 SUMMARY = {"bits_per_byte": 1.25, "bits_per_byte_low": 1.125, "bits_per_byte_high": 1.5, "nats_per_token": 2.5}
+SUMMARY |= {"best_baseline": "xz_given_train", "verdict": "better, outside of chance"}
+SUMMARY |= {f"bits_per_byte_difference{end}": value for end, value in (("", -0.16), ("_low", -0.2), ("_high", -0.12))}
 SUMMARY |= {"perplexity": 12.1825, "tokens": 4321, "accuracy": 0.4375, "calibration_error": 0.03125}
 FIGURES = {
     "documents": 13,
     "bytes": 98765,
     "summary": SUMMARY,
+    "baselines": [
+        {"baseline": "xz_given_train", "bits_per_byte": 1.41, "difference": -0.16}
+        | {"difference_low": -0.2, "difference_high": -0.12},
+        {"baseline": "bzip2", "bits_per_byte": 1.9, "difference": -0.65},
+    ],
     "sources": [
         {"source": "code", "documents": 12, "bytes": 90000, "tokens": 4000, "bits_per_byte": 1.2}
         | {"bits_per_byte_low": 1.1, "bits_per_byte_high": 1.3},
@@ -95,6 +102,26 @@ def test_a_source_of_one_document_has_no_interval():
     assert rows["`prose`"] == ["test", "1", "8,765", "321", "2.2000", "– (one document)"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "0.160 bits per byte less than xz given train, the best baseline: **better, outside of chance**."),
+        ({"bits_per_byte_difference": 0.5, "verdict": "worse, outside of chance"}, "0.500 bits per byte more than xz"),
+        ({"verdict": "within chance"}, "the best baseline: **within chance**."),
+    ],
+)
+def test_a_sentence_says_how_far_the_best_baseline_is(changes, words):
+    page = write_page({"test": FIGURES | {"summary": SUMMARY | changes}})
+    assert "On test the model needs " in page
+    assert words in page
+
+
+def test_a_baseline_without_bits_of_documents_has_no_interval():
+    rows = _rows(write_page({"test": FIGURES}))
+    assert rows["xz given train"] == ["1.4100", "-0.1600", "-0.200 to -0.120"]
+    assert rows["bzip2"] == ["1.9000", "-0.6500", "–"]
+
+
 def test_a_bar_in_a_name_is_no_cell():
     page = write_page({"test": FIGURES})
     assert "| `code/a\\|b.py` | 1,234 | 3.7500 |" in page
@@ -103,7 +130,7 @@ def test_a_bar_in_a_name_is_no_cell():
 def test_each_table_has_rows_as_wide_as_its_head():
     page = write_page({"val": FIGURES, "test": OTHER | {"quality": QUALITY}})
     tables = [part.splitlines() for part in page.split("\n\n") if part.startswith("| ")]
-    assert len(tables) == 12
+    assert len(tables) == 14
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
 

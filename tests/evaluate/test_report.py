@@ -43,6 +43,7 @@ SPLIT = {
         "found": {"tokens": 9, "bytes": 9, "nats_per_token": 1.0, "bits_per_byte": 0.6543},
         "not_found": {"tokens": 9, "bytes": 9, "nats_per_token": 3.0, "bits_per_byte": 1.4765},
     },
+    "baselines": [],
     "hardest": [{"document": "<b>.py", "bytes": 3380, "bits_per_byte": 2.217}],
     "easiest": [{"document": "tables.py", "bytes": 3381, "bits_per_byte": 0.266}],
 }
@@ -231,6 +232,21 @@ def test_every_figure_stands_on_the_page(write):
     assert missing == []
     assert "1.250 to 1.500" in text
     assert "fewer than 1 of the 2 baselines" in text
+
+
+@pytest.mark.parametrize(
+    ("low_and_high", "words"),
+    [
+        ((-0.25, -0.125), "xz given train, the best baseline, are -0.1875 (95% interval -0.250 to -0.125, paired"),
+        ((), "xz given train, the best baseline, are -0.1875: so they say."),
+    ],
+)
+def test_the_best_baseline_is_named_with_the_difference_and_the_verdict(write, low_and_high, words):
+    compared = {"best_baseline": "xz_given_train", "bits_per_byte_difference": -0.1875, "verdict": "so they say"}
+    compared |= dict(zip(("bits_per_byte_difference_low", "bits_per_byte_difference_high"), low_and_high, strict=False))
+    text = " ".join(Page(write(figures={"test": SPLIT | {"summary": SPLIT["summary"] | compared}})).text.split())
+    assert f"On test the model's bits per byte less those of {words}" in text
+    assert "so they say." in text
 
 
 def test_rivals_stand_in_the_order_of_test_and_an_unknown_one_keeps_its_name(write):

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from llm.__main__ import app
 from llm.errors import UserError
-from llm.export.card import NO_PYTHON, lineage_rows, read_metrics, write_card
+from llm.export.card import NO_DOCSTRINGS, lineage_rows, read_metrics, write_card
 from llm.export.gguf import write_gguf
 
 METRICS = {
@@ -48,7 +48,9 @@ METRICS = {
     "baselines": {"val": {"xz": 2.346, "4_gram": 2.457}, "test": {"xz": 2.568, "4_gram": 2.679}},
     "evaluate": {
         "val": {"bits_per_byte": 1.234},
-        "test": {"bits_per_byte": 1.345, "bits_per_byte_low": 1.301, "bits_per_byte_high": 1.399},
+        "test": {"bits_per_byte": 1.345, "bits_per_byte_low": 1.301, "bits_per_byte_high": 1.399}
+        | {"best_baseline": "4_gram", "bits_per_byte_difference": -0.223, "verdict": "better, outside of chance"}
+        | {"bits_per_byte_difference_low": -0.317, "bits_per_byte_difference_high": -0.129},
         "lossless_tokens": True,
         "sees_the_future": False,
         "quality": {
@@ -137,6 +139,12 @@ def test_the_best_in_bits_per_byte_comes_first():
     assert held_out.index("this model") < held_out.index("xz") < held_out.index("4 gram")
 
 
+def test_the_best_baseline_is_named_with_the_difference_and_the_verdict():
+    words = "On test, the model less 4 gram, the best baseline: -0.223 [-0.317, -0.129] bits per byte, better, outside"
+    assert words in card()
+    assert "On val, the model less" not in card()  # where it was not measured
+
+
 def test_a_skipped_task_is_said_to_be_skipped_and_why():
     text = card(finetuned={"topics": {"skipped": "no function of the corpus is left in test"}})
     assert "## Finetuned: topics\n\nSkipped: no function of the corpus is left in test." in text
@@ -147,7 +155,7 @@ def test_a_card_of_another_corpus_does_not_speak_of_python():
     own = {"name": "mine", "kind": "files", "globs": ["data/raw/**/*"]}
     text = card(
         {"prepare": prepare, "cloze": {"left_out": {}}, "label": {"dropped": {"too_short_or_long": 0}}},
-        {name: {"skipped": NO_PYTHON} for name in ("library", "docstring")},
+        {name: {"skipped": NO_DOCSTRINGS} for name in ("library", "docstring")},
         sources=[own],
     )
     assert [line for line in text.splitlines() if re.search("inetuned|label|code may|dropped|import ['\"]", line)] == []
@@ -165,6 +173,13 @@ def test_the_prompt_of_every_snippet_is_of_the_corpus():
     assert text.count(json.dumps(prompt, ensure_ascii=False)) >= 3
 
 
+def test_a_prompt_of_several_lines_stays_on_one_line_of_every_snippet():
+    prompt = "def f(x, y='a')\n\n"
+    text = card({"evaluate": METRICS["evaluate"] | {"example_prompt": prompt}})
+    assert text.count(r"$'def f(x, y=\'a\')\n\n'") == 3
+    assert text.count(r'"def f(x, y=\'a\')\n\n"'.replace("\\'", "'")) >= 3
+
+
 def test_without_held_out_text_it_says_that_nothing_was_measured():
     text = card({"evaluate": {"example_prompt": "x"}, "baselines": {}, "cloze": {"left_out": {}}}, {})
     assert "nothing was measured" in text
@@ -177,12 +192,13 @@ def test_text_of_the_users_own_is_not_called_pythons():
     sources = [
         {"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]},
         {"name": "web", "kind": "url", "url": "https://example.org/a.txt", "sha256": "cd" * 32},
+        {"name": "docs", "kind": "docstrings", "packages": ["numpy", "scipy"]},
         {"name": "hub", "kind": "huggingface", "dataset": "some/words", "revision": "ef" * 20},
     ]
     text = card({"prepare": prepare | {"bytes_by_source": {"mine": 4567, "web": 5678}}}, {}, sources=sources)
     assert "the user's own files" in text
     assert "standard library" not in text
-    shown = ["data/raw/*.txt", "cd" * 32, "4,567", "dataset some/words", "ef" * 20, "not known here"]
+    shown = ["data/raw/*.txt", "cd" * 32, "4,567", "dataset some/words", "ef" * 20, "numpy, scipy", "not known here"]
     assert [part for part in shown if part not in text] == []
     assert ModelCard(text).data.license == "unknown"
 

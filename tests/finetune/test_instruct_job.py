@@ -61,6 +61,7 @@ def run(tmp_path, exported_folder, plain_cpu, make_task, write_corpus) -> Callab
             model=out / "model",
             plots=out / "plots",
             report=out / "report.md",
+            answers=out / "answers.json",
             seed=1,
             n_seeds=n_seeds,
             machine=plain_cpu,
@@ -95,6 +96,14 @@ def test_every_figure_is_told_before_and_after(run):
     assert page.count("## Prompt") == 6
     assert "````text\nname 4\n````\n\n**before**\n" in page
     assert f"**after**\n\n````text\n{answers[0]}\n````\n\n**reference**\n\n````text\n{ANSWERED[4]}\n````" in page
+    # The same rows for programs, in an order that the seed draws.
+    examples = json.loads((out / "answers.json").read_text())["answers"]
+    asked = [example["messages"] for example in examples]
+    assert sorted(asked, key=str) == sorted(([{"role": "user", "content": ASKED[n]}] for n in TEST), key=str)
+    assert asked != [[{"role": "user", "content": ASKED[number]}] for number in TEST]
+    said = dict(zip((ASKED[number] for number in TEST), answers, strict=True))
+    assert all(example["after"] == said[example["messages"][0]["content"]] for example in examples)
+    assert examples[0].keys() == {"messages", "before", "after", "reference"}
 
 
 def test_more_rows_than_are_scored_are_spread_evenly(run, monkeypatch):

@@ -38,6 +38,7 @@ def run(tmp_path, exported_folder, plain_cpu, make_task, write_corpus) -> Callab
             model=out / "model",
             plots=out / "plots",
             report=out / "report.md",
+            answers=out / "answers.json",
             seed=1,
             n_seeds=n_seeds,
             machine=plain_cpu,

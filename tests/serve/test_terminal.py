@@ -29,6 +29,22 @@ def _talk(folder, text, **manner):
     return out.getvalue()
 
 
+def test_a_message_of_several_lines_is_answered_alone(chat_folder, capsys):
+    one_line, two_lines = (
+        CliRunner().invoke(command_line.app, ["chat", str(chat_folder), text, "--temperature", "0"], input="ignored\n")
+        for text in ("Why?", "Why?\n\n/quit")
+    )
+    assert one_line.exit_code == two_lines.exit_code == 0
+    assert one_line.stdout == _talk(chat_folder, "Why?\n", temperature=0.0, max_tokens=200)
+    assert two_lines.stdout.count("\n") >= 1
+
+
+@pytest.mark.parametrize(("message", "what"), [(" ", "expected a text, got an empty one"), ("x" * 2000, "tokens")])
+def test_a_message_that_cannot_be_answered_is_an_error(chat_folder, message, what):
+    with pytest.raises(UserError, match=what):
+        CliRunner().invoke(command_line.app, ["chat", str(chat_folder), message], catch_exceptions=False)
+
+
 def test_one_question_is_what_finetuning_trained_on(tokenizer):
     assert conversation_ids(tokenizer, [("user", "Why?")]) == prompt_ids(tokenizer, "Why?")
 

@@ -2,8 +2,10 @@ import json
 import random
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 
+from llm.evaluate.baselines import BY_DOCUMENT, DOCUMENT_BITS
 from llm.evaluate.params import BaselinesParams
 from llm.text.tables import CORPUS, TableWriter
 from stages import baselines
@@ -30,7 +32,8 @@ def report(tmp_path, write_windows_folder):
         shutil.rmtree(tmp_path / "windows", ignore_errors=True)
         windows = write_windows_folder(tmp_path / "windows", documents, 256, 17)
         params = BaselinesParams(train_bytes=train_bytes)
-        baselines.main(params, tmp_path / "corpus", windows, tmp_path / "metrics" / "baselines.json")
+        outputs = tmp_path / "metrics" / "baselines.json", tmp_path / "bits.parquet"
+        baselines.main(params, tmp_path / "corpus", windows, *outputs)
         return json.loads((tmp_path / "metrics" / "baselines.json").read_text(encoding="utf-8"))
 
     return report
@@ -43,6 +46,47 @@ def test_every_baseline_scores_val_and_test(report):
         assert split.keys() == NAMES
         assert all(0 < bits < 9 for bits in split.values())
         assert split["kneser_ney_5gram"] < split["unigram"] < split["uniform"]
+
+
+@pytest.mark.parametrize(
+    ("val", "test"),
+    [
+        ([_sentences(3)], [_sentences(4), _sentences(5, 7), "a", _sentences(6)]),
+        ([], ["one document"]),
+        (["a"], ["two", "two"]),
+        ([], []),
+    ],
+    ids=["several", "one", "equal ones", "none"],
+)
+def test_documents_add_up_to_their_split_in_order(report, tmp_path, val, test):
+    scores = report(train=[_sentences(1), _sentences(2)], val=val, test=test)
+    table = pq.read_table(tmp_path / "bits.parquet")
+    assert table.schema.equals(DOCUMENT_BITS)
+    assert set(BY_DOCUMENT) == NAMES - {"bzip2"}
+    rows = table.to_pylist()
+    assert [row["doc_id"] for row in rows] == [f"val{n}" for n in range(len(val))] + [
+        f"test{n}" for n in range(len(test))
+    ]
+    for split, texts in (("val", val), ("test", test)):
+        own = [row for row in rows if row["split"] == split]
+        assert len(own) == len(texts)
+        for name in BY_DOCUMENT if own else ():
+            total = sum(row[name] for row in own)
+            assert total / len("".join(texts)) == pytest.approx(scores[split][name], abs=1e-5)
+            assert all(row[name] >= 0 for row in own)
+        # A token a byte, and the end of text: 8 bits each.
+        assert [row["uniform"] for row in own] == [8 * (len(text) + 1) for text in texts]
+
+
+def test_a_document_of_the_training_text_costs_little_beside_a_new_one(report, tmp_path):
+    known = _sentences(1)
+    noise = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=len(known)))
+    report(train=[known, _sentences(2)], test=[noise, known, noise[::-1]])
+    rows = pq.read_table(tmp_path / "bits.parquet").to_pylist()
+    for name in ("xz_given_train", "zstd_given_train", "kneser_ney_5gram"):
+        costs = [row[name] / len(known) for row in rows]
+        assert costs[1] < 0.2 * min(costs[0], costs[2])
+        assert min(costs[0], costs[2]) > 5  # log2(36) is 5.2
 
 
 def test_the_training_text_helps_with_what_stands_in_it(report):
@@ -77,7 +121,9 @@ def test_two_runs_report_the_same(report, tmp_path):
     texts = {"train": [_sentences(1)], "val": [_sentences(2)], "test": [_sentences(3)]}
     first = report(**texts)
     shutil.rmtree(tmp_path / "windows")
+    bits = (tmp_path / "bits.parquet").read_bytes()
     assert report(**texts) == first
+    assert (tmp_path / "bits.parquet").read_bytes() == bits
 
 
 def test_a_part_of_the_training_text_is_as_good_as_that_part_alone(report):

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from llm.errors import UserError
+from llm.evaluate.difference import BETTER, LOSSY, SEES_THE_FUTURE, WORSE
 from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.text.tables import TableWriter, tokens_schema
+from llm.text.tokenizer import Tokenizer
 from llm.train.checkpoint import save_model
 from stages import evaluate
 
@@ -17,12 +19,14 @@ PARAMS = EvaluateParams(
     stride=11, batch_size=3, prompts=["def "], sample_tokens=5, temperature=0.8, top_k=7, quality=QUALITY
 )
 RIVALS = {"val": {"xz": 0.5, "trigram": 9.5}, "test": {"xz": 1.5, "unigram": 8.5}}
+BITS = {"val": {"xz": [12.0, 4.5]}, "test": {"xz": [49.5]}}  # by document, of VAL and TEST
 TABLES, PICTURES = ("position", "context", "calibration"), ("context_picture", "calibration_picture")
 OUTPUTS = {
     "metrics": "json",
     "figures": "json",
     "report": "md",
     "samples": "md",
+    "texts": "json",
     "continuations": "md",
     "picture": "svg",
 }
@@ -32,10 +36,20 @@ OTHER_KEYS = {"lossless_tokens", "sees_the_future", "matmul_dtype", "example_pro
 
 
 @pytest.fixture
-def run(tmp_path, draw_gpt, write_windows_folder, write_corpus, small_tokenizer_file, plain_cpu):
+def run(tmp_path, draw_gpt, write_windows_folder, write_corpus, write_document_bits, small_tokenizer_file, plain_cpu):
     """Runs the stage on held-out documents of the source `mine`; returns the texts of its outputs by name."""
 
-    def run(name="run", rivals=RIVALS, model=None, seed=1, boundary="cross", **documents):
+    def run(
+        name="run",
+        rivals=RIVALS,
+        bits=BITS,
+        model=None,
+        seed=1,
+        boundary="cross",
+        params=PARAMS,
+        lossless=True,
+        **documents,
+    ):
         folder = tmp_path / name
         windows = write_windows_folder(
             folder / "windows", {"train": TRAIN} | documents, VOCAB, CONTEXT, boundary=boundary
@@ -47,11 +61,15 @@ def run(tmp_path, draw_gpt, write_windows_folder, write_corpus, small_tokenizer_
                     table.write(row | {"n_tokens": len(ids), "n_bytes": len(ids)})
         save_model(folder / "weights", model or draw_gpt(context_length=CONTEXT))
         (folder / "baselines.json").write_text(json.dumps(rivals), encoding="utf-8")
+        write_document_bits(folder / "bits.parquet", {split: bits[split] for split in documents if split in bits})
+        info = json.loads((windows / "windows.json").read_text(encoding="utf-8"))
+        (windows / "windows.json").write_text(json.dumps(info | {"lossless": lossless}), encoding="utf-8")
         inputs = {"weights": folder / "weights", "windows": windows, "tokens": folder / "tokens"}
         inputs |= {"tokenizer": small_tokenizer_file, "baselines": folder / "baselines.json"}
         inputs["corpus"] = write_corpus(folder / "corpus", {"train": {"a": "Any text."}})
+        inputs |= {"document_bits": folder / "bits.parquet"}
         outputs = {output: folder / f"{output}.{suffix}" for output, suffix in OUTPUTS.items()}
-        evaluate.main(PARAMS, NGRAM, seed, **inputs, **outputs)
+        evaluate.main(params, NGRAM, seed, **inputs, **outputs)
         return {output: path.read_text(encoding="utf-8") for output, path in outputs.items()}
 
     return run
@@ -77,9 +95,38 @@ def test_both_splits_are_scored_each_token_but_the_first_once(run):
 def test_metrics_are_few_and_one_document_has_no_interval(run):
     metrics = _metrics(run(val=VAL, test=TEST))
     scores = {"bits_per_byte", "nats_per_token", "perplexity", "tokens", "accuracy", "calibration_error"}
-    assert metrics["val"].keys() == scores | {"bits_per_byte_low", "bits_per_byte_high"}
+    scores |= {"best_baseline", "bits_per_byte_difference", "verdict"}
+    intervals = {f"{of}_{end}" for of in ("bits_per_byte", "bits_per_byte_difference") for end in ("low", "high")}
+    assert metrics["val"].keys() == scores | intervals
     assert metrics["test"].keys() == scores
     assert metrics["val"]["bits_per_byte_low"] < metrics["val"]["bits_per_byte"] < metrics["val"]["bits_per_byte_high"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "options", "verdict"),
+    [
+        ([9000.0, 1000.0], {}, BETTER),
+        ([12.0, 4.5], {}, WORSE),
+        ([12.0, 4.5], {"lossless": False}, LOSSY),
+        ([12.0, 4.5], {"lossless": False, "attention": "simplified"}, SEES_THE_FUTURE),
+        ([9000.0, 1000.0], {"attention": "simplified"}, SEES_THE_FUTURE),
+    ],
+)
+def test_metrics_and_page_say_whether_the_best_baseline_is_beaten(run, draw_gpt, bits, options, verdict):
+    options = dict(options)
+    shape = {"attention": options.pop("attention")} if "attention" in options else {}
+    total = round(sum(bits) / 33, 5)
+    rivals = {"val": {"bzip2": total + 1, "xz": total}}
+    texts = run(
+        rivals=rivals, bits={"val": {"xz": bits}}, model=draw_gpt(context_length=CONTEXT, **shape), val=VAL, **options
+    )
+    val, beside = _metrics(texts)["val"], json.loads(texts["figures"])["val"]["baselines"]
+    assert (val["best_baseline"], val["verdict"]) == ("xz", verdict)
+    assert val["bits_per_byte_difference"] == pytest.approx(val["bits_per_byte"] - total, abs=2e-5)
+    assert [row["baseline"] for row in beside] == ["xz", "bzip2"]
+    assert beside[0]["difference"] == val["bits_per_byte_difference"]
+    assert "difference_low" not in beside[1]
+    assert f"the best baseline: **{verdict}**." in texts["report"]
 
 
 def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary(run, draw_gpt):
@@ -106,8 +153,10 @@ def test_figures_and_page_tell_what_the_metrics_are_made_of(run):
 
 
 def test_where_the_model_learnt_single_documents_none_is_scored_after_another(run):
-    documents = [[6, 7, 8, 9] * 3] * 3
-    crossing, alone = (json.loads(run(way, boundary=way, test=documents)["figures"]) for way in ("cross", "document"))
+    documents, rivals = [[6, 7, 8, 9] * 3] * 3, {"test": {"unigram": 8.5}}
+    crossing, alone = (
+        json.loads(run(way, rivals, {}, boundary=way, test=documents)["figures"]) for way in ("cross", "document")
+    )
     assert [of["test"]["summary"]["tokens"] for of in (crossing, alone)] == [39, 39]
     assert crossing["test"]["positions"][-1]["to"] == 17
     # A window ends with its document, so 13 targets are the most and none has the whole context before it.
@@ -128,7 +177,7 @@ def test_two_runs_write_the_same_bytes_and_another_seed_other_intervals_alone(ru
     first, again, other = run("first", val=VAL), run("second", val=VAL), run("third", val=VAL, seed=2)
     assert first == again
     val, otherwise = _metrics(first)["val"], _metrics(other)["val"]
-    assert {key for key in val if val[key] != otherwise[key]} <= {"bits_per_byte_low", "bits_per_byte_high"}
+    assert all(key.endswith(("_low", "_high")) for key in val if val[key] != otherwise[key])
 
 
 def test_the_picture_shows_the_model_among_its_rivals_on_test(run):
@@ -178,7 +227,21 @@ def test_without_any_held_out_text_there_are_samples_alone(run):
     assert "def │" in texts["samples"]
 
 
+def test_texts_are_the_samples_and_the_split_of_their_prompts(run, small_tokenizer_file):
+    given = json.loads(run(test=TEST)["texts"])
+    assert given["prompts_of"] is None
+    assert [(of["prompt"], of["greedy"], of["ended"]) for of in given["samples"]] == [
+        ("def ", True, False),
+        ("def ", False, False),
+    ]
+    ids = Tokenizer.load(small_tokenizer_file).encode("The river runs\nThe rain falls; it falls")
+    texts = run("drawn", params=PARAMS.model_copy(update={"prompts": None}), test=[ids])
+    drawn = json.loads(texts["texts"])
+    assert drawn["prompts_of"] == "test"
+    assert {of["prompt"] for of in drawn["samples"]} == {"The river runs\n"} == {_metrics(texts)["example_prompt"]}
+
+
 def test_weights_that_are_not_there_are_refused(tmp_path, plain_cpu):
-    names = ("weights", "windows", "tokens", "tokenizer", "baselines", "corpus", *OUTPUTS)
+    names = ("weights", "windows", "tokens", "tokenizer", "baselines", "document_bits", "corpus", *OUTPUTS)
     with pytest.raises(UserError, match=r"config\.json"):
         evaluate.main(PARAMS, NGRAM, 1, **{name: tmp_path / name for name in names})

@@ -62,7 +62,13 @@ def run(tmp_path, exported_folder, plain_cpu, write_corpus):
         (out / "scratch").mkdir(parents=True)
         files = {"config": "config.json", "weights": "model.safetensors", "tokenizer": "tokenizer.json"}
         inputs = {option: base / file for option, file in files.items()} | other
-        outputs = {"model": "model", "metrics": "metrics.json", "plots": "plots", "report": "report.md"}
+        outputs = {
+            "model": "model",
+            "metrics": "metrics.json",
+            "plots": "plots",
+            "report": "report.md",
+            "answers": "answers.json",
+        }
         outputs = {option: out / file for option, file in outputs.items()}
         given = {"task": task, "formats": list(formats), "n_seeds": 1, "seed": 1, "name": "topics", "data": data}
         given["held_out"] = corpus / "test.parquet"
@@ -97,6 +103,7 @@ def test_the_classifier_scores_in_transformers_what_its_metrics_say(run, rows_fi
     assert metrics["test"].keys() == {"pretrained", "random_weights", "majority", "tfidf"} == metrics["settings"].keys()
     model = AutoModelForSequenceClassification.from_pretrained(out / "model")
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert json.loads((out / "answers.json").read_text()) == {"answers": []}
     test = ROWS[ROWS["split"] == "test"]
     with torch.no_grad():
         scores = model(**tokenizer(test["text"].tolist(), padding=True, truncation=True, return_tensors="pt")).logits
@@ -217,12 +224,12 @@ def test_a_second_run_writes_the_same_bytes_and_no_path_of_the_machine(run, rows
 
 def test_an_empty_table_that_says_why_is_skipped_for_that_reason(run, tmp_path, task):
     data = tmp_path / "rows.parquet"
-    pq.write_table(with_reason(SCHEMA, "the corpus has no Python documents").empty_table(), data)
+    pq.write_table(with_reason(SCHEMA, "the corpus has no docstrings").empty_table(), data)
     out = run(task, data)
-    assert _metrics(out) == {"skipped": "the corpus has no Python documents"}
+    assert _metrics(out) == {"skipped": "the corpus has no docstrings"}
     assert [path.name for path in (out / "model").iterdir()] == ["skipped.json"]
-    assert "the corpus has no Python documents" in (out / "report.md").read_text()
-    assert "the corpus has no Python documents" in (out / "plots/curve.svg").read_text()
+    assert "the corpus has no docstrings" in (out / "report.md").read_text()
+    assert "the corpus has no docstrings" in (out / "plots/curve.svg").read_text()
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.jsonl"])

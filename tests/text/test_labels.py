@@ -1,240 +1,223 @@
-"""Python documents in, labeled rows out: no row gives its answer away, and none is in two splits."""
+"""Documentation in, labeled rows out: no row gives its answer away, and none is in two splits."""
 
-import ast
-import re
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from llm.text.labels import DOCSTRING, LIBRARY, Function, docstring_rows, find_functions, library_rows, mask_names
-
-MODULE = '''\
-import json
-
-
-@decorated(
-    "twice"
+from llm.text.docstrings import module_text
+from llm.text.labels import (
+    DOCSTRING,
+    INSTRUCTION,
+    LIBRARY,
+    MIN_IMPORTS,
+    Documented,
+    aliases_of,
+    docstring_rows,
+    find_documented,
+    library_rows,
+    mask_names,
 )
-def outer(x):
+from llm.text.params import LabelParams
+
+CODE = '''\
+"""A module."""
+
+def outer(x, *, n=5):
     """Say what outer does.
 
     More of it.
     """
 
     def inner(y):
+        """Nobody calls it from outside."""
         return y
 
     return inner(x)
 
 
-class Thing:
-    async def method(self):
+class Thing(dict):
+    """Hold things."""
+
+    async def method(self) -> str:
         """Wait."""
         return "é"
 
-    def one_line(self): """Nothing."""; return 1
-
-    def only_words(self):
-        """Nothing follows."""
+    def silent(self):
+        return 1
 '''
-
-
-def function(path: str = "json/decoder.py", split: str = "train", source: str = "", docstring: str | None = None):
-    source = source or f"def f():\n    return {path!r}\n"
-    return Function(path, split, source, source, docstring)
-
-
-def library(functions: list[Function], **limits: int) -> tuple[list[dict], Counter[str]]:
-    dropped = Counter[str]()
-    limits = {"n_packages": 9, "max_rows_per_package": 99, "max_rows_per_document": 99} | limits
-    return library_rows(functions, **limits, dropped=dropped), dropped
-
-
-def test_every_function_with_a_body_is_found_also_inside_others() -> None:
-    names = {ast.parse(found.source).body[0].name for found in find_functions("a.py", "val", MODULE)}
-    assert names == {"outer", "inner", "method"}
-
-
-def test_a_function_comes_dedented_with_its_decorators_and_without_its_docstring() -> None:
-    found = {ast.parse(f.source).body[0].name: f for f in find_functions("pkg/a.py", "val", MODULE)}
-    outer, method = found["outer"], found["method"]
-    assert outer.source.startswith('@decorated(\n    "twice"\n)\ndef outer(x):\n    """Say')
-    assert outer.docstring == "Say what outer does.\n\nMore of it."
-    assert outer.bare_source.startswith('@decorated(\n    "twice"\n)\ndef outer(x):\n\n    def inner(y):')
-    assert method.source == 'async def method(self):\n    """Wait."""\n    return "é"\n'
-    assert method.bare_source == 'async def method(self):\n    return "é"\n'
-    assert (outer.path, outer.split, outer.package) == ("pkg/a.py", "val", "pkg")
-
-
-def test_what_is_left_without_a_docstring_is_the_same_function_for_the_parser() -> None:
-    for found in find_functions("a.py", "train", MODULE):
-        (with_it,), (without,) = ast.parse(found.source).body, ast.parse(found.bare_source).body
-        if found.docstring:
-            with_it.body = with_it.body[1:]
-        assert ast.dump(with_it) == ast.dump(without)
-
-
-@pytest.mark.parametrize("mark", ["\f", "\v", "\x1c", "\x85", "\u2028"])
-def test_a_character_that_ends_no_line_for_python_shifts_no_function(mark: str) -> None:
-    text = f'note = """{mark}{mark}"""\n# {mark}\n{MODULE}'
-    assert [f.source for f in find_functions("a.py", "train", text)] == [
-        f.source for f in find_functions("a.py", "train", MODULE)
-    ]
-
-
-def test_the_package_of_a_lone_module_is_its_name() -> None:
-    assert function("zipfile.py").package == "zipfile"
-    assert function("json/decoder.py").package == "json"
-
-
-# The last five are legal, and nested deeper than the parser goes: RecursionError and MemoryError.
-UNPARSED = ["def f(:\n", "print 'old'\n", "x = '\0'\n", "no python at all", "(" * 300 + ")" * 300]
-UNPARSED += [
-    f"x = 1{' + 1' * 20_000}\n",
-    f"f{'()' * 20_000}",
-    f"a{'.b' * 20_000}",
-    f"{'-' * 100_000}1",
-    "1" + "**1" * 9999,
+ENTRIES = [
+    ("def outer(x, *, n=5)", "Say what outer does.\n\nMore of it."),
+    ("class Thing(dict)", "Hold things."),
+    ("async def Thing.method(self) -> str", "Wait."),
 ]
 
 
-@pytest.mark.parametrize("text", UNPARSED, ids=lambda text: text[:12])
-def test_a_module_that_the_parser_gives_up_on_is_none(text: str) -> None:
-    assert find_functions("a.py", "train", text) is None
-    assert find_functions("a.py", "train", "x = 1\n") == []
+def documented(path: str = "numpy/a.py", split: str = "train", docstring: str = "", signature: str = "") -> Documented:
+    docstring = docstring or f"Describe {path} of {split}."
+    return Documented(path, split, signature or f"def f_{abs(hash((path, docstring)))}()", docstring)
+
+
+def library(found: list[Documented], **changes: int) -> tuple[list[dict[str, Any]], Counter[str]]:
+    dropped = Counter[str]()
+    limits = {"n_packages": 9, "max_train_rows_per_package": 99, "max_rows_per_document": 99}
+    limits |= {"min_chars": 1, "max_chars": 200, "max_answer_chars": 99} | changes
+    return library_rows(found, LabelParams(**limits), dropped), dropped
+
+
+def numbered(path: str, split: str, n: int) -> list[Documented]:
+    return [documented(path, split, f"Text {number} of {path[::-1]}.") for number in range(n)]  # no name is masked
+
+
+@pytest.mark.parametrize("text", [CODE, module_text(CODE)], ids=["source code", "its documentation"])
+def test_code_and_its_documentation_have_the_same_entries(text: str) -> None:
+    found = find_documented("pkg/a.py", "val", text)
+    assert [(one.signature, one.docstring) for one in found] == ENTRIES
+    assert {(one.path, one.split, one.package) for one in found} == {("pkg/a.py", "val", "pkg")}
+
+
+# The last ones are legal Python, and nested deeper than the parser goes: RecursionError and MemoryError.
+WITHOUT = ["", "x = 1\n", "Some prose.\n", "def f(:\n", "x = '\0'\n", f"x = 1{' + 1' * 20_000}\n", f"{'-' * 100_000}1"]
+
+
+@pytest.mark.parametrize("text", WITHOUT, ids=lambda text: text[:12])
+def test_a_text_without_docstrings_has_no_entries(text: str) -> None:
+    assert find_documented("a.py", "train", text) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "package"), [("numpy/linalg/_a.py", "numpy"), ("zipfile.py", "zipfile"), ("a-b/c.py", "a-b")]
+)
+def test_a_package_is_the_first_part_of_a_path(path: str, package: str) -> None:
+    assert documented(path).package == package
 
 
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        ("json.loads", "MASKED.loads"),
-        ("JSON and Json", "MASKED and MASKED"),
-        ("_json, json_, x_json_y, json2", "_MASKED, MASKED_, x_MASKED_y, MASKED2"),
-        ("jsonify and myjson", "jsonify and myjson"),
-        ("json.json", "MASKED.MASKED"),
-        ("xml.etree", "MASKED.MASKED"),
-        ("re.compile, return", "MASKED.compile, return"),
+        ("import numpy as np", "import MASKED as MASKED"),
+        ("np.ones(3)", "MASKED(3)"),
+        ("NumPy and Numpy's", "MASKED and MASKED's"),
+        ("`scipy.stats.norm.pdf`", "`MASKED`"),
+        ("in SciPy. Next", "in MASKED. Next"),
+        ("_numpy, x_np_y, numpy2", "_MASKED, x_MASKED_y, MASKED2"),
+        ("numpydoc and inputnp", "numpydoc and inputnp"),
         ("a.b", "a.b"),
     ],
 )
-def test_names_are_masked_where_they_stand_between_non_letters(text: str, masked: str) -> None:
-    assert mask_names(text, ["json", "xml", "etree", "re", "a|b", "a.c"]) == masked
+def test_names_are_masked_with_the_dotted_path_behind_them(text: str, masked: str) -> None:
+    assert mask_names(text, ["numpy", "np", "scipy", "a|b", "a.c"]) == masked
 
 
 def test_without_names_nothing_is_masked() -> None:
-    assert mask_names("json", []) == "json"
+    assert mask_names("numpy", []) == "numpy"
 
 
-def test_rows_name_neither_their_package_nor_any_module_of_a_class() -> None:
-    functions = [
-        function("json/decoder.py", source="def f():\n    import json.decoder, Json_x\n    return 1\n"),
-        function("email/parser.py", source="def f():\n    return email.parser, decoder\n"),
-        function("email/mime/__init__.py", "test", source="def f():\n    return json(mime)\n"),
-        function("json/encoder.py", "test", source="def f():\n    return parser.json\n"),
+def test_an_alias_is_masked_where_it_is_imported_often() -> None:
+    often = [">>> import numpy as np", ">>> import scipy.special as sc", ">>> import os as system"] * MIN_IMPORTS
+    assert aliases_of({"numpy", "scipy"}, [*often, ">>> import numpy as foo"]) == {"np", "sc"}
+    found = [
+        documented("numpy/a.py", split, f"{often[0]}\n>>> np.ones({n})")
+        for n in range(9)
+        for split in ("train", "test")
     ]
-    rows, _ = library(functions)
-    assert len(rows) == 4
-    for row in rows:
-        assert not re.search(r"(?i)(?<![a-z])(json|email|decoder|parser|mime)(?![a-z])", row["text"])
-    assert Counter(row["label"] for row in rows) == {"json": 2, "email": 2}
+    assert {row["text"] for row in library([*found, *numbered("numpy/b.py", "test", 2)])[0]} == {
+        "Text 0 of yp.b/ypmun.",
+        "Text 1 of yp.b/ypmun.",
+    }, "the texts with examples were the same in train and in test"
 
 
-def test_a_row_keeps_the_split_and_the_path_of_its_document() -> None:
-    functions = [
-        function(path, split, f"def f():\n    return {n}\n")
-        for n, (path, split) in enumerate([("json/a.py", "train"), ("json/b.py", "val"), ("json/c.py", "test")])
+def test_rows_keep_the_split_and_the_path_of_their_document() -> None:
+    found = [one for split in ("train", "val", "test") for one in numbered(f"numpy/{split}.py", split, 2)]
+    for rows in (library(found)[0], docstring_rows(found, 99, Counter())):
+        assert Counter((row["path"], row["split"]) for row in rows) == Counter((one.path, one.split) for one in found)
+
+
+def test_a_text_that_occurs_more_than_once_when_masked_is_dropped_everywhere() -> None:
+    found = [
+        documented("numpy/a.py", "train", "Use numpy."),
+        documented("scipy/a.py", "test", "Use scipy."),
+        *(
+            documented(f"{name}/b.py", split, f"{name} {split}")
+            for name in ("numpy", "scipy")
+            for split in ("train", "test")
+        ),
+        documented("scipy/c.py", "test", "Only here."),
     ]
-    splits = {f.path: f.split for f in functions}
-    rows, _ = library(functions)
-    assert {row["path"]: row["split"] for row in rows} == splits
-    rows = docstring_rows([Function(f.path, f.split, f.source, f.source, "Say.") for f in functions], Counter())
-    assert {row["path"]: row["split"] for row in rows} == splits
+    rows, dropped = library(found)
+    assert [row["text"] for row in rows] == ["Only here."]
+    assert dropped["library_same_text_twice"] == 6
 
 
-def test_a_text_that_is_the_same_once_it_is_masked_is_dropped_everywhere() -> None:
-    functions = [
-        function("json/a.py", "train", "def f():\n    return json\n"),
-        function("json/a.py", "test", "def h():\n    return json\n"),
-        function("xml/b.py", "val", "def f():\n    return xml\n"),
-        function("xml/b.py", "train", "def g():\n    return xml\n"),
-        function("xml/c.py", "test", "def i():\n    return xml\n"),
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [({}, {"big", "mid", "tie"}), ({"n_packages": 2}, {"big", "mid"}), ({"min_chars": 300}, set())],
+)
+def test_classes_are_the_packages_in_train_and_test_with_the_most_docstrings(changes, labels) -> None:
+    sizes = {"big": 4, "mid": 3, "tie": 3}
+    found = [
+        one
+        for name, n in sizes.items()
+        for split in ("train", "test")
+        for one in numbered(f"{name}/{split}.py", split, n)
     ]
-    rows, dropped = library(functions)
-    assert {row["text"] for row in rows} == {f"def {name}():\n    return MASKED\n" for name in "ghi"}
-    assert dropped["library_same_text_twice"] == 2
+    found += numbered("learned/a.py", "train", 9) + numbered("asked/a.py", "test", 9) + numbered("no/a.py", "val", 9)
+    assert {row["label"] for row in library(found, **changes)[0]} == labels
 
 
-def test_the_most_populous_packages_are_the_classes() -> None:
-    sizes = {"two": 2, "three": 3, "four": 4, "same": 3}
-    functions = [
-        function(f"{name}/m.py", ("train", "test")[n % 2], f"def f():\n    return {n}, '{name}s'\n")
-        for name, size in sizes.items()
-        for n in range(size)
+def test_limits_of_a_document_and_of_a_package_count_what_they_drop() -> None:
+    found = [
+        one
+        for package in ("numpy", "scipy")
+        for module, split in (("a", "train"), ("b", "train"), ("c", "test"), ("d", "val"))
+        for one in numbered(f"{package}/{module}.py", split, 5)
     ]
-    rows, _ = library(functions, n_packages=2)
-    assert {row["label"] for row in rows} == {"four", "same"}
-
-
-def test_a_package_that_train_or_test_lacks_is_no_class() -> None:
-    splits = {
-        "both": ("train", "test"),
-        "learned": ("train", "train"),
-        "asked": ("test", "test", "val"),
-        "no": ("val",),
-    }
-    functions = [
-        function(f"{name}/m.py", split, f"def f():\n    return {n}, '{name}s'\n")
-        for name, of in splits.items()
-        for n, split in enumerate(of)
-    ]
-    assert {row["label"] for row in library(functions)[0]} == {"both"}
-
-
-def test_no_document_and_no_package_has_more_rows_than_its_most() -> None:
-    functions = [
-        function(f"{package}/{module}.py", split, f"def f():\n    return '{package}s', '{module}s', {n}\n")
-        for package in ("json", "xml")
-        for module, split in (("p", "train"), ("q", "test"), ("r", "val"))
-        for n in range(5)
-    ]
-    rows, dropped = library(functions, max_rows_per_document=3, max_rows_per_package=7)
+    rows, dropped = library(found, max_rows_per_document=3, max_train_rows_per_package=4)
     assert max(Counter(row["path"] for row in rows).values()) == 3
-    assert Counter(row["label"] for row in rows) == {"json": 7, "xml": 7}
-    assert len(rows) + sum(dropped.values()) == len(functions)
+    assert Counter((row["label"], row["split"]) for row in rows) == {
+        (package, split): n for package in ("numpy", "scipy") for split, n in (("train", 4), ("test", 3), ("val", 3))
+    }
+    assert len(rows) + sum(dropped.values()) == len(found)
+    assert library(found[::-1], max_rows_per_document=3, max_train_rows_per_package=4)[0] == rows
 
 
-def test_which_rows_are_kept_does_not_depend_on_the_order_of_the_functions() -> None:
-    functions = [
-        function(f"{package}/{split}.py", split, f"def {name}():\n    return {n}\n")
-        for package, split, name in (
-            ("json", "train", "f"),
-            ("json", "test", "g"),
-            ("xml", "train", "h"),
-            ("xml", "test", "i"),
-        )
-        for n in range(20)
-    ]
-    limits = {"max_rows_per_package": 10, "max_rows_per_document": 8}
-    assert len(library(functions, **limits)[0]) == 20
-    assert library(functions, **limits)[0] == library(functions[::-1], **limits)[0]
+@pytest.mark.parametrize(
+    ("docstring", "text"),
+    [
+        ("One line\nanother line", "One line\nanother line"),
+        ("One line\nanother line that is long", "One line"),
+        ("A first line that is long", "A first line that is"),
+    ],
+)
+def test_a_long_docstring_is_cut_at_the_end_of_a_line(docstring: str, text: str) -> None:
+    found = [documented("numpy/a.py", "train", docstring), documented("numpy/b.py", "test", "Other.")]
+    assert text in {row["text"] for row in library(found, max_chars=len("One line\nanother line"))[0]}
 
 
-def test_the_answer_is_the_first_paragraph_on_one_line() -> None:
-    docstring = "Return the\n    nearest one.\n\nNot this."
-    (row,) = docstring_rows([function(docstring=docstring)], Counter())
-    assert row["output"] == "Return the nearest one."
-    assert row["input"] == function().bare_source
-
-
-def test_functions_without_a_docstring_and_repeated_ones_are_dropped_and_counted() -> None:
+@pytest.mark.parametrize(
+    ("docstring", "answer"),
+    [
+        ("Say it.\n\nA: int\n    Of it.", "Say it.\n\nA: int\n    Of it."),
+        ("Say\nit all.\n\n" + "Long. " * 20, "Say it all."),
+        ("Long. " * 20, None),
+    ],
+)
+def test_an_answer_is_a_short_docstring_or_the_summary_of_a_long_one(docstring: str, answer: str | None) -> None:
     dropped = Counter[str]()
-    functions = [function(), function(docstring=""), function(docstring="\n\nLate."), function(docstring="Say.")]
-    rows = docstring_rows([*functions, function(split="val", docstring="Say again.")], dropped)
-    assert [row["output"] for row in rows] == ["Say."]
-    assert dropped == {"docstring_none": 3, "docstring_same_text_twice": 1}
+    rows = docstring_rows([documented(docstring=docstring, signature="def f()")], 40, dropped)
+    assert [row["output"] for row in rows] == ([answer] if answer else [])
+    assert dropped == ({} if answer else {"docstring_long_summary": 1})
+    assert all(row["input"] == "def f()" and row["instruction"] == INSTRUCTION for row in rows)
+
+
+def test_a_signature_is_asked_about_once() -> None:
+    dropped = Counter[str]()
+    found = [documented(split=split, docstring=split, signature="def f()") for split in ("train", "test")]
+    assert [row["output"] for row in docstring_rows(found, 40, dropped)] == ["train"]
+    assert dropped == {"docstring_same_signature_twice": 1}
 
 
 def test_rows_have_the_columns_of_their_tables() -> None:
-    functions = [function(docstring="Say."), function(split="test", source="def g():\n    return 2\n")]
-    assert [list(row) for row in library(functions)[0]] == [LIBRARY.names] * 2
-    assert [list(row) for row in docstring_rows(functions, Counter())] == [DOCSTRING.names]
+    found = [documented(split=split, docstring=split) for split in ("train", "test")]
+    assert [list(row) for row in library(found)[0]] == [LIBRARY.names] * 2
+    assert [list(row) for row in docstring_rows(found, 40, Counter())] == [DOCSTRING.names] * 2

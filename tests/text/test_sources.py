@@ -111,6 +111,18 @@ def test_patterns_that_match_no_module_are_refused() -> None:
         read(python("jsno/*"))
 
 
+@pytest.mark.usefixtures("library")
+def test_modules_that_exclude_matches_are_left_out() -> None:
+    source = python("*", "topics/a*")
+    every, fewer = (
+        [unit.path for unit in list_units(source.model_copy(update={"exclude": exclude}), Path())]
+        for exclude in ([], ["topics/*", "zip*"])
+    )
+    assert fewer == [path for path in every if not path.startswith(("topics/", "zip"))] and len(fewer) < len(every) - 1
+    with pytest.raises(UserError, match="source python: exclude: expected patterns that leave a module, got"):
+        read(source.model_copy(update={"exclude": ["*"]}))
+
+
 def test_the_hash_of_the_library_changes_with_a_module_and_with_no_test(library: Path) -> None:
     before = library_hash()
     (library / "test" / "test_zip.py").write_text("assert True\n")

@@ -1,0 +1,106 @@
+import json
+
+import numpy as np
+import pytest
+
+from llm.evaluate.difference import (
+    BETTER,
+    LOSSY,
+    NO_INTERVAL,
+    SEES_THE_FUTURE,
+    WITHIN,
+    WORSE,
+    Baselines,
+    compare_with_baselines,
+    read_baselines,
+    reason_not_valid,
+    summarise_best,
+)
+from llm.evaluate.intervals import ratio_interval
+from llm.text.tables import read_table
+
+SIZES = np.full(40, 100)
+HARD = np.random.default_rng(1).gamma(4.0, 50.0, size=40)  # bits of each document, 2 bits a byte
+NOISE = np.random.default_rng(2).normal(0.0, 3.0, size=40)
+
+
+def _compare(bits, n_bytes=SIZES, not_valid=None, **theirs):
+    totals = {name: round(float(own.sum()) / n_bytes.sum(), 5) for name, own in theirs.items()}
+    rows = compare_with_baselines(bits, n_bytes, Baselines(totals, theirs), np.random.default_rng(1))
+    return rows, summarise_best(rows, not_valid)
+
+
+@pytest.mark.parametrize(
+    ("bits", "verdict"),
+    [
+        (HARD - 10 + NOISE, BETTER),
+        (HARD + NOISE - NOISE.mean(), WITHIN),
+        (HARD, WITHIN),
+        (HARD + 10 + NOISE, WORSE),
+        (HARD - 0.1, BETTER),  # a little less, in each single document
+        (np.where(np.arange(40) == 7, HARD - 400, HARD), WITHIN),  # one document alone
+    ],
+    ids=["better", "chance", "equal", "worse", "a little, always", "much, once"],
+)
+def test_the_verdict_is_whether_the_interval_has_0_in_it(bits, verdict):
+    _, summary = _compare(bits, xz=HARD)
+    assert summary["best_baseline"] == "xz"
+    assert summary["bits_per_byte_difference"] == pytest.approx((bits - HARD).mean() / 100, abs=2e-5)
+    assert summary["bits_per_byte_difference_low"] <= summary["bits_per_byte_difference_high"]
+    assert summary["verdict"] == verdict
+
+
+def test_pairs_find_what_two_intervals_do_not():
+    bits = HARD - 10 + NOISE
+    (row,), _ = _compare(bits, xz=HARD)
+    own, theirs = (ratio_interval(of, SIZES, np.random.default_rng(1)) for of in (bits, HARD))
+    assert own[1] > theirs[0]
+    assert row["difference_high"] < 0
+    assert row["difference_high"] - row["difference_low"] < 0.2 * (own[1] - own[0])
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_document_has_a_difference_and_no_interval(n):
+    (row,), summary = _compare(HARD[:n] - 10, SIZES[:n], xz=HARD[:n])
+    assert row["difference"] == summary["bits_per_byte_difference"] == pytest.approx(-0.1, abs=1e-4)
+    assert ("difference_low" in row) == ("bits_per_byte_difference_low" in summary) == (n > 1)
+    assert summary["verdict"] == (BETTER if n > 1 else NO_INTERVAL)
+
+
+def test_the_best_is_the_one_with_the_fewest_bits_whether_or_not_it_tells_documents_apart():
+    baselines = Baselines({"unigram": 3.0, "bzip2": 1.5, "xz": 2.0}, {"unigram": HARD, "xz": HARD})
+    rows = compare_with_baselines(HARD, SIZES, baselines, np.random.default_rng(1))
+    assert [row["baseline"] for row in rows] == ["bzip2", "xz", "unigram"]
+    assert summarise_best(rows, None)["best_baseline"] == "bzip2"
+    assert summarise_best(rows, None)["verdict"] == NO_INTERVAL
+    assert "difference_low" in rows[1]
+
+
+@pytest.mark.parametrize(
+    ("sees_the_future", "is_lossless", "reason"),
+    [(False, True, None), (True, True, SEES_THE_FUTURE), (False, False, LOSSY), (True, False, SEES_THE_FUTURE)],
+)
+def test_a_comparison_of_unlike_figures_is_not_valid(sees_the_future, is_lossless, reason):
+    assert reason_not_valid(sees_the_future, is_lossless) == reason
+    _, summary = _compare(HARD - 10, not_valid=reason_not_valid(sees_the_future, is_lossless), xz=HARD)
+    assert summary["verdict"] == (reason or BETTER)
+
+
+def test_without_baselines_there_is_nothing_to_compare_with():
+    assert _compare(HARD) == ([], {})
+
+
+def test_the_same_seed_gives_the_same_rows():
+    assert _compare(HARD - NOISE, xz=HARD, zstd=HARD + 1) == _compare(HARD - NOISE, xz=HARD, zstd=HARD + 1)
+
+
+def test_splits_are_told_apart_in_their_order(tmp_path, write_document_bits):
+    (tmp_path / "b.json").write_text(json.dumps({"val": {"xz": 1.5}, "test": {"xz": 2.5, "bzip2": 2.0}}))
+    write_document_bits(tmp_path / "b.parquet", {"val": {"xz": [1.0, 2.0]}, "test": {"xz": [3.0]}})
+    assert read_table(tmp_path / "b.parquet").num_rows == 3
+    found = read_baselines(tmp_path / "b.json", tmp_path / "b.parquet", "why")
+    assert [(split, dict(of.bits_per_byte), of.not_valid) for split, of in found.items()] == [
+        ("val", {"xz": 1.5}, "why"),
+        ("test", {"xz": 2.5, "bzip2": 2.0}, "why"),
+    ]
+    assert [of.document_bits["xz"].tolist() for of in found.values()] == [[1.0, 2.0], [3.0]]
