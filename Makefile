@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS := $(VENV)/.extras
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: in-git help setup extras repro report test lint bench scaling learning-curve verify-export harness clean-scratch
+.PHONY: in-git help setup extras repro figures report test lint bench scaling learning-curve verify-export harness clean-scratch
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -31,6 +31,9 @@ repro: $(READY)  ## Run what has to run of the pipeline, then show what it came 
 	@python -m llm check
 	@dvc repro
 	@python -m llm summary
+
+figures: $(READY)  ## Write the last run's figures into README.md and docs/
+	@python -m llm figures
 
 report: $(READY)  ## Open the report page
 	@test -f reports/report.html || dvc repro report

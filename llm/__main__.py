@@ -401,16 +401,19 @@ def summary(
 
 
 @app.command()
-def readme(
-    file: Annotated[Path, typer.Argument(help="The file with the block.")] = Path("README.md"),
+def figures(
+    pages: Annotated[
+        list[Path] | None, typer.Argument(help="Pages with blocks of figures; README.md and docs.")
+    ] = None,
     metrics: Annotated[Path, typer.Option(help="The folder of metrics.")] = Path("metrics"),
     reports: Annotated[Path, typer.Option(help="The folder of reports.")] = Path("reports"),
 ) -> None:
-    """Write the summary of the last run into README.md."""
-    from llm.readme import write_block
+    """Write the figures and texts of the last run into README.md and docs/."""
+    from llm.figures import write_figures
 
-    write_block(file, _describe_run(metrics, reports))
-    typer.echo(f"written: {file}")
+    for page in pages or [Path("README.md"), Path("docs/questions.md")]:
+        write_figures(page, metrics, _describe_run(metrics, reports))
+        typer.echo(f"written: {page}")
 
 
 def _describe_run(metrics: Path, reports: Path) -> str:

@@ -14,7 +14,7 @@ from llm import __main__ as command_line
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"generate", "neighbours", "check", "preset", "summary", "windows", "compare-models"}
 COMMANDS |= {"compare", "trace", "verify-export", "harness", "scaling", "serve", "chat", "push", "predict"}
-COMMANDS |= {"learning-curve", "add-task", "readme"}
+COMMANDS |= {"learning-curve", "add-task", "figures"}
 
 
 def _run(*words: object) -> str:
