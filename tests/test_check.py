@@ -117,7 +117,7 @@ def test_a_value_at_its_bound_is_right(key: str, value: Any, change: Callable[[d
         ),
         (
             {"finetune.tasks.library.method.kind": "last_k_blocks", "finetune.tasks.library.method.k": 6},
-            "finetune.tasks.library.method.k: expected at most model.n_layers 5, got 6",
+            "finetune.tasks.library.method.k: expected at most model.n_layers 2, got 6",
         ),
         (
             {"finetune.tasks.library.method.kind": "lora", "finetune.tasks.library.method.rank": 100_000},
