@@ -68,7 +68,13 @@ def main(
             f"prepare.sources: wanted at least one document to train on, given none ({dropped.in_words() or held_out})"
         )
     of_source = {source.name: f"source {source.name}" for source in prepare.sources}
+    n_repeated = Counter[str]()
+    for unit in units:
+        n_repeated[unit.source.name] += unit.n_repeated
     notes = [decision, *_empty_splits(kept, resolved), *_useless_separators(prepare, undivided)]
+    notes += [
+        f"source {name}: {n:,} docstrings repeat earlier ones and are left out." for name, n in (+n_repeated).items()
+    ]
     for note in notes if prepare.split.method == "auto" else notes[1:]:
         print(f"prepare: {note}", file=sys.stderr)
     content: dict[str, Any] = {
@@ -78,6 +84,7 @@ def main(
         "bytes_by_source": {name: kept["bytes", group] for name, group in of_source.items()},
         "changed_by_normalising": {key: normalised[key] for key in ("documents", "bytes")},
         "control_character_bytes_removed": normalised["control_bytes"],
+        "repeated_docstrings": sum(n_repeated.values()),
         "dropped": dropped.counts(),
     }
     if encodings:

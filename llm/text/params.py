@@ -43,6 +43,7 @@ class DocstringsSource(Section):
     kind: Literal["docstrings"]
     packages: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = Field(min_length=1)
     exclude: list[str] = []  # patterns of module paths, such as numpy/f2py/*
+    repeated: Literal["drop", "keep"] = "drop"  # docstrings that mostly stand in earlier ones
 
 
 class _FileOptions(Section):

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from llm.errors import UserError
 from llm.text.containers import ContentError, check_hidden, printable, split_suffixes
 from llm.text.docstrings import module_text, package_files
@@ -30,11 +32,13 @@ from llm.text.formats import read_file
 from llm.text.huggingface import read_dataset
 from llm.text.params import DocstringsSource, FilesSource, HuggingFaceSource, PythonSource, Source, UrlSource
 from llm.text.raw import FileNote, RawDocument, Unreadable
+from llm.text.repeats import RepeatFilter
 
 # Tests are text about tests; site-packages belong to the machine; the build's own files name its paths.
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 SKIPPED_FILES = ("_sysconfigdata*", "config-*/*", "pydoc_data/topics.py", "sitecustomize.py", "usercustomize.py")
 TOPICS = "topics/"
+NOT_PARSED = (OSError, SyntaxError, UnicodeDecodeError, RecursionError, MemoryError)
 # What Git, DVC and the stage `folders` keep beside the user's files.
 BOOKKEEPING = (".gitignore", ".gitkeep", ".keep", "*.dvc")
 
@@ -45,6 +49,8 @@ class Unit(NamedTuple):
     source: Source
     path: str
     file: Path | None
+    text: str | None = None  # where finding the units has read it already
+    n_repeated: int = 0  # entries that were left out of it
 
     def n_bytes(self) -> int | None:
         """How many bytes of text to expect, or None where that is not known beforehand."""
@@ -84,7 +90,7 @@ def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[RawDocument | Unr
             yield _read_module(unit.source, unit.path, unit.file)
         case DocstringsSource():
             assert unit.file
-            yield from _read_docstrings(unit.source, unit.path, unit.file)
+            yield from _read_docstrings(unit)
         case FilesSource() | UrlSource():
             assert unit.file
             try:
@@ -118,7 +124,20 @@ def _read_module(source: PythonSource, path: str, file: Path | None) -> RawDocum
 
 
 def _docstring_units(source: DocstringsSource, lock: Path) -> list[Unit]:
-    return _exclude(source, [found for name in source.packages for found in package_files(name, lock)])
+    units = _exclude(source, [found for name in source.packages for found in package_files(name, lock)])
+    if source.repeated == "keep":
+        return units
+    repeats = RepeatFilter()  # looks across modules, so that it cannot wait until each is read by itself
+    return [_without_repeats(unit, repeats) for unit in tqdm(units, desc=source.name, unit=" modules")]
+
+
+def _without_repeats(unit: Unit, repeats: RepeatFilter) -> Unit:
+    assert unit.file
+    try:
+        text, n_repeated = repeats.apply(module_text(unit.file.read_text(encoding="utf-8")))
+    except NOT_PARSED:
+        return unit  # read again, and reported, with the others
+    return unit._replace(text=text, n_repeated=n_repeated)
 
 
 def _exclude(source: PythonSource | DocstringsSource, found: Iterable[tuple[str, Path | None]]) -> list[Unit]:
@@ -128,16 +147,18 @@ def _exclude(source: PythonSource | DocstringsSource, found: Iterable[tuple[str,
     return units
 
 
-def _read_docstrings(source: DocstringsSource, path: str, file: Path) -> Iterator[RawDocument | Unreadable]:
-    """A module's documentation as one document; nothing for a module that has none."""
+def _read_docstrings(unit: Unit) -> Iterator[RawDocument | Unreadable]:
+    """Yield a module's documentation as one document; nothing for a module that has none."""
+    name, file = unit.source.name, unit.file
+    assert file
     try:
-        text = module_text(file.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError, RecursionError, MemoryError) as error:
+        text = module_text(file.read_text(encoding="utf-8")) if unit.text is None else unit.text
+    except NOT_PARSED as error:
         problem = f"expected a module that Python 3.11 parses, got: {' '.join(str(error).split())}"
-        yield Unreadable(source.name, path, "not_parsed", problem, file.stat().st_size if file.is_file() else 0)
+        yield Unreadable(name, unit.path, "not_parsed", problem, file.stat().st_size if file.is_file() else 0)
         return
     if text:
-        yield RawDocument(source.name, path, text)
+        yield RawDocument(name, unit.path, text)
 
 
 def _topics() -> dict[str, str]:

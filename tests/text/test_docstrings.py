@@ -148,3 +148,16 @@ def test_a_source_yields_a_document_for_each_module_with_documentation(package: 
     document, unreadable = found
     assert isinstance(document, RawDocument) and document.text == module_text(MODULE)
     assert isinstance(unreadable, Unreadable) and unreadable.reason == "not_parsed"
+
+
+def test_a_source_counts_what_it_leaves_out_across_modules_or_keeps_it(package: Callable[..., Path]) -> None:
+    long = " ".join(f"word{number}" for number in range(40))
+    lock = package(demo__a=f'"""First.\n\n{long}"""', demo__b=f'class B:\n    """Also.\n\n    {long}"""')
+    kept = {}
+    for repeated in ("drop", "keep"):
+        source = DocstringsSource(name="docs", kind="docstrings", packages=["demo-kit"], repeated=repeated)
+        units = list_units(source, Path("data/raw"), lock)
+        documents = [found for unit in units for found in read_unit(unit, 10**6) if isinstance(found, RawDocument)]
+        kept[repeated] = [document.path for document in documents], sum(unit.n_repeated for unit in units)
+    modules = ["demo/__init__.py", "demo/a.py"]
+    assert kept == {"drop": (modules, 1), "keep": ([*modules, "demo/b.py"], 0)}
