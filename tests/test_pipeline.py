@@ -200,7 +200,7 @@ def test_a_deleted_export_comes_back_without_a_run(builtin: Clone) -> None:
 
 
 def test_a_param_of_one_task_runs_that_task_alone(builtin: Clone) -> None:
-    builtin.set("finetune.tasks.docstring.training.rates", [0.003])
+    builtin.set("finetune.tasks.docstring.training.rates", [0.005])
     assert builtin.repro() == {"finetune@docstring", "card", "report"}
     builtin.undo()
     assert builtin.repro() == set()

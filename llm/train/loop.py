@@ -98,6 +98,9 @@ def train(
             run.keep(state)
             how = "kept; run again to go on" if state is not None else "not kept"
             tqdm.write(f"{plan.label}: stopped at step {run.done}, {how}", file=sys.stderr)
+            # Others wait for the one that keeps the state: the launcher's signal may still come, and end one that is
+            # out of this block at once, its connections with it.
+            parallel.wait_for_all()
     run.settle()
     return run.curve
 

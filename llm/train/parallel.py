@@ -70,6 +70,12 @@ def share_signals(came: list[int]) -> list[int]:
     return came
 
 
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if dist.is_initialized():
+        dist.all_reduce(torch.tensor(0))
+
+
 def refuse_if_nodes_differ(**values: object) -> None:
     """UserError, in all of them, that names the values out of these that are not the same in every process."""
     told: list[dict[str, str]] = [{name: repr(value) for name, value in values.items()}] * n_processes()

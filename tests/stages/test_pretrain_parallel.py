@@ -192,7 +192,9 @@ def test_two_nodes_and_two_processes_that_are_killed_end_in_the_same_bytes_and_o
     process.send_signal(signal.SIGTERM)
     code, text = end()
     assert code == 128 + signal.SIGTERM, text
-    (stopped,) = re.findall(r"pretrain: stopped at step (\d+), kept; run again to go on\n", text)
+    stops = re.findall(r"pretrain: stopped at step (\d+), kept; run again to go on\n", text)
+    assert len(stops) == 1, text
+    (stopped,) = stops
     assert int(stopped) < STEPS
     assert [path.name for path in (folder / "out").iterdir() if path.name != ".scratch"] == []
 
