@@ -194,7 +194,7 @@ def test_two_nodes_and_two_processes_that_are_killed_end_in_the_same_bytes_and_o
     assert code == 128 + signal.SIGTERM, text
     stops = re.findall(r"pretrain: stopped at step (\d+), kept; run again to go on\n", text)
     if not stops:
-        # Seen on a loaded machine, about once in ten runs: exit code 143, and neither a line nor a reason. Not explained
+        # Seen beside other work, about once in ten runs: exit code 143, and neither a line nor a reason. Not explained
         # yet; what is lost is at most the steps since the last checkpoint.
         pytest.xfail(f"SIGTERM ended the run without keeping its last steps:\n{text}")
     (stopped,) = stops
