@@ -114,8 +114,11 @@ def launch(work: Callable[..., None], *args: Any) -> bool:
                 if process.is_alive():
                     process.kill()
                     process.join()
+        told = _read_failures(failures)
         if not came:
-            _raise_failure([process.exitcode for process in processes], failures)
+            _raise_failure([process.exitcode for process in processes], told)
+        for _, text in told:
+            print(f"one of the processes failed when it was asked to stop:\n{text}", file=sys.stderr)
     return layout.node == 0
 
 
@@ -145,10 +148,14 @@ def _wait(processes: list[SpawnProcess], came: list[int]) -> None:
             return
 
 
-def _raise_failure(codes: list[int | None], failures: "SimpleQueue[tuple[bool, str]]") -> None:
+def _read_failures(failures: "SimpleQueue[tuple[bool, str]]") -> list[tuple[bool, str]]:
     told = []
     while not failures.empty():
         told.append(failures.get())
+    return told
+
+
+def _raise_failure(codes: list[int | None], told: list[tuple[bool, str]]) -> None:
     for is_the_users, text in sorted(told, key=lambda failure: not failure[0]):
         raise UserError(text) if is_the_users else RuntimeError(f"one of the processes failed:\n{text}")
     if 128 + signal.SIGINT in codes:
