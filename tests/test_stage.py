@@ -308,7 +308,7 @@ def test_a_folders_hash_sees_names_and_contents_and_not_bytecode(tmp_path: Path)
 @pytest.fixture
 def other_disk() -> Iterator[Path]:
     """A folder on another file system than the temporary folders of tests."""
-    memory = Path("/dev/shm")  # noqa: S108
+    memory = Path("/dev/shm")  # noqa: S108 (another disk; the test makes a folder of its own)
     if not memory.is_dir() or memory.stat().st_dev == Path(tempfile.gettempdir()).stat().st_dev:
         pytest.skip("there is no second file system to write to")
     with tempfile.TemporaryDirectory(dir=memory) as name:

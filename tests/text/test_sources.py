@@ -327,7 +327,7 @@ def test_a_folder_without_permission_is_named(project: Path, monkeypatch: pytest
     assert [(one.path, one.reason) for one in unreadable] == [("deep/er", "unreadable")]
 
 
-@pytest.mark.parametrize("place", ["elsewhere", "/tmp", "."])  # noqa: S108
+@pytest.mark.parametrize("place", ["elsewhere", "/tmp", "."])  # noqa: S108 (refused, never written to)
 def test_a_local_dataset_that_dvc_does_not_watch_is_refused(place: str, project: Path) -> None:
     (project / "elsewhere").mkdir()
     told = refusal(HuggingFaceSource(name="hub", kind="huggingface", dataset=place))
