@@ -12,7 +12,7 @@ BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"} 
 
 
 def excerpt(text: str, mark: str = "", ended: bool = True, lines: int = LINES) -> list[str]:
-    r"""Return at most so many lines, each behind the mark; "…" ends the last one if the text goes on or has not ended.
+    r"""Return the first `lines` lines, each prefixed with `mark`; "…" marks a text that is truncated or unfinished.
 
     >>> excerpt("It rains.\n\nIt\x07 rains\non", "> ", lines=3)
     ['> It rains.', '>', '> It\\x07 rains …']

@@ -97,7 +97,7 @@ def verdict(row: Row) -> str:
 
 
 def summarise_best(rows: list[Row], not_valid: str | None) -> Row:
-    """The comparison with the best baseline, as a part of metrics/evaluate.json; {} where there is no baseline.
+    """Return the comparison with the best baseline for metrics/evaluate.json, or {} without a baseline.
 
     `not_valid` says why the model's figures cannot be compared, or is None.
     """

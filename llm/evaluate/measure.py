@@ -50,7 +50,7 @@ class Figures(TypedDict):
     contamination: dict[str, Any]
     hardest: list[Row]
     easiest: list[Row]
-    quality: NotRequired[Row]  # of what the model writes, where this split is the one that it continues
+    quality: NotRequired[Row]  # text quality; present for the split whose texts the model continues
 
 
 def measure(

@@ -10,7 +10,8 @@ that a figure of the model is read beside theirs.
 
 A word is what near duplicates are found by (`llm.text.duplicates`), cut at digits and underscores: a number that is new
 says nothing. The last word of a continuation may be cut, and is left out; the first one counts whole, with what of it
-stands in the prompt. Free of torch: `llm.evaluate.samples` does the writing.
+stands in the prompt. This module does not import torch: `llm.evaluate.samples`
+generates the texts.
 """
 
 import re

@@ -186,7 +186,7 @@ def _longer_than(least: str, text: str) -> str:
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """Return the likeliest id of each row of logits (B, V): (B, 1)."""
+    """Return the argmax of each row of logits (B, V), as token ids (B, 1)."""
     return logits.argmax(dim=-1, keepdim=True)
 
 

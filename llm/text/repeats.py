@@ -1,7 +1,7 @@
-"""Docstrings that repeat earlier ones: which entries of which modules are copies.
+"""Find docstrings that repeat earlier docstrings, in the same module or in another one.
 
-Series    "… whose axis labels are all of the index …"    kept
-DataFrame "… whose axis labels are all of the index …"    80% of its 5-grams of words stand above ──► left out
+    DataFrame "… whose axis labels are all of the index …"    kept
+    Series    "… whose axis labels are all of the index …"    over 80% of its word 5-grams occur above ──► dropped
 """
 
 from zlib import crc32
@@ -9,16 +9,16 @@ from zlib import crc32
 from llm.text.docstrings import BETWEEN_ENTRIES
 from llm.text.duplicates import words_of
 
-# An entry repeats earlier ones where so much of its n-grams of words stands in them. Short ones are no copies: there
-# are few ways to say "Return the result.".
+# An entry is a repeat if more than this fraction of its word n-grams occurs in earlier entries. Short docstrings are
+# kept: "Return the result." is common wording and not a copy.
 REPEATED_SHARE, NGRAM, MIN_WORDS = 0.8, 5, 20
 
 
 class RepeatFilter:
-    """Leave out entries that repeat earlier ones, in this module or in another.
+    """Drop entries that repeat earlier entries of this module or of another one.
 
-    Packages write the same paragraphs for a class and its sibling (`Series` and `DataFrame`, `hermite` and `laguerre`).
-    Such a copy teaches little, and in test it measures memory. What is left depends on the order of the modules.
+    Packages copy paragraphs between related classes (`DataFrame` and `Series`, `hermite` and `laguerre`). Copies in the
+    test split would measure memorization. The result depends on the order of the modules.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class RepeatFilter:
         words = words_of(entry.partition("\n\n")[2])
         if len(words) < MIN_WORDS:
             return False
-        # CRC-32 of two halves: a hash that is the same in every process, with few collisions.
+        # CRC-32 of the bytes in both orders: 64 bits that are the same in every process.
         ngrams = {_hash(words[at : at + NGRAM]) for at in range(len(words) - NGRAM + 1)}
         is_repeated = len(ngrams & self._seen) > REPEATED_SHARE * len(ngrams)
         self._seen |= ngrams
