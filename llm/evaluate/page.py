@@ -23,7 +23,7 @@ over documents: what other held-out documents of the same kind would have given 
 BASELINES = """\
 The model's bits per byte less a baseline's, on the same documents. The interval is a paired bootstrap over documents:
 where all of it is below 0, the model is better beyond what other held-out documents of the same kind would change.
-Another seed of the training is no part of it. bzip2 has no bits of single documents, and so no interval."""
+The variance between training seeds is not included. For bzip2 only the total is measured, so it has no interval."""
 
 POSITION = """\
 Mean loss, in nats a token, by how many tokens stood in the window before the token that was predicted. All tokens of

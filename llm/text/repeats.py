@@ -1,7 +1,7 @@
 """Find docstrings that repeat earlier docstrings, in the same module or in another one.
 
-    DataFrame "… whose axis labels are all of the index …"    kept
-    Series    "… whose axis labels are all of the index …"    over 80% of its word 5-grams occur above ──► dropped
+DataFrame "… whose axis labels are all of the index …"    kept
+Series    "… whose axis labels are all of the index …"    over 80% of its word 5-grams occur above ──► dropped
 """
 
 from zlib import crc32
