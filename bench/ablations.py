@@ -126,13 +126,13 @@ def windows_of(params: dict[str, Any], folder: Path) -> str:
 
 def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float) -> dict[str, float]:
     """Train one variant; its step in ms, how many steps that makes, and bits per byte of val."""
+    from llm.core.device import Machine
     from llm.evaluate.likelihood import plan_spans, summarise, token_losses
     from llm.model import gpt as gpt_module
     from llm.model.config import ModelConfig
     from llm.model.dropout import block_masks
     from llm.model.gpt import GPT
-    from llm.runtime import Machine
-    from llm.text.windows import read_info, read_stream, read_windows
+    from llm.tokens.windows import read_info, read_stream, read_windows
     from llm.train.batches import WindowBatches
     from llm.train.language import LanguageLoss
     from llm.train.loop import Plan, train

@@ -33,7 +33,7 @@ def main() -> None:
     if not (EXPORT / "config.json").exists() or not WINDOWS.exists():
         print(f"none: wanted {EXPORT} and {WINDOWS}, run dvc repro export")
         return
-    from llm.text.windows import read_stream
+    from llm.tokens.windows import read_stream
 
     stream = read_stream(WINDOWS, "test")[: QUICK_TOKENS if given.quick else N_TOKENS]
     scorers = {"ours": our_scorer(stream), "Transformers": their_scorer(stream)}
@@ -54,9 +54,9 @@ def main() -> None:
 
 def our_scorer(stream: NDArray[np.integer]) -> Scorer:
     """As the stage evaluate does it."""
+    from llm.core.device import Machine
     from llm.evaluate.likelihood import plan_spans, token_losses
-    from llm.export.huggingface import read_folder
-    from llm.runtime import Machine
+    from llm.export.hf.folder import read_folder
 
     machine = Machine.find()
     machine.keep_memory()
@@ -70,8 +70,8 @@ def their_scorer(stream: NDArray[np.integer]) -> Scorer:
     """The same windows through Transformers' model."""
     from transformers import AutoModelForCausalLM
 
+    from llm.core.device import Machine
     from llm.evaluate.likelihood import plan_spans
-    from llm.runtime import Machine
 
     machine = Machine.find()
     model: Any = AutoModelForCausalLM.from_pretrained(EXPORT, dtype=torch.float32, local_files_only=True).eval()

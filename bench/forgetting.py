@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from llm.export.huggingface import write_folder
+from llm.core.device import Machine
+from llm.export.hf.folder import write_folder
 from llm.export.verify import compare_with_transformers
-from llm.finetune import forgetting
+from llm.finetune.shared import forgetting
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.runtime import Machine
-from llm.text.tokenizer import Tokenizer, train_tokenizer
+from llm.tokens.tokenizer import Tokenizer, train_tokenizer
 
 SHAPE = {"family": "llama", "attention": "grouped", "positions": None, "d_model": 576, "n_heads": 9, "n_kv_heads": 3}
 SHAPE |= {"d_ff": 1536, "dropout": 0.0, "rope_theta": 100000.0, "norm_eps": 1e-5, "tie_embeddings": True}

@@ -64,10 +64,10 @@ def main() -> None:
 
 def prepare(place: Path) -> tuple[dict[str, tuple[str, str | None]], list[int], int]:
     """What each row reads, or the reason why there is nothing; a prompt; the model's context."""
-    from llm.errors import UserError
+    from llm.core.errors import UserError
     from llm.export.gguf import write_gguf
-    from llm.export.huggingface import read_folder, write_folder
-    from llm.text.tokenizer import Tokenizer, train_tokenizer
+    from llm.export.hf.folder import read_folder, write_folder
+    from llm.tokens.tokenizer import Tokenizer, train_tokenizer
 
     text = Path(sysconfig.get_path("stdlib"), "argparse.py").read_text(encoding="utf-8")
     folder = EXPORT
@@ -90,8 +90,8 @@ def prepare(place: Path) -> tuple[dict[str, tuple[str, str | None]], list[int], 
 
 def has_export() -> bool:
     """Whether there is an export that Transformers knows."""
-    from llm.export.native import is_native
-    from llm.export.tensors import read_object
+    from llm.export.hf.native import is_native
+    from llm.export.hf.tensors import read_object
 
     path = EXPORT / "config.json"
     return path.exists() and not is_native(read_object(path))
@@ -131,7 +131,7 @@ def timed(write: Writer, n_tokens: int) -> tuple[float, list[int]]:
 
 
 def our_writer(path: str, prompt: list[int], threads: int) -> Writer:
-    from llm.export.huggingface import read_folder
+    from llm.export.hf.folder import read_folder
     from llm.model.generate import generate, greedy
 
     torch.set_num_threads(threads)

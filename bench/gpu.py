@@ -211,7 +211,7 @@ def show_device(text: Path, dry: bool) -> None:
     """Report the card, the versions, and the ceilings: the best matrix product and the best copy."""
     import torch
 
-    from llm.runtime import Machine, matmul_peak
+    from llm.core.device import Machine, matmul_peak
 
     if not dry:
         query = "--query-gpu=name,memory.total,driver_version,clocks.sm,power.draw,temperature.gpu"
@@ -351,7 +351,7 @@ def pretraining(folder: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    from llm.stage import file_hash
+    from llm.core.stage import file_hash
 
     names = ("models/pretrained/model.safetensors", "metrics/pretrain.json", "plots/pretrain/curve.tsv")
     return {name: file_hash(folder / name) for name in names}
@@ -406,7 +406,7 @@ STEPS = {
 
 def time_steps(text: Path, dry: bool) -> None:
     """Have every child compile at once, then time them one by one, so that none disturbs another."""
-    from llm.runtime import Machine, matmul_peak
+    from llm.core.device import Machine, matmul_peak
 
     machine = Machine.find()
     peak = matmul_peak(machine, 0.3 if dry else 1.0)
@@ -462,9 +462,9 @@ def time_step(name: str, dry: bool) -> None:
     import torch
 
     from bench.train import OURS, QWEN3, Setting, their_step
+    from llm.core.device import Machine
     from llm.model.config import ModelConfig
     from llm.model.gpt import GPT
-    from llm.runtime import Machine
 
     machine, shape = Machine.find(), step_shape(dry)
     machine.keep_memory()

@@ -20,8 +20,8 @@ KINDS = ("dna", "chinese", "carets", "spaces", "words")
 PROGRAM = """
 import random, sys, tempfile, time
 from pathlib import Path
-from llm.text.bpe import train_bpe
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.bpe import train_bpe
+from llm.tokens.tokenizer import Tokenizer
 
 kind, n, task = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 rng = random.Random(0)

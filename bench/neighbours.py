@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from llm.openmp import SPIN
+from llm.core.openmp import SPIN
 
 NEIGHBOURS = (0, 1, 2)
 OURS = {"default": {}, "stages": SPIN}
@@ -76,9 +76,9 @@ def tokens_per_second(seconds: float) -> float:
 
     from bench.train import OURS as OUR_STEP
     from bench.train import Setting, default_shape, our_step
+    from llm.core.device import Machine
     from llm.model.config import ModelConfig
     from llm.model.gpt import GPT
-    from llm.runtime import Machine
 
     machine = Machine.find()
     machine.keep_memory()

@@ -30,12 +30,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llm.export.classifier import ClassifierInfo, write_classifier
 from llm.export.gguf import FILES as GGUF
 from llm.export.gguf import write_gguf
-from llm.export.huggingface import FILES, read_folder, write_folder
+from llm.export.hf.classifier import ClassifierInfo, write_classifier
+from llm.export.hf.folder import FILES, read_folder, write_folder
 from llm.export.llama_cpp import bounds_of, compare_with_llama_cpp
-from llm.export.markdown import table
 from llm.export.onnx import compare_with_onnxruntime, write_onnx
 from llm.export.verify import (
     Parity,
@@ -44,11 +43,12 @@ from llm.export.verify import (
     hush,
     tie_of,
 )
-from llm.finetune.chat import TEMPLATE
+from llm.finetune.shared.chat import TEMPLATE
 from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, next_token_loss
-from llm.text.tokenizer import IM_END, IM_START, Tokenizer, train_tokenizer
+from llm.report.markdown import table
+from llm.tokens.tokenizer import IM_END, IM_START, Tokenizer, train_tokenizer
 
 SEED = 1
 N_BYTES, HELD_OUT = 600_000, 40_000  # of text

@@ -28,16 +28,16 @@ def main() -> None:
     if not all(path.exists() for path in (MODEL, WINDOWS, TOKENS, CORPUS, TOKENIZER)):
         print("none: expected a trained model and its corpus, run dvc repro pretrain")
         return
-    from llm import params
+    from llm.core import params
+    from llm.core.device import Machine
+    from llm.core.tables import read_table
     from llm.evaluate.continuations import continue_held_out
     from llm.evaluate.measure import HeldOut
     from llm.evaluate.params import QualityParams
     from llm.evaluate.quality import words_not_in
-    from llm.runtime import Machine
-    from llm.text.tables import read_table
-    from llm.text.tokenizer import Tokenizer
-    from llm.text.windows import read_info, read_stream
-    from llm.train.checkpoint import load_model
+    from llm.model.weights import load_model
+    from llm.tokens.tokenizer import Tokenizer
+    from llm.tokens.windows import read_info, read_stream
 
     machine = Machine.find()
     machine.keep_memory()
@@ -65,7 +65,7 @@ def main() -> None:
 
 def _train() -> Iterator[str]:
     """The texts of train, as the stage reads them."""
-    from llm.text.tables import iterate_rows
+    from llm.core.tables import iterate_rows
 
     return (row["text"] for row in iterate_rows(CORPUS, ["text"]))
 

@@ -18,8 +18,8 @@ import numpy as np
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from llm.text.params import PythonSource
-from llm.text.sources import list_units, read_unit
+from llm.corpus.params import PythonSource
+from llm.corpus.sources import list_units, read_unit
 
 WORDS_A_DOCUMENT, N_DRAWN = 320, 2000
 

@@ -25,8 +25,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bench.train import OURS, Setting, Shape, start_child
-from llm.runtime import Machine
-from llm.stage import wired_paths
+from llm.core.device import Machine
+from llm.core.stage import wired_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "bench" / "shakespeare.yaml"

@@ -19,10 +19,10 @@ from typing import Any
 
 import tokenizers
 
-from llm.text.bpe import train_bpe
-from llm.text.params import PrepareParams
-from llm.text.tables import TableWriter, read_table, tokens_schema
-from llm.text.tokenizer import Tokenizer
+from llm.core.tables import TableWriter, read_table, tokens_schema
+from llm.corpus.params import PrepareParams
+from llm.tokens.bpe import train_bpe
+from llm.tokens.tokenizer import Tokenizer
 from stages import prepare
 from stages.tokenize import _batches, _with_ids
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llm.runtime import Machine, matmul_peak
+from llm.core.device import Machine, matmul_peak
 
 if TYPE_CHECKING:
     from llm.model.gpt import GPT
@@ -108,7 +108,7 @@ def main() -> None:
 
 def default_shape() -> Shape:
     """The shape of params.yaml."""
-    from llm.check import check_params
+    from llm.commands.check import check_params
 
     params = check_params(Path("params.yaml"))
     if params.model.family != "qwen3":
@@ -238,7 +238,7 @@ def transformers_twin(gpt: "GPT") -> Any:
     """Transformers' model of the same family, shape and weights."""
     from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
-    from llm.export.names import to_theirs
+    from llm.export.hf.names import to_theirs
 
     shape = gpt.config
     common: dict[str, Any] = {"vocab_size": shape.vocab_size, "tie_word_embeddings": shape.tie_embeddings}

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llm.errors import UserError, one_line_errors
-from llm.openmp import limit_spinning
+from llm.core.errors import UserError, one_line_errors
+from llm.core.openmp import limit_spinning
 
 if TYPE_CHECKING:
     from llm.model.gpt import GPT
-    from llm.text.tokenizer import Tokenizer
+    from llm.tokens.tokenizer import Tokenizer
 
 app = typer.Typer(
     help="Groundup: a language model from the ground up. `dvc repro` makes it; these look at it and use it.",
@@ -135,9 +135,9 @@ def neighbours(
 
 def _load(model: Path, tokenizer: Path) -> "tuple[GPT, Tokenizer]":
     """The model of a folder, and its tokenizer. Our own weights stand there without one."""
-    from llm.export.base import open_model
-    from llm.text.tokenizer import Tokenizer
-    from llm.train.checkpoint import load_model
+    from llm.export.hf.base import open_model
+    from llm.model.weights import load_model
+    from llm.tokens.tokenizer import Tokenizer
 
     if (model / "tokenizer.json").exists() or not (model / "model.safetensors").exists():
         return open_model(model)
@@ -153,9 +153,9 @@ def windows(
     tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json.")] = Path("data/tokenizer/tokenizer.json"),
 ) -> None:
     """Show what the model learns from: rows of input and target, as ids and as text."""
-    from llm.text.show import window_rows
-    from llm.text.tokenizer import Tokenizer
-    from llm.text.windows import read_info, read_windows
+    from llm.tokens.show import window_rows
+    from llm.tokens.tokenizer import Tokenizer
+    from llm.tokens.windows import read_info, read_windows
 
     info = read_info(folder)
     wanted = read_windows(folder, split)
@@ -174,9 +174,9 @@ def compare_models(
     max_bytes: Annotated[int | None, typer.Option(min=1, help="Score so many bytes of it at most.")] = None,
 ) -> None:
     """Bits per byte of several models on the same text, each with its own tokenizer."""
-    from llm.evaluate.compare import compare, read_texts
-    from llm.export.native import open_native
-    from llm.runtime import Machine
+    from llm.core.device import Machine
+    from llm.experiments.compare_models import compare, read_texts
+    from llm.export.hf.native import open_native
 
     typer.echo(compare(folders, read_texts(text, max_bytes), Machine.find(), open_native))
 
@@ -193,7 +193,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="The picture of the learning curves.")] = Path("reports/compare.svg"),
 ) -> None:
     """Show experiments side by side: params and metrics that differ, learning curves, samples."""
-    from llm.compare_runs import compare_runs
+    from llm.report.compare_runs import compare_runs
 
     typer.echo(compare_runs(revisions or [], Path(), out))
 
@@ -206,7 +206,7 @@ def trace(
 
     Exits with 0 if all is as dvc.lock recorded it, with 1 if something differs; each thing that does is named.
     """
-    from llm.trace import differences, render, trace_back
+    from llm.report.trace import differences, render, trace_back
 
     steps = trace_back(target, Path())
     typer.echo(render(steps))
@@ -221,7 +221,7 @@ def scaling(
 
     Each run is an experiment of DVC in a copy of the repository; those that are made already are not made again.
     """
-    from llm.scaling import PAGE, PICTURE, commands_in, run_ladder
+    from llm.experiments.scaling import PAGE, PICTURE, commands_in, run_ladder
 
     page, failed = run_ladder(setting, Path(), commands_in(Path()))
     typer.echo(f"{page}\nwritten: {PAGE}, {PICTURE}")
@@ -238,9 +238,9 @@ def verify_export(
     ),
 ) -> None:
     """Load an export with Transformers, llama.cpp and ONNX Runtime, and measure how far each is from our model."""
-    from llm.evaluate.compare import read_texts
+    from llm.experiments.compare_models import read_texts
     from llm.export.clients import verify_export as measure
-    from llm.finetune.chat import chat_to_verify
+    from llm.finetune.shared.chat import chat_to_verify
 
     table, wrong = measure(folder, seed, "\n".join(read_texts(text)) if text.exists() else "", chat_to_verify)
     typer.echo(table)
@@ -280,9 +280,9 @@ def harness(
 
     Exits with 0 if they are the same, with 1 if not.
     """
-    from llm.evaluate.harness import compare as hold_against
-    from llm.export.huggingface import read_folder
-    from llm.text.tokenizer import Tokenizer
+    from llm.experiments.harness import compare as hold_against
+    from llm.export.hf.folder import read_folder
+    from llm.tokens.tokenizer import Tokenizer
 
     table, other = hold_against(folder, read_folder(folder), Tokenizer.load(folder / "tokenizer.json"), tasks)
     typer.echo(table)
@@ -312,8 +312,8 @@ def add_task(
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Add a task for a file of labeled rows to params.yaml, and say how to run it."""
-    from llm.check import check_params
-    from llm.finetune.add_task import add_task as add
+    from llm.commands.add_task import add_task as add
+    from llm.commands.check import check_params
 
     check_params(params)
     lines = add(params, name, file, kind, text or [], label, base, header, split, on_error, encoding)
@@ -333,8 +333,8 @@ def predict(
     encoding: Encoding = None,
 ) -> None:
     """Add a finetuned classifier's predictions to a file's rows."""
-    from llm.finetune.predict import predict_file
-    from llm.runtime import Machine
+    from llm.core.device import Machine
+    from llm.finetune.classify.predict import predict_file
 
     found = predict_file(
         folder, file, out, text or [], Machine.find(), every_label=every_label, header=header, encoding=encoding
@@ -358,7 +358,7 @@ def learning_curve(
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Measure a task against its number of labeled rows, with pretraining and without."""
-    from llm.finetune import learning_curve as curve
+    from llm.experiments import learning_curve as curve
 
     outcomes = curve.run_learning_curve(*curve.read_task(params_file, task), shares=shares, n_seeds=seeds)
     lines = curve.summarise(outcomes)
@@ -371,7 +371,7 @@ def learning_curve(
 @app.command()
 def check(params: ParamsFile = Path("params.yaml")) -> None:
     """Check all of params.yaml, and name every key that is wrong."""
-    from llm.check import check_params
+    from llm.commands.check import check_params
 
     check_params(params)
 
@@ -382,7 +382,7 @@ def preset(
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Set the knobs of params.yaml to a preset."""
-    from llm.presets import apply_preset
+    from llm.commands.presets import apply_preset
 
     changes = apply_preset(Path("presets") / f"{name}.yaml", params)
     typer.echo("\n".join(changes) or f"{params} has the values of {name} already")
@@ -409,7 +409,7 @@ def figures(
     reports: Annotated[Path, typer.Option(help="The folder of reports.")] = Path("reports"),
 ) -> None:
     """Write the figures and texts of the last run into README.md and docs/."""
-    from llm.figures import write_figures
+    from llm.report.figures import write_figures
 
     for page in pages or [Path("README.md"), Path("docs/questions.md")]:
         write_figures(page, metrics, _describe_run(metrics, reports))
@@ -417,7 +417,7 @@ def figures(
 
 
 def _describe_run(metrics: Path, reports: Path) -> str:
-    from llm.summary import describe_run
+    from llm.report.summary import describe_run
 
     found = describe_run(metrics, reports, EXPORT)
     if not found:

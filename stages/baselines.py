@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from llm import stage
+from llm.core import stage
+from llm.core.stage import Input, Output, Param
+from llm.core.tables import TableWriter, iterate_rows, read_table
 from llm.evaluate.baselines import DOCUMENT_BITS, Bits, Texts, bzip2_size, xz_bits, zstd_bits
 from llm.evaluate.breakdown import sum_by_document
 from llm.evaluate.kneser_ney import count_ngrams, token_nats
 from llm.evaluate.params import BaselinesParams
-from llm.stage import Input, Output, Param
-from llm.text.tables import TableWriter, iterate_rows, read_table
-from llm.text.windows import read_info, read_stream
+from llm.tokens.windows import read_info, read_stream
 
 ORDERS = {"kneser_ney_5gram": 5, "unigram": 1}
 

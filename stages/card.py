@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-from llm import stage
-from llm.export.card import lineage_rows, read_metrics, write_card
-from llm.export.markdown import weights_line
-from llm.stage import Input, Output, Param
+from llm.core import stage
+from llm.core.stage import Input, Output, Param
+from llm.report.card import lineage_rows, read_metrics, write_card
+from llm.report.markdown import weights_line
 
 
 def main(

@@ -8,14 +8,14 @@ from typing import Annotated
 import numpy as np
 from ruamel.yaml import YAML
 
-from llm import stage
+from llm.core import stage
+from llm.core.device import Machine
+from llm.core.stage import Input, Output, Param, Seed
 from llm.evaluate.cloze import MIN_ITEMS, draw_items, read_documents
 from llm.evaluate.multiple_choice import Item, figures, score_items, task_config
 from llm.evaluate.params import ClozeParams
-from llm.runtime import Machine
-from llm.stage import Input, Output, Param, Seed
-from llm.text.tokenizer import Tokenizer
-from llm.train.checkpoint import load_model
+from llm.model.weights import load_model
+from llm.tokens.tokenizer import Tokenizer
 
 
 def main(

@@ -9,25 +9,25 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from llm import stage
+from llm.core import stage
+from llm.core.device import Machine
+from llm.core.stage import Input, Output, Param, Seed
+from llm.core.tables import iterate_rows, read_table
 from llm.evaluate.breakdown import Row
 from llm.evaluate.continuations import continue_held_out
 from llm.evaluate.difference import Baselines, read_baselines, reason_not_valid
 from llm.evaluate.likelihood import plan_document_spans, plan_spans
 from llm.evaluate.measure import Figures, HeldOut, measure
 from llm.evaluate.overlap import mark_found
-from llm.evaluate.page import write_page
 from llm.evaluate.params import EvaluateParams
 from llm.evaluate.quality import few
 from llm.evaluate.samples import default_prompts, draw_samples, example_of, samples_table, write_samples
-from llm.plots import draw_bars, draw_calibration, draw_context
-from llm.runtime import Machine
-from llm.stage import Input, Output, Param, Seed
-from llm.text.tables import iterate_rows, read_table
-from llm.text.tokenizer import Tokenizer
-from llm.text.usage import Usage
-from llm.text.windows import StreamFile, read_info, read_stream
-from llm.train.checkpoint import load_model
+from llm.model.weights import load_model
+from llm.report.evaluation import write_page
+from llm.report.plots import draw_bars, draw_calibration, draw_context
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.usage import Usage
+from llm.tokens.windows import StreamFile, read_info, read_stream
 
 NAMES = {
     "model": "this model",

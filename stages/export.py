@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-from llm import stage
-from llm.errors import UserError
+from llm.core import stage
+from llm.core.errors import UserError
+from llm.core.stage import Input, Output, Param, Seed
 from llm.export.gguf import export_gguf
-from llm.export.huggingface import FILES, write_folder
+from llm.export.hf.folder import FILES, write_folder
 from llm.export.onnx import export_onnx
 from llm.export.params import ExportParams
 from llm.export.verify import verify_transformers
-from llm.stage import Input, Output, Param, Seed
-from llm.train.checkpoint import load_model
+from llm.model.weights import load_model
 
 
 def main(

@@ -3,20 +3,20 @@
 import json
 from typing import Annotated
 
-from llm import stage
-from llm.errors import UserError
+from llm.core import stage
+from llm.core.device import Machine
+from llm.core.errors import UserError
+from llm.core.stage import Input, Output, Param, Scratch, Seed
+from llm.core.tables import empty_because
 from llm.export.params import Format
-from llm.export.task_card import task_card
-from llm.finetune.classify_job import run_classify
-from llm.finetune.instruct_job import run_instruct
-from llm.finetune.jobs import Job, formats_problem, unfit_because
-from llm.finetune.labeled import describe_rows
+from llm.finetune.classify.job import run_classify
+from llm.finetune.data.labeled import describe_rows
+from llm.finetune.dpo.job import run_prefer
+from llm.finetune.instruct.job import run_instruct
 from llm.finetune.params import ClassifyTask, Count, InstructTask, PreferTask, Task
-from llm.finetune.prefer_job import run_prefer
-from llm.plots import draw_note
-from llm.runtime import Machine
-from llm.stage import Input, Output, Param, Scratch, Seed
-from llm.text.tables import empty_because
+from llm.finetune.shared.jobs import Job, formats_problem, unfit_because
+from llm.report.plots import draw_note
+from llm.report.task_card import task_card
 
 
 def main(

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from llm import stage
-from llm.stage import Input, Output, Param
-from llm.text.labels import DOCSTRING, LIBRARY, Documented, docstring_rows, find_documented, library_rows
-from llm.text.params import LabelParams
-from llm.text.tables import SPLITS, TableWriter, iterate_rows, with_reason
+from llm.core import stage
+from llm.core.stage import Input, Output, Param
+from llm.core.tables import SPLITS, TableWriter, iterate_rows, with_reason
+from llm.corpus.labels import DOCSTRING, LIBRARY, Documented, docstring_rows, find_documented, library_rows
+from llm.corpus.params import LabelParams
 
 
 def main(

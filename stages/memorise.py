@@ -7,8 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llm import stage
-from llm.evaluate.memorisation import (
+from llm.core import stage
+from llm.core.device import Machine
+from llm.core.stage import Input, Output, Param, Seed
+from llm.core.tables import read_table
+from llm.evaluate.memorization import (
     LONG,
     SHORT,
     Continued,
@@ -24,12 +27,9 @@ from llm.evaluate.memorisation import (
 from llm.evaluate.params import EvaluateParams
 from llm.evaluate.samples import Sample, continue_rows, draw_samples, with_prompts
 from llm.model.gpt import GPT
-from llm.runtime import Machine
-from llm.stage import Input, Output, Param, Seed
-from llm.text.tables import read_table
-from llm.text.tokenizer import Tokenizer
-from llm.text.windows import read_info, read_stream
-from llm.train.checkpoint import load_model
+from llm.model.weights import load_model
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.windows import read_info, read_stream
 
 N_SHOWN = 10  # of what was brought back word for word
 WIDTH = 80  # characters of a text in a table

@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 from tqdm import tqdm
 
-from llm import stage
-from llm.errors import UserError
-from llm.stage import Input, Output, Param, Scratch
-from llm.text.clean import DOUBTFUL_ENCODING, FOUND_DIALECT, Cleaned
-from llm.text.corpus import Kept, resolve_split, write_corpus
-from llm.text.dropped import N_EXAMPLES, Dropped, describe
-from llm.text.engine import clean_units
-from llm.text.formats import is_undivided
-from llm.text.params import PrepareParams, PythonSource, Source
-from llm.text.sources import Unit, library_hash, list_units, unpinned_datasets, untracked_files
-from llm.text.spool import Spool, find_duplicates
-from llm.text.tables import SPLITS
+from llm.core import stage
+from llm.core.errors import UserError
+from llm.core.stage import Input, Output, Param, Scratch
+from llm.core.tables import SPLITS
+from llm.corpus.assemble import Kept, resolve_split, write_corpus
+from llm.corpus.clean import DOUBTFUL_ENCODING, FOUND_DIALECT, Cleaned
+from llm.corpus.dropped import N_EXAMPLES, Dropped, describe
+from llm.corpus.engine import clean_units
+from llm.corpus.params import PrepareParams, PythonSource, Source
+from llm.corpus.readers.formats import is_undivided
+from llm.corpus.sources import Unit, library_hash, list_units, unpinned_datasets, untracked_files
+from llm.corpus.spool import Spool, find_duplicates
 
 # What a folder or an archive may well hold beside its documents: counted, and no mistake of anybody's.
 HARMLESS = {"empty", "hidden"}

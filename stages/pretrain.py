@@ -8,19 +8,20 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from llm import stage
-from llm.errors import UserError
-from llm.export.base import read_first_weights
+from llm.core import stage
+from llm.core.device import Machine, matmul_peak, memory_advice
+from llm.core.errors import UserError
+from llm.core.stage import Input, Output, Param, Scratch, Seed
+from llm.export.hf.base import read_first_weights
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT, uniform_loss
-from llm.plots import draw_curve
-from llm.runtime import Machine, matmul_peak, memory_advice
-from llm.stage import Input, Output, Param, Scratch, Seed
-from llm.text.tokenizer import Tokenizer
-from llm.text.windows import Windows, read_info, read_windows
+from llm.model.weights import save_model
+from llm.report.plots import draw_curve
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.windows import Windows, read_info, read_windows
 from llm.train.batches import WindowBatches, take_windows
-from llm.train.checkpoint import RunState, save_model
+from llm.train.checkpoint import RunState
 from llm.train.curve import write_curve
 from llm.train.language import LanguageLoss, pays_to_compile, split_loss
 from llm.train.launch import launch

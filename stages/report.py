@@ -3,18 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from llm import stage
+from llm.core import stage
+from llm.core.device import Machine
+from llm.core.stage import Input, Output, Param, Seed
+from llm.core.tables import iterate_rows
 from llm.evaluate.params import EvaluateParams
-from llm.evaluate.report import Report, Text, Token, write_report
 from llm.evaluate.samples import draw_samples, with_prompts
 from llm.evaluate.surprise import spell, surprises
-from llm.export.card import lineage_rows, read_metrics, tasks_to_show
 from llm.model.gpt import GPT
-from llm.runtime import Machine
-from llm.stage import Input, Output, Param, Seed
-from llm.text.tables import iterate_rows
-from llm.text.tokenizer import Tokenizer
-from llm.train.checkpoint import load_model
+from llm.model.weights import load_model
+from llm.report.card import lineage_rows, read_metrics, tasks_to_show
+from llm.report.page import Report, Text, Token, write_report
+from llm.tokens.tokenizer import Tokenizer
 
 PASSAGE_CHARS = 800  # of a held-out document that are shown at most
 

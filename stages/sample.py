@@ -8,14 +8,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from llm import stage
-from llm.errors import UserError
-from llm.stage import Input, Output, Param
-from llm.text.contamination import Contamination, contamination
-from llm.text.params import SampleParams
-from llm.text.tables import SPLITS, iterate_batches, read_table, segmentation_names
-from llm.text.tokenizer import Tokenizer
-from llm.text.windows import (
+from llm.core import stage
+from llm.core.errors import UserError
+from llm.core.stage import Input, Output, Param
+from llm.core.tables import SPLITS, iterate_batches, read_table, segmentation_names
+from llm.tokens.contamination import Contamination, contamination
+from llm.tokens.params import SampleParams
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.windows import (
     StreamFile,
     StreamWriter,
     WindowsInfo,

@@ -13,19 +13,19 @@ import tokenizers
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from llm import stage
-from llm.errors import UserError
-from llm.plots import draw_vocabulary
-from llm.stage import Input, Output, Param, Seed
-from llm.text.bpe import train_bpe
-from llm.text.given import read_given
-from llm.text.params import TokenizeParams
-from llm.text.special import UNKNOWN
-from llm.text.split import sample_pieces
-from llm.text.tables import SPLITS, TableWriter, iterate_batches, iterate_rows, read_table, tokens_schema
-from llm.text.tokenizer import Tokenizer
-from llm.text.usage import Usage
-from llm.text.words import train_chars, train_words
+from llm.core import stage
+from llm.core.errors import UserError
+from llm.core.stage import Input, Output, Param, Seed
+from llm.core.tables import SPLITS, TableWriter, iterate_batches, iterate_rows, read_table, tokens_schema
+from llm.report.plots import draw_vocabulary
+from llm.tokens.bpe import train_bpe
+from llm.tokens.params import TokenizeParams
+from llm.tokens.pretrained import read_given
+from llm.tokens.special import UNKNOWN
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.training_text import sample_pieces
+from llm.tokens.usage import Usage
+from llm.tokens.words import train_chars, train_words
 
 BATCH_BYTES = 8_000_000
 MANY_UNKNOWN = 0.1  # of the tokens

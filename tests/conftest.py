@@ -20,7 +20,7 @@ SMALL_TEXT = (
 @pytest.fixture(scope="session")
 def small_tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer.json of 320 tokens. Only to be read."""
-    from llm.text.tokenizer import train_tokenizer
+    from llm.tokens.tokenizer import train_tokenizer
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     train_tokenizer([SMALL_TEXT] * 4, 320).save(str(path))
@@ -52,7 +52,7 @@ def draw_gpt() -> Callable:
 @pytest.fixture(scope="session")
 def exported_folder(tmp_path_factory: pytest.TempPathFactory, draw_gpt: Callable, small_tokenizer_file: Path) -> Path:
     """A language model as a Hugging Face folder. Only to be read."""
-    from llm.export.huggingface import write_folder
+    from llm.export.hf.folder import write_folder
 
     folder = tmp_path_factory.mktemp("exported")
     write_folder(folder, draw_gpt(), small_tokenizer_file)
@@ -64,7 +64,7 @@ def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     """The CPU in float32 on one thread, whatever the machine could do better; what a stage finds is the same."""
     import torch
 
-    from llm.runtime import Machine
+    from llm.core.device import Machine
 
     monkeypatch.setenv("GROUNDUP_DEVICE", "cpu")
     monkeypatch.setenv("GROUNDUP_DTYPE", "float32")
@@ -120,7 +120,7 @@ SAMPLE = {"context_length": 8, "stride": 8, "boundary": "cross", "align_to_docum
 @pytest.fixture(scope="session")
 def prepare_params() -> Callable:
     """A maker of the section `prepare`: sources, and what is changed of split, of the rules and of the rest."""
-    from llm.text.params import PrepareParams
+    from llm.corpus.params import PrepareParams
 
     def make(sources: list, split: dict | None = None, clean: dict | None = None, **rest: object) -> PrepareParams:
         split = {"method": "document", "val": 0.0, "test": 0.0} | (split or {})
@@ -132,7 +132,7 @@ def prepare_params() -> Callable:
 @pytest.fixture(scope="session")
 def tokenize_params() -> Callable:
     """A maker of the section `tokenize`."""
-    from llm.text.params import TokenizeParams
+    from llm.tokens.params import TokenizeParams
 
     return lambda **changes: TokenizeParams(**(TOKENIZE | changes))
 
@@ -140,7 +140,7 @@ def tokenize_params() -> Callable:
 @pytest.fixture(scope="session")
 def sample_params() -> Callable:
     """A maker of the section `sample`."""
-    from llm.text.params import SampleParams
+    from llm.tokens.params import SampleParams
 
     return lambda **changes: SampleParams(**(SAMPLE | changes))
 
@@ -150,7 +150,7 @@ def write_windows_folder(sample_params: Callable) -> Callable[..., Path]:
     """A writer of windows as the sample stage leaves them: documents of ids for each split, 0 ends a document."""
     import numpy as np
 
-    from llm.text.windows import StreamWriter, WindowsInfo, place_windows, write_info, write_windows
+    from llm.tokens.windows import StreamWriter, WindowsInfo, place_windows, write_info, write_windows
 
     def write(
         folder: Path, documents: dict[str, list[list[int]]], vocab_size: int, context_length: int, **options: object
@@ -193,8 +193,8 @@ def one_thread() -> None:
 @pytest.fixture
 def write_corpus() -> Callable[..., Path]:
     """A writer of a corpus as the prepare stage leaves it: the documents of each split, as path and text."""
-    from llm.text.clean import document_id
-    from llm.text.tables import CORPUS, TableWriter
+    from llm.core.tables import CORPUS, TableWriter
+    from llm.corpus.clean import document_id
 
     def write(folder: Path, documents: dict[str, dict[str, str]]) -> Path:
         for split in ("train", "val", "test"):

@@ -12,20 +12,21 @@ import pandas as pd
 import pytest
 import torch
 
-from llm.errors import UserError
+from llm.core.device import Machine, matmul_peak, memory_advice
+from llm.core.errors import UserError
 from llm.evaluate.context import losses_by_context
 from llm.evaluate.likelihood import plan_spans, score_tokens
 from llm.evaluate.samples import continue_rows
-from llm.finetune.classify_job import run_classify
-from llm.finetune.instruct_job import run_instruct
-from llm.finetune.jobs import Job
-from llm.finetune.prefer_job import run_prefer
+from llm.finetune.classify.job import run_classify
+from llm.finetune.dpo.job import run_prefer
+from llm.finetune.instruct.job import run_instruct
+from llm.finetune.shared.jobs import Job
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT
-from llm.runtime import Machine, matmul_peak, memory_advice
-from llm.text.windows import Windows
+from llm.model.weights import load_model, save_model
+from llm.tokens.windows import Windows
 from llm.train.batches import WindowBatches
-from llm.train.checkpoint import RunState, load_model, save_model
+from llm.train.checkpoint import RunState
 from llm.train.language import LanguageLoss
 from llm.train.loop import Plan, train
 from llm.train.optimizers import Optimizer

@@ -130,7 +130,7 @@ def test_every_way_of_drawing_changes_the_text_and_not_from_run_to_run(exported_
 
 
 def test_a_model_that_cannot_be_exported_generates_from_its_weights(tmp_path, draw_gpt, small_tokenizer_file):
-    from llm.train.checkpoint import save_model
+    from llm.model.weights import save_model
 
     for name, shape in {"gru": {"family": "gru"}, "looks ahead": {"attention": "trainable"}}.items():
         save_model(tmp_path / name, draw_gpt(**shape))
@@ -145,9 +145,9 @@ def test_generate_refuses_an_empty_stop_string(refuse, exported_folder):
 def test_neighbours_lists_the_nearest_embeddings_of_a_word_with_and_without_its_space(
     exported_folder, small_tokenizer_file
 ):
-    from llm.export.huggingface import read_folder
+    from llm.export.hf.folder import read_folder
     from llm.model.embeddings import nearest
-    from llm.text.tokenizer import Tokenizer
+    from llm.tokens.tokenizer import Tokenizer
 
     tokenizer, embedding = Tokenizer.load(small_tokenizer_file), read_folder(exported_folder).embedding.weight.detach()
     assert [len(tokenizer.encode(text)) for text in ("a", " a", "name", " name")] == [1, 2, 1, 1]
@@ -250,7 +250,7 @@ def test_summary_shows_how_to_try_the_model_on_text_of_its_kind(tmp_path, monkey
 @pytest.fixture
 def windows(tmp_path, write_windows_folder, small_tokenizer_file) -> list[object]:
     """The options that name a folder of windows and its tokenizer."""
-    from llm.text.tokenizer import Tokenizer
+    from llm.tokens.tokenizer import Tokenizer
 
     ids = Tokenizer.load(small_tokenizer_file).encode("the rain falls on the river " * 3)
     folder = write_windows_folder(tmp_path / "windows", {"train": [ids]}, 320, 8)

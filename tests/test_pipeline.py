@@ -209,12 +209,12 @@ def test_a_param_of_one_task_runs_that_task_alone(builtin: Clone) -> None:
 @pytest.mark.parametrize(
     ("edited", "runs", "stays"),
     [
-        ("llm/finetune/instruct.py", {"finetune@library", "finetune@docstring"}, {"export", "pretrain"}),
+        ("llm/finetune/instruct/instruct.py", {"finetune@library", "finetune@docstring"}, {"export", "pretrain"}),
         ("llm/finetune/params.py", {"finetune@library", "finetune@docstring"}, {"export", "pretrain"}),
         ("llm/evaluate/breakdown.py", {"evaluate"}, {"finetune@library", "export"}),
         ("llm/evaluate/likelihood.py", {"evaluate", "finetune@library"}, {"pretrain", "export"}),
         ("llm/model/attention.py", {"pretrain"}, {"tokenize", "sample", "prepare"}),
-        ("llm/text/tokenizer.py", {"tokenize"}, {"prepare", "label"}),
+        ("llm/tokens/tokenizer.py", {"tokenize"}, {"prepare", "label"}),
     ],
 )
 def test_an_edit_changes_the_stages_that_reach_it(builtin: Clone, edited: str, runs: set[str], stays: set[str]) -> None:

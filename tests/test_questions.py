@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from typer.main import get_command
 
 from llm.__main__ import app
-from llm.check import check_params
+from llm.commands.check import check_params
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "docs/questions.md", "docs/text.md"]

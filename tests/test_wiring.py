@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from llm import params
-from llm.closure import import_closure
-from llm.stage import Signature, wired_paths
+from llm.core import params
+from llm.core.closure import import_closure
+from llm.core.stage import Signature, wired_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 WIRING: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.evaluate.intervals import ratio_interval
+from llm.evaluate.bootstrap import ratio_interval
 
 Row = dict[str, Any]
 Ints = NDArray[np.int64]

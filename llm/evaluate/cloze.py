@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from llm.core.tables import iterate_rows, read_table
 from llm.evaluate.multiple_choice import Encode, Item, encode_pair
-from llm.text.tables import iterate_rows, read_table
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 TASKS = ("docstring_word", "closing_bracket", "argument_name", "last_word")
 N_CHOICES = 4  # at most

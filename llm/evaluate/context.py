@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llm.core.device import Machine
+from llm.evaluate.bootstrap import ratio_interval
 from llm.evaluate.breakdown import Row
-from llm.evaluate.intervals import ratio_interval
 from llm.evaluate.likelihood import Span, judge
 from llm.model.gpt import GPT
-from llm.runtime import Machine
 
 N_WINDOWS = 128
 DOUBLINGS = 4  # from the shortest context up to all of it

@@ -14,7 +14,7 @@ from llm.evaluate.params import QualityParams
 from llm.evaluate.quality import SHORTEST, Stretches, cut_alike, decode_after, draw_stretches, measure_quality
 from llm.evaluate.samples import continue_rows, row_sampler, write_continuations
 from llm.model.gpt import GPT
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 N_SHOWN = 20
 

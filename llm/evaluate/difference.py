@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.core.tables import read_table
+from llm.evaluate.bootstrap import ratio_interval
 from llm.evaluate.breakdown import Row
-from llm.evaluate.intervals import ratio_interval
-from llm.text.tables import read_table
 
 Floats = NDArray[np.float64]
 

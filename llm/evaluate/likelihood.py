@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from llm.core.device import Machine
 from llm.model.gpt import GPT
-from llm.runtime import Machine
 
 N_WHOLE = 512
 

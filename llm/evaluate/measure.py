@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.core.device import Machine
 from llm.evaluate.breakdown import Row, bits_interval, by_place, by_source, calibration, extremes, sum_by_document
 from llm.evaluate.context import choose_windows, compare_contexts, losses_by_context
 from llm.evaluate.difference import Baselines, compare_with_baselines, summarise_best
 from llm.evaluate.likelihood import Span, score_tokens, summarise
 from llm.evaluate.overlap import with_and_without
 from llm.model.gpt import GPT
-from llm.runtime import Machine
 
 N_EXTREMES = 10
 

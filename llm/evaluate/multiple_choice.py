@@ -3,7 +3,7 @@
     item ──encode_pair──► ids of context and choice ──score_items──► log-probabilities ──grade──► right or not
 
 Tokens, sums and accuracies are those of EleutherAI's lm-evaluation-harness for `output_type: multiple_choice` (read in
-its version 0.4.13), so that it finds the same figures: see `llm.evaluate.harness`.
+its version 0.4.13), so that it finds the same figures: see `llm.experiments.harness`.
 """
 
 from collections import Counter, defaultdict
@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from llm.errors import UserError
-from llm.evaluate.intervals import ratio_interval
+from llm.core.errors import UserError
+from llm.evaluate.bootstrap import ratio_interval
 from llm.evaluate.likelihood import judge
 from llm.model.gpt import GPT, Past
 

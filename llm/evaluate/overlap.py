@@ -4,7 +4,7 @@
     held out   0 1 6 7 8 2 0
     found        ✗ ✓ ✓ ✓ ✗ ✗        6 7 8 is an n-gram of train: its tokens may have been learnt by heart
 
-`llm.text.contamination` counts the n-grams that are found, by document; here each token is told apart. Both ask it.
+`llm.tokens.contamination` counts the n-grams that are found, by document; here each token is told apart. Both ask it.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from llm.evaluate.breakdown import bits_per_byte
-from llm.text.contamination import Stream, contamination
+from llm.tokens.contamination import Stream, contamination
 
 Flags = NDArray[np.bool_]
 
@@ -23,7 +23,7 @@ Flags = NDArray[np.bool_]
 def mark_found(train: Stream, held_out: Sequence[NDArray[np.integer]], end_of_text: int, ngram: int) -> list[Flags]:
     """For each held-out stream, whether each of its tokens lies in an n-gram of `ngram` tokens that train has too.
 
-    Streams are laid out as in `llm.text.windows`; no n-gram goes across an end of text, which is never found. Memory:
+    Streams are laid out as in `llm.tokens.windows`; no n-gram goes across an end of text, which is never found. Memory:
     some 10 · (ngram + 1) bytes a held-out token.
 
     >>> train, held_out = np.array([0, 5, 6, 7, 8, 0]), np.array([0, 1, 6, 7, 8, 2, 0])

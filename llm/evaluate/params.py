@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from llm.params import Section
+from llm.core.params import Section
 
 Count = Annotated[int, Field(ge=1)]
 

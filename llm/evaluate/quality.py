@@ -8,8 +8,8 @@ alike on both sides, and both continuations of a prompt have as many tokens as t
 ends, or a model that ends its text sooner, shortens both. True continuations have new words and repetitions too, so
 that a figure of the model is read beside theirs.
 
-A word is what near duplicates are found by (`llm.text.duplicates`), cut at digits and underscores: a number that is new
-says nothing. The last word of a continuation may be cut, and is left out; the first one counts whole, with what of it
+A word is what near duplicates are found by (`llm.corpus.duplicates`), cut at digits and underscores: a number that is
+new says nothing. The last word of a continuation may be cut, and is left out; the first one counts whole, with what of it
 stands in the prompt. This module does not import torch: `llm.evaluate.samples`
 generates the texts.
 """
@@ -21,14 +21,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.corpus.duplicates import words_of
+from llm.corpus.repetition import RepetitionParams, repetition
+from llm.evaluate.bootstrap import ratio_interval
 from llm.evaluate.breakdown import Row
-from llm.evaluate.intervals import ratio_interval
-from llm.evaluate.memorisation import Ints, document_ends
+from llm.evaluate.memorization import Ints, document_ends
 from llm.evaluate.numpydoc import judge_sections
-from llm.text.duplicates import words_of
-from llm.text.params import RepetitionParams
-from llm.text.repetition import repetition
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 SHORTEST = 16  # tokens of a true continuation
 LEAST_SECTIONS = 20  # in the true continuations: of fewer, a share would say little

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llm.corpus.docstrings import split_entries
 from llm.evaluate.params import EvaluateParams
 from llm.model.generate import generate, greedy, sampler
 from llm.model.gpt import GPT, Past
-from llm.text.docstrings import split_entries
-from llm.text.tokenizer import Tokenizer
-from llm.text.windows import read_info, read_stream
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.windows import read_info, read_stream
 
 ROWS = 256  # that are continued at once, so that memory does not grow with their number
 N_PROMPTS, PROMPT_CHARS = 5, 80  # of default prompts, at most

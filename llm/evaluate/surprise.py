@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from llm.core.device import Machine
 from llm.evaluate.likelihood import plan_document_spans, score_tokens
 from llm.model.gpt import GPT
-from llm.runtime import Machine
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 
 def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
@@ -22,7 +22,7 @@ def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     Bytes that are a part of a character stand as \xc3, and so do control characters other than tabs and line breaks.
     Where the tokenizer drops whitespace, the blank that its decoder puts before a token stands in that token.
 
-    >>> from llm.text.tokenizer import PATTERN, TiktokenTokenizer, train_tokenizer
+    >>> from llm.tokens.tokenizer import PATTERN, TiktokenTokenizer, train_tokenizer
     >>> tokenizer = TiktokenTokenizer(train_tokenizer(["hi hi"], 263), PATTERN)
     >>> spell(tokenizer, tokenizer.encode("hi\tö\0"))
     ['hi', '\t', '\\xc3', '\\xb6', '\\x00']

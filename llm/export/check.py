@@ -6,11 +6,11 @@ Nothing heavy is imported before a tokenizer that was brought along has to be lo
 from collections.abc import Sequence
 from pathlib import Path
 
-from llm.errors import UserError
+from llm.core.errors import UserError
+from llm.export.hf.possible import PRE_TOKENIZERS, incompatibility_reason, missing_package
 from llm.export.params import Format
-from llm.export.possible import PRE_TOKENIZERS, incompatibility_reason, missing_package
 from llm.model.config import ModelParams
-from llm.text.params import TokenizeParams
+from llm.tokens.params import TokenizeParams
 
 
 def export_problems(formats: Sequence[Format], model: ModelParams, tokenize: TokenizeParams) -> list[str]:
@@ -29,7 +29,7 @@ def _tokenizer_reason(tokenize: TokenizeParams) -> str | None:
     if tokenize.kind != "bpe":
         return f"expected tokenize.kind bpe, the only kind that llama.cpp reads, got {tokenize.kind}"
     if tokenize.origin is None:
-        from llm.text.bpe import PATTERNS
+        from llm.tokens.bpe import PATTERNS
 
         names = [name for name, expression in PATTERNS.items() if tokenize.pattern in (name, expression)]
         if not PRE_TOKENIZERS.keys() & names:
@@ -37,7 +37,7 @@ def _tokenizer_reason(tokenize: TokenizeParams) -> str | None:
             return f"expected tokenize.pattern {expected}, which llama.cpp has a name for, got {tokenize.pattern}"
         return None
     from llm.export.gguf import describe_vocabulary
-    from llm.text.given import read_given
+    from llm.tokens.pretrained import read_given
 
     try:
         describe_vocabulary(read_given(Path(tokenize.origin), tokenize.pattern))

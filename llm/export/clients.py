@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from llm.export.base import open_model
-from llm.export.classifier import LANGUAGE_MODELS, read_classifier
 from llm.export.gguf import FILES
-from llm.export.huggingface import CHAT_TEMPLATE
+from llm.export.hf.base import open_model
+from llm.export.hf.classifier import LANGUAGE_MODELS, read_classifier
+from llm.export.hf.folder import CHAT_TEMPLATE
+from llm.export.hf.possible import why_native
+from llm.export.hf.tensors import SINGLE, read_object
 from llm.export.llama_cpp import bounds_of, compare_with_llama_cpp
 from llm.export.onnx import FILE, compare_with_onnxruntime, files_of
-from llm.export.possible import why_native
-from llm.export.tensors import SINGLE, read_object
 from llm.export.verify import (
     MOST_DIVERGENCE,
     Chat,
@@ -24,7 +24,7 @@ from llm.export.verify import (
     compare_with_transformers,
 )
 from llm.model.config import ModelConfig
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 HEAD = (
     "file",

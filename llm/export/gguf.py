@@ -15,15 +15,15 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from llm.errors import UserError
+from llm.core.errors import UserError
+from llm.export.hf.possible import PRE_TOKENIZERS, incompatibility_reason, missing_package
 from llm.export.llama_cpp import bounds_of, compare_with_llama_cpp
 from llm.export.params import Format
-from llm.export.possible import PRE_TOKENIZERS, incompatibility_reason, missing_package
 from llm.export.verify import Chat
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.text.bpe import PATTERNS, parts_of, to_bytes
-from llm.text.tokenizer import END_OF_TEXT, IM_END, PAD, TiktokenTokenizer, Tokenizer, read_library
+from llm.tokens.bpe import PATTERNS, parts_of, to_bytes
+from llm.tokens.tokenizer import END_OF_TEXT, IM_END, PAD, TiktokenTokenizer, Tokenizer, read_library
 
 FILES: dict[Format, str] = {
     "gguf-f32": "model-f32.gguf",

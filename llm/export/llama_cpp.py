@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.export.params import Format
 from llm.export.verify import (
     HOSTILE_TEXTS,
@@ -37,7 +37,7 @@ from llm.export.verify import (
     tie_of,
 )
 from llm.model.gpt import GPT
-from llm.text.tokenizer import IM_END, Tokenizer
+from llm.tokens.tokenizer import IM_END, Tokenizer
 
 N_PROMPTS = 8
 N_SCORED, SCORED_CONTEXT = 200, 64  # tokens of a text, and tokens that stand before each

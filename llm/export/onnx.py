@@ -21,8 +21,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llm.errors import UserError
-from llm.export.possible import incompatibility_reason, missing_package
+from llm.core.errors import UserError
+from llm.export.hf.possible import incompatibility_reason, missing_package
 from llm.export.verify import (
     N_TEXTS,
     Parity,

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from llm.params import Section
+from llm.core.params import Section
 
 Format = Literal["gguf-f32", "gguf-f16", "gguf-q8_0", "onnx"]
 

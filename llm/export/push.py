@@ -7,10 +7,10 @@ stage comes here: what leaves this machine leaves it because somebody said so.
 import re
 from pathlib import Path
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.export import gguf, onnx
-from llm.export.huggingface import FILES
-from llm.export.markdown import named_weights, weights_line
+from llm.export.hf.folder import FILES
+from llm.report.markdown import named_weights, weights_line
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 CARD = "README.md"

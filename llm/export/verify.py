@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from llm.errors import UserError
-from llm.export.base import open_tokenizer
-from llm.export.classifier import ClassifierInfo
-from llm.export.possible import why_native
+from llm.core.errors import UserError
+from llm.export.hf.base import open_tokenizer
+from llm.export.hf.classifier import ClassifierInfo
+from llm.export.hf.possible import why_native
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.text.frame import frame
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.frame import frame
+from llm.tokens.tokenizer import Tokenizer
 
 MOST_DIVERGENCE = 1e-6  # nats, of two programs that compute in float32
 TIE_NATS = 1e-3  # what float32 can turn around in a greedy choice, where no logit is above 20

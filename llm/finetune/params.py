@@ -4,8 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llm.params import Section
-from llm.text.params import Encoding
+from llm.core.params import EncodingName, Section
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -50,7 +49,7 @@ class TaskParams(Section):
     base: str
     weights: str
     data: str
-    encoding: Encoding | None = None  # null: found, and told where it is a guess
+    encoding: EncodingName | None = None  # null: found, and told where it is a guess
     split_column: str | None
     group_column: str | None
     on_error: Literal["fail", "skip"]

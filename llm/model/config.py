@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from llm.params import Section
+from llm.core.params import Section
 
 Count = Annotated[int, Field(ge=1)]
 Positions = Literal["none", "sinusoidal", "learned", "rope"]

@@ -7,7 +7,7 @@ from llm.serve.draw import Logprob
 from llm.serve.engine import Finish, Piece, Written
 from llm.serve.schema import ChatRequest, CompletionRequest
 from llm.serve.text import TextStream
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 
 @dataclass

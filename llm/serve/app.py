@@ -37,8 +37,8 @@ from llm.serve.errors import RequestError, error_body, shorten
 from llm.serve.schema import ChatRequest, CompletionRequest, Kind, Request, parse_request
 from llm.serve.slots import make_slots
 from llm.serve.text import TextStream
-from llm.text.tokenizer import IM_END, Tokenizer
-from llm.text.usage import Usage
+from llm.tokens.tokenizer import IM_END, Tokenizer
+from llm.tokens.usage import Usage
 
 MAX_BODY_BYTES = 2 * 1024**2  # the worst of them takes about 0.2 s to parse
 Answer = CompletionAnswer | ChatAnswer

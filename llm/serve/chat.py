@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm.errors import UserError
-from llm.export.huggingface import CHAT_TEMPLATE
-from llm.export.tensors import read_object
-from llm.finetune.chat import TEMPLATE, conversation_ids
+from llm.core.errors import UserError
+from llm.export.hf.folder import CHAT_TEMPLATE
+from llm.export.hf.tensors import read_object
+from llm.finetune.shared.chat import TEMPLATE, conversation_ids
 from llm.serve.errors import RequestError
 
 __all__ = ["Message", "can_chat", "conversation_ids"]

@@ -7,12 +7,12 @@ import os
 import socket
 from pathlib import Path
 
-from llm.errors import UserError
-from llm.export.base import open_model
+from llm.core.device import memory_advice
+from llm.core.errors import UserError
+from llm.export.hf.base import open_model
 from llm.model.gpt import GPT
-from llm.runtime import memory_advice
 from llm.serve.chat import can_chat, conversation_of_others
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 LOCAL = ("127.0.0.1", "localhost")
 GRACE_SECONDS, TICK_SECONDS = 3, 0.1  # for aborted answers to be told so after Ctrl-C; between looks for a Ctrl-C

@@ -12,12 +12,12 @@ from typing import TextIO
 
 import torch
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.model.generate import generate, greedy, sampler, stream_text
 from llm.model.gpt import GPT
 from llm.serve.chat import Message, can_chat, conversation_ids
 from llm.serve.run import load
-from llm.text.tokenizer import IM_END, Tokenizer
+from llm.tokens.tokenizer import IM_END, Tokenizer
 
 
 @dataclass(frozen=True)

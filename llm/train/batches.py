@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm.text.windows import Windows, repeats
+from llm.tokens.windows import Windows, repeats
 
 IGNORED = -100  # a target that does not count
 

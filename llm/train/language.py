@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llm.core.device import Machine
 from llm.model.gpt import GPT, next_token_loss
-from llm.runtime import Machine
 from llm.train.batches import IGNORED
 
 # A cold compilation takes about 45 s on two cores and saves a third of the time afterwards: below about this

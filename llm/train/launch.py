@@ -33,8 +33,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its stub does not export it
 
-from llm.errors import UserError, one_line_errors
-from llm.runtime import Machine, sharding_requested
+from llm.core.device import Machine, sharding_requested
+from llm.core.errors import UserError, one_line_errors
 from llm.train.signals import signals_held
 
 MOST = 65_535  # ports, and more processes than anybody has

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from llm.errors import UserError
-from llm.runtime import Machine
+from llm.core.device import Machine
+from llm.core.errors import UserError
 from llm.train import parallel
 from llm.train.averages import Weights, add_newest, exchanged, newest_share
 from llm.train.checkpoint import RunState

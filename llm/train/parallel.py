@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.train.batches import IGNORED
 
 Value = TypeVar("Value")

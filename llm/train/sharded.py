@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from llm.core.device import Machine
 from llm.model.gpt import GPT
-from llm.runtime import Machine
-from llm.train.checkpoint import set_weights
+from llm.model.weights import set_weights
 from llm.train.language import LanguageLoss
 from llm.train.parallel import n_processes, whole
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llm.evaluate import cloze
 from llm.evaluate.cloze import N_CHOICES, cut_left, draw_items, find_gaps, read_documents
 from llm.evaluate.multiple_choice import encode_pair
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 MODULE = '''"""Reads dé a path. It knows (no more) than that!"""
 # A comment ends here. And (a bracket].

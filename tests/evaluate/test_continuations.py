@@ -8,7 +8,7 @@ from llm.evaluate.continuations import N_SHOWN, continue_held_out
 from llm.evaluate.measure import HeldOut
 from llm.evaluate.params import QualityParams
 from llm.evaluate.samples import continue_rows, likeliest, row_sampler
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 PARAMS = QualityParams(texts=25, prompt_tokens=5, new_tokens=20, temperature=0.7)
 SHAPES = {

@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from llm.core.tables import read_table
+from llm.evaluate.bootstrap import ratio_interval
 from llm.evaluate.difference import (
     BETTER,
     LOSSY,
@@ -16,8 +18,6 @@ from llm.evaluate.difference import (
     reason_not_valid,
     summarise_best,
 )
-from llm.evaluate.intervals import ratio_interval
-from llm.text.tables import read_table
 
 SIZES = np.full(40, 100)
 HARD = np.random.default_rng(1).gamma(4.0, 50.0, size=40)  # bits of each document, 2 bits a byte

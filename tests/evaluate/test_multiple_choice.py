@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.evaluate.multiple_choice import Item, encode_pair, figures, grade, guessing, score_items
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

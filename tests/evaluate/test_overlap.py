@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.evaluate.overlap import mark_found, with_and_without
-from llm.text.contamination import contamination
+from llm.tokens.contamination import contamination
 
 DOCUMENTS = st.lists(st.lists(st.integers(1, 3), max_size=7), max_size=5)
 

@@ -12,8 +12,8 @@ from llm.evaluate.quality import (
     words_not_in,
     words_written,
 )
-from llm.text.tokenizer import LibraryTokenizer, Tokenizer
-from llm.text.words import train_chars, train_words
+from llm.tokens.tokenizer import LibraryTokenizer, Tokenizer
+from llm.tokens.words import train_chars, train_words
 
 TRAIN = ["The river runs, the rain falls; it runs and runs.", "Über den Fluß; 雨が降る"]
 

@@ -18,7 +18,7 @@ from llm.evaluate.samples import (
     write_samples,
 )
 from llm.model.generate import generate, greedy
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
 PARAMS = EvaluateParams(

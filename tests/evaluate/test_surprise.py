@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.evaluate.surprise import spell, surprises
-from llm.text.tokenizer import LibraryTokenizer, Tokenizer
-from llm.text.words import train_words
+from llm.tokens.tokenizer import LibraryTokenizer, Tokenizer
+from llm.tokens.words import train_words
 
 
 @pytest.fixture(scope="module")

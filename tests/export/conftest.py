@@ -7,7 +7,7 @@ import pytest
 
 from llm.export import llama_cpp
 from llm.export.llama_cpp import ask
-from llm.text.bpe import train_bpe
+from llm.tokens.bpe import train_bpe
 
 TEXT = "def walk(path):\n    return [name for name in path if name]\n\nThe river runs, the rain falls; 2024 déjà vu.\n"
 

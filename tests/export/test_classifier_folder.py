@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, pipeline
 from transformers.utils import logging
 
-from llm.errors import UserError
-from llm.export.classifier import ClassifierInfo, read_classifier, write_classifier
-from llm.export.huggingface import read_folder, write_folder
-from llm.finetune.classify import encode_texts, predict
+from llm.core.errors import UserError
+from llm.export.hf.classifier import ClassifierInfo, read_classifier, write_classifier
+from llm.export.hf.folder import read_folder, write_folder
+from llm.finetune.classify.classifier import encode_texts, predict
 from llm.model.classifier import Classifier
-from llm.text.frame import frame
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.frame import frame
+from llm.tokens.tokenizer import Tokenizer
 
 MAX_TOKENS = 16
 FAMILIES = {

@@ -7,11 +7,11 @@ import torch
 from typer.testing import CliRunner
 
 from llm.__main__ import app
-from llm.errors import UserError
-from llm.export.classifier import ClassifierInfo, write_classifier
+from llm.core.errors import UserError
 from llm.export.clients import verify_export
 from llm.export.gguf import write_gguf
-from llm.export.huggingface import write_folder
+from llm.export.hf.classifier import ClassifierInfo, write_classifier
+from llm.export.hf.folder import write_folder
 from llm.model.classifier import Classifier
 
 TEXT = "The river runs, the rain falls; 2024 déjà vu. <|endoftext|>\n" * 3

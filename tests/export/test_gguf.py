@@ -9,7 +9,7 @@ import tokenizers
 import torch
 from pydantic import ValidationError
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.export import gguf, names
 from llm.export.gguf import (
     FILES,
@@ -21,10 +21,10 @@ from llm.export.gguf import (
 )
 from llm.export.llama_cpp import ask
 from llm.export.params import ExportParams
-from llm.finetune.chat import TEMPLATE, chat_to_verify
-from llm.text.bpe import train_bpe
-from llm.text.tokenizer import SPECIAL_TOKENS, Tokenizer, read_library
-from llm.text.words import train_chars, train_words
+from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
+from llm.tokens.bpe import train_bpe
+from llm.tokens.tokenizer import SPECIAL_TOKENS, Tokenizer, read_library
+from llm.tokens.words import train_chars, train_words
 
 TEXTS = [
     "def walk(path):\n    return [name for name in path if name]\n\nThe river runs, the rain falls; 2024 déjà vu.\n"

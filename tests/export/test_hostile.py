@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm import stage
-from llm.export.base import open_base
-from llm.stage import Input, Output
+from llm.core import stage
+from llm.core.stage import Input, Output
+from llm.export.hf.base import open_base
 
 PICKLES = ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "model.ckpt")
 

@@ -7,12 +7,12 @@ from math import nan
 import pytest
 import torch
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.export import gguf, llama_cpp
 from llm.export.gguf import write_gguf
 from llm.export.llama_cpp import Bounds, LlamaCppParity, bounds_of, compare_with_llama_cpp
-from llm.finetune.chat import TEMPLATE, chat_to_verify
-from llm.text.tokenizer import Tokenizer
+from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
+from llm.tokens.tokenizer import Tokenizer
 
 # Head counts, widths and layers that differ from each other, so that a swapped axis cannot pass.
 SHAPES = {

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.export import onnx as export
 from llm.export.clients import verify_export
 from llm.export.onnx import (

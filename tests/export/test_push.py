@@ -18,10 +18,10 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from llm.__main__ import app
-from llm.errors import UserError
-from llm.export.huggingface import FILES
-from llm.export.markdown import weights_line
+from llm.core.errors import UserError
+from llm.export.hf.folder import FILES
 from llm.export.push import check_repo, files_to_push
+from llm.report.markdown import weights_line
 
 # huggingface_hub sends a large file in a way that its HTTP library will not have for ever.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

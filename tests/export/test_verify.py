@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from llm.__main__ import app
 from llm.export import llama_cpp, verify
-from llm.export.base import open_tokenizer
 from llm.export.gguf import write_gguf
-from llm.export.huggingface import read_folder, write_folder
-from llm.export.possible import FAMILIES
+from llm.export.hf.base import open_tokenizer
+from llm.export.hf.folder import read_folder, write_folder
+from llm.export.hf.possible import FAMILIES
 from llm.export.verify import Parity, compare_with_transformers, count_other_continuations, draw_openings
-from llm.text.frame import with_begin
+from llm.tokens.frame import with_begin
 
 
 def test_an_export_is_the_model_that_it_was_made_of(exported_folder):

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from llm.errors import UserError
-from llm.finetune.labeled import read_classify, read_records
-from llm.finetune.messages import columns_of, read_rows, to_conversation
+from llm.core.errors import UserError
+from llm.finetune.data.labeled import read_classify, read_records
+from llm.finetune.data.messages import columns_of, read_rows, to_conversation
 
 
 class Broken(NamedTuple):

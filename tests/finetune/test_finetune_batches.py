@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.finetune.batches import RowBatches, in_order, pad
+from llm.finetune.data.batches import RowBatches, in_order, pad
 
 LENGTHS = np.random.default_rng(3).integers(1, 200, 137).tolist()
 

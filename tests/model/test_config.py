@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from llm import params
-from llm.errors import UserError
+from llm.core import params
+from llm.core.errors import UserError
 from llm.model.config import ModelConfig, ModelParams
 
 

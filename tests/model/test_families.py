@@ -15,7 +15,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from llm.export.names import to_theirs
+from llm.export.hf.names import to_theirs
 from llm.model.config import ModelConfig
 
 IDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}

@@ -25,8 +25,8 @@ def talker(draw_gpt):
 @pytest.fixture(scope="session")
 def chat_folder(tmp_path_factory, talker, small_tokenizer_file) -> Path:
     """That model as a folder with a chat template. Only to be read."""
-    from llm.export.huggingface import write_folder
-    from llm.finetune.chat import TEMPLATE
+    from llm.export.hf.folder import write_folder
+    from llm.finetune.shared.chat import TEMPLATE
 
     folder = tmp_path_factory.mktemp("chat") / "talker"
     write_folder(folder, talker, small_tokenizer_file, chat_template=TEMPLATE)

@@ -15,7 +15,7 @@ import torch
 
 from llm.model.generate import generate, greedy
 from llm.serve.chat import conversation_ids
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 PATIENCE = 30
 ASKED = {"model": "talker", "prompt": "The river", "max_tokens": 24}

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.serve import run
 from llm.serve.run import bind, load, name_of, serve
 
@@ -36,7 +36,7 @@ def test_a_port_that_is_taken_is_named():
 
 
 def test_a_tokenizer_that_is_larger_than_the_model_is_refused(tmp_path, draw_gpt, small_tokenizer_file):
-    from llm.export.huggingface import write_folder
+    from llm.export.hf.folder import write_folder
 
     write_folder(tmp_path, draw_gpt(vocab_size=310), small_tokenizer_file)
     with pytest.raises(UserError, match="at most the model's 310 tokens, given 320"):
@@ -53,7 +53,7 @@ def test_a_folder_without_our_tokens_is_served_as_its_clients_read_it(tmp_path, 
     from fastapi.testclient import TestClient
     from transformers import AutoTokenizer
 
-    from llm.export.huggingface import write_folder
+    from llm.export.hf.folder import write_folder
     from llm.serve.app import make_app, serve_model
 
     write_folder(tmp_path, draw_gpt(), small_tokenizer_file)

@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from llm import __main__ as command_line
-from llm.errors import UserError
-from llm.finetune.chat import prompt_ids
+from llm.core.errors import UserError
+from llm.finetune.shared.chat import prompt_ids
 from llm.serve.chat import can_chat, conversation_ids
 from llm.serve.run import load
 from llm.serve.terminal import Conversation, Manner, chat
-from llm.text.tokenizer import Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 MANNER = Manner(temperature=0.8, top_p=None, max_tokens=12, seed=1, system=None)
 

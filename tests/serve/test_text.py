@@ -8,8 +8,8 @@ from tokenizers.trainers import UnigramTrainer, WordPieceTrainer
 
 from llm.model.generate import stream_text
 from llm.serve.text import TextStream
-from llm.text.tokenizer import train_tokenizer
-from llm.text.words import train_words
+from llm.tokens.tokenizer import train_tokenizer
+from llm.tokens.words import train_words
 
 
 def _decode(tokens):

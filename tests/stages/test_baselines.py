@@ -5,9 +5,9 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
+from llm.core.tables import CORPUS, TableWriter
 from llm.evaluate.baselines import BY_DOCUMENT, DOCUMENT_BITS
 from llm.evaluate.params import BaselinesParams
-from llm.text.tables import CORPUS, TableWriter
 from stages import baselines
 
 NAMES = {"xz", "xz_given_train", "zstd", "zstd_given_train", "bzip2", "kneser_ney_5gram", "unigram", "uniform"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from stages.card import main
 
 METRICS = {

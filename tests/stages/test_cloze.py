@@ -3,9 +3,9 @@ import json
 import pytest
 from ruamel.yaml import YAML
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.evaluate.params import ClozeParams
-from llm.train.checkpoint import save_model
+from llm.model.weights import save_model
 from stages import cloze
 
 PARAMS = ClozeParams(items=6, context_tokens=90)

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from llm.errors import UserError
+from llm.core.errors import UserError
+from llm.core.tables import TableWriter, tokens_schema
 from llm.evaluate.difference import BETTER, LOSSY, SEES_THE_FUTURE, WORSE
 from llm.evaluate.params import EvaluateParams, QualityParams
-from llm.text.tables import TableWriter, tokens_schema
-from llm.text.tokenizer import Tokenizer
-from llm.train.checkpoint import save_model
+from llm.model.weights import save_model
+from llm.tokens.tokenizer import Tokenizer
 from stages import evaluate
 
 VOCAB, CONTEXT, NGRAM = 320, 17, 4

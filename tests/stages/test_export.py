@@ -8,13 +8,13 @@ import tokenizers
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.export import verify
-from llm.export.huggingface import FILES
+from llm.export.hf.folder import FILES
 from llm.export.params import ExportParams
-from llm.text.bpe import train_bpe
-from llm.text.tokenizer import Tokenizer
-from llm.train.checkpoint import save_model
+from llm.model.weights import save_model
+from llm.tokens.bpe import train_bpe
+from llm.tokens.tokenizer import Tokenizer
 from stages.export import main
 
 OPTIONS = ("config", "model", "generation", "tokenizer_copy", "tokenizer_config")

@@ -17,13 +17,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from llm.errors import UserError
-from llm.export.classifier import read_classifier
-from llm.export.huggingface import read_folder, write_folder
-from llm.finetune.answers import answer
-from llm.finetune.chat import prompt_ids
-from llm.text.tables import with_reason
-from llm.text.tokenizer import Tokenizer
+from llm.core.errors import UserError
+from llm.core.tables import with_reason
+from llm.export.hf.classifier import read_classifier
+from llm.export.hf.folder import read_folder, write_folder
+from llm.finetune.shared.answers import answer
+from llm.finetune.shared.chat import prompt_ids
+from llm.tokens.tokenizer import Tokenizer
 from stages.finetune import main
 
 SPLITS = ["train", "train", "train", "val", "test"]

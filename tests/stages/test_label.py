@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from llm.export.card import NO_DOCSTRINGS
-from llm.text.docstrings import module_text
-from llm.text.labels import DOCSTRING, LIBRARY
-from llm.text.params import LabelParams
-from llm.text.tables import SPLITS, empty_because, read_table
+from llm.core.tables import SPLITS, empty_because, read_table
+from llm.corpus.docstrings import module_text
+from llm.corpus.labels import DOCSTRING, LIBRARY
+from llm.corpus.params import LabelParams
+from llm.report.card import NO_DOCSTRINGS
 from stages.label import main
 
 PACKAGES = ("json", "xml")

@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from llm.errors import UserError
-from llm.evaluate.memorisation import MemoriseParams
+from llm.core.errors import UserError
+from llm.core.tables import TableWriter, tokens_schema
+from llm.evaluate.memorization import MemoriseParams
 from llm.evaluate.params import EvaluateParams, QualityParams
-from llm.text.tables import TableWriter, tokens_schema
-from llm.train.checkpoint import save_model
+from llm.model.weights import save_model
 from stages import memorise
 
 FIRST, VOCAB = 6, 320  # no special token is among those from FIRST

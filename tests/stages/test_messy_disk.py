@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from llm.text.params import FilesSource
-from llm.text.tables import read_table
+from llm.core.tables import read_table
+from llm.corpus.params import FilesSource
 from stages import prepare
 
 MAX_DOCUMENT_BYTES = 200_000

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from llm.errors import UserError
-from llm.text.clean import document_id
-from llm.text.params import FilesSource, PythonSource
-from llm.text.tables import CORPUS, SPLITS, iterate_rows, read_table
-from llm.text.windows import read_info, read_windows
+from llm.core.errors import UserError
+from llm.core.tables import CORPUS, SPLITS, iterate_rows, read_table
+from llm.corpus.clean import document_id
+from llm.corpus.params import FilesSource, PythonSource
+from llm.tokens.windows import read_info, read_windows
 from stages import sample, tokenize
 from stages.prepare import main
 

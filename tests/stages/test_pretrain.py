@@ -16,12 +16,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from llm.errors import UserError
-from llm.export.huggingface import read_folder
+from llm.core.errors import UserError
+from llm.export.hf.folder import read_folder
 from llm.model.config import ModelParams
 from llm.model.gpt import GPT, uniform_loss
+from llm.model.weights import load_model
 from llm.train.batches import WindowBatches
-from llm.train.checkpoint import load_model
 from llm.train.params import OptimizerParams, PretrainParams, ScheduleParams
 from stages import pretrain
 
@@ -371,7 +371,7 @@ def test_weights_come_from_a_folder_or_are_drawn():
 STARTER = """
 import os, sys
 import torch._dynamo
-from llm import stage
+from llm.core import stage
 from stages import pretrain
 for _ in sys.stdin:
     if not (child := os.fork()):

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.model.config import ModelParams
 from llm.train.params import OptimizerParams, PretrainParams, ScheduleParams
 from stages import pretrain
@@ -78,7 +78,7 @@ def run_alone(tmp_path, shape, windows, small_tokenizer_file, plain_cpu, monkeyp
 STARTER = """
 import json, os, sys
 import torch._dynamo
-from llm import stage
+from llm.core import stage
 from stages import pretrain
 for line in sys.stdin:
     asked = json.loads(line)

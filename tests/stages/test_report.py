@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llm.evaluate import report as library
 from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.evaluate.samples import draw_samples
-from llm.plots import draw_curve
-from llm.text.tokenizer import Tokenizer
-from llm.train.checkpoint import load_model, save_model
+from llm.model.weights import load_model, save_model
+from llm.report import page as library
+from llm.report.plots import draw_curve
+from llm.tokens.tokenizer import Tokenizer
 from stages.report import main
 
 METRICS = {
@@ -119,7 +119,7 @@ def paths(tmp_path, draw_gpt, small_tokenizer_file, write_corpus, plain_cpu):
     given["card"] = tmp_path / "README.md"
     given["card"].write_text("the card")
     given["tokenizer"] = small_tokenizer_file
-    given["template"] = Path(library.__file__).with_name("report.html.jinja")
+    given["template"] = Path(library.__file__).with_name("page.html.jinja")
     return given | {"report": tmp_path / "report.html"}
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm.errors import UserError
-from llm.text.tables import SPLITS, TableWriter, tokens_schema
-from llm.text.tokenizer import Tokenizer
-from llm.text.windows import read_info, read_stream, read_windows
+from llm.core.errors import UserError
+from llm.core.tables import SPLITS, TableWriter, tokens_schema
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.windows import read_info, read_stream, read_windows
 from stages.sample import main
 
 DOCUMENTS = {

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm.errors import UserError
-from llm.text.clean import document_id
-from llm.text.tables import SPLITS, read_table
-from llm.text.tokenizer import Tokenizer
+from llm.core.errors import UserError
+from llm.core.tables import SPLITS, read_table
+from llm.corpus.clean import document_id
+from llm.tokens.tokenizer import Tokenizer
 from stages.tokenize import main
 
 LETTERS = str.maketrans("0123456789", "qrstuvwxyz")  # a digit never merges

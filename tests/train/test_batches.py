@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.text.windows import Windows
+from llm.tokens.windows import Windows
 from llm.train.batches import IGNORED, WindowBatches, take_windows
 
 # 13 windows of 3 tokens, 5 tokens apart, so that a window is known by its first token.

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from llm.errors import UserError
-from llm.train.checkpoint import RunState, load_model, read_safetensors, save_model
+from llm.core.errors import UserError
+from llm.model.weights import load_model, read_safetensors, save_model
+from llm.train.checkpoint import RunState
 
 
 @pytest.fixture(params=[False, True], ids=["untied", "tied"])

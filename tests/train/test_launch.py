@@ -11,7 +11,7 @@ import psutil
 import pytest
 from torch.distributed import TCPStore
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.train import launch as module
 from llm.train.launch import Layout, launch
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from llm.errors import UserError
+from llm.core.errors import UserError
 from llm.model.gpt import GPT, uniform_loss
-from llm.text.windows import Windows
+from llm.tokens.windows import Windows
 from llm.train.batches import WindowBatches
 from llm.train.checkpoint import RunState
 from llm.train.language import LanguageLoss

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.errors import UserError
+from llm.core.device import Machine
+from llm.core.errors import UserError
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
-from llm.runtime import Machine
 from llm.train import parallel
 from llm.train.batches import IGNORED
 from llm.train.checkpoint import RunState

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from llm import params
-from llm.errors import UserError
+from llm.core import params
+from llm.core.errors import UserError
 from llm.train.params import PretrainParams
 
 SHIPPED = params.read(Path(__file__).resolve().parents[2] / "params.yaml")["pretrain"]

@@ -1,0 +1,1 @@
+"""Implement commands of `python -m llm` that edit or check params.yaml."""

@@ -1,0 +1,1 @@
+"""Share what every stage needs: the stage contract, params, errors, the device."""

@@ -1,0 +1,47 @@
+"""Which files of this project a script reaches through its imports: what its stage depends on.
+
+    stages/tokenize.py → [llm/__init__.py, llm/core/errors.py, …, stages/__init__.py, stages/tokenize.py]
+
+DVC does not follow imports, so `dvc.yaml` lists these files, the guard in `llm.core.stage` hashes them, and a test
+holds the one to the other. The source is read, not run: an import inside a function counts as well.
+"""
+
+import ast
+from pathlib import Path
+
+
+def import_closure(script: Path, root: Path) -> list[Path]:
+    """All files under `root` that `script` imports, directly or not, with itself; relative to root, sorted."""
+    found: set[Path] = set()
+    waiting = [script.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for name in _imported(path):
+            waiting.extend(_files_of(name, root.resolve()))
+        waiting.extend(_packages_above(path, root.resolve()))
+    return sorted(path.relative_to(root.resolve()) for path in found)
+
+
+def _imported(path: Path) -> set[str]:
+    """Dotted names that a source file may import: `from a.b import c` gives a.b and a.b.c."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: relative imports are not used here"
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def _files_of(name: str, root: Path) -> list[Path]:
+    place = root.joinpath(*name.split("."))
+    return [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
+
+
+def _packages_above(path: Path, root: Path) -> list[Path]:
+    return [init for folder in path.parents if folder != root and (init := folder / "__init__.py").is_file()]

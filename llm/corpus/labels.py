@@ -1,0 +1,150 @@
+"""Documentation in, labeled rows out: the two tasks that the built-in corpus can be finetuned on.
+
+    library    a docstring, package names masked → the package that it is from
+    docstring  a signature → its docstring where that is short, else the docstring's summary
+
+A row inherits the split of its document: no module has rows in two splits.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from llm.corpus.clean import document_id
+from llm.corpus.docstrings import module_text, split_entries
+from llm.corpus.params import LabelParams
+
+LIBRARY = pa.schema([("text", pa.string()), ("label", pa.string()), ("split", pa.string()), ("path", pa.string())])
+DOCSTRING = pa.schema(
+    [
+        ("instruction", pa.string()),
+        ("input", pa.string()),
+        ("output", pa.string()),
+        ("split", pa.string()),
+        ("path", pa.string()),
+    ]
+)
+INSTRUCTION = "Write the docstring of this signature."
+MASK = "MASKED"
+MIN_IMPORTS = 10  # of an alias, in all docstrings
+_ALIAS = re.compile(r"\bimport (\w+)(?:\.\w+)* as (\w+)")
+
+
+@dataclass(frozen=True)
+class Documented:
+    """A documented class or function of a module."""
+
+    path: str  # of the document: a module path such as numpy/linalg/_linalg.py
+    split: str
+    signature: str
+    docstring: str
+
+    @property
+    def package(self) -> str:
+        """The top-level package or module: `numpy` of numpy/linalg/_linalg.py."""
+        return re.split(r"[/.]", self.path, maxsplit=1)[0]
+
+
+def find_documented(path: str, split: str, text: str) -> list[Documented]:
+    """Return the documented classes and functions of a Python document, be it source code or its documentation.
+
+    Documentation is what `llm.corpus.docstrings.module_text` returns. No parser takes it for source code: behind a
+    signature there is no colon.
+    """
+    # What is not parsed is documentation, or code that nobody can parse: that has no entries.
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        text = module_text(text)
+    return [Documented(path, split, signature, docstring) for signature, docstring in split_entries(text)]
+
+
+def aliases_of(packages: Collection[str], texts: Iterable[str]) -> set[str]:
+    """Return the names by which examples import the packages, often enough to be a habit of their readers.
+
+    >>> aliases_of({"numpy"}, [">>> import numpy as np"] * MIN_IMPORTS + [">>> import numpy as foo"])
+    {'np'}
+    """
+    times = Counter(alias for text in texts for package, alias in _ALIAS.findall(text) if package in packages)
+    return {alias for alias, n in times.items() if n >= MIN_IMPORTS}
+
+
+def mask_names(text: str, names: Collection[str]) -> str:
+    """Replace package names, and the dotted path behind each, wherever they stand as a word of their own.
+
+    >>> mask_names("from scipy.stats import norm; np.ones(3); NumPy's", ["scipy", "numpy", "np"])
+    "from MASKED import norm; MASKED(3); MASKED's"
+    """
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    pattern = "|".join(map(re.escape, longest_first))
+    masked = rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])(?:\.\w+)*"
+    return re.sub(masked, MASK, text, flags=re.IGNORECASE) if pattern else text
+
+
+def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[str]) -> list[dict[str, Any]]:
+    """Return the rows of the library task: beginnings of docstrings of the packages with the most of them.
+
+    A package needs docstrings in train and in test. The hash of a text decides which ones of a document, and of a
+    package's train rows, are kept. A text that occurs more than once is dropped: it would be in two splits or have
+    two labels.
+    """
+    long = [one for one in found if len(one.docstring) >= label.min_chars]
+    dropped["library_short"] = len(found) - len(long)
+    packages = _packages(long, label.n_packages)
+    long = [one for one in long if one.package in packages]
+    names = packages | aliases_of(packages, (one.docstring for one in long))
+    texts = [(_beginning(mask_names(one.docstring, names), label.max_chars), one) for one in long]
+    n_same = Counter(text for text, _ in texts)
+    dropped["library_same_text_twice"] = sum(n_same[text] > 1 for text, _ in texts)
+    kept: list[dict[str, Any]] = []
+    of_document, of_package = Counter[str](), Counter[str]()
+    for text, one in sorted(texts, key=lambda pair: document_id(pair[0])):
+        if n_same[text] > 1:
+            continue
+        if of_document[one.path] == label.max_rows_per_document:
+            dropped["library_over_max_rows_per_document"] += 1
+        elif one.split == "train" and of_package[one.package] == label.max_train_rows_per_package:
+            dropped["library_over_max_train_rows_per_package"] += 1
+        else:
+            of_document[one.path] += 1
+            of_package[one.package] += one.split == "train"
+            kept.append({"text": text, "label": one.package, "split": one.split, "path": one.path})
+    return kept
+
+
+def _packages(found: list[Documented], n_packages: int) -> set[str]:
+    """Return the packages with the most docstrings, of those that are in train and in test."""
+    n_found = Counter(one.package for one in found)
+    train, test = ({one.package for one in found if one.split == split} for split in ("train", "test"))
+    return set(sorted(train & test, key=lambda name: (-n_found[name], name))[:n_packages])
+
+
+def docstring_rows(found: list[Documented], max_chars: int, dropped: Counter[str]) -> list[dict[str, Any]]:
+    """Return the rows of the docstring task: one for each signature.
+
+    The answer is the whole docstring where it has at most `max_chars` characters, else its first paragraph.
+    """
+    rows = []
+    seen: set[str] = set()
+    for one in found:
+        summary = " ".join(one.docstring.split("\n\n")[0].split())
+        answer = one.docstring if len(one.docstring) <= max_chars else summary
+        if len(answer) > max_chars:
+            dropped["docstring_long_summary"] += 1
+        elif one.signature in seen:
+            dropped["docstring_same_signature_twice"] += 1
+        else:
+            seen.add(one.signature)
+            row = {"instruction": INSTRUCTION, "input": one.signature, "output": answer}
+            rows.append(row | {"split": one.split, "path": one.path})
+    return rows
+
+
+def _beginning(text: str, max_chars: int) -> str:
+    """Cut a text at the last line that fits `max_chars`, or within its first line."""
+    if len(text) <= max_chars:
+        return text
+    return text[:max_chars].rpartition("\n")[0].rstrip() or text[:max_chars].rstrip()

@@ -1,0 +1,142 @@
+"""The sections of params.yaml that the text half takes: prepare and label."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from llm.core.params import Count, EncodingName, Name, Section, Share
+from llm.corpus.duplicates import NearDuplicateParams
+from llm.corpus.repetition import RepetitionParams
+
+EncodingByGlob = Annotated[
+    Annotated[EncodingName, Tag("name")] | Annotated[dict[str, EncodingName], Tag("globs")],
+    Discriminator(lambda value: "globs" if isinstance(value, dict) else "name"),
+]
+
+
+class PythonSource(Section):
+    """Source code of the running interpreter's standard library: module paths that a pattern matches."""
+
+    name: Name
+    kind: Literal["python"]
+    include: list[str] = Field(min_length=1)
+    exclude: list[str] = []  # patterns of what `include` matches and is left out all the same
+
+
+class DocstringsSource(Section):
+    """Signatures and docstrings of installed packages, in the versions that requirements.lock pins."""
+
+    name: Name
+    kind: Literal["docstrings"]
+    packages: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = Field(min_length=1)
+    exclude: list[str] = []  # patterns of module paths, such as numpy/f2py/*
+    repeated: Literal["drop", "keep"] = "drop"  # docstrings that mostly stand in earlier ones
+
+
+class _FileOptions(Section):
+    """How files are read, whatever brought them here."""
+
+    text_field: str = "text"  # the field of a JSON object, the column of a table
+    encoding: EncodingByGlob | None = None  # of all files, or by glob; null recognises it
+    separator: Annotated[str, Field(min_length=1)] | None = None  # what stands between documents of one text file
+    on_error: Literal["fail", "skip"] = "fail"  # skip counts and names what could not be read
+
+
+class FilesSource(_FileOptions):
+    """Files of the user's own, under data/raw."""
+
+    name: Name
+    kind: Literal["files"]
+    globs: list[str] = Field(min_length=1)
+
+
+class UrlSource(_FileOptions):
+    """One file from the network, the same bytes for ever."""
+
+    name: Name
+    kind: Literal["url"]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+/\S+$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    encoding: EncodingName | None = None
+
+
+class HuggingFaceSource(Section):
+    """A dataset that the library `datasets` loads: its name on the Hub, or a folder under data/raw; streamed."""
+
+    name: Name
+    kind: Literal["huggingface"]
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None  # a commit, so that the data stays what it is
+    text_field: str = "text"
+    on_error: Literal["fail", "skip"] = "fail"
+
+
+Source = Annotated[
+    PythonSource | DocstringsSource | FilesSource | UrlSource | HuggingFaceSource, Field(discriminator="kind")
+]
+
+
+class CleanParams(Section):
+    """Which documents are dropped and what is taken out of the others; null turns a rule off."""
+
+    control_characters: Literal["remove", "keep"]
+    min_chars: Count | None
+    max_chars: Count | None
+    repetition: RepetitionParams | None
+    exact_duplicates: Literal["drop", "keep"]
+    near_duplicates: NearDuplicateParams | None
+
+
+class SplitParams(Section):
+    """How documents are held out: whole ones by a hash of their text, or the end of each by position.
+
+    Auto is by document where there are enough of them.
+    """
+
+    method: Literal["auto", "document", "position"]
+    val: Share
+    test: Share
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"wanted val + test below 1, given {self.val} + {self.test}")
+        return self
+
+
+class PrepareParams(Section):
+    """Where the text comes from, what of it is dropped and what is held out."""
+
+    sources: list[Source] = Field(min_length=1)
+    engine: Literal["local", "ray"]
+    share: Annotated[float, Field(gt=0, le=1)]
+    max_document_bytes: Annotated[int, Field(ge=1000)]
+    clean: CleanParams
+    split: SplitParams
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"wanted a name of its own for each source, given {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_whole_documents(self) -> Self:
+        near = self.clean.near_duplicates
+        if near and near.action == "group" and self.split.method == "position":
+            raise ValueError("wanted near_duplicates.action drop: with split.method position no split holds a document")
+        return self
+
+
+class LabelParams(Section):
+    """Which docstrings of the corpus become labeled rows."""
+
+    n_packages: Annotated[int, Field(ge=2)]
+    max_train_rows_per_package: Count
+    max_rows_per_document: Count
+    min_chars: Count
+    max_chars: Count
+    max_answer_chars: Count

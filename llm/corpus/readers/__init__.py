@@ -1,0 +1,1 @@
+"""Read documents and rows from files of any kind."""

@@ -1,0 +1,326 @@
+r"""The encoding of a file: named by its source, declared by the file, recognised as Unicode, or guessed.
+
+    b"<meta charset=windows-1254>…" ──► Encoding("cp1254", declared)
+    b"\xdd\xfe\xe7i"                ──► Encoding("cp1254", guessed, its confidence), or refused with the candidates
+
+Three libraries guess, and the text is taken only if they agree on it: a file in the wrong encoding is noise in the
+corpus that nobody notices. Binary data and documents that need a converter are refused as such.
+"""
+
+import codecs
+import io
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from llm.corpus.readers.containers import BUFFER_BYTES, ChunkStream, ContentError, one_line
+
+MARKS = [  # a UTF-16 mark begins the UTF-32 one, which therefore comes first
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+]
+UTF8 = {"utf-8", "utf-8-sig"}
+# Formats that need a converter, by the bytes that they begin with and by suffix.
+DOCUMENTS = {b"%PDF-": "a PDF document", rb"{\rtf": "an RTF document", b"\xd0\xcf\x11\xe0": "a document of old Office"}
+ZIP = b"PK\x03\x04"
+DOCUMENT_SUFFIXES = {".pdf", ".rtf", ".docx", ".pptx", ".xlsx", ".odt", ".odp", ".ods", ".epub"}
+# Control characters that no text has: all but bell, backspace, tab, newlines, form feed, end of file and escape.
+CONTROLS = bytes([*range(7), *range(14, 26), *range(28, 32)])
+MAX_CONTROL_FRACTION = 0.01
+DECLARATION_BYTES = 4096
+DECLARATIONS = [
+    re.compile(rb"""^\s*<\?xml\s[^>]*?encoding\s*=\s*["']([\w.:-]+)["']"""),
+    re.compile(rb"""<meta\s[^>]*?charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE),
+    re.compile(rb"""^@charset\s+"([\w.:-]+)";"""),
+]
+# PEP 263, which editors and other languages share: a comment in one of the first two lines.
+CODING_COMMENT = re.compile(rb"^(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*([\w.-]+)")
+GUESS_BYTES = 2000  # of lines with characters beyond ASCII; chardet needs a second for two of these
+MAX_CANDIDATES = 4
+MIN_CHARACTERS = 3  # beyond ASCII
+OTHER_ALPHABETS = {"GREEK", "CYRILLIC", "HEBREW", "ARABIC", "THAI"}
+IN_WORDS = "’‘ʼ´·‐‑–—…\xad"  # apostrophes, dashes, the soft hyphen
+MAX_ODD_FRACTION = 0.02  # of the characters beyond ASCII
+BINARY = "expected text, got binary data"
+ENCODING_ADVICE = "name the file's encoding in the source (encoding:)"
+
+
+class Encoding(NamedTuple):
+    """Name a codec, and how it was found."""
+
+    name: str
+    origin: str  # named, declared, recognised or guessed
+    doubt: str = ""  # why it may be wrong
+
+
+def open_text(stream: io.BufferedReader, suffix: str, named: str | None) -> tuple[io.BufferedReader, Encoding]:
+    """Return the content in UTF-8, without a byte-order mark, and its encoding; ContentError for no text.
+
+    What is UTF-8 already may hold damage.
+    """
+    head = stream.peek(1)[:BUFFER_BYTES]
+    _refuse_documents(head, suffix)
+    is_whole = len(head) < BUFFER_BYTES
+    encoding = find_encoding(head, is_whole) if named is None else _check_named(named, head, is_whole)
+    if codecs.lookup(encoding.name).name not in UTF8:
+        stream = ChunkStream(_recode(stream, encoding)).buffered()
+    if stream.peek(1).startswith(codecs.BOM_UTF8):
+        stream.read(len(codecs.BOM_UTF8))
+    return stream, encoding
+
+
+def _check_named(named: str, head: bytes, is_whole: bool) -> Encoding:
+    """Return the encoding that a source names; ContentError for binary data, which many encodings would decode."""
+    if _codec(named) in UTF8:
+        return Encoding(named, "named")
+    if "a".encode(named) == b"a" and is_binary(head):
+        raise ContentError("not_text", BINARY)
+    n_good, n_bad = _count_utf8(head, is_whole)
+    return Encoding(named, "named", "the file is valid UTF-8" if n_good and not n_bad else "")
+
+
+def _refuse_documents(head: bytes, suffix: str) -> None:
+    """Raise ContentError for the formats that would look like text, or like an unknown encoding of it."""
+    kind = next((kind for mark, kind in DOCUMENTS.items() if head.startswith(mark)), None)
+    if suffix in DOCUMENT_SUFFIXES:
+        kind = kind or f"a {suffix} document"
+    elif head.startswith(ZIP):
+        kind = "a ZIP archive or a document made of one"
+    if kind:
+        raise ContentError("unsupported_format", f"expected text, got {kind}; convert it to text")
+
+
+def find_encoding(head: bytes, is_whole: bool = True) -> Encoding:
+    r"""Return the encoding of a text that begins with `head`; ContentError where there is none, or no clear one.
+
+    >>> find_encoding("é".encode()).name, find_encoding("hello".encode("utf-16-be")).name
+    ('utf-8', 'utf_16_be')
+    >>> find_encoding(b"<?xml version='1.0' encoding='iso-8859-2'?><p>\xb1</p>")
+    Encoding(name='iso8859-2', origin='declared', doubt='')
+    """
+    for mark, encoding in MARKS:
+        if head.startswith(mark):
+            return Encoding(encoding, "declared")
+    declared = declared_encoding(head)
+    n_good, n_bad = _count_utf8(head, is_whole)
+    if n_bad == 0 and n_good:
+        return Encoding("utf-8", "recognised")
+    if b"\0" in head:
+        return _wide_encoding(head, is_ascii=n_bad == 0)
+    if n_bad == 0:
+        return declared or _iso_2022(head) or Encoding("utf-8", "recognised")
+    if is_binary(head):
+        raise ContentError("not_text", BINARY)
+    if declared:
+        return declared
+    # Letters of two bytes do not come about by chance: this is UTF-8 with damage, which its lines will show.
+    return Encoding("utf-8", "recognised") if n_good >= n_bad else _guess(head)
+
+
+def _count_utf8(head: bytes, is_whole: bool) -> tuple[int, int]:
+    """Count the characters beyond ASCII in UTF-8, and the bytes that are not UTF-8."""
+    text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(head, is_whole)
+    n_bad = len(re.findall("[\udc80-\udcff]", text))
+    return len(re.findall("[^\x00-\x7f]", text)) - n_bad, n_bad
+
+
+def is_binary(content: bytes) -> bool:
+    r"""Return whether bytes hold more zeros and other control characters than a text does.
+
+    >>> is_binary(b"caf\xe9\x1b[0m\n"), is_binary(b"\x89PNG\r\n\x1a\n\0\0")
+    (False, True)
+    """
+    n_controls = len(content) - len(content.translate(None, CONTROLS))
+    return n_controls > MAX_CONTROL_FRACTION * len(content)
+
+
+def declared_encoding(head: bytes) -> Encoding | None:
+    r"""Return the encoding that XML, HTML, CSS or a coding comment declares; None for nothing, or an unknown one.
+
+    >>> declared_encoding(b"# -*- coding: latin-1 -*-\n")
+    Encoding(name='iso8859-1', origin='declared', doubt='')
+    """
+    head = head[:DECLARATION_BYTES]
+    if found := CODING_COMMENT.match(head):
+        name = _codec(found[1].decode())
+    elif found := next(filter(None, (pattern.search(head) for pattern in DECLARATIONS)), None):
+        from resiliparse.parse.encoding import map_encoding_to_html5
+
+        # The web's names are not all Python's: latin-1 is cp1252, gb2312 is gbk.
+        label = found[1].decode()
+        name = map_encoding_to_html5(label, fallback_utf8=False) or _codec(label)
+    else:
+        return None
+    # Whatever could be read as ASCII to get here is not UTF-16.
+    return Encoding(name, "declared") if name and not name.startswith(("utf-16", "utf-32")) else None
+
+
+def _codec(name: str) -> str | None:
+    try:
+        "".encode(name)  # refuses codecs that are not encodings of text, such as rot13
+        return codecs.lookup(name).name
+    except (LookupError, UnicodeError):
+        return None
+
+
+def _wide_encoding(head: bytes, is_ascii: bool) -> Encoding:
+    """Return the encoding of bytes with zeros: UTF-16 or UTF-32 without a mark, or ASCII with zeros in it."""
+    from charset_normalizer import from_bytes
+
+    # ASCII as UTF-16 has zeros at odd places where the low byte comes first.
+    order = "le" if head[1::2].count(0) > head[::2].count(0) else "be"
+    best = from_bytes(head, cp_isolation=[f"utf_16_{order}", f"utf_32_{order}"]).best()
+    if best:
+        return Encoding(best.encoding, "guessed", f"confidence {1 - best.chaos:.2f}")
+    if is_ascii:
+        return Encoding("utf-8", "recognised")
+    raise ContentError("not_text", BINARY)
+
+
+def _iso_2022(head: bytes) -> Encoding | None:
+    """Return the encoding of a text that writes other characters as escaped ASCII bytes; None for other texts."""
+    if b"\x1b$" not in head:
+        return None
+    try:
+        found = _guess(head)
+    except ContentError:
+        return None
+    return found if found.name.startswith("iso2022") else None
+
+
+def _guess(head: bytes) -> Encoding:
+    """Return the encoding that three detectors agree on; ContentError with the candidates where they do not.
+
+    The likeliest text by chardet has to be uchardet's, and possible for charset-normalizer. Implausible texts are left
+    out; if uchardet's is one, charset-normalizer's likeliest stands in, where there is more than a character to go by.
+    """
+    import chardet
+    from charset_normalizer import from_bytes
+    from resiliparse.parse.encoding import detect_encoding
+
+    sample = _sample(head)
+    likely = chardet.detect_all(sample, encoding_era=chardet.EncodingEra.ALL)
+    confidences = _by_text(sample, {found["encoding"]: found["confidence"] for found in likely})
+    other = _by_text(sample, {detect_encoding(sample, html5_compatible=False): None})
+    possible = _by_text(sample, {match.encoding: None for match in from_bytes(sample)})
+    best = next(iter(confidences), "")
+    n_characters = sum(character > "\x7f" for character in best)
+    confirming = other or (list(possible)[:1] if n_characters >= MIN_CHARACTERS else [])
+    if best in confirming and best in possible:
+        name, confidence = confidences[best]
+        return Encoding(_widest(sample, best, name), "guessed", f"confidence {confidence:.2f}")
+    candidates = [name for name, _ in (confidences | other | possible).values()]
+    if not candidates:
+        raise ContentError("not_text", "expected text, got bytes that are text in no known encoding")
+    problem = f"expected an encoding that can be recognised, got {' or '.join(candidates[:MAX_CANDIDATES])}"
+    raise ContentError("unclear_encoding", f"{problem}; {ENCODING_ADVICE}")
+
+
+def _by_text(sample: bytes, found: dict[str | None, Any]) -> dict[str, tuple[str, Any]]:
+    """Map each plausible text that an encoding makes of the sample to the encoding's name and value."""
+    texts: dict[str, tuple[str, Any]] = {}
+    for encoding, value in found.items():
+        text = _decoded(sample, encoding)
+        if encoding and text is not None and not _is_implausible(text):
+            texts.setdefault(text, (_codec(encoding) or encoding, value))
+    return texts
+
+
+def _decoded(sample: bytes, encoding: str | None) -> str | None:
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(sample) if encoding else None
+    except (LookupError, UnicodeError):
+        return None
+
+
+def _widest(sample: bytes, text: str, name: str) -> str:
+    """Return an encoding for the whole file: Windows' have more characters than ISO's, which the sample may lack."""
+    from resiliparse.parse.encoding import map_encoding_to_html5
+
+    names = ["cp1252", map_encoding_to_html5(name, fallback_utf8=False), name]
+    return next(str(name) for name in names if _decoded(sample, name) == text)
+
+
+def _is_implausible(text: str) -> bool:
+    r"""Return whether words hold signs, letters of two scripts or capitals inside, as wrong decoding makes them.
+
+    >>> [_is_implausible(text) for text in ("fa\u255fade", "caf\u0398", "caf\xc8", "l\u2019\xc9cole")]
+    [True, True, True, False]
+    """
+    text = f" {text} "
+    n_odd = n_characters = 0
+    for before, letter, after in zip(text, text[1:], text[2:], strict=False):
+        n_characters += letter > "\x7f"
+        if letter < "\x80" and after < "\x80":
+            continue
+        if letter.isalpha() and after.isalpha():
+            scripts = {_script(letter), _script(after)}
+            is_mixed = "LATIN" in scripts and not scripts.isdisjoint(OTHER_ALPHABETS)
+            n_odd += is_mixed or (letter.islower() and after.isupper())
+        is_sign = letter > "\x7f" and letter not in IN_WORDS and unicodedata.category(letter)[0] in "CNPS"
+        n_odd += is_sign and _script(before) == _script(after) == "LATIN"
+    return n_odd > MAX_ODD_FRACTION * n_characters
+
+
+def _script(character: str) -> str:
+    return unicodedata.name(character, "").partition(" ")[0] if character.isalpha() else ""
+
+
+def _sample(head: bytes) -> bytes:
+    """Return the first lines with bytes beyond ASCII, cut at the end of a line where possible."""
+    lines = re.findall(rb"[^\n]*[\x80-\xff\x1b][^\n]*\n?", head)
+    sample: list[bytes] = []
+    n_bytes = 0
+    for line in lines:
+        if sample and n_bytes + len(line) > GUESS_BYTES:
+            break
+        sample.append(line)
+        n_bytes += len(line)
+    joined = b"".join(sample)
+    if len(joined) <= GUESS_BYTES:
+        return joined
+    first = re.search(rb"[\x80-\xff\x1b]", joined)
+    assert first
+    begin = joined.rfind(b" ", 0, first.start()) + 1
+    piece = joined[begin : begin + GUESS_BYTES]
+    return piece[: piece.rfind(b" ")] if b" " in piece else piece
+
+
+def _recode(stream: io.BufferedReader, encoding: Encoding) -> Iterator[bytes]:
+    block = b""
+    try:
+        "a".encode(encoding.name)  # Refuses codecs that are no encoding of text, such as rot13.
+        decoder = codecs.getincrementaldecoder(encoding.name)()
+        while block := stream.read1(BUFFER_BYTES):
+            yield from _decode_block(decoder, block)
+        yield decoder.decode(b"", True).encode()
+    except (LookupError, UnicodeError) as error:
+        problem = f"expected text in {encoding.name} ({encoding.origin}), got other bytes ({one_line(error)})"
+        advice = "" if is_binary(block) else f"; {ENCODING_ADVICE}"
+        raise ContentError("not_text", problem + advice) from None
+
+
+def _decode_block(decoder: codecs.IncrementalDecoder, block: bytes) -> Iterator[bytes]:
+    before = decoder.getstate()
+    try:
+        yield decoder.decode(block).encode()
+    except UnicodeDecodeError as error:
+        decoder.setstate(before)
+        n_wrong = len(error.object) - error.start  # counted from the end: a beginning may be left of the last block
+        yield decoder.decode(block[: max(len(block) - n_wrong, 0)]).encode()
+        raise
+
+
+def decode(content: bytes) -> str | ContentError:
+    """Return the text of UTF-8 bytes, or what is wrong with them."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        if is_binary(content):
+            return ContentError("not_text", BINARY)
+        given = f"got the byte 0x{content[error.start]:02x} at {error.start}"
+        return ContentError("not_text", f"expected text in UTF-8, {given}; {ENCODING_ADVICE}")

@@ -1,0 +1,1 @@
+"""Run experiments around the pipeline; no stage imports this package."""

@@ -1,0 +1,1 @@
+"""Present the results: reports, pictures, cards, comparisons."""

@@ -1,0 +1,42 @@
+"""Define the sections `tokenize` and `sample` of params.yaml."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from llm.core.params import Count, Section, Share
+
+
+class TokenizeParams(Section):
+    """Which tokenizer, and how the training text is cut."""
+
+    kind: Literal["bpe", "word", "char"]
+    vocab_size: Annotated[int, Field(ge=2, le=1 << 24)]
+    train_bytes: Count
+    min_frequency: Count
+    whitespace: Literal["keep", "drop"]
+    origin: str | None = Field(alias="from")
+    pattern: str
+    dropout: Share
+    segmentations: Count
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> Self:
+        if self.kind != "bpe" and self.origin is not None:
+            raise ValueError(f"from: wanted kind bpe for a tokenizer that is brought along, given {self.kind}")
+        if self.kind != "bpe" and self.dropout:
+            raise ValueError(f"dropout: wanted kind bpe, whose merges can be dropped, given {self.kind}")
+        if self.kind == "bpe" and self.origin is None and self.vocab_size < 300:
+            raise ValueError(f"vocab_size: wanted at least 300 for bpe, 256 bytes included, given {self.vocab_size}")
+        return self
+
+
+class SampleParams(Section):
+    """The sliding window over the token stream."""
+
+    context_length: Annotated[int, Field(ge=2)]
+    stride: Count
+    boundary: Literal["cross", "document"]
+    align_to_documents: bool
+    weights: dict[str, Annotated[float, Field(ge=0, le=1000)]]
+    contamination_ngram: Count

@@ -1,0 +1,223 @@
+"""Documentation in, labeled rows out: no row gives its answer away, and none is in two splits."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from llm.corpus.docstrings import module_text
+from llm.corpus.labels import (
+    DOCSTRING,
+    INSTRUCTION,
+    LIBRARY,
+    MIN_IMPORTS,
+    Documented,
+    aliases_of,
+    docstring_rows,
+    find_documented,
+    library_rows,
+    mask_names,
+)
+from llm.corpus.params import LabelParams
+
+CODE = '''\
+"""A module."""
+
+def outer(x, *, n=5):
+    """Say what outer does.
+
+    More of it.
+    """
+
+    def inner(y):
+        """Nobody calls it from outside."""
+        return y
+
+    return inner(x)
+
+
+class Thing(dict):
+    """Hold things."""
+
+    async def method(self) -> str:
+        """Wait."""
+        return "é"
+
+    def silent(self):
+        return 1
+'''
+ENTRIES = [
+    ("def outer(x, *, n=5)", "Say what outer does.\n\nMore of it."),
+    ("class Thing(dict)", "Hold things."),
+    ("async def Thing.method(self) -> str", "Wait."),
+]
+
+
+def documented(path: str = "numpy/a.py", split: str = "train", docstring: str = "", signature: str = "") -> Documented:
+    docstring = docstring or f"Describe {path} of {split}."
+    return Documented(path, split, signature or f"def f_{abs(hash((path, docstring)))}()", docstring)
+
+
+def library(found: list[Documented], **changes: int) -> tuple[list[dict[str, Any]], Counter[str]]:
+    dropped = Counter[str]()
+    limits = {"n_packages": 9, "max_train_rows_per_package": 99, "max_rows_per_document": 99}
+    limits |= {"min_chars": 1, "max_chars": 200, "max_answer_chars": 99} | changes
+    return library_rows(found, LabelParams(**limits), dropped), dropped
+
+
+def numbered(path: str, split: str, n: int) -> list[Documented]:
+    return [documented(path, split, f"Text {number} of {path[::-1]}.") for number in range(n)]  # no name is masked
+
+
+@pytest.mark.parametrize("text", [CODE, module_text(CODE)], ids=["source code", "its documentation"])
+def test_code_and_its_documentation_have_the_same_entries(text: str) -> None:
+    found = find_documented("pkg/a.py", "val", text)
+    assert [(one.signature, one.docstring) for one in found] == ENTRIES
+    assert {(one.path, one.split, one.package) for one in found} == {("pkg/a.py", "val", "pkg")}
+
+
+# The last ones are legal Python, and nested deeper than the parser goes: RecursionError and MemoryError.
+WITHOUT = ["", "x = 1\n", "Some prose.\n", "def f(:\n", "x = '\0'\n", f"x = 1{' + 1' * 20_000}\n", f"{'-' * 100_000}1"]
+
+
+@pytest.mark.parametrize("text", WITHOUT, ids=lambda text: text[:12])
+def test_a_text_without_docstrings_has_no_entries(text: str) -> None:
+    assert find_documented("a.py", "train", text) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "package"), [("numpy/linalg/_a.py", "numpy"), ("zipfile.py", "zipfile"), ("a-b/c.py", "a-b")]
+)
+def test_a_package_is_the_first_part_of_a_path(path: str, package: str) -> None:
+    assert documented(path).package == package
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("import numpy as np", "import MASKED as MASKED"),
+        ("np.ones(3)", "MASKED(3)"),
+        ("NumPy and Numpy's", "MASKED and MASKED's"),
+        ("`scipy.stats.norm.pdf`", "`MASKED`"),
+        ("in SciPy. Next", "in MASKED. Next"),
+        ("_numpy, x_np_y, numpy2", "_MASKED, x_MASKED_y, MASKED2"),
+        ("numpydoc and inputnp", "numpydoc and inputnp"),
+        ("a.b", "a.b"),
+    ],
+)
+def test_names_are_masked_with_the_dotted_path_behind_them(text: str, masked: str) -> None:
+    assert mask_names(text, ["numpy", "np", "scipy", "a|b", "a.c"]) == masked
+
+
+def test_without_names_nothing_is_masked() -> None:
+    assert mask_names("numpy", []) == "numpy"
+
+
+def test_an_alias_is_masked_where_it_is_imported_often() -> None:
+    often = [">>> import numpy as np", ">>> import scipy.special as sc", ">>> import os as system"] * MIN_IMPORTS
+    assert aliases_of({"numpy", "scipy"}, [*often, ">>> import numpy as foo"]) == {"np", "sc"}
+    found = [
+        documented("numpy/a.py", split, f"{often[0]}\n>>> np.ones({n})")
+        for n in range(9)
+        for split in ("train", "test")
+    ]
+    assert {row["text"] for row in library([*found, *numbered("numpy/b.py", "test", 2)])[0]} == {
+        "Text 0 of yp.b/ypmun.",
+        "Text 1 of yp.b/ypmun.",
+    }, "the texts with examples were the same in train and in test"
+
+
+def test_rows_keep_the_split_and_the_path_of_their_document() -> None:
+    found = [one for split in ("train", "val", "test") for one in numbered(f"numpy/{split}.py", split, 2)]
+    for rows in (library(found)[0], docstring_rows(found, 99, Counter())):
+        assert Counter((row["path"], row["split"]) for row in rows) == Counter((one.path, one.split) for one in found)
+
+
+def test_a_text_that_occurs_more_than_once_when_masked_is_dropped_everywhere() -> None:
+    found = [
+        documented("numpy/a.py", "train", "Use numpy."),
+        documented("scipy/a.py", "test", "Use scipy."),
+        *(
+            documented(f"{name}/b.py", split, f"{name} {split}")
+            for name in ("numpy", "scipy")
+            for split in ("train", "test")
+        ),
+        documented("scipy/c.py", "test", "Only here."),
+    ]
+    rows, dropped = library(found)
+    assert [row["text"] for row in rows] == ["Only here."]
+    assert dropped["library_same_text_twice"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [({}, {"big", "mid", "tie"}), ({"n_packages": 2}, {"big", "mid"}), ({"min_chars": 300}, set())],
+)
+def test_classes_are_the_packages_in_train_and_test_with_the_most_docstrings(changes, labels) -> None:
+    sizes = {"big": 4, "mid": 3, "tie": 3}
+    found = [
+        one
+        for name, n in sizes.items()
+        for split in ("train", "test")
+        for one in numbered(f"{name}/{split}.py", split, n)
+    ]
+    found += numbered("learned/a.py", "train", 9) + numbered("asked/a.py", "test", 9) + numbered("no/a.py", "val", 9)
+    assert {row["label"] for row in library(found, **changes)[0]} == labels
+
+
+def test_limits_of_a_document_and_of_a_package_count_what_they_drop() -> None:
+    found = [
+        one
+        for package in ("numpy", "scipy")
+        for module, split in (("a", "train"), ("b", "train"), ("c", "test"), ("d", "val"))
+        for one in numbered(f"{package}/{module}.py", split, 5)
+    ]
+    rows, dropped = library(found, max_rows_per_document=3, max_train_rows_per_package=4)
+    assert max(Counter(row["path"] for row in rows).values()) == 3
+    assert Counter((row["label"], row["split"]) for row in rows) == {
+        (package, split): n for package in ("numpy", "scipy") for split, n in (("train", 4), ("test", 3), ("val", 3))
+    }
+    assert len(rows) + sum(dropped.values()) == len(found)
+    assert library(found[::-1], max_rows_per_document=3, max_train_rows_per_package=4)[0] == rows
+
+
+@pytest.mark.parametrize(
+    ("docstring", "text"),
+    [
+        ("One line\nanother line", "One line\nanother line"),
+        ("One line\nanother line that is long", "One line"),
+        ("A first line that is long", "A first line that is"),
+    ],
+)
+def test_a_long_docstring_is_cut_at_the_end_of_a_line(docstring: str, text: str) -> None:
+    found = [documented("numpy/a.py", "train", docstring), documented("numpy/b.py", "test", "Other.")]
+    assert text in {row["text"] for row in library(found, max_chars=len("One line\nanother line"))[0]}
+
+
+@pytest.mark.parametrize(
+    ("docstring", "answer"),
+    [
+        ("Say it.\n\nA: int\n    Of it.", "Say it.\n\nA: int\n    Of it."),
+        ("Say\nit all.\n\n" + "Long. " * 20, "Say it all."),
+        ("Long. " * 20, None),
+    ],
+)
+def test_an_answer_is_a_short_docstring_or_the_summary_of_a_long_one(docstring: str, answer: str | None) -> None:
+    dropped = Counter[str]()
+    rows = docstring_rows([documented(docstring=docstring, signature="def f()")], 40, dropped)
+    assert [row["output"] for row in rows] == ([answer] if answer else [])
+    assert dropped == ({} if answer else {"docstring_long_summary": 1})
+    assert all(row["input"] == "def f()" and row["instruction"] == INSTRUCTION for row in rows)
+
+
+def test_a_signature_is_asked_about_once() -> None:
+    dropped = Counter[str]()
+    found = [documented(split=split, docstring=split, signature="def f()") for split in ("train", "test")]
+    assert [row["output"] for row in docstring_rows(found, 40, dropped)] == ["train"]
+    assert dropped == {"docstring_same_signature_twice": 1}
+
+
+def test_rows_have_the_columns_of_their_tables() -> None:
+    found = [documented(split=split, docstring=split) for split in ("train", "test")]
+    assert [list(row) for row in library(found)[0]] == [LIBRARY.names] * 2
+    assert [list(row) for row in docstring_rows(found, 40, Counter())] == [DOCSTRING.names] * 2

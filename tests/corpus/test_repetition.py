@@ -1,0 +1,158 @@
+"""Gopher's rules against slow definitions of them, and against examples counted by hand."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.corpus.repetition import RepetitionParams, duplicates, repeated_ngrams, repetition
+
+WORDS = st.sampled_from(["a", "bc", "def", "d", "é", "x.", "X."])
+SPACES = st.sampled_from([" ", " ", " ", "\n", "\n", "\n\n", " \n\t\n  ", "\n\n\n", "  "])
+TEXTS = st.lists(st.tuples(WORDS, SPACES), max_size=60).map(lambda pairs: "".join(w + s for w, s in pairs))
+TOP, DUPLICATE = (1, 2, 3, 4), (1, 5, 6, 10)
+# In the order in which they are looked at.
+RULES = ["duplicate_lines", "duplicate_line_chars", "duplicate_paragraphs", "duplicate_paragraph_chars"]
+for n in range(1, 11):
+    RULES += [f"top_ngram_chars_{n}"] * (n in TOP) + [f"duplicate_ngram_chars_{n}"] * (n in DUPLICATE)
+
+
+def limits(values: dict[str, float]) -> RepetitionParams:
+    """The limits of rules by their names; no share is above the 1.0 of the others."""
+    values = dict.fromkeys(RULES, 1.0) | values
+    ngrams = {
+        field: {str(n): values[f"{field}_{n}"] for n in lengths}
+        for field, lengths in [("top_ngram_chars", TOP), ("duplicate_ngram_chars", DUPLICATE)]
+    }
+    return RepetitionParams(**{rule: values[rule] for rule in RULES[:4]}, **ngrams)
+
+
+def n_chars(text: str) -> int:
+    return sum(not char.isspace() for char in text)
+
+
+def paragraphs(text: str) -> list[str]:
+    found = [""]
+    for line in text.split("\n"):
+        found = [*found[:-1], found[-1] + line + "\n"] if line.strip() else [*found, ""]
+    return found
+
+
+def shares(text: str) -> dict[str, float]:
+    """What each rule measures, by its definition."""
+    found, total = {}, max(n_chars(text), 1)
+    for name, pieces in [("line", text.split("\n")), ("paragraph", paragraphs(text))]:
+        parts = [piece.strip() for piece in pieces if piece.strip()]
+        again = [part for place, part in enumerate(parts) if part in parts[:place]]
+        found[f"duplicate_{name}s"] = len(again) / max(len(parts), 1)
+        found[f"duplicate_{name}_chars"] = sum(map(n_chars, again)) / total
+    words = text.split()
+    for n in range(1, 11):
+        ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+        times = Counter(ngrams)
+        top = max(ngrams, key=lambda ngram: (times[ngram], len("".join(ngram))), default=())  # the first of the largest
+        starts = {
+            f"top_ngram_chars_{n}": [start for start, ngram in enumerate(ngrams) if ngram == top and times[top] > 1],
+            f"duplicate_ngram_chars_{n}": [start for start, ngram in enumerate(ngrams) if ngram in ngrams[:start]],
+        }
+        for rule, places in starts.items():
+            held = {place for start in places for place in range(start, start + n)}
+            found[rule] = sum(len(words[place]) for place in held) / total
+    return {rule: found[rule] for rule in RULES}
+
+
+@given(TEXTS)
+def test_each_rule_measures_what_its_definition_says(text: str) -> None:
+    for rule, share in shares(text).items():
+        assert 0 <= share <= 1
+        assert repetition(text, limits({rule: share})) is None
+        if share:
+            assert repetition(text, limits({rule: share - 1e-9})) == rule
+
+
+@given(TEXTS, st.fixed_dictionaries(dict.fromkeys(RULES, st.floats(0, 1))))
+def test_the_first_rule_broken_is_named(text: str, values: dict[str, float]) -> None:
+    broken = [rule for rule, share in shares(text).items() if share > values[rule]]
+    assert repetition(text, limits(values)) == (broken[0] if broken else None)
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "share"),
+    [
+        ("duplicate_lines", "a\nb\na\n\n\n  a", 2 / 4),  # what is blank is no line, an indent no difference
+        ("duplicate_line_chars", "a b\nlong-word\na b", 2 / 13),
+        ("duplicate_paragraphs", "a\nb\n\na\nb\n \t\na", 1 / 3),
+        ("duplicate_paragraph_chars", "a\nb\n\na\nb\n\na", 2 / 5),
+        ("top_ngram_chars_2", "to be or not to be", 8 / 13),
+        ("top_ngram_chars_2", "ha ha ha ha cry", 8 / 11),  # three times, yet no character counts twice
+        ("top_ngram_chars_2", "a b xx yy a b xx zz", 6 / 12),  # a b, b xx: equally often; b xx has more characters
+        ("top_ngram_chars_3", "one two three. one two three. four", 24 / 28),
+        ("duplicate_ngram_chars_5", "a b c d e f a b c d e f", 6 / 12),  # a…e and b…f overlap
+        ("duplicate_ngram_chars_10", "1 2 3 4 5 6 7 8 9 0 - 1 2 3 4 5 6 7 8 9 0", 10 / 21),
+    ],
+)
+def test_shares_counted_by_hand(rule: str, text: str, share: float) -> None:
+    assert repetition(text, limits({rule: share})) is None
+    assert repetition(text, limits({rule: share - 1e-9})) == rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("duplicate_lines", "one line and no other"),
+        ("duplicate_line_chars", "else\nElse\nelse."),
+        ("duplicate_paragraphs", "a\na\na"),  # no blank line between: one paragraph
+        ("top_ngram_chars_2", "a b c d eee f"),
+        ("top_ngram_chars_4", "a b c d a b c e"),
+        ("duplicate_ngram_chars_5", "a b c d e x A b c d e"),  # case makes a difference
+    ],
+)
+def test_what_is_no_repetition_breaks_not_even_a_limit_of_nothing(rule: str, text: str) -> None:
+    assert repetition(text, limits({rule: 0.0})) is None
+
+
+@given(st.lists(st.text("abcdefgh", min_size=1, max_size=6), unique=True, max_size=12), SPACES)
+def test_a_text_that_repeats_nothing_is_never_dropped_however_short(words: list[str], space: str) -> None:
+    assert repetition(space.join(words), limits(dict.fromkeys(RULES, 0.0))) is None
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n \t\n\n"])
+def test_a_text_without_words_breaks_no_rule(text: str) -> None:
+    assert repetition(text, limits(dict.fromkeys(RULES, 0.0))) is None
+
+
+def test_gophers_limits_drop_boilerplate_and_keep_prose() -> None:
+    boilerplate = "Skip to content. Log in.\nThe news of the day\n" + "Subscribe to our newsletter\nRead more\n" * 9
+    prose = (
+        "The river runs past the mill, and in spring it takes the lower meadow with it.\n\n"
+        "Nobody there would call that a flood; they move the sheep, wait a week, and mend the fence."
+    )
+    assert repetition(boilerplate, RepetitionParams()) == "duplicate_lines"
+    assert repetition(prose, RepetitionParams()) is None
+
+
+def test_a_rule_on_ngrams_that_is_not_asked_for_is_not_looked_at() -> None:
+    text = "ha " * 40
+    assert repetition(text, RepetitionParams(top_ngram_chars={}, duplicate_ngram_chars={})) is None
+    assert repetition(text, RepetitionParams(top_ngram_chars={"12": 0.5})) == "duplicate_ngram_chars_5"
+    only_long = RepetitionParams(top_ngram_chars={"12": 0.5}, duplicate_ngram_chars={})
+    assert repetition(text, only_long) == "top_ngram_chars_12"
+
+
+@given(st.lists(WORDS, max_size=60), st.integers(1, 8))
+def test_repeated_ngrams_are_all_that_occur_twice_and_equal_ones_share_a_number(words: list[str], longest: int) -> None:
+    found = {n: (starts.tolist(), ngrams.tolist()) for n, starts, ngrams in repeated_ngrams(words, longest)}
+    for n in range(1, longest + 1):
+        ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+        expected = [start for start, ngram in enumerate(ngrams) if ngrams.count(ngram) > 1]
+        starts, numbers = found.get(n, ([], []))
+        assert starts == expected
+        named = {ngrams[start]: number for start, number in zip(starts, numbers, strict=True)}
+        assert [named[ngrams[start]] for start in starts] == numbers
+        assert sorted(named.values()) == list(range(len(named)))
+
+
+def test_duplicates_of_nothing_are_none() -> None:
+    assert duplicates([]) == (0.0, 0)
+    assert duplicates(["", " "]) == (0.0, 0)

@@ -1,0 +1,450 @@
+"""Ladders are valid, queued as wanted and made once: with a stand-in for DVC, and with DVC in a small repository."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llm.core import params
+from llm.core.errors import UserError
+from llm.experiments.scaling import (
+    METRICS,
+    PAGE,
+    PATIENCE,
+    PICTURE,
+    Ladder,
+    PlannedRun,
+    commands_in,
+    make_runs,
+    plan_runs,
+    queue_words,
+    read_ladder,
+    read_queue,
+    run_ladder,
+    wait_for,
+)
+from llm.experiments.scaling_law import Law
+from llm.model.config import ModelParams
+from llm.tokens.windows import WindowsInfo, write_info
+from llm.train.params import PretrainParams
+from llm.train.schedules import rate_factor
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = params.read(ROOT / "scaling.yaml")
+LAW = Law(E=1.2, A=60.0, alpha=0.4, B=3000.0, beta=0.55)
+CODE = "llm/model/gpt.py"
+INFO = WindowsInfo(
+    vocab_size=512,
+    end_of_text=0,
+    pad=1,
+    context_length=128,
+    stride=128,
+    boundary="cross",
+    n_bytes={"train": 1, "val": 1, "test": 1},
+    segmentations=[],
+    lossless=True,
+)
+
+
+def plans_of(ladder: Ladder) -> list[PlannedRun]:
+    return plan_runs(ladder, params.read(ROOT / "params.yaml"), INFO, "scaling.yaml: tiny")
+
+
+@pytest.fixture
+def ladder() -> Ladder:
+    return read_ladder(ROOT / "scaling.yaml", "tiny")
+
+
+def with_changes(ladder: Ladder, **changes: object) -> Ladder:
+    return params.check(Ladder, ladder.model_dump() | changes, "tiny", "scaling.yaml")
+
+
+@pytest.mark.parametrize("setting", SHIPPED)
+def test_every_run_of_the_shipped_ladders_is_a_valid_model_with_a_schedule_of_its_own(setting):
+    plans = plans_of(read_ladder(ROOT / "scaling.yaml", setting))
+    for plan in plans:
+        model = params.check(ModelParams, plan.sections["model"], "model", plan.name)
+        pretrain = params.check(PretrainParams, plan.sections["pretrain"], "pretrain", plan.name)
+        steps = pretrain.max_steps
+        # One look at val, at the end of a fall to nothing.
+        assert pretrain.eval_every_steps == steps
+        assert rate_factor(steps, steps, pretrain.schedule) == 0
+        assert max(rate_factor(step, steps, pretrain.schedule) for step in range(steps)) == 1
+        assert plan.tokens == steps * pretrain.batch_size * INFO.context_length
+        assert model.d_model == plan.changes["model.d_model"]
+    assert plans[-1].parameters > max(plan.parameters for plan in plans[:-1])
+
+
+def test_tiny_never_compiles(ladder):
+    assert {plan.sections["pretrain"]["compile"] for plan in plans_of(ladder)} == {"never"}
+
+
+def test_parameters_are_those_of_the_blocks_and_the_last_norm(ladder):
+    # Four projections of D × D, three matrices of D × F, two norms of D and two of a head's width a block; one of D.
+    for size, plan in zip(ladder.sizes, plans_of(ladder)[:: len(ladder.max_steps)], strict=False):
+        D, F, head = size.d_model, size.d_ff, size.d_model // size.n_heads
+        assert plan.parameters == size.n_layers * (4 * D * D + 3 * D * F + 2 * D + 2 * head) + D
+
+
+def test_names_tell_size_and_tokens_and_git_takes_them(ladder):
+    for plan in plans_of(ladder):
+        assert re.fullmatch(r"scaling-[\d.]+M-[\d.]+M", plan.name)
+        assert subprocess.run(["git", "check-ref-format", f"refs/exps/{plan.name}"], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_steps": [100, 200]}, "scaling.yaml: tiny.max_steps: wanted"),
+        ({"max_steps": [100, 200, 200]}, "scaling.yaml: tiny: wanted runs that differ"),
+        ({"params": {"sample.stride": 3}}, "scaling.yaml: tiny.params.sample.stride: wanted a key of model, pretrain"),
+        ({"params": {"pretrain.compil": "never"}}, "scaling.yaml: tiny.params: pretrain.compil: wanted a value"),
+        ({"params": {"pretrain.compile": "no"}}, "scaling.yaml: tiny: pretrain.compile: wanted"),
+        ({"params": {"model.n_kv_heads": 1, "model.dropout": 2}}, "scaling.yaml: tiny: model.dropout: wanted"),
+        ({"job": 3}, "scaling.yaml: tiny.job: no such key"),
+    ],
+)
+def test_a_wrong_ladder_is_one_line_that_names_the_key(ladder, changes, message):
+    with pytest.raises(UserError) as refused:
+        plans_of(with_changes(ladder, **changes))
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_predicted_size_has_to_be_the_largest(ladder):
+    small = {"size": ladder.sizes[0].model_dump(), "max_steps": 777}
+    with pytest.raises(UserError, match=r"tiny\.predicted\.size: wanted more than [\d,]+ parameters, given [\d,]+$"):
+        plans_of(with_changes(ladder, predicted=small))
+
+
+def test_an_unknown_ladder_is_told_which_there_are():
+    with pytest.raises(UserError, match=r"scaling\.yaml: wanted one of tiny, large, given huge$"):
+        read_ladder(ROOT / "scaling.yaml", "huge")
+
+
+def test_a_run_is_queued_by_its_name_with_all_that_it_changes(ladder):
+    plan = plans_of(with_changes(ladder, params={"pretrain.compile": "never", "pretrain.average": None}))[0]
+    words = queue_words(plan)
+    assert words[:7] == ["dvc", "exp", "run", "--queue", "--single-item", "--name", plan.name]
+    assert words[-1] == "pretrain"
+    assert words[7:-1:2] == ["--set-param"] * len(plan.changes)
+    said = set(words[8:-1:2])
+    assert said >= {"model.d_model=32", "pretrain.compile=never", "pretrain.average=null", "pretrain.max_steps=100"}
+    assert said >= {"pretrain.eval_every_steps=100", "pretrain.schedule.warmup_steps=5"}
+
+
+STATUS = """\
+Task     Name                 Created    Status
+963c1e6  scaling-0.3M-5M      10:07 PM   Running
+62ab2d7  of mine              10:06 PM   Queued
+5855f7d  scaling-0.9M-5M      Nov 21, 2026   Success
+0055f7d  scaling-0.3M-5M      09:00 AM   Failed
+
+Worker status: 1 active, 2 idle
+"""
+
+
+def test_the_queue_is_read_from_what_dvc_prints():
+    states, n_workers = read_queue(lambda *words: STATUS)
+    assert states["scaling-0.3M-5M"] == "Running"
+    assert states["scaling-0.9M-5M"] == "Success"
+    assert n_workers == 3
+    assert read_queue(lambda *words: "No experiment tasks in the queue.\nWorker status: 0 active, 0 idle\n") == ({}, 0)
+
+
+class StandIn:
+    """DVC and Git as far as a ladder needs them: each look at the queue ends `jobs` runs."""
+
+    def __init__(self, plans: list[PlannedRun], deps: dict[str, str]):
+        self.plans = {plan.name: plan for plan in plans}
+        self.deps, self.failing = deps, set[str]()
+        self.states: dict[str, str] = {}
+        self.refs: dict[str, str] = {}
+        self.n_workers, self.log = 0, list[tuple[str, ...]]()
+        self.at_status: Callable[[], None] = lambda: None
+
+    def __call__(self, *words: str) -> str:
+        self.log.append(words)
+        match words:
+            case ("dvc", "queue", "status"):
+                return self.status()
+            case ("dvc", "exp", "run", *options):
+                self.states[options[options.index("--name") + 1]] = "Queued"
+            case ("dvc", "queue", "start", "--jobs", jobs):
+                self.n_workers = int(jobs)
+            case ("dvc", "queue", "remove" | "kill", *names):
+                for name in names:
+                    del self.states[name]
+            case ("dvc", "queue", "logs", name):
+                return f"Running stage 'pretrain':\n> python\n{name}: no luck\nERROR: failed to reproduce 'pretrain'\n"
+            case ("dvc", "exp", "remove", *refs):
+                for ref in refs:
+                    del self.refs[ref]
+            case ("git", "rev-parse", "HEAD"):
+                return "abcdef\n"
+            case ("git", "for-each-ref", _, pattern):
+                return "\n".join(self.refs) if pattern.startswith("refs/exps/*") or pattern.endswith("cdef") else ""
+            case ("git", "show", what):
+                return self.show(*what.split(":"))
+            case _:
+                raise AssertionError(words)
+        return ""
+
+    def status(self) -> str:
+        self.at_status()
+        rows = [f"1234567  {name}   10:07 PM   {state}" for name, state in self.states.items()]
+        for name in [name for name, state in self.states.items() if state == "Queued"][: self.n_workers]:
+            self.states[name] = "Failed" if name in self.failing else "Success"
+            if name not in self.failing:
+                self.refs[f"refs/exps/ab/cdef/{name}"] = name
+        return "\n".join(
+            ["Task     Name    Created    Status", *rows, f"\nWorker status: {self.n_workers} active, 0 idle"]
+        )
+
+    def show(self, ref: str, file: str) -> str:
+        plan = self.plans[self.refs[ref]]
+        if file == "metrics/pretrain.json":
+            loss = LAW.loss(plan.parameters, plan.tokens)
+            return json.dumps({"tokens_seen": plan.tokens, "val_loss": loss, "epochs": plan.tokens / 4e5})
+        deps = [{"path": path, "md5": md5} for path, md5 in self.deps.items()]
+        stage = {"deps": deps, "params": {"params.yaml": plan.sections}}
+        return json.dumps({"stages": {"pretrain": stage}})  # JSON is YAML
+
+    def queued(self) -> list[str]:
+        return [words[words.index("--name") + 1] for words in self.log if words[:3] == ("dvc", "exp", "run")]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """What a ladder reads of a repository: params, wiring, lock, windows."""
+    for name in ("params.yaml", "scaling.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    stages = {"pretrain": {"deps": ["data/windows", CODE]}}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    lock = {"stages": {"sample": {"outs": [{"path": "data/windows", "md5": "w.dir"}]}}}
+    (tmp_path / "dvc.lock").write_text(json.dumps(lock))
+    for folder in ("data/windows", "llm/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / CODE).write_text("")
+    write_info(tmp_path / "data/windows/windows.json", INFO)
+    return tmp_path
+
+
+@pytest.fixture
+def dvc(ladder: Ladder) -> StandIn:
+    return StandIn(plans_of(ladder), {"data/windows": "w.dir", CODE: "d41d8cd98f00b204e9800998ecf8427e"})
+
+
+def test_a_ladder_is_made_once_and_written(root, dvc, ladder):
+    page, failed = run_ladder("tiny", root, dvc, 0)
+    assert failed == []
+    assert sorted(dvc.queued()) == sorted(dvc.plans)
+    work = [dvc.plans[name].flops for name in dvc.queued()]
+    assert work == sorted(work, reverse=True)
+    assert (root / PAGE).read_text() == page
+    metrics = json.loads((root / METRICS).read_text())
+    assert len(metrics["runs"]) == len(dvc.plans) - 1
+    held_out = plans_of(ladder)[-1]
+    assert held_out.name not in [run["name"] for run in metrics["runs"]]
+    assert metrics["prediction"]["value"] == pytest.approx(metrics["outcome"]["loss"], rel=1e-3)
+    written = {path: (root / path).read_bytes() for path in (PAGE, METRICS, PICTURE)}
+    dvc.log.clear()
+    assert run_ladder("tiny", root, dvc, 0) == (page, [])
+    assert dvc.queued() == []
+    assert {path: (root / path).read_bytes() for path in written} == written
+
+
+@pytest.mark.parametrize("changed", ["code", "windows", "params"])
+def test_what_was_made_otherwise_is_removed_and_made_again(root, dvc, ladder, changed):
+    plans = plans_of(ladder)
+    make_runs(plans, 2, root, dvc, 0)
+    dvc.log.clear()
+    if changed == "code":
+        (root / CODE).write_text("changed")
+        dvc.deps = dvc.deps | {CODE: "8977dfac2f8e04cb96e66882235f5aba"}
+    elif changed == "windows":
+        (root / "dvc.lock").write_text((root / "dvc.lock").read_text().replace("w.dir", "v.dir"))
+        dvc.deps = dvc.deps | {"data/windows": "v.dir"}
+    else:
+        plans = plans_of(with_changes(ladder, warmup_share=0.1))
+        dvc.plans = {plan.name: plan for plan in plans}
+    old, dvc.show = dvc.show, lambda ref, file: json.dumps({"stages": {}})
+
+    def remade() -> None:
+        if dvc.queued():
+            dvc.show = old
+
+    dvc.at_status = remade
+    made, failed = make_runs(plans, 2, root, dvc, 0)
+    assert failed == {}
+    assert made.keys() == dvc.plans.keys()
+    assert sorted(dvc.queued()) == sorted(dvc.plans)
+    removed = next(words for words in dvc.log if words[:3] == ("dvc", "exp", "remove"))
+    assert len(removed) == 3 + len(dvc.plans)
+
+
+@pytest.mark.parametrize("changed", ["code", "windows", "params"])
+def test_a_run_is_only_found_where_code_windows_and_params_are_the_same(root, dvc, ladder, changed):
+    plans = plans_of(ladder)[:2]
+    made, _ = make_runs(plans, 2, root, dvc, 0)
+    assert len(made) == 2
+    if changed == "code":
+        (root / CODE).write_text("changed")
+    elif changed == "windows":
+        (root / "dvc.lock").write_text((root / "dvc.lock").read_text().replace("w.dir", "v.dir"))
+    else:
+        plans = plans_of(with_changes(ladder, params={**ladder.params, "seed": 2}))[:2]
+    made, failed = make_runs(plans, 2, root, dvc, 0)
+    assert made == {}
+    assert set(failed.values()) == {"it left no result that fits the params, windows and code"}
+
+
+def test_failed_runs_are_named_with_their_reason_and_the_rest_is_fitted(root, dvc, ladder, capsys):
+    dvc.failing = {list(dvc.plans)[3], list(dvc.plans)[-1]}
+    page, failed = run_ladder("tiny", root, dvc, 0)
+    assert set(failed) == dvc.failing
+    lines = capsys.readouterr().err.splitlines()
+    for name in dvc.failing:
+        assert f"scaling: {name} failed: {name}: no luck" in lines
+    assert "It was not trained." in page
+    assert len(json.loads((root / METRICS).read_text())["runs"]) == len(dvc.plans) - 2
+
+
+def test_too_few_runs_that_came_through_are_one_line(root, dvc):
+    dvc.failing = set(list(dvc.plans)[2:])
+    with pytest.raises(UserError, match=r"^scaling: wanted at least 7 runs.*given 2, 1, 2$"):
+        run_ladder("tiny", root, dvc, 0)
+
+
+def test_other_experiments_in_the_queue_are_not_started(root, dvc, ladder):
+    dvc.states = {"of-mine": "Queued"}
+    with pytest.raises(UserError, match=r"^dvc queue: wanted none but this ladder's runs, given of-mine$"):
+        make_runs(plans_of(ladder), 2, root, dvc, 0)
+    assert dvc.queued() == []
+    assert dvc.n_workers == 0
+
+
+def test_what_an_earlier_call_left_in_the_queue_is_waited_for_and_not_queued_twice(root, dvc, ladder):
+    first, second, *_ = plans = plans_of(ladder)[:3]
+    dvc.states = {first.name: "Queued", second.name: "Queued"}
+    made, failed = make_runs(plans, 2, root, dvc, 0)
+    assert made.keys() == {plan.name for plan in plans}
+    assert failed == {}
+    assert dvc.queued() == [plans[2].name]
+
+
+def test_an_interrupt_takes_the_ladders_runs_out_of_the_queue_the_waiting_ones_first(root, dvc, ladder, capsys):
+    plans = plans_of(ladder)[:4]
+
+    def interrupt() -> None:
+        if dvc.n_workers:
+            dvc.n_workers, dvc.at_status = 0, lambda: None
+            dvc.states[plans[0].name] = "Running"
+            raise KeyboardInterrupt
+
+    dvc.at_status = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        make_runs(plans, 2, root, dvc, 0)
+    waiting = sorted(plan.name for plan in plans[1:])
+    ended = [words for words in dvc.log if words[2] in ("remove", "kill")]
+    assert ended == [("dvc", "queue", "remove", *waiting), ("dvc", "queue", "kill", plans[0].name)]
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_queue_without_workers_is_given_up_and_emptied(dvc, ladder):
+    plans = plans_of(ladder)[:2]
+    dvc.states = {plan.name: "Running" for plan in plans}
+    failed = wait_for(plans, dvc, 0)
+    assert failed.keys() == {plan.name for plan in plans}
+    assert all("lost its workers" in reason for reason in failed.values())
+    assert dvc.log[:PATIENCE] == [("dvc", "queue", "status")] * PATIENCE
+    assert dvc.states == {}
+
+
+def test_without_held_out_text_it_says_so(root, dvc, ladder):
+    show = dvc.show
+    dvc.show = lambda ref, file: '{"tokens_seen": 1, "epochs": 0}' if "metrics" in file else show(ref, file)
+    with pytest.raises(UserError, match=r"^prepare\.split\.val: wanted held-out text"):
+        make_runs(plans_of(ladder)[:1], 2, root, dvc, 0)
+
+
+def test_a_command_that_fails_is_its_last_line(tmp_path):
+    with pytest.raises(UserError, match=r"^git rev-parse HEAD: fatal: "):
+        commands_in(tmp_path / "..")("git", "rev-parse", "HEAD", "--", "no-such-file")
+    assert commands_in(tmp_path)("pwd").strip() == str(tmp_path)
+
+
+WORK = """
+import json, sys
+from pathlib import Path
+from ruamel.yaml import YAML
+
+content = YAML(typ="safe", pure=True).load(Path("params.yaml"))
+steps = content["pretrain"]["max_steps"]
+if steps == 13:
+    sys.exit("pretrain: 13 brings no luck")
+Path("metrics").mkdir(exist_ok=True)
+loss = json.loads(Path("data/windows").read_text()) + 1 / steps
+Path("metrics/pretrain.json").write_text(json.dumps({"tokens_seen": steps, "val_loss": loss, "epochs": 0.1}))
+"""
+
+WIRING = """
+stages:
+  sample:
+    cmd: mkdir -p data && echo 1.5 > data/windows
+    outs: [data/windows]
+  pretrain:
+    cmd: python work.py
+    deps: [data/windows, given, work.py]
+    params: [model, pretrain, seed]
+    metrics: [metrics/pretrain.json: {cache: false}]
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of Git and DVC whose pretraining is one division."""
+    for name in os.environ:
+        if name.startswith(("DVC_", "GIT_", "PYTHON")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for role in ("AUTHOR", "COMMITTER"):
+        for key in ("NAME", "EMAIL"):
+            monkeypatch.setenv(f"GIT_{role}_{key}", "test@example.org")
+    call = commands_in(tmp_path)
+    call("git", "init", "--quiet", "--initial-branch", "main")
+    call("dvc", "init", "--quiet")
+    files = {"work.py": WORK, "dvc.yaml": WIRING, "params.yaml": "seed: 1\nmodel: {norm_eps: 1e-6, d_model: 8}\n"}
+    files["params.yaml"] += "pretrain: {max_steps: 4, average: ema}\n"
+    files |= {"given/b.txt": "of nobody's making", "given/in/a.txt": "a folder of them"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    call("dvc", "repro", "--quiet", "sample")
+    call("git", "add", "--all")
+    call("git", "commit", "--quiet", "--message", "start")
+    return tmp_path
+
+
+def small_plan(max_steps: int) -> PlannedRun:
+    changes = {"model.d_model": 16, "pretrain.max_steps": max_steps, "pretrain.average": None}
+    sections = {"seed": 1, "model": {"norm_eps": 1e-6, "d_model": 16}}
+    sections["pretrain"] = {"max_steps": max_steps, "average": None}
+    return PlannedRun(f"scaling-0.1M-{max_steps}M", 100, max_steps, 1e9, changes, sections)
+
+
+def test_dvc_itself_makes_each_run_once_and_tells_why_one_failed(repository):
+    plans, call = [small_plan(steps) for steps in (10, 13)], commands_in(repository)
+    made, failed = make_runs(plans, 2, repository, call, 1)
+    assert {name: run.loss for name, run in made.items()} == {"scaling-0.1M-10M": 1.6}
+    assert failed == {"scaling-0.1M-13M": "pretrain: 13 brings no luck"}
+    assert call("git", "status", "--porcelain") == ""
+    words: list[tuple[str, ...]] = []
+    again, _ = make_runs(plans[:1], 2, repository, lambda *given: words.append(given) or call(*given), 1)
+    assert again == made
+    assert not [given for given in words if given[:2] == ("dvc", "exp")]

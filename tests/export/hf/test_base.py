@@ -1,0 +1,192 @@
+"""What training begins from: a folder's weights and its tokenizer, grown by the special tokens that it lacks."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+from transformers import AutoTokenizer
+from typer.testing import CliRunner
+
+from llm.__main__ import app
+from llm.core.errors import UserError
+from llm.export.hf.base import open_base, open_model, read_base, read_first_weights, read_tokenizer
+from llm.export.hf.folder import read_folder, write_folder
+from llm.model.config import ModelConfig
+from llm.tokens.frame import with_begin
+from llm.tokens.special import SPECIAL_TOKENS
+from llm.tokens.tokenizer import Tokenizer
+
+TEXTS = ["def walk(path):", "The river runs <|im_end|> 2024 déjà vu"]
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory, draw_gpt, small_tokenizer_file) -> Path:
+    """A folder whose tokenizer has one special token, in another place, and puts it before a text. Only to be read."""
+    folder = tmp_path_factory.mktemp("foreign")
+    content = json.loads(small_tokenizer_file.read_text())
+    vocab = {name: token for name, token in content["model"]["vocab"].items() if name not in SPECIAL_TOKENS}
+    content["model"]["vocab"] = {name: number for number, name in enumerate(sorted(vocab, key=vocab.__getitem__))}
+    end = {"id": len(vocab), "content": "<|endoftext|>", "single_word": False, "lstrip": False, "rstrip": False}
+    content["added_tokens"] = [end | {"normalized": False, "special": True}]
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", len(vocab))]
+    )
+    write_folder(folder, draw_gpt(tie_embeddings=False), small_tokenizer_file)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+N_KNOWN = 315  # of 320 tokens five are special and lacking; the model has 320 rows all the same
+
+
+def test_lacking_tokens_come_behind_and_all_others_keep_their_ids(foreign, tmp_path, capsys):
+    file, load = open_base(foreign, tmp_path / "grown.json")
+    assert file == tmp_path / "grown.json"
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "<|pad|>, <|bos|>, <|eos|>, <|im_start|>, <|im_end|> come behind its 315 tokens" in told
+    theirs, ours = tokenizers.Tokenizer.from_file(str(foreign / "tokenizer.json")), Tokenizer.load(file)
+    theirs.encode_special_tokens = True
+    assert ours.special == {"<|endoftext|>": 314} | {
+        name: N_KNOWN + number for number, name in enumerate(SPECIAL_TOKENS[1:])
+    }
+    for text in TEXTS:
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+    assert load().config.vocab_size == ours.vocab_size == 320
+
+
+def test_rows_of_new_tokens_are_the_mean_of_those_that_had_a_token(foreign, tmp_path):
+    before, after = read_folder(foreign), open_base(foreign, tmp_path / "grown.json")[1]()
+    for old, new in ((before.embedding, after.embedding), (before.head, after.head)):
+        assert torch.equal(new.weight[:N_KNOWN], old.weight[:N_KNOWN])
+        torch.testing.assert_close(new.weight[N_KNOWN:], old.weight[:N_KNOWN].mean(dim=0).expand(5, -1))
+
+
+def test_what_has_all_tokens_is_taken_as_it_is(exported_folder, tmp_path, capsys):
+    file, load = open_base(exported_folder, tmp_path / "grown.json")
+    assert file == exported_folder / "tokenizer.json"
+    assert not (tmp_path / "grown.json").exists()
+    assert capsys.readouterr().err == ""
+    torch.testing.assert_close(load().state_dict(), read_folder(exported_folder).state_dict(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("single", "begin"),
+    [("<|bos|> $A", "<|bos|>"), ("$A", "<|endoftext|>"), ("<|bos|> <|eos|> $A", "<|endoftext|>"), ("$A <|eos|>", None)],
+)
+def test_the_token_that_a_text_begins_with_stays_and_no_other(exported_folder, tmp_path, capsys, single, begin):
+    folder = shutil.copytree(exported_folder, tmp_path / "base")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, special_tokens=[("<|bos|>", 2), ("<|eos|>", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    file, _ = open_base(folder, tmp_path / "grown.json")
+    assert file == tmp_path / "grown.json"
+    assert capsys.readouterr().err == ""
+    begin = begin or "<|endoftext|>"
+    assert Tokenizer.load(file).begin_token == begin
+    tokenizer.post_processor = None
+    assert file.read_text() == with_begin(tokenizer, begin).to_str(pretty=True)
+
+
+def test_a_folder_without_our_tokens_is_opened_to_generate_as_it_is(foreign, tmp_path):
+    folder = shutil.copytree(foreign, tmp_path / "base")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 314]}')
+    model, tokenizer = open_model(folder)
+    assert model.config.vocab_size == tokenizer.vocab_size == N_KNOWN  # no token that it lacks can be generated
+    assert tokenizer.begin == [314]
+    assert tokenizer.ends == {7, 314}
+    assert tokenizer.prompt("The") == AutoTokenizer.from_pretrained(folder)("The")["input_ids"]
+    shown = CliRunner().invoke(app, ["generate", "The", "--model", str(folder), "--temperature", "0"])
+    assert shown.output.startswith("The")
+
+
+def test_rows_that_no_token_has_are_left_out(tmp_path, draw_gpt, small_tokenizer_file):
+    write_folder(tmp_path, draw_gpt(vocab_size=384), small_tokenizer_file)
+    model = open_base(tmp_path, tmp_path / "grown.json")[1]()
+    assert model.config.vocab_size == 320
+    assert torch.equal(model.embedding.weight, read_folder(tmp_path).embedding.weight[:320])
+
+
+def test_more_tokens_than_rows_are_refused(exported_folder):
+    with pytest.raises(UserError, match="at most the model's 320 tokens, given 321"):
+        read_base(exported_folder, 321, 321)
+
+
+def test_a_folder_without_a_tokenizer_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"tokenizer\.json: wanted"):
+        read_tokenizer(tmp_path)
+
+
+@pytest.fixture
+def shape(exported_folder) -> ModelConfig:
+    return read_folder(exported_folder).config
+
+
+@pytest.mark.parametrize("context_length", [48, 20])
+@torch.no_grad()
+def test_first_weights_are_the_folders_also_for_a_shorter_context(exported_folder, shape, context_length):
+    shape = shape.model_copy(update={"context_length": context_length, "dropout": 0.1})
+    model = read_first_weights(exported_folder, shape, exported_folder / "tokenizer.json")
+    assert model.config == shape
+    ids = torch.randint(0, 320, (2, 20), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model(ids), read_folder(exported_folder)(ids))
+
+
+@torch.no_grad()
+def test_learned_places_are_cut_to_a_shorter_context(tmp_path, draw_gpt, small_tokenizer_file):
+    write_folder(tmp_path, draw_gpt(family="gpt2", n_kv_heads=2), small_tokenizer_file)
+    base = read_folder(tmp_path)
+    shape = base.config.model_copy(update={"context_length": 20, "rope_theta": 5.0})  # which turns nothing
+    ids = torch.randint(0, 320, (2, 20), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(read_first_weights(tmp_path, shape, small_tokenizer_file)(ids), base(ids))
+
+
+def test_a_width_of_the_heads_comes_from_the_folder(tmp_path, draw_gpt, small_tokenizer_file):
+    write_folder(tmp_path, draw_gpt(head_width=14), small_tokenizer_file)
+    shape = draw_gpt().config
+    assert read_first_weights(tmp_path, shape, small_tokenizer_file).config.head_dim == 14
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"d_model": 36}, "wanted model.d_model: 24 as in "),
+        ({"family": "llama", "n_layers": 3}, "wanted model.family: qwen3, model.n_layers: 2 as in "),
+        ({"norm_eps": 1e-5}, "model.norm_eps: 1e-06"),
+        ({"rope_theta": 5.0}, "model.rope_theta: 10000.0"),
+        ({"tie_embeddings": False}, "model.tie_embeddings: True"),
+        ({"attention": "causal"}, "model.attention: grouped"),
+        ({"positions": "learned"}, "model.positions: rope"),
+        (
+            {"family": "llama", "n_layers": 3, "d_ff": 8, "d_model": 36, "n_heads": 3, "norm_eps": 1.0},
+            "1 more keys differ",
+        ),
+        ({"context_length": 49}, "sample.context_length: wanted at most the 48 tokens of"),
+    ],
+)
+def test_another_shape_is_one_line_with_the_keys_and_their_values(exported_folder, shape, changes, sentence):
+    other = shape.model_copy(update=changes)
+    with pytest.raises(UserError) as caught:
+        read_first_weights(exported_folder, other, exported_folder / "tokenizer.json")
+    message = str(caught.value)
+    assert sentence in message and str(exported_folder) in message and "\n" not in message
+
+
+def test_another_tokenizer_is_one_line_that_says_what_to_do(foreign, exported_folder, shape):
+    with pytest.raises(UserError) as caught:
+        read_first_weights(foreign, shape, exported_folder / "tokenizer.json")
+    message = str(caught.value)
+    assert f"tokenize.from: {foreign}" in message
+    assert str(exported_folder / "tokenizer.json") in message and "\n" not in message
+
+
+def test_the_tokenizer_that_tokenize_makes_of_the_folder_is_the_same_one(foreign, tmp_path, shape):
+    read_tokenizer(foreign)[0].save(str(tmp_path / "tokenizer.json"))
+    shape = shape.model_copy(update={"tie_embeddings": False})
+    assert read_first_weights(foreign, shape, tmp_path / "tokenizer.json").config == shape

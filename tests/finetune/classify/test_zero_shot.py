@@ -1,0 +1,148 @@
+"""A label's score is what the model's own logits say of its words, however it is batched and however long the text."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.core.device import Machine
+from llm.core.errors import UserError
+from llm.finetune.classify.classifier import Prepared, Rows
+from llm.finetune.classify.zero_shot import read_template, score_labels, zero_shot
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.words import train_words
+
+TEMPLATE = "{text}\n# about {label}"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_tokenizer_file) -> Tokenizer:
+    return Tokenizer.load(small_tokenizer_file)
+
+
+def _rows(texts: list[list[str]], labels: list[int]) -> Rows:
+    return Rows([[7]] * len(texts), texts, np.array(labels, dtype=np.int64))
+
+
+def _prepared(*texts: list[str], labels: tuple[str, ...] = ("rain", "the river")) -> Prepared:
+    rows = {"train": _rows([], []), "val": _rows([*texts], [0] * len(texts)), "test": _rows([*texts], [1] * len(texts))}
+    return Prepared(rows, list(labels), {})
+
+
+@torch.no_grad()
+def _slow(model, prompt: list[int], label: list[int]) -> float:
+    """All of it read at once, a label at a time."""
+    of_all = model(torch.tensor([prompt + label])).log_softmax(dim=-1)[0, len(prompt) - 1 : -1]
+    return float(of_all.gather(1, torch.tensor(label)[:, None]).sum())
+
+
+@pytest.mark.parametrize("shape", [{}, {"family": "gpt2", "attention": "multi_head"}, {"family": "gru"}], ids=str)
+def test_scores_are_the_models_own_log_probabilities(draw_gpt, plain_cpu, shape):
+    model, drawn = draw_gpt(**shape), np.random.default_rng(1)
+    prompts = [drawn.integers(6, 320, length).tolist() for length in (5, 9, 1, 5, 9, 30)]
+    labels = [drawn.integers(6, 320, length).tolist() for length in (1, 4, 2)]
+    slow = [[_slow(model, prompt, label) for label in labels] for prompt in prompts]
+    np.testing.assert_allclose(score_labels(model, prompts, labels, plain_cpu), slow, atol=1e-4)
+
+
+def test_a_batch_of_more_labels_than_fit_at_once_is_scored_alike(draw_gpt, plain_cpu, monkeypatch):
+    model, drawn = draw_gpt(), np.random.default_rng(2)
+    prompts = [drawn.integers(6, 320, 7).tolist() for _ in range(5)]
+    labels = [drawn.integers(6, 320, length).tolist() for length in (3, 1, 5, 2)]
+    whole = score_labels(model, prompts, labels, plain_cpu)
+    monkeypatch.setattr("llm.finetune.classify.zero_shot.ROWS_AT_ONCE", 3)
+    np.testing.assert_allclose(score_labels(model, prompts, labels, plain_cpu), whole, atol=1e-4)
+
+
+def test_the_label_stands_behind_the_filled_template(draw_gpt, tokenizer, plain_cpu):
+    model = draw_gpt()
+    rival = zero_shot(model, tokenizer, _prepared(["the rain falls"], ["a {label}"]), TEMPLATE, plain_cpu)
+    for text, scores in zip(["the rain falls", "a {label}"], rival.test.scores, strict=True):
+        prompt = [tokenizer.end_of_text, *tokenizer.encode(f"{text}\n# about")]
+        slow = [_slow(model, prompt, tokenizer.encode(f" {label}")) for label in ("rain", "the river")]
+        np.testing.assert_allclose(scores, slow, atol=1e-4)
+    assert rival.setting["template"] == TEMPLATE
+    assert rival.setting["rows_cut_to_context"] == 0
+    assert rival.val.actual.tolist() == [0, 0]
+    assert rival.test.actual.tolist() == [1, 1]
+
+
+def test_what_a_label_scores_after_no_text_is_taken_off_for_the_second_figure(draw_gpt, tokenizer, plain_cpu):
+    model = draw_gpt()
+    texts = [["the rain"], ["falls"], ["walk the path"], ["2024"], ["a river"], ["déjà vu"]]
+    prepared = _prepared(*texts)
+    rival = zero_shot(model, tokenizer, prepared, TEMPLATE, plain_cpu)
+    empty = zero_shot(model, tokenizer, _prepared([""]), TEMPLATE, plain_cpu).test.scores
+    right = (rival.test.scores - empty).argmax(axis=1) == 1
+    assert rival.setting["accuracy_less_empty_text"] == round(float(right.mean()), 4)
+
+
+@given(st.lists(st.text("the rain\nfalls é", max_size=300), min_size=1, max_size=2))
+@settings(max_examples=25, deadline=None)
+def test_a_long_text_is_cut_at_its_end_until_all_fits(draw_gpt, tokenizer, texts):
+    template = "{text}\n# about {label}" if len(texts) == 1 else "{text_1} / {text_2}\n# about {label}"
+    machine = replace(Machine.find(), device="cpu", matmul_dtype="float32")
+    model = draw_gpt(context_length=32)
+    rival = zero_shot(model, tokenizer, _prepared(texts), template, machine)
+    assert np.isfinite(rival.test.scores).all()
+    whole = template.removesuffix(" {label}").replace("{text}", texts[0]).replace("{text_1}", texts[0])
+    whole = whole.replace("{text_2}", texts[-1])
+    room = 32 - len(tokenizer.encode(" the river"))
+    fits = 1 + len(tokenizer.encode(whole)) <= room
+    assert rival.setting["rows_cut_to_context"] == 2 * (not fits)
+
+
+def test_the_longer_of_two_texts_is_cut_first(draw_gpt, tokenizer, plain_cpu):
+    model, template = draw_gpt(), "{text_1} / {text_2} is {label}"
+    long = zero_shot(model, tokenizer, _prepared(["x " * 100, "the rain"]), template, plain_cpu)
+    other = zero_shot(model, tokenizer, _prepared(["x " * 100, "walk"]), template, plain_cpu)
+    assert long.setting["rows_cut_to_context"] == 2
+    assert not np.allclose(long.test.scores, other.test.scores, atol=1e-3)
+    beyond = zero_shot(model, tokenizer, _prepared(["x " * 100 + "y", "the rain"]), template, plain_cpu)
+    np.testing.assert_allclose(long.test.scores, beyond.test.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("template", "n_texts"),
+    [
+        ("{label}", 1),
+        ("{text} {text} {label}", 1),
+        ("{label} {text} {label}", 1),
+        ("{text_1} {label}", 2),
+        ("{text_2} {text_1} {label}", 2),
+        ("{text} {label}", 2),
+        ("{text} {label}?", 1),
+    ],
+)
+def test_a_template_without_its_places_is_refused_in_one_line(template, n_texts):
+    with pytest.raises(UserError, match=r"^zero_shot: wanted .*, given .*$") as caught:
+        read_template(template, n_texts)
+    assert template in str(caught.value)
+
+
+def test_a_template_that_leaves_no_room_is_refused(draw_gpt, tokenizer, plain_cpu):
+    with pytest.raises(UserError, match=r"^zero_shot: wanted a template that leaves room .* tokens"):
+        zero_shot(
+            draw_gpt(context_length=8), tokenizer, _prepared(["x"]), "{text} " + "y z " * 9 + "{label}", plain_cpu
+        )
+
+
+def test_a_label_without_tokens_is_refused(draw_gpt, tmp_path, plain_cpu):
+    file = tmp_path / "tokenizer.json"
+    train_words(["the rain falls"], 100, 1, whitespace="drop").save(str(file))
+    prepared = _prepared(["rain"], labels=("rain", " "))
+    with pytest.raises(UserError, match=r"^zero_shot: wanted labels that .* tokens for, or null, given ' '$"):
+        zero_shot(draw_gpt(), Tokenizer.load(file), prepared, TEMPLATE, plain_cpu)
+
+
+def test_a_token_of_template_and_label_together_is_no_part_of_the_prompt(draw_gpt, tokenizer, plain_cpu):
+    # "t" + "he" is one token behind a space.
+    assert len(tokenizer.encode(" the")) == 1
+    rival = zero_shot(draw_gpt(), tokenizer, _prepared(["x"], labels=("he", "rain")), "{text} t{label}", plain_cpu)
+    prompt = [tokenizer.end_of_text, *tokenizer.encode("x t")]
+    np.testing.assert_allclose(
+        rival.test.scores[0], [_slow(draw_gpt(), prompt, tokenizer.encode(of)) for of in ("he", "rain")], atol=1e-4
+    )

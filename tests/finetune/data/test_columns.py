@@ -1,0 +1,258 @@
+"""A file comes out with its rows as they were and columns more, or not at all."""
+
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llm.core.errors import UserError
+from llm.finetune.data.columns import FORMATS, Change, add_columns
+
+HARD = ["plain", 'a "quoted", text', "two\nlines\r\nand more", "", "déjà 🙂", " spaces ", "'", "\\N", "a\tb"]
+NAMES = ["upper", "length"]
+
+
+def upper(texts: list[list[str]]) -> list[list[str | float | None]]:
+    """The first text in capitals and the length of all; nothing where there is no text."""
+    return [[row[0].upper(), float(len("".join(map(str, row))))] if row[0] else [None, None] for row in texts]
+
+
+def change(texts: tuple[str, ...] = ("text",), header: bool = True, chunk_rows: int = 2) -> Change:
+    return Change(texts, NAMES, header, chunk_rows)
+
+
+def write(path: Path, table: pd.DataFrame) -> Path:
+    match path.suffix:
+        case ".parquet":
+            table.to_parquet(path)
+        case ".json":
+            path.write_text(json.dumps(table.to_dict("records"), indent=1))
+        case ".jsonl" | ".ndjson":
+            path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in table.to_dict("records")))
+        case suffix:
+            table.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    return path
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    match path.suffix:
+        case ".parquet":
+            return pq.read_table(path).to_pylist()
+        case ".json":
+            return json.loads(path.read_text())
+        case ".jsonl" | ".ndjson":
+            return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 4, 100])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_row_is_as_it_was_with_what_is_added(tmp_path, suffix, chunk_rows):
+    table = pd.DataFrame({"id": [f"{number:03}" for number in range(len(HARD))], "text": HARD})
+    file, out = write(tmp_path / f"rows{suffix}", table), tmp_path / f"new/out{suffix}"
+    add_columns(file, out, change(chunk_rows=chunk_rows), upper)
+    added = upper([[text] for text in HARD])
+    if suffix in (".csv", ".tsv"):
+        added = [["" if value is None else str(value) for value in values] for values in added]
+    names = ["id", "text", *NAMES]
+    rows = zip(table["id"], HARD, added, strict=True)
+    assert read(out) == [dict(zip(names, [number, text, *values], strict=True)) for number, text, values in rows]
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_two_texts_come_in_the_order_of_their_names(tmp_path):
+    file = write(tmp_path / "rows.csv", pd.DataFrame({"a": ["x"], "b": ["yy"]}))
+    seen = []
+    add_columns(file, tmp_path / "out.csv", change(("b", "a")), lambda texts: seen.extend(texts) or upper(texts))
+    assert seen == [["yy", "x"]]
+
+
+def test_without_a_header_columns_are_numbered_and_the_output_has_none(tmp_path):
+    (tmp_path / "rows.tsv").write_text('ham\t"hello\nspam\tbuy, "now"\n')
+    add_columns(tmp_path / "rows.tsv", tmp_path / "out.tsv", change(("2",), header=False), upper)
+    assert (tmp_path / "out.tsv").read_text() == 'ham\t"hello\t"HELLO\t6.0\nspam\tbuy, "now"\tBUY, "NOW"\t10.0\n'
+    (tmp_path / "rows.csv").write_text('ham,"a ""b"", c"\n')
+    add_columns(tmp_path / "rows.csv", tmp_path / "out.csv", change(("2",), header=False), upper)
+    assert (tmp_path / "out.csv").read_text() == 'ham,"a ""b"", c","A ""B"", C",8.0\n'
+
+
+def test_numbers_and_nothing_are_texts_as_in_training(tmp_path):
+    texts = [1, 2.0, 2.5, True, None, "x"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    seen = []
+    add_columns(
+        tmp_path / "rows.jsonl", tmp_path / "out.jsonl", change(), lambda rows: seen.extend(rows) or upper(rows)
+    )
+    assert seen == [["1"], ["2"], ["2.5"], ["true"], [""], ["x"]]
+    assert [row["text"] for row in read(tmp_path / "out.jsonl")] == texts
+
+
+def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path):
+    (tmp_path / "rows.csv").write_bytes('\ufefftext,n\r\n"a\r\nb",1\r\n\r\nc,2\r\n'.encode())
+    add_columns(tmp_path / "rows.csv", tmp_path / "out.csv", change(), upper)
+    assert (tmp_path / "out.csv").read_bytes() == b'text,n,upper,length\n"a\r\nb",1,"A\r\nB",4.0\nc,2,C,1.0\n'
+
+
+DIALECTS = {
+    "semicolons in cp1252": (
+        "rows.csv",
+        "id;text\r\n1;où êtes-vous; là ?\r\n".replace("où êtes-vous; là ?", '"où êtes-vous; là ?"').encode("cp1252"),
+        'id;text;upper;length\n1;"où êtes-vous; là ?";"OÙ ÊTES-VOUS; LÀ ?";18.0\n',
+    ),
+    "lone quotes": (
+        "rows.tsv",
+        b'id\ttext\n1\t"Hello\n2\tbye"\n',
+        'id\ttext\tupper\tlength\n1\t"Hello\t"HELLO\t6.0\n2\tbye"\tBYE"\t4.0\n',
+    ),
+    "UTF-16": ("rows.csv", "text\ndéjà\n".encode("utf-16"), "text,upper,length\ndéjà,DÉJÀ,4.0\n"),
+    "columns without a name": ("rows.csv", b"text,,\na,,\n", "text,,,upper,length\na,,,A,1.0\n"),
+    "numbers that are none": (
+        "rows.jsonl",
+        b'{"text": "a", "n": NaN}\n',
+        '{"text": "a", "n": NaN, "upper": "A", "length": 1.0}\n',
+    ),
+    "an array": (
+        "rows.json",
+        b'[{"text": "a"},\n {"text": "b"}]',
+        '[\n{"text": "a", "upper": "A", "length": 1.0},\n{"text": "b", "upper": "B", "length": 1.0}\n]\n',
+    ),
+    "an empty array": ("rows.json", b"[]", "[\n]\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), DIALECTS.values(), ids=DIALECTS.keys())
+def test_the_output_is_separated_and_quoted_as_the_input(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    out = tmp_path / f"out{Path(name).suffix}"
+    add_columns(tmp_path / name, out, Change(["text"], NAMES, True, 2, "cp1252" if b"vous" in content else None), upper)
+    assert out.read_text() == expected
+
+
+def test_what_parquet_says_of_its_columns_stays(tmp_path):
+    kinds = pa.schema([pa.field("text", pa.large_string()), pa.field("n", pa.int8())], metadata={"from": "here"})
+    table = pa.table({"text": pa.chunked_array([["a", None], ["b"]], pa.large_string()), "n": [1, None, 3]}, kinds)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    add_columns(tmp_path / "rows.parquet", tmp_path / "out.parquet", change(chunk_rows=1), upper)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.select(["text", "n"]).equals(table, check_metadata=True)
+    assert found["upper"].to_pylist() == ["A", None, "B"]
+    assert found.schema.field("length").type == pa.float64()
+
+
+@pytest.mark.parametrize(("name", "content"), [("rows.csv", "text\n"), ("rows.jsonl", "")])
+def test_a_file_without_rows_has_none_afterwards(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    out = tmp_path / f"out{Path(name).suffix}"
+    add_columns(tmp_path / name, out, change(), upper)
+    assert out.read_text() == content.replace("text", "text,upper,length")
+
+
+def test_a_parquet_without_rows_has_none_afterwards(tmp_path):
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "rows.parquet")
+    add_columns(tmp_path / "rows.parquet", tmp_path / "out.parquet", change(), upper)
+    assert pq.read_table(tmp_path / "out.parquet").to_pydict() == {"text": [], "upper": [], "length": []}
+
+
+REFUSED = {
+    "no such column": (
+        "rows.csv",
+        "title,body\na,b\n",
+        "rows.csv: wanted the columns text; text is not among title, body",
+    ),
+    "a column is there": ("rows.csv", "text,upper\na,b\n", "rows.csv: wanted no column upper, for one is to be added"),
+    "a field too few": (
+        "rows.csv",
+        "text,n\na,1\nb,2\nc\n",
+        "rows.csv: line 4: expected 2 fields, as in the first row, got 1",
+    ),
+    "a field too many": (
+        "rows.tsv",
+        "text\tn\na\t1\t2\n",
+        "rows.tsv: line 2: expected 2 fields, as in the first row, got 3",
+    ),
+    "an empty file": ("rows.csv", "", "rows.csv: expected a header and rows, got an empty file"),
+    "another ending": (
+        "rows.txt",
+        "text\na\n",
+        "rows.txt: wanted a .csv, .tsv, .jsonl, .ndjson, .json, .parquet file, given .txt",
+    ),
+    "no ending": (
+        "rows",
+        "text\na\n",
+        "rows: wanted a .csv, .tsv, .jsonl, .ndjson, .json, .parquet file, given no ending",
+    ),
+    "no JSON": ("rows.jsonl", '{"text": "a"}\n\n{"text\n', "rows.jsonl: line 3: expected a JSON object"),
+    "no object": ("rows.jsonl", '["a"]\n', 'rows.jsonl: row 1: expected a JSON object, got "a"'),
+    "a row without the key": ("rows.jsonl", '{"text": "a"}\n{"texts": "b"}\n', "text is not among texts"),
+    "a text that is a list": ("rows.jsonl", '{"text": ["a"]}\n', "rows.jsonl: line 1: text: wanted text"),
+    "not UTF-8": (
+        "rows.csv",
+        b"text\n\xc3\xa9\xc3\xa9\nd\xe9j\n",
+        "rows.csv: line 3: expected UTF-8 text, byte 2 of the line is none; name its encoding",
+    ),
+    "half a character": (
+        "rows.jsonl",
+        '{"text": "a\\ud83d"}\n',
+        "rows.jsonl: line 1: expected characters, got half of one",
+    ),
+    "two columns of one name": ("rows.csv", "text,text\na,b\n", "text: expected one column of this name, got several"),
+    "an array cut short": ("rows.json", '[{"text": "a"}, {"te', "rows.json: row 2: expected an array of JSON objects"),
+    "no Parquet": ("rows.parquet", "PAR1 broken", "rows.parquet: wanted .parquet rows"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_read_is_one_line_and_nothing_is_written(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    out = tmp_path / f"out{Path(name).suffix}"
+    out.write_text("as it was")
+    with pytest.raises(UserError) as caught:
+        add_columns(tmp_path / name, out, change(), upper)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert out.read_text() == "as it was"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, out.name])
+
+
+def test_a_missing_file_and_an_output_that_cannot_be_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"rows\.csv: wanted a file of rows, there is none"):
+        add_columns(tmp_path / "rows.csv", tmp_path / "out.csv", change(), upper)
+    file = write(tmp_path / "rows.csv", pd.DataFrame({"text": ["a"]}))
+    for out in (file, tmp_path / "out.jsonl"):
+        with pytest.raises(UserError, match=r"wanted another \.csv file than"):
+            add_columns(file, out, change(), upper)
+    assert file.read_text() == "text\na\n"
+
+
+def test_a_value_that_needs_quotes_where_there_are_none_is_refused(tmp_path):
+    (tmp_path / "rows.tsv").write_text('text\tn\n"a\t1\n')
+    with pytest.raises(UserError, match="expected values that need no quotes"):
+        add_columns(tmp_path / "rows.tsv", tmp_path / "out.tsv", change(), lambda _: [["two\nlines", 1.0]])
+    assert not (tmp_path / "out.tsv").exists()
+
+
+def test_no_more_than_a_chunk_of_rows_is_asked_at_once(tmp_path):
+    asked = []
+    for suffix in FORMATS:
+        file = write(tmp_path / f"rows{suffix}", pd.DataFrame({"text": list("abcdefg")}))
+        add_columns(
+            file, tmp_path / f"out{suffix}", change(chunk_rows=3), lambda rows: asked.append(len(rows)) or upper(rows)
+        )
+    assert asked == [3, 3, 1] * len(FORMATS)
+
+
+def test_what_goes_wrong_in_the_middle_leaves_nothing(tmp_path):
+    def fail(texts: list[list[str]]) -> list[list[str | float | None]]:
+        if texts[0][0] == "c":
+            raise KeyboardInterrupt
+        return upper(texts)
+
+    file = write(tmp_path / "rows.csv", pd.DataFrame({"text": list("abcd")}))
+    with pytest.raises(KeyboardInterrupt):
+        add_columns(file, tmp_path / "out.csv", change(), fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]

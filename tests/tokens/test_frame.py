@@ -1,0 +1,69 @@
+"""Our frame around texts is the one that a written tokenizer.json puts around them, whatever has to be cut."""
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.tokens.frame import frame, has_frame, least_tokens, with_frame
+from llm.tokens.tokenizer import END_OF_TEXT, EOS, Tokenizer
+
+WORDS = st.lists(st.sampled_from(["rain", " falls", "é", "<|endoftext|>", "<|pad|>", "\n"]), max_size=12).map("".join)
+
+
+@pytest.fixture(scope="module")
+def plain(small_tokenizer_file) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(small_tokenizer_file))
+
+
+@pytest.fixture(scope="module")
+def framed(plain) -> tokenizers.Tokenizer:
+    library = with_frame(plain)
+    library.encode_special_tokens = True
+    return library
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_tokenizer_file) -> Tokenizer:
+    return Tokenizer.load(small_tokenizer_file)
+
+
+@given(texts=st.lists(WORDS, min_size=1, max_size=2), room=st.integers(0, 40))
+def test_ids_are_those_of_the_library_cut_where_it_cuts(framed, tokenizer, texts, room):
+    max_tokens = least_tokens(len(texts)) + room
+    framed.enable_truncation(max_tokens, strategy="longest_first")
+    ids = frame([tokenizer.encode(text) for text in texts], tokenizer.special, max_tokens)
+    assert ids == framed.encode(*texts).ids
+    assert len(ids) <= max_tokens
+
+
+@pytest.mark.parametrize(
+    ("lengths", "room", "kept"),
+    [
+        ((3, 9), 8, (3, 5)),
+        ((9, 3), 8, (5, 3)),
+        ((9, 9), 8, (4, 4)),
+        ((9, 9), 9, (4, 5)),
+        ((10, 9), 9, (5, 4)),
+        ((0, 9), 4, (0, 4)),
+    ],
+)
+def test_of_two_texts_the_longer_is_cut_first(tokenizer, lengths, room, kept):
+    ids = frame([[100] * lengths[0], [200] * lengths[1]], tokenizer.special, room + 2)
+    assert ids == [*[100] * kept[0], tokenizer.special[EOS], *[200] * kept[1], tokenizer.special[END_OF_TEXT]]
+
+
+def test_a_tokenizer_has_the_frame_when_it_was_given_it(plain, framed):
+    assert has_frame(framed)
+    assert not has_frame(plain)
+    other = with_frame(plain)
+    other.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", plain.token_to_id("<|endoftext|>"))]
+    )
+    assert not has_frame(other)
+
+
+def test_a_tokenizer_that_gets_the_frame_stays_as_it_was(plain):
+    before = plain.to_str()
+    assert with_frame(plain).encode("rain", add_special_tokens=False).ids == plain.encode("rain").ids
+    assert plain.to_str() == before
