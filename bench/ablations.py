@@ -34,11 +34,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "as params.yaml has it": {},
     "another seed": {"seed": 2},
     "a third seed": {"seed": 3},
-    "Muon, rate 0.01": {"pretrain.optimizer.muon_rate": 0.01},
-    "Muon, AdamW's rate 0.003": {"pretrain.optimizer.adamw_rate": 0.003},
-    "AdamW, rate 0.002": ADAMW | {"pretrain.optimizer.adamw_rate": 0.002},
-    "AdamW, rate 0.004": ADAMW | {"pretrain.optimizer.adamw_rate": 0.004},
-    "AdamW, rate 0.008": ADAMW | {"pretrain.optimizer.adamw_rate": 0.008},
+    "Muon, rate 0.01": {"pretrain.optimizer.muon_lr": 0.01},
+    "Muon, AdamW's rate 0.003": {"pretrain.optimizer.adamw_lr": 0.003},
+    "AdamW, rate 0.002": ADAMW | {"pretrain.optimizer.adamw_lr": 0.002},
+    "AdamW, rate 0.004": ADAMW | {"pretrain.optimizer.adamw_lr": 0.004},
+    "AdamW, rate 0.008": ADAMW | {"pretrain.optimizer.adamw_lr": 0.008},
     "random init": {"pretrain.init": "random"},
     "untied head": {"model.tie_embeddings": False},
     "no QK-norm (family llama)": {"model.family": "llama"},
@@ -59,11 +59,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "context 512, 4 windows": {"sample.context_length": 512, "sample.stride": 512, "pretrain.batch_size": 4},
     "batch of 4 windows": {"pretrain.batch_size": 4},
     "batch of 16 windows": {"pretrain.batch_size": 16},
-    "schedule: decay over the last fifth": {"pretrain.schedule.decay_share": 0.2},
-    "schedule: decay from the start": {"pretrain.schedule.decay_share": 1.0},
+    "schedule: decay over the last fifth": {"pretrain.schedule.decay_fraction": 0.2},
+    "schedule: decay from the start": {"pretrain.schedule.decay_fraction": 1.0},
     "schedule: cosine": {"pretrain.schedule.kind": "cosine"},
     "schedule: constant": {"pretrain.schedule.kind": "constant"},
-    "average: EMA": {"pretrain.average": "ema", "pretrain.average_share": 0.05},
+    "average: EMA": {"pretrain.weight_averaging": "ema", "pretrain.weight_averaging_fraction": 0.05},
 }
 
 
@@ -148,7 +148,7 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
         vars(gpt_module)["block_masks"] = masks
     folder = Path(windows) if windows else ROOT / "data" / "windows"
     machine, pretrain, seed = Machine.find(), PretrainParams.model_validate(params["pretrain"]), params["seed"]
-    machine.keep_memory()
+    machine.retain_freed_memory()
     info = read_info(folder)
     length = info.context_length
     config = ModelConfig(**params["model"], vocab_size=info.vocab_size, context_length=length)
@@ -173,9 +173,9 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
             schedule=pretrain.schedule,
             eval_every_steps=n_steps,
             checkpoint_every_steps=n_steps,
-            keep="last",
-            average=pretrain.average,
-            average_share=pretrain.average_share,
+            checkpoint_selection="last",
+            weight_averaging=pretrain.weight_averaging,
+            weight_averaging_fraction=pretrain.weight_averaging_fraction,
         )
         train(model, parts, None, plan, machine, None)
         return [after - before for before, after in pairwise(ends)]

@@ -59,7 +59,7 @@ def our_scorer(stream: NDArray[np.integer]) -> Scorer:
     from llm.export.hf.folder import read_folder
 
     machine = Machine.find()
-    machine.keep_memory()
+    machine.retain_freed_memory()
     model = read_folder(EXPORT).eval()
     length = model.config.context_length
     spans = plan_spans(len(stream), length, length // 2)

@@ -273,7 +273,7 @@ def small_params(**pretrain: Any) -> dict[str, Any]:
     params = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
     params["tokenize"] |= {"vocab_size": 512, "dropout": 0.0, "segmentations": 1}
     params["model"] |= SMALL_MODEL | {"dropout": 0.1}
-    params["pretrain"] |= {"average": "ema", "keep": "best"} | pretrain
+    params["pretrain"] |= {"weight_averaging": "ema", "checkpoint_selection": "best"} | pretrain
     return params
 
 
@@ -467,7 +467,7 @@ def time_step(name: str, dry: bool) -> None:
     from llm.model.gpt import GPT
 
     machine, shape = Machine.find(), step_shape(dry)
-    machine.keep_memory()
+    machine.retain_freed_memory()
     drawn = torch.Generator().manual_seed(1)
     gpt = GPT(ModelConfig(**shape.model), drawn)
     ids = torch.randint(0, gpt.config.vocab_size, (shape.batch_size, gpt.config.context_length + 1), generator=drawn)

@@ -81,7 +81,7 @@ def tokens_per_second(seconds: float) -> float:
     from llm.model.gpt import GPT
 
     machine = Machine.find()
-    machine.keep_memory()
+    machine.retain_freed_memory()
     shape = default_shape()
     config = ModelConfig(**shape.model)
     drawn = torch.Generator().manual_seed(1)

@@ -200,13 +200,13 @@ def try_formats(
     write_folder(folder, model, file, chat_template=template)
     theirs = compare_with_transformers(folder, model, SEED, held_out)
     cells = [figure(theirs, theirs.agrees())]
-    other_ids, lost = theirs.texts_with_other_ids, 0.0
+    other_ids, lost = theirs.tokenization_mismatches, 0.0
     for format_ in GGUF:
         bounds = bounds_of(model.config.family, format_)
         path = write_gguf(folder / "gguf", model, file, format_, chat_template=template)
         found = compare_with_llama_cpp(path, model, tokenizer, SEED, bounds, held_out, process)
         cells.append(figure(found, found.agrees(bounds.divergence)))
-        other_ids += found.texts_with_other_ids
+        other_ids += found.tokenization_mismatches
         assert found.bits_per_byte_lost is not None
         lost = found.bits_per_byte_lost  # the last is Q8_0's
     onnx = compare_with_onnxruntime(write_onnx(folder / "onnx", model), model, SEED)
@@ -224,12 +224,12 @@ def try_classifier(model: GPT, tokenizer: Tokenizer, file: Path, held_out: str, 
     write_classifier(folder, classifier, file, info)
     found = compare_classifier_with_transformers(folder, classifier, tokenizer, info, SEED, held_out)
     others = [Cell(NONE, agrees=True)] * (len(GGUF) + 2)
-    return [Cell(f"{found.max_logit_difference:.1e}", found.agrees()), *others, same_ids(found.texts_with_other_ids)]
+    return [Cell(f"{found.max_logit_difference:.1e}", found.agrees()), *others, same_ids(found.tokenization_mismatches)]
 
 
 def figure(found: Parity, agrees: bool) -> Cell:
     """A difference, and how many prompts go on with our tokens."""
-    return Cell(f"{found.max_logit_difference:.1e}, {found.continuations - found.other_continuations}", agrees)
+    return Cell(f"{found.max_logit_difference:.1e}, {found.continuations - found.generation_mismatches}", agrees)
 
 
 def same_ids(other: int) -> Cell:

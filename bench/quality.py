@@ -40,7 +40,7 @@ def main() -> None:
     from llm.tokens.windows import read_info, read_stream
 
     machine = Machine.find()
-    machine.keep_memory()
+    machine.retain_freed_memory()
     settings = params.find(params.read(Path("params.yaml")), "evaluate.quality", Path("params.yaml"))
     quality = QualityParams(**(settings | ({"texts": QUICK_TEXTS} if given.quick else {})))
     table = read_table(TOKENS / "test.parquet", ["source", "path"])

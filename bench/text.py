@@ -118,7 +118,7 @@ def run_prepare(folder: Path, raw: Path, rules: dict[str, Any]) -> None:
 
 
 def section(sources: list[dict[str, Any]], rules: dict[str, Any]) -> PrepareParams:
-    rest = {"engine": "local", "share": 1.0, "max_document_bytes": 100_000_000}
+    rest = {"engine": "local", "subset_fraction": 1.0, "max_document_bytes": 100_000_000}
     split = {"method": "document", "val": 0.0, "test": 0.0}
     return PrepareParams(sources=sources, clean=rules, split=split, **rest)
 

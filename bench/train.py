@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from llm.model.gpt import GPT
 
 N_TURNS, N_STEPS, WARMUP_STEPS = 3, 10, 3
-RATES = {"muon_rate": 0.02, "adamw_rate": 0.001, "weight_decay": 0.0, "clip_norm": 1.0}
+RATES = {"muon_lr": 0.02, "adamw_lr": 0.001, "weight_decay": 0.0, "max_grad_norm": 1.0}
 OURS, QWEN3, GPT2 = "ours", "Qwen3ForCausalLM", "GPT2LMHeadModel"
 # What modules that are used here import for reading files, which is not done here.
 FILE_LIBRARIES = ("pyarrow", "pyarrow.parquet", "ruamel", "ruamel.yaml", "ruamel.yaml.error")
@@ -169,7 +169,7 @@ def measure(setting: Setting, shape: Shape, n_steps: int, machine: Machine) -> d
         from llm.model.gpt import GPT
 
     if setting.keeps_memory:
-        machine.keep_memory()
+        machine.retain_freed_memory()
     config = ModelConfig(**shape.model)
     if setting.whose == GPT2:
         as_many = {"family": "gpt2", "n_kv_heads": config.n_heads, "d_ff": config.d_ff * 3 // 2}
@@ -198,7 +198,7 @@ def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, T
 
     gpt.to(machine.device)
     params = OptimizerParams.model_validate({"kind": setting.optimizer, **RATES})
-    optimizer = Optimizer(gpt, params, machine.dtype, machine.device, rate_shares={})
+    optimizer = Optimizer(gpt, params, machine.dtype, machine.device, lr_multipliers={})
     loss_of = LanguageLoss(gpt, machine, setting.compiled)
 
     def step(number: int, ids: Tensor, target: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, T
 def their_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, Tensor, Tensor], Tensor]:
     """The step that a user of Transformers and PyTorch takes."""
     model = transformers_twin(gpt).to(machine.device).train()
-    adam = torch.optim.AdamW(model.parameters(), RATES["adamw_rate"], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    adam = torch.optim.AdamW(model.parameters(), RATES["adamw_lr"], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def loss_of(ids: Tensor, target: Tensor) -> Tensor:
         with machine.autocast():
@@ -226,7 +226,7 @@ def their_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int,
     def step(number: int, ids: Tensor, target: Tensor) -> Tensor:
         loss = loss_of(ids, target)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), RATES["clip_norm"])
+        nn.utils.clip_grad_norm_(model.parameters(), RATES["max_grad_norm"])
         adam.step()
         adam.zero_grad()
         return loss.detach()

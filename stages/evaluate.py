@@ -76,7 +76,7 @@ def main(
     pictures show test, or val where there is no test.
     """
     machine = Machine.find()
-    machine.keep_memory()
+    machine.retain_freed_memory()
     model = load_model(weights).to(machine.device)
     if model.sees_the_future:
         print(f"evaluate: warning: {model.config.attention} attention sees what it predicts", file=sys.stderr)

@@ -7,14 +7,14 @@ from llm.core import stage
 from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.core.stage import Input, Output, Param, Scratch, Seed
-from llm.core.tables import empty_because
+from llm.core.tables import empty_reason
 from llm.export.params import Format
 from llm.finetune.classify.job import run_classify
 from llm.finetune.data.labeled import describe_rows
-from llm.finetune.dpo.job import run_prefer
+from llm.finetune.dpo.job import run_dpo
 from llm.finetune.instruct.job import run_instruct
-from llm.finetune.params import ClassifyTask, Count, InstructTask, PreferTask, Task
-from llm.finetune.shared.jobs import Job, formats_problem, unfit_because
+from llm.finetune.params import ClassifyTask, Count, DPOTask, InstructTask, Task
+from llm.finetune.shared.jobs import Job, formats_problem, base_incompatibility
 from llm.report.plots import draw_note
 from llm.report.task_card import task_card
 
@@ -22,7 +22,7 @@ from llm.report.task_card import task_card
 def main(
     task: Annotated[Task, Param("finetune.tasks.{name}")],
     formats: Annotated[list[Format], Param("export.formats")],
-    n_seeds: Annotated[Count, Param("finetune.seeds")],
+    n_seeds: Annotated[Count, Param("finetune.n_seeds")],
     seed: Seed,
     name: str,
     data: Input,
@@ -50,7 +50,7 @@ def main(
     plots.mkdir(parents=True)
     model.mkdir(parents=True)
     stage.write_json(answers, {"answers": []})  # a classifier gives none
-    if reason := (empty_because(data) if data.suffix == ".parquet" else None) or unfit_because(config):
+    if reason := (empty_reason(data) if data.suffix == ".parquet" else None) or base_incompatibility(config):
         (model / "skipped.json").write_text(json.dumps({"skipped": reason}) + "\n", encoding="utf-8")
         stage.write_json(metrics, {"skipped": reason})
         draw_note(f"{name} was skipped:\n{reason}", plots / "curve.svg")
@@ -59,15 +59,15 @@ def main(
     if not isinstance(task, ClassifyTask) and (problem := formats_problem(config.parent, formats)):
         raise UserError(problem)  # before hours of training
     machine = Machine.find()
-    machine.keep_memory()
+    machine.retain_freed_memory()
     job = Job(data, config.parent, held_out, model, plots, report, answers, seed, n_seeds, machine, scratch, formats)
     match task:
         case ClassifyTask():
             figures = run_classify(job, task)
         case InstructTask():
             figures = run_instruct(job, task)
-        case PreferTask():
-            figures = run_prefer(job, task)
+        case DPOTask():
+            figures = run_dpo(job, task)
     stage.write_json(metrics, figures)
     rows = describe_rows(figures, task.max_tokens)
     (model / "README.md").write_text(task_card(name, model, task.base, figures, rows), encoding="utf-8")

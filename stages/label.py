@@ -44,7 +44,7 @@ def main(
     report["library_packages"] = dict(Counter(row["label"] for row in tables["library"]).most_common())
     report["dropped"] = dict(sorted(dropped.items()))
     if reasons:
-        report["empty_because"] = reasons
+        report["empty_reason"] = reasons
     stage.write_json(metrics, report)
 
 

@@ -65,7 +65,7 @@ def main(
 ) -> None:
     """Continue prefixes of train and test greedily, and look for the samples in train; metrics and a report."""
     machine = Machine.find()
-    machine.keep_memory()
+    machine.retain_freed_memory()
     model = load_model(weights).to(machine.device)
     encoder = Tokenizer.load(tokenizer)
     train, test = (read_stream(windows, split) for split in ("train", "test"))

@@ -30,9 +30,9 @@ from llm.train.parallel import (
     is_main,
     n_processes,
     own_rows,
-    own_turns,
     rank,
     refuse_if_nodes_differ,
+    round_robin_shard,
     sum_over_processes,
 )
 from llm.train.params import PretrainParams
@@ -80,7 +80,7 @@ def _train(
 ) -> None:
     """What one process does; the first one writes."""
     machine = Machine.find()
-    machine.keep_memory()
+    machine.retain_freed_memory()
     info = read_info(windows)
     batch, length = pretrain.batch_size, info.context_length
     text = _training_text(windows, length)
@@ -95,12 +95,14 @@ def _train(
     batches = WindowBatches([text], length, batch, info.pad, seed)
     dropped = [read_windows(windows, name) for name in info.segmentations]
     before = WindowBatches(dropped, length, batch, info.pad, seed) if dropped else batches
-    clean_from = round(pretrain.max_steps * (1 - pretrain.clean_share)) if dropped else 0
+    clean_from = round(pretrain.max_steps * (1 - pretrain.final_no_dropout_fraction)) if dropped else 0
     micro = _micro_batch_size(pretrain)
     n_parts = batch // micro
     checks = _validation_batches(read_windows(windows, "val"), length, batch, info.pad, pretrain.eval_windows)
-    if pretrain.stop_after_evals and not checks:
-        raise UserError("pretrain.stop_after_evals: wanted held-out text (prepare.split.val) to stop by, given none")
+    if pretrain.early_stopping_patience and not checks:
+        raise UserError(
+            "pretrain.early_stopping_patience: wanted held-out text (prepare.split.val) to stop by, given none"
+        )
     reader = Tokenizer.load(tokenizer)
 
     def batch_at(step: int) -> tuple[Tensor, Tensor]:
@@ -131,7 +133,9 @@ def _train(
         def val_loss() -> float:
             # Gradients stay on, though nobody asks for them: without, the graph would be compiled once more.
             own = sum(
-                part.item() * counts for check, counts in own_turns(checks) for part in split_loss(loss, *check, micro)
+                part.item() * counts
+                for check, counts in round_robin_shard(checks)
+                for part in split_loss(loss, *check, micro)
             )
             return sum_over_processes(own) / len(checks)
 
@@ -145,10 +149,10 @@ def _train(
                 schedule=pretrain.schedule,
                 eval_every_steps=pretrain.eval_every_steps,
                 checkpoint_every_steps=pretrain.checkpoint_every_steps,
-                keep=pretrain.keep,
-                average=pretrain.average,
-                average_share=pretrain.average_share,
-                stop_after_evals=pretrain.stop_after_evals,
+                checkpoint_selection=pretrain.checkpoint_selection,
+                weight_averaging=pretrain.weight_averaging,
+                weight_averaging_fraction=pretrain.weight_averaging_fraction,
+                early_stopping_patience=pretrain.early_stopping_patience,
                 uniform_loss=uniform_loss(info.vocab_size),
                 advice=_calmer(pretrain),
                 tokens_per_step=batch * length,
@@ -167,7 +171,7 @@ def _train(
     save_model(weights, gpt)
     write_curve(curve, learned.rows)
     draw_curve(learned.rows, "pretraining", picture)
-    kept = learned.best() if pretrain.keep == "best" else learned.rows[-1]
+    kept = learned.best() if pretrain.checkpoint_selection == "best" else learned.rows[-1]
     n_steps = int(learned.rows[-1]["step"])
     stage.write_json(
         metrics,
@@ -176,7 +180,7 @@ def _train(
             "flops_per_token": gpt.flops_per_token(),
             "tokens_seen": n_steps * batch * length,
             "epochs": round(before.epochs(min(n_steps, clean_from)) + batches.epochs(max(n_steps - clean_from, 0)), 3),
-            "kept_step": kept["step"],
+            "selected_step": kept["step"],
             "train_loss": kept["train_loss"],
             **({"val_loss": kept["val_loss"]} if "val_loss" in kept else {}),
             "machine": machine.describe(),
@@ -197,10 +201,10 @@ def _base(pretrain: PretrainParams, given: Path) -> Path | None:
 def _first_weights(config: ModelConfig, pretrain: PretrainParams, base: Path | None, tokenizer: Path, seed: int) -> GPT:
     if base is not None:
         return read_first_weights(base, config, tokenizer)
-    if pretrain.init == "look_back" and not config.can_look_back:
+    if pretrain.init == "previous_token_heads" and not config.can_look_back:
         raise UserError(
             "pretrain.init: wanted random or null for a model without causal attention and rotary positions, "
-            "given look_back"
+            "given previous_token_heads"
         )
     return GPT(config, torch.Generator().manual_seed(seed), pretrain.init)
 
@@ -234,7 +238,7 @@ def _sample(gpt: GPT, tokenizer: Tokenizer) -> str:
 
 
 def _calmer(pretrain: PretrainParams) -> str:
-    rates = {"muon": ["muon_rate", "adamw_rate"], "adamw": ["adamw_rate"]}[pretrain.optimizer.kind]
+    rates = {"muon": ["muon_lr", "adamw_lr"], "adamw": ["adamw_lr"]}[pretrain.optimizer.kind]
     given = " and ".join(f"pretrain.optimizer.{name} {getattr(pretrain.optimizer, name)}" for name in rates)
     return f"half of {given}, or more than {pretrain.schedule.warmup_steps} pretrain.schedule.warmup_steps"
 

@@ -68,7 +68,7 @@ def main(
     The samples are those of the evaluation, drawn again from the same seed.
     """
     machine = Machine.find()
-    machine.keep_memory()
+    machine.retain_freed_memory()
     model = load_model(weights).to(machine.device)
     encoder = Tokenizer.load(tokenizer)
     files = {"prepare": prepare, "tokenize": tokenize, "pretrain": pretrain, "baselines": baselines}

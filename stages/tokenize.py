@@ -46,7 +46,7 @@ def main(
     """Write `tokenizer` (a tokenizer.json), `tokens`/{train,val,test}.parquet, and how the one serves the other."""
     _make_tokenizer(tokenize, corpus / "train.parquet", given).save(str(tokenizer))
     encoder = Tokenizer.load(tokenizer)
-    if tokenize.origin is None and encoder.vocab_size < tokenize.vocab_size:
+    if tokenize.pretrained is None and encoder.vocab_size < tokenize.vocab_size:
         print(
             f"tokenize: {encoder.vocab_size} tokens of a vocab_size of {tokenize.vocab_size}: the training text has "
             f"no more {'pairs' if tokenize.kind == 'bpe' else f'of a min_frequency of {tokenize.min_frequency}'}",
@@ -74,17 +74,17 @@ def main(
 
 def _make_tokenizer(tokenize: TokenizeParams, train: Path, given: Path) -> tokenizers.Tokenizer:
     """The tokenizer that params ask for: brought along, or learnt from the training text."""
-    if tokenize.origin is not None:
-        path = Path(tokenize.origin)
+    if tokenize.pretrained is not None:
+        path = Path(tokenize.pretrained)
         if ".." in path.parts or not path.is_relative_to(given):
-            raise UserError(f"tokenize.from: wanted a path under {given}, given {tokenize.origin}")
+            raise UserError(f"tokenize.pretrained: wanted a path under {given}, given {tokenize.pretrained}")
         return read_given(path, tokenize.pattern)
     texts = _training_texts(train, tokenize.train_bytes)
     match tokenize.kind:
         case "bpe":
             return train_bpe(texts, tokenize.vocab_size, tokenize.pattern)
         case "word":
-            return train_words(texts, tokenize.vocab_size, tokenize.min_frequency, tokenize.whitespace)
+            return train_words(texts, tokenize.vocab_size, tokenize.min_frequency, tokenize.keep_whitespace)
         case "char":
             return train_chars(texts, tokenize.vocab_size, tokenize.min_frequency)
 

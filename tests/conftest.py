@@ -105,9 +105,9 @@ CLEAN = {
     "exact_duplicates": "drop",
     "near_duplicates": None,
 }
-PREPARE = {"engine": "local", "share": 1.0, "max_document_bytes": 1_000_000}
-TOKENIZE = {"kind": "bpe", "vocab_size": 300, "train_bytes": 1_000_000, "min_frequency": 1, "whitespace": "keep"} | {
-    "from": None,
+PREPARE = {"engine": "local", "subset_fraction": 1.0, "max_document_bytes": 1_000_000}
+TOKENIZE = {"kind": "bpe", "vocab_size": 300, "train_bytes": 1_000_000, "min_frequency": 1, "keep_whitespace": True} | {
+    "pretrained": None,
     "pattern": "qwen2",
     "dropout": 0.0,
     "segmentations": 1,
@@ -231,16 +231,16 @@ METHOD = {"kind": "full", "rank": 2, "alpha": 4.0, "targets": ["query", "value",
 TRAINING = {
     "epochs": 1.0,
     "batch_size": 8,
-    "rates": [0.02],
-    "search_share": 0.5,
-    "other_rate_ratio": 0.5,
-    "layer_rate_decay": 1.0,
+    "learning_rates": [0.02],
+    "lr_search_fraction": 0.5,
+    "adamw_lr_ratio": 0.5,
+    "layerwise_lr_decay": 1.0,
     "weight_decay": 0.0,
-    "clip_norm": 10.0,
-    "warmup_share": 0.1,
-    "decay_share": 0.5,
-    "evals": 2,
-    "stop_after_evals": None,
+    "max_grad_norm": 10.0,
+    "warmup_fraction": 0.1,
+    "decay_fraction": 0.5,
+    "n_evals": 2,
+    "early_stopping_patience": None,
 }
 ROWS = {
     "base": "base",
@@ -268,19 +268,19 @@ CLASSIFY = ROWS | {
 INSTRUCT = ROWS | {
     "kind": "instruct",
     "rows": {"kind": "prompt_completion", "prompt": "prompt", "completion": "completion"},
-    "learn": "answers",
-    "too_long": "drop",
+    "loss_on": "assistant",
+    "on_overflow": "drop",
     "packing": False,
 }
 PREFER = ROWS | {
-    "kind": "prefer",
+    "kind": "dpo",
     "prompt_column": "prompt",
     "input_column": None,
     "chosen_column": "chosen",
     "rejected_column": "rejected",
     "beta": 0.1,
 }
-KINDS = {"classify": CLASSIFY, "instruct": INSTRUCT, "prefer": PREFER}
+KINDS = {"classify": CLASSIFY, "instruct": INSTRUCT, "dpo": PREFER}
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from llm.evaluate.context import losses_by_context
 from llm.evaluate.likelihood import plan_spans, score_tokens
 from llm.evaluate.samples import continue_rows
 from llm.finetune.classify.job import run_classify
-from llm.finetune.dpo.job import run_prefer
+from llm.finetune.dpo.job import run_dpo
 from llm.finetune.instruct.job import run_instruct
 from llm.finetune.shared.jobs import Job
 from llm.model.generate import generate, greedy
@@ -39,16 +39,16 @@ pytestmark = [
     # Which warnings a driver or a compiler for GPUs has is not this project's to say.
     pytest.mark.filterwarnings("default"),
 ]
-MUON = OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.01, clip_norm=10.0)
+MUON = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.01, max_grad_norm=10.0)
 PLAN = Plan(
     n_steps=12,
     optimizer=MUON,
-    schedule=ScheduleParams(kind="wsd", warmup_steps=3, decay_share=0.5, final_share=0.0),
+    schedule=ScheduleParams(kind="wsd", warmup_steps=3, decay_fraction=0.5, final_lr_fraction=0.0),
     eval_every_steps=4,
     checkpoint_every_steps=5,
-    keep="best",
-    average="ema",
-    average_share=0.2,
+    checkpoint_selection="best",
+    weight_averaging="ema",
+    weight_averaging_fraction=0.2,
     label="test",
 )
 B, T = 3, 17
@@ -234,14 +234,14 @@ def test_figures_of_held_out_text_are_those_of_the_processor(draw_gpt, config, c
 ROWS = {
     "classify": [(f"of {'rain' if n % 2 else 'sun'} {n}", "wet" if n % 2 else "dry") for n in range(30)],
     "instruct": [(f"name {n}", "rain falls" if n % 2 else "the river") for n in range(30)],
-    "prefer": [(f"name {n}", "the rain falls", "a river") for n in range(30)],
+    "dpo": [(f"name {n}", "the rain falls", "a river") for n in range(30)],
 }
 COLUMNS = {
     "classify": ["text", "label"],
     "instruct": ["prompt", "completion"],
-    "prefer": ["prompt", "chosen", "rejected"],
+    "dpo": ["prompt", "chosen", "rejected"],
 }
-RUN = {"classify": run_classify, "instruct": run_instruct, "prefer": run_prefer}
+RUN = {"classify": run_classify, "instruct": run_instruct, "dpo": run_dpo}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -251,9 +251,9 @@ RUN = {"classify": run_classify, "instruct": run_instruct, "prefer": run_prefer}
         ("classify", {"zero_shot": "{text}: {label}"}),
         ("classify", {"method.kind": "lora", "class_weights": "balanced"}),
         ("instruct", {"packing": True}),
-        ("prefer", {}),
+        ("dpo", {}),
     ],
-    ids=["classify", "classify by lora", "instruct, packed", "prefer"],
+    ids=["classify", "classify by lora", "instruct, packed", "dpo"],
 )
 def test_finetuning_runs_from_rows_to_figures(
     tmp_path: Path, exported_folder, gpu, make_task, write_corpus, kind, changes, dtype

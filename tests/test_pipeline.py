@@ -200,7 +200,7 @@ def test_a_deleted_export_comes_back_without_a_run(builtin: Clone) -> None:
 
 
 def test_a_param_of_one_task_runs_that_task_alone(builtin: Clone) -> None:
-    builtin.set("finetune.tasks.docstring.training.rates", [0.005])
+    builtin.set("finetune.tasks.docstring.training.learning_rates", [0.005])
     assert builtin.repro() == {"finetune@docstring", "card", "report"}
     builtin.undo()
     assert builtin.repro() == set()
@@ -297,7 +297,7 @@ def test_the_whole_folder_of_raw_text_can_be_tracked(tmp_path: Path) -> None:
     clone.command("dvc", "add", "data/raw")
     assert clone.repro("prepare") == {"prepare"}
     clone.commit()
-    clone.command("dvc", "exp", "run", "--temp", "--set-param", "prepare.share=0.5", "prepare")
+    clone.command("dvc", "exp", "run", "--temp", "--set-param", "prepare.subset_fraction=0.5", "prepare")
     shown = clone.command("dvc", "exp", "show", "--json")
     assert '"mine": ' in shown
     elsewhere = tmp_path.parent / "elsewhere"

@@ -38,7 +38,7 @@ from llm.tokens.params import SampleParams
 from llm.tokens.tokenizer import Tokenizer
 
 EXPORT = Path("models/export")
-KINDS = ("classify", "instruct", "prefer")
+KINDS = ("classify", "instruct", "dpo")
 # What columns are called in files that people share, the plainest name first.
 TEXTS = ["text", "sentence", "content", "review", "body", "message", "comment", "tweet", "post", "document"]
 TEXTS += ["utterance", "query", "question", "description", "headline", "title"]
@@ -208,13 +208,13 @@ def guess_columns(
         if wanted not in given:
             raise UserError(f"{option}: wanted one of the columns {some(given, 20)}, given {wanted}")
     wanted_kinds = KINDS if kind is None else (kind,)
-    if "prefer" in wanted_kinds and not texts and not label:
+    if "dpo" in wanted_kinds and not texts and not label:
         prompt = _first(given, PREFERENCE_PROMPTS)
         if prompt and (chosen := _first(given, ["chosen"])) and (rejected := _first(given, ["rejected"])):
             extra = _first(given, INPUTS) if prompt.strip().lower() == "instruction" else None
             keys = {"prompt_column": prompt, "input_column": extra}
             keys |= {"chosen_column": chosen, "rejected_column": rejected}
-            return Columns("prefer", keys, [column for column in (prompt, extra, chosen, rejected) if column])
+            return Columns("dpo", keys, [column for column in (prompt, extra, chosen, rejected) if column])
     # What is given by --text and --label alone is a text and its label.
     if "instruct" in wanted_kinds and (kind == "instruct" or not (texts or label)):
         rows = _guess_conversations(table, given, list(texts), label)
@@ -230,7 +230,7 @@ def guess_columns(
         found = _guess_classify(table, file, list(texts), label, header)
         if found is not None:
             return found
-    if kind == "prefer":
+    if kind == "dpo":
         raise UserError(f"{file}: wanted columns called prompt, chosen and rejected, given {some(given, 20)}")
     wanted = "an instruction and an answer" if kind == "instruct" else "a text and a label"
     options = "--text and --label" + (", or see --no-header" if header and file.suffix.lower() in SEPARATED else "")
@@ -408,16 +408,16 @@ method:
 training:
   epochs: {epochs}
   batch_size: 32  # rows
-  rates: {rates}  # Muon's, each tried on a share of the steps, the best on val is taken
-  search_share: 0.25  # of the steps, for each rate that is tried
-  other_rate_ratio: 0.1  # AdamW's rate over Muon's
-  layer_rate_decay: 1.0  # a block's rate over that of the block above it
+  learning_rates: {rates}  # Muon's, each tried on a share of the steps, the best on val is taken
+  lr_search_fraction: 0.25  # of the steps, for each rate that is tried
+  adamw_lr_ratio: 0.1  # AdamW's rate over Muon's
+  layerwise_lr_decay: 1.0  # a block's rate over that of the block above it
   weight_decay: 0.0
-  clip_norm: 10.0
-  warmup_share: 0.1
-  decay_share: 0.6
-  evals: 4  # looks at val, evenly spread; the best weights are kept
-  stop_after_evals: null  # without a better loss on val
+  max_grad_norm: 10.0
+  warmup_fraction: 0.1
+  decay_fraction: 0.6
+  n_evals: 4  # looks at val, evenly spread; the best weights are kept
+  early_stopping_patience: null  # without a better loss on val
 """
 CLASSIFY = (
     FILES
@@ -446,8 +446,8 @@ rows:  # the file's columns: alpaca, prompt_completion, messages or sharegpt
     + SPLIT
     + """\
 max_tokens: {max_tokens}  # of a conversation
-too_long: drop  # or cut: at the end; or split: between its turns
-learn: answers  # or all: the prompts too
+on_overflow: drop  # or truncate: at the end; or split: between its turns
+loss_on: assistant  # or all: the prompts too
 packing: false  # several conversations in a row of a batch, none of which sees another
 """
     + LEARNING
@@ -467,15 +467,15 @@ beta: 0.1  # how near to its base the model stays
 """
     + LEARNING
 )
-TEMPLATES = {"classify": CLASSIFY, "instruct": INSTRUCT, "prefer": PREFER}
-RATES = {"classify": [0.004, 0.016], "instruct": [0.004], "prefer": [0.001]}
+TEMPLATES = {"classify": CLASSIFY, "instruct": INSTRUCT, "dpo": PREFER}
+RATES = {"classify": [0.004, 0.016], "instruct": [0.004], "dpo": [0.001]}
 COMMENT_COLUMN = 24  # 30 where the keys of a task are indented by 6
 
 
 def write_section(kind: str, values: dict[str, Any]) -> list[str]:
     """The lines of a task, not indented, with the keys of its columns and what depends on its rows filled in."""
     written = {key: _yaml(value) for key, value in values.items() if key != "rows"}
-    written |= {"kind": kind, "rates": _yaml(RATES[kind])}
+    written |= {"kind": kind, "learning_rates": _yaml(RATES[kind])}
     written["rows"] = "\n".join(f"  {key}: {_yaml(value)}" for key, value in values.get("rows", {}).items())
     lines = []
     for line in TEMPLATES[kind].splitlines():

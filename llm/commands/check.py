@@ -81,14 +81,17 @@ def _text_problems(checked: Params) -> Iterator[str]:
 
 def _pretrain_problems(checked: Params) -> Iterator[str]:
     pretrain, split = checked.pretrain, checked.prepare.split
-    if pretrain.stop_after_evals is not None and not split.val:
-        yield "pretrain.stop_after_evals: expected held-out text (prepare.split.val above 0) to stop by, got 0"
-    if pretrain.init == "look_back" and not checked.model.can_look_back:
+    if pretrain.early_stopping_patience is not None and not split.val:
+        yield "pretrain.early_stopping_patience: expected held-out text (prepare.split.val above 0) to stop by, got 0"
+    if pretrain.init == "previous_token_heads" and not checked.model.can_look_back:
         yield (
             "pretrain.init: expected random or null for a model without causal attention and rotary positions, "
-            "got look_back"
+            "got previous_token_heads"
         )
-    for key, given in {"tokenize.from": checked.tokenize.origin, "pretrain.init_from": pretrain.init_from}.items():
+    for key, given in {
+        "tokenize.pretrained": checked.tokenize.pretrained,
+        "pretrain.init_from": pretrain.init_from,
+    }.items():
         if given is None:
             continue
         if ".." in Path(given).parts or not Path(given).is_relative_to(GIVEN):

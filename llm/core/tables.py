@@ -134,7 +134,7 @@ def iterate_rows(path: Path, columns: list[str], batch_rows: int = 64) -> Iterat
 
 
 # A table without rows may say why in its schema: then to have nothing to do with it is no mistake.
-_EMPTY_BECAUSE = b"groundup.empty_because"
+_EMPTY_BECAUSE = b"groundup.empty_reason"
 
 
 def with_reason(schema: pa.Schema, reason: str) -> pa.Schema:
@@ -142,7 +142,7 @@ def with_reason(schema: pa.Schema, reason: str) -> pa.Schema:
     return schema.with_metadata({_EMPTY_BECAUSE: reason.encode()})
 
 
-def empty_because(path: Path) -> str | None:
+def empty_reason(path: Path) -> str | None:
     """The reason that a Parquet table without rows gives, or None; UserError where the file is no such table."""
     try:
         reason = (pq.read_schema(path).metadata or {}).get(_EMPTY_BECAUSE)

@@ -39,7 +39,7 @@ def resolve_split(spool: Spool, verdict: Verdict, prepare: PrepareParams) -> tup
     if near and near.action == "group":
         method, why = "document", "near duplicates are grouped"
     else:
-        method = choose_method(n_bytes, prepare.split.val, prepare.split.test, prepare.share)
+        method = choose_method(n_bytes, prepare.split.val, prepare.split.test, prepare.subset_fraction)
         share = int(n_bytes.max(initial=0)) / max(int(n_bytes.sum()), 1)
         enough = "enough" if method == "document" else "too few"
         why = f"{len(n_bytes):,} documents, the longest {share:.0%} of the text, are {enough} to hold out whole ones"
@@ -81,8 +81,8 @@ def _share_out(
         return
     ids = [f"{high:016x}{low:016x}" for high, low in deciding.tolist()]
     splits = np.array([split_of(id_, shares.val, shares.test) for id_ in ids], dtype=object)
-    if prepare.share < 1:
-        chosen = np.array([is_chosen(id_, prepare.share) for id_ in ids], dtype=bool)
+    if prepare.subset_fraction < 1:
+        chosen = np.array([is_chosen(id_, prepare.subset_fraction) for id_ in ids], dtype=bool)
         for path, n_bytes in zip(*_columns(batch.filter(pa.array(~chosen)), "path", "n_bytes"), strict=True):
             dropped.add("beyond_share", path, n_bytes, "")
         batch, splits = batch.filter(pa.array(chosen)), splits[chosen]
@@ -97,7 +97,7 @@ def _cut_all(batch: pa.Table, prepare: PrepareParams, dropped: Dropped) -> Itera
     """
     rows: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
     for row in batch.to_pylist():
-        n_chars = math.ceil(len(row["text"]) * prepare.share)
+        n_chars = math.ceil(len(row["text"]) * prepare.subset_fraction)
         text = row["text"][:n_chars]
         if beyond := row["text"][n_chars:]:
             dropped.add("beyond_share", row["path"], len(beyond.encode()), f"from character {n_chars:,} on")

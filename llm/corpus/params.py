@@ -111,7 +111,7 @@ class PrepareParams(Section):
 
     sources: list[Source] = Field(min_length=1)
     engine: Literal["local", "ray"]
-    share: Annotated[float, Field(gt=0, le=1)]
+    subset_fraction: Annotated[float, Field(gt=0, le=1)]
     max_document_bytes: Annotated[int, Field(ge=1000)]
     clean: CleanParams
     split: SplitParams

@@ -109,21 +109,21 @@ def grade(item: Item, scores: NDArray[np.float64]) -> tuple[bool, bool]:
     return int(scores.argmax()) == item.answer, int((scores / lengths).argmax()) == item.answer
 
 
-def guessing(items: list[Item]) -> float:
+def chance(items: list[Item]) -> float:
     """What share is right without the context: drawing a choice, or always giving the most frequent right text."""
     frequent = Counter(item.choices[item.answer] for item in items).most_common(1)[0][1]
     return max(float(np.mean([1 / len(item.choices) for item in items])), frequent / len(items))
 
 
 def figures(items: list[Item], scores: list[NDArray[np.float64]], rng: np.random.Generator) -> dict[str, float]:
-    """Accuracies with their 95% intervals over documents, and what guessing gives; shares rounded to 5 places."""
+    """Accuracies with their 95% intervals over documents, and what chance gives; shares rounded to 5 places."""
     right = np.array([grade(item, of_item) for item, of_item in zip(items, scores, strict=True)])  # (N, 2)
     documents, owner = np.unique([item.document for item in items], return_inverse=True)
     n_items = np.bincount(owner)
     found: dict[str, float] = {
         "items": len(items),
         "documents": len(documents),
-        "guessing": round(guessing(items), 5),
+        "chance": round(chance(items), 5),
     }
     for name, of_name in zip(("acc", "acc_norm"), right.T, strict=True):
         found[name] = round(float(of_name.mean()), 5)

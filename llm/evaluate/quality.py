@@ -9,9 +9,8 @@ ends, or a model that ends its text sooner, shortens both. True continuations ha
 that a figure of the model is read beside theirs.
 
 A word is what near duplicates are found by (`llm.corpus.duplicates`), cut at digits and underscores: a number that is
-new says nothing. The last word of a continuation may be cut, and is left out; the first one counts whole, with what of it
-stands in the prompt. This module does not import torch: `llm.evaluate.samples`
-generates the texts.
+new says nothing. The last word of a continuation may be cut, and is left out; the first one counts whole, with what of
+it stands in the prompt. This module does not import torch: `llm.evaluate.samples` generates the texts.
 """
 
 import re

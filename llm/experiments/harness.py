@@ -23,7 +23,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from llm.core.errors import UserError
-from llm.evaluate.multiple_choice import Item, grade, guessing, score_items
+from llm.evaluate.multiple_choice import Item, chance, grade, score_items
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
@@ -117,13 +117,13 @@ def compare(folder: Path, model: GPT, tokenizer: Tokenizer, tasks: Path) -> tupl
     """A row a task in plain text, and the tasks whose accuracies differ. `model` is the folder's, as ours."""
     items = read_items(tasks)
     ours, theirs = run_ours(model, tokenizer, tasks), run_harness(folder, tasks)
-    rows = [["task", "items", "guessing", "our acc", "acc_norm", "harness acc", "acc_norm", "difference"]]
+    rows = [["task", "items", "chance", "our acc", "acc_norm", "harness acc", "acc_norm", "difference"]]
     other = []
     for task, of_task in items.items():
         our, their = ours[task], theirs[task]
         pairs = zip(our.scores, their.scores, strict=True)
         difference = max(abs(a - b) for of_us, of_them in pairs for a, b in zip(of_us, of_them, strict=True))
-        shares = [f"{share:.4f}" for share in (guessing(of_task), our.acc, our.acc_norm, their.acc, their.acc_norm)]
+        shares = [f"{share:.4f}" for share in (chance(of_task), our.acc, our.acc_norm, their.acc, their.acc_norm)]
         rows.append([task, str(len(of_task)), *shares, f"{difference:.1g}"])
         if abs(our.acc - their.acc) > SAME or abs(our.acc_norm - their.acc_norm) > SAME:
             other.append(task)

@@ -101,7 +101,7 @@ def run_learning_curve(
         tqdm(total=len(ROWS) * len(shares) * n_seeds, desc="learning curve", unit=" runs") as bar,
     ):
         # The long runs first, so that no core waits for one at the end.
-        rates = tuple(task.training.rates)
+        rates = tuple(task.training.learning_rates)
         order = sorted(shares, reverse=True)
         first = [Point(row, share, seed, rates) for share in order for row in ROWS]
         tuned = _run_all(pool, task, seed, first, Path(scratch), bar)
@@ -153,7 +153,7 @@ def _run(task: ClassifyTask, split_seed: int, point: Point, scratch: Path) -> Ou
     batch_size = min(task.training.batch_size, len(chosen))
     per_epoch = -(-len(chosen) // batch_size)
     epochs = max(task.training.epochs, LEAST_STEPS / per_epoch)
-    changes = {"epochs": epochs, "batch_size": batch_size, "rates": list(point.rates)}
+    changes = {"epochs": epochs, "batch_size": batch_size, "learning_rates": list(point.rates)}
     training = task.training.model_copy(update=changes)
 
     def draw() -> GPT:

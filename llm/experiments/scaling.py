@@ -68,7 +68,7 @@ class Ladder(Section):
     sizes: Annotated[list[Size], Field(min_length=LEAST_VALUES)]
     max_steps: Annotated[list[Count], Field(min_length=LEAST_VALUES)]
     predicted: Predicted
-    warmup_share: Annotated[float, Field(ge=0, le=1)]
+    warmup_fraction: Annotated[float, Field(ge=0, le=1)]
     params: dict[str, Any]
 
 
@@ -159,7 +159,7 @@ def _plan(
         "pretrain.max_steps": max_steps,
         "pretrain.eval_every_steps": max_steps,
         "pretrain.checkpoint_every_steps": max_steps,
-        "pretrain.schedule.warmup_steps": round(ladder.warmup_share * max_steps),
+        "pretrain.schedule.warmup_steps": round(ladder.warmup_fraction * max_steps),
     }
     sections = {key: params.find(content, key, Path("params.yaml")) for key in SECTIONS}
     for key, value in changes.items():

@@ -28,7 +28,7 @@ def export_problems(formats: Sequence[Format], model: ModelParams, tokenize: Tok
 def _tokenizer_reason(tokenize: TokenizeParams) -> str | None:
     if tokenize.kind != "bpe":
         return f"expected tokenize.kind bpe, the only kind that llama.cpp reads, got {tokenize.kind}"
-    if tokenize.origin is None:
+    if tokenize.pretrained is None:
         from llm.tokens.bpe import PATTERNS
 
         names = [name for name, expression in PATTERNS.items() if tokenize.pattern in (name, expression)]
@@ -40,7 +40,7 @@ def _tokenizer_reason(tokenize: TokenizeParams) -> str | None:
     from llm.tokens.pretrained import read_given
 
     try:
-        describe_vocabulary(read_given(Path(tokenize.origin), tokenize.pattern))
+        describe_vocabulary(read_given(Path(tokenize.pretrained), tokenize.pattern))
     except UserError as error:
-        return f"tokenize.from: {error}"
+        return f"tokenize.pretrained: {error}"
     return None

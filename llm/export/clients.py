@@ -98,6 +98,6 @@ def _ask_transformers(folder: Path, config: ModelConfig, compare: Callable[[], P
 def _row(name: str, client: str, files: list[Path], parity: Parity, most: float) -> Row:
     size = f"{sum(file.stat().st_size for file in files):,}"
     figures = f"{parity.max_logit_difference:.2g}", f"{parity.divergence:.2g}", f"{most:g}"
-    ids = f"{parity.texts_with_other_ids} of {parity.texts}" if parity.texts else NONE
-    others = f"{parity.other_continuations} of {parity.continuations}" if parity.continuations else NONE
+    ids = f"{parity.tokenization_mismatches} of {parity.texts}" if parity.texts else NONE
+    others = f"{parity.generation_mismatches} of {parity.continuations}" if parity.continuations else NONE
     return name, client, size, *figures, ids, others, NONE

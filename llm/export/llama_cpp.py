@@ -152,9 +152,9 @@ def compare_with_llama_cpp(
     return LlamaCppParity(
         max_logit_difference=(own_logprobs - theirs).abs().max().item(),
         divergence=divergence(own, theirs).item(),
-        texts_with_other_ids=other_ids,
+        tokenization_mismatches=other_ids,
         texts=len(texts) + (chat is not None),
-        other_continuations=others,
+        generation_mismatches=others,
         continuations=len(read),
         bits_per_byte_lost=lost / log(2) / len(targets) * len(ids) / len(text.encode()) if targets else None,
     )

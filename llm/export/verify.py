@@ -59,14 +59,14 @@ class Parity:
 
     max_logit_difference: float
     divergence: float
-    texts_with_other_ids: int
+    tokenization_mismatches: int
     texts: int
-    other_continuations: int
+    generation_mismatches: int
     continuations: int
 
     def agrees(self, most_divergence: float = MOST_DIVERGENCE) -> bool:
         """Whether the program has the same model and the same tokenizer; NaN is no agreement."""
-        others = self.texts_with_other_ids + self.other_continuations
+        others = self.tokenization_mismatches + self.generation_mismatches
         return self.divergence <= most_divergence and others == 0
 
     def figures(self) -> dict[str, float]:
@@ -74,8 +74,8 @@ class Parity:
         return {
             "max_logit_difference": float(f"{self.max_logit_difference:.3g}"),
             "mean_divergence": float(f"{self.divergence:.3g}"),
-            "texts_with_other_ids": self.texts_with_other_ids,
-            "other_continuations": self.other_continuations,
+            "tokenization_mismatches": self.tokenization_mismatches,
+            "generation_mismatches": self.generation_mismatches,
             "continuations": self.continuations,
         }
 
@@ -83,8 +83,8 @@ class Parity:
         """What was expected of a client and what it gave, in one line."""
         return (
             f"expected the same token ids and greedy texts in {client} and a mean divergence of at most "
-            f"{most_divergence:g} nats, got {self.texts_with_other_ids} of {self.texts} texts with other ids, "
-            f"{self.other_continuations} of {self.continuations} other texts and {self.divergence:.2g} nats"
+            f"{most_divergence:g} nats, got {self.tokenization_mismatches} of {self.texts} texts with other ids, "
+            f"{self.generation_mismatches} of {self.continuations} other texts and {self.divergence:.2g} nats"
         )
 
 

@@ -27,20 +27,20 @@ class MethodParams(Section):
 
 
 class TrainingParams(Section):
-    """How long and how fast; the rate is picked on val from `rates`, after short runs."""
+    """How long and how fast; the rate is picked on val from `learning_rates`, after short runs."""
 
     epochs: Rate
     batch_size: Count
-    rates: list[Rate] = Field(min_length=1)
-    search_share: Annotated[float, Field(gt=0, le=1)]
-    other_rate_ratio: Rate
-    layer_rate_decay: Annotated[float, Field(gt=0, le=1)]
+    learning_rates: list[Rate] = Field(min_length=1)
+    lr_search_fraction: Annotated[float, Field(gt=0, le=1)]
+    adamw_lr_ratio: Rate
+    layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0)]
-    clip_norm: Rate
-    warmup_share: Share
-    decay_share: Share
-    evals: Count
-    stop_after_evals: Count | None
+    max_grad_norm: Rate
+    warmup_fraction: Share
+    decay_fraction: Share
+    n_evals: Count
+    early_stopping_patience: Count | None
 
 
 class TaskParams(Section):
@@ -123,19 +123,19 @@ class InstructTask(TaskParams):
 
     kind: Literal["instruct"]
     rows: MessageRows
-    learn: Literal["answers", "all"]
-    too_long: Literal["drop", "cut", "split"]
+    loss_on: Literal["assistant", "all"]
+    on_overflow: Literal["drop", "truncate", "split"]
     packing: bool
 
 
-class PreferTask(TaskParams):
+class DPOTask(TaskParams):
     """A prompt with a better and a worse answer → a model that gives the better one more weight.
 
     Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); `beta` keeps the model near its base.
     What `input_column` holds comes behind the prompt, as in rows of the kind alpaca; it may be empty.
     """
 
-    kind: Literal["prefer"]
+    kind: Literal["dpo"]
     prompt_column: str
     input_column: str | None = None
     chosen_column: str
@@ -143,12 +143,12 @@ class PreferTask(TaskParams):
     beta: Rate
 
 
-Task = Annotated[ClassifyTask | InstructTask | PreferTask, Field(discriminator="kind")]
+Task = Annotated[ClassifyTask | InstructTask | DPOTask, Field(discriminator="kind")]
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class FinetuneParams(Section):
     """The whole `finetune` section; a stage instance takes one task of it."""
 
-    seeds: Count
+    n_seeds: Count
     tasks: dict[TaskName, Task]

@@ -39,7 +39,7 @@ class Decoder:
         assert can_decode(model)
         self.config, self.length = model.config, 0
         self.embedding, self.head, self.norm = as_array(model.embedding.weight), linear(model.head), norm(model.norm)
-        self.tell_place = placer(model)
+        self.apply_positions = placer(model)
         self.blocks = [BlockDecoder(block, self.config.context_length) for block in model.blocks]
 
     def read(self, past: Past) -> None:
@@ -53,7 +53,7 @@ class Decoder:
         """The logits (V,) after one more id."""
         place = self.length
         assert place < self.config.context_length, "more tokens than the context holds"
-        x, rotation = self.tell_place(self.embedding[token], place)
+        x, rotation = self.apply_positions(self.embedding[token], place)
         for block in self.blocks:
             x = block(x, place, rotation)
         self.length += 1

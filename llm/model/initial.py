@@ -1,9 +1,9 @@
-"""Fresh weights: all of them drawn (`random`), or drawn but for the heads of the first layer (`look_back`).
+"""Fresh weights: all of them drawn (`random`), or drawn but for the heads of the first layer (`previous_token_heads`).
 
 Much of what comes next in a text hangs on the last few tokens, and much of the rest on what followed the last time
 that those stood there: an induction head (Olsson et al. 2022, arXiv:2209.11895) finds it, once a head below it hands
 every position the token before. All of that begins with heads that look one, two, three tokens back; drawn heads look
-everywhere alike, and a short run can be over before they have learnt not to. With `look_back` they begin so:
+everywhere alike, and a short run can be over before they have learnt not to. With `previous_token_heads` they begin so:
 
     embedding     the first channel is the same number for every token, which the first layer reads as a bias
     first layer   head h looks h + 1 tokens back, whatever stands there
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llm.model.attention import Attention
     from llm.model.gpt import GPT
 
-Init = Literal["random", "look_back"]
+Init = Literal["random", "previous_token_heads"]
 
 TABLE_STD = 0.02
 TABLES = {"embedding.weight", "positions.weight", "head.weight"}
@@ -43,7 +43,8 @@ NOISE = 0.1  # what is left of the drawn queries and keys
 def draw_weights(model: "GPT", generator: torch.Generator, init: Init | None) -> None:
     """Matrices from N(0, 1/d_in), tables from N(0, 0.02²); a fresh block adds nothing and passes its input on.
 
-    With `look_back` the first block adds a little of the tokens before. None takes it wherever the model can have it.
+    With `previous_token_heads` the first block adds a little of the tokens before. None takes it
+    wherever the model can have it.
     """
     for name, weight in model.named_parameters():
         if name.endswith(ADDED):
@@ -51,7 +52,7 @@ def draw_weights(model: "GPT", generator: torch.Generator, init: Init | None) ->
         elif weight.ndim == 2:
             std = TABLE_STD if name in TABLES else weight.shape[1] ** -0.5
             weight.normal_(0, std, generator=generator)
-    if init == "look_back" or (init is None and model.config.can_look_back):
+    if init == "previous_token_heads" or (init is None and model.config.can_look_back):
         assert model.config.can_look_back
         model.embedding.weight[:, 0] = CONSTANT
         _look_back(cast("Attention", model.blocks[0].attention), model.cos, model.sin, generator)

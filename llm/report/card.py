@@ -249,7 +249,7 @@ def _architecture(config: dict[str, Any], pretrain: dict[str, Any]) -> list[str]
 
 def _training(pretrain: dict[str, Any], params: dict[str, Any]) -> list[str]:
     optimizer, schedule, machine = params["optimizer"], params["schedule"], pretrain["machine"]
-    rates = {"muon": ["muon_rate", "adamw_rate"], "adamw": ["adamw_rate"]}[optimizer["kind"]]
+    rates = {"muon": ["muon_lr", "adamw_lr"], "adamw": ["adamw_lr"]}[optimizer["kind"]]
     rows = [
         ("steps", f"{params['max_steps']:,} of {params['batch_size']} windows"),
         ("tokens seen", f"{pretrain['tokens_seen']:,}"),
@@ -260,7 +260,7 @@ def _training(pretrain: dict[str, Any], params: dict[str, Any]) -> list[str]:
         ),
         ("schedule", f"{schedule['kind']}, {schedule['warmup_steps']} steps of warm-up"),
         ("weights", f"from {params['init_from']}" if params.get("init_from") else "drawn"),
-        ("kept step", f"{pretrain['kept_step']:,}"),
+        ("kept step", f"{pretrain['selected_step']:,}"),
         ("loss, nats a token", f"train {pretrain['train_loss']}, val {_shown(pretrain.get('val_loss'))}"),
         ("machine", ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in machine.items())),
     ]
@@ -330,10 +330,10 @@ def _cloze(cloze: dict[str, Any]) -> list[str]:
     if not tasks:
         return []
     rows = [
-        (task.replace("_", " "), figures["items"], _with_interval(figures, "acc"), figures["guessing"])
+        (task.replace("_", " "), figures["items"], _with_interval(figures, "acc"), figures["chance"])
         for task, figures in tasks.items()
     ]
-    return ["", *table(["choices from the test text", "items", "accuracy", "guessing"], rows)]
+    return ["", *table(["choices from the test text", "items", "accuracy", "chance"], rows)]
 
 
 def _memorisation(memorise: dict[str, Any]) -> list[str]:

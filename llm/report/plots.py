@@ -208,17 +208,17 @@ def draw_roc(
     title: str,
     path: Path,
 ) -> None:
-    """Two curves of one threshold: (false positive rate, recall) and (recall, precision); dashed is guessing.
+    """Two curves of one threshold: (false positive rate, recall) and (recall, precision); dashed is chance.
 
-    `share` of the rows are what is to be found: guessing has that precision at any recall.
+    `share` of the rows are what is to be found: chance has that precision at any recall.
     """
     figure = new_figure(9, 4.5)
     with matplotlib.rc_context(SETTINGS):
         left, right = figure.subplots(1, 2)
-        left.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="guessing")
+        left.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="chance")
         left.step(*zip(*roc, strict=True), where="post")
         left.set(xlabel="false positive rate", ylabel="recall (true positive rate)", title=title)
-        right.axhline(share, color="gray", linestyle="--", linewidth=1, label="guessing")
+        right.axhline(share, color="gray", linestyle="--", linewidth=1, label="chance")
         right.step(*zip(*precision_recall, strict=True), where="pre")
         right.set(xlabel="recall", ylabel="precision")
         for axes in (left, right):

@@ -83,7 +83,7 @@ class NumpySlots:
         self.model, self.config, self.n_slots = model, model.config, n_slots
         self.lengths = np.zeros(n_slots, dtype=np.int64)
         self.embedding, self.norm, self.head = as_array(model.embedding.weight), norm(model.norm), linear(model.head)
-        self.tell_place = placer(model)
+        self.apply_positions = placer(model)
         self.blocks = [BlockSlots(block, n_slots, self.config.context_length) for block in model.blocks]
 
     def read(self, slot: int, ids: list[int], every: bool = False) -> Tensor:
@@ -99,7 +99,7 @@ class NumpySlots:
         """Logits (B, V)."""
         places = self.lengths[slots]
         assert places.max() < self.config.context_length, "more tokens than the context holds"
-        x, rotation = self.tell_place(self.embedding[tokens], places)
+        x, rotation = self.apply_positions(self.embedding[tokens], places)
         for block in self.blocks:
             x = block(x, slots, places.tolist(), rotation)
         self.lengths[slots] += 1

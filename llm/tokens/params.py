@@ -14,19 +14,19 @@ class TokenizeParams(Section):
     vocab_size: Annotated[int, Field(ge=2, le=1 << 24)]
     train_bytes: Count
     min_frequency: Count
-    whitespace: Literal["keep", "drop"]
-    origin: str | None = Field(alias="from")
+    keep_whitespace: bool
+    pretrained: str | None
     pattern: str
     dropout: Share
     segmentations: Count
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> Self:
-        if self.kind != "bpe" and self.origin is not None:
-            raise ValueError(f"from: wanted kind bpe for a tokenizer that is brought along, given {self.kind}")
+        if self.kind != "bpe" and self.pretrained is not None:
+            raise ValueError(f"pretrained: wanted kind bpe for a tokenizer that is brought along, given {self.kind}")
         if self.kind != "bpe" and self.dropout:
             raise ValueError(f"dropout: wanted kind bpe, whose merges can be dropped, given {self.kind}")
-        if self.kind == "bpe" and self.origin is None and self.vocab_size < 300:
+        if self.kind == "bpe" and self.pretrained is None and self.vocab_size < 300:
             raise ValueError(f"vocab_size: wanted at least 300 for bpe, 256 bytes included, given {self.vocab_size}")
         return self
 

@@ -150,7 +150,7 @@ class LibraryTokenizer(Tokenizer):
     """Any tokenizer, over `tokenizers`.
 
     >>> from llm.tokens.words import train_words
-    >>> words = LibraryTokenizer(train_words(["My name is Ripesh"], 100, 1, whitespace="drop"))
+    >>> words = LibraryTokenizer(train_words(["My name is Ripesh"], 100, 1, keep_whitespace=False))
     >>> words.encode("My name is Ripesh Ghimire"), words.unknown
     ([7, 10, 9, 8, 6], 6)
     >>> words.decode([7, 10, 9, 8, 6])

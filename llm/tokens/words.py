@@ -8,7 +8,6 @@ What byte pair encoding is to be compared with: a word that was never seen has n
 """
 
 from collections.abc import Iterable
-from typing import Literal
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -24,23 +23,23 @@ _CHARACTERS = r"[\s\S]"
 
 
 def train_words(
-    texts: Iterable[str], vocab_size: int, min_frequency: int, whitespace: Literal["keep", "drop"]
+    texts: Iterable[str], vocab_size: int, min_frequency: int, keep_whitespace: bool
 ) -> tokenizers.Tokenizer:
     r"""A vocabulary of words and punctuation marks that stand `min_frequency` times or more, the commonest first.
 
     At most `vocab_size` tokens, special ones included; of two that are as common the lower in code points goes
     first. Kept whitespace has tokens of its own and comes back in decoding; dropped, words are joined by a space.
 
-    >>> trained = train_words(["a rose is a rose, is it?"], 100, 2, whitespace="drop")
+    >>> trained = train_words(["a rose is a rose, is it?"], 100, 2, keep_whitespace=False)
     >>> trained.encode("a  rose, is a flower").tokens
     ['a', 'rose', '<|unk|>', 'is', 'a', '<|unk|>']
-    >>> kept = train_words(["a rose is a rose"], 100, 1, whitespace="keep")
+    >>> kept = train_words(["a rose is a rose"], 100, 1, keep_whitespace=True)
     >>> kept.encode("rose a\n").tokens
     ['rose', ' ', 'a', '<|unk|>']
 
     Raises UserError where `vocab_size` leaves no room for a word.
     """
-    if whitespace == "keep":
+    if keep_whitespace:
         return _train(texts, vocab_size, min_frequency, _isolated(_WORDS_AND_WHITESPACE), decoders.Fuse())
     # Without a decoder the library puts a space between tokens.
     words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)

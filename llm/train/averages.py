@@ -17,16 +17,16 @@ from torch import Tensor, nn
 Weights = dict[str, Tensor]
 
 
-def newest_share(step: int, n_steps: int, kind: Literal["ema", "tail"], part_of_run: float) -> float | None:
+def averaging_weight(step: int, n_steps: int, kind: Literal["ema", "tail"], part_of_run: float) -> float | None:
     """The share that the weights after a step have in the mean: 1 where it begins, None before that.
 
     `part_of_run` is of the steps: the half-life of `ema`, the length of `tail`. An EMA begins as the plain mean
     of all weights so far, until each gets as much as it will later: a fixed share would let the drawn first
     weights count for a long time.
 
-    >>> [newest_share(step, 6, "tail", 0.5) for step in range(6)]
+    >>> [averaging_weight(step, 6, "tail", 0.5) for step in range(6)]
     [None, None, None, 1.0, 0.5, 0.3333333333333333]
-    >>> [newest_share(step, 8, "ema", 0.125) for step in range(4)]
+    >>> [averaging_weight(step, 8, "ema", 0.125) for step in range(4)]
     [1.0, 0.5, 0.5, 0.5]
     """
     if kind == "ema":
@@ -49,7 +49,7 @@ def add_newest(mean: Weights | None, model: nn.Module, share: float | None) -> W
 
 
 @contextmanager
-def exchanged(model: nn.Module, mean: Weights | None) -> Iterator[None]:
+def swapped_weights(model: nn.Module, mean: Weights | None) -> Iterator[None]:
     """Within it the model has the mean's weights, and the mean the model's; None changes nothing."""
     _exchange(model, mean)
     try:

@@ -35,7 +35,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its stub
 
 from llm.core.device import Machine, sharding_requested
 from llm.core.errors import UserError, one_line_errors
-from llm.train.signals import signals_held
+from llm.train.signals import defer_signals
 
 MOST = 65_535  # ports, and more processes than anybody has
 GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed
@@ -104,7 +104,7 @@ def launch(work: Callable[..., None], *args: Any) -> bool:
         context.Process(target=_member, args=(number, layout, port, device, failures, work, args))
         for number in range(layout.n_local)
     ]
-    with signals_held() as came:
+    with defer_signals() as came:
         try:
             for process in processes:
                 process.start()

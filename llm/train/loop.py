@@ -17,20 +17,20 @@ from tqdm import tqdm
 from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.train import parallel
-from llm.train.averages import Weights, add_newest, exchanged, newest_share
+from llm.train.averages import Weights, add_newest, averaging_weight, swapped_weights
 from llm.train.checkpoint import RunState
 from llm.train.curve import Curve, append_row, write_curve
 from llm.train.optimizers import Optimizer
 from llm.train.params import OptimizerParams, ScheduleParams
 from llm.train.schedules import rate_factor
-from llm.train.signals import signals_held
+from llm.train.signals import defer_signals
 
 __all__ = ["Curve", "Plan", "train"]
 
-# A run is lost when its loss is worse than that of guessing by this many nats, on average over this many steps.
+# A run is lost when its loss is worse than that of chance by this many nats, on average over this many steps.
 # A uniform guess is always within reach: a fresh model is within half a nat of it, and one that is confidently wrong
 # pays without a limit. A single bad batch is no more than a twentieth of the average.
-LOST_NATS, LOST_STEPS = 1.0, 20
+DIVERGENCE_MARGIN_NATS, LOST_STEPS = 1.0, 20
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Plan:
     schedule: ScheduleParams
     eval_every_steps: int
     checkpoint_every_steps: int
-    keep: Literal["last", "best"]
-    average: Literal["ema", "tail"] | None = None  # of the weights; what validation sees and what stays
-    average_share: float = 1.0  # of the steps: the half-life of ema, the length of tail
-    stop_after_evals: int | None = None  # without a better validation loss
-    rate_shares: Mapping[str, float] = field(default_factory=dict)  # of the rates, by a weight's name; else 1
-    uniform_loss: float | None = None  # nats, of guessing; None where a bad loss is no reason to stop
+    checkpoint_selection: Literal["last", "best"]
+    weight_averaging: Literal["ema", "tail"] | None = None  # of the weights; what validation sees and what stays
+    weight_averaging_fraction: float = 1.0  # of the steps: the half-life of ema, the length of tail
+    early_stopping_patience: int | None = None  # without a better validation loss
+    lr_multipliers: Mapping[str, float] = field(default_factory=dict)  # of the rates, by a weight's name; else 1
+    uniform_loss: float | None = None  # nats, of chance; None where a bad loss is no reason to stop
     advice: str = "lower rates, or a longer warm-up"  # for a user whose run is lost
     tokens_per_step: int = 0
     flops_per_step: float = 0.0
@@ -76,14 +76,14 @@ def train(
     gradient that is no number, or a loss far above the uniform one; it names the step and what to try.
     """
     run = _Run(model, plan, machine)
-    if kept := parallel.from_main(state.load() if state is not None else None):
+    if kept := parallel.broadcast_from_rank0(state.load() if state is not None else None):
         run.load_state_dict(kept)
         print(f"{plan.label}: resumed at step {run.done}", file=sys.stderr)
     if state is not None:
         write_curve(state.curve_path, run.curve.rows)
         print(f"{plan.label}: the curve grows in {state.curve_path}", file=sys.stderr)
     progress = tqdm(initial=run.done, total=plan.n_steps, desc=plan.label, unit=" steps")
-    with signals_held() as came, progress as bar:
+    with defer_signals() as came, progress as bar:
         while not parallel.share_signals(came) and not run.is_over():
             loss = run.learn(step_losses(run.done))
             bar.set_postfix_str(_postfix(loss, plan, bar.format_dict), refresh=False)
@@ -110,7 +110,7 @@ class _Run:
 
     def __init__(self, model: nn.Module, plan: Plan, machine: Machine):
         self.model, self.plan, self.machine = model, plan, machine
-        self.optimizer = Optimizer(model, plan.optimizer, machine.dtype, machine.device, plan.rate_shares)
+        self.optimizer = Optimizer(model, plan.optimizer, machine.dtype, machine.device, plan.lr_multipliers)
         self.done = 0  # steps
         self.curve = Curve()
         self.mean: Weights | None = None
@@ -119,7 +119,7 @@ class _Run:
         self.recent: list[float] = []  # the last losses
 
     def is_over(self) -> bool:
-        patience = self.plan.stop_after_evals
+        patience = self.plan.early_stopping_patience
         return self.done == self.plan.n_steps or (patience is not None and self.curve.evals_since_best() >= patience)
 
     def is_due(self, every_steps: int) -> bool:
@@ -136,11 +136,11 @@ class _Run:
         parallel.sum_gradients(self.optimizer.weights)
         self._refuse_if_no_number(loss, "loss")
         self.recent = [*self.recent, loss][-LOST_STEPS:]
-        self._refuse_if_lost()
+        self._check_divergence()
         norm = self.optimizer.step(step, rate_factor(step, plan.n_steps, plan.schedule))
         self._refuse_if_no_number(norm, "gradient's norm")
-        if plan.average is not None:
-            share = newest_share(step, plan.n_steps, plan.average, plan.average_share)
+        if plan.weight_averaging is not None:
+            share = averaging_weight(step, plan.n_steps, plan.weight_averaging, plan.weight_averaging_fraction)
             self.mean = add_newest(self.mean, self.model, share)
         self.sums += torch.tensor([loss, 1], dtype=torch.float64)
         self.done += 1
@@ -152,7 +152,7 @@ class _Run:
         rate = rate_factor(self.done - 1, plan.n_steps, plan.schedule)
         row = {"step": self.done, "train_loss": round(float(self.sums[0] / self.sums[1]), 5), "rate": round(rate, 5)}
         self.sums.zero_()
-        with exchanged(self.model, self.mean):
+        with swapped_weights(self.model, self.mean):
             self.model.eval()
             if val_loss is not None:
                 row["val_loss"] = round(val_loss(), 5)
@@ -161,7 +161,7 @@ class _Run:
                 tqdm.write(f"{plan.label}: step {self.done} writes {sample()!r}", file=sys.stderr)
             self.model.train()
             self.curve.rows.append(row)
-            if plan.keep == "best" and self.curve.best() is row:
+            if plan.checkpoint_selection == "best" and self.curve.best() is row:
                 self.best = {name: weight.detach().clone() for name, weight in self._learned().items()}
         return row
 
@@ -204,7 +204,7 @@ class _Run:
         own = self.model.state_dict()
 
         def own_parts(weights: Weights | None) -> Weights | None:
-            return weights and {name: parallel.own_part(weight, own[name]) for name, weight in weights.items()}
+            return weights and {name: parallel.local_shard(weight, own[name]) for name, weight in weights.items()}
 
         self._set_learned(own_parts(state["model"]) or {})
         self.optimizer.load_state_dict(state["optimizer"])
@@ -217,16 +217,16 @@ class _Run:
             plan = self.plan
             raise UserError(f"{plan.label}: the {name} is {value} at step {self.done}; try {plan.advice}")
 
-    def _refuse_if_lost(self) -> None:
+    def _check_divergence(self) -> None:
         plan = self.plan
         all_after_warmup = self.done - plan.schedule.warmup_steps + 1 >= LOST_STEPS
         if plan.uniform_loss is None or not all_after_warmup:
             return
         average = sum(self.recent) / len(self.recent)
-        if average > plan.uniform_loss + LOST_NATS:
+        if average > plan.uniform_loss + DIVERGENCE_MARGIN_NATS:
             raise UserError(
                 f"{plan.label}: the loss is {average:.2f} on average over {LOST_STEPS} steps at step {self.done}, "
-                f"where guessing has {plan.uniform_loss:.2f}; try {plan.advice}"
+                f"where chance has {plan.uniform_loss:.2f}; try {plan.advice}"
             )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm.train.parallel import own_part, whole
+from llm.train.parallel import local_shard, whole
 from llm.train.params import OptimizerParams
 
 ADAM_BETAS = (0.9, 0.95)
@@ -40,7 +40,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 class Optimizer:
     """Muon and AdamW, or AdamW alone, behind one `step`; all that it remembers is in `state_dict`.
 
-    `rate_shares` are of the rate, by a weight's name; one without a name there has the whole rate.
+    `lr_multipliers` are of the rate, by a weight's name; one without a name there has the whole rate.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Optimizer:
         params: OptimizerParams,
         dtype: torch.dtype,
         device: str,
-        rate_shares: Mapping[str, float] = MappingProxyType({}),
+        lr_multipliers: Mapping[str, float] = MappingProxyType({}),
     ):
         self.params, self.dtype = params, dtype
-        self._share = {weight: rate_shares.get(name, 1.0) for name, weight in model.named_parameters()}
+        self._share = {weight: lr_multipliers.get(name, 1.0) for name, weight in model.named_parameters()}
         by_shape: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
         others = []
         for name, weight in model.named_parameters():
@@ -70,7 +70,7 @@ class Optimizer:
         }
         decayed = [] if params.kind == "muon" else matrices
         groups = [*self._groups(decayed, params.weight_decay), *self._groups(others, 0.0)]
-        self._adam = torch.optim.AdamW(groups, lr=params.adamw_rate, betas=ADAM_BETAS, fused=True) if groups else None
+        self._adam = torch.optim.AdamW(groups, lr=params.adamw_lr, betas=ADAM_BETAS, fused=True) if groups else None
 
     def _groups(self, weights: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
         by_share = defaultdict(list)
@@ -85,13 +85,13 @@ class Optimizer:
 
         Where the norm is no number the weights stay as they were.
         """
-        norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.params.clip_norm)))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.params.max_grad_norm)))
         if not math.isfinite(norm):
             return norm
-        self._step_muon(step, self.params.muon_rate * factor)
+        self._step_muon(step, self.params.muon_lr * factor)
         if self._adam is not None:
             for group in self._adam.param_groups:
-                group["lr"] = self.params.adamw_rate * factor * group["share"]
+                group["lr"] = self.params.adamw_lr * factor * group["share"]
             self._adam.step()
         for weight in self.weights:
             weight.grad = None
@@ -117,7 +117,7 @@ class Optimizer:
                 scale = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
                 own_rate = rate * self._share[weight]
                 weight.mul_(1 - own_rate * self.params.weight_decay)
-                weight.add_(own_part(change if lies else change.T, weight), alpha=-own_rate * scale)
+                weight.add_(local_shard(change if lies else change.T, weight), alpha=-own_rate * scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Momentum and Adam's averages, as tensors and plain values."""
@@ -132,7 +132,7 @@ class Optimizer:
             weights = [weight for group in self._adam.param_groups for weight in group["params"]]
             averages = {
                 number: {
-                    name: own_part(value, weights[number]) if value.ndim else value for name, value in kept.items()
+                    name: local_shard(value, weights[number]) if value.ndim else value for name, value in kept.items()
                 }
                 for number, kept in state["adam"]["state"].items()
             }

@@ -48,7 +48,7 @@ def sum_over_processes(value: float) -> float:
     return total.item()
 
 
-def from_main(value: Value) -> Value:
+def broadcast_from_rank0(value: Value) -> Value:
     """The first process' value; the others' are not looked at."""
     if not dist.is_initialized():
         return value
@@ -101,7 +101,7 @@ def own_rows(ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor, float]:
     return ids[rows], target[rows], float(share)
 
 
-def own_turns(items: Sequence[Value]) -> Iterator[tuple[Value, bool]]:
+def round_robin_shard(items: Sequence[Value]) -> Iterator[tuple[Value, bool]]:
     """This process' items of those that go round, and whether each one counts here.
 
     Every process gets equally many, since sharded ones compute together; one that fills a gap does not count.
@@ -152,7 +152,7 @@ def whole(value: Any) -> Any:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def own_part(tensor: Tensor, like: Tensor) -> Tensor:
+def local_shard(tensor: Tensor, like: Tensor) -> Tensor:
     """The part of a whole tensor that this process holds of `like`, on its device; all of it where that is whole."""
     if not isinstance(like, DTensor):
         return tensor.to(like.device)

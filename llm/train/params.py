@@ -20,10 +20,10 @@ class OptimizerParams(Section):
     """
 
     kind: Literal["muon", "adamw"]
-    muon_rate: Rate
-    adamw_rate: Rate
+    muon_lr: Rate
+    adamw_lr: Rate
     weight_decay: Annotated[float, Field(ge=0)]
-    clip_norm: Rate
+    max_grad_norm: Rate
 
 
 class ScheduleParams(Section):
@@ -31,8 +31,8 @@ class ScheduleParams(Section):
 
     kind: Literal["wsd", "cosine", "constant"]
     warmup_steps: Annotated[int, Field(ge=0)]
-    decay_share: Share
-    final_share: Share
+    decay_fraction: Share
+    final_lr_fraction: Share
 
 
 class PretrainParams(Section):
@@ -41,18 +41,18 @@ class PretrainParams(Section):
     max_steps: Count
     batch_size: Count
     micro_batch_size: Count | None
-    clean_share: Share
-    init: Literal["random", "look_back"] | None
+    final_no_dropout_fraction: Share
+    init: Literal["random", "previous_token_heads"] | None
     init_from: str | None
     optimizer: OptimizerParams
     schedule: ScheduleParams
-    average: Literal["ema", "tail"] | None
-    average_share: PartOfRun
+    weight_averaging: Literal["ema", "tail"] | None
+    weight_averaging_fraction: PartOfRun
     eval_every_steps: Count
     eval_windows: Count
-    stop_after_evals: Count | None
+    early_stopping_patience: Count | None
     checkpoint_every_steps: Count
-    keep: Literal["last", "best"]
+    checkpoint_selection: Literal["last", "best"]
     compile: Literal["auto", "always", "never"]
 
     @model_validator(mode="after")
@@ -71,6 +71,8 @@ class PretrainParams(Section):
 
     @model_validator(mode="after")
     def _an_early_stop_keeps_the_best(self) -> Self:
-        if self.stop_after_evals is not None and self.keep != "best":
-            raise ValueError(f"wanted keep best where stop_after_evals is a number, given keep {self.keep}")
+        if self.early_stopping_patience is not None and self.checkpoint_selection != "best":
+            raise ValueError(
+                f"wanted keep best where early_stopping_patience is a number, given keep {self.checkpoint_selection}"
+            )
         return self

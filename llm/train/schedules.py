@@ -13,21 +13,21 @@ from llm.train.params import ScheduleParams
 def rate_factor(step: int, n_steps: int, schedule: ScheduleParams) -> float:
     """The rate of a step as a share of the full one.
 
-    The first step is 0 and already has a rate. `final_share` is what the fall would reach at step n_steps, one
+    The first step is 0 and already has a rate. `final_lr_fraction` is what the fall would reach at step n_steps, one
     after the last: so the last one still has a rate where it is 0.
 
-    >>> shape = ScheduleParams(kind="wsd", warmup_steps=2, decay_share=0.5, final_share=0.0)
+    >>> shape = ScheduleParams(kind="wsd", warmup_steps=2, decay_fraction=0.5, final_lr_fraction=0.0)
     >>> [rate_factor(step, 8, shape) for step in range(8)]
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
     up = (step + 1) / schedule.warmup_steps if schedule.warmup_steps else 1.0
     match schedule.kind:
         case "wsd":
-            decay_steps = schedule.decay_share * n_steps
+            decay_steps = schedule.decay_fraction * n_steps
             left = (n_steps - step) / decay_steps if decay_steps else 1.0
         case "cosine":
             after_warmup = max(step - schedule.warmup_steps, 0)
             left = (1 + math.cos(math.pi * after_warmup / max(n_steps - schedule.warmup_steps, 1))) / 2
         case "constant":
             left = 1.0
-    return min(1.0, up, schedule.final_share + (1 - schedule.final_share) * left)
+    return min(1.0, up, schedule.final_lr_fraction + (1 - schedule.final_lr_fraction) * left)

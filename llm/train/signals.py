@@ -8,7 +8,7 @@ from types import FrameType
 
 
 @contextmanager
-def signals_held() -> Iterator[list[int]]:
+def defer_signals() -> Iterator[list[int]]:
     """Gives a list into which a SIGTERM or Ctrl-C is noted; leaving the block in order does what it asked for.
 
     That is to exit with 143 after SIGTERM and a KeyboardInterrupt after Ctrl-C. A second Ctrl-C does not wait.

@@ -136,7 +136,7 @@ def said(task) -> str:
             words = list(task.rows.model_dump().values())
         case _:
             words = [
-                "prefer",
+                "dpo",
                 "+".join(filter(None, [task.prompt_column, task.input_column])),
                 task.chosen_column,
                 task.rejected_column,
@@ -406,7 +406,7 @@ REFUSED = {
     ),
     "no preferences": (
         "mine",
-        {"kind": "prefer"},
+        {"kind": "dpo"},
         "wanted columns called prompt, chosen and rejected, given text, label",
     ),
     "a base that is none": ("mine", {"base": Path("nowhere")}, "--base: wanted a Hugging Face folder"),

@@ -60,9 +60,9 @@ def test_the_shipped_params_are_right() -> None:
         ("sample.weights", {"documentation": 0.0}, "sample.weights: expected a source to train on, got 0 for each one"),
         ("label.min_chars", 600, "label.min_chars: expected at most label.max_chars 500, got 600"),
         (
-            "tokenize.from",
+            "tokenize.pretrained",
             "data/raw/t.json",
-            "tokenize.from: expected a path under data/given, got data/raw/t.json",
+            "tokenize.pretrained: expected a path under data/given, got data/raw/t.json",
         ),
         (
             "pretrain.init_from",
@@ -107,13 +107,13 @@ def test_a_value_at_its_bound_is_right(key: str, value: Any, change: Callable[[d
     ("values", "sentence"),
     [
         (
-            {"pretrain.stop_after_evals": 2, "pretrain.keep": "best", "prepare.split.val": 0.0},
-            "pretrain.stop_after_evals: expected held-out text (prepare.split.val above 0) to stop by, got 0",
+            {"pretrain.early_stopping_patience": 2, "pretrain.checkpoint_selection": "best", "prepare.split.val": 0.0},
+            "pretrain.early_stopping_patience: expected held-out text (prepare.split.val above 0) to stop by, got 0",
         ),
         (
-            {"pretrain.init": "look_back", "model.family": "gpt2"},
+            {"pretrain.init": "previous_token_heads", "model.family": "gpt2"},
             "pretrain.init: expected random or null for a model without causal attention and rotary positions, "
-            "got look_back",
+            "got previous_token_heads",
         ),
         (
             {"finetune.tasks.library.method.kind": "last_k_blocks", "finetune.tasks.library.method.k": 6},

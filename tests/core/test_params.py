@@ -40,7 +40,7 @@ MODEL = {
 PREPARE = {
     "sources": [{"name": "books", "kind": "files", "globs": ["data/raw/*.txt"]}],
     "engine": "local",
-    "share": 1.0,
+    "subset_fraction": 1.0,
     "max_document_bytes": 1_000_000,
     "clean": {
         "control_characters": "remove",
@@ -185,8 +185,8 @@ def test_rules_of_cleaning_that_cannot_be_are_refused() -> None:
     assert "wanted near_duplicates.action drop: with split.method position" in refusal(PrepareParams, by_position)
 
 
-TOKENIZE = {"kind": "bpe", "vocab_size": 300, "train_bytes": 9, "min_frequency": 1, "whitespace": "keep"} | {
-    "from": None,
+TOKENIZE = {"kind": "bpe", "vocab_size": 300, "train_bytes": 9, "min_frequency": 1, "keep_whitespace": True} | {
+    "pretrained": None,
     "pattern": "qwen2",
     "dropout": 0.0,
     "segmentations": 1,

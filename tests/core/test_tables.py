@@ -11,7 +11,7 @@ from llm.core.tables import (
     CORPUS,
     TableWriter,
     count_rows,
-    empty_because,
+    empty_reason,
     iterate_batches,
     iterate_rows,
     read_table,
@@ -109,8 +109,8 @@ def test_some_columns_can_be_read_alone(tmp_path: Path) -> None:
 def test_an_empty_table_may_say_why(tmp_path: Path) -> None:
     silent = write(tmp_path / "silent.parquet", [])
     telling = write(tmp_path / "telling.parquet", [], with_reason(NUMBERS, "nothing was found: naïve"))
-    assert empty_because(silent) is None
-    assert empty_because(telling) == "nothing was found: naïve"
+    assert empty_reason(silent) is None
+    assert empty_reason(telling) == "nothing was found: naïve"
     assert read_table(telling).schema == NUMBERS
 
 
@@ -138,7 +138,7 @@ def test_the_segmentations_of_train_are_listed_by_their_number(tmp_path: Path) -
     assert segmentation_names(tmp_path) == ["train-1", "train-2", "train-10"]
 
 
-@pytest.mark.parametrize("read", [read_table, empty_because, lambda path: next(iterate_rows(path, ["n"]))])
+@pytest.mark.parametrize("read", [read_table, empty_reason, lambda path: next(iterate_rows(path, ["n"]))])
 def test_what_is_no_table_is_refused_by_its_name(read: object, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     with pytest.raises(UserError, match=r"rows\.parquet: wanted a Parquet table, there is none$"):

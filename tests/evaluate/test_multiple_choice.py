@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm.core.errors import UserError
-from llm.evaluate.multiple_choice import Item, encode_pair, figures, grade, guessing, score_items
+from llm.evaluate.multiple_choice import Item, chance, encode_pair, figures, grade, score_items
 from llm.tokens.tokenizer import Tokenizer
 
 
@@ -53,16 +53,16 @@ def test_the_second_accuracy_is_by_characters_and_ties_go_to_the_first():
 
 def test_guessing_is_a_draw_or_the_most_frequent_answer():
     brackets = [Item("", "a", [")", "]"], answer) for answer in (0, 0, 0, 1)]
-    assert guessing(brackets) == 0.75
+    assert chance(brackets) == 0.75
     words = [Item("", "a", [word, "x", "y", "z"], 0) for word in "abcdefgh"]
-    assert guessing(words) == 0.25
+    assert chance(words) == 0.25
 
 
 def test_figures_count_right_answers_and_draw_documents():
     items = [Item(document, "a", ["x", "y"], 0) for document in "aabbcd"]
     scores = [np.array([0.0, -1.0])] * 4 + [np.array([-1.0, 0.0])] * 2
     found = figures(items, scores, np.random.default_rng(1))
-    assert (found["items"], found["documents"], found["guessing"]) == (6, 4, 1.0)
+    assert (found["items"], found["documents"], found["chance"]) == (6, 4, 1.0)
     assert found["acc"] == found["acc_norm"] == round(4 / 6, 5)
     assert found["acc_low"] < found["acc"] < found["acc_high"] == 1.0
     assert found == figures(items, scores, np.random.default_rng(1))
@@ -70,4 +70,4 @@ def test_figures_count_right_answers_and_draw_documents():
 
 def test_one_document_has_no_interval():
     found = figures([Item("a", "a", ["x", "y"], 0)] * 3, [np.array([0.0, -1.0])] * 3, np.random.default_rng(1))
-    assert found == {"items": 3, "documents": 1, "guessing": 1.0, "acc": 1.0, "acc_norm": 1.0}
+    assert found == {"items": 3, "documents": 1, "chance": 1.0, "acc": 1.0, "acc_norm": 1.0}

@@ -31,7 +31,7 @@ def test_no_piece_holds_what_cannot_be_seen(tokenizer, text):
 
 
 def test_words_of_a_tokenizer_that_drops_whitespace_stand_apart():
-    words = LibraryTokenizer(train_words(["one two three"], 100, 1, whitespace="drop"))
+    words = LibraryTokenizer(train_words(["one two three"], 100, 1, keep_whitespace=False))
     assert spell(words, words.encode("one  two four")) == ["one", " two", " <|unk|>"]
 
 

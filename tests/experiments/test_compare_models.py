@@ -193,7 +193,7 @@ def test_documents_that_the_tokens_do_not_hold_are_counted(tmp_path, gpt2_folder
     from llm.tokens.words import train_words
 
     shutil.copytree(gpt2_folder, tmp_path, dirs_exist_ok=True)
-    train_words(["The river runs"], 100, 1, whitespace="keep").save(str(tmp_path / "tokenizer.json"))
+    train_words(["The river runs"], 100, 1, keep_whitespace=True).save(str(tmp_path / "tokenizer.json"))
     texts = ["The river", "The rain", "runs river", "a road"]
     assert score_folder(tmp_path, texts, plain_cpu).lossy_documents == 2
     assert score_folder(tmp_path, texts[::2], plain_cpu).lossy_documents == 0
@@ -320,7 +320,7 @@ def test_a_tokenizer_that_leaves_nothing_of_the_texts_is_refused(tmp_path, gpt2_
     from llm.tokens.words import train_words
 
     shutil.copytree(gpt2_folder, tmp_path, dirs_exist_ok=True)
-    train_words(["The river runs"], 100, 1, whitespace="drop").save(str(tmp_path / "tokenizer.json"))
+    train_words(["The river runs"], 100, 1, keep_whitespace=False).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="wanted a tokenizer that has tokens for the texts"):
         score_folder(tmp_path, ["  \n"], plain_cpu)
 

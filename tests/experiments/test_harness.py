@@ -109,7 +109,7 @@ def test_the_command_shows_both_and_ends_with_0_where_they_agree(run_command):
     ended = run_command(lambda result: result)
     assert ended.exit_code == 0
     head, *rows, note = ended.output.splitlines()
-    assert head.split()[:3] == ["task", "items", "guessing"]
+    assert head.split()[:3] == ["task", "items", "chance"]
     assert [row.split()[:3] for row in rows] == [["closing_bracket", "3", "0.3333"], ["last_word", "4", "0.3958"]]
     assert all(row.split()[3:5] == row.split()[5:7] for row in rows)
     assert note.startswith("difference")

@@ -128,13 +128,18 @@ def test_an_unknown_ladder_is_told_which_there_are():
 
 
 def test_a_run_is_queued_by_its_name_with_all_that_it_changes(ladder):
-    plan = plans_of(with_changes(ladder, params={"pretrain.compile": "never", "pretrain.average": None}))[0]
+    plan = plans_of(with_changes(ladder, params={"pretrain.compile": "never", "pretrain.weight_averaging": None}))[0]
     words = queue_words(plan)
     assert words[:7] == ["dvc", "exp", "run", "--queue", "--single-item", "--name", plan.name]
     assert words[-1] == "pretrain"
     assert words[7:-1:2] == ["--set-param"] * len(plan.changes)
     said = set(words[8:-1:2])
-    assert said >= {"model.d_model=32", "pretrain.compile=never", "pretrain.average=null", "pretrain.max_steps=100"}
+    assert said >= {
+        "model.d_model=32",
+        "pretrain.compile=never",
+        "pretrain.weight_averaging=null",
+        "pretrain.max_steps=100",
+    }
     assert said >= {"pretrain.eval_every_steps=100", "pretrain.schedule.warmup_steps=5"}
 
 
@@ -271,7 +276,7 @@ def test_what_was_made_otherwise_is_removed_and_made_again(root, dvc, ladder, ch
         (root / "dvc.lock").write_text((root / "dvc.lock").read_text().replace("w.dir", "v.dir"))
         dvc.deps = dvc.deps | {"data/windows": "v.dir"}
     else:
-        plans = plans_of(with_changes(ladder, warmup_share=0.1))
+        plans = plans_of(with_changes(ladder, warmup_fraction=0.1))
         dvc.plans = {plan.name: plan for plan in plans}
     old, dvc.show = dvc.show, lambda ref, file: json.dumps({"stages": {}})
 
@@ -420,7 +425,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     call("git", "init", "--quiet", "--initial-branch", "main")
     call("dvc", "init", "--quiet")
     files = {"work.py": WORK, "dvc.yaml": WIRING, "params.yaml": "seed: 1\nmodel: {norm_eps: 1e-6, d_model: 8}\n"}
-    files["params.yaml"] += "pretrain: {max_steps: 4, average: ema}\n"
+    files["params.yaml"] += "pretrain: {max_steps: 4, weight_averaging: ema}\n"
     files |= {"given/b.txt": "of nobody's making", "given/in/a.txt": "a folder of them"}
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -432,9 +437,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small_plan(max_steps: int) -> PlannedRun:
-    changes = {"model.d_model": 16, "pretrain.max_steps": max_steps, "pretrain.average": None}
+    changes = {"model.d_model": 16, "pretrain.max_steps": max_steps, "pretrain.weight_averaging": None}
     sections = {"seed": 1, "model": {"norm_eps": 1e-6, "d_model": 16}}
-    sections["pretrain"] = {"max_steps": max_steps, "average": None}
+    sections["pretrain"] = {"max_steps": max_steps, "weight_averaging": None}
     return PlannedRun(f"scaling-0.1M-{max_steps}M", 100, max_steps, 1e9, changes, sections)
 
 

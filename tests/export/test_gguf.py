@@ -183,7 +183,7 @@ def test_a_shape_without_an_architecture_is_one_line_and_no_file(
     [
         (lambda: train_bpe(TEXTS, 320, "cl100k"), "cl100k"),
         (lambda: train_bpe(TEXTS, 320, r"\w+|\W"), "another one"),
-        (lambda: train_words(TEXTS, 320, 1, whitespace="keep"), "another one"),
+        (lambda: train_words(TEXTS, 320, 1, keep_whitespace=True), "another one"),
         (lambda: train_chars(TEXTS, 320, 1), "another one"),
     ],
     ids=["cl100k", "a pattern of one's own", "words", "characters"],
@@ -202,7 +202,7 @@ def test_a_tokenizer_that_composes_characters_is_written_without_that(
     tokenizer.normalizer = tokenizers.normalizers.NFC()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     found = export_gguf(tmp_path / "out", draw_gpt(), tmp_path / "tokenizer.json", ["gguf-f32"], 1)
-    assert found["gguf-f32"]["texts_with_other_ids"] == 0
+    assert found["gguf-f32"]["tokenization_mismatches"] == 0
 
 
 def test_without_llama_cpp_a_file_is_unverified_and_without_gguf_there_is_none(
@@ -251,7 +251,7 @@ def test_a_format_that_is_no_gguf_is_left_to_others(tmp_path, draw_gpt, small_to
 def test_a_file_that_answers_has_its_template(tmp_path, draw_gpt, small_tokenizer_file, one_process):
     chat = chat_to_verify(Tokenizer.load(small_tokenizer_file))
     found = export_gguf(tmp_path, draw_gpt(), small_tokenizer_file, ["gguf-f16"], 1, chat_template=TEMPLATE, chat=chat)
-    assert found["gguf-f16"]["texts_with_other_ids"] == 0
+    assert found["gguf-f16"]["tokenization_mismatches"] == 0
     assert _fields(tmp_path / "model-f16.gguf")["tokenizer.chat_template"] == TEMPLATE
     assert "<|im_start|>assistant" in (tmp_path / "Modelfile").read_text()
 

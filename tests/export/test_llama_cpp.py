@@ -58,7 +58,7 @@ def test_llama_cpp_computes_the_same_in_float32(tmp_path, draw_gpt, small_tokeni
     parity = compare_with_llama_cpp(file, model, tokenizer, 1, bounds)
     assert parity.max_logit_difference <= (5e-3 if model.config.family == "gpt2" else 1e-4)
     assert parity.divergence <= bounds.divergence == (1e-5 if model.config.family == "gpt2" else 1e-6)
-    assert (parity.texts_with_other_ids, parity.other_continuations) == (0, 0)
+    assert (parity.tokenization_mismatches, parity.generation_mismatches) == (0, 0)
     assert parity.texts > 10 and parity.continuations == 25
 
 
@@ -126,14 +126,14 @@ def test_one_changed_weight_is_noticed(tmp_path, draw_gpt, small_tokenizer_file,
     parity = compare_with_llama_cpp(file, model, tokenizer, 1, EXACT)
     assert parity.max_logit_difference > 1e-2
     assert parity.divergence > 1e-4
-    assert parity.other_continuations > 0
+    assert parity.generation_mismatches > 0
     assert not parity.agrees()
 
 
 def test_another_tokenizer_is_noticed(tmp_path, draw_gpt, small_tokenizer_file, tokenizer_of, one_process):
     file = write_gguf(tmp_path, draw_gpt(), small_tokenizer_file, "gguf-f32")
     parity = compare_with_llama_cpp(file, draw_gpt(), Tokenizer.load(tokenizer_of("gpt2")), 1, EXACT)
-    assert 0 < parity.texts_with_other_ids < parity.texts
+    assert 0 < parity.tokenization_mismatches < parity.texts
 
 
 @pytest.mark.parametrize("answer", ["ends too early", "does not end", "takes another token"])
@@ -165,7 +165,7 @@ def test_a_continuation_that_differs_is_noticed(draw_gpt, small_tokenizer_file, 
     ends = {tokenizer.special[name] for name in ("<|endoftext|>", "<|im_end|>")}
     monkeypatch.setattr(llama_cpp, "_in_own_process", answered)
     parity = compare_with_llama_cpp(None, model, tokenizer, 1, EXACT)
-    assert (parity.max_logit_difference, parity.texts_with_other_ids, parity.other_continuations) == (0, 0, 1)
+    assert (parity.max_logit_difference, parity.tokenization_mismatches, parity.generation_mismatches) == (0, 0, 1)
 
 
 def test_a_model_that_ends_its_texts_ends_them_in_llama_cpp(tmp_path, draw_gpt, small_tokenizer_file, one_process):
@@ -176,7 +176,7 @@ def test_a_model_that_ends_its_texts_ends_them_in_llama_cpp(tmp_path, draw_gpt, 
     openings = [[token] for token in range(6, 60)]
     answers = llama_cpp._in_own_process(file, [], [], openings, [], 30, 48, 320, 70)
     assert any(len(new) < 30 and new[-1] == tokenizer.end_of_text for new in answers.continuations)
-    assert compare_with_llama_cpp(file, model, tokenizer, 1, EXACT).other_continuations == 0
+    assert compare_with_llama_cpp(file, model, tokenizer, 1, EXACT).generation_mismatches == 0
 
 
 SAME = LlamaCppParity(1e-5, 1e-9, 0, 16, 0, 20)
@@ -192,8 +192,8 @@ SAME = LlamaCppParity(1e-5, 1e-9, 0, 16, 0, 20)
         ({"divergence": 2e-3}, "gguf-f16", False),
         ({"divergence": 2e-3}, "gguf-q8_0", True),
         ({"divergence": nan}, "gguf-q8_0", False),
-        ({"texts_with_other_ids": 1}, "gguf-q8_0", False),
-        ({"other_continuations": 1}, "gguf-f16", False),
+        ({"tokenization_mismatches": 1}, "gguf-q8_0", False),
+        ({"generation_mismatches": 1}, "gguf-f16", False),
     ],
 )
 def test_what_agrees(change, format_, agrees):
@@ -218,7 +218,7 @@ def test_a_conversation_begins_once_and_another_template_is_noticed(
     template = TEMPLATE.replace("{{- bos_token -}}", begin)
     file = write_gguf(tmp_path, model, small_tokenizer_file, "gguf-f32", chat_template=template)
     parity = compare_with_llama_cpp(file, model, tokenizer, 1, EXACT, chat=chat_to_verify(tokenizer))
-    assert parity.texts_with_other_ids == (begin.count("bos_token") == 2)
+    assert parity.tokenization_mismatches == (begin.count("bos_token") == 2)
 
 
 # -- a file that llama.cpp cannot read

@@ -24,9 +24,9 @@ from llm.tokens.frame import with_begin
 def test_an_export_is_the_model_that_it_was_made_of(exported_folder):
     parity = compare_with_transformers(exported_folder, read_folder(exported_folder), seed=1)
     assert parity.max_logit_difference < 1e-4
-    assert parity.texts_with_other_ids == 0
+    assert parity.tokenization_mismatches == 0
     assert parity.texts > 0
-    assert (parity.other_continuations, parity.continuations) == (0, 25)
+    assert (parity.generation_mismatches, parity.continuations) == (0, 25)
     assert parity.divergence < 1e-9 and parity.agrees()
 
 
@@ -70,7 +70,7 @@ def test_a_folder_of_others_is_read_as_transformers_reads_it(tmp_path, exported_
 def test_a_text_of_ones_own_is_read_too(exported_folder):
     model = read_folder(exported_folder)
     few, more = (compare_with_transformers(exported_folder, model, 1, text) for text in ("", "déjà <|eos|> vu " * 40))
-    assert (more.texts, more.texts_with_other_ids) == (few.texts + 1, 0)
+    assert (more.texts, more.tokenization_mismatches) == (few.texts + 1, 0)
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def test_a_tokenizer_that_transformers_reads_otherwise_is_noticed(exported_folde
     monkeypatch.setattr(verify, "open_tokenizer", lambda folder: ours)
     monkeypatch.setattr(ours, "encode", lambda text: encode(text.replace("The ", "Teh ")))
     parity = compare_with_transformers(exported_folder, read_folder(exported_folder), seed=1)
-    assert (parity.texts_with_other_ids, parity.other_continuations) == (1, 1)
+    assert (parity.tokenization_mismatches, parity.generation_mismatches) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_tokenizer_that_transformers_reads_otherwise_is_noticed(exported_folde
         ({"max_logit_difference": 0.025}, True),
         ({"divergence": 2e-6}, False),
         ({"divergence": nan}, False),
-        ({"texts_with_other_ids": 1}, False),
-        ({"other_continuations": 1}, False),
+        ({"tokenization_mismatches": 1}, False),
+        ({"generation_mismatches": 1}, False),
     ],
 )
 def test_what_agrees(change, agrees):

@@ -68,7 +68,7 @@ def test_null_takes_it_where_the_model_can_have_it():
     def same(first, second):
         return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
-    assert same(_fresh(), _fresh("look_back"))
+    assert same(_fresh(), _fresh("previous_token_heads"))
     assert not same(_fresh(), _fresh("random"))
     for changes in ({"positions": "learned"}, {"family": "gpt2"}, {"positions": "none"}, {"family": "gru"}):
         assert same(_fresh(**changes), _fresh("random", **changes))
@@ -102,7 +102,7 @@ def test_short_contexts_and_narrow_heads_are_no_trouble():
 def test_it_learns_to_repeat_in_fewer_steps():
     def loss_after(init):
         model = _fresh(init, n_layers=2, vocab_size=64)
-        rates = OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.003, weight_decay=0.0, clip_norm=10.0)
+        rates = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.003, weight_decay=0.0, max_grad_norm=10.0)
         optimizer = Optimizer(model, rates, torch.float32, "cpu")
         for step in range(31):
             half = _ids(seed=100 + step, batch=16, length=T // 2) % 64
@@ -112,4 +112,4 @@ def test_it_learns_to_repeat_in_fewer_steps():
             optimizer.step(step, 1.0)
         return loss.item()
 
-    assert loss_after("look_back") < loss_after("random") - 0.5
+    assert loss_after("previous_token_heads") < loss_after("random") - 0.5

@@ -40,7 +40,7 @@ METRICS = {
         "epochs": 4.625,
         "flops_per_token": 10,
         "tokens_seen": 2340000,
-        "kept_step": 1234,
+        "selected_step": 1234,
         "train_loss": 2.3456,
         "val_loss": 2.7654,
         "machine": {"device": "cpu", "threads": 3, "sharded": False},
@@ -63,7 +63,7 @@ METRICS = {
         "example_prompt": 'It\'s "déjà vu"',
     },
     "cloze": {
-        "last_word": {"items": 137, "acc": 0.571, "acc_low": 0.481, "acc_high": 0.677, "guessing": 0.253},
+        "last_word": {"items": 137, "acc": 0.571, "acc_low": 0.481, "acc_high": 0.677, "chance": 0.253},
         "left_out": {"closing_bracket": "3 items, wanted 50"},
     },
     "export": {"max_logit_difference": 8.58e-06, "gguf": {"gguf-f16": {"bytes": 1}}},
@@ -77,7 +77,7 @@ PARAMS = {
         "max_steps": 1777,
         "batch_size": 7,
         "init_from": None,
-        "optimizer": {"kind": "muon", "muon_rate": 0.0213, "adamw_rate": 0.0061},
+        "optimizer": {"kind": "muon", "muon_lr": 0.0213, "adamw_lr": 0.0061},
         "schedule": {"kind": "wsd", "warmup_steps": 53},
     },
 }

@@ -72,7 +72,7 @@ METRICS = {
         "flops_per_token": 18579456,
         "tokens_seen": 2457600,
         "epochs": 0.757,
-        "kept_step": 1200,
+        "selected_step": 1200,
         "train_loss": 2.60008,
         "val_loss": 3.21302,
         "machine": {"device": "cpu", "matmul_dtype": "bfloat16", "threads": 2, "compiler": True, "processes": 1}
@@ -83,7 +83,7 @@ METRICS = {
     "cloze": {
         "closing_bracket": {
             "items": 200,
-            "guessing": 0.475,
+            "chance": 0.475,
             "acc": 0.96,
             "acc_low": 0.93,
             "acc_high": 0.985,
@@ -309,7 +309,7 @@ def test_every_token_has_the_shade_of_its_surprise_and_a_prompt_is_marked(write)
         ({}, "96.0% 93.0%–98.5%"),
         ({"metrics": {"memorise": {"copies": True}}}, "The model copies: more of train"),
         ({"metrics": {"memorise": {"copies": None, "test": {"prefixes": 0}}}}, "Test has no document that is long"),
-        ({"metrics": {"pretrain": {"kept_step": 700}}}, "The weights of an earlier step"),
+        ({"metrics": {"pretrain": {"selected_step": 700}}}, "The weights of an earlier step"),
         ({"params": {"model": {"family": "gru"}}}, "it has no attention"),
         ({"params": {"prepare": {"split": {"method": "position"}}}}, "within each document, by position"),
     ],

@@ -44,7 +44,7 @@ def test_the_pieces_of_a_text_are_the_text_whatever_its_tokenizer(kind):
     text = "The river runs, déjà vu 😀 and so on. " * 3
     library = {
         "bpe": lambda: train_tokenizer([text], 280),
-        "words": lambda: train_words([text], 100, 1, whitespace="drop"),
+        "words": lambda: train_words([text], 100, 1, keep_whitespace=False),
         "sentencepiece": lambda: _train(Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace(), UnigramTrainer),
         "wordpiece": lambda: _train(
             WordPiece(), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(), WordPieceTrainer

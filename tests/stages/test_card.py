@@ -14,20 +14,20 @@ METRICS = {
     | {"bytes_by_source": {"mine": 9936}},
     "label": {"dropped": {"too_short_or_long": 43}},
     "tokenize": {"tokens": {"train": 3579}, "vocab_size": 301, "bytes_per_token": {"train": 2.5}, "lossless": True},
-    "pretrain": {"parameters": 24680, "epochs": 1.75, "flops_per_token": 7, "tokens_seen": 640, "kept_step": 11}
+    "pretrain": {"parameters": 24680, "epochs": 1.75, "flops_per_token": 7, "tokens_seen": 640, "selected_step": 11}
     | {"train_loss": 3.25, "machine": {"device": "cpu"}},
     "baselines": {"test": {"xz": 2.375}},
     "evaluate": {"test": {"bits_per_byte": 1.125}, "example_prompt": "import "},
     "memorise": {"train": {"prefixes": 17}, "test": {"prefixes": 13}, "copies": False}
     | {"samples": {"number": 10, "copied": 0}},
-    "cloze": {"last_word": {"items": 61, "acc": 0.375, "guessing": 0.25}, "left_out": {}},
+    "cloze": {"last_word": {"items": 61, "acc": 0.375, "chance": 0.25}, "left_out": {}},
     "export": {"max_logit_difference": 3e-06, "gguf": {}},
 }
 PARAMS = {
     "sources": [{"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]}],
     "tokenizing": {"kind": "char", "from": None},
     "training": {"max_steps": 12, "batch_size": 2, "init_from": None}
-    | {"optimizer": {"kind": "adamw", "adamw_rate": 0.0375}, "schedule": {"kind": "wsd", "warmup_steps": 1}},
+    | {"optimizer": {"kind": "adamw", "adamw_lr": 0.0375}, "schedule": {"kind": "wsd", "warmup_steps": 1}},
 }
 TASKS = {
     "topics": {

@@ -52,7 +52,7 @@ def test_each_task_is_written_and_scored(run):
         assert len(items) == metrics[name]["items"] == 6
         assert all(item.keys() == {"document", "context", "choices", "answer"} for item in items)
         assert {item["document"] for item in items} <= (PROSE if name == "last_word" else MODULES).keys()
-        assert metrics[name].keys() >= SHARES | {"guessing", "documents", "acc_low", "acc_high"}
+        assert metrics[name].keys() >= SHARES | {"chance", "documents", "acc_low", "acc_high"}
         assert all(0 <= metrics[name][share] <= 1 for share in SHARES)
         config = YAML(typ="safe").load(tasks / f"{name}.yaml")
         assert config["task"] == f"groundup_{name}"

@@ -45,7 +45,7 @@ def test_transformers_loads_what_was_pretrained(tmp_path, weights, draw_gpt, sma
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     torch.testing.assert_close(theirs(ids).logits, draw_gpt()(ids), atol=1e-4, rtol=0)
     assert metrics["max_logit_difference"] < 1e-4
-    assert metrics["texts_with_other_ids"] == 0
+    assert metrics["tokenization_mismatches"] == 0
     assert metrics["bytes"] == sum((folder / name).stat().st_size for name in FILES)
     assert metrics["gguf"] == metrics["onnx"] == {}
 
@@ -63,7 +63,7 @@ def test_llama_cpp_loads_what_was_pretrained(tmp_path, weights, small_tokenizer_
     assert metrics["gguf-f32"].pop("max_logprob_difference") < 1e-4
     assert metrics["gguf-f32"].pop("mean_divergence") < 1e-6
     size = (tmp_path / "export/gguf/model-f32.gguf").stat().st_size
-    same = {"texts_with_other_ids": 0, "other_continuations": 0, "continuations": 25}
+    same = {"tokenization_mismatches": 0, "generation_mismatches": 0, "continuations": 25}
     assert metrics == {"gguf-f32": {"bytes": size} | same}
     assert "export:" not in capsys.readouterr().err
 
@@ -81,7 +81,7 @@ def test_onnx_runtime_loads_what_was_pretrained(tmp_path, draw_gpt, small_tokeni
     assert metrics["gguf"] == {}
     assert metrics["onnx"].pop("max_logit_difference") < 1e-4
     assert metrics["onnx"].pop("mean_divergence") < 1e-6
-    same = {"texts_with_other_ids": 0, "other_continuations": 0, "continuations": 20}
+    same = {"tokenization_mismatches": 0, "generation_mismatches": 0, "continuations": 20}
     assert metrics["onnx"] == {"bytes": size} | same
     assert "export:" not in capsys.readouterr().err
 

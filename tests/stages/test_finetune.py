@@ -36,13 +36,13 @@ SCHEMA = pa.schema([("text", pa.string()), ("label", pa.string()), ("split", pa.
 
 @pytest.fixture
 def classify(make_task):
-    return make_task("classify", {"training.rates": [0.005, 0.02]})
+    return make_task("classify", {"training.learning_rates": [0.005, 0.02]})
 
 
 @pytest.fixture
 def instruct(make_task):
     rows = {"kind": "alpaca", "instruction": "text", "input": None, "output": "label"}
-    return make_task("instruct", {"training.rates": [0.005, 0.02], "rows": rows})
+    return make_task("instruct", {"training.learning_rates": [0.005, 0.02], "rows": rows})
 
 
 @pytest.fixture(params=["classify", "instruct"])
@@ -188,7 +188,7 @@ def test_the_instruction_model_answers_in_llama_cpp_as_it_does_here(run, rows_fi
     pytest.importorskip("xllamacpp", reason="llama.cpp is the package xllamacpp (make extras)")
     out = run(instruct, rows_file, formats=("gguf-f32",))
     about = _metrics(out)["gguf"]["gguf-f32"]
-    assert (about["texts_with_other_ids"], about["other_continuations"]) == (0, 0)
+    assert (about["tokenization_mismatches"], about["generation_mismatches"]) == (0, 0)
     assert "{{ range .Messages }}" in (out / "model/gguf/Modelfile").read_text()
     model, tokenizer = read_folder(out / "model"), Tokenizer.load(out / "model/tokenizer.json")
     messages = ["rain 4", "river 9\n\n  déjà vu"]
@@ -207,7 +207,7 @@ def test_a_model_that_learned_preferences_is_one_that_answers(run, rows_file, in
     data = tmp_path / "pairs.csv"
     pairs = ROWS.rename(columns={"text": "prompt", "label": "chosen"})
     pairs.assign(rejected=pairs["chosen"].map({"rain": "river", "river": "rain"})).to_csv(data, index=False)
-    out = run(make_task("prefer", {"training.epochs": 4.0}), data, base=base)
+    out = run(make_task("dpo", {"training.epochs": 4.0}), data, base=base)
     metrics = _metrics(out)
     assert metrics["rows"] == {"train": 24, "val": 8, "test": 8}
     assert metrics["val"]["loss"]["after"] < metrics["val"]["loss"]["before"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm.core.tables import SPLITS, empty_because, read_table
+from llm.core.tables import SPLITS, empty_reason, read_table
 from llm.corpus.docstrings import module_text
 from llm.corpus.labels import DOCSTRING, LIBRARY
 from llm.corpus.params import LabelParams
@@ -70,7 +70,7 @@ def test_every_docstring_becomes_a_row_of_its_package_in_the_split_of_its_docume
     assert all(row["input"].startswith("def ") and row["input"].endswith("(value)") for row in docstring)
     assert metrics["library"] == metrics["docstring"] == dict.fromkeys(SPLITS, 6)
     assert metrics["library_packages"] == dict.fromkeys(PACKAGES, 9)
-    assert "empty_because" not in metrics
+    assert "empty_reason" not in metrics
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_without_docstrings_both_tables_are_empty_and_say_why(
     library, docstring, metrics = label(documents)
     assert library == docstring == []
     reason = NO_DOCSTRINGS
-    assert metrics["empty_because"] == {"library": reason, "docstring": reason}
+    assert metrics["empty_reason"] == {"library": reason, "docstring": reason}
     for name, schema in (("library", LIBRARY), ("docstring", DOCSTRING)):
-        assert empty_because(tmp_path / f"{name}.parquet") == reason
+        assert empty_reason(tmp_path / f"{name}.parquet") == reason
         assert read_table(tmp_path / f"{name}.parquet").schema == schema
 
 
@@ -93,15 +93,15 @@ def test_a_table_with_nothing_held_out_is_empty_and_says_so(label: Label, tmp_pa
     library, docstring, metrics = label({"train": CORPUS["train"], "val": CORPUS["val"], "test": bare})
     assert len(library) == 9 and docstring == []
     reason = "no docstring of the corpus is left in test"
-    assert metrics["empty_because"] == {"docstring": reason}
-    assert empty_because(tmp_path / "docstring.parquet") == reason
-    assert empty_because(tmp_path / "library.parquet") is None
+    assert metrics["empty_reason"] == {"docstring": reason}
+    assert empty_reason(tmp_path / "docstring.parquet") == reason
+    assert empty_reason(tmp_path / "library.parquet") is None
 
 
 def test_without_a_package_in_train_and_test_there_is_no_class(label: Label, tmp_path: Path) -> None:
     library, docstring, _ = label({"train": {"json/a.py": code("json", "a")}, "test": {"xml/a.py": code("xml", "a")}})
     assert library == [] and docstring == []
-    assert empty_because(tmp_path / "library.parquet") == "no package of the corpus is in train and in test"
+    assert empty_reason(tmp_path / "library.parquet") == "no package of the corpus is in train and in test"
 
 
 def test_the_same_corpus_gives_the_same_bytes(label: Label, tmp_path: Path) -> None:

@@ -27,23 +27,23 @@ from stages import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCAB, CONTEXT = 97, 17
-MUON = OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.0, clip_norm=10.0)
+MUON = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.0, max_grad_norm=10.0)
 PARAMS = PretrainParams(
     max_steps=7,
     batch_size=2,
     micro_batch_size=None,
-    clean_share=0.4,
+    final_no_dropout_fraction=0.4,
     init=None,
     init_from=None,
     optimizer=MUON,
-    schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_share=0.5, final_share=0.0),
-    average=None,
-    average_share=0.5,
+    schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_fraction=0.5, final_lr_fraction=0.0),
+    weight_averaging=None,
+    weight_averaging_fraction=0.5,
     eval_every_steps=3,
     eval_windows=5,
-    stop_after_evals=None,
+    early_stopping_patience=None,
     checkpoint_every_steps=2,
-    keep="last",
+    checkpoint_selection="last",
     compile="never",
 )
 OUTPUTS = ("weights", "metrics.json", "curve.tsv", "curve.svg")
@@ -105,7 +105,7 @@ def test_another_seed_makes_another_model(run, windows):
 
 
 def test_the_seed_decides_on_the_first_weights(run, windows, config):
-    still = MUON.model_copy(update={"muon_rate": 1e-9, "adamw_rate": 1e-9})
+    still = MUON.model_copy(update={"muon_lr": 1e-9, "adamw_lr": 1e-9})
     model = load_model(run(windows, seed=3, params=PARAMS.model_copy(update={"optimizer": still})) / "weights")
     fresh = GPT(config, torch.Generator().manual_seed(3))
     torch.testing.assert_close(list(model.parameters()), list(fresh.parameters()), atol=1e-6, rtol=0)
@@ -147,29 +147,29 @@ def test_metrics_say_what_was_trained_on_what(run, windows):
     assert metrics["tokens_seen"] == 7 * 2 * CONTEXT
     assert metrics["epochs"] == round(7 * 2 / 20, 3)  # 11 documents of 31 tokens and one hold 20 windows of 17
     assert metrics["machine"]["device"] == "cpu"
-    assert metrics["kept_step"] == 7
+    assert metrics["selected_step"] == 7
     assert metrics["train_loss"] == float(curve[-1]["train_loss"]) < uniform_loss(VOCAB)
     assert metrics["val_loss"] == float(curve[-1]["val_loss"])
     assert [row["step"] for row in curve] == ["3", "6", "7"]
 
 
-RUINOUS = MUON.model_copy(update={"muon_rate": 2.0, "adamw_rate": 2.0})
+RUINOUS = MUON.model_copy(update={"muon_lr": 2.0, "adamw_lr": 2.0})
 
 
 def test_the_best_weights_are_kept_where_they_are_asked_for(run, windows):
     # At a rate that ruins the model, the first look at val is the best one.
-    change = {"keep": "best", "optimizer": RUINOUS, "eval_every_steps": 1}
+    change = {"checkpoint_selection": "best", "optimizer": RUINOUS, "eval_every_steps": 1}
     folder = run(windows, params=PARAMS.model_copy(update=change))
     best = min(_curve(folder), key=lambda row: float(row["val_loss"]))
-    assert _metrics(folder)["kept_step"] == int(best["step"]) < 7
+    assert _metrics(folder)["selected_step"] == int(best["step"]) < 7
     assert _metrics(folder)["val_loss"] == float(best["val_loss"])
 
 
 def test_without_held_out_text_validation_is_left_out(run, tmp_path, write_windows_folder):
     windows = write_windows_folder(tmp_path / "windows", {"train": _documents(11)}, VOCAB, CONTEXT)
-    folder = run(windows, params=PARAMS.model_copy(update={"keep": "best"}))
+    folder = run(windows, params=PARAMS.model_copy(update={"checkpoint_selection": "best"}))
     assert "val_loss" not in _metrics(folder)
-    assert _metrics(folder)["kept_step"] == 7
+    assert _metrics(folder)["selected_step"] == 7
     assert {row["val_loss"] for row in _curve(folder)} == {""}
 
 
@@ -259,14 +259,20 @@ def test_dropout_is_another_one_at_each_step_and_in_each_part_and_none_at_valida
 
 def test_the_mean_of_the_weights_is_what_is_saved_and_told_of(run, windows):
     plain = run(windows, "plain")
-    mean = run(windows, "mean", _change(average="tail"))
+    mean = run(windows, "mean", _change(weight_averaging="tail"))
     assert _metrics(mean)["train_loss"] == _metrics(plain)["train_loss"]
     assert _metrics(mean)["val_loss"] != _metrics(plain)["val_loss"]
     assert (mean / "weights/model.safetensors").read_bytes() != (plain / "weights/model.safetensors").read_bytes()
 
 
 def test_a_run_that_gets_no_better_ends_early_and_counts_what_it_did(run, windows):
-    change = {"keep": "best", "optimizer": RUINOUS, "eval_every_steps": 1, "stop_after_evals": 2, "max_steps": 40}
+    change = {
+        "checkpoint_selection": "best",
+        "optimizer": RUINOUS,
+        "eval_every_steps": 1,
+        "early_stopping_patience": 2,
+        "max_steps": 40,
+    }
     folder = run(windows, params=_change(**change))
     best = min(_curve(folder), key=lambda row: float(row["val_loss"]))
     last = int(best["step"]) + 2
@@ -278,19 +284,19 @@ def test_a_run_that_gets_no_better_ends_early_and_counts_what_it_did(run, window
 
 def test_an_early_stop_without_held_out_text_is_refused(run, tmp_path, write_windows_folder):
     windows = write_windows_folder(tmp_path / "windows", {"train": _documents(11)}, VOCAB, CONTEXT)
-    with pytest.raises(UserError, match=r"^pretrain\.stop_after_evals: wanted held-out text .* given none$"):
-        run(windows, params=_change(keep="best", stop_after_evals=2))
+    with pytest.raises(UserError, match=r"^pretrain\.early_stopping_patience: wanted held-out text .* given none$"):
+        run(windows, params=_change(checkpoint_selection="best", early_stopping_patience=2))
 
 
 @pytest.mark.parametrize(
     ("kind", "advice"),
     [
-        ("muon", "half of pretrain.optimizer.muon_rate 1e+30 and pretrain.optimizer.adamw_rate 1e+30"),
-        ("adamw", "half of pretrain.optimizer.adamw_rate 1e+30"),
+        ("muon", "half of pretrain.optimizer.muon_lr 1e+30 and pretrain.optimizer.adamw_lr 1e+30"),
+        ("adamw", "half of pretrain.optimizer.adamw_lr 1e+30"),
     ],
 )
 def test_a_lost_run_names_the_step_and_the_knobs_to_turn(run, windows, kind, advice):
-    far = MUON.model_copy(update={"kind": kind, "muon_rate": 1e30, "adamw_rate": 1e30})
+    far = MUON.model_copy(update={"kind": kind, "muon_lr": 1e30, "adamw_lr": 1e30})
     with pytest.raises(UserError, match=re.escape(f"; try {advice}, or more than 2 pretrain.")) as caught:
         run(windows, params=_change(optimizer=far))
     assert re.match(r"pretrain: the (loss|gradient's norm) is (nan|inf) at step [1-6];", str(caught.value))
@@ -341,7 +347,7 @@ def go_on(tmp_path, run, write_windows_folder, exported_folder, small_tokenizer_
 
 
 def test_training_goes_on_from_the_weights_of_a_folder(go_on, exported_folder):
-    still = MUON.model_copy(update={"muon_rate": 1e-9, "adamw_rate": 1e-9})
+    still = MUON.model_copy(update={"muon_lr": 1e-9, "adamw_lr": 1e-9})
     model = load_model(go_on(optimizer=still) / "weights")
     base = read_folder(exported_folder)
     assert model.config == base.config.model_copy(update={"context_length": CONTEXT})
@@ -406,8 +412,14 @@ def start_stage(tmp_path, windows, small_tokenizer_file):
 
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(tmp_path, shape, windows, run, start_stage):
     """As a stage, in processes: killed at drawn moments, then asked to stop in both ways, then left alone."""
-    change = {"max_steps": 240, "eval_every_steps": 10, "checkpoint_every_steps": 7, "keep": "best", "average": "ema"}
-    params = _change(**change, average_share=0.05)
+    change = {
+        "max_steps": 240,
+        "eval_every_steps": 10,
+        "checkpoint_every_steps": 7,
+        "checkpoint_selection": "best",
+        "weight_averaging": "ema",
+    }
+    params = _change(**change, weight_averaging_fraction=0.05)
     shape = shape.model_copy(update={"d_model": 12, "n_heads": 1, "n_kv_heads": 1, "d_ff": 16, "n_layers": 1})
     whole = run(windows, "whole", params, shape=shape)
     sections = {"seed": 1, "model": shape.model_dump(), "pretrain": params.model_dump()}
@@ -441,6 +453,6 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(tmp_path, s
 
 
 def test_an_init_that_the_model_cannot_have_is_refused(run, windows, shape):
-    params = PARAMS.model_copy(update={"init": "look_back"})
-    with pytest.raises(UserError, match=r"pretrain.init: wanted random or null .* given look_back"):
+    params = PARAMS.model_copy(update={"init": "previous_token_heads"})
+    with pytest.raises(UserError, match=r"pretrain.init: wanted random or null .* given previous_token_heads"):
         run(windows, params=params, shape=shape.model_copy(update={"family": "gpt2", "n_kv_heads": shape.n_heads}))

@@ -27,18 +27,18 @@ PARAMS = PretrainParams(
     max_steps=STEPS,
     batch_size=4,
     micro_batch_size=2,
-    clean_share=0.4,
+    final_no_dropout_fraction=0.4,
     init=None,
     init_from=None,
-    optimizer=OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.0, clip_norm=10.0),
-    schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_share=0.5, final_share=0.0),
-    average="ema",
-    average_share=0.05,
+    optimizer=OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.0, max_grad_norm=10.0),
+    schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_fraction=0.5, final_lr_fraction=0.0),
+    weight_averaging="ema",
+    weight_averaging_fraction=0.05,
     eval_every_steps=40,
     eval_windows=6,
-    stop_after_evals=None,
+    early_stopping_patience=None,
     checkpoint_every_steps=7,
-    keep="best",
+    checkpoint_selection="best",
     compile="never",
 )
 OUTPUTS = {"weights": "weights", "metrics": "metrics.json", "curve": "curve.tsv", "picture": "curve.svg"}
@@ -211,7 +211,7 @@ def test_two_nodes_and_two_processes_that_are_killed_end_in_the_same_bytes_and_o
 
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_weights_that_are_shared_out_learn_the_same(start, run_alone, processes):
-    short = PARAMS.model_copy(update={"max_steps": 6, "eval_every_steps": 3, "average": None})
+    short = PARAMS.model_copy(update={"max_steps": 6, "eval_every_steps": 3, "weight_averaging": None})
     _, folder, end = start("sharded", short, NPROC=processes, GROUNDUP_SHARD="1")
     alone = run_alone(short)
     code, text = end()

@@ -33,7 +33,7 @@ METRICS = {
         "flops_per_token": 10,
         "tokens_seen": 5000,
         "epochs": 1.75,
-        "kept_step": 9,
+        "selected_step": 9,
         "train_loss": 2.5,
         "machine": {"device": "cpu", "matmul_dtype": "float32", "threads": 1, "compiler": False}
         | {"torch_version": "2", "processes": 1, "sharded": False},

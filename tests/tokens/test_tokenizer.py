@@ -90,8 +90,8 @@ KINDS: dict[str, tuple[Callable[[], tokenizers.Tokenizer], type[Tokenizer]]] = {
     "cl100k": (lambda: train_bpe(CORPUS, 440, "cl100k"), TiktokenTokenizer),
     "llama3": (lambda: train_bpe(CORPUS, 440, "llama3"), TiktokenTokenizer),
     "own pattern": (lambda: train_bpe(CORPUS, 440, r"[\w<|>]+\s?"), BytePairTokenizer),
-    "words": (lambda: train_words(CORPUS, 440, 1, whitespace="keep"), LibraryTokenizer),
-    "words alone": (lambda: train_words(CORPUS, 440, 1, whitespace="drop"), LibraryTokenizer),
+    "words": (lambda: train_words(CORPUS, 440, 1, keep_whitespace=True), LibraryTokenizer),
+    "words alone": (lambda: train_words(CORPUS, 440, 1, keep_whitespace=False), LibraryTokenizer),
     "characters": (lambda: train_chars(CORPUS, 440, 1), LibraryTokenizer),
     "unigram": (unigram, LibraryTokenizer),
 }

@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import tokenizers
@@ -36,7 +35,7 @@ def train(kind: str) -> tokenizers.Tokenizer:
     texts = [*CORPUS, *FRAGMENTS]
     if kind == "char":
         return train_chars(texts, 500, 1)
-    return train_words(texts, 500, 1, "keep" if kind == "keep" else "drop")
+    return train_words(texts, 500, 1, keep_whitespace=kind == "keep")
 
 
 @pytest.fixture(scope="module", params=["keep", "drop", "char"])
@@ -61,7 +60,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 
 def test_a_sentence_is_split_into_words_with_ids_and_unknown_ones_are_marked() -> None:
-    words = LibraryTokenizer(train_words(["My name is Ripesh", "My name is name"], 100, 1, whitespace="drop"))
+    words = LibraryTokenizer(train_words(["My name is Ripesh", "My name is name"], 100, 1, keep_whitespace=False))
     ids = {token: words.encode(token) for token in ("My", "name", "is", "Ripesh", "Ghimire")}
     assert ids == {"name": [7], "My": [8], "is": [9], "Ripesh": [10], "Ghimire": [6]}
     assert words.encode("My name is Ripesh Ghimire") == [8, 7, 9, 10, 6]
@@ -89,12 +88,11 @@ def test_the_vocabulary_is_the_commonest_pieces_ties_by_code_points(
     counts = Counter(found.group() for text in texts for found in re.finditer(PIECES[kind], text))
     order = sorted(counts, key=lambda piece: (-counts[piece], piece))
     expected = [piece for piece in order if counts[piece] >= min_frequency][:room]
-    whitespace: Literal["keep", "drop"] = "keep" if kind == "keep" else "drop"
     size = N_RESERVED + room
     trained = (
         train_chars(texts, size, min_frequency)
         if kind == "char"
-        else train_words(texts, size, min_frequency, whitespace)
+        else train_words(texts, size, min_frequency, keep_whitespace=kind == "keep")
     )
     vocabulary = sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
     assert vocabulary == [*SPECIAL_TOKENS, UNKNOWN, *expected]
@@ -112,7 +110,7 @@ def test_text_of_known_pieces_comes_back_and_without_whitespace_its_words_do(
 
 
 def test_a_run_of_one_whitespace_character_is_one_token() -> None:
-    kept = train_words(["x\n\n    y\t\tz"], 100, 1, whitespace="keep")
+    kept = train_words(["x\n\n    y\t\tz"], 100, 1, keep_whitespace=True)
     assert kept.encode("x\n\n    y\t\tz").tokens == ["x", "\n\n", "    ", "y", "\t\t", "z"]
     assert kept.encode("\n\n\n").tokens == [UNKNOWN]
 
@@ -145,6 +143,6 @@ def loaded_by_transformers(folder: Path) -> list:
 @pytest.mark.parametrize("vocab_size", [2, N_RESERVED])
 def test_a_vocabulary_without_room_for_a_word_is_refused(vocab_size: int) -> None:
     with pytest.raises(UserError, match=f"vocab_size: wanted more than the 7 special tokens, given {vocab_size}"):
-        train_words(["a"], vocab_size, 1, whitespace="keep")
+        train_words(["a"], vocab_size, 1, keep_whitespace=True)
     with pytest.raises(UserError, match="vocab_size: wanted more than the 7 special tokens"):
         train_chars(["a"], vocab_size, 1)

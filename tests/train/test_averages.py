@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from llm.train.averages import add_newest, exchanged, newest_share
+from llm.train.averages import add_newest, averaging_weight, swapped_weights
 
 
 class _Model(nn.Module):
@@ -28,7 +28,7 @@ def _means(kind, part_of_run, n_steps):
     model, mean, means, seen = _Model(), None, [], []
     for step in range(n_steps):
         seen.append(model.fill(step))
-        mean = add_newest(mean, model, newest_share(step, n_steps, kind, part_of_run))
+        mean = add_newest(mean, model, averaging_weight(step, n_steps, kind, part_of_run))
         means.append(mean and [weight.clone() for weight in mean.values()])
     return means, seen
 
@@ -58,7 +58,7 @@ def test_weights_count_half_as_much_in_an_ema_after_its_half_life():
     part_of_run=st.floats(0, 1, exclude_min=True),
 )
 def test_a_mean_begins_with_a_share_of_one_and_every_share_is_one(kind, n_steps, part_of_run):
-    shares = [newest_share(step, n_steps, kind, part_of_run) for step in range(n_steps)]
+    shares = [averaging_weight(step, n_steps, kind, part_of_run) for step in range(n_steps)]
     begun = [share for share in shares if share is not None]
     assert shares[len(shares) - len(begun) :] == begun
     assert begun[0] == 1
@@ -71,7 +71,7 @@ def test_weights_and_mean_change_places_for_a_while_and_come_back_to_the_bit():
     mean = add_newest(None, model, 1)
     second = model.fill(2)
     held = model.first
-    with exchanged(model, mean):
+    with swapped_weights(model, mean):
         assert all(map(torch.equal, model.parameters(), first))
         assert all(map(torch.equal, mean.values(), second))
     assert all(map(torch.equal, model.parameters(), second))
@@ -83,7 +83,7 @@ def test_they_come_back_after_a_failure_too():
     model = _Model()
     mean = add_newest(None, model, 1)
     weights = model.fill(2)
-    with pytest.raises(ZeroDivisionError), exchanged(model, mean):
+    with pytest.raises(ZeroDivisionError), swapped_weights(model, mean):
         raise ZeroDivisionError
     assert all(map(torch.equal, model.parameters(), weights))
 
@@ -91,5 +91,5 @@ def test_they_come_back_after_a_failure_too():
 def test_without_a_mean_the_weights_stay():
     model = _Model()
     weights = model.fill(1)
-    with exchanged(model, None):
+    with swapped_weights(model, None):
         assert all(map(torch.equal, model.parameters(), weights))

@@ -12,16 +12,16 @@ from llm.tokens.windows import Windows
 from llm.train.batches import WindowBatches
 from llm.train.checkpoint import RunState
 from llm.train.language import LanguageLoss
-from llm.train.loop import LOST_NATS, LOST_STEPS, Plan, train
+from llm.train.loop import DIVERGENCE_MARGIN_NATS, LOST_STEPS, Plan, train
 from llm.train.params import OptimizerParams, ScheduleParams
 
 PLAN = Plan(
     n_steps=11,
-    optimizer=OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.01, clip_norm=10.0),
-    schedule=ScheduleParams(kind="wsd", warmup_steps=3, decay_share=0.5, final_share=0.0),
+    optimizer=OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.01, max_grad_norm=10.0),
+    schedule=ScheduleParams(kind="wsd", warmup_steps=3, decay_fraction=0.5, final_lr_fraction=0.0),
     eval_every_steps=3,
     checkpoint_every_steps=2,
-    keep="last",
+    checkpoint_selection="last",
     advice="something else",
     label="test",
 )
@@ -99,7 +99,7 @@ def test_a_rows_training_loss_is_the_mean_since_the_row_before(start):
 def test_without_validation_the_rows_tell_training_alone_and_the_last_weights_stay(start):
     runs = {keep: start() for keep in ("last", "best")}
     for keep, run in runs.items():
-        curve = run.train(replace(PLAN, keep=keep), val_loss=None)
+        curve = run.train(replace(PLAN, checkpoint_selection=keep), val_loss=None)
         assert all(row.keys() == {"step", "train_loss", "rate"} for row in curve.rows)
         assert curve.best() is curve.rows[-1]
     assert _same(runs["last"].weights(), runs["best"].weights())
@@ -114,7 +114,7 @@ def test_the_weights_that_stay_are_the_best_or_the_last(start, keep, kept):
         run.val_loss()
         return next(scripted)
 
-    curve = run.train(replace(PLAN, keep=keep), val_loss=val_loss)
+    curve = run.train(replace(PLAN, checkpoint_selection=keep), val_loss=val_loss)
     assert _same(run.weights(), run.at_evals[kept])
     assert curve.best()["step"] == 6
 
@@ -123,7 +123,7 @@ def test_the_weights_that_stay_are_the_best_or_the_last(start, keep, kept):
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("stops", [[0], [1], [5], [6], [10], [3, 4, 9]], ids=str)
 def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path, average, keep, stops):
-    plan = replace(PLAN, keep=keep, average=average, average_share=0.4)
+    plan = replace(PLAN, checkpoint_selection=keep, weight_averaging=average, weight_averaging_fraction=0.4)
     whole = start()
     expected = whole.train(plan, val_loss=whole.val_loss_best_at_step_6)
     assert expected.best()["step"] == 6
@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path,
 
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_run_that_was_through_when_it_was_stopped_learns_nothing_more(start, tmp_path, keep):
-    plan = replace(PLAN, keep=keep)
+    plan = replace(PLAN, checkpoint_selection=keep)
     whole, again = start(), start(seed=99)
     expected = whole.train(plan, RunState(tmp_path), val_loss=whole.val_loss_best_at_step_6)
     curve = again.train(plan, RunState(tmp_path))
@@ -164,7 +164,7 @@ def test_a_run_that_was_through_when_it_was_stopped_learns_nothing_more(start, t
 def test_what_requires_no_gradient_stays_and_is_not_kept_and_a_resumed_run_has_it_from_its_model(
     start, tmp_path, keep, average
 ):
-    plan = replace(PLAN, keep=keep, average=average, average_share=0.5)
+    plan = replace(PLAN, checkpoint_selection=keep, weight_averaging=average, weight_averaging_fraction=0.5)
     frozen = {"embedding.weight", "blocks.0.attention.query.weight", "norm.weight"}
     whole, run, resumed = start(), start(), start()
     for each in (whole, run, resumed):
@@ -192,7 +192,7 @@ def test_what_requires_no_gradient_stays_and_is_not_kept_and_a_resumed_run_has_i
 def test_a_weight_without_its_rate_stays(start):
     run = start()
     before = run.weights()
-    run.train(replace(PLAN, rate_shares={"norm.weight": 0.0, "blocks.1.attention.value.weight": 0.0}))
+    run.train(replace(PLAN, lr_multipliers={"norm.weight": 0.0, "blocks.1.attention.value.weight": 0.0}))
     same = {name for name, weight in run.weights().items() if torch.equal(weight, before[name])}
     assert same == {"norm.weight", "blocks.1.attention.value.weight"}
 
@@ -250,14 +250,14 @@ def test_a_loss_well_over_that_of_guessing_ends_the_run_after_the_warm_up(start,
         with pytest.raises(KeyboardInterrupt):
             run.train(LONG, RunState(tmp_path), step_loss=killed)
     again = start()
-    with pytest.raises(UserError, match=r"on average over 20 steps at step 22, where guessing has 4\.57; try"):
+    with pytest.raises(UserError, match=r"on average over 20 steps at step 22, where chance has 4\.57; try"):
         again.train(LONG, RunState(tmp_path), step_loss=_worse(again, 0, 99, 4.0))
     assert _same(again.weights(), again.at_steps[-1])
 
 
 @pytest.mark.parametrize(
     ("from_step", "to_step", "nats"),
-    [(0, 99, 0.0), (0, 3, 50.0), (23, 24, LOST_NATS * LOST_STEPS)],
+    [(0, 99, 0.0), (0, 3, 50.0), (23, 24, DIVERGENCE_MARGIN_NATS * LOST_STEPS)],
     ids=["none", "in_warm_up", "one_bad_batch"],
 )
 def test_a_loss_that_is_bad_for_a_moment_does_not_end_the_run(start, from_step, to_step, nats):
@@ -294,7 +294,7 @@ def test_a_loss_in_parts_is_their_sum_and_one_part_is_there_at_a_time(start):
 def test_a_tail_of_weights_is_validated_and_stays_and_training_does_not_see_it(start):
     plain, run = start(), start()
     plain.train()
-    run.train(replace(PLAN, average="tail", average_share=4 / 11))
+    run.train(replace(PLAN, weight_averaging="tail", weight_averaging_fraction=4 / 11))
     assert run.losses == plain.losses
     after = [*plain.at_steps[1:], plain.weights()]  # each of the eleven steps
     for name, weight in run.weights().items():
@@ -307,13 +307,16 @@ def test_a_tail_of_weights_is_validated_and_stays_and_training_does_not_see_it(s
 
 def test_the_best_mean_of_weights_stays_where_the_best_is_to_be_kept(start):
     run = start()
-    run.train(replace(PLAN, keep="best", average="ema", average_share=0.2), val_loss=run.val_loss_best_at_step_6)
+    run.train(
+        replace(PLAN, checkpoint_selection="best", weight_averaging="ema", weight_averaging_fraction=0.2),
+        val_loss=run.val_loss_best_at_step_6,
+    )
     assert _same(run.weights(), run.at_evals[1])
     assert not _same(run.at_evals[1], run.at_steps[6])
 
 
 def test_a_run_ends_when_the_validation_loss_gets_no_better(start, tmp_path):
-    plan = replace(PLAN, n_steps=30, keep="best", stop_after_evals=2)
+    plan = replace(PLAN, n_steps=30, checkpoint_selection="best", early_stopping_patience=2)
 
     def train_on(run, state):
         def val_loss():

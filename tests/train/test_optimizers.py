@@ -9,7 +9,7 @@ from llm.train.checkpoint import RunState
 from llm.train.optimizers import Optimizer, orthogonalise
 from llm.train.params import OptimizerParams
 
-PARAMS = OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.003, weight_decay=0.0, clip_norm=1e9)
+PARAMS = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.003, weight_decay=0.0, max_grad_norm=1e9)
 
 
 def _random(*shape, seed=1):
@@ -79,8 +79,8 @@ def _changes(model, optimizer, factor=1.0, step=0):
     return {name: (after - old).detach() for (name, after), old in zip(model.named_parameters(), before, strict=True)}
 
 
-def _optimizer(model, rate_shares=None, **change):
-    return Optimizer(model, PARAMS.model_copy(update=change), torch.float32, "cpu", rate_shares or {})
+def _optimizer(model, lr_multipliers=None, **change):
+    return Optimizer(model, PARAMS.model_copy(update=change), torch.float32, "cpu", lr_multipliers or {})
 
 
 def test_matrices_inside_the_blocks_move_alike_in_all_directions():
@@ -144,7 +144,7 @@ def test_weight_decay_shrinks_the_matrices_of_the_blocks_alone():
 
 def test_adamw_moves_all_weights_alike_and_shrinks_the_matrices_of_the_blocks():
     model, reference = _Model(), _Model()
-    optimizer = _optimizer(model, kind="adamw", muon_rate=1e9, weight_decay=0.5)
+    optimizer = _optimizer(model, kind="adamw", muon_lr=1e9, weight_decay=0.5)
     embedding, tall, wide, norm = reference.parameters()
     groups = [{"params": [tall, wide], "weight_decay": 0.5}, {"params": [embedding, norm], "weight_decay": 0.0}]
     expected = torch.optim.AdamW(groups, betas=(0.9, 0.95))
@@ -175,14 +175,14 @@ def test_a_step_tells_the_gradients_norm_before_it_is_clipped_and_forgets_the_gr
     model = _Model()
     _set_gradients(model)
     norm = torch.cat([weight.grad.flatten() for weight in model.parameters()]).norm().item()
-    assert _optimizer(model, clip_norm=0.1).step(0, 1.0) == pytest.approx(norm, rel=1e-5)
+    assert _optimizer(model, max_grad_norm=0.1).step(0, 1.0) == pytest.approx(norm, rel=1e-5)
     assert all(weight.grad is None for weight in model.parameters())
 
 
 def test_one_huge_gradient_counts_no_more_than_the_clip_allows():
-    def weight_after(size, clip_norm):
+    def weight_after(size, max_grad_norm):
         model = _Model()
-        optimizer = _optimizer(model, clip_norm=clip_norm)
+        optimizer = _optimizer(model, max_grad_norm=max_grad_norm)
         _set_gradients(model, seed=10)
         for weight in model.parameters():
             weight.grad *= size

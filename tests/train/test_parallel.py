@@ -43,14 +43,14 @@ CONFIG = ModelConfig(
 MACHINE = Machine("cpu", "float32", threads=1, compiler=False, torch_version="any")
 PLAN = Plan(
     n_steps=STEPS,
-    optimizer=OptimizerParams(kind="muon", muon_rate=0.02, adamw_rate=0.01, weight_decay=0.01, clip_norm=1.0),
-    schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_share=0.5, final_share=0.0),
+    optimizer=OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.01, max_grad_norm=1.0),
+    schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_fraction=0.5, final_lr_fraction=0.0),
     eval_every_steps=3,
     checkpoint_every_steps=2,
-    keep="last",
+    checkpoint_selection="last",
     label="test",
 )
-MUON = replace(PLAN, average="ema", average_share=0.2, keep="best")
+MUON = replace(PLAN, weight_averaging="ema", weight_averaging_fraction=0.2, checkpoint_selection="best")
 ADAMW = replace(PLAN, optimizer=PLAN.optimizer.model_copy(update={"kind": "adamw", "weight_decay": 0.1}))
 PLANS = {"muon": MUON, "adamw": ADAMW}
 LOWER = ("embedding", "blocks.0", "blocks.1.attention.key")  # some weights, to be frozen
@@ -86,7 +86,7 @@ def _learn(plan, state=None, sharded=False, kill_at=None, rows_at_once=2, frozen
             yield part * share
 
     def val_loss():
-        own = sum(loss(*check).item() * counts for check, counts in parallel.own_turns(checks))
+        own = sum(loss(*check).item() * counts for check, counts in parallel.round_robin_shard(checks))
         return parallel.sum_over_processes(own) / len(checks)
 
     state = state if parallel.is_main() else None
@@ -100,11 +100,13 @@ def _member(folder):
     seen = {"processes": (parallel.n_processes(), Machine.find().processes), "main": parallel.is_main()}
     own = parallel.rank() + 1
     seen["sum"] = parallel.sum_over_processes(own / 10)
-    seen["from_main"] = parallel.from_main({"rank": parallel.rank(), "weights": torch.full((2,), own)})
+    seen["broadcast_from_rank0"] = parallel.broadcast_from_rank0(
+        {"rank": parallel.rank(), "weights": torch.full((2,), own)}
+    )
     seen["signals"] = [parallel.share_signals([]), parallel.share_signals([15] if own == 2 else [])]
     ids, target, share = parallel.own_rows(*_batch(0))
     seen["rows"] = ids, target, share
-    seen["turns"] = list(parallel.own_turns("abcd"))
+    seen["turns"] = list(parallel.round_robin_shard("abcd"))
     parallel.refuse_if_nodes_differ(seed=1)
     try:
         parallel.refuse_if_nodes_differ(seed=7, model=own == 2)
@@ -157,8 +159,8 @@ def test_a_sum_is_the_same_everywhere(seen):
 
 def test_the_first_ones_value_reaches_all(seen):
     for one in seen[:N]:
-        assert one["from_main"]["rank"] == 0
-        assert one["from_main"]["weights"].tolist() == [1, 1]
+        assert one["broadcast_from_rank0"]["rank"] == 0
+        assert one["broadcast_from_rank0"]["weights"].tolist() == [1, 1]
 
 
 def test_a_signal_to_one_is_a_signal_to_all(seen):
@@ -243,21 +245,21 @@ def test_a_single_process_tells_nobody_anything():
     assert (parallel.n_processes(), parallel.rank(), parallel.is_main()) == (1, 0, True)
     assert parallel.sum_over_processes(0.1) == 0.1
     value = object()
-    assert parallel.from_main(value) is value
+    assert parallel.broadcast_from_rank0(value) is value
     came = [2]
     assert parallel.share_signals(came) is came
     assert parallel.share_signals([]) == []
     batch = _batch(0)
     assert all(own is given for own, given in zip(parallel.own_rows(*batch), batch, strict=False))
     assert parallel.own_rows(*batch)[2] == 1
-    assert list(parallel.own_turns("ab")) == [("a", True), ("b", True)]
+    assert list(parallel.round_robin_shard("ab")) == [("a", True), ("b", True)]
     weight = torch.nn.Parameter(torch.ones(2))
     parallel.sum_gradients([weight])
     assert weight.grad is None
     parallel.refuse_if_nodes_differ(seed=1)
     tensor = torch.ones(2)
     assert parallel.whole([{"weight": tensor}])[0]["weight"] is tensor
-    assert parallel.own_part(tensor, weight) is tensor
+    assert parallel.local_shard(tensor, weight) is tensor
 
 
 if __name__ == "__main__":

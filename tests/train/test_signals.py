@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from llm.train.signals import signals_held
+from llm.train.signals import defer_signals
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
@@ -19,7 +19,7 @@ def _hold(*numbers, error=None):
     noted = []
 
     def run():
-        with signals_held() as came:
+        with defer_signals() as came:
             for number in numbers:
                 signal.raise_signal(number)
                 noted.append(list(came))

@@ -25,6 +25,8 @@ def test_a_micro_batch_that_does_not_is_refused_in_one_line(size):
 
 
 def test_an_early_stop_keeps_the_best_weights():
-    assert _check(stop_after_evals=2, keep="best").stop_after_evals == 2
-    with pytest.raises(UserError, match=r"pretrain: wanted keep best where stop_after_evals .*, given keep last$"):
-        _check(stop_after_evals=2, keep="last")
+    assert _check(early_stopping_patience=2, checkpoint_selection="best").early_stopping_patience == 2
+    with pytest.raises(
+        UserError, match=r"pretrain: wanted keep best where early_stopping_patience .*, given keep last$"
+    ):
+        _check(early_stopping_patience=2, checkpoint_selection="last")

@@ -119,7 +119,7 @@ def read_first_weights(folder: Path, shape: ModelConfig, tokenizer_file: Path) -
     if _ids_decided_by(grown) != _ids_decided_by(theirs):
         raise UserError(
             f"pretrain.init_from: wanted one tokenizer in {folder} and {tokenizer_file}, given two that differ; "
-            f"tokenize.from: {folder} takes the first for the corpus"
+            f"tokenize.pretrained: {folder} takes the first for the corpus"
         )
     base = read_base(folder, n_known, shape.vocab_size)
     _refuse_other_shape(shape, base.config, folder)

@@ -23,7 +23,7 @@ from llm.finetune.classify.measures import Scored
 from llm.finetune.data.batches import RowBatches, in_order, pad
 from llm.finetune.data.labeled import Labeled
 from llm.finetune.params import ClassifyTask, MethodParams, TrainingParams
-from llm.finetune.shared.adapters import count_trained, limit_training, merge
+from llm.finetune.shared.adapters import apply_method, count_trained, merge
 from llm.finetune.shared.fit import fit
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
@@ -171,7 +171,7 @@ def train_classifier(
 
     def make() -> Classifier:
         trunk = make_trunk()
-        limit_training(trunk, method, torch.Generator().manual_seed(seed))
+        apply_method(trunk, method, torch.Generator().manual_seed(seed))
         return Classifier(trunk, n_labels).to(machine.device)
 
     def step_loss(model: Classifier, step: int) -> Tensor:

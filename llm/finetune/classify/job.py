@@ -115,13 +115,13 @@ def _train(
         # Random weights have nothing to keep, so that all of them learn.
         make, kind = (load_base, task.method.kind) if row == "pretrained" else (draw, "full")
         method = task.method.model_copy(update={"kind": kind})
-        training = task.training.model_copy(update={"rates": rates})
+        training = task.training.model_copy(update={"learning_rates": rates})
         name = row if seed == job.seed else f"{row} seed {seed}"
         return train_classifier(make, prepared, task, method, training, pad_id, seed, job.machine, job.scratch, name)
 
     runs = {}
     for row in ("pretrained", "random_weights"):
-        first = train(row, job.seed, task.training.rates)
+        first = train(row, job.seed, task.training.learning_rates)
         later = range(job.seed + 1, job.seed + job.n_seeds)
         runs[row] = Runs(first, [first.test, *(train(row, seed, [first.rate]).test for seed in later)])
     return runs

@@ -21,7 +21,7 @@ from llm.core.errors import UserError
 from llm.core.tables import SPLITS
 from llm.finetune.data.reading import as_text, read_file, some
 from llm.finetune.data.splits import SHARES, draw_splits, split_named
-from llm.finetune.params import ClassifyTask, InstructTask, PreferTask, TaskParams
+from llm.finetune.params import ClassifyTask, DPOTask, InstructTask, TaskParams
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read_classify(path: Path, task: ClassifyTask, seed: int) -> Labeled:
 
 def read_records(
     path: Path,
-    task: InstructTask | PreferTask,
+    task: InstructTask | DPOTask,
     columns: list[str],
     seed: int,
     may_be_empty: frozenset[str] = frozenset(),

@@ -23,10 +23,10 @@ from llm.core.tables import SPLITS
 from llm.finetune.data.labeled import Labeled, read_records
 from llm.finetune.params import (
     AlpacaRows,
+    DPOTask,
     InstructTask,
     MessageRows,
     MessagesRows,
-    PreferTask,
     PromptRows,
     ShareGPTRows,
 )
@@ -74,7 +74,7 @@ def read_conversations(
 
 
 def read_rows(
-    labeled: Labeled, task: InstructTask | PreferTask, parse: Callable[[Mapping[str, Any]], Parsed]
+    labeled: Labeled, task: InstructTask | DPOTask, parse: Callable[[Mapping[str, Any]], Parsed]
 ) -> tuple[dict[str, list[Parsed]], dict[str, Any]]:
     """What `parse` makes of each row, by split, and the counts of what is left out.
 

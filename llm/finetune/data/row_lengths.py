@@ -13,13 +13,13 @@ from llm.core.errors import UserError
 from llm.finetune.data.labeled import read_classify
 from llm.finetune.data.messages import Conversation, read_conversations
 from llm.finetune.dpo.dpo import Preference, read_preferences
-from llm.finetune.params import ClassifyTask, InstructTask, PreferTask
+from llm.finetune.params import ClassifyTask, DPOTask, InstructTask
 from llm.finetune.shared.answers import spread
 from llm.tokens.tokenizer import Tokenizer
 
 MEASURED_ROWS = 20_000  # of a split, evenly spread
 # Special tokens and line ends around a part of a row.
-FRAME_TOKENS = {"classify": 1, "instruct": 4, "prefer": 4}
+FRAME_TOKENS = {"classify": 1, "instruct": 4, "dpo": 4}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TaskRows:
     rows_per_label: Counter[str]
 
 
-def read_task_rows(path: Path, task: ClassifyTask | InstructTask | PreferTask, seed: int) -> TaskRows:
+def read_task_rows(path: Path, task: ClassifyTask | InstructTask | DPOTask, seed: int) -> TaskRows:
     """Read a file as the stage of a task does; UserError where that would refuse it."""
     rows: dict[str, list[Any]]
     rows_per_label: Counter[str] = Counter()
@@ -49,7 +49,7 @@ def read_task_rows(path: Path, task: ClassifyTask | InstructTask | PreferTask, s
         case InstructTask():
             rows, counts = read_conversations(path, task, seed)
             to_parts = _conversation_parts
-        case PreferTask():
+        case DPOTask():
             rows, counts = read_preferences(path, task, seed)
             to_parts = _preference_parts
     if empty := [split for split, part in rows.items() if not part]:

@@ -22,14 +22,14 @@ from llm.finetune.data.batches import RowBatches, in_order
 from llm.finetune.data.labeled import read_records
 from llm.finetune.data.messages import Conversation, RowError, read_rows, to_answer, to_prompt
 from llm.finetune.instruct.instruct import LEARNED, Row, check_length, check_splits, make_row, sums_by_row, token_losses
-from llm.finetune.params import PreferTask, TrainingParams
+from llm.finetune.params import DPOTask, TrainingParams
 from llm.finetune.shared.chat import Message, turn_ids
 from llm.finetune.shared.language import Trained, train_language_model
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
-COUNTED = LEARNED["answers"]
+COUNTED = LEARNED["assistant"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Pair:
         return max(len(self.chosen.ids), len(self.rejected.ids))
 
 
-def read_preferences(path: Path, task: PreferTask, seed: int) -> tuple[dict[str, list[Preference]], dict[str, Any]]:
+def read_preferences(path: Path, task: DPOTask, seed: int) -> tuple[dict[str, list[Preference]], dict[str, Any]]:
     """Read the preferences of a file by split, and the counts of what is left out."""
     may_be_empty = [] if task.input_column is None else [task.input_column]
     columns = [task.prompt_column, *may_be_empty, task.chosen_column, task.rejected_column]
@@ -62,7 +62,7 @@ def read_preferences(path: Path, task: PreferTask, seed: int) -> tuple[dict[str,
     return read_rows(labeled, task, lambda row: to_preference(row, task))
 
 
-def to_preference(row: Mapping[str, Any], task: PreferTask) -> Preference:
+def to_preference(row: Mapping[str, Any], task: DPOTask) -> Preference:
     """The preference of a row of the file. RowError where it is none."""
     prompt = to_prompt(row, task.prompt_column, task.input_column)
     chosen, rejected = to_answer(row, task.chosen_column), to_answer(row, task.rejected_column)
@@ -74,7 +74,7 @@ def to_preference(row: Mapping[str, Any], task: PreferTask) -> Preference:
 
 
 def prepare_pairs(
-    preferences: dict[str, list[Preference]], task: PreferTask, tokenizer: Tokenizer, base: ModelConfig
+    preferences: dict[str, list[Preference]], task: DPOTask, tokenizer: Tokenizer, base: ModelConfig
 ) -> tuple[dict[str, list[Pair]], dict[str, Any]]:
     """Pairs by split of which both rows fit `max_tokens`, and how many were kept and dropped."""
     check_length(task.max_tokens, base)
@@ -144,7 +144,7 @@ def train_preferences(
     load_base: Callable[[], GPT],
     pairs: dict[str, list[Pair]],
     reference: dict[str, Tensor],
-    task: PreferTask,
+    task: DPOTask,
     training: TrainingParams,
     pad_id: int,
     seed: int,

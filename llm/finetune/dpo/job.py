@@ -24,7 +24,7 @@ from llm.finetune.instruct.job import (
     write_examples,
     write_model,
 )
-from llm.finetune.params import PreferTask
+from llm.finetune.params import DPOTask
 from llm.finetune.shared.answers import spread
 from llm.finetune.shared.forgetting import base_figures, read_held_out
 from llm.finetune.shared.jobs import Job
@@ -33,7 +33,7 @@ from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
 
-def run_prefer(job: Job, task: PreferTask) -> dict[str, Any]:
+def run_dpo(job: Job, task: DPOTask) -> dict[str, Any]:
     """Train, compare the answers of test before and after, write everything; the metrics.
 
     Bits per byte are those of the chosen answers.
@@ -49,8 +49,8 @@ def run_prefer(job: Job, task: PreferTask) -> dict[str, Any]:
     reference = {split: score_pairs(base, part, tokenizer.pad, size, job.machine) for split, part in pairs.items()}
 
     def train(seed: int, rates: list[float]) -> Trained:
-        training = task.training.model_copy(update={"rates": rates})
-        name = "prefer" if seed == job.seed else f"prefer seed {seed}"
+        training = task.training.model_copy(update={"learning_rates": rates})
+        name = "dpo" if seed == job.seed else f"prefer seed {seed}"
         return train_preferences(
             load_base, pairs, reference, task, training, tokenizer.pad, seed, job.machine, job.scratch, name
         )
@@ -65,7 +65,7 @@ def run_prefer(job: Job, task: PreferTask) -> dict[str, Any]:
         policy = score_pairs(model, pairs["val"], tokenizer.pad, size, job.machine)
         return {"loss": round(float(dpo_loss(policy, reference["val"], task.beta).mean()), 5)}
 
-    first = train(job.seed, task.training.rates)
+    first = train(job.seed, task.training.learning_rates)
     models = {"before": base, "after": first.model}
     shown = spread(pairs["test"], ANSWERS_SHOWN)
     answers = {when: answer_rows(model, [pair.chosen for pair in shown], tokenizer) for when, model in models.items()}

@@ -2,7 +2,7 @@
 
     messages ──prepare_rows──► ids, and what each of them is: read, answer, or an answer's end ──train_instruct──► GPT
 
-The loss is on the answers' tokens and the markers that end them; prompts are read, and with learn: all learned too.
+The loss is on the answers' tokens and the markers that end them; prompts are read, and with loss_on: all learned too.
 """
 
 import math
@@ -34,7 +34,7 @@ from llm.tokens.tokenizer import Tokenizer
 IGNORED = -100
 # What a token of a row is.
 READ, ANSWER, END = range(3)
-LEARNED = {"answers": frozenset({ANSWER, END}), "all": frozenset({READ, ANSWER, END})}
+LEARNED = {"assistant": frozenset({ANSWER, END}), "all": frozenset({READ, ANSWER, END})}
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def prepare_rows(
         raise UserError("packing: wanted false, for a GRU's state runs on from one conversation into the next")
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     counts = Counter({"dropped_too_long": 0})
-    if task.too_long != "drop":
-        counts[f"{task.too_long}_too_long"] = 0
+    if task.on_overflow != "drop":
+        counts[f"{task.on_overflow}_too_long"] = 0
     for split in SPLITS:
         for messages in conversations[split]:
             turns = [turn_ids(tokenizer, message) for message in messages]
@@ -140,14 +140,14 @@ def prepare_rows(
                 continue
             fitting: list[Row] = []
             n_dropped = 1
-            if task.too_long == "split":
+            if task.on_overflow == "split":
                 fitting, n_dropped = split_row(messages, turns, tokenizer.begin_of_text, task.max_tokens)
-            elif task.too_long == "cut" and (cut := cut_row(row, task.max_tokens, tokenizer)):
+            elif task.on_overflow == "truncate" and (cut := cut_row(row, task.max_tokens, tokenizer)):
                 fitting, n_dropped = [cut], 0
             rows[split] += fitting
             counts["dropped_too_long"] += n_dropped
             if fitting:
-                counts[f"{task.too_long}_too_long"] += 1
+                counts[f"{task.on_overflow}_too_long"] += 1
     check_splits({split: len(part) for split, part in rows.items()}, task.data, task.max_tokens)
     return rows, {"rows": {split: len(part) for split, part in rows.items()}, **counts}
 
@@ -177,7 +177,7 @@ def train_instruct(
     name: str,
 ) -> Trained:
     """Train on the rows of train; the weights with the lowest loss a learned token of val stay."""
-    learned = LEARNED[task.learn]
+    learned = LEARNED[task.loss_on]
     lengths = [len(row.ids) for row in rows["train"]]
     if task.packing:
         packed = PackedBatches(lengths, task.max_tokens, training.batch_size, seed)

@@ -46,7 +46,7 @@ def run_instruct(job: Job, task: InstructTask) -> dict[str, Any]:
     held_out = read_held_out(job.held_out)
 
     def train(seed: int, rates: list[float]) -> Trained:
-        training = task.training.model_copy(update={"rates": rates})
+        training = task.training.model_copy(update={"learning_rates": rates})
         name = "instruct" if seed == job.seed else f"instruct seed {seed}"
         return train_instruct(load_base, rows, task, training, tokenizer.pad, seed, job.machine, job.scratch, name)
 
@@ -55,7 +55,7 @@ def run_instruct(job: Job, task: InstructTask) -> dict[str, Any]:
         known = answer_figures(model, rows["test"], tokenizer.pad, size, job.machine, job.seed)
         return known | base_figures(model, held_out, tokenizer, size, job.machine, label)
 
-    first = train(job.seed, task.training.rates)
+    first = train(job.seed, task.training.learning_rates)
     models = {"before": base, "after": first.model}
     scored = spread(rows["test"], ANSWERS_SCORED)
     references = [row.messages[-1].content for row in scored]

@@ -1,6 +1,6 @@
-"""Which weights of a pretrained model learn: all of them, the topmost, or narrow matrices beside frozen ones.
+"""Which weights of a pretrained model loss_on: all of them, the topmost, or narrow matrices beside frozen ones.
 
-    a GPT ──limit_training──► the same in place, a part of it trained ──merge──► a plain GPT again
+    a GPT ──apply_method──► the same in place, a part of it trained ──merge──► a plain GPT again
 
     full             everything
     lora, dora       adapters beside the targets, and nothing else
@@ -93,7 +93,7 @@ class Adapter(nn.Module):
         return plain
 
 
-def limit_training(trunk: GPT, method: MethodParams, generator: torch.Generator) -> None:
+def apply_method(trunk: GPT, method: MethodParams, generator: torch.Generator) -> None:
     """Change a trunk on the CPU in place so that only what the method trains requires a gradient.
 
     `generator` draws the adapters. Targets that the base's family lacks are passed over. UserError names the key
@@ -156,7 +156,7 @@ def count_trained(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
-def rate_shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
+def lr_multipliers(model: nn.Module, layer_decay: float) -> dict[str, float]:
     """Each weight's share of the full rate, by name: a block's is `layer_decay` times that of the block above it.
 
     The top block has 1, as has all that stands above it; what stands below the blocks (a tied head too) has that of

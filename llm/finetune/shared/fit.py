@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llm.core.device import Machine
 from llm.finetune.params import TrainingParams
-from llm.finetune.shared.adapters import rate_shares
+from llm.finetune.shared.adapters import lr_multipliers
 from llm.train.checkpoint import RunState
 from llm.train.curve import Curve
 from llm.train.loop import Plan, train
@@ -43,8 +43,8 @@ def fit(
 ) -> Fitted[Model]:
     """Train a model that `make` gives anew each time, for `n_steps`, at the rate that does best on val.
 
-    With several rates each first gets a run of `search_share` of the steps, with a whole schedule of its own. Only the
-    weights that require a gradient learn, and a run that goes on after a kill has the others from `make`.
+    With several rates each first gets a run of `lr_search_fraction` of the steps, with a whole schedule of its own. Only
+    the weights that require a gradient learn, and a run that goes on after a kill has the others from `make`.
     """
 
     def run(rate: float, steps: int, name: str) -> tuple[Model, Curve]:
@@ -52,26 +52,26 @@ def fit(
         plan = Plan(
             n_steps=steps,
             optimizer=OptimizerParams(
-                # For adapters too, so that `rates` means one thing: AdamW was no better. On `library`, rank 24, two
-                # seeds, it left 0.87 and 0.97 nats on test to Muon's 0.80 and 0.91; at rank 8 they were alike.
+                # For adapters too, so that `learning_rates` means one thing: AdamW was no better. On `library`, rank 24,
+                # two seeds, it left 0.87 and 0.97 nats on test to Muon's 0.80 and 0.91; at rank 8 they were alike.
                 kind="muon",
-                muon_rate=rate,
-                adamw_rate=rate * training.other_rate_ratio,
+                muon_lr=rate,
+                adamw_lr=rate * training.adamw_lr_ratio,
                 weight_decay=training.weight_decay,
-                clip_norm=training.clip_norm,
+                max_grad_norm=training.max_grad_norm,
             ),
             schedule=ScheduleParams(
                 kind="wsd",
-                warmup_steps=round(steps * training.warmup_share),
-                decay_share=training.decay_share,
-                final_share=0.0,
+                warmup_steps=round(steps * training.warmup_fraction),
+                decay_fraction=training.decay_fraction,
+                final_lr_fraction=0.0,
             ),
-            eval_every_steps=max(1, steps // training.evals),
+            eval_every_steps=max(1, steps // training.n_evals),
             checkpoint_every_steps=50,
-            keep="best",
-            stop_after_evals=training.stop_after_evals,
-            rate_shares=rate_shares(model, training.layer_rate_decay),
-            advice="lower training.rates or a larger training.warmup_share",
+            checkpoint_selection="best",
+            early_stopping_patience=training.early_stopping_patience,
+            lr_multipliers=lr_multipliers(model, training.layerwise_lr_decay),
+            advice="lower training.learning_rates or a larger training.warmup_fraction",
             label=f"{label} {name}".strip(),
         )
         state = RunState(scratch / machine.key() / f"{label} {name}".replace(" ", "-"))
@@ -86,9 +86,9 @@ def fit(
         return model, curve
 
     tried = {}
-    if len(training.rates) > 1:
-        steps = max(1, round(n_steps * training.search_share))
-        tried = {rate: run(rate, steps, f"rate {rate}")[1].best()["val_loss"] for rate in training.rates}
-    rate = min(tried, key=lambda rate: tried[rate]) if tried else training.rates[0]
+    if len(training.learning_rates) > 1:
+        steps = max(1, round(n_steps * training.lr_search_fraction))
+        tried = {rate: run(rate, steps, f"rate {rate}")[1].best()["val_loss"] for rate in training.learning_rates}
+    rate = min(tried, key=lambda rate: tried[rate]) if tried else training.learning_rates[0]
     model, curve = run(rate, n_steps, "")
     return Fitted(model, rate, {str(rate): loss for rate, loss in tried.items()}, curve)

@@ -37,7 +37,7 @@ class Job:
     formats: Sequence[Format]
 
 
-def unfit_because(config: Path) -> str | None:
+def base_incompatibility(config: Path) -> str | None:
     """Why the base with this config.json cannot be finetuned, or None.
 
     The first rungs of attention read what comes later: the answer that is to be learnt, and the padding of a batch.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm.core.device import Machine
 from llm.finetune.params import MethodParams, TrainingParams
-from llm.finetune.shared.adapters import count_trained, limit_training, merge
+from llm.finetune.shared.adapters import apply_method, count_trained, merge
 from llm.finetune.shared.fit import fit
 from llm.model.gpt import GPT
 from llm.train.curve import Curve
@@ -45,7 +45,7 @@ def train_language_model(
 
     def make() -> GPT:
         model = load_base()
-        limit_training(model, method, torch.Generator().manual_seed(seed))
+        apply_method(model, method, torch.Generator().manual_seed(seed))
         return model.to(machine.device)
 
     fitted = fit(make, step_loss, val_loss, n_steps, training, machine, scratch, name)

@@ -182,7 +182,7 @@ def test_another_tokenizer_is_one_line_that_says_what_to_do(foreign, exported_fo
     with pytest.raises(UserError) as caught:
         read_first_weights(foreign, shape, exported_folder / "tokenizer.json")
     message = str(caught.value)
-    assert f"tokenize.from: {foreign}" in message
+    assert f"tokenize.pretrained: {foreign}" in message
     assert str(exported_folder / "tokenizer.json") in message and "\n" not in message
 
 

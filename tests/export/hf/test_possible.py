@@ -29,7 +29,7 @@ TOKENIZERS = {
     "llama3": ({"kind": "bpe", "pattern": "llama3"}, lambda: train_bpe(TEXTS, 320, "llama3")),
     "cl100k": ({"kind": "bpe", "pattern": "cl100k"}, lambda: train_bpe(TEXTS, 320, "cl100k")),
     "own": ({"kind": "bpe", "pattern": r"\w+|\W"}, lambda: train_bpe(TEXTS, 320, r"\w+|\W")),
-    "word": ({"kind": "word"}, lambda: train_words(TEXTS, 320, 1, whitespace="keep")),
+    "word": ({"kind": "word"}, lambda: train_words(TEXTS, 320, 1, keep_whitespace=True)),
     "char": ({"kind": "char"}, lambda: train_chars(TEXTS, 320, 1)),
 }
 ALL = list(get_args(Format))
@@ -100,7 +100,7 @@ def test_a_tokenizer_that_is_brought_along_is_looked_at(tmp_path, small_tokenize
     tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (problem,) = export_problems(["gguf-f16"], config, tokenize_params(**{"from": str(tmp_path / "tokenizer.json")}))
-    assert problem.startswith("export.formats: gguf-f16: tokenize.from: wanted a byte-level BPE")
+    assert problem.startswith("export.formats: gguf-f16: tokenize.pretrained: wanted a byte-level BPE")
 
 
 @pytest.mark.parametrize(("package", "format_"), [("gguf", "gguf-f16"), ("onnx", "onnx"), ("onnxscript", "onnx")])

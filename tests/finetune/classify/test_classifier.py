@@ -23,7 +23,7 @@ from llm.model.classifier import Classifier
 from llm.tokens.frame import frame
 from llm.tokens.tokenizer import Tokenizer
 
-EPOCHS = {"training.epochs": 4.0, "training.evals": 3, "max_tokens": 32}
+EPOCHS = {"training.epochs": 4.0, "training.n_evals": 3, "max_tokens": 32}
 
 
 @pytest.fixture(scope="module")

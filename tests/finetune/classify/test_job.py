@@ -123,7 +123,7 @@ def test_a_template_that_asks_for_one_label_is_refused_where_there_are_more(run)
 
 
 def test_random_weights_are_trained_as_a_whole_whatever_the_method(run):
-    metrics, _ = run({"method.kind": "lora", "training.rates": [0.002, 0.02]})
+    metrics, _ = run({"method.kind": "lora", "training.learning_rates": [0.002, 0.02]})
     tuned, drawn = metrics["settings"]["pretrained"], metrics["settings"]["random_weights"]
     assert (tuned["method"], drawn["method"]) == ("lora", "full")
     assert tuned["trained_weights"] < tuned["weights"] == drawn["trained_weights"] == drawn["weights"]
@@ -145,7 +145,7 @@ def test_seeds_have_a_mean_and_a_spread_and_the_first_ones_model_stays(run):
 
 
 def test_the_rate_is_tuned_by_the_first_seed_alone(run, capsys):
-    run({"training.rates": [0.002, 0.02]}, n_seeds=2)
+    run({"training.learning_rates": [0.002, 0.02]}, n_seeds=2)
     said = capsys.readouterr().err
     assert "pretrained rate 0.02:" in said
     assert "pretrained seed 2:" in said

@@ -132,7 +132,7 @@ def test_a_template_that_leaves_no_room_is_refused(draw_gpt, tokenizer, plain_cp
 
 def test_a_label_without_tokens_is_refused(draw_gpt, tmp_path, plain_cpu):
     file = tmp_path / "tokenizer.json"
-    train_words(["the rain falls"], 100, 1, whitespace="drop").save(str(file))
+    train_words(["the rain falls"], 100, 1, keep_whitespace=False).save(str(file))
     prepared = _prepared(["rain"], labels=("rain", " "))
     with pytest.raises(UserError, match=r"^zero_shot: wanted labels that .* tokens for, or null, given ' '$"):
         zero_shot(draw_gpt(), Tokenizer.load(file), prepared, TEMPLATE, plain_cpu)

@@ -46,7 +46,7 @@ def tokenizer(small_tokenizer_file) -> Tokenizer:
 @pytest.fixture(scope="module")
 def pairs(make_task, tokenizer, draw_gpt) -> list[Pair]:
     by_split = dict.fromkeys(SPLITS, PREFERENCES)
-    return prepare_pairs(by_split, make_task("prefer"), tokenizer, draw_gpt().config)[0]["train"]
+    return prepare_pairs(by_split, make_task("dpo"), tokenizer, draw_gpt().config)[0]["train"]
 
 
 def test_the_loss_by_hand():
@@ -85,7 +85,7 @@ def test_log_probabilities_are_of_the_last_answer_and_its_end(draw_gpt, pairs, t
 def test_earlier_answers_of_a_prompt_do_not_count(draw_gpt, make_task, tokenizer, plain_cpu):
     prompt = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
     by_split = {split: [Preference(prompt, "d", "e")] for split in SPLITS}
-    task = make_task("prefer", {"max_tokens": 48})
+    task = make_task("dpo", {"max_tokens": 48})
     (pair,) = prepare_pairs(by_split, task, tokenizer, draw_gpt().config)[0]["val"]
     model, ids = draw_gpt(), torch.tensor(pair.chosen.ids)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_earlier_answers_of_a_prompt_do_not_count(draw_gpt, make_task, tokenizer
 
 
 def test_rows_become_preferences_or_say_why_not(make_task):
-    task = make_task("prefer")
+    task = make_task("dpo")
     row = {"prompt": "go", "chosen": " rain ", "rejected": "river"}
     assert to_preference(row, task) == PREFERENCES[0]
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "go"}]
@@ -112,24 +112,24 @@ def test_pairs_of_which_one_row_is_too_long_are_dropped_and_counted(make_task, d
     long = Preference(PREFERENCES[0].prompt, "rain", "rain " * 50)
     by_split = dict.fromkeys(SPLITS, PREFERENCES) | {"train": [*PREFERENCES, long]}
     config = draw_gpt().config
-    pairs, counts = prepare_pairs(by_split, make_task("prefer"), tokenizer, config)
+    pairs, counts = prepare_pairs(by_split, make_task("dpo"), tokenizer, config)
     assert counts == {"rows": dict.fromkeys(SPLITS, 4), "dropped_too_long": 1}
     assert pairs["train"] == pairs["val"]
     with pytest.raises(UserError, match=r"^rows.csv: wanted rows of at most 40 tokens in val, given none$"):
-        prepare_pairs(by_split | {"val": [long]}, make_task("prefer"), tokenizer, config)
+        prepare_pairs(by_split | {"val": [long]}, make_task("dpo"), tokenizer, config)
     with pytest.raises(UserError, match=r"^max_tokens: wanted at most the base's context of 48, given 49$"):
-        prepare_pairs(by_split, make_task("prefer", {"max_tokens": 49}), tokenizer, config)
+        prepare_pairs(by_split, make_task("dpo", {"max_tokens": 49}), tokenizer, config)
 
 
 def _train(scratch, machine, draw_gpt, task, pairs: list[Pair], reference: torch.Tensor | None = None):
     if reference is None:
         reference = score_pairs(draw_gpt(), pairs, 1, 2, machine)
     by_split, scores = dict.fromkeys(SPLITS, pairs), dict.fromkeys(SPLITS, reference)
-    return train_preferences(draw_gpt, by_split, scores, task, task.training, 1, 1, machine, scratch, "prefer")
+    return train_preferences(draw_gpt, by_split, scores, task, task.training, 1, 1, machine, scratch, "dpo")
 
 
 def test_preferences_are_learned(tmp_path, make_task, draw_gpt, pairs, plain_cpu):
-    task = make_task("prefer", {"training.epochs": 30.0})
+    task = make_task("dpo", {"training.epochs": 30.0})
     reference = score_pairs(draw_gpt(), pairs, 1, 2, plain_cpu)
     before = preference_figures(reference, reference, task.beta, 1)
     assert (before["reward_margin"], before["chosen_log_ratio"]) == (0.0, 0.0)
@@ -144,7 +144,7 @@ def test_preferences_are_learned(tmp_path, make_task, draw_gpt, pairs, plain_cpu
 def test_the_first_loss_is_log_2_and_that_of_val_is_what_the_curve_says(
     tmp_path, make_task, draw_gpt, pairs, plain_cpu
 ):
-    task = make_task("prefer", {"training.evals": 1})
+    task = make_task("dpo", {"training.n_evals": 1})
     trained = _train(tmp_path, plain_cpu, draw_gpt, task, pairs)
     assert trained.curve.rows[0]["train_loss"] == pytest.approx(math.log(2), abs=1e-5)
     reference = score_pairs(draw_gpt(), pairs, 1, 2, plain_cpu)
@@ -155,7 +155,7 @@ def test_the_first_loss_is_log_2_and_that_of_val_is_what_the_curve_says(
 
 def test_a_batch_is_held_against_its_own_references(tmp_path, make_task, draw_gpt, pairs, plain_cpu, monkeypatch):
     """Batches are shuffled, and each pair's reference has to go with it."""
-    task = make_task("prefer", {"training.batch_size": 2, "training.epochs": 3.0, "training.rates": [1e-9]})
+    task = make_task("dpo", {"training.batch_size": 2, "training.epochs": 3.0, "training.learning_rates": [1e-9]})
     reference = score_pairs(draw_gpt(), pairs, 1, 2, plain_cpu)
     seen = []
 
@@ -187,7 +187,7 @@ def test_an_input_comes_behind_the_prompt(make_task, tmp_path):
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     task = make_task(
-        "prefer", {"prompt_column": "instruction", "input_column": "input", "split_column": None, "on_error": "skip"}
+        "dpo", {"prompt_column": "instruction", "input_column": "input", "split_column": None, "on_error": "skip"}
     )
     found, counts = read_preferences(tmp_path / "rows.json", task, 1)
     asked = {of.chosen: of.prompt[0].content for part in found.values() for of in part}

@@ -10,7 +10,7 @@ import pytest
 from llm.export.hf.folder import read_folder
 from llm.finetune.dpo import job as prefer_job
 from llm.finetune.dpo.dpo import preference_figures, score_pairs
-from llm.finetune.dpo.job import run_prefer
+from llm.finetune.dpo.job import run_dpo
 from llm.finetune.shared.chat import TEMPLATE
 from llm.finetune.shared.jobs import Job
 
@@ -45,7 +45,7 @@ def run(tmp_path, exported_folder, plain_cpu, make_task, write_corpus) -> Callab
             scratch=out / "scratch",
             formats=[],
         )
-        return run_prefer(job, make_task("prefer", {"training.epochs": 6.0} | (changes or {}))), out
+        return run_dpo(job, make_task("dpo", {"training.epochs": 6.0} | (changes or {}))), out
 
     return run_one
 
@@ -88,7 +88,7 @@ def test_the_base_is_asked_once_before_the_training(run, monkeypatch):
 
 
 def test_lora_on_several_seeds_writes_the_same_bytes_twice(run):
-    changes = {"method.kind": "lora", "training.epochs": 2.0, "training.rates": [0.01, 0.05]}
+    changes = {"method.kind": "lora", "training.epochs": 2.0, "training.learning_rates": [0.01, 0.05]}
     first, second = run(changes, 2, "first"), run(changes, 2, "second")
     assert first[0] == second[0]
     assert first[0]["seeds"]["after"].keys() >= {"chosen_is_likelier", "reward_margin", "answer_bits_per_byte"}

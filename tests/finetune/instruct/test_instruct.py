@@ -92,7 +92,7 @@ def test_only_the_last_answer_is_marked_where_that_is_wanted(tokenizer):
 def test_the_target_is_what_is_learned_and_never_the_first_token(tokenizer):
     row = _row(tokenizer, _pair("go", "rain"))
     n_read = len(row.prompt_ids)
-    assert row.target(LEARNED["answers"]) == [-100] * n_read + row.ids[n_read:]
+    assert row.target(LEARNED["assistant"]) == [-100] * n_read + row.ids[n_read:]
     assert row.target(LEARNED["all"]) == [-100, *row.ids[1:]]
 
 
@@ -159,15 +159,15 @@ LONG_PROMPT = _pair("rain " * 50, "go")
 
 
 @pytest.mark.parametrize(
-    ("too_long", "n_train", "counts"),
+    ("on_overflow", "n_train", "counts"),
     [
         ("drop", 1, {"dropped_too_long": 3}),
         ("cut", 3, {"dropped_too_long": 1, "cut_too_long": 2}),
         ("split", 4, {"dropped_too_long": 2, "split_too_long": 1}),
     ],
 )
-def test_what_happens_to_long_rows_is_counted(make_task, draw_gpt, tokenizer, too_long, n_train, counts):
-    task = make_task("instruct", {"too_long": too_long})
+def test_what_happens_to_long_rows_is_counted(make_task, draw_gpt, tokenizer, on_overflow, n_train, counts):
+    task = make_task("instruct", {"on_overflow": on_overflow})
     given_ = _by_split(GOOD, train=[GOOD, LONG, LONG_PROMPT, TALK[1:]])
     assert len(_row(tokenizer, TALK[1:]).ids) > 40 > len(_row(tokenizer, TALK[1:3]).ids)
     rows, report = prepare_rows(given_, task, tokenizer, draw_gpt().config)
@@ -246,7 +246,7 @@ def test_the_figures_are_those_of_the_answers_tokens_alone(draw_gpt, tokenizer, 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_a_rows_nats_do_not_depend_on_the_padding_and_stand_in_order(draw_gpt, tokenizer, rows, plain_cpu, batch_size):
-    model, counted = draw_gpt(), LEARNED["answers"]
+    model, counted = draw_gpt(), LEARNED["assistant"]
     expected = [_nats_of_answers(model, [row], counted).sum().item() for row in rows]
     nats = row_nats(model, rows, counted, tokenizer.pad, batch_size, plain_cpu)
     assert nats == pytest.approx(expected, abs=1e-4)
@@ -262,7 +262,7 @@ def _train(scratch, machine, draw_gpt, task, rows: list[Row], seed: int = 1, **b
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_loss_is_the_mean_over_what_is_learned(tmp_path, make_task, draw_gpt, rows, plain_cpu, learn, packing):
     """One step on one batch of all rows, of different lengths: nothing else and no padding is in the mean."""
-    task = make_task("instruct", {"learn": learn, "packing": packing, "max_tokens": 64, "training.evals": 1})
+    task = make_task("instruct", {"loss_on": learn, "packing": packing, "max_tokens": 64, "training.n_evals": 1})
     trained = _train(tmp_path, plain_cpu, draw_gpt, task, rows)
     losses = _nats_of_answers(draw_gpt(), rows, LEARNED[learn])
     assert len({len(row.ids) for row in rows}) == len(rows)
@@ -275,7 +275,7 @@ def test_the_weights_that_are_kept_have_the_loss_on_val_that_the_curve_says(
 ):
     task = make_task("instruct", {"training.batch_size": 2})
     trained = _train(tmp_path, plain_cpu, draw_gpt, task, rows, val=rows[1:])
-    losses = _nats_of_answers(trained.model, rows[1:], LEARNED["answers"])
+    losses = _nats_of_answers(trained.model, rows[1:], LEARNED["assistant"])
     assert trained.curve.best()["val_loss"] == pytest.approx(losses.mean().item(), abs=1e-4)
 
 

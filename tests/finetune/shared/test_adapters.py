@@ -11,14 +11,14 @@ from llm.core.errors import UserError
 from llm.export.hf.folder import write_folder
 from llm.finetune.params import MethodParams
 from llm.finetune.shared.adapters import (
+    apply_method,
     count_trained,
     dora,
     dora_weight,
-    limit_training,
     lora,
     lora_weight,
+    lr_multipliers,
     merge,
-    rate_shares,
 )
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
@@ -38,7 +38,7 @@ def _method(kind, targets=ALL, rank=3, alpha=6.0, k=1):
 
 
 def _limit(trunk, kind, seed=1, **change):
-    limit_training(trunk, _method(kind, **change), torch.Generator().manual_seed(seed))
+    apply_method(trunk, _method(kind, **change), torch.Generator().manual_seed(seed))
     return trunk
 
 
@@ -229,7 +229,7 @@ def test_targets_none_of_which_is_there_get_refused(draw_gpt, kind):
 
 
 def test_a_block_has_the_rate_of_the_one_above_it_times_the_decay(draw_gpt):
-    shares = rate_shares(Classifier(draw_gpt(n_layers=3, family="gpt2", n_kv_heads=2), 4), 0.5)
+    shares = lr_multipliers(Classifier(draw_gpt(n_layers=3, family="gpt2", n_kv_heads=2), 4), 0.5)
     assert shares["score.weight"] == shares["trunk.norm.weight"] == shares["trunk.norm.bias"] == 1
     assert shares["trunk.embedding.weight"] == shares["trunk.positions.weight"] == 0.125
     blocks = {name.split(".")[2]: share for name, share in shares.items() if "blocks" in name}
@@ -238,13 +238,13 @@ def test_a_block_has_the_rate_of_the_one_above_it_times_the_decay(draw_gpt):
 
 def test_adapters_and_an_untied_head_have_shares_too_and_without_a_decay_all_have_the_whole_rate(draw_gpt):
     trunk = _limit(draw_gpt(tie_embeddings=False), "lora")
-    shares = rate_shares(trunk, 0.1)
+    shares = lr_multipliers(trunk, 0.1)
     assert shares.keys() == {name for name, _ in trunk.named_parameters()}
     assert shares["head.weight"] == shares["blocks.1.attention.query.a"] == 1
     assert shares["blocks.0.feed_forward.down.b"] == 0.1
     assert shares["embedding.weight"] == pytest.approx(0.01)
-    assert set(rate_shares(trunk, 1.0).values()) == {1.0}
-    assert set(rate_shares(torch.nn.Linear(2, 3), 0.1).values()) == {1.0}
+    assert set(lr_multipliers(trunk, 1.0).values()) == {1.0}
+    assert set(lr_multipliers(torch.nn.Linear(2, 3), 0.1).values()) == {1.0}
 
 
 def test_fresh_weights_can_be_adapted(config):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from llm.finetune.shared.adapters import limit_training, merge
+from llm.finetune.shared.adapters import apply_method, merge
 from llm.finetune.shared.fit import fit
 from llm.model.gpt import GPT, next_token_loss
 from llm.train.checkpoint import RunState
@@ -36,7 +36,7 @@ def training(make_task):
     """A maker of a training's params."""
 
     def make(rates, **changes):
-        own = {"rates": list(rates), "other_rate_ratio": 1.0, "evals": 12} | changes
+        own = {"learning_rates": list(rates), "adamw_lr_ratio": 1.0, "n_evals": 12} | changes
         return make_task("classify", {f"training.{key}": value for key, value in own.items()}).training
 
     return make
@@ -105,7 +105,7 @@ def test_resumed_equals_uninterrupted(tmp_path, fit_hill, kill_at):
 
 
 def test_a_run_ends_where_val_gets_no_better(tmp_path, fit_hill):
-    fitted, _, n_steps = fit_hill(tmp_path, (0.02,), stop_after_evals=2)
+    fitted, _, n_steps = fit_hill(tmp_path, (0.02,), early_stopping_patience=2)
     losses = [row["val_loss"] for row in fitted.curve.rows]
     assert losses.index(min(losses)) == len(losses) - 3
     assert n_steps == len(losses) * N_STEPS // 12 < N_STEPS
@@ -125,7 +125,7 @@ def fit_gpt(draw_gpt, make_task, training, plain_cpu):
 
         def make() -> GPT:
             model = draw_gpt()
-            limit_training(model, method, torch.Generator().manual_seed(3))
+            apply_method(model, method, torch.Generator().manual_seed(3))
             return model
 
         def loss(model: GPT, rows: torch.Tensor) -> torch.Tensor:
@@ -140,7 +140,7 @@ def fit_gpt(draw_gpt, make_task, training, plain_cpu):
             with torch.no_grad():
                 return loss(model, IDS[32:]).item()
 
-        params = training([0.02], **({"evals": 4} | changes))
+        params = training([0.02], **({"n_evals": 4} | changes))
         return fit(make, step_loss, val_loss, GPT_STEPS, params, plain_cpu, scratch, "gpt"), val_loss
 
     return run
@@ -182,7 +182,7 @@ def test_low_blocks_learn_less_where_the_rate_decays(tmp_path, fit_gpt, draw_gpt
     before = dict(draw_gpt().named_parameters())
 
     def moved(folder, decay):
-        fitted, _ = fit_gpt(tmp_path / folder, "full", layer_rate_decay=decay, stop_after_evals=1)
+        fitted, _ = fit_gpt(tmp_path / folder, "full", layerwise_lr_decay=decay, early_stopping_patience=1)
         return {name: (weight - before[name]).norm().item() for name, weight in fitted.model.named_parameters()}
 
     alike, decayed = moved("alike", 1.0), moved("decayed", 0.01)
