@@ -14,7 +14,7 @@ from llm.finetune.data.labeled import describe_rows
 from llm.finetune.dpo.job import run_dpo
 from llm.finetune.instruct.job import run_instruct
 from llm.finetune.params import ClassifyTask, Count, DPOTask, InstructTask, Task
-from llm.finetune.shared.jobs import Job, formats_problem, base_incompatibility
+from llm.finetune.shared.jobs import Job, base_incompatibility, formats_problem
 from llm.report.plots import draw_note
 from llm.report.task_card import task_card
 

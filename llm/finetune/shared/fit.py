@@ -43,8 +43,8 @@ def fit(
 ) -> Fitted[Model]:
     """Train a model that `make` gives anew each time, for `n_steps`, at the rate that does best on val.
 
-    With several rates each first gets a run of `lr_search_fraction` of the steps, with a whole schedule of its own. Only
-    the weights that require a gradient learn, and a run that goes on after a kill has the others from `make`.
+    With several rates each first gets a run of `lr_search_fraction` of the steps, with a whole schedule of its own.
+    Only the weights that require a gradient learn, and a run that goes on after a kill has the others from `make`.
     """
 
     def run(rate: float, steps: int, name: str) -> tuple[Model, Curve]:
@@ -52,8 +52,8 @@ def fit(
         plan = Plan(
             n_steps=steps,
             optimizer=OptimizerParams(
-                # For adapters too, so that `learning_rates` means one thing: AdamW was no better. On `library`, rank 24,
-                # two seeds, it left 0.87 and 0.97 nats on test to Muon's 0.80 and 0.91; at rank 8 they were alike.
+                # For adapters too, so that `learning_rates` means one thing: AdamW was no better. On `library`, rank
+                # 24, two seeds, it left 0.87 and 0.97 nats on test to Muon's 0.80 and 0.91; at rank 8 they were alike.
                 kind="muon",
                 muon_lr=rate,
                 adamw_lr=rate * training.adamw_lr_ratio,
