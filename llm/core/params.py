@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from llm.core.errors import UserError
+from llm.core.renames import find_renames
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -86,6 +87,8 @@ def load(path: Path, key: str, kind: Any) -> Any:
 
 def check(kind: Any, value: Any, key: str, path: Path | str) -> Any:
     """Make a `kind` of a plain value, or raise a UserError that lists all that is wrong with it in one line."""
+    if renames := list(find_renames(value, key)):
+        raise UserError(f"{path}: {'; '.join(renames)}")
     if overlong := [f"{where}: expected a number below 2⁶³, got {number}" for where, number in _overlong(value, key)]:
         raise UserError(f"{path}: {'; '.join(overlong)}")
     try:
