@@ -63,7 +63,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "schedule: decay from the start": {"pretrain.schedule.decay_fraction": 1.0},
     "schedule: cosine": {"pretrain.schedule.kind": "cosine"},
     "schedule: constant": {"pretrain.schedule.kind": "constant"},
-    "average: EMA": {"pretrain.weight_averaging": "ema", "pretrain.weight_averaging_fraction": 0.05},
+    "average: EMA": {"pretrain.weight_averaging": "ema", "pretrain.ema_half_life_fraction": 0.05},
 }
 
 
@@ -135,7 +135,7 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
     from llm.tokens.windows import read_info, read_stream, read_windows
     from llm.train.batches import WindowBatches
     from llm.train.language import LanguageLoss
-    from llm.train.loop import Plan, train
+    from llm.train.loop import TrainConfig, train
     from llm.train.params import PretrainParams
 
     if sites:
@@ -167,7 +167,7 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
             ends.append(time.process_time())
             return [loss(*batches.at(step), model.dropout_keys(seed, step))]
 
-        plan = Plan(
+        plan = TrainConfig(
             n_steps=n_steps,
             optimizer=pretrain.optimizer,
             schedule=pretrain.schedule,
@@ -175,7 +175,8 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
             checkpoint_every_steps=n_steps,
             checkpoint_selection="last",
             weight_averaging=pretrain.weight_averaging,
-            weight_averaging_fraction=pretrain.weight_averaging_fraction,
+            ema_half_life_fraction=pretrain.ema_half_life_fraction,
+            tail_fraction=pretrain.tail_fraction,
         )
         train(model, parts, None, plan, machine, None)
         return [after - before for before, after in pairwise(ends)]

@@ -48,7 +48,8 @@ from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, next_token_loss
 from llm.report.markdown import table
-from llm.tokens.tokenizer import IM_END, IM_START, Tokenizer, train_tokenizer
+from llm.tokens.special import IM_END, IM_START
+from llm.tokens.tokenizer import Tokenizer, train_tokenizer
 
 SEED = 1
 N_BYTES, HELD_OUT = 600_000, 40_000  # of text

@@ -61,7 +61,7 @@ def generate(
     ids = tokens.prompt(prompt)
     sys.stdout.write(prompt)
     for piece in stream_text(
-        continue_ids(gpt, ids, max_tokens, choose, tokens.ends, repetition_penalty), tokens.decode, tuple(stop or ())
+        continue_ids(gpt, ids, max_tokens, choose, tokens.eos_ids, repetition_penalty), tokens.decode, tuple(stop or ())
     ):
         sys.stdout.write(piece)
         sys.stdout.flush()

@@ -25,7 +25,7 @@ from llm.train.checkpoint import RunState
 from llm.train.curve import write_curve
 from llm.train.language import LanguageLoss, pays_to_compile, split_loss
 from llm.train.launch import launch
-from llm.train.loop import Plan, train
+from llm.train.loop import TrainConfig, train
 from llm.train.parallel import (
     is_main,
     n_processes,
@@ -143,7 +143,7 @@ def _train(
             gpt,
             step_losses=step_losses,
             val_loss=val_loss if checks else None,
-            plan=Plan(
+            plan=TrainConfig(
                 n_steps=pretrain.max_steps,
                 optimizer=pretrain.optimizer,
                 schedule=pretrain.schedule,
@@ -151,10 +151,11 @@ def _train(
                 checkpoint_every_steps=pretrain.checkpoint_every_steps,
                 checkpoint_selection=pretrain.checkpoint_selection,
                 weight_averaging=pretrain.weight_averaging,
-                weight_averaging_fraction=pretrain.weight_averaging_fraction,
+                ema_half_life_fraction=pretrain.ema_half_life_fraction,
+                tail_fraction=pretrain.tail_fraction,
                 early_stopping_patience=pretrain.early_stopping_patience,
                 uniform_loss=uniform_loss(info.vocab_size),
-                advice=_calmer(pretrain),
+                divergence_hint=_calmer(pretrain),
                 tokens_per_step=batch * length,
                 flops_per_step=flops,
                 peak_flops=peak,

@@ -13,15 +13,15 @@ from llm.core.errors import UserError
 from llm.core.stage import Input, Output, Param
 from llm.core.tables import SPLITS, iterate_batches, read_table, segmentation_names
 from llm.tokens.contamination import Contamination, contamination
-from llm.tokens.params import SampleParams
+from llm.tokens.params import WindowParams
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.windows import (
     StreamFile,
     StreamWriter,
     WindowsInfo,
-    place_windows,
     read_windows,
-    seen_shares,
+    target_coverage,
+    window_spans,
     write_info,
     write_windows,
 )
@@ -30,7 +30,7 @@ N_WORST = 10
 
 
 def main(
-    sample: Annotated[SampleParams, Param("sample")],
+    sample: Annotated[WindowParams, Param("sample")],
     tokens: Input,
     tokenizer: Input,
     windows: Output,
@@ -53,7 +53,7 @@ def main(
             "tokens": len(placed.stream),
             "windows": len(placed.starts),
             "padding_share": round(1 - filled, 5),
-            "targets_seen_an_epoch": seen_shares(placed),
+            "targets_seen_an_epoch": target_coverage(placed),
         }
         n_bytes[name] = int(documents["n_bytes"].sum())
     info = WindowsInfo(
@@ -88,7 +88,7 @@ def main(
     report.write_text(_describe(found, tokens, sample), encoding="utf-8")
 
 
-def _check_weights(sample: SampleParams, tokens: Path) -> None:
+def _check_weights(sample: WindowParams, tokens: Path) -> None:
     """A weight for a source that is not there is a mistake in its name."""
     sources = {name for split in SPLITS for name in _read_documents(tokens / f"{split}.parquet")["source"].unique()}
     if unknown := sorted(sample.weights.keys() - sources):
@@ -110,12 +110,12 @@ def _write_stream(path: Path, tokens: Path, documents: pd.DataFrame, encoder: To
     stream.close()
 
 
-def _write_windows(path: Path, documents: pd.DataFrame, sample: SampleParams) -> None:
-    starts, lengths = place_windows(documents["n_tokens"].to_numpy(dtype=np.int64), sample)
+def _write_windows(path: Path, documents: pd.DataFrame, sample: WindowParams) -> None:
+    starts, lengths = window_spans(documents["n_tokens"].to_numpy(dtype=np.int64), sample)
     write_windows(path, starts, lengths, _weigh(starts, documents, sample))
 
 
-def _weigh(starts: NDArray[np.int64], documents: pd.DataFrame, sample: SampleParams) -> NDArray[np.float32]:
+def _weigh(starts: NDArray[np.int64], documents: pd.DataFrame, sample: WindowParams) -> NDArray[np.float32]:
     """The weight of the source that each window begins in."""
     if not sample.weights:
         return np.ones(len(starts), dtype=np.float32)
@@ -125,7 +125,7 @@ def _weigh(starts: NDArray[np.int64], documents: pd.DataFrame, sample: SamplePar
     return of_document[np.minimum(np.searchsorted(behind, starts, side="right"), len(behind) - 1)]
 
 
-def _describe(found: dict[str, Contamination], tokens: Path, sample: SampleParams) -> str:
+def _describe(found: dict[str, Contamination], tokens: Path, sample: WindowParams) -> str:
     """The contamination report: shares, and the held-out documents with the most n-grams that train has too."""
     lines = [
         "# Held-out text that stands in the training text",

@@ -20,7 +20,7 @@ from llm.core.tables import SPLITS, TableWriter, iterate_batches, iterate_rows, 
 from llm.report.plots import draw_vocabulary
 from llm.tokens.bpe import train_bpe
 from llm.tokens.params import TokenizeParams
-from llm.tokens.pretrained import read_given
+from llm.tokens.pretrained import read_pretrained
 from llm.tokens.special import UNKNOWN
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.training_text import sample_pieces
@@ -78,7 +78,7 @@ def _make_tokenizer(tokenize: TokenizeParams, train: Path, given: Path) -> token
         path = Path(tokenize.pretrained)
         if ".." in path.parts or not path.is_relative_to(given):
             raise UserError(f"tokenize.pretrained: wanted a path under {given}, given {tokenize.pretrained}")
-        return read_given(path, tokenize.pattern)
+        return read_pretrained(path, tokenize.pattern)
     texts = _training_texts(train, tokenize.train_bytes)
     match tokenize.kind:
         case "bpe":

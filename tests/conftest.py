@@ -138,25 +138,25 @@ def tokenize_params() -> Callable:
 
 
 @pytest.fixture(scope="session")
-def sample_params() -> Callable:
+def window_params() -> Callable:
     """A maker of the section `sample`."""
-    from llm.tokens.params import SampleParams
+    from llm.tokens.params import WindowParams
 
-    return lambda **changes: SampleParams(**(SAMPLE | changes))
+    return lambda **changes: WindowParams(**(SAMPLE | changes))
 
 
 @pytest.fixture
-def write_windows_folder(sample_params: Callable) -> Callable[..., Path]:
+def write_windows_folder(window_params: Callable) -> Callable[..., Path]:
     """A writer of windows as the sample stage leaves them: documents of ids for each split, 0 ends a document."""
     import numpy as np
 
-    from llm.tokens.windows import StreamWriter, WindowsInfo, place_windows, write_info, write_windows
+    from llm.tokens.windows import StreamWriter, WindowsInfo, window_spans, write_info, write_windows
 
     def write(
         folder: Path, documents: dict[str, list[list[int]]], vocab_size: int, context_length: int, **options: object
     ) -> Path:
         folder.mkdir(parents=True)
-        sample = sample_params(context_length=context_length, stride=context_length, **options)
+        sample = window_params(context_length=context_length, stride=context_length, **options)
         segmentations = [name for name in documents if name.startswith("train-")]
         for name in ("train", "val", "test", *segmentations):
             texts = documents.get(name, [])
@@ -164,7 +164,7 @@ def write_windows_folder(sample_params: Callable) -> Callable[..., Path]:
             stream = StreamWriter(folder / f"{name}.npy", int((lengths + 1).sum()) + bool(texts), 0, "<u2")
             stream.add(np.array([id_ for ids in texts for id_ in ids], dtype=np.int64), lengths)
             stream.close()
-            starts, counting = place_windows(lengths, sample)
+            starts, counting = window_spans(lengths, sample)
             write_windows(folder / f"{name}.parquet", starts, counting, np.ones(len(starts), dtype=np.float32))
         info = WindowsInfo(
             vocab_size=vocab_size,

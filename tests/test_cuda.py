@@ -28,7 +28,7 @@ from llm.tokens.windows import Windows
 from llm.train.batches import WindowBatches
 from llm.train.checkpoint import RunState
 from llm.train.language import LanguageLoss
-from llm.train.loop import Plan, train
+from llm.train.loop import TrainConfig, train
 from llm.train.optimizers import Optimizer
 from llm.train.params import OptimizerParams, ScheduleParams
 
@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
 ]
 MUON = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.01, max_grad_norm=10.0)
-PLAN = Plan(
+PLAN = TrainConfig(
     n_steps=12,
     optimizer=MUON,
     schedule=ScheduleParams(kind="wsd", warmup_steps=3, decay_fraction=0.5, final_lr_fraction=0.0),
@@ -48,7 +48,7 @@ PLAN = Plan(
     checkpoint_every_steps=5,
     checkpoint_selection="best",
     weight_averaging="ema",
-    weight_averaging_fraction=0.2,
+    ema_half_life_fraction=0.2,
     label="test",
 )
 B, T = 3, 17

@@ -34,7 +34,7 @@ from llm.finetune.data.reading import SEPARATED, as_text, read_file, some
 from llm.finetune.data.row_lengths import TaskRows, count_tokens, read_task_rows
 from llm.finetune.data.splits import split_named
 from llm.finetune.params import FinetuneParams, Task, TaskName
-from llm.tokens.params import SampleParams
+from llm.tokens.params import WindowParams
 from llm.tokens.tokenizer import Tokenizer
 
 EXPORT = Path("models/export")
@@ -86,7 +86,7 @@ def add_task(
     would refuse; `target` is then as it was.
     """
     finetune: FinetuneParams = params.load(target, "finetune", FinetuneParams)
-    sample: SampleParams = params.load(target, "sample", SampleParams)
+    sample: WindowParams = params.load(target, "sample", WindowParams)
     if name in finetune.tasks:
         raise UserError(f"{target}: finetune.tasks.{name}: wanted a name that is free, it is there")
     _check_words(name, file, base, kind, on_error)

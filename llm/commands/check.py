@@ -20,7 +20,7 @@ from llm.export.check import export_problems
 from llm.export.params import ExportParams
 from llm.finetune.params import ClassifyTask, FinetuneParams, Task
 from llm.model.config import ModelParams
-from llm.tokens.params import SampleParams, TokenizeParams
+from llm.tokens.params import TokenizeParams, WindowParams
 from llm.train.params import PretrainParams
 
 
@@ -31,7 +31,7 @@ class Params(Section):
     prepare: PrepareParams
     label: LabelParams
     tokenize: TokenizeParams
-    sample: SampleParams
+    sample: WindowParams
     model: ModelParams
     pretrain: PretrainParams
     baselines: BaselinesParams

@@ -2,7 +2,7 @@
 
 A stage is a script with one `main` whose signature says all that it touches:
 
-    def main(params: Annotated[SampleParams, Param("sample")], tokens: Input, windows: Output, metrics: Output):
+    def main(params: Annotated[WindowParams, Param("sample")], tokens: Input, windows: Output, metrics: Output):
 
     if __name__ == "__main__":
         stage.run(main)

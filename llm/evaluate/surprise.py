@@ -22,7 +22,8 @@ def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     Bytes that are a part of a character stand as \xc3, and so do control characters other than tabs and line breaks.
     Where the tokenizer drops whitespace, the blank that its decoder puts before a token stands in that token.
 
-    >>> from llm.tokens.tokenizer import PATTERN, TiktokenTokenizer, train_tokenizer
+    >>> from llm.tokens.bpe import PATTERN
+    >>> from llm.tokens.tokenizer import TiktokenTokenizer, train_tokenizer
     >>> tokenizer = TiktokenTokenizer(train_tokenizer(["hi hi"], 263), PATTERN)
     >>> spell(tokenizer, tokenizer.encode("hi\tö\0"))
     ['hi', '\t', '\\xc3', '\\xb6', '\\x00']

@@ -37,10 +37,10 @@ def _tokenizer_reason(tokenize: TokenizeParams) -> str | None:
             return f"expected tokenize.pattern {expected}, which llama.cpp has a name for, got {tokenize.pattern}"
         return None
     from llm.export.gguf import describe_vocabulary
-    from llm.tokens.pretrained import read_given
+    from llm.tokens.pretrained import read_pretrained
 
     try:
-        describe_vocabulary(read_given(Path(tokenize.pretrained), tokenize.pattern))
+        describe_vocabulary(read_pretrained(Path(tokenize.pretrained), tokenize.pattern))
     except UserError as error:
         return f"tokenize.pretrained: {error}"
     return None

@@ -23,7 +23,8 @@ from llm.export.verify import Chat
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.tokens.bpe import PATTERNS, parts_of, to_bytes
-from llm.tokens.tokenizer import END_OF_TEXT, IM_END, PAD, TiktokenTokenizer, Tokenizer, read_library
+from llm.tokens.special import END_OF_TEXT, IM_END, PAD
+from llm.tokens.tokenizer import TiktokenTokenizer, Tokenizer, read_library
 
 FILES: dict[Format, str] = {
     "gguf-f32": "model-f32.gguf",
@@ -221,7 +222,7 @@ def describe_vocabulary(library: tokenizers.Tokenizer) -> Vocabulary:
         tokens=[names[token] for token in range(len(names))],
         merges=[f"{first} {second}" for first, second in model["merges"]],
         special=special,
-        begin=tokenizer.begin_token,
+        begin=tokenizer.bos_token,
         composes=composes,
     )
 

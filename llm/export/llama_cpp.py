@@ -37,7 +37,8 @@ from llm.export.verify import (
     tie_of,
 )
 from llm.model.gpt import GPT
-from llm.tokens.tokenizer import IM_END, Tokenizer
+from llm.tokens.special import IM_END
+from llm.tokens.tokenizer import Tokenizer
 
 N_PROMPTS = 8
 N_SCORED, SCORED_CONTEXT = 200, 64  # tokens of a text, and tokens that stand before each
@@ -119,10 +120,10 @@ def compare_with_llama_cpp(
     texts = [*HOSTILE_TEXTS, *MORE_TEXTS, *PROMPTS]
     texts += [text[at : at + MOST_CHARACTERS] for at in range(0, len(text), MOST_CHARACTERS)]
     texts = [tokenizer.normalize(text) for text in texts]
-    begun = {text: [tokenizer.begin_of_text, *tokenizer.encode(text)] for text in texts}
+    begun = {text: [tokenizer.bos_id, *tokenizer.encode(text)] for text in texts}
     written = [prompt for prompt in PROMPTS if len(begun[prompt]) + n_new <= longest]
     ids = tokenizer.encode(text)
-    befores, targets = _places(ids, tokenizer.begin_of_text, min(longest, SCORED_CONTEXT))
+    befores, targets = _places(ids, tokenizer.bos_id, min(longest, SCORED_CONTEXT))
     asked = [*prompts, *befores]
     messages = chat.messages if chat else []
     letter = tokenizer.encode("a")[0]

@@ -20,7 +20,7 @@ from llm.export.hf.classifier import ClassifierInfo
 from llm.export.hf.possible import why_native
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.tokens.frame import frame
+from llm.tokens.templates import classifier_ids
 from llm.tokens.tokenizer import Tokenizer
 
 MOST_DIVERGENCE = 1e-6  # nats, of two programs that compute in float32
@@ -146,7 +146,7 @@ def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "
         asked = tokenizer.prompt(prompt)
         found: Any = write(prompt, do_sample=False, max_new_tokens=n_new, return_tensors=True)
         whole = list(found[0]["generated_token_ids"])
-        others += is_other_continuation(ours, asked, whole, n_new, tokenizer.ends, tie)
+        others += is_other_continuation(ours, asked, whole, n_new, tokenizer.eos_ids, tie)
     theirs.generation_config.eos_token_id = None  # all of the tokens are wanted
     given = {"attention_mask": torch.ones_like(openings), "do_sample": False, "max_new_tokens": n_new}
     new = theirs.generate(openings, **given)[:, openings.shape[1] :]
@@ -154,7 +154,7 @@ def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "
     texts = [*HOSTILE_TEXTS, *PROMPTS, *([text] if text else [])]
     # Theirs would take <|endoftext|> in a text for the special token, unless told that it is ordinary text.
     other_ids = sum(
-        their_tokenizer.encode(text, split_special_tokens=True) != [*tokenizer.begin, *tokenizer.encode(text)]
+        their_tokenizer.encode(text, split_special_tokens=True) != [*tokenizer.prefix_ids, *tokenizer.encode(text)]
         for text in texts
     )
     if chat is not None:
@@ -199,7 +199,7 @@ def compare_classifier_with_transformers(
     texts = [*HOSTILE_TEXTS, *([text] if text else [])]
     other_ids = sum(
         their_tokenizer(text, truncation=True)["input_ids"]
-        != frame([tokenizer.encode(text)], tokenizer.special, info.max_tokens)
+        != classifier_ids([tokenizer.encode(text)], tokenizer.special, info.max_tokens)
         for text in texts
     )
     return Parity((ours - others).abs().max().item(), divergence(*pair).item(), other_ids, len(texts), 0, 0)

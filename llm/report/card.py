@@ -63,7 +63,7 @@ from llm.export.hf.base import open_model
 from llm.model.generate import generate, greedy
 
 model, tokenizer = open_model(Path("{FOLDER}"))
-ids = generate(model, tokenizer.prompt("import "), 20, greedy, tokenizer.ends)
+ids = generate(model, tokenizer.prompt("import "), 20, greedy, tokenizer.eos_ids)
 print("import " + tokenizer.decode(list(ids)))
 """
 

@@ -50,7 +50,7 @@ def draw_curve(rows: Sequence[dict[str, float]], title: str, path: Path, unit: s
                 losses.plot(*zip(*points, strict=True), label=label)
         losses.set(ylabel=f"loss ({unit})", title=title)
         losses.legend()
-        rates.plot([row["step"] for row in rows], [row["rate"] for row in rows], color="gray")
+        rates.plot([row["step"] for row in rows], [row["lr_factor"] for row in rows], color="gray")
         rates.set(xlabel="step", ylabel="share of\nfull rate")
     save_figure(figure, path)
 

@@ -37,7 +37,8 @@ from llm.serve.errors import RequestError, error_body, shorten
 from llm.serve.schema import ChatRequest, CompletionRequest, Kind, Request, parse_request
 from llm.serve.slots import make_slots
 from llm.serve.text import TextStream
-from llm.tokens.tokenizer import IM_END, Tokenizer
+from llm.tokens.special import IM_END
+from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.usage import Usage
 
 MAX_BODY_BYTES = 2 * 1024**2  # the worst of them takes about 0.2 s to parse
@@ -62,7 +63,7 @@ class Served:
 
 def serve_model(name: str, model: GPT, tokenizer: Tokenizer, chats: bool, n_slots: int) -> Served:
     """A model and an engine for it, which begins to work when the app does."""
-    ends = {*tokenizer.ends, *([tokenizer.special[IM_END]] if chats else [])}
+    ends = {*tokenizer.eos_ids, *([tokenizer.special[IM_END]] if chats else [])}
     engine = Engine(make_slots(model, n_slots), frozenset(ends), tokenizer.vocab_size)
     longest = int(Usage(tokenizer).lengths().max()) if tokenizer.lossless else None
     return Served(name, model.config.context_length, tokenizer, longest, chats, engine, int(time.time()))

@@ -61,7 +61,7 @@ def name_of(folder: Path) -> str:
 def load(folder: Path) -> tuple[GPT, Tokenizer]:
     """The model and the tokenizer of a folder; UserError where the tokenizer has ids that the model does not."""
     model, tokenizer = open_model(folder)
-    tokenizer.conversation = conversation_of_others(folder)
+    tokenizer.encode_chat = conversation_of_others(folder)
     return model, tokenizer
 
 

@@ -17,7 +17,8 @@ from llm.model.generate import generate, greedy, sampler, stream_text
 from llm.model.gpt import GPT
 from llm.serve.chat import Message, can_chat, conversation_ids
 from llm.serve.run import load
-from llm.tokens.tokenizer import IM_END, Tokenizer
+from llm.tokens.special import IM_END
+from llm.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Conversation:
         ids = self._ids(self.turns)
         n_tokens = min(manner.max_tokens, self.model.config.context_length - len(ids) + 1)
         choose = sampler(manner.temperature, None, self._generator, manner.top_p) if manner.temperature else greedy
-        ends = tokenizer.ends | {tokenizer.special[IM_END]}
+        ends = tokenizer.eos_ids | {tokenizer.special[IM_END]}
         pieces = []
         try:
             for piece in stream_text(generate(self.model, ids, n_tokens, choose, ends), tokenizer.decode):

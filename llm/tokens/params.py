@@ -31,7 +31,7 @@ class TokenizeParams(Section):
         return self
 
 
-class SampleParams(Section):
+class WindowParams(Section):
     """The sliding window over the token stream."""
 
     context_length: Annotated[int, Field(ge=2)]

@@ -23,7 +23,7 @@ _PAIRS = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
 _WANTED = "a tokenizer.json, a .tiktoken file, or a folder with a tokenizer.json or with vocab.json and merges.txt"
 
 
-def read_given(path: Path, pattern: str) -> tokenizers.Tokenizer:
+def read_pretrained(path: Path, pattern: str) -> tokenizers.Tokenizer:
     """The tokenizer in a file or folder: every text has the ids that it has where the tokenizer comes from.
 
     What would put tokens around a text is taken away, for the token stream places its own. Those of SPECIAL_TOKENS
@@ -36,7 +36,7 @@ def read_given(path: Path, pattern: str) -> tokenizers.Tokenizer:
     >>> from llm.tokens.bpe import train_bpe
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     train_bpe(["hi hi"], 263, "gpt2").save(f"{folder}/tokenizer.json")
-    ...     read_given(Path(folder), "gpt2").encode("hi!").ids
+    ...     read_pretrained(Path(folder), "gpt2").encode("hi!").ids
     [262, 6]
     """
     file = _file_in(path) if path.is_dir() else path

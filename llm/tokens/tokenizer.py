@@ -28,33 +28,13 @@ from llm.core.threads import map_in_threads
 from llm.tokens.bpe import (
     ALPHABET,
     MAX_TOKEN_BYTES,
-    PATTERN,
     PATTERNS,
     merge_with_dropout,
     parts_of,
     to_bytes,
     train_bpe,
 )
-from llm.tokens.special import BOS, END_OF_TEXT, EOS, IM_END, IM_START, PAD, SPECIAL_TOKENS, UNKNOWN
-
-__all__ = [
-    "BOS",
-    "END_OF_TEXT",
-    "EOS",
-    "IM_END",
-    "IM_START",
-    "PAD",
-    "PATTERN",
-    "SPECIAL_TOKENS",
-    "UNKNOWN",
-    "BytePairTokenizer",
-    "LibraryTokenizer",
-    "TiktokenTokenizer",
-    "Tokenizer",
-    "begin_of",
-    "read_library",
-    "train_tokenizer",
-]
+from llm.tokens.special import END_OF_TEXT, PAD, SPECIAL_TOKENS
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -71,11 +51,11 @@ class Tokenizer(ABC):
 
     special: dict[str, int]  # every reserved token and its id; SPECIAL_TOKENS are among them
     vocab_size: int
-    unknown: int | None  # the id of what has none, or None
+    unk_id: int | None  # the id of what has none, or None
     lossless: bool  # decode(encode(text)) is text for every text; False too where that is not certain
-    begin: list[int]  # before a text that is continued: what the file's post-processor puts there, else `end_of_text`
-    ends: frozenset[int]  # the ids at which a text that is generated ends
-    conversation: Callable[[list[tuple[str, str]]], list[int]] | None  # where messages are not written as ChatML
+    prefix_ids: list[int]  # of the file's post-processor, before a text to continue; else `end_of_text`
+    eos_ids: frozenset[int]  # the ids at which a text that is generated ends
+    encode_chat: Callable[[list[tuple[str, str]]], list[int]] | None  # where messages are not written as ChatML
 
     @staticmethod
     def load(path: Path) -> "Tokenizer":
@@ -105,18 +85,18 @@ class Tokenizer(ABC):
         return self.special[PAD]
 
     @property
-    def begin_of_text(self) -> int:
+    def bos_id(self) -> int:
         """The id before each text in training: the file's own where it has one, else the one between documents."""
-        return self.special[self.begin_token]
+        return self.special[self.bos_token]
 
     @property
-    def begin_token(self) -> str:
-        """The name of `begin_of_text`."""
-        return next((name for name, token in self.special.items() if [token] == self.begin), END_OF_TEXT)
+    def bos_token(self) -> str:
+        """The name of `bos_id`."""
+        return next((name for name, token in self.special.items() if [token] == self.prefix_ids), END_OF_TEXT)
 
     def prompt(self, text: str) -> list[int]:
         """Return the ids that continue a text, as other clients of the same tokenizer.json make them; never none."""
-        return [*self.begin, *self.encode(text)] or [self.begin_of_text]
+        return [*self.prefix_ids, *self.encode(text)] or [self.bos_id]
 
     def normalize(self, text: str) -> str:
         """Return the text as it is split: composed characters, say, where the file has such a normalizer."""
@@ -151,7 +131,7 @@ class LibraryTokenizer(Tokenizer):
 
     >>> from llm.tokens.words import train_words
     >>> words = LibraryTokenizer(train_words(["My name is Ripesh"], 100, 1, keep_whitespace=False))
-    >>> words.encode("My name is Ripesh Ghimire"), words.unknown
+    >>> words.encode("My name is Ripesh Ghimire"), words.unk_id
     ([7, 10, 9, 8, 6], 6)
     >>> words.decode([7, 10, 9, 8, 6])
     'My name is Ripesh <|unk|>'
@@ -165,13 +145,13 @@ class LibraryTokenizer(Tokenizer):
         self._library.no_padding()
         self.special = _special(content)
         self.vocab_size = library.get_vocab_size()
-        self.unknown = _unknown(content, library)
+        self.unk_id = _unknown(content, library)
         self.lossless = _is_byte_level(content)
         between = [self.end_of_text] if END_OF_TEXT in self.special else []
-        self.begin = begin_of(library) or between
-        self.ends = frozenset(between)
-        self.conversation = None
-        self._reserved = {token: name for name, token in self.special.items() if token != self.unknown}
+        self.prefix_ids = prefix_ids(library) or between
+        self.eos_ids = frozenset(between)
+        self.encode_chat = None
+        self._reserved = {token: name for name, token in self.special.items() if token != self.unk_id}
 
     def normalize(self, text: str) -> str:
         """Return the text as the normalizer makes it."""
@@ -286,7 +266,7 @@ _LONG_WHITESPACE = 500_000
 class TiktokenTokenizer(BytePairTokenizer):
     """The same where the split pattern is one that the libraries are known to read alike: over `tiktoken`.
 
-    >>> fast = TiktokenTokenizer(train_tokenizer(["hi hi"], 263), PATTERN)
+    >>> fast = TiktokenTokenizer(train_tokenizer(["hi hi"], 263), PATTERNS["qwen2"])
     >>> fast.encode_batch(["hi!", "hihi"], n_threads=2)
     [array([262,   6], dtype=uint32), array([262, 262], dtype=uint32)]
     """
@@ -347,7 +327,7 @@ def _unknown(content: dict[str, Any], library: tokenizers.Tokenizer) -> int | No
     return model.get("unk_id") if name is None else library.token_to_id(name)
 
 
-def begin_of(library: tokenizers.Tokenizer) -> list[int]:
+def prefix_ids(library: tokenizers.Tokenizer) -> list[int]:
     """Return the ids that a tokenizer's post-processor puts before a text."""
     encoding = library.encode("a")
     pairs = zip(encoding.ids, encoding.special_tokens_mask, strict=True)

@@ -38,7 +38,7 @@ class Usage:
     def figures(self) -> dict[str, Any]:
         """For the metrics."""
         splits, sources = (dict.fromkeys(pair[part] for pair in self._bytes) for part in (0, 1))
-        unknown = self.tokenizer.unknown
+        unknown = self.tokenizer.unk_id
         return {
             "vocab_size": self.tokenizer.vocab_size,
             "vocab_used": int((self.counts > 0).sum()),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from llm.core.errors import UserError
 from llm.core.tables import TableWriter, read_table
-from llm.tokens.params import SampleParams
+from llm.tokens.params import WindowParams
 
 # `weight` says how often an epoch of training sees the window.
 WINDOWS = pa.schema([("start", pa.int64()), ("length", pa.int32()), ("weight", pa.float32())])
@@ -82,21 +82,21 @@ class StreamWriter:
         assert not self.n_left, f"{self.n_left} tokens fewer written than announced"
 
 
-def place_windows(
-    document_lengths: NDArray[np.int64], sample: SampleParams
+def window_spans(
+    document_lengths: NDArray[np.int64], sample: WindowParams
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Starts and lengths of all windows over a stream of documents with so many tokens each, in order.
 
     A document's part of the stream is the <|endoftext|> before it and its tokens: as many targets as it has
     tokens, and one for the <|endoftext|> after it.
 
-    >>> from llm.tokens.params import SampleParams
+    >>> from llm.tokens.params import WindowParams
     >>> options = {"context_length": 3, "stride": 3, "weights": {}, "contamination_ngram": 13}
-    >>> crossing = SampleParams(boundary="cross", align_to_documents=False, **options)
-    >>> [values.tolist() for values in place_windows(np.array([3, 2]), crossing)]
+    >>> crossing = WindowParams(boundary="cross", align_to_documents=False, **options)
+    >>> [values.tolist() for values in window_spans(np.array([3, 2]), crossing)]
     [[0, 3], [3, 3]]
-    >>> one_each = SampleParams(boundary="document", align_to_documents=False, **options)
-    >>> [values.tolist() for values in place_windows(np.array([3, 2]), one_each)]
+    >>> one_each = WindowParams(boundary="document", align_to_documents=False, **options)
+    >>> [values.tolist() for values in window_spans(np.array([3, 2]), one_each)]
     [[0, 3, 4], [3, 1, 3]]
     """
     context, stride = sample.context_length, sample.stride
@@ -115,12 +115,12 @@ def place_windows(
     return starts, np.minimum(context, ends - starts).astype(np.int32)
 
 
-def seen_shares(windows: Windows) -> dict[str, float]:
+def target_coverage(windows: Windows) -> dict[str, float]:
     """The shares of targets that the first epoch of training sees not at all, once, and more often.
 
     >>> stream = np.zeros(8)
     >>> windows = Windows(stream, np.array([0, 2]), np.array([3, 3]), np.ones(2))
-    >>> seen_shares(windows)  # targets 1 2 3 and 3 4 5 of 1 to 7
+    >>> target_coverage(windows)  # targets 1 2 3 and 3 4 5 of 1 to 7
     {'0': 0.28571, '1': 0.57143, '2+': 0.14286}
     """
     times = np.concatenate([[0], np.cumsum(repeats(windows.weights, epoch=0))])

@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
-COLUMNS = ["step", "train_loss", "val_loss", "rate"]
+COLUMNS = ["step", "train_loss", "val_loss", "lr_factor"]
 
 
 @dataclass

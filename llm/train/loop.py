@@ -22,10 +22,10 @@ from llm.train.checkpoint import RunState
 from llm.train.curve import Curve, append_row, write_curve
 from llm.train.optimizers import Optimizer
 from llm.train.params import OptimizerParams, ScheduleParams
-from llm.train.schedules import rate_factor
+from llm.train.schedules import lr_factor
 from llm.train.signals import defer_signals
 
-__all__ = ["Curve", "Plan", "train"]
+__all__ = ["Curve", "TrainConfig", "train"]
 
 # A run is lost when its loss is worse than that of chance by this many nats, on average over this many steps.
 # A uniform guess is always within reach: a fresh model is within half a nat of it, and one that is confidently wrong
@@ -34,7 +34,7 @@ DIVERGENCE_MARGIN_NATS, LOST_STEPS = 1.0, 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainConfig:
     """What one run of the loop does, besides the loss."""
 
     n_steps: int
@@ -44,11 +44,12 @@ class Plan:
     checkpoint_every_steps: int
     checkpoint_selection: Literal["last", "best"]
     weight_averaging: Literal["ema", "tail"] | None = None  # of the weights; what validation sees and what stays
-    weight_averaging_fraction: float = 1.0  # of the steps: the half-life of ema, the length of tail
+    ema_half_life_fraction: float = 1.0  # of the steps
+    tail_fraction: float = 1.0  # of the steps
     early_stopping_patience: int | None = None  # without a better validation loss
     lr_multipliers: Mapping[str, float] = field(default_factory=dict)  # of the rates, by a weight's name; else 1
     uniform_loss: float | None = None  # nats, of chance; None where a bad loss is no reason to stop
-    advice: str = "lower rates, or a longer warm-up"  # for a user whose run is lost
+    divergence_hint: str = "lower rates, or a longer warm-up"  # for a user whose run is lost
     tokens_per_step: int = 0
     flops_per_step: float = 0.0
     peak_flops: float = 0.0  # a second, of the machine's matrix products
@@ -59,7 +60,7 @@ def train(
     model: nn.Module,
     step_losses: Callable[[int], Iterable[Tensor]],
     val_loss: Callable[[], float] | None,
-    plan: Plan,
+    plan: TrainConfig,
     machine: Machine,
     state: RunState | None,
     sample: Callable[[], str] | None = None,
@@ -108,7 +109,7 @@ def train(
 class _Run:
     """All that changes while the loop runs, to be kept and taken back as a whole."""
 
-    def __init__(self, model: nn.Module, plan: Plan, machine: Machine):
+    def __init__(self, model: nn.Module, plan: TrainConfig, machine: Machine):
         self.model, self.plan, self.machine = model, plan, machine
         self.optimizer = Optimizer(model, plan.optimizer, machine.dtype, machine.device, plan.lr_multipliers)
         self.done = 0  # steps
@@ -137,10 +138,11 @@ class _Run:
         self._refuse_if_no_number(loss, "loss")
         self.recent = [*self.recent, loss][-LOST_STEPS:]
         self._check_divergence()
-        norm = self.optimizer.step(step, rate_factor(step, plan.n_steps, plan.schedule))
+        norm = self.optimizer.step(step, lr_factor(step, plan.n_steps, plan.schedule))
         self._refuse_if_no_number(norm, "gradient's norm")
         if plan.weight_averaging is not None:
-            share = averaging_weight(step, plan.n_steps, plan.weight_averaging, plan.weight_averaging_fraction)
+            fraction = plan.ema_half_life_fraction if plan.weight_averaging == "ema" else plan.tail_fraction
+            share = averaging_weight(step, plan.n_steps, plan.weight_averaging, fraction)
             self.mean = add_newest(self.mean, self.model, share)
         self.sums += torch.tensor([loss, 1], dtype=torch.float64)
         self.done += 1
@@ -149,8 +151,12 @@ class _Run:
     def evaluate(self, val_loss: Callable[[], float] | None, sample: Callable[[], str] | None) -> dict[str, float]:
         """Add a row to the curve and return it; look at the mean of the weights where there is one."""
         plan = self.plan
-        rate = rate_factor(self.done - 1, plan.n_steps, plan.schedule)
-        row = {"step": self.done, "train_loss": round(float(self.sums[0] / self.sums[1]), 5), "rate": round(rate, 5)}
+        rate = lr_factor(self.done - 1, plan.n_steps, plan.schedule)
+        row = {
+            "step": self.done,
+            "train_loss": round(float(self.sums[0] / self.sums[1]), 5),
+            "lr_factor": round(rate, 5),
+        }
         self.sums.zero_()
         with swapped_weights(self.model, self.mean):
             self.model.eval()
@@ -184,7 +190,7 @@ class _Run:
 
     def keep(self, state: RunState | None) -> None:
         """Save all of it in `state`, where there is one; every process has to ask."""
-        kept = parallel.whole(self.state_dict())
+        kept = parallel.full_tensor(self.state_dict())
         if state is not None:
             state.save(kept)
 
@@ -215,7 +221,7 @@ class _Run:
     def _refuse_if_no_number(self, value: float, name: str) -> None:
         if not math.isfinite(value):
             plan = self.plan
-            raise UserError(f"{plan.label}: the {name} is {value} at step {self.done}; try {plan.advice}")
+            raise UserError(f"{plan.label}: the {name} is {value} at step {self.done}; try {plan.divergence_hint}")
 
     def _check_divergence(self) -> None:
         plan = self.plan
@@ -226,11 +232,11 @@ class _Run:
         if average > plan.uniform_loss + DIVERGENCE_MARGIN_NATS:
             raise UserError(
                 f"{plan.label}: the loss is {average:.2f} on average over {LOST_STEPS} steps at step {self.done}, "
-                f"where chance has {plan.uniform_loss:.2f}; try {plan.advice}"
+                f"where chance has {plan.uniform_loss:.2f}; try {plan.divergence_hint}"
             )
 
 
-def _postfix(loss: float, plan: Plan, bar: Mapping[str, Any]) -> str:
+def _postfix(loss: float, plan: TrainConfig, bar: Mapping[str, Any]) -> str:
     parts = [f"loss {loss:.3f}"]
     steps_per_second = bar["rate"] or (bar["n"] - bar["initial"]) / bar["elapsed"]  # of late, or since the start
     if steps_per_second and plan.tokens_per_step:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm.train.parallel import local_shard, whole
+from llm.train.parallel import full_tensor, local_shard
 from llm.train.params import OptimizerParams
 
 ADAM_BETAS = (0.9, 0.95)
@@ -22,7 +22,7 @@ ADAM_BETAS = (0.9, 0.95)
 MOMENTUM_START, MOMENTUM_END, MOMENTUM_STEPS = 0.85, 0.95, 300
 
 
-def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Push the singular values of matrices (N, rows ≤ columns) towards 1 by five Newton–Schulz steps.
 
     The quintic's coefficients are Jordan's: values end between about 0.7 and 1.2, which is near enough.
@@ -85,7 +85,7 @@ class Optimizer:
 
         Where the norm is no number the weights stay as they were.
         """
-        norm = float(whole(nn.utils.clip_grad_norm_(self.weights, self.params.max_grad_norm)))
+        norm = float(full_tensor(nn.utils.clip_grad_norm_(self.weights, self.params.max_grad_norm)))
         if not math.isfinite(norm):
             return norm
         self._step_muon(step, self.params.muon_lr * factor)
@@ -101,17 +101,17 @@ class Optimizer:
     def _step_muon(self, step: int, rate: float) -> None:
         momentum = MOMENTUM_START + (MOMENTUM_END - MOMENTUM_START) * min(step / MOMENTUM_STEPS, 1)
         for shape, weights in self._muons.items():
-            # Tall matrices lie down, so that the products of orthogonalise are of the smaller side.
+            # Tall matrices lie down, so that the products of orthogonalize are of the smaller side.
             lying = [weight.shape == shape for weight in weights]
             gradient = torch.stack(
                 [
-                    whole(_gradient(weight)) if lies else whole(_gradient(weight)).T
+                    full_tensor(_gradient(weight)) if lies else full_tensor(_gradient(weight)).T
                     for weight, lies in zip(weights, lying, strict=True)
                 ]
             )
             average = self._momentum[shape]
             average.lerp_(gradient, 1 - momentum)
-            update = orthogonalise(gradient.lerp_(average, momentum), self.dtype)
+            update = orthogonalize(gradient.lerp_(average, momentum), self.dtype)
             for weight, lies, change in zip(weights, lying, update, strict=True):
                 # A wide output gets larger steps, so that each output moves alike whatever the shape.
                 scale = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5

@@ -143,12 +143,12 @@ def _buckets(weights: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         yield bucket
 
 
-def whole(value: Any) -> Any:
+def full_tensor(value: Any) -> Any:
     """A value with each sharded tensor in it, in dicts and lists, put together; all processes have to ask."""
     if isinstance(value, dict):
-        return {key: whole(inner) for key, inner in value.items()}
+        return {key: full_tensor(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [whole(inner) for inner in value]
+        return [full_tensor(inner) for inner in value]
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 

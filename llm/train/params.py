@@ -47,7 +47,8 @@ class PretrainParams(Section):
     optimizer: OptimizerParams
     schedule: ScheduleParams
     weight_averaging: Literal["ema", "tail"] | None
-    weight_averaging_fraction: PartOfRun
+    ema_half_life_fraction: PartOfRun
+    tail_fraction: PartOfRun
     eval_every_steps: Count
     eval_windows: Count
     early_stopping_patience: Count | None

@@ -10,14 +10,14 @@ import math
 from llm.train.params import ScheduleParams
 
 
-def rate_factor(step: int, n_steps: int, schedule: ScheduleParams) -> float:
+def lr_factor(step: int, n_steps: int, schedule: ScheduleParams) -> float:
     """The rate of a step as a share of the full one.
 
     The first step is 0 and already has a rate. `final_lr_fraction` is what the fall would reach at step n_steps, one
     after the last: so the last one still has a rate where it is 0.
 
     >>> shape = ScheduleParams(kind="wsd", warmup_steps=2, decay_fraction=0.5, final_lr_fraction=0.0)
-    >>> [rate_factor(step, 8, shape) for step in range(8)]
+    >>> [lr_factor(step, 8, shape) for step in range(8)]
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
     up = (step + 1) / schedule.warmup_steps if schedule.warmup_steps else 1.0

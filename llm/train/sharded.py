@@ -17,7 +17,7 @@ from llm.core.device import Machine
 from llm.model.gpt import GPT
 from llm.model.weights import set_weights
 from llm.train.language import LanguageLoss
-from llm.train.parallel import n_processes, whole
+from llm.train.parallel import full_tensor, n_processes
 
 
 class ShardedLoss(LanguageLoss):
@@ -53,7 +53,7 @@ class _Frame(nn.Module):
 
 def unsharded(model: GPT) -> GPT:
     """The model with whole weights on the CPU; all processes have to ask."""
-    weights = {name: whole(weight.detach()).cpu() for name, weight in model.named_parameters()}
+    weights = {name: full_tensor(weight.detach()).cpu() for name, weight in model.named_parameters()}
     together = GPT(model.config)
     set_weights(together, weights, Path("sharded weights"))
     return together

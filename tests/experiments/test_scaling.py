@@ -32,7 +32,7 @@ from llm.experiments.scaling_law import Law
 from llm.model.config import ModelParams
 from llm.tokens.windows import WindowsInfo, write_info
 from llm.train.params import PretrainParams
-from llm.train.schedules import rate_factor
+from llm.train.schedules import lr_factor
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = params.read(ROOT / "scaling.yaml")
@@ -73,8 +73,8 @@ def test_every_run_of_the_shipped_ladders_is_a_valid_model_with_a_schedule_of_it
         steps = pretrain.max_steps
         # One look at val, at the end of a fall to nothing.
         assert pretrain.eval_every_steps == steps
-        assert rate_factor(steps, steps, pretrain.schedule) == 0
-        assert max(rate_factor(step, steps, pretrain.schedule) for step in range(steps)) == 1
+        assert lr_factor(steps, steps, pretrain.schedule) == 0
+        assert max(lr_factor(step, steps, pretrain.schedule) for step in range(steps)) == 1
         assert plan.tokens == steps * pretrain.batch_size * INFO.context_length
         assert model.d_model == plan.changes["model.d_model"]
     assert plans[-1].parameters > max(plan.parameters for plan in plans[:-1])

@@ -16,7 +16,7 @@ from llm.export.hf.classifier import ClassifierInfo, read_classifier, write_clas
 from llm.export.hf.folder import read_folder, write_folder
 from llm.finetune.classify.classifier import encode_texts, predict
 from llm.model.classifier import Classifier
-from llm.tokens.frame import frame
+from llm.tokens.templates import classifier_ids
 from llm.tokens.tokenizer import Tokenizer
 
 MAX_TOKENS = 16
@@ -59,7 +59,7 @@ def write(tmp_path, draw_gpt, small_tokenizer_file):
 def probabilities(folder: Path, rows: list[list[str]], machine) -> torch.Tensor:
     """Of each label for each row, by the folder read back here."""
     model, tokenizer, info = read_classifier(folder)
-    ids = [frame(row, tokenizer.special, info.max_tokens) for row in encode_texts(rows, tokenizer)]
+    ids = [classifier_ids(row, tokenizer.special, info.max_tokens) for row in encode_texts(rows, tokenizer)]
     return info.probabilities(predict(model, ids, tokenizer.pad, 1, machine))
 
 

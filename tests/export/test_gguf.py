@@ -23,7 +23,8 @@ from llm.export.llama_cpp import ask
 from llm.export.params import ExportParams
 from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
 from llm.tokens.bpe import train_bpe
-from llm.tokens.tokenizer import SPECIAL_TOKENS, Tokenizer, read_library
+from llm.tokens.special import SPECIAL_TOKENS
+from llm.tokens.tokenizer import Tokenizer, read_library
 from llm.tokens.words import train_chars, train_words
 
 TEXTS = [

@@ -18,7 +18,7 @@ from llm.export.hf.base import open_tokenizer
 from llm.export.hf.folder import read_folder, write_folder
 from llm.export.hf.possible import FAMILIES
 from llm.export.verify import Parity, compare_with_transformers, count_other_continuations, draw_openings
-from llm.tokens.frame import with_begin
+from llm.tokens.templates import with_bos
 
 
 def test_an_export_is_the_model_that_it_was_made_of(exported_folder):
@@ -61,8 +61,8 @@ def test_a_folder_of_others_is_read_as_transformers_reads_it(tmp_path, exported_
     folder = shutil.copytree(exported_folder, tmp_path / "export")
     library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     library.post_processor = None
-    (library if begin is None else with_begin(library, begin)).save(str(folder / "tokenizer.json"))
-    assert open_tokenizer(folder).begin == ([] if begin is None else [2])
+    (library if begin is None else with_bos(library, begin)).save(str(folder / "tokenizer.json"))
+    assert open_tokenizer(folder).prefix_ids == ([] if begin is None else [2])
     assert compare_with_transformers(folder, read_folder(folder), seed=1).agrees()
     assert open_tokenizer(folder).prompt("") == [0 if begin is None else 2]
 

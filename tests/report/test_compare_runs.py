@@ -138,9 +138,9 @@ def test_curves_are_drawn_with_the_names_of_both_and_the_same_bytes_each_time(re
 
 def test_a_curve_is_read_with_its_gaps(repository):
     assert read_experiment("main", repository).curve == [
-        {"step": 10, "train_loss": 3.9, "rate": 1},
-        {"step": 20, "train_loss": 3.8, "val_loss": 4.8, "rate": 1},
-        {"step": 40, "train_loss": 3.6, "val_loss": 4.6, "rate": 1},
+        {"step": 10, "train_loss": 3.9, "lr_factor": 1},
+        {"step": 20, "train_loss": 3.8, "val_loss": 4.8, "lr_factor": 1},
+        {"step": 40, "train_loss": 3.6, "val_loss": 4.6, "lr_factor": 1},
     ]
 
 

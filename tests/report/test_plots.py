@@ -15,8 +15,8 @@ from llm.report.plots import (
 )
 
 ROWS = [
-    {"step": 2, "train_loss": 4.5, "rate": 0.5, "val_loss": 4.25},
-    {"step": 4, "train_loss": 3.5, "rate": 1.0, "val_loss": 3.25},
+    {"step": 2, "train_loss": 4.5, "lr_factor": 0.5, "val_loss": 4.25},
+    {"step": 4, "train_loss": 3.5, "lr_factor": 1.0, "val_loss": 3.25},
 ]
 PLACES = [{"from": 1, "to": 1, "nats_per_token": 4.5}, {"from": 2, "to": 3, "nats_per_token": 3.5}]
 KEPT = [
@@ -82,7 +82,7 @@ def test_folders_on_the_way_are_made(draw, tmp_path):
 
 
 def test_a_curve_without_validation_shows_training_alone(tmp_path):
-    draw_curve([{"step": 1, "train_loss": 2.0, "rate": 1.0}], "a title", tmp_path / "picture.svg")
+    draw_curve([{"step": 1, "train_loss": 2.0, "lr_factor": 1.0}], "a title", tmp_path / "picture.svg")
     text = (tmp_path / "picture.svg").read_text(encoding="utf-8")
     assert ">train<" in text
     assert ">validation<" not in text

@@ -61,7 +61,7 @@ def test_a_folder_without_our_tokens_is_served_as_its_clients_read_it(tmp_path, 
     (tmp_path / "tokenizer.json").write_text(text)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5}')
     model, tokenizer = load(tmp_path)
-    assert (model.config.vocab_size, tokenizer.ends) == (320, {0, 5})
+    assert (model.config.vocab_size, tokenizer.eos_ids) == (320, {0, 5})
     with TestClient(make_app(serve_model("others", model, tokenizer, False, 1))) as client:
         body = {"model": "others", "prompt": "The rain", "max_tokens": 8, "temperature": 0}
         answer = client.post("/v1/completions", json=body).json()

@@ -189,7 +189,7 @@ def test_by_position_the_end_of_each_document_is_held_out(raw: Path, prepare: Pr
 
 @pytest.mark.parametrize("method", ["document", "position"])
 def test_a_text_without_held_out_parts_goes_all_the_way_to_windows(
-    method: str, raw: Path, prepare: Prepare, tmp_path: Path, tokenize_params: Callable, sample_params: Callable
+    method: str, raw: Path, prepare: Prepare, tmp_path: Path, tokenize_params: Callable, window_params: Callable
 ) -> None:
     write(raw, a="all of it trains, none is held out\n" * 4)
     prepare(shares(method=method))
@@ -197,7 +197,7 @@ def test_a_text_without_held_out_parts_goes_all_the_way_to_windows(
     metrics, report, picture = (tmp_path / f"any.{suffix}" for suffix in ("json", "md", "svg"))
     tokenize.main(tokenize_params(), 1, tmp_path / "corpus", raw, tokenizer, tokens, metrics, report, picture)
     assert set(json.loads(metrics.read_text())["bytes_per_token"]) == {"train"}
-    sample.main(sample_params(), tokens, tokenizer, windows, metrics, report)
+    sample.main(window_params(), tokens, tokenizer, windows, metrics, report)
     for split in ("val", "test"):
         assert len(read_windows(windows, split).stream) == len(read_windows(windows, split).starts) == 0
     assert len(read_windows(windows, "train").starts) > 0

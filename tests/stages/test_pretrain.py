@@ -38,7 +38,8 @@ PARAMS = PretrainParams(
     optimizer=MUON,
     schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_fraction=0.5, final_lr_fraction=0.0),
     weight_averaging=None,
-    weight_averaging_fraction=0.5,
+    ema_half_life_fraction=0.5,
+    tail_fraction=0.5,
     eval_every_steps=3,
     eval_windows=5,
     early_stopping_patience=None,
@@ -419,7 +420,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bytes(tmp_path, s
         "checkpoint_selection": "best",
         "weight_averaging": "ema",
     }
-    params = _change(**change, weight_averaging_fraction=0.05)
+    params = _change(**change, ema_half_life_fraction=0.05)
     shape = shape.model_copy(update={"d_model": 12, "n_heads": 1, "n_kv_heads": 1, "d_ff": 16, "n_layers": 1})
     whole = run(windows, "whole", params, shape=shape)
     sections = {"seed": 1, "model": shape.model_dump(), "pretrain": params.model_dump()}

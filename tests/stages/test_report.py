@@ -102,10 +102,10 @@ def paths(tmp_path, draw_gpt, small_tokenizer_file, write_corpus, plain_cpu):
         path.write_text(json.dumps(content))
     for name in ("vocabulary", "curve", "rivals", "context", "calibration"):
         given[name] = tmp_path / "plots" / f"{name}.svg"
-        draw_curve([{"step": 1, "rate": 1.0, "train_loss": 3.0}], name, given[name])
+        draw_curve([{"step": 1, "lr_factor": 1.0, "train_loss": 3.0}], name, given[name])
     given["finetune_plots"] = tmp_path / "plots" / "finetune"
     draw_curve(
-        [{"step": 1, "rate": 1.0, "train_loss": 3.0}], "the task", given["finetune_plots"] / "topics" / "curve.svg"
+        [{"step": 1, "lr_factor": 1.0, "train_loss": 3.0}], "the task", given["finetune_plots"] / "topics" / "curve.svg"
     )
     for name, files in FILES.items():
         given[name] = tmp_path / "data" / name

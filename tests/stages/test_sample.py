@@ -42,13 +42,13 @@ def tokens(write_tokens: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def run(small_tokenizer_file: Path, sample_params: Callable) -> Callable[..., Path]:
+def run(small_tokenizer_file: Path, window_params: Callable) -> Callable[..., Path]:
     """A runner of the stage; metrics and report lie beside the windows, with their name."""
 
     def run(tokens: Path, name: str = "windows", **options: object) -> Path:
         windows = tokens.parent / name
         beside = [windows.with_suffix(suffix) for suffix in (".json", ".md")]
-        main(sample_params(**options), tokens, small_tokenizer_file, windows, *beside)
+        main(window_params(**options), tokens, small_tokenizer_file, windows, *beside)
         return windows
 
     return run

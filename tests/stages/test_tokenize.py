@@ -178,9 +178,9 @@ def test_words_and_characters_are_tokens_too(kind: str, run: Callable[..., Path]
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     assert [tokenizer.decode(ids) for ids in ids_of(folder, "train")] == list(CORPUS["train"].values())
     # Nothing of the training text has 東京.
-    assert tokenizer.unknown in ids_of(folder, "test")[0]
+    assert tokenizer.unk_id in ids_of(folder, "test")[0]
     metrics = json.loads((folder / "metrics.json").read_text())
-    n_unknown = sum(ids.count(tokenizer.unknown) for split in SPLITS for ids in ids_of(folder, split))
+    n_unknown = sum(ids.count(tokenizer.unk_id) for split in SPLITS for ids in ids_of(folder, split))
     assert metrics["unknown_share"] == pytest.approx(n_unknown / sum(metrics["tokens"].values()), abs=1e-6)
     assert not metrics["lossless"]
 

@@ -15,7 +15,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from llm.core.errors import UserError
 from llm.tokens.bpe import PATTERNS, to_bytes, train_bpe
-from llm.tokens.pretrained import read_given
+from llm.tokens.pretrained import read_pretrained
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.tokenizer import LibraryTokenizer, TiktokenTokenizer, Tokenizer
 
@@ -159,7 +159,7 @@ def loaded(given: tokenizers.Tokenizer, folder: Path) -> Tokenizer:
 def brought(origin: tokenizers.Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     folder = tmp_path_factory.mktemp("origin")
     origin.save(str(folder / "tokenizer.json"))
-    return loaded(read_given(folder, "qwen2"), folder)
+    return loaded(read_pretrained(folder, "qwen2"), folder)
 
 
 def text_ids(origin: tokenizers.Tokenizer, text: str) -> list[int]:
@@ -182,7 +182,7 @@ def test_ids_are_those_of_the_origin(origin: tokenizers.Tokenizer, brought: Toke
 
 @given(text=st.lists(st.sampled_from(["[PAD]", "[CLS]", "</s>", "<s>", "the", " ", *SPECIAL_TOKENS])).map("".join))
 def test_no_text_has_a_special_token_of_the_origin_or_of_ours(brought: Tokenizer, text: str) -> None:
-    reserved = set(brought.special.values()) - {brought.unknown}
+    reserved = set(brought.special.values()) - {brought.unk_id}
     assert reserved.isdisjoint(brought.encode(text))
 
 
@@ -212,10 +212,10 @@ def test_the_origin_s_tokens_keep_their_ids_and_ours_come_behind(
 def test_each_is_read_as_what_it_is(tmp_path: Path, name: str, kind: type, lossless: bool, unknown: str | None) -> None:
     origin = ORIGINS[name]()
     origin.save(str(tmp_path / "tokenizer.json"))
-    brought = loaded(read_given(tmp_path / "tokenizer.json", "qwen2"), tmp_path)
+    brought = loaded(read_pretrained(tmp_path / "tokenizer.json", "qwen2"), tmp_path)
     assert type(brought) is kind
     assert brought.lossless is lossless
-    assert brought.unknown == (None if unknown is None else origin.token_to_id(unknown))
+    assert brought.unk_id == (None if unknown is None else origin.token_to_id(unknown))
 
 
 def test_the_bytes_of_a_token_are_told_for_each_way_of_writing_them(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_the_bytes_of_a_token_are_told_for_each_way_of_writing_them(tmp_path: Pa
     ]:
         origin = ORIGINS[name]()
         origin.save(str(tmp_path / "tokenizer.json"))
-        brought = loaded(read_given(tmp_path, "qwen2"), tmp_path)
+        brought = loaded(read_pretrained(tmp_path, "qwen2"), tmp_path)
         assert b"".join(map(brought.token_bytes, brought.encode(text))) == expected
 
 
@@ -235,7 +235,7 @@ def test_a_special_token_that_the_origin_has_as_an_ordinary_one_becomes_special(
     origin = gpt2()
     origin.add_tokens(["<|pad|>"])
     origin.save(str(tmp_path / "tokenizer.json"))
-    brought = loaded(read_given(tmp_path, "qwen2"), tmp_path)
+    brought = loaded(read_pretrained(tmp_path, "qwen2"), tmp_path)
     assert brought.pad == origin.token_to_id("<|pad|>")
     assert brought.pad not in brought.encode("a <|pad|>")
 
@@ -245,7 +245,7 @@ def test_dropout_that_the_origin_left_on_is_turned_off(tmp_path: Path) -> None:
     expected = origin.encode("The river runs").ids
     origin.model.dropout = 0.9
     origin.save(str(tmp_path / "tokenizer.json"))
-    assert [read_given(tmp_path, "qwen2").encode("The river runs").ids for _ in range(3)] == [expected] * 3
+    assert [read_pretrained(tmp_path, "qwen2").encode("The river runs").ids for _ in range(3)] == [expected] * 3
 
 
 def test_an_id_that_no_token_has_gets_one_that_no_text_has(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_an_id_that_no_token_has_gets_one_that_no_text_has(tmp_path: Path) -> No
     end = content["added_tokens"][0]
     end["id"] += 3
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    brought = loaded(read_given(tmp_path, "qwen2"), tmp_path)
+    brought = loaded(read_pretrained(tmp_path, "qwen2"), tmp_path)
     assert brought.end_of_text == end["id"] == 323
     assert brought.vocab_size == 324 + len(SPECIAL_TOKENS) - 1
     assert brought.decode([321]) == "<|unused_321|>"
@@ -283,7 +283,7 @@ def ranked(
     ranks |= {b"unaffable": len(ranks), b" zq": len(ranks) + 2}
     encoding = tiktoken.Encoding("x", pat_str=PATTERNS[request.param], mergeable_ranks=ranks, special_tokens={})
     dump(ranks, folder / "x.tiktoken")
-    return encoding, loaded(read_given(folder, request.param), folder)
+    return encoding, loaded(read_pretrained(folder, request.param), folder)
 
 
 @settings(max_examples=150)
@@ -314,7 +314,7 @@ def test_any_ranks_are_read_as_tiktoken_reads_them(
     ranks = {token: rank for rank, token in enumerate([*(bytes([byte]) for byte in range(256)), *tokens])}
     encoding = tiktoken.Encoding("x", pat_str=PATTERNS["gpt2"], mergeable_ranks=ranks, special_tokens={})
     path = dump(ranks, tmp_path_factory.getbasetemp() / "any.tiktoken")
-    brought = read_given(path, "gpt2")
+    brought = read_pretrained(path, "gpt2")
     assert brought.encode(text).ids == encoding.encode_ordinary(text)
 
 
@@ -330,7 +330,7 @@ def test_ids_are_those_of_gpt2_s_pair(tmp_path: Path, names: tuple[str, str], wh
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
     for theirs, ours in zip(("vocab.json", "merges.txt"), names, strict=True):
         (tmp_path / theirs).rename(tmp_path / ours)
-    brought = loaded(read_given(tmp_path if whole_folder else tmp_path / names[0], "qwen2"), tmp_path)
+    brought = loaded(read_pretrained(tmp_path if whole_folder else tmp_path / names[0], "qwen2"), tmp_path)
     texts = [*CORPUS, *FRAGMENTS, "The river's end"]
     assert type(brought) is TiktokenTokenizer
     assert [brought.encode(text) for text in texts] == [origin.encode(text).ids for text in texts]
@@ -342,7 +342,7 @@ def test_ids_are_those_of_gpt2_s_pair(tmp_path: Path, names: tuple[str, str], wh
 
 def refusal(path: Path, pattern: str = "qwen2") -> str:
     with pytest.raises(UserError) as error:
-        read_given(path, pattern)
+        read_pretrained(path, pattern)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -376,7 +376,7 @@ def test_a_broken_rank_file_is_refused_by_its_line(tmp_path: Path, content: byte
 def test_a_rank_file_takes_a_pattern_of_one_s_own_and_refuses_one_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "x.tiktoken"
     path.write_bytes(GOOD)
-    assert read_given(path, r"\S+|\s+").encode("hi there").ids == [*b"hi there"]
+    assert read_pretrained(path, r"\S+|\s+").encode("hi there").ids == [*b"hi there"]
     assert refusal(path, "(").startswith("pattern: wanted qwen2, ")
 
 

@@ -16,22 +16,9 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from llm.core.errors import UserError
-from llm.tokens.bpe import byte_level, from_bytes, train_bpe
-from llm.tokens.tokenizer import (
-    BOS,
-    END_OF_TEXT,
-    EOS,
-    IM_END,
-    IM_START,
-    PAD,
-    PATTERN,
-    SPECIAL_TOKENS,
-    BytePairTokenizer,
-    LibraryTokenizer,
-    TiktokenTokenizer,
-    Tokenizer,
-    train_tokenizer,
-)
+from llm.tokens.bpe import PATTERN, byte_level, from_bytes, train_bpe
+from llm.tokens.special import BOS, END_OF_TEXT, EOS, IM_END, IM_START, PAD, SPECIAL_TOKENS
+from llm.tokens.tokenizer import BytePairTokenizer, LibraryTokenizer, TiktokenTokenizer, Tokenizer, train_tokenizer
 from llm.tokens.words import train_chars, train_words
 
 N_RESERVED = len(SPECIAL_TOKENS) + 256
@@ -189,7 +176,7 @@ def test_the_reserved_ids_are_distinct_and_come_first(every: dict[str, Tokenizer
     first = {END_OF_TEXT: 0, PAD: 1, BOS: 2, EOS: 3, IM_START: 4, IM_END: 5}
     assert tokenizer.special == (first if name in BYTE_LEVEL else first | {"<|unk|>": 6})
     assert (tokenizer.end_of_text, tokenizer.pad) == (0, 1)
-    assert tokenizer.unknown == (None if name in BYTE_LEVEL else 6)
+    assert tokenizer.unk_id == (None if name in BYTE_LEVEL else 6)
 
 
 @pytest.mark.parametrize("name", BYTE_LEVEL)

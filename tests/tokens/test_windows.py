@@ -16,12 +16,12 @@ from llm.tokens.windows import (
     StreamWriter,
     Windows,
     WindowsInfo,
-    place_windows,
     read_info,
     read_stream,
     read_windows,
     repeats,
-    seen_shares,
+    target_coverage,
+    window_spans,
     write_info,
     write_windows,
 )
@@ -102,17 +102,17 @@ def test_a_wrong_announcement_of_the_length_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("boundary", ["cross", "document"])
-def test_no_documents_make_no_windows(boundary: str, sample_params: Callable) -> None:
-    starts, lengths = place_windows(np.array([], dtype=np.int64), sample_params(boundary=boundary))
+def test_no_documents_make_no_windows(boundary: str, window_params: Callable) -> None:
+    starts, lengths = window_spans(np.array([], dtype=np.int64), window_params(boundary=boundary))
     assert starts.tolist() == lengths.tolist() == []
 
 
 @given(lengths=LENGTHS, context=CONTEXT, stride=STRIDE)
 def test_crossing_windows_are_full_and_no_window_more_would_fit(
-    lengths: list[int], context: int, stride: int, sample_params: Callable
+    lengths: list[int], context: int, stride: int, window_params: Callable
 ) -> None:
     n_tokens = sum(lengths) + len(lengths) + 1
-    starts, counting = place_windows(np.array(lengths), sample_params(context_length=context, stride=stride))
+    starts, counting = window_spans(np.array(lengths), window_params(context_length=context, stride=stride))
     assert starts.tolist() == [stride * n for n in range(len(starts))]
     assert set(counting.tolist()) <= {context}
     assert all(start + context < n_tokens for start in starts)
@@ -121,10 +121,10 @@ def test_crossing_windows_are_full_and_no_window_more_would_fit(
 
 @given(lengths=LENGTHS, context=CONTEXT)
 def test_with_a_stride_of_one_each_token_far_from_the_ends_is_a_target_of_every_place(
-    lengths: list[int], context: int, sample_params: Callable
+    lengths: list[int], context: int, window_params: Callable
 ) -> None:
     n_tokens = sum(lengths) + len(lengths) + 1
-    starts, _ = place_windows(np.array(lengths), sample_params(context_length=context, stride=1))
+    starts, _ = window_spans(np.array(lengths), window_params(context_length=context, stride=1))
     times = Counter(place for start in starts.tolist() for place in range(start + 1, start + 1 + context))
     inner = range(context, n_tokens - context + 1)
     assert {place: times[place] for place in inner} == dict.fromkeys(inner, context)
@@ -132,11 +132,11 @@ def test_with_a_stride_of_one_each_token_far_from_the_ends_is_a_target_of_every_
 
 @given(lengths=LENGTHS, context=CONTEXT, stride=STRIDE)
 def test_a_window_within_documents_never_sees_two_and_loses_no_tail(
-    lengths: list[int], context: int, stride: int, sample_params: Callable
+    lengths: list[int], context: int, stride: int, window_params: Callable
 ) -> None:
     layout = lay_out(lengths)
-    sample = sample_params(context_length=context, stride=stride, boundary="document")
-    starts, counting = place_windows(np.array(lengths), sample)
+    sample = window_params(context_length=context, stride=stride, boundary="document")
+    starts, counting = window_spans(np.array(lengths), sample)
     targets = Counter[int]()
     for start, length in zip(starts.tolist(), counting.tolist(), strict=True):
         assert 1 <= length <= context
@@ -150,11 +150,11 @@ def test_a_window_within_documents_never_sees_two_and_loses_no_tail(
 
 @given(lengths=LENGTHS, context=CONTEXT, stride=STRIDE)
 def test_aligned_windows_begin_with_each_document_and_are_full_up_to_the_end_of_the_stream(
-    lengths: list[int], context: int, stride: int, sample_params: Callable
+    lengths: list[int], context: int, stride: int, window_params: Callable
 ) -> None:
     layout = lay_out(lengths)
-    sample = sample_params(context_length=context, stride=stride, align_to_documents=True)
-    starts, counting = place_windows(np.array(lengths), sample)
+    sample = window_params(context_length=context, stride=stride, align_to_documents=True)
+    starts, counting = window_spans(np.array(lengths), sample)
     assert {at for at, (_, place) in enumerate(layout[:-1]) if place == -1} <= set(starts.tolist())
     assert counting.tolist() == [min(context, len(layout) - 1 - start) for start in starts.tolist()]
     if stride <= context:
@@ -181,18 +181,18 @@ def test_the_shares_seen_are_those_of_a_count_one_by_one(
     boundary: str,
     align: bool,
     weight: float,
-    sample_params: Callable,
+    window_params: Callable,
 ) -> None:
     n_targets = len(lay_out(lengths)) - 1
-    sample = sample_params(context_length=context, stride=stride, boundary=boundary, align_to_documents=align)
-    starts, counting = place_windows(np.array(lengths), sample)
+    sample = window_params(context_length=context, stride=stride, boundary=boundary, align_to_documents=align)
+    starts, counting = window_spans(np.array(lengths), sample)
     windows = Windows(np.zeros(n_targets + 1), starts, counting, np.full(len(starts), weight, dtype=np.float32))
     times = Counter[int]()
     for start, length, n in zip(starts, counting, repeats(windows.weights, 0), strict=True):
         times.update({int(start) + 1 + place: int(n) for place in range(length)})
     seen = [times[place] for place in range(1, n_targets + 1)]
     expected = [seen.count(0), seen.count(1), sum(count > 1 for count in seen)]
-    assert list(seen_shares(windows).values()) == pytest.approx([n / n_targets for n in expected], abs=1e-5)
+    assert list(target_coverage(windows).values()) == pytest.approx([n / n_targets for n in expected], abs=1e-5)
 
 
 @given(weight=st.floats(0, 5, width=32), n=st.integers(1, 50))
@@ -208,9 +208,9 @@ def test_a_weight_of_a_half_takes_other_windows_each_epoch() -> None:
     assert epochs[0].sum() == pytest.approx(500, abs=5)
 
 
-def test_windows_come_back_as_they_were_written(tmp_path: Path, sample_params: Callable) -> None:
+def test_windows_come_back_as_they_were_written(tmp_path: Path, window_params: Callable) -> None:
     stream = write(tmp_path, [[[5, 6, 7], [8]]])
-    starts, lengths = place_windows(np.array([3, 1]), sample_params(context_length=3, boundary="document"))
+    starts, lengths = window_spans(np.array([3, 1]), window_params(context_length=3, boundary="document"))
     write_windows(tmp_path / "train.parquet", starts, lengths, np.array([1, 2, 0.5], dtype=np.float32)[: len(starts)])
     windows = read_windows(tmp_path, "train")
     assert windows.stream.tolist() == stream.tolist()

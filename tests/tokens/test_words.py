@@ -65,12 +65,12 @@ def test_a_sentence_is_split_into_words_with_ids_and_unknown_ones_are_marked() -
     assert ids == {"name": [7], "My": [8], "is": [9], "Ripesh": [10], "Ghimire": [6]}
     assert words.encode("My name is Ripesh Ghimire") == [8, 7, 9, 10, 6]
     assert words.decode([8, 7, 9, 10, 6]) == "My name is Ripesh <|unk|>"
-    assert (words.unknown, words.special[UNKNOWN], words.lossless) == (6, 6, False)
+    assert (words.unk_id, words.special[UNKNOWN], words.lossless) == (6, 6, False)
 
 
 def test_special_tokens_come_first_and_the_unknown_behind_them(tokenizer: Tokenizer) -> None:
     assert tokenizer.special == {name: number for number, name in enumerate([*SPECIAL_TOKENS, UNKNOWN])}
-    assert tokenizer.unknown == len(SPECIAL_TOKENS)
+    assert tokenizer.unk_id == len(SPECIAL_TOKENS)
 
 
 PIECES = {"keep": r"\w+|(?:(\s)\1*)|[^\w\s]", "drop": r"\w+|[^\w\s]", "char": r"(?s:.)"}
@@ -104,7 +104,7 @@ def test_text_of_known_pieces_comes_back_and_without_whitespace_its_words_do(
 ) -> None:
     ids = tokenizer.encode(text)
     pieces = [found.group() for found in re.finditer(PIECES[kind], text)]
-    assert tokenizer.unknown not in ids
+    assert tokenizer.unk_id not in ids
     assert [tokenizer.token_bytes(token).decode() for token in ids] == pieces
     assert tokenizer.decode(ids) == (" ".join(pieces) if kind == "drop" else text)
 
@@ -117,7 +117,7 @@ def test_a_run_of_one_whitespace_character_is_one_token() -> None:
 
 @given(text=st.text() | HOSTILE)
 def test_only_what_is_unknown_is_marked_and_no_text_has_another_special_token(tokenizer: Tokenizer, text: str) -> None:
-    reserved = set(tokenizer.special.values()) - {tokenizer.unknown}
+    reserved = set(tokenizer.special.values()) - {tokenizer.unk_id}
     assert reserved.isdisjoint(tokenizer.encode(text))
 
 

@@ -20,10 +20,13 @@ def test_without_validation_the_last_row_is_the_best():
 
 
 def test_a_table_that_grew_row_by_row_is_the_one_written_whole(tmp_path):
-    rows = [{"step": 1, "train_loss": 2.5, "rate": 1.0, "val_loss": 2.0}, {"step": 2, "train_loss": 2.25, "rate": 0.5}]
+    rows = [
+        {"step": 1, "train_loss": 2.5, "lr_factor": 1.0, "val_loss": 2.0},
+        {"step": 2, "train_loss": 2.25, "lr_factor": 0.5},
+    ]
     write_curve(tmp_path / "whole", rows)
     write_curve(tmp_path / "grown", rows[:1])
     append_row(tmp_path / "grown", rows[1])
     text = (tmp_path / "whole").read_text(encoding="utf-8")
-    assert text == "step\ttrain_loss\tval_loss\trate\n1\t2.5\t2.0\t1.0\n2\t2.25\t\t0.5\n"
+    assert text == "step\ttrain_loss\tval_loss\tlr_factor\n1\t2.5\t2.0\t1.0\n2\t2.25\t\t0.5\n"
     assert (tmp_path / "grown").read_text(encoding="utf-8") == text

@@ -12,17 +12,17 @@ from llm.tokens.windows import Windows
 from llm.train.batches import WindowBatches
 from llm.train.checkpoint import RunState
 from llm.train.language import LanguageLoss
-from llm.train.loop import DIVERGENCE_MARGIN_NATS, LOST_STEPS, Plan, train
+from llm.train.loop import DIVERGENCE_MARGIN_NATS, LOST_STEPS, TrainConfig, train
 from llm.train.params import OptimizerParams, ScheduleParams
 
-PLAN = Plan(
+PLAN = TrainConfig(
     n_steps=11,
     optimizer=OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.01, max_grad_norm=10.0),
     schedule=ScheduleParams(kind="wsd", warmup_steps=3, decay_fraction=0.5, final_lr_fraction=0.0),
     eval_every_steps=3,
     checkpoint_every_steps=2,
     checkpoint_selection="last",
-    advice="something else",
+    divergence_hint="something else",
     label="test",
 )
 
@@ -86,7 +86,7 @@ def test_the_model_learns(start):
 def test_there_is_a_row_at_every_evaluation_and_at_the_end(start):
     curve = start().train()
     assert [row["step"] for row in curve.rows] == [3, 6, 9, 11]
-    assert [row["rate"] for row in curve.rows] == [1.0, 1.0, 0.54545, 0.18182]
+    assert [row["lr_factor"] for row in curve.rows] == [1.0, 1.0, 0.54545, 0.18182]
 
 
 def test_a_rows_training_loss_is_the_mean_since_the_row_before(start):
@@ -100,7 +100,7 @@ def test_without_validation_the_rows_tell_training_alone_and_the_last_weights_st
     runs = {keep: start() for keep in ("last", "best")}
     for keep, run in runs.items():
         curve = run.train(replace(PLAN, checkpoint_selection=keep), val_loss=None)
-        assert all(row.keys() == {"step", "train_loss", "rate"} for row in curve.rows)
+        assert all(row.keys() == {"step", "train_loss", "lr_factor"} for row in curve.rows)
         assert curve.best() is curve.rows[-1]
     assert _same(runs["last"].weights(), runs["best"].weights())
 
@@ -123,7 +123,9 @@ def test_the_weights_that_stay_are_the_best_or_the_last(start, keep, kept):
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("stops", [[0], [1], [5], [6], [10], [3, 4, 9]], ids=str)
 def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path, average, keep, stops):
-    plan = replace(PLAN, checkpoint_selection=keep, weight_averaging=average, weight_averaging_fraction=0.4)
+    plan = replace(
+        PLAN, checkpoint_selection=keep, weight_averaging=average, ema_half_life_fraction=0.4, tail_fraction=0.4
+    )
     whole = start()
     expected = whole.train(plan, val_loss=whole.val_loss_best_at_step_6)
     assert expected.best()["step"] == 6
@@ -164,7 +166,9 @@ def test_a_run_that_was_through_when_it_was_stopped_learns_nothing_more(start, t
 def test_what_requires_no_gradient_stays_and_is_not_kept_and_a_resumed_run_has_it_from_its_model(
     start, tmp_path, keep, average
 ):
-    plan = replace(PLAN, checkpoint_selection=keep, weight_averaging=average, weight_averaging_fraction=0.5)
+    plan = replace(
+        PLAN, checkpoint_selection=keep, weight_averaging=average, ema_half_life_fraction=0.5, tail_fraction=0.5
+    )
     frozen = {"embedding.weight", "blocks.0.attention.query.weight", "norm.weight"}
     whole, run, resumed = start(), start(), start()
     for each in (whole, run, resumed):
@@ -294,7 +298,7 @@ def test_a_loss_in_parts_is_their_sum_and_one_part_is_there_at_a_time(start):
 def test_a_tail_of_weights_is_validated_and_stays_and_training_does_not_see_it(start):
     plain, run = start(), start()
     plain.train()
-    run.train(replace(PLAN, weight_averaging="tail", weight_averaging_fraction=4 / 11))
+    run.train(replace(PLAN, weight_averaging="tail", tail_fraction=4 / 11))
     assert run.losses == plain.losses
     after = [*plain.at_steps[1:], plain.weights()]  # each of the eleven steps
     for name, weight in run.weights().items():
@@ -308,7 +312,7 @@ def test_a_tail_of_weights_is_validated_and_stays_and_training_does_not_see_it(s
 def test_the_best_mean_of_weights_stays_where_the_best_is_to_be_kept(start):
     run = start()
     run.train(
-        replace(PLAN, checkpoint_selection="best", weight_averaging="ema", weight_averaging_fraction=0.2),
+        replace(PLAN, checkpoint_selection="best", weight_averaging="ema", ema_half_life_fraction=0.2),
         val_loss=run.val_loss_best_at_step_6,
     )
     assert _same(run.weights(), run.at_evals[1])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from llm.train.checkpoint import RunState
-from llm.train.optimizers import Optimizer, orthogonalise
+from llm.train.optimizers import Optimizer, orthogonalize
 from llm.train.params import OptimizerParams
 
 PARAMS = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.003, weight_decay=0.0, max_grad_norm=1e9)
@@ -23,7 +23,7 @@ def matrices():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_singular_values_end_near_one(matrices, dtype):
-    values = torch.linalg.svdvals(orthogonalise(matrices, dtype))
+    values = torch.linalg.svdvals(orthogonalize(matrices, dtype))
     assert values.min() > 0.6
     assert values.max() < 1.3
 
@@ -31,14 +31,14 @@ def test_singular_values_end_near_one(matrices, dtype):
 def test_small_singular_values_are_raised_as_well():
     u, _, vt = torch.linalg.svd(_random(3, 7, 23), full_matrices=False)
     uneven = u @ torch.diag(torch.logspace(-2.5, 0, 7)) @ vt
-    values = torch.linalg.svdvals(orthogonalise(uneven, torch.float32))
+    values = torch.linalg.svdvals(orthogonalize(uneven, torch.float32))
     assert values.min() > 0.6
     assert values.max() < 1.3
 
 
 def test_the_direction_is_that_of_the_nearest_orthogonal_matrix(matrices):
     u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
-    result = orthogonalise(matrices, torch.float32)
+    result = orthogonalize(matrices, torch.float32)
     cosine = nn.functional.cosine_similarity(result.flatten(1), (u @ vt).flatten(1))
     assert (cosine > 0.97).all()
     # The singular vectors stay: in their basis the result is diagonal.
@@ -47,13 +47,13 @@ def test_the_direction_is_that_of_the_nearest_orthogonal_matrix(matrices):
 
 
 def test_neither_size_nor_neighbours_of_a_matrix_matter_and_its_sign_stays(matrices):
-    together = orthogonalise(matrices, torch.float32)
-    alone = orthogonalise(-1000 * matrices[1:2], torch.float32)
+    together = orthogonalize(matrices, torch.float32)
+    alone = orthogonalize(-1000 * matrices[1:2], torch.float32)
     torch.testing.assert_close(alone[0], -together[1], atol=1e-4, rtol=1e-4)
 
 
 def test_a_gradient_of_zero_stays_zero():
-    assert not orthogonalise(torch.zeros(3, 7, 23), torch.float32).any()
+    assert not orthogonalize(torch.zeros(3, 7, 23), torch.float32).any()
 
 
 class _Model(nn.Module):
@@ -120,7 +120,7 @@ def test_a_matrix_follows_an_average_of_its_gradients_whose_memory_grows_over_30
         average = memory * average + (1 - memory) * gradient
         ahead = memory * average + (1 - memory) * gradient
         change = _changes(model, optimizer, step=step)["blocks.1.wide"]
-        expected = -0.02 * orthogonalise(ahead[None], torch.float32)[0]
+        expected = -0.02 * orthogonalize(ahead[None], torch.float32)[0]
         torch.testing.assert_close(change, expected, atol=1e-5, rtol=1e-3)
 
 

@@ -18,7 +18,7 @@ from llm.train.batches import IGNORED
 from llm.train.checkpoint import RunState
 from llm.train.language import LanguageLoss, split_loss
 from llm.train.launch import launch
-from llm.train.loop import Plan, train
+from llm.train.loop import TrainConfig, train
 from llm.train.params import OptimizerParams, ScheduleParams
 from llm.train.sharded import ShardedLoss, unsharded
 
@@ -41,7 +41,7 @@ CONFIG = ModelConfig(
     context_length=11,
 )
 MACHINE = Machine("cpu", "float32", threads=1, compiler=False, torch_version="any")
-PLAN = Plan(
+PLAN = TrainConfig(
     n_steps=STEPS,
     optimizer=OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.01, max_grad_norm=1.0),
     schedule=ScheduleParams(kind="wsd", warmup_steps=2, decay_fraction=0.5, final_lr_fraction=0.0),
@@ -50,7 +50,7 @@ PLAN = Plan(
     checkpoint_selection="last",
     label="test",
 )
-MUON = replace(PLAN, weight_averaging="ema", weight_averaging_fraction=0.2, checkpoint_selection="best")
+MUON = replace(PLAN, weight_averaging="ema", ema_half_life_fraction=0.2, checkpoint_selection="best")
 ADAMW = replace(PLAN, optimizer=PLAN.optimizer.model_copy(update={"kind": "adamw", "weight_decay": 0.1}))
 PLANS = {"muon": MUON, "adamw": ADAMW}
 LOWER = ("embedding", "blocks.0", "blocks.1.attention.key")  # some weights, to be frozen
@@ -258,7 +258,7 @@ def test_a_single_process_tells_nobody_anything():
     assert weight.grad is None
     parallel.refuse_if_nodes_differ(seed=1)
     tensor = torch.ones(2)
-    assert parallel.whole([{"weight": tensor}])[0]["weight"] is tensor
+    assert parallel.full_tensor([{"weight": tensor}])[0]["weight"] is tensor
     assert parallel.local_shard(tensor, weight) is tensor
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from llm.train.params import ScheduleParams
-from llm.train.schedules import rate_factor
+from llm.train.schedules import lr_factor
 
 KINDS = ["wsd", "cosine", "constant"]
 
@@ -12,7 +12,7 @@ def _rates(n_steps, kind="wsd", warmup_steps=0, decay_fraction=0.0, final_lr_fra
     shape = ScheduleParams(
         kind=kind, warmup_steps=warmup_steps, decay_fraction=decay_fraction, final_lr_fraction=final_lr_fraction
     )
-    return [rate_factor(step, n_steps, shape) for step in range(n_steps)]
+    return [lr_factor(step, n_steps, shape) for step in range(n_steps)]
 
 
 def test_the_rate_warms_up_stays_and_falls():

@@ -23,10 +23,10 @@ from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT
 from llm.model.grow import set_vocabulary
 from llm.model.weights import set_weights
-from llm.tokens.frame import with_begin
-from llm.tokens.pretrained import read_given
+from llm.tokens.pretrained import read_pretrained
 from llm.tokens.special import SPECIAL_TOKENS
-from llm.tokens.tokenizer import Tokenizer, begin_of
+from llm.tokens.templates import with_bos
+from llm.tokens.tokenizer import Tokenizer, prefix_ids
 
 
 def read_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, int]:
@@ -34,7 +34,7 @@ def read_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, int]:
 
     UserError in one line where there is none, or a broken one.
     """
-    grown = read_given(folder / "tokenizer.json", pattern="")  # such a file says itself how text is split
+    grown = read_pretrained(folder / "tokenizer.json", pattern="")  # such a file says itself how text is split
     names = _library(folder).get_vocab()
     return grown, grown.get_vocab_size() - sum(name not in names for name in SPECIAL_TOKENS)
 
@@ -46,7 +46,7 @@ def open_base(folder: Path, target: Path) -> tuple[Path, Callable[[], GPT]]:
     that each text of the folder's begins with. Says in one line on stderr which tokens are new.
     """
     grown, n_known = read_tokenizer(folder)
-    grown = with_begin(grown, open_tokenizer(folder).begin_token)
+    grown = with_bos(grown, open_tokenizer(folder).bos_token)
     n_tokens = grown.get_vocab_size()
     if n_known < n_tokens:
         print(
@@ -95,8 +95,8 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     tokenizer = Tokenizer.of(grown)
     tokenizer.vocab_size = n_known
     library, ids = _library(folder), grown.get_vocab()
-    tokenizer.begin = [ids[str(library.id_to_token(token))] for token in begin_of(library)]
-    tokenizer.ends = frozenset({tokenizer.end_of_text, *_eos_ids(folder)})
+    tokenizer.prefix_ids = [ids[str(library.id_to_token(token))] for token in prefix_ids(library)]
+    tokenizer.eos_ids = frozenset({tokenizer.end_of_text, *_eos_ids(folder)})
     return tokenizer
 
 

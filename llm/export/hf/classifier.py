@@ -28,7 +28,7 @@ from llm.export.hf.folder import (
 from llm.export.hf.native import CLASSIFIER, LANGUAGE_MODEL, is_native
 from llm.export.hf.tensors import Stored, list_tensors, listed, read_object, read_tensors
 from llm.model.classifier import Classifier
-from llm.tokens.frame import has_frame, least_tokens, with_frame
+from llm.tokens.templates import has_classifier_template, min_tokens, with_classifier_template
 from llm.tokens.tokenizer import Tokenizer, read_library
 
 SCORE = "score.weight"
@@ -83,7 +83,7 @@ def write_classifier(folder: Path, model: Classifier, tokenizer_file: Path, info
         name: weight for name, weight in model.trunk.named_parameters() if name != "head.weight"
     }
     write_weights(folder / "model.safetensors", named_as_there(config, about, trunk) | {SCORE: model.score.weight})
-    with_frame(library).save(str(folder / "tokenizer.json"))
+    with_classifier_template(library).save(str(folder / "tokenizer.json"))
     # A text that spells a special token is ordinary text: a <|pad|> in it would hide what comes before.
     asked = {"model_max_length": info.max_tokens, "split_special_tokens": True}
     write_json(folder / "tokenizer_config.json", describe_tokenizer(config, tokenizer, chat=False) | asked)
@@ -104,9 +104,9 @@ def read_classifier(folder: Path) -> tuple[Classifier, Tokenizer, ClassifierInfo
         raise UserError(f"{path}: architectures: wanted {wanted}, given {listed([params.describe(given)])}")
     tokenizer_file = folder / "tokenizer.json"
     tokenizer, info = Tokenizer.load(tokenizer_file), _read_info(content, path)
-    if not has_frame(read_library(tokenizer_file)):
+    if not has_classifier_template(read_library(tokenizer_file)):
         raise UserError(
-            f"{tokenizer_file}: wanted what `llm.tokens.frame` puts around a text, given another post_processor"
+            f"{tokenizer_file}: wanted what `llm.tokens.templates` puts around a text, given another post_processor"
         )
     score = _find_score(folder, info)
     as_language_model = content | {"architectures": [LANGUAGE_MODELS[given[0]]]}
@@ -154,7 +154,7 @@ def _read_info(content: dict[str, Any], path: Path) -> ClassifierInfo:
         _refuse(path, "problem_type", PROBLEMS[separator is not None], problem)
     path = path.with_name("tokenizer_config.json")
     max_tokens = read_object(path).get("model_max_length")
-    least = least_tokens(len(columns))
+    least = min_tokens(len(columns))
     if type(max_tokens) is not int or not least <= max_tokens <= LONGEST_CONTEXT:
         _refuse(path, "model_max_length", f"a number from {least} on", max_tokens)
     return ClassifierInfo([names[number] for number in numbers], columns, separator, max_tokens)

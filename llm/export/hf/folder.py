@@ -26,8 +26,9 @@ from llm.export.hf.tensors import Stored, list_tensors, read_object, read_tensor
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.model.weights import set_weights
-from llm.tokens.frame import with_begin
-from llm.tokens.tokenizer import BOS, END_OF_TEXT, EOS, IM_END, PAD, UNKNOWN, Tokenizer, read_library
+from llm.tokens.special import BOS, END_OF_TEXT, EOS, IM_END, PAD, UNKNOWN
+from llm.tokens.templates import with_bos
+from llm.tokens.tokenizer import Tokenizer, read_library
 
 CHAT_TEMPLATE = "chat_template.jinja"
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -40,7 +41,7 @@ def write_folder(folder: Path, model: GPT, tokenizer_file: Path, *, chat_templat
     """
     folder.mkdir(parents=True, exist_ok=True)
     config, tokenizer = model.config, Tokenizer.load(tokenizer_file)
-    library = with_begin(read_library(tokenizer_file), tokenizer.begin_token)
+    library = with_bos(read_library(tokenizer_file), tokenizer.bos_token)
     library.save(str(folder / "tokenizer.json"))
     content = describe_model(config, tokenizer, library)
     write_json(folder / "config.json", content)
@@ -149,7 +150,7 @@ def describe_model(config: ModelConfig, tokenizer: Tokenizer, library: tokenizer
         **format_.fixed,
         "torch_dtype": "float32",
         "dtype": "float32",
-        "bos_token_id": tokenizer.begin_of_text,
+        "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.special[END_OF_TEXT],
         "pad_token_id": tokenizer.special[PAD],
     }
@@ -166,7 +167,7 @@ def describe_model(config: ModelConfig, tokenizer: Tokenizer, library: tokenizer
 def _generation(tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
     ends = [tokenizer.special[name] for name in ((IM_END, END_OF_TEXT) if chat else (END_OF_TEXT,))]
     return {
-        "bos_token_id": tokenizer.begin_of_text,
+        "bos_token_id": tokenizer.bos_id,
         "eos_token_id": ends if chat else ends[0],
         "pad_token_id": tokenizer.special[PAD],
     }
@@ -174,12 +175,12 @@ def _generation(tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
 
 def describe_tokenizer(config: ModelConfig, tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
     """The content of tokenizer_config.json; the markers of a `chat` end what the model says."""
-    unknown = {} if tokenizer.unknown is None else {"unk_token": UNKNOWN}
+    unknown = {} if tokenizer.unk_id is None else {"unk_token": UNKNOWN}
     return {
         **unknown,
         "tokenizer_class": "PreTrainedTokenizerFast",
         # The stream puts <|endoftext|> between documents, so that is what a text begins and ends with.
-        "bos_token": tokenizer.begin_token,
+        "bos_token": tokenizer.bos_token,
         "eos_token": IM_END if chat else END_OF_TEXT,
         "pad_token": PAD,
         "additional_special_tokens": [BOS, EOS],

@@ -2,8 +2,8 @@
 
     a table of texts, labels, splits ──prepare_rows──► ids and labels as numbers ──train_classifier──► Classifier
 
-One text or two make a row (`llm.tokens.frame`). A row has one label, learned by cross-entropy over all of them, or any
-number, where every label is a yes or no of its own.
+One text or two make a row (`llm.tokens.templates`). A row has one label, learned by cross-entropy over all of them,
+or any number, where every label is a yes or no of its own.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ from llm.finetune.shared.adapters import apply_method, count_trained, merge
 from llm.finetune.shared.fit import fit
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.tokens.frame import frame, least_tokens
+from llm.tokens.templates import classifier_ids, min_tokens
 from llm.tokens.tokenizer import Tokenizer
-from llm.train.loop import Curve
+from llm.train.curve import Curve
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Prepared:
 
 def prepare_rows(labeled: Labeled, task: ClassifyTask, tokenizer: Tokenizer, context_length: int) -> Prepared:
     """Tokenize the texts and number the labels, which are those of train in the order of the alphabet."""
-    least = least_tokens(len(task.text_columns))
+    least = min_tokens(len(task.text_columns))
     if not least <= task.max_tokens <= context_length:
         raise UserError(f"max_tokens: wanted {least} to {context_length}, the base's context, given {task.max_tokens}")
     table = labeled.table
@@ -71,7 +71,7 @@ def prepare_rows(labeled: Labeled, task: ClassifyTask, tokenizer: Tokenizer, con
         texts = part["texts"].tolist()
         encoded = encode_texts(texts, tokenizer)
         n_cut += sum(sum(map(len, row)) + len(row) > task.max_tokens for row in encoded)
-        ids = [frame(row, tokenizer.special, task.max_tokens) for row in encoded]
+        ids = [classifier_ids(row, tokenizer.special, task.max_tokens) for row in encoded]
         numbers = number_labels(part["labels"].tolist(), labels, any_number=task.label_separator is not None)
         rows[split] = Rows(ids, texts, numbers)
     report = {"rows": {split: len(part.ids) for split, part in rows.items()}, "rows_cut_to_max_tokens": n_cut}

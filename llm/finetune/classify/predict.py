@@ -15,7 +15,7 @@ from llm.export.hf.classifier import ClassifierInfo, read_classifier
 from llm.finetune.classify.classifier import encode_texts, predict
 from llm.finetune.data.columns import Change, Value, add_columns
 from llm.model.classifier import Classifier
-from llm.tokens.frame import frame
+from llm.tokens.templates import classifier_ids
 from llm.tokens.tokenizer import Tokenizer
 
 CHUNK_ROWS = 512
@@ -111,5 +111,5 @@ def _probabilities(
     """Of each label, for each row of texts."""
     if not texts:
         return []
-    ids = [frame(row, tokenizer.special, info.max_tokens) for row in encode_texts(texts, tokenizer)]
+    ids = [classifier_ids(row, tokenizer.special, info.max_tokens) for row in encode_texts(texts, tokenizer)]
     return info.probabilities(predict(model, ids, tokenizer.pad, BATCH_ROWS, machine).double()).tolist()

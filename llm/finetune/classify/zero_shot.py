@@ -154,7 +154,7 @@ def _prompt_ids(tokenizer: Tokenizer, question: Question, texts: list[str], room
     The longest text is cut first. UserError where the template does not even fit without a text.
     """
     texts, is_cut = list(texts), False
-    while len(ids := [tokenizer.begin_of_text, *tokenizer.encode(question.fill(texts))]) > room:
+    while len(ids := [tokenizer.bos_id, *tokenizer.encode(question.fill(texts))]) > room:
         n_tokens, longest = max((len(tokenizer.encode(text)), number) for number, text in enumerate(texts))
         if not n_tokens:
             raise UserError(

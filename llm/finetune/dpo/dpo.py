@@ -88,7 +88,7 @@ def prepare_pairs(
                 make_row(
                     [*of.prompt, answer],
                     [*asked, turn_ids(tokenizer, answer)],
-                    tokenizer.begin_of_text,
+                    tokenizer.bos_id,
                     last_only=True,
                 )
                 for answer in answers

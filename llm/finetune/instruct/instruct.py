@@ -134,14 +134,14 @@ def prepare_rows(
     for split in SPLITS:
         for messages in conversations[split]:
             turns = [turn_ids(tokenizer, message) for message in messages]
-            row = make_row(messages, turns, tokenizer.begin_of_text)
+            row = make_row(messages, turns, tokenizer.bos_id)
             if len(row.ids) <= task.max_tokens:
                 rows[split].append(row)
                 continue
             fitting: list[Row] = []
             n_dropped = 1
             if task.on_overflow == "split":
-                fitting, n_dropped = split_row(messages, turns, tokenizer.begin_of_text, task.max_tokens)
+                fitting, n_dropped = split_row(messages, turns, tokenizer.bos_id, task.max_tokens)
             elif task.on_overflow == "truncate" and (cut := cut_row(row, task.max_tokens, tokenizer)):
                 fitting, n_dropped = [cut], 0
             rows[split] += fitting

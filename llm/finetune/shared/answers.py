@@ -14,7 +14,8 @@ from llm.finetune.data.messages import Conversation
 from llm.finetune.shared.chat import prompt_ids
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT
-from llm.tokens.tokenizer import END_OF_TEXT, IM_END, Tokenizer
+from llm.tokens.special import END_OF_TEXT, IM_END
+from llm.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
 

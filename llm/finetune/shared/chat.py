@@ -11,7 +11,8 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from llm.export.verify import Chat
-from llm.tokens.tokenizer import IM_END, IM_START, Tokenizer
+from llm.tokens.special import IM_END, IM_START
+from llm.tokens.tokenizer import Tokenizer
 
 # The same in Jinja, for `tokenizer.apply_chat_template` and llama.cpp. A test holds the two together.
 TEMPLATE = (
@@ -51,10 +52,10 @@ def turn_ids(tokenizer: Tokenizer, message: tuple[str, str]) -> Turn:
 
 def conversation_ids(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) -> list[int]:
     """All messages (role, content), and the opening of the answer to them: what a model continues."""
-    if tokenizer.conversation is not None:
-        return tokenizer.conversation(list(messages))
+    if tokenizer.encode_chat is not None:
+        return tokenizer.encode_chat(list(messages))
     turns = [token for message in messages for part in turn_ids(tokenizer, message) for token in part]
-    return [tokenizer.begin_of_text, *turns, *turn_ids(tokenizer, ("assistant", "")).opening]
+    return [tokenizer.bos_id, *turns, *turn_ids(tokenizer, ("assistant", "")).opening]
 
 
 def prompt_ids(tokenizer: Tokenizer, user: str) -> list[int]:

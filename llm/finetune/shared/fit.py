@@ -15,7 +15,7 @@ from llm.finetune.params import TrainingParams
 from llm.finetune.shared.adapters import lr_multipliers
 from llm.train.checkpoint import RunState
 from llm.train.curve import Curve
-from llm.train.loop import Plan, train
+from llm.train.loop import TrainConfig, train
 from llm.train.params import OptimizerParams, ScheduleParams
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -49,7 +49,7 @@ def fit(
 
     def run(rate: float, steps: int, name: str) -> tuple[Model, Curve]:
         model = make()
-        plan = Plan(
+        plan = TrainConfig(
             n_steps=steps,
             optimizer=OptimizerParams(
                 # For adapters too, so that `learning_rates` means one thing: AdamW was no better. On `library`, rank
@@ -71,7 +71,7 @@ def fit(
             checkpoint_selection="best",
             early_stopping_patience=training.early_stopping_patience,
             lr_multipliers=lr_multipliers(model, training.layerwise_lr_decay),
-            advice="lower training.learning_rates or a larger training.warmup_fraction",
+            divergence_hint="lower training.learning_rates or a larger training.warmup_fraction",
             label=f"{label} {name}".strip(),
         )
         state = RunState(scratch / machine.key() / f"{label} {name}".replace(" ", "-"))

@@ -40,7 +40,7 @@ def base_figures(
     """
     if not texts:
         return {}
-    stream = np.array([token for text in texts for token in (tokenizer.begin_of_text, *tokenizer.encode(text))])
+    stream = np.array([token for text in texts for token in (tokenizer.bos_id, *tokenizer.encode(text))])
     length = min(model.config.context_length, MOST_POSITIONS)
     batch_size = max(1, min(batch_size, MOST_LOGITS // (length * model.config.vocab_size)))
     nats = token_losses(model, stream, plan_spans(len(stream), length, length), batch_size, machine, label)

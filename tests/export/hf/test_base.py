@@ -15,8 +15,8 @@ from llm.core.errors import UserError
 from llm.export.hf.base import open_base, open_model, read_base, read_first_weights, read_tokenizer
 from llm.export.hf.folder import read_folder, write_folder
 from llm.model.config import ModelConfig
-from llm.tokens.frame import with_begin
 from llm.tokens.special import SPECIAL_TOKENS
+from llm.tokens.templates import with_bos
 from llm.tokens.tokenizer import Tokenizer
 
 TEXTS = ["def walk(path):", "The river runs <|im_end|> 2024 déjà vu"]
@@ -89,9 +89,9 @@ def test_the_token_that_a_text_begins_with_stays_and_no_other(exported_folder, t
     assert file == tmp_path / "grown.json"
     assert capsys.readouterr().err == ""
     begin = begin or "<|endoftext|>"
-    assert Tokenizer.load(file).begin_token == begin
+    assert Tokenizer.load(file).bos_token == begin
     tokenizer.post_processor = None
-    assert file.read_text() == with_begin(tokenizer, begin).to_str(pretty=True)
+    assert file.read_text() == with_bos(tokenizer, begin).to_str(pretty=True)
 
 
 def test_a_folder_without_our_tokens_is_opened_to_generate_as_it_is(foreign, tmp_path):
@@ -99,8 +99,8 @@ def test_a_folder_without_our_tokens_is_opened_to_generate_as_it_is(foreign, tmp
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 314]}')
     model, tokenizer = open_model(folder)
     assert model.config.vocab_size == tokenizer.vocab_size == N_KNOWN  # no token that it lacks can be generated
-    assert tokenizer.begin == [314]
-    assert tokenizer.ends == {7, 314}
+    assert tokenizer.prefix_ids == [314]
+    assert tokenizer.eos_ids == {7, 314}
     assert tokenizer.prompt("The") == AutoTokenizer.from_pretrained(folder)("The")["input_ids"]
     shown = CliRunner().invoke(app, ["generate", "The", "--model", str(folder), "--temperature", "0"])
     assert shown.output.startswith("The")

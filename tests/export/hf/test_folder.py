@@ -29,7 +29,8 @@ from llm.export.hf.folder import FILES, read_folder, write_folder
 from llm.export.verify import compare_with_transformers
 from llm.finetune.shared.chat import TEMPLATE
 from llm.model.generate import generate, greedy
-from llm.tokens.tokenizer import END_OF_TEXT, IM_END, SPECIAL_TOKENS, Tokenizer
+from llm.tokens.special import END_OF_TEXT, IM_END, SPECIAL_TOKENS
+from llm.tokens.tokenizer import Tokenizer
 
 # Head counts, widths and layers that differ from each other, so that a swapped axis cannot pass.
 SHAPES = {

@@ -20,7 +20,7 @@ from llm.finetune.classify.classifier import (
 )
 from llm.finetune.data.labeled import Labeled
 from llm.model.classifier import Classifier
-from llm.tokens.frame import frame
+from llm.tokens.templates import classifier_ids
 from llm.tokens.tokenizer import Tokenizer
 
 EPOCHS = {"training.epochs": 4.0, "training.n_evals": 3, "max_tokens": 32}
@@ -109,7 +109,7 @@ def test_rows_are_cut_to_max_tokens_and_counted(tokenizer, make_task, n_texts):
     assert {split: len(part.ids[0]) for split, part in prepared.rows.items()} == {"train": 32, "val": 32, "test": 32}
     assert prepared.report["rows_cut_to_max_tokens"] == 4
     encoded = [tokenizer.encode(text) for text in prepared.rows["train"].texts[0]]
-    assert prepared.rows["train"].ids[0] == frame(encoded, tokenizer.special, 32)
+    assert prepared.rows["train"].ids[0] == classifier_ids(encoded, tokenizer.special, 32)
 
 
 def test_what_was_left_out_of_the_file_is_in_the_report(tokenizer, task):

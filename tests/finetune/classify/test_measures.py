@@ -25,7 +25,7 @@ from llm.finetune.classify.measures import (
     write_report,
 )
 
-CURVE = [{"step": 1, "train_loss": 1.0, "val_loss": 2.0, "rate": 0.5}]
+CURVE = [{"step": 1, "train_loss": 1.0, "val_loss": 2.0, "lr_factor": 0.5}]
 # Of three labels: 0 is taken for 0 and for 1, 1 for 1, 2 for 1.
 PROBABILITIES = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.125, 0.75, 0.125], [0.25, 0.5, 0.25]])
 THREE = Scored(np.array([0, 0, 1, 2]), np.log(PROBABILITIES).astype(np.float32))

@@ -26,7 +26,8 @@ from llm.finetune.dpo.dpo import (
     train_preferences,
 )
 from llm.finetune.shared.chat import Message
-from llm.tokens.tokenizer import IM_END, Tokenizer
+from llm.tokens.special import IM_END
+from llm.tokens.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
 ASKED = [

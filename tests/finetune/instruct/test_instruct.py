@@ -30,7 +30,8 @@ from llm.finetune.instruct.instruct import (
 )
 from llm.finetune.shared.answers import answer
 from llm.finetune.shared.chat import Message, conversation_ids, turn_ids
-from llm.tokens.tokenizer import IM_END, Tokenizer
+from llm.tokens.special import IM_END
+from llm.tokens.tokenizer import Tokenizer
 
 PAIRS = [("go", "The river runs."), ("say what falls", "rain"), ("walk the path", "names, if"), ("hm", "déjà vu")]
 SPLITS = ("train", "val", "test")
@@ -52,7 +53,7 @@ def _pair(user: str, text: str) -> Conversation:
 
 def _row(tokenizer: Tokenizer, messages: Conversation, last_only: bool = False) -> Row:
     turns = [turn_ids(tokenizer, message) for message in messages]
-    return make_row(messages, turns, tokenizer.begin_of_text, last_only)
+    return make_row(messages, turns, tokenizer.bos_id, last_only)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_a_cut_answer_has_no_end_and_one_cut_to_nothing_is_no_row(tokenizer):
 @settings(max_examples=60)
 def test_a_split_conversation_has_each_turn_once_behind_the_system_message(tokenizer, max_tokens):
     turns = [turn_ids(tokenizer, message) for message in TALK]
-    parts, n_dropped = split_row(TALK, turns, tokenizer.begin_of_text, max_tokens)
+    parts, n_dropped = split_row(TALK, turns, tokenizer.bos_id, max_tokens)
     assert all(len(row.ids) <= max_tokens for row in parts)
     assert all(row.messages[0] == TALK[0] and row.messages[1].role == "user" for row in parts)
     kept = [message for row in parts for message in row.messages[1:]]
@@ -144,7 +145,7 @@ def test_a_split_conversation_has_each_turn_once_behind_the_system_message(token
 def test_a_turn_that_is_too_long_alone_parts_those_around_it(tokenizer):
     long = [*TALK[:3], Message("user", "rain " * 60), TALK[4], *TALK[5:]]
     turns = [turn_ids(tokenizer, message) for message in long]
-    parts, n_dropped = split_row(long, turns, tokenizer.begin_of_text, 91)
+    parts, n_dropped = split_row(long, turns, tokenizer.bos_id, 91)
     assert n_dropped == 1
     assert [row.messages for row in parts] == [TALK[:3], [TALK[0], *TALK[5:]]]
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from llm.finetune.shared.answers import answer, answer_ids, score_answers, show_answers, spread, token_f1
 from llm.finetune.shared.chat import Message, prompt_ids
-from llm.tokens.tokenizer import END_OF_TEXT, IM_END, Tokenizer
+from llm.tokens.special import END_OF_TEXT, IM_END
+from llm.tokens.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

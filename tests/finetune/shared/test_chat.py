@@ -7,7 +7,8 @@ from transformers import AutoTokenizer
 
 from llm.export.hf.folder import write_folder
 from llm.finetune.shared.chat import TEMPLATE, Message, conversation_ids, prompt_ids, turn_ids
-from llm.tokens.tokenizer import IM_END, IM_START, Tokenizer
+from llm.tokens.special import IM_END, IM_START
+from llm.tokens.tokenizer import Tokenizer
 
 MESSAGES = ["Name the river.", "", "  spaces \n\n", "\nlines\r\n\tand tabs\n", "user\nŽluťoučký 你好 🙂", "2024's 100%"]
 MARKERS = [IM_END, IM_START, "<|endoftext|>", "<|pad|>", "<|bos|>", "<|eos|>"]
@@ -44,7 +45,7 @@ def test_any_conversation_has_the_ids_of_the_template(ours, theirs, messages):
     expected = theirs.apply_chat_template(as_theirs, add_generation_prompt=True, return_dict=False)
     assert conversation_ids(ours, messages) == expected
     parts = [part for message in messages for part in turn_ids(ours, message)]
-    assert [ours.begin_of_text, *(token for part in parts for token in part)] == theirs.apply_chat_template(
+    assert [ours.bos_id, *(token for part in parts for token in part)] == theirs.apply_chat_template(
         as_theirs, return_dict=False
     )
 

@@ -5,8 +5,9 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.tokens.frame import frame, has_frame, least_tokens, with_frame
-from llm.tokens.tokenizer import END_OF_TEXT, EOS, Tokenizer
+from llm.tokens.special import END_OF_TEXT, EOS
+from llm.tokens.templates import classifier_ids, has_classifier_template, min_tokens, with_classifier_template
+from llm.tokens.tokenizer import Tokenizer
 
 WORDS = st.lists(st.sampled_from(["rain", " falls", "é", "<|endoftext|>", "<|pad|>", "\n"]), max_size=12).map("".join)
 
@@ -18,7 +19,7 @@ def plain(small_tokenizer_file) -> tokenizers.Tokenizer:
 
 @pytest.fixture(scope="module")
 def framed(plain) -> tokenizers.Tokenizer:
-    library = with_frame(plain)
+    library = with_classifier_template(plain)
     library.encode_special_tokens = True
     return library
 
@@ -30,9 +31,9 @@ def tokenizer(small_tokenizer_file) -> Tokenizer:
 
 @given(texts=st.lists(WORDS, min_size=1, max_size=2), room=st.integers(0, 40))
 def test_ids_are_those_of_the_library_cut_where_it_cuts(framed, tokenizer, texts, room):
-    max_tokens = least_tokens(len(texts)) + room
+    max_tokens = min_tokens(len(texts)) + room
     framed.enable_truncation(max_tokens, strategy="longest_first")
-    ids = frame([tokenizer.encode(text) for text in texts], tokenizer.special, max_tokens)
+    ids = classifier_ids([tokenizer.encode(text) for text in texts], tokenizer.special, max_tokens)
     assert ids == framed.encode(*texts).ids
     assert len(ids) <= max_tokens
 
@@ -49,21 +50,21 @@ def test_ids_are_those_of_the_library_cut_where_it_cuts(framed, tokenizer, texts
     ],
 )
 def test_of_two_texts_the_longer_is_cut_first(tokenizer, lengths, room, kept):
-    ids = frame([[100] * lengths[0], [200] * lengths[1]], tokenizer.special, room + 2)
+    ids = classifier_ids([[100] * lengths[0], [200] * lengths[1]], tokenizer.special, room + 2)
     assert ids == [*[100] * kept[0], tokenizer.special[EOS], *[200] * kept[1], tokenizer.special[END_OF_TEXT]]
 
 
 def test_a_tokenizer_has_the_frame_when_it_was_given_it(plain, framed):
-    assert has_frame(framed)
-    assert not has_frame(plain)
-    other = with_frame(plain)
+    assert has_classifier_template(framed)
+    assert not has_classifier_template(plain)
+    other = with_classifier_template(plain)
     other.post_processor = tokenizers.processors.TemplateProcessing(
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", plain.token_to_id("<|endoftext|>"))]
     )
-    assert not has_frame(other)
+    assert not has_classifier_template(other)
 
 
 def test_a_tokenizer_that_gets_the_frame_stays_as_it_was(plain):
     before = plain.to_str()
-    assert with_frame(plain).encode("rain", add_special_tokens=False).ids == plain.encode("rain").ids
+    assert with_classifier_template(plain).encode("rain", add_special_tokens=False).ids == plain.encode("rain").ids
     assert plain.to_str() == before

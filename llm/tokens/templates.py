@@ -18,7 +18,7 @@ from tokenizers import processors
 from llm.tokens.special import END_OF_TEXT, EOS
 
 
-def with_begin(library: tokenizers.Tokenizer, begin: str = END_OF_TEXT) -> tokenizers.Tokenizer:
+def with_bos(library: tokenizers.Tokenizer, begin: str = END_OF_TEXT) -> tokenizers.Tokenizer:
     """Return the tokenizer with a post-processor that puts `begin` before each text; every client runs it."""
     begun = tokenizers.Tokenizer.from_str(library.to_str())
     begun.post_processor = processors.TemplateProcessing(
@@ -29,22 +29,22 @@ def with_begin(library: tokenizers.Tokenizer, begin: str = END_OF_TEXT) -> token
     return begun
 
 
-def least_tokens(n_texts: int) -> int:
+def min_tokens(n_texts: int) -> int:
     """The tokens of a row of one or two texts that keeps a token of each."""
     return 2 * n_texts
 
 
-def frame(texts: Sequence[Sequence[int]], special: Mapping[str, int], max_tokens: int) -> list[int]:
+def classifier_ids(texts: Sequence[Sequence[int]], special: Mapping[str, int], max_tokens: int) -> list[int]:
     """The ids of one or two texts with their frame, at most `max_tokens`.
 
     A text is cut at its end; of two the longer one is cut first, as "longest_first" of `tokenizers` does it.
 
-    >>> frame([[7, 8, 9]], {"<|endoftext|>": 0}, 3)
+    >>> classifier_ids([[7, 8, 9]], {"<|endoftext|>": 0}, 3)
     [7, 8, 0]
-    >>> frame([[7], [8, 9, 9, 9]], {"<|endoftext|>": 0, "<|eos|>": 3}, 5)
+    >>> classifier_ids([[7], [8, 9, 9, 9]], {"<|endoftext|>": 0, "<|eos|>": 3}, 5)
     [7, 3, 8, 9, 0]
     """
-    assert max_tokens >= least_tokens(len(texts)), "room for a token of each text"
+    assert max_tokens >= min_tokens(len(texts)), "room for a token of each text"
     room = max_tokens - len(texts)
     end = special[END_OF_TEXT]
     if len(texts) == 1:
@@ -57,7 +57,7 @@ def frame(texts: Sequence[Sequence[int]], special: Mapping[str, int], max_tokens
     return [*first, special[EOS], *second, end]
 
 
-def with_frame(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+def with_classifier_template(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The tokenizer with what puts the frame around a text or a pair of them, as `frame` does; every client runs it."""
     framed = tokenizers.Tokenizer.from_str(library.to_str())
     framed.post_processor = processors.TemplateProcessing(
@@ -68,9 +68,9 @@ def with_frame(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return framed
 
 
-def has_frame(library: tokenizers.Tokenizer) -> bool:
+def has_classifier_template(library: tokenizers.Tokenizer) -> bool:
     """Whether a tokenizer puts this frame around a text."""
-    return _post_processor(library) == _post_processor(with_frame(library))
+    return _post_processor(library) == _post_processor(with_classifier_template(library))
 
 
 def _post_processor(library: tokenizers.Tokenizer) -> object:
