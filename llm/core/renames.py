@@ -21,7 +21,7 @@ RENAMES = {
     "pretrain.schedule.decay_share": "decay_fraction",
     "pretrain.schedule.final_share": "final_lr_fraction",
     "pretrain.average": "weight_averaging",
-    "pretrain.average_share": "weight_averaging_fraction",
+    "pretrain.average_share": "ema_half_life_fraction and tail_fraction",
     "pretrain.stop_after_evals": "early_stopping_patience",
     "pretrain.keep": "checkpoint_selection",
     "finetune.seeds": "n_seeds",
