@@ -351,7 +351,7 @@ def pretraining(folder: Path, **environment: str) -> subprocess.Popen[str]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    from llm.core.stage import file_hash
+    from llm.core.outputs import file_hash
 
     names = ("models/pretrained/model.safetensors", "metrics/pretrain.json", "plots/pretrain/curve.tsv")
     return {name: file_hash(folder / name) for name in names}

@@ -11,6 +11,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from llm.core import stage
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param
 from llm.core.tables import TableWriter, iterate_rows, read_table
 from llm.evaluate.baselines import DOCUMENT_BITS, Bits, Texts, bzip2_size, xz_bits, zstd_bits
@@ -24,10 +25,10 @@ ORDERS = {"kneser_ney_5gram": 5, "unigram": 1}
 
 def main(
     baselines: Annotated[BaselinesParams, Param("baselines")],
-    corpus: Input,
-    windows: Input,
-    metrics: Output,
-    document_bits: Output,
+    corpus: Input = Path("data/corpus"),
+    windows: Input = Path("data/windows"),
+    metrics: Output = Path("metrics/baselines.json"),
+    document_bits: Output = Path("data/baselines.parquet"),
 ) -> None:
     """Bits per byte of val and test, for each baseline alone and given the training text, or the first part of it.
 
@@ -49,7 +50,7 @@ def main(
             sums["bzip2"] = 8 * bzip2_size(b"".join(documents))
             size = sum(map(len, documents))
             report[split] = {name: round(n_bits / size, 5) for name, n_bits in sums.items()}
-    stage.write_json(metrics, report)
+    write_json(metrics, report)
 
 
 def _texts(path: Path) -> list[bytes]:

@@ -1,5 +1,6 @@
 """Every metric and every artifact → the model card beside the export."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from llm.core import stage
@@ -13,24 +14,24 @@ def main(
     tokenizing: Annotated[dict[str, Any], Param("tokenize")],
     training: Annotated[dict[str, Any], Param("pretrain")],
     tasks: Annotated[dict[str, Any], Param("finetune.tasks")],
-    prepare: Input,
-    label: Input,
-    tokenize: Input,
-    pretrain: Input,
-    baselines: Input,
-    evaluate: Input,
-    memorise: Input,
-    cloze: Input,
-    export: Input,
-    finetune: Input,
-    corpus: Input,
-    tokenizer: Input,
-    tokens: Input,
-    windows: Input,
-    pretrained: Input,
-    exported: Input,
-    finetuned: Input,
-    card: Output,
+    prepare: Input = Path("metrics/prepare.json"),
+    label: Input = Path("metrics/label.json"),
+    tokenize: Input = Path("metrics/tokenize.json"),
+    pretrain: Input = Path("metrics/pretrain.json"),
+    baselines: Input = Path("metrics/baselines.json"),
+    evaluate: Input = Path("metrics/evaluate.json"),
+    memorise: Input = Path("metrics/memorise.json"),
+    cloze: Input = Path("metrics/cloze.json"),
+    export: Input = Path("metrics/export.json"),
+    finetune: Input = Path("metrics/finetune"),
+    corpus: Input = Path("data/corpus"),
+    tokenizer: Input = Path("data/tokenizer/tokenizer.json"),
+    tokens: Input = Path("data/tokens"),
+    windows: Input = Path("data/windows"),
+    pretrained: Input = Path("models/pretrained"),
+    exported: Input = Path("models/export/model.safetensors"),
+    finetuned: Input = Path("models/finetuned"),
+    card: Output = Path("models/export/README.md"),
 ) -> None:
     """Write the card from the metrics files and the artifacts' hashes; `finetune` and `finetuned` are folders."""
     files = {"prepare": prepare, "label": label, "tokenize": tokenize, "pretrain": pretrain}

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from llm.core import stage
 from llm.core.device import Machine
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.evaluate.cloze import MIN_ITEMS, draw_items, read_documents
 from llm.evaluate.multiple_choice import Item, figures, score_items, task_config
@@ -21,12 +22,12 @@ from llm.tokens.tokenizer import Tokenizer
 def main(
     cloze: Annotated[ClozeParams, Param("cloze")],
     seed: Seed,
-    weights: Input,
-    corpus: Input,
-    tokenizer: Input,
-    folder: str,
-    tasks: Output,
-    metrics: Output,
+    weights: Input = Path("models/pretrained"),
+    corpus: Input = Path("data/corpus"),
+    tokenizer: Input = Path("data/tokenizer/tokenizer.json"),
+    folder: str = "data/cloze",
+    tasks: Output = Path("data/cloze"),
+    metrics: Output = Path("metrics/cloze.json"),
 ) -> None:
     """Draw items of each task from test, write them into `tasks`, and score them; too few are left out and named.
 
@@ -54,7 +55,7 @@ def main(
         task: figures(items, list(islice(scores, len(items))), np.random.default_rng([seed, number]))
         for number, (task, items) in enumerate(asked.items())
     }
-    stage.write_json(metrics, {**measured, "left_out": left_out})
+    write_json(metrics, {**measured, "left_out": left_out})
 
 
 def _write(tasks: Path, task: str, items: list[Item], data_file: str) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from llm.core import stage
 from llm.core.device import Machine
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import iterate_rows, read_table
 from llm.evaluate.breakdown import Row
@@ -49,25 +50,25 @@ def main(
     evaluate: Annotated[EvaluateParams, Param("evaluate")],
     ngram: Annotated[int, Field(ge=1), Param("sample.contamination_ngram")],
     seed: Seed,
-    weights: Input,
-    windows: Input,
-    tokens: Input,
-    tokenizer: Input,
-    baselines: Input,
-    document_bits: Input,
-    corpus: Input,
-    metrics: Output,
-    figures: Output,
-    report: Output,
-    samples: Output,
-    texts: Output,
-    continuations: Output,
-    picture: Output,
-    position: Output,
-    context: Output,
-    context_picture: Output,
-    calibration: Output,
-    calibration_picture: Output,
+    weights: Input = Path("models/pretrained"),
+    windows: Input = Path("data/windows"),
+    tokens: Input = Path("data/tokens"),
+    tokenizer: Input = Path("data/tokenizer/tokenizer.json"),
+    baselines: Input = Path("metrics/baselines.json"),
+    document_bits: Input = Path("data/baselines.parquet"),
+    corpus: Input = Path("data/corpus"),
+    metrics: Output = Path("metrics/evaluate.json"),
+    figures: Output = Path("reports/evaluation.json"),
+    report: Output = Path("reports/evaluation.md"),
+    samples: Output = Path("reports/samples.md"),
+    texts: Output = Path("reports/samples.json"),
+    continuations: Output = Path("reports/continuations.md"),
+    picture: Output = Path("plots/evaluate/bits_per_byte.svg"),
+    position: Output = Path("plots/evaluate/position.tsv"),
+    context: Output = Path("plots/evaluate/context.tsv"),
+    context_picture: Output = Path("plots/evaluate/context.svg"),
+    calibration: Output = Path("plots/evaluate/calibration.tsv"),
+    calibration_picture: Output = Path("plots/evaluate/calibration.svg"),
 ) -> None:
     """Score all of val and test, each token once; an empty split is left out.
 
@@ -108,13 +109,13 @@ def main(
     limits = {"lossless_tokens": info.lossless, "sees_the_future": model.sees_the_future}
     summaries = {split: of["summary"] for split, of in measured.items()}
     others = {"matmul_dtype": machine.matmul_dtype, "example_prompt": example_of(evaluate)}
-    stage.write_json(metrics, {**summaries, **limits, **others, "quality": few(quality)})
-    stage.write_json(figures, dict(measured))
+    write_json(metrics, {**summaries, **limits, **others, "quality": few(quality)})
+    write_json(figures, dict(measured))
     report.write_text(write_page(measured), encoding="utf-8")
     drawn = draw_samples(model, encoder, evaluate, seed)
     samples.write_text(write_samples(drawn, encoder, evaluate.sample_tokens), encoding="utf-8")
     table = samples_table(drawn, encoder, evaluate.sample_tokens)
-    stage.write_json(texts, {"prompts_of": prompts_of, "samples": table})
+    write_json(texts, {"prompts_of": prompts_of, "samples": table})
     continuations.write_text(page_of_texts, encoding="utf-8")
     _draw_rivals(summaries, rivals, picture)
     shown = next(reversed(measured), None)  # test, if there is one

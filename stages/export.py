@@ -5,6 +5,7 @@ from typing import Annotated
 
 from llm.core import stage
 from llm.core.errors import UserError
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.export.gguf import export_gguf
 from llm.export.hf.folder import FILES, write_folder
@@ -17,16 +18,16 @@ from llm.model.weights import load_model
 def main(
     seed: Seed,
     export: Annotated[ExportParams, Param("export")],
-    weights: Input,
-    tokenizer: Input,
-    config: Output,
-    model: Output,
-    generation: Output,
-    tokenizer_copy: Output,
-    tokenizer_config: Output,
-    gguf: Output,
-    onnx: Output,
-    metrics: Output,
+    weights: Input = Path("models/pretrained"),
+    tokenizer: Input = Path("data/tokenizer/tokenizer.json"),
+    config: Output = Path("models/export/config.json"),
+    model: Output = Path("models/export/model.safetensors"),
+    generation: Output = Path("models/export/generation_config.json"),
+    tokenizer_copy: Output = Path("models/export/tokenizer.json"),
+    tokenizer_config: Output = Path("models/export/tokenizer_config.json"),
+    gguf: Output = Path("models/export/gguf"),
+    onnx: Output = Path("models/export/onnx"),
+    metrics: Output = Path("metrics/export.json"),
 ) -> None:
     """Write the five files of one folder, and the folders of GGUF files and of ONNX; one without has a reason.
 
@@ -41,7 +42,7 @@ def main(
     write_folder(folder, ours, tokenizer)
     onnx.mkdir(parents=True, exist_ok=True)
     verified = verify_transformers(folder, ours, seed)
-    stage.write_json(
+    write_json(
         metrics,
         {
             **({"transformers": verified} if "skipped" in verified else verified),
@@ -57,7 +58,7 @@ def main(
 def _explain_empty(folder: Path, format_: str) -> None:
     """Write into a folder without files why it has none; DVC warns of an empty one."""
     if not any(folder.iterdir()):
-        stage.write_json(folder / "skipped.json", {"skipped": f"{format_} is not in export.formats"})
+        write_json(folder / "skipped.json", {"skipped": f"{format_} is not in export.formats"})
 
 
 def _check_paths(given: tuple[Path, ...], folder: Path) -> None:

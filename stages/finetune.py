@@ -1,11 +1,13 @@
 """An export and a file of labeled rows → a finetuned model with its own export, metrics and plots."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 from llm.core import stage
 from llm.core.device import Machine
 from llm.core.errors import UserError
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Scratch, Seed
 from llm.core.tables import empty_reason
 from llm.export.params import Format
@@ -25,17 +27,17 @@ def main(
     n_seeds: Annotated[Count, Param("finetune.n_seeds")],
     seed: Seed,
     name: str,
-    data: Input,
-    config: Input,
-    weights: Input,
-    tokenizer: Input,
-    held_out: Input,
-    model: Output,
-    metrics: Output,
-    plots: Output,
-    report: Output,
-    answers: Output,
     scratch: Scratch,
+    data: Input = Path("{task.data}"),
+    config: Input = Path("{task.base}/config.json"),
+    weights: Input = Path("{task.base}/{task.weights}"),
+    tokenizer: Input = Path("{task.base}/tokenizer.json"),
+    held_out: Input = Path("data/corpus/test.parquet"),
+    model: Output = Path("models/finetuned/{name}"),
+    metrics: Output = Path("metrics/finetune/{name}.json"),
+    plots: Output = Path("plots/finetune/{name}"),
+    report: Output = Path("reports/finetune/{name}.md"),
+    answers: Output = Path("reports/finetune/{name}.json"),
 ) -> None:
     """Train the task `name` on `data`; write the folders `model` and `plots`, and a `report` to be read.
 
@@ -49,10 +51,10 @@ def main(
         raise UserError(f"wanted config, weights and tokenizer in one folder, given {config}, {weights}, {tokenizer}")
     plots.mkdir(parents=True)
     model.mkdir(parents=True)
-    stage.write_json(answers, {"answers": []})  # a classifier gives none
+    write_json(answers, {"answers": []})  # a classifier gives none
     if reason := (empty_reason(data) if data.suffix == ".parquet" else None) or base_incompatibility(config):
         (model / "skipped.json").write_text(json.dumps({"skipped": reason}) + "\n", encoding="utf-8")
-        stage.write_json(metrics, {"skipped": reason})
+        write_json(metrics, {"skipped": reason})
         draw_note(f"{name} was skipped:\n{reason}", plots / "curve.svg")
         report.write_text(f"Skipped: {reason}.\n", encoding="utf-8")
         return
@@ -68,7 +70,7 @@ def main(
             figures = run_instruct(job, task)
         case DPOTask():
             figures = run_dpo(job, task)
-    stage.write_json(metrics, figures)
+    write_json(metrics, figures)
     rows = describe_rows(figures, task.max_tokens)
     (model / "README.md").write_text(task_card(name, model, task.base, figures, rows), encoding="utf-8")
 

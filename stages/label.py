@@ -8,6 +8,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from llm.core import stage
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param
 from llm.core.tables import SPLITS, TableWriter, iterate_rows, with_reason
 from llm.corpus.labels import DOCSTRING, LIBRARY, Documented, docstring_rows, find_documented, library_rows
@@ -15,7 +16,11 @@ from llm.corpus.params import LabelParams
 
 
 def main(
-    label: Annotated[LabelParams, Param("label")], corpus: Input, library: Output, docstring: Output, metrics: Output
+    label: Annotated[LabelParams, Param("label")],
+    corpus: Input = Path("data/corpus"),
+    library: Output = Path("data/labeled/builtin/library.parquet"),
+    docstring: Output = Path("data/labeled/builtin/docstring.parquet"),
+    metrics: Output = Path("metrics/label.json"),
 ) -> None:
     """Write the tables `library` and `docstring`; for a corpus without docstrings both have no rows."""
     dropped = Counter[str]()
@@ -45,7 +50,7 @@ def main(
     report["dropped"] = dict(sorted(dropped.items()))
     if reasons:
         report["empty_reason"] = reasons
-    stage.write_json(metrics, report)
+    write_json(metrics, report)
 
 
 def _why_empty(task: str, rows: list[dict[str, Any]]) -> str | None:

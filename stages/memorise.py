@@ -1,6 +1,7 @@
 """Weights and the text they were trained on → what of it the model has by heart, beside text it never saw."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from llm.core import stage
 from llm.core.device import Machine
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import read_table
 from llm.evaluate.memorization import (
@@ -56,12 +58,12 @@ def main(
     memorise: Annotated[MemoriseParams, Param("memorise")],
     evaluate: Annotated[EvaluateParams, Param("evaluate")],
     seed: Seed,
-    weights: Input,
-    windows: Input,
-    tokens: Input,
-    tokenizer: Input,
-    metrics: Output,
-    report: Output,
+    weights: Input = Path("models/pretrained"),
+    windows: Input = Path("data/windows"),
+    tokens: Input = Path("data/tokens"),
+    tokenizer: Input = Path("data/tokenizer/tokenizer.json"),
+    metrics: Output = Path("metrics/memorise.json"),
+    report: Output = Path("reports/memorisation.md"),
 ) -> None:
     """Continue prefixes of train and test greedily, and look for the samples in train; metrics and a report."""
     machine = Machine.find()
@@ -83,7 +85,7 @@ def main(
     ]
     runs = longest_runs([*(np.array(sample.ids, dtype=np.int64) for sample in samples), *stretches], train)
     of_samples, of_test = runs[: len(samples)], runs[len(samples) :]
-    stage.write_json(
+    write_json(
         metrics,
         {
             **{split: continued.figures() for split, continued in by_split.items()},

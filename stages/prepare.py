@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from llm.core import stage
 from llm.core.errors import UserError
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Scratch
 from llm.core.tables import SPLITS
 from llm.corpus.assemble import Kept, resolve_split, write_corpus
@@ -28,12 +29,12 @@ HARMLESS = {"empty", "hidden"}
 
 def main(
     prepare: Annotated[PrepareParams, Param("prepare")],
-    raw: Input,
-    lock: Input,
-    corpus: Output,
-    metrics: Output,
-    report: Output,
     scratch: Scratch,
+    raw: Input = Path("data/raw"),
+    lock: Input = Path("requirements.lock"),
+    corpus: Output = Path("data/corpus"),
+    metrics: Output = Path("metrics/prepare.json"),
+    report: Output = Path("reports/prepare.md"),
 ) -> None:
     """Write `corpus`/{train,val,test}.parquet and count what was kept and what was dropped."""
     units = [unit for source in prepare.sources for unit in list_units(source, raw, lock)]
@@ -91,7 +92,7 @@ def main(
         content["files_of_doubtful_encoding"] = len(encodings)
     if any(isinstance(source, PythonSource) for source in prepare.sources):
         content["python"] = {"version": platform.python_version(), "library_sha256": library_hash()}
-    stage.write_json(metrics, content)
+    write_json(metrics, content)
     sources = {
         name: {"found": found[name], "kept": kept["documents", group], "bytes": kept["bytes", group]}
         for name, group in of_source.items()

@@ -11,6 +11,7 @@ from torch import Tensor
 from llm.core import stage
 from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
+from llm.core.outputs import file_hash, write_json
 from llm.core.stage import Input, Output, Param, Scratch, Seed
 from llm.export.hf.base import read_first_weights
 from llm.model.config import ModelConfig, ModelParams
@@ -45,14 +46,14 @@ def main(
     model: Annotated[ModelParams, Param("model")],
     pretrain: Annotated[PretrainParams, Param("pretrain")],
     seed: Seed,
-    windows: Input,
-    tokenizer: Input,
-    given: Input,
-    weights: Output,
-    metrics: Output,
-    curve: Output,
-    picture: Output,
     scratch: Scratch,
+    windows: Input = Path("data/windows"),
+    tokenizer: Input = Path("data/tokenizer/tokenizer.json"),
+    given: Input = Path("data/given"),
+    weights: Output = Path("models/pretrained"),
+    metrics: Output = Path("metrics/pretrain.json"),
+    curve: Output = Path("plots/pretrain/curve.tsv"),
+    picture: Output = Path("plots/pretrain/curve.svg"),
 ) -> None:
     """Train for `pretrain.max_steps` steps; write `weights` (a folder), curve and metrics.
 
@@ -89,7 +90,7 @@ def _train(
         pretrain=pretrain,
         seed=seed,
         windows=(info, len(text.stream), len(text.starts)),
-        init_from=base and stage.file_hash(base),
+        init_from=base and file_hash(base),
     )
     config = ModelConfig(**model.model_dump(), vocab_size=info.vocab_size, context_length=length)
     batches = WindowBatches([text], length, batch, info.pad, seed)
@@ -174,7 +175,7 @@ def _train(
     draw_curve(learned.rows, "pretraining", picture)
     kept = learned.best() if pretrain.checkpoint_selection == "best" else learned.rows[-1]
     n_steps = int(learned.rows[-1]["step"])
-    stage.write_json(
+    write_json(
         metrics,
         {
             "parameters": gpt.n_parameters(),

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from llm.core import stage
 from llm.core.errors import UserError
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param
 from llm.core.tables import SPLITS, iterate_batches, read_table, segmentation_names
 from llm.tokens.contamination import Contamination, contamination
@@ -31,11 +32,11 @@ N_WORST = 10
 
 def main(
     sample: Annotated[WindowParams, Param("sample")],
-    tokens: Input,
-    tokenizer: Input,
-    windows: Output,
-    metrics: Output,
-    report: Output,
+    tokens: Input = Path("data/tokens"),
+    tokenizer: Input = Path("data/tokenizer/tokenizer.json"),
+    windows: Output = Path("data/windows"),
+    metrics: Output = Path("metrics/sample.json"),
+    report: Output = Path("reports/contamination.md"),
 ) -> None:
     """Write `windows`/{train,val,test}.npy (tokens), .parquet (windows) and windows.json; metrics and a report."""
     windows.mkdir(parents=True)
@@ -84,7 +85,7 @@ def main(
             for split, of in found.items()
         },
     }
-    stage.write_json(metrics, content)
+    write_json(metrics, content)
     report.write_text(_describe(found, tokens, sample), encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from llm.core import stage
 from llm.core.errors import UserError
+from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import SPLITS, TableWriter, iterate_batches, iterate_rows, read_table, tokens_schema
 from llm.report.plots import draw_vocabulary
@@ -35,13 +36,13 @@ COLUMNS = ["doc_id", "source", "path", "text", "n_bytes"]
 def main(
     tokenize: Annotated[TokenizeParams, Param("tokenize")],
     seed: Seed,
-    corpus: Input,
-    given: Input,
-    tokenizer: Output,
-    tokens: Output,
-    metrics: Output,
-    report: Output,
-    picture: Output,
+    corpus: Input = Path("data/corpus"),
+    given: Input = Path("data/given"),
+    tokenizer: Output = Path("data/tokenizer/tokenizer.json"),
+    tokens: Output = Path("data/tokens"),
+    metrics: Output = Path("metrics/tokenize.json"),
+    report: Output = Path("reports/tokenize.md"),
+    picture: Output = Path("plots/tokenize/vocabulary.svg"),
 ) -> None:
     """Write `tokenizer` (a tokenizer.json), `tokens`/{train,val,test}.parquet, and how the one serves the other."""
     _make_tokenizer(tokenize, corpus / "train.parquet", given).save(str(tokenizer))
@@ -67,7 +68,7 @@ def main(
     if figures["unknown_share"] > MANY_UNKNOWN:
         advice = "raise vocab_size or train_bytes, lower min_frequency, or use kind: bpe"
         print(f"tokenize: {figures['unknown_share']:.0%} of the tokens are {UNKNOWN}: {advice}", file=sys.stderr)
-    stage.write_json(metrics, figures)
+    write_json(metrics, figures)
     report.write_text(usage.report(), encoding="utf-8")
     draw_vocabulary(usage.counts, usage.lengths(), picture)
 

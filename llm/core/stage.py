@@ -1,203 +1,213 @@
-"""What every stage does around its work: command line and params in, whole outputs out, clear errors.
+"""Run a stage: params and paths in, whole outputs out, one line for an error.
 
-A stage is a script with one `main` whose signature says all that it touches:
+A stage is a script with one `main`, whose signature declares everything that it reads and writes:
 
-    def main(params: Annotated[WindowParams, Param("sample")], tokens: Input, windows: Output, metrics: Output):
+    def main(
+        sample: Annotated[WindowParams, Param("sample")],
+        tokens: Input = Path("data/tokens"),
+        windows: Output = Path("data/windows"),
+    ) -> None: ...
 
     if __name__ == "__main__":
         stage.run(main)
 
-`run` takes each `Param` from params.yaml and each `Input` and `Output` from the stage's `meta` in dvc.yaml, or from
-an option of the same name. It gives `main` other paths to write to, on the outputs' own disks, and moves them to the
-outputs by rename when `main` is through: an output is whole or absent. It hashes code, params and inputs before and
-after, because DVC records them as they are at the end: outputs of inputs that changed meanwhile are thrown away. Under
-DVC it checks all of params.yaml first, so that the first stage of a run refuses what a later one would, and ends when
-DVC does. A `Scratch` is a folder that survives a kill, keyed by all of those hashes.
+`run` loads each `Param` from params.yaml and takes each path from its default or from the option of the same name. In a
+default, `{name}` stands for the option `--name` and `{task.data}` for a value of the param `task`. `main` writes to
+temporary paths, which are renamed to the outputs at the end, so an output is complete or absent. DVC records code,
+params and inputs as they are at the end of a stage, so `run` hashes them before and after and discards the outputs of a
+run during which they changed. A `Scratch` folder survives a kill; its key is a hash of all of them.
 """
 
 import argparse
 import fcntl
-import hashlib
 import importlib
 import inspect
-import json
 import os
 import platform
-import re
 import resource
 import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import Field
 
 from llm.core import params
 from llm.core.closure import import_closure
 from llm.core.errors import UserError, one_line_errors
+from llm.core.outputs import SCRATCH, digest, file_hash, replace, staged, write_json
 
-SCRATCH, WIRING = Path(".scratch"), Path("dvc.yaml")
-CHANGED = "changed while the stage ran; its outputs are dropped, run it again"
-NO_CONTENT = {"__pycache__", SCRATCH.name}  # folders in an input that are no part of it
-# DVC starts a stage through a shell. Bash becomes the stage; dash stays, and waits for it.
+CHANGED = "changed while the stage ran, so its outputs are discarded; run it again"
+# DVC starts a stage through a shell. Bash becomes the stage by exec; dash stays and waits for it.
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
 
 
 @dataclass(frozen=True)
 class Param:
-    """Marks an argument that comes from params.yaml; `{name}` in the key stands for the option `--name`."""
+    """Mark an argument that is loaded from params.yaml; `{name}` in the key stands for the option `--name`."""
 
     key: str
 
 
-@dataclass(frozen=True)
-class Place:
-    """Marks an argument that is a path, and which kind."""
-
-    kind: str
-
-
+Kind = Literal["input", "output", "scratch"]
 Seed = Annotated[int, Field(ge=0, lt=2**63), Param("seed")]
-Input = Annotated[Path, Place("input")]
-Output = Annotated[Path, Place("output")]
-Scratch = Annotated[Path, Place("scratch")]
+Input = Annotated[Path, "input"]
+Output = Annotated[Path, "output"]
+Scratch = Annotated[Path, "scratch"]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a stage's `main` takes, by name: params (with their types), inputs, outputs, plain words."""
+    """Everything that a stage's `main` takes, by argument name."""
 
-    params: dict[str, tuple[str, Any]]
-    inputs: list[str]
-    outputs: list[str]
-    scratch: list[str]
-    words: list[str]
+    params: dict[str, tuple[str, Any]]  # key in params.yaml, type
+    paths: dict[str, tuple[Kind, str | None]]  # kind, default
+    options: dict[str, str | None]  # plain text from the command line: default, or None if it is required
 
     @classmethod
     def of(cls, main: Callable[..., None]) -> "Signature":
-        """Read it from the annotations."""
-        found = cls({}, [], [], [], [])
-        kinds = {"input": found.inputs, "output": found.outputs, "scratch": found.scratch}
+        """Read the annotations and defaults of `main`."""
+        found = cls({}, {}, {})
+        parameters = inspect.signature(main).parameters
         for name, hint in get_type_hints(main, include_extras=True).items():
-            marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-            if hint is str:
-                found.words.append(name)
-            for mark in marks:
-                if isinstance(mark, Param):
-                    found.params[name] = (mark.key, hint)
-                elif isinstance(mark, Place):
-                    kinds[mark.kind].append(name)
+            if name == "return":
+                continue
+            mark: Any = get_args(hint)[-1] if get_origin(hint) is Annotated else None
+            default = parameters[name].default
+            default = None if default is inspect.Parameter.empty else str(default)
+            if isinstance(mark, Param):
+                found.params[name] = (mark.key, hint)
+            elif hint is str:
+                found.options[name] = default
+            else:
+                found.paths[name] = (mark, default)
         return found
+
+    def named(self, kind: Kind) -> list[str]:
+        """Return the names of the path arguments of a kind."""
+        return [name for name, (own, _) in self.paths.items() if own == kind]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of a stage: its script, its arguments, and where they come from."""
+
+    script: Path
+    signature: Signature
+    params_file: Path
+    values: dict[str, Any]  # of params and options
+    paths: dict[str, Path]  # of inputs and outputs
+
+    @classmethod
+    def parse(cls, main: Callable[..., None], argv: list[str]) -> "Call":
+        """Read the command line and params.yaml; an error in either raises UserError or exits with 2."""
+        script, signature = Path(inspect.getfile(main)), Signature.of(main)
+        parser = argparse.ArgumentParser(prog=f"python -m stages.{script.stem}", allow_abbrev=False)
+        parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the params file")
+        for name, value in signature.options.items():
+            parser.add_argument(f"--{name}", required=value is None, default=value)
+        for name in [*signature.named("input"), *signature.named("output")]:
+            kind, default = signature.paths[name]
+            parser.add_argument(f"--{name}", type=Path, required=default is None, help=f"{kind}, default {default}")
+        given = vars(parser.parse_args(argv))
+        options = {name: given[name] for name in signature.options}
+        values = options | load_params(signature, given["params"], options)
+        paths = {
+            name: given[name] or Path(str(signature.paths[name][1]).format(**values))
+            for name in [*signature.named("input"), *signature.named("output")]
+        }
+        instance = f"{script.stem}-{options['name']}" if "name" in options else script.stem
+        paths["runtime"] = Path(f"metrics/runtime/{instance}.json")
+        return cls(script, signature, given["params"], values, paths)
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Return the paths that the stage reads."""
+        return [self.paths[name] for name in self.signature.named("input")]
+
+    @property
+    def targets(self) -> dict[str, Path]:
+        """Return the paths that the stage writes, with the file of its time and memory."""
+        return {name: self.paths[name] for name in [*self.signature.named("output"), "runtime"]}
+
+    def hashes(self) -> dict[str, str]:
+        """Return the hash of every file of code and of every input, by path."""
+        root = self.script.resolve().parents[1]
+        code = {str(path): file_hash(root / path) for path in import_closure(self.script, root)}
+        return code | {str(path): file_hash(path) for path in self.inputs}
+
+    def refuse_changes(self, before: dict[str, str]) -> None:
+        """Raise UserError if code, inputs or params changed since `before` was taken."""
+        after = self.hashes()
+        if changed := sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path)):
+            raise UserError(f"{', '.join(changed)}: {CHANGED}")
+        options = {name: self.values[name] for name in self.signature.options}
+        if options | load_params(self.signature, self.params_file, options) != self.values:
+            raise UserError(f"{self.params_file}: {CHANGED}")
+
+
+def load_params(signature: Signature, path: Path, options: dict[str, str]) -> dict[str, Any]:
+    """Return the value of each `Param` argument."""
+    return {name: params.load(path, key.format(**options), hint) for name, (key, hint) in signature.params.items()}
 
 
 def run(main: Callable[..., None]) -> None:
-    """Run a stage as the command line says; exits 0, or 2 with one line that says what the user got wrong."""
-    _end_with_dvc()
-    script = Path(inspect.getfile(main))
+    """Run a stage from the command line; exit with 0, or with 2 and one line that names the user's error."""
+    _exit_with_dvc()
+    name = Path(inspect.getfile(main)).stem
     try:
         with one_line_errors():
-            _run(main, script, sys.argv[1:])
+            _run(main, Call.parse(main, sys.argv[1:]))
     except UserError as error:
-        print(f"{script.stem}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{script.stem}: interrupted; nothing was written to its outputs", file=sys.stderr)
+        print(f"{name}: interrupted; its outputs were not written", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(130)  # a library's threads may still work, and would slow down Python's own way out by seconds
+        os._exit(130)  # threads of a library may still work, and would delay Python's own exit by seconds
 
 
-def _run(main: Callable[..., None], script: Path, argv: list[str]) -> None:
-    began = time.perf_counter()
-    signature = Signature.of(main)
-    given = _parse(signature, script, argv)
+def _run(main: Callable[..., None], call: Call) -> None:
+    started = time.perf_counter()
     if "DVC_STAGE" in os.environ:
-        _check_pipeline(given["params"], [given[name] for name in signature.outputs])
-    keys = {name: key.format(**given) for name, (key, _) in signature.params.items()}
-
-    def sections() -> dict[str, Any]:
-        return {name: params.load(given["params"], keys[name], hint) for name, (_, hint) in signature.params.items()}
-
-    for name in signature.inputs:
-        if not given[name].exists():
-            raise UserError(f"--{name}: wanted a file or folder, there is no {given[name]}")
-    values = sections()
-    _refuse_if_edited_since_start(script)
-    before = _snapshot(script, [given[name] for name in signature.inputs])
-    key = _digest({"stage": script.stem, "values": repr(values), "files": before, "words": str(given)})
-    targets = {name: given[name] for name in signature.outputs}
-    if given["runtime"] is not None:
-        targets["runtime"] = given["runtime"]
-    with _work_folder(script.stem, key) as work, _staged(targets, f"{script.stem}-{key[:24]}") as staged:
-        scratch = {name: work / name for name in signature.scratch}
+        _check_pipeline(call)
+    for path in call.inputs:
+        if not path.exists():
+            raise UserError(f"{path}: expected a file or folder, it is missing")
+    _refuse_edits_during_startup(call.script)
+    stem, targets = call.script.stem, call.targets
+    before = call.hashes()
+    key = digest({"stage": stem, "values": repr(call.values), "files": before, "paths": str(call.paths)})[:24]
+    with _work_folder(stem, key) as work, staged(targets, f"{stem}-{key}") as temporary:
+        scratch = {name: work / name for name in call.signature.named("scratch")}
         for path in scratch.values():
             path.mkdir(exist_ok=True)
-        words = {name: given[name] for name in [*signature.inputs, *signature.words]}
-        outputs = {name: staged[name] for name in signature.outputs}
-        places = [folder for target in targets.values() for folder in (target.parent, target)]
-        with one_line_errors(written=[SCRATCH, *places, Path(tempfile.gettempdir())]):
-            main(**values, **words, **outputs, **scratch)
-            _refuse_if_changed(before, script, [given[name] for name in signature.inputs])
-            if sections() != values:
-                raise UserError(f"{given['params']}: {CHANGED}")
-            if "runtime" in staged:
-                write_json(staged["runtime"], _runtime(time.perf_counter() - began))
-            for name, path in staged.items():
-                assert path.exists(), f"{script.stem} did not write its output {name}"
-                _put(path, targets[name])
+        outputs = {name: path for name, path in temporary.items() if name != "runtime"}
+        inputs = {name: call.paths[name] for name in call.signature.named("input")}
+        disks = [folder for target in targets.values() for folder in (target.parent, target)]
+        with one_line_errors(written=[SCRATCH, *disks, Path(tempfile.gettempdir())]):
+            main(**call.values, **inputs, **outputs, **scratch)
+            call.refuse_changes(before)
+            write_runtime(temporary["runtime"], time.perf_counter() - started)
+            for name, path in temporary.items():
+                assert path.exists(), f"{stem} did not write its output {name}"
+                replace(targets[name], path)
         shutil.rmtree(work)
 
 
-def _parse(signature: Signature, script: Path, argv: list[str]) -> dict[str, Any]:
-    """Read the command line; a path that it does not name is the one in dvc.yaml."""
-    parser = argparse.ArgumentParser(prog=f"python -m stages.{script.stem}", allow_abbrev=False)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the params file")
-    parser.add_argument("--runtime", type=Path, help="where to write the time and memory that the stage took")
-    for name in signature.inputs + signature.outputs:
-        kind = "read" if name in signature.inputs else "written"
-        parser.add_argument(f"--{name}", type=Path, help=f"a path that is {kind}")
-    for name in signature.words:
-        parser.add_argument(f"--{name}")
-    given = vars(parser.parse_args(argv))
-    names = [*signature.inputs, *signature.outputs, *signature.words]
-    if any(given[name] is None for name in names) and WIRING.exists():
-        wired = wired_paths(WIRING, script.stem, given["params"], given.get("name"))
-        for name in {*names, "runtime"} & wired.keys():
-            given[name] = given[name] or (wired[name] if name in signature.words else Path(wired[name]))
-    if missing := [name for name in names if given[name] is None]:
-        parser.error(f"expected {', '.join(f'--{name}' for name in missing)} or the stage's meta in {WIRING}")
-    return given
-
-
-def wired_paths(wiring: Path, stage: str, params_file: Path, name: str | None) -> dict[str, str]:
-    """Return the paths of a stage's arguments, as its `meta` in dvc.yaml has them.
-
-    Of a stage that stands there for each `name` of a mapping in params.yaml, with the values of that one.
-    """
-    content = params.find(params.read(wiring), f"stages.{stage}", wiring)
-    values: dict[str, Any] = {"key": name}
-    if "foreach" in content and name is not None:
-        item = params.find(params.read(params_file), f"{content['foreach'].strip('${}')}.{name}", params_file)
-        values |= {f"item.{key}": value for key, value in item.items()}
-    wired: dict[str, str] = content.get("do", content).get("meta", {})
-    return {
-        argument: re.sub(r"\$\{([\w.]+)\}", lambda found: str(values.get(found[1])), path)
-        for argument, path in wired.items()
-    }
-
-
-def _check_pipeline(params_file: Path, outputs: Iterable[Path]) -> None:
-    """Refuse what a later stage of the run would refuse, and what DVC could not record, before any work is done."""
-    # Not an import statement: the check reads params of all stages, and no output depends on it.
-    importlib.import_module("llm.commands.check").check_params(params_file)
+def _check_pipeline(call: Call) -> None:
+    """Refuse, before any work, what a later stage of the run would refuse and what DVC could not record."""
+    # Not an import statement: the check reads the params of all stages, and no output depends on it.
+    importlib.import_module("llm.commands.check").check_params(call.params_file)
     root = Path.cwd().resolve()
-    for output in outputs:
+    for output in call.targets.values():
         link = next((path for path in reversed(output.parents) if path.is_symlink()), None)
         if link is not None and not link.resolve().is_relative_to(root):
             raise UserError(
@@ -206,57 +216,30 @@ def _check_pipeline(params_file: Path, outputs: Iterable[Path]) -> None:
             )
 
 
-def file_hash(path: Path) -> str:
-    """The sha256 of a file, or of a folder's files and their names, as hexadecimal digits."""
-    if path.is_dir():
-        files = sorted(inner for inner in path.rglob("*") if inner.is_file() and not NO_CONTENT & {*inner.parts})
-        return _digest({str(inner.relative_to(path)): file_hash(inner) for inner in files})
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _snapshot(script: Path, inputs: list[Path]) -> dict[str, str]:
-    root = script.resolve().parents[1]
-    code = {str(path): file_hash(root / path) for path in import_closure(script, root)}
-    return code | {str(path): file_hash(path) for path in inputs}
-
-
-def _refuse_if_changed(before: dict[str, str], script: Path, inputs: list[Path]) -> None:
-    after = _snapshot(script, inputs)
-    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
-    if changed:
-        raise UserError(f"{', '.join(changed)}: {CHANGED}")
-
-
-def _refuse_if_edited_since_start(script: Path) -> None:
-    """The imports took a second or two: what was edited in that time may not be what was imported."""
+def _refuse_edits_during_startup(script: Path) -> None:
+    """Refuse code that was edited during the imports: what was imported may be the older version."""
     if not sys.platform.startswith("linux"):
-        return  # No other system tells a process when it began without one more dependency.
+        return  # other systems report the start of a process only through another dependency
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    # Ticks and file times are up to 10 ms coarse each; Python reads no module in its first 20 ms.
-    began = time.time() - age + 0.02
+    # Clock ticks and file times are up to 10 ms coarse each; Python reads no module in its first 20 ms.
+    started = time.time() - age + 0.02
     root = script.resolve().parents[1]
-    edited = [str(path) for path in import_closure(script, root) if (root / path).stat().st_mtime > began]
+    edited = [str(path) for path in import_closure(script, root) if (root / path).stat().st_mtime > started]
     if edited:
-        raise UserError(f"{', '.join(edited)}: edited while the stage started, run it again")
+        raise UserError(f"{', '.join(edited)}: edited while the stage started; run it again")
 
 
 @contextmanager
 def _work_folder(stage: str, key: str) -> Iterator[Path]:
-    """The stage's scratch folder for these inputs; refuses when another process works in it."""
-    folder = SCRATCH / stage / key[:24]
-    # A stage that was just killed may take a moment to let go of its lock.
-    for wait in (0.1, 0.4, 1.0, 3.0, 0):
+    """Yield the locked scratch folder of these inputs; refuse it while another process holds the lock."""
+    folder = SCRATCH / stage / key
+    for wait in (0.1, 0.4, 1.0, 3.0, 0):  # a stage that was just killed may hold its lock for a moment
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it may have finished and removed the folder between our open and our lock.
+            # The previous holder may have removed the folder between our open and our lock.
             if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
                 yield folder
                 return
@@ -265,97 +248,40 @@ def _work_folder(stage: str, key: str) -> Iterator[Path]:
         finally:
             os.close(handle)
         time.sleep(wait)
-    raise UserError(f"{folder}: wanted it for itself, another {stage} works in it")
+    raise UserError(f"{folder}: locked by another `{stage}` process")
 
 
-@contextmanager
-def _staged(targets: dict[str, Path], key: str) -> Iterator[dict[str, Path]]:
-    """Yield a path to write each output to, on the disk where it ends; the folders of these paths end with the block.
-
-    Outputs that stand side by side are written side by side.
-    """
-    folders = {name: (target if _is_held(target) else target.parent) / SCRATCH for name, target in targets.items()}
-    made = {above for folder in folders.values() for above in (folder, *folder.parents) if not above.exists()}
-    try:
-        for folder in {*folders.values()}:
-            shutil.rmtree(folder / key, ignore_errors=True)  # of a run that was killed
-            (folder / key).mkdir(parents=True)
-        yield {name: folders[name] / key / target.name for name, target in targets.items()}
-    finally:
-        for folder in {*folders.values()}:
-            shutil.rmtree(folder / key, ignore_errors=True)
-        for folder in sorted({*folders.values(), *made}, key=lambda path: len(path.parts), reverse=True):
-            with suppress(OSError):
-                folder.rmdir()  # unless an output is there, or another stage writes there
-
-
-def _is_held(target: Path) -> bool:
-    """Whether an output is a folder that cannot be replaced: a link to another disk, or where one is mounted."""
-    return target.is_dir() and (target.is_symlink() or target.is_mount())
-
-
-def _put(staged: Path, target: Path) -> None:
-    """Move an output into its place; what stood there before goes."""
-    if _is_held(target):
-        for old in target.iterdir():
-            if old.name != SCRATCH.name:
-                _remove(old)
-        for new in staged.iterdir():
-            new.replace(target / new.name)
-    else:
-        _remove(target)
-        staged.replace(target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write metrics as JSON: sorted as given, floats as they are, one value a line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _runtime(seconds: float) -> dict[str, Any]:
-    # ru_maxrss counts KiB on Linux and bytes on macOS.
+def write_runtime(path: Path, seconds: float) -> None:
+    """Write the time and memory of this process as JSON; nothing in the pipeline depends on it."""
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    torch = sys.modules.get("torch")  # a stage that needs none does not wait for it
+    torch = sys.modules.get("torch")  # imported only if the stage itself needed it
     gpu = {}
     if torch is not None and torch.cuda.is_initialized():
         gpu = {"peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6)}
-    return {
-        "seconds": round(seconds, 1),
-        "peak_memory_mb": round(peak / 1e6),
-        **gpu,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "n_cores": os.cpu_count(),
-    }
+    machine = {"python": platform.python_version(), "machine": platform.machine(), "n_cores": os.cpu_count()}
+    write_json(path, {"seconds": round(seconds, 1), "peak_memory_mb": round(peak / 1e6), **gpu, **machine})
 
 
-def _end_with_dvc() -> None:
-    """Under DVC, end as soon as the process that started the stage is gone: nobody would record its outputs.
+def _exit_with_dvc() -> None:
+    """Under DVC, exit as soon as the process that started the stage is gone: nothing would record the outputs.
 
-    DVC does not stop its stage when it is killed. The wait is a thread of half-second steps and not Linux's
-    PR_SET_PDEATHSIG, so that it works on macOS too, and through a shell that stays between DVC and the stage.
+    DVC does not stop its stage when it is killed. Polling in a thread, unlike Linux's PR_SET_PDEATHSIG, works on macOS
+    and through a shell between DVC and the stage.
     """
     if "DVC_STAGE" not in os.environ:
         return
     import psutil
 
-    def above() -> list[int]:
+    def ancestors() -> list[int]:
         parent = psutil.Process(os.getppid())
         return [parent.pid, parent.ppid()] if parent.name() in SHELLS else [parent.pid]
 
-    started_by = above()
+    started_by = ancestors()
 
     def watch() -> None:
         with suppress(psutil.Error):
-            while above() == started_by:
+            while ancestors() == started_by:
                 time.sleep(0.5)
         os._exit(1)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from llm.core.openmp import SPIN
-from llm.core.stage import file_hash
+from llm.core.outputs import file_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llm.core.stage import write_json
+from llm.core.outputs import write_json
 from llm.export.gguf import export_gguf
 from llm.export.hf.base import open_base
 from llm.export.hf.folder import write_folder
