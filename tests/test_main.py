@@ -74,7 +74,7 @@ def test_a_params_file_that_is_wrong_is_one_line_and_exit_code_2(params_file):
     ended = _module("check", "--params", params_file)
     assert ended.returncode == 2
     assert ended.stdout == ""
-    assert "tokenize.vocab_size: wanted a value, it is missing" in ended.stderr
+    assert "tokenize.vocab_size: required key is missing" in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert "Traceback" not in ended.stderr
 
@@ -267,7 +267,7 @@ def test_windows_shows_what_the_model_learns_from(windows):
 
 def test_windows_refuses_a_window_and_a_split_that_are_not_there(windows, refuse):
     assert "--window: wanted below the " in refuse("windows", "--window", 1000, *windows)
-    assert "wanted a Parquet table, there is none" in refuse("windows", "--split", "trian", *windows)
+    assert "expected a Parquet table, it is missing" in refuse("windows", "--split", "trian", *windows)
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_a_wrong_param_is_one_line_before_dvcs_own(builtin: Clone) -> None:
     lines = builtin.command("dvc", "repro", code=255).splitlines()
     builtin.undo()
     assert "Traceback" not in "\n".join(lines)
-    told = "finetune: params.yaml: finetune.tasks.docstring.max_tokens: wanted integer, given text 'many'"
+    told = "finetune: params.yaml: finetune.tasks.docstring.max_tokens: expected integer, got text 'many'"
     behind = [line for line in lines[lines.index(told) + 1 :] if line]
     assert len(behind) == 1
     assert behind[0].startswith("ERROR: failed to reproduce 'finetune@docstring'")

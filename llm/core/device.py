@@ -45,8 +45,8 @@ class Machine:
         dtype = os.environ.get("GROUNDUP_DTYPE") or ("bfloat16" if _fast_at_bfloat16(device) else "float32")
         if device not in ("cpu", "cuda") or dtype not in ("bfloat16", "float32"):
             raise UserError(
-                f"environment: wanted GROUNDUP_DEVICE cpu or cuda and GROUNDUP_DTYPE bfloat16 or float32, "
-                f"given {device} and {dtype}"
+                f"environment: expected GROUNDUP_DEVICE cpu or cuda and GROUNDUP_DTYPE bfloat16 or float32, "
+                f"got {device} and {dtype}"
             )
         processes = dist.get_world_size() if dist.is_initialized() else 1
         sharded = sharding_requested() and dist.is_initialized()

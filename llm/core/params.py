@@ -1,16 +1,16 @@
-"""`params.yaml` in, one typed and frozen section out; a wrong key or value becomes one line.
+"""Load sections of params.yaml as typed, frozen objects; report every wrong key or value in one line.
 
-    >>> class Demo(Section):
-    ...     steps: int
-    >>> check(Demo, {"steps": 3}, "demo", "params.yaml")
-    Demo(steps=3)
-    >>> check(Demo, {"stesp": 3}, "demo", "params.yaml")
-    Traceback (most recent call last):
-    ...
-    llm.core.errors.UserError: params.yaml: demo.steps: wanted a value, it is missing; demo.stesp: no such key
+>>> class Demo(Section):
+...     steps: int
+>>> check(Demo, {"steps": 3}, "demo", "params.yaml")
+Demo(steps=3)
+>>> check(Demo, {"stesp": 3}, "demo", "params.yaml")
+Traceback (most recent call last):
+...
+llm.core.errors.UserError: params.yaml: demo.steps: required key is missing; demo.stesp: unknown key
 
-Each section's class stands in the room that it is for, so that a new knob for finetuning does not change a
-file that pretraining depends on. This module only loads and explains.
+The class of a section is defined in the package that uses it, so that a new key of finetuning changes no file that
+pretraining depends on.
 """
 
 import re
@@ -25,68 +25,69 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from llm.core.errors import UserError
 from llm.core.renames import find_renames
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+MAX_DESCRIPTION_CHARS = 60
 
 
-def _known_encoding(name: str) -> str:
+def _check_encoding(name: str) -> str:
     try:
-        "".encode(name)  # codecs that are no encoding of text, such as base64, are refused here too
+        "".encode(name)  # refuses codecs that encode no text, such as base64, too
     except LookupError:
-        raise ValueError(f"wanted an encoding that Python knows, such as latin-1, given {name}") from None
+        raise ValueError(f"expected an encoding that Python supports, such as latin-1, got {name}") from None
     return name
 
 
-EncodingName = Annotated[str, AfterValidator(_known_encoding)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+EncodingName = Annotated[str, AfterValidator(_check_encoding)]
 
 
 class Section(BaseModel):
-    """A part of params.yaml: strict types, frozen, and no key that it does not know."""
+    """A part of params.yaml: strict types, frozen, unknown keys refused."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a params file as YAML 1.2 (so `3e-4` is a number and `off` is text).
+    """Read a params file as YAML 1.2, in which `3e-4` is a number and `off` is text.
 
-    Raises UserError if it is missing, is not YAML, repeats a key or is no mapping.
+    UserError if it is missing, is not valid YAML, repeats a key or is not a mapping.
     """
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: wanted a params file, there is none") from None
+        raise UserError(f"{path}: expected a params file, it is missing") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: wanted UTF-8 text, byte {error.start} is none") from None
+        raise UserError(f"{path}: expected UTF-8 text, got another byte at {error.start}") from None
     except MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
         problem = " ".join(str(error.problem).split())
-        raise UserError(f"{path}:{line} wanted YAML, {problem}") from None
+        raise UserError(f"{path}:{line} expected valid YAML, {problem}") from None
     except YAMLError as error:
-        raise UserError(f"{path}: wanted YAML, {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: expected valid YAML, {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: wanted keys with values, given {describe(content)}")
+        raise UserError(f"{path}: expected keys with values, got {describe(content)}")
     return content
 
 
 def find(content: dict[str, Any], key: str, path: Path) -> Any:
-    """The value under a dotted key, `finetune.tasks.library` say; UserError where there is none."""
+    """Return the value under a dotted key such as `finetune.tasks.library`; UserError if it is missing."""
     value: Any = content
     for depth, part in enumerate(parts := key.split("."), start=1):
         if not isinstance(value, dict) or part not in value:
             here = ".".join(parts[:depth])
-            raise UserError(f"{path}: {here}: wanted a value, it is missing")
+            raise UserError(f"{path}: {here}: required key is missing")
         value = value[part]
     return value
 
 
 def load(path: Path, key: str, kind: Any) -> Any:
-    """The value under `key`, checked against `kind`: a Section or any type that pydantic knows."""
+    """Return the value under `key`, validated as `kind`: a Section or any type that pydantic supports."""
     return check(kind, find(read(path), key, path), key, path)
 
 
 def check(kind: Any, value: Any, key: str, path: Path | str) -> Any:
-    """Make a `kind` of a plain value, or raise a UserError that lists all that is wrong with it in one line."""
+    """Validate a plain value as `kind`; UserError lists all problems in one line."""
     if renames := list(find_renames(value, key)):
         raise UserError(f"{path}: {'; '.join(renames)}")
     if overlong := [f"{where}: expected a number below 2⁶³, got {number}" for where, number in _overlong(value, key)]:
@@ -99,7 +100,7 @@ def check(kind: Any, value: Any, key: str, path: Path | str) -> Any:
 
 
 def _overlong(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """The whole numbers that no library counts with, with their keys."""
+    """Yield the integers that do not fit into 64 bits, with their keys."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _overlong(inner, f"{key}.{name}".removeprefix("."))
@@ -108,9 +109,9 @@ def _overlong(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def describe(value: Any) -> str:
-    """A value and what it is, in words: `text 'abc'`, `true`, `3`, `nothing`; long ones cut."""
+    """Describe a value and its type: `text 'abc'`, `true`, `3`, `null`; long values are truncated."""
     if value is None:
-        return "nothing"
+        return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -125,26 +126,26 @@ def _explain(problem: dict[str, Any], key: str, content: Any) -> str:
     where = ".".join([*filter(None, [key]), *_keys(problem, content)])
     match problem["type"]:
         case "missing":
-            return f"{where}: wanted a value, it is missing"
+            return f"{where}: required key is missing"
         case "extra_forbidden":
-            return f"{where}: no such key"
+            return f"{where}: unknown key"
         case "value_error":
-            # A sentence from one of our own cross-field checks, which names its keys itself.
+            # The message of one of our own checks across fields, which names its keys.
             return f"{where}: {problem['ctx']['error']}"
         case "union_tag_not_found" | "union_tag_invalid":
             tag = problem["ctx"]["discriminator"].strip("'")
             if tag not in problem["input"]:
-                return f"{where}.{tag}: wanted a value, it is missing"
-            wanted = problem["ctx"]["expected_tags"].replace(", ", " or ")
-            return f"{where}.{tag}: wanted {wanted}, given {describe(problem['input'][tag])}"
-    wanted = re.sub(r"^\w+ should (be (a valid )?|have |match )?| after validation, not \d+$", "", problem["msg"])
-    return f"{where}: wanted {wanted}, given {describe(problem['input'])}"
+                return f"{where}.{tag}: required key is missing"
+            expected = problem["ctx"]["expected_tags"].replace(", ", " or ")
+            return f"{where}.{tag}: expected {expected}, got {describe(problem['input'][tag])}"
+    expected = re.sub(r"^\w+ should (be (a valid )?|have |match )?| after validation, not \d+$", "", problem["msg"])
+    return f"{where}: expected {expected}, got {describe(problem['input'])}"
 
 
 def _keys(problem: dict[str, Any], content: Any) -> list[str]:
-    """The keys that lead to a problem. Pydantic names the branch of a tagged union too; the file has no such key."""
+    """Return the keys that lead to a problem; pydantic also names the branch of a union, which is not a key."""
     keys: list[str] = []
-    branch_of: Any = None  # the mapping whose branch was named last
+    branch_of: Any = None  # the mapping whose union branch came last
     for depth, part in enumerate(problem["loc"], start=1):
         if isinstance(content, dict) and content is not branch_of and content.get("kind") == part:
             branch_of = content

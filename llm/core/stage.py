@@ -115,6 +115,7 @@ class Call:
         for name in [*signature.named("input"), *signature.named("output")]:
             kind, default = signature.paths[name]
             parser.add_argument(f"--{name}", type=Path, required=default is None, help=f"{kind}, default {default}")
+        parser.add_argument("--runtime", type=Path, help="where to write the time and memory of the run")
         given = vars(parser.parse_args(argv))
         options = {name: given[name] for name in signature.options}
         values = options | load_params(signature, given["params"], options)
@@ -123,7 +124,10 @@ class Call:
             for name in [*signature.named("input"), *signature.named("output")]
         }
         instance = f"{script.stem}-{options['name']}" if "name" in options else script.stem
-        paths["runtime"] = Path(f"metrics/runtime/{instance}.json")
+        if given["runtime"] or None in {
+            given[name] for name in paths
+        }:  # a run on paths of its own leaves no trace here
+            paths["runtime"] = given["runtime"] or Path(f"metrics/runtime/{instance}.json")
         return cls(script, signature, given["params"], values, paths)
 
     @property
@@ -134,7 +138,7 @@ class Call:
     @property
     def targets(self) -> dict[str, Path]:
         """Return the paths that the stage writes, with the file of its time and memory."""
-        return {name: self.paths[name] for name in [*self.signature.named("output"), "runtime"]}
+        return {name: self.paths[name] for name in [*self.signature.named("output"), "runtime"] if name in self.paths}
 
     def hashes(self) -> dict[str, str]:
         """Return the hash of every file of code and of every input, by path."""
@@ -195,7 +199,8 @@ def _run(main: Callable[..., None], call: Call) -> None:
         with one_line_errors(written=[SCRATCH, *disks, Path(tempfile.gettempdir())]):
             main(**call.values, **inputs, **outputs, **scratch)
             call.refuse_changes(before)
-            write_runtime(temporary["runtime"], time.perf_counter() - started)
+            if "runtime" in temporary:
+                write_runtime(temporary["runtime"], time.perf_counter() - started)
             for name, path in temporary.items():
                 assert path.exists(), f"{stem} did not write its output {name}"
                 replace(targets[name], path)

@@ -110,9 +110,9 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns)
     except FileNotFoundError:
-        raise UserError(f"{path}: wanted a Parquet table, there is none") from None
+        raise UserError(f"{path}: expected a Parquet table, it is missing") from None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: wanted a Parquet table, {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: expected a Parquet table, {str(error).splitlines()[0]}") from None
 
 
 def iterate_batches(path: Path, columns: list[str], batch_rows: int = 64) -> Iterator[pa.RecordBatch]:
@@ -120,9 +120,9 @@ def iterate_batches(path: Path, columns: list[str], batch_rows: int = 64) -> Ite
     try:
         table = pq.ParquetFile(path, pre_buffer=False)  # it would keep all that was read, to the end of the file
     except FileNotFoundError:
-        raise UserError(f"{path}: wanted a Parquet table, there is none") from None
+        raise UserError(f"{path}: expected a Parquet table, it is missing") from None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: wanted a Parquet table, {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: expected a Parquet table, {str(error).splitlines()[0]}") from None
     with table:
         yield from table.iter_batches(batch_size=batch_rows, columns=columns, use_threads=False)
 
@@ -147,9 +147,9 @@ def empty_reason(path: Path) -> str | None:
     try:
         reason = (pq.read_schema(path).metadata or {}).get(_EMPTY_BECAUSE)
     except FileNotFoundError:
-        raise UserError(f"{path}: wanted a Parquet table, there is none") from None
+        raise UserError(f"{path}: expected a Parquet table, it is missing") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: wanted a Parquet table, {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: expected a Parquet table, {str(error).splitlines()[0]}") from None
     return reason.decode() if reason else None
 
 

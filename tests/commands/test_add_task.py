@@ -477,7 +477,7 @@ def test_a_file_that_cannot_be_guessed_says_what_is_there(folder, name, content,
 
 def test_a_params_file_that_is_wrong_already_is_told_first(folder):
     Path("params.yaml").write_text("seed: 1\n")
-    with pytest.raises(UserError, match="wanted a value, it is missing"):
+    with pytest.raises(UserError, match="required key is missing"):
         add(write("rows.csv", many(text=text, label=label)))
 
 

@@ -56,7 +56,7 @@ def test_the_shipped_params_are_right() -> None:
         ("model.n_heads", 5, "model: wanted d_model divisible by n_heads, given d_model 192 and n_heads 5"),
         ("prepare.split.test", 0.97, "prepare.split: wanted val + test below 1, given 0.05 + 0.97"),
         ("sample.weights", {"mine": 2.0}, "sample.weights.mine: wanted the name of a source (documentation)"),
-        ("sample.strid", 1, "sample.strid: no such key"),
+        ("sample.strid", 1, "sample.strid: unknown key"),
         ("sample.weights", {"documentation": 0.0}, "sample.weights: expected a source to train on, got 0 for each one"),
         ("label.min_chars", 600, "label.min_chars: expected at most label.max_chars 500, got 600"),
         (

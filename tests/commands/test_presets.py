@@ -138,8 +138,8 @@ def test_an_unknown_preset_is_told_which_there_are(target: Path, tmp_path: Path)
     [
         ("seed: 2\nmodel:\n  widht: 3\n", "model.widht: no such key in the params file"),
         ("seed: 2\nmodel:\n  width:\n    first: 3\n", "model.width: wanted one value, given a mapping"),
-        ("seed: 2\nmodel: big\n", "model: wanted keys with values, given text 'big'"),
-        ("seed: 2\nmodel: [\n", "wanted YAML"),
+        ("seed: 2\nmodel: big\n", "model: expected keys with values, got text 'big'"),
+        ("seed: 2\nmodel: [\n", "expected valid YAML"),
     ],
 )
 def test_a_preset_that_does_not_fit_leaves_the_file_as_it_was(

@@ -60,7 +60,9 @@ class Project:
         (folder / "stages" / "__init__.py").write_text('"""Stages."""\n')
         (folder / "llm").mkdir()
         for path in (ROOT / "llm").iterdir():
-            (folder / "llm" / path.name).symlink_to(path)
+            if path.name != "commands":
+                (folder / "llm" / path.name).symlink_to(path)
+        (folder / "llm" / "commands").mkdir()
         # The check of all params has its own tests; the sections of this project are none of its.
         self.write_check("")
         (folder / "params.yaml").write_text("demo:\n  times: 2\n")
@@ -78,8 +80,7 @@ class Project:
     def write_check(self, problem: str) -> None:
         """Have the check of all params, which a stage runs under DVC, find a problem or none."""
         work = f"raise UserError({problem!r})" if problem else "pass"
-        check = self.folder / "llm" / "check.py"
-        check.unlink()
+        check = self.folder / "llm" / "commands" / "check.py"
         check.write_text(f"from llm.core.errors import UserError\n\n\ndef check_params(path):\n    {work}\n")
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
@@ -133,39 +134,39 @@ def test_an_older_output_is_replaced_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "wanted"),
+    ("params", "expected"),
     [
-        ("demo:\n  times: abc\n", "demo: params.yaml: demo.times: wanted integer, given text 'abc'\n"),
+        ("demo:\n  times: abc\n", "demo: params.yaml: demo.times: expected integer, got text 'abc'\n"),
         (
             "demo:\n  tims: 2\n",
-            "demo: params.yaml: demo.times: wanted a value, it is missing; demo.tims: no such key\n",
+            "demo: params.yaml: demo.times: required key is missing; demo.tims: unknown key\n",
         ),
-        ("other: 1\n", "demo: params.yaml: demo: wanted a value, it is missing\n"),
+        ("other: 1\n", "demo: params.yaml: demo: required key is missing\n"),
         ("demo: [\n", None),
     ],
 )
-def test_a_wrong_param_is_one_line_and_exit_code_2(folder: Path, params: str, wanted: str | None) -> None:
+def test_a_wrong_param_is_one_line_and_exit_code_2(folder: Path, params: str, expected: str | None) -> None:
     project = Project(folder)
     (folder / "params.yaml").write_text(params)
     code, errors = project.run()
     assert code == 2
     assert errors.count("\n") == 1
-    assert wanted in (None, errors)
+    assert expected in (None, errors)
     assert project.outputs() == set()
 
 
 def test_a_missing_input_is_named(folder: Path) -> None:
     project = Project(folder)
     (folder / "text.txt").unlink()
-    assert project.run() == (2, "demo: --text: wanted a file or folder, there is no text.txt\n")
+    assert project.run() == (2, "demo: text.txt: expected a file or folder, it is missing\n")
 
 
 def test_a_users_error_leaves_the_old_outputs_as_they_were(folder: Path) -> None:
     project = Project(folder)
     project.run()
-    project.write_stage('result.write_text("half")\nraise UserError("text.txt: wanted more")')
+    project.write_stage('result.write_text("half")\nraise UserError("text.txt: expected more")')
     (folder / "text.txt").write_text("abcd")
-    assert project.run() == (2, "demo: text.txt: wanted more\n")
+    assert project.run() == (2, "demo: text.txt: expected more\n")
     assert (folder / "out" / "result.txt").read_text() == "abcabc"
 
 
@@ -181,7 +182,7 @@ def test_what_changes_while_the_stage_runs_drops_its_outputs(folder: Path, edit:
     project = Project(folder, WORK + f"\n    {edit}\n")
     code, errors = project.run()
     assert code == 2
-    assert errors == f"demo: {named}: changed while the stage ran; its outputs are dropped, run it again\n"
+    assert errors == f"demo: {named}: changed while the stage ran, so its outputs are discarded; run it again\n"
     assert project.outputs() == set()
 
 
@@ -196,7 +197,7 @@ def test_code_that_is_newer_than_the_process_is_refused(folder: Path) -> None:
     later = time.time() + 60
     os.utime(folder / "stages" / "demo.py", (later, later))
     code, errors = project.run()
-    assert (code, errors) == (2, "demo: stages/demo.py: edited while the stage started, run it again\n")
+    assert (code, errors) == (2, "demo: stages/demo.py: edited while the stage started; run it again\n")
 
 
 def test_under_dvc_a_problem_of_any_stage_ends_this_one_before_its_work(folder: Path) -> None:
@@ -248,7 +249,7 @@ def test_two_at_once_on_the_same_work_are_one_too_many(folder: Path) -> None:
     project.wait_for("ready")
     code, errors = project.run()
     assert code == 2
-    assert re.fullmatch(r"demo: \.scratch/demo/\w+: wanted it for itself, another demo works in it\n", errors)
+    assert re.fullmatch(r"demo: \.scratch/demo/\w+: locked by another `demo` process\n", errors)
     (folder / "go").touch()
     assert first.wait(timeout=30) == 0
     first.communicate()
@@ -393,18 +394,23 @@ def test_a_file_in_the_place_of_a_folder_is_named(folder: Path, file: str, sente
     assert (code, bool(re.fullmatch(sentence, errors))) == (2, True), errors
 
 
-def test_paths_that_the_command_line_does_not_name_are_those_of_dvc_yaml(folder: Path) -> None:
-    Project(folder)
-    meta = "    meta: {text: text.txt, result: other/result.txt, folder: other/folder}\n"
-    (folder / "dvc.yaml").write_text(f"stages:\n  demo:\n    cmd: python -m stages.demo\n{meta}")
-    command = [sys.executable, "-m", "stages.demo"]
-    subprocess.run([*command, "--folder", "mine"], cwd=folder, check=True)
-    assert (folder / "other/result.txt").read_text() == "abcabc"
-    assert (folder / "mine/inner.txt").exists()
-    (folder / "dvc.yaml").unlink()
-    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "expected --text, --result, --folder or the stage's meta in dvc.yaml" in done.stderr
+def test_paths_that_the_command_line_omits_are_the_defaults(folder: Path) -> None:
+    project = Project(folder)
+    script = folder / "stages" / "demo.py"
+    text = script.read_text().replace("text: Input", 'text: Input = Path("{demo.times}.txt")')
+    text = text.replace("result: Output", 'result: Output = Path("out/result.txt")').replace(
+        "scratch: Scratch)", "scratch: Scratch = Path())"
+    )
+    script.write_text(
+        text.replace("folder: Output", 'folder: Output = Path("out/{name}")').replace(
+            ", scratch:", ', name: str = "n", scratch:'
+        )
+    )
+    os.utime(script, (time.time() - 10,) * 2)
+    (folder / "text.txt").rename(folder / "2.txt")
+    subprocess.run([sys.executable, "-m", "stages.demo", "--name", "other"], cwd=folder, check=True)
+    assert project.outputs() == {"result.txt", "other/inner.txt"}
+    assert (folder / "metrics/runtime/demo-other.json").is_file()
 
 
 def test_openmp_is_set_before_torch_is_imported(tmp_path: Path) -> None:

@@ -141,9 +141,9 @@ def test_the_segmentations_of_train_are_listed_by_their_number(tmp_path: Path) -
 @pytest.mark.parametrize("read", [read_table, empty_reason, lambda path: next(iterate_rows(path, ["n"]))])
 def test_what_is_no_table_is_refused_by_its_name(read: object, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
-    with pytest.raises(UserError, match=r"rows\.parquet: wanted a Parquet table, there is none$"):
+    with pytest.raises(UserError, match=r"rows\.parquet: expected a Parquet table, it is missing$"):
         read(path)
     path.write_text("n,word\n1,one\n")
-    with pytest.raises(UserError, match=r"rows\.parquet: wanted a Parquet table, ") as error:
+    with pytest.raises(UserError, match=r"rows\.parquet: expected a Parquet table, ") as error:
         read(path)
     assert "\n" not in str(error.value)

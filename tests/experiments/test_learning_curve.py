@@ -107,5 +107,5 @@ def test_the_task_has_to_be_a_classification(tmp_path, make_task):
     (tmp_path / "params.yaml").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"finetune.tasks.answers.kind: wanted classify, given instruct"):
         read_task(tmp_path / "params.yaml", "answers")
-    with pytest.raises(UserError, match=r"finetune.tasks.other: wanted a value, it is missing"):
+    with pytest.raises(UserError, match=r"finetune.tasks.other: required key is missing"):
         read_task(tmp_path / "params.yaml", "other")

@@ -103,10 +103,13 @@ def test_names_tell_size_and_tokens_and_git_takes_them(ladder):
         ({"max_steps": [100, 200]}, "scaling.yaml: tiny.max_steps: wanted"),
         ({"max_steps": [100, 200, 200]}, "scaling.yaml: tiny: wanted runs that differ"),
         ({"params": {"sample.stride": 3}}, "scaling.yaml: tiny.params.sample.stride: wanted a key of model, pretrain"),
-        ({"params": {"pretrain.compil": "never"}}, "scaling.yaml: tiny.params: pretrain.compil: wanted a value"),
+        (
+            {"params": {"pretrain.compil": "never"}},
+            "scaling.yaml: tiny.params: pretrain.compil: required key is missing",
+        ),
         ({"params": {"pretrain.compile": "no"}}, "scaling.yaml: tiny: pretrain.compile: wanted"),
         ({"params": {"model.n_kv_heads": 1, "model.dropout": 2}}, "scaling.yaml: tiny: model.dropout: wanted"),
-        ({"job": 3}, "scaling.yaml: tiny.job: no such key"),
+        ({"job": 3}, "scaling.yaml: tiny.job: unknown key"),
     ],
 )
 def test_a_wrong_ladder_is_one_line_that_names_the_key(ladder, changes, message):

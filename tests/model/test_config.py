@@ -20,7 +20,7 @@ def test_a_width_of_the_heads_is_kept_and_told_only_where_it_is_given(config, kn
     wide = ModelConfig(**config.model_dump(), head_width=14)
     assert wide.head_dim == 14
     assert ModelConfig.model_validate_json(wide.model_dump_json()) == wide
-    with pytest.raises(UserError, match=r"model\.head_width: no such key"):
+    with pytest.raises(UserError, match=r"model\.head_width: unknown key"):
         params.check(ModelParams, knobs | {"head_width": 14}, "model", "params.yaml")
     with pytest.raises(ValidationError, match="even"):
         ModelConfig(**config.model_dump(), head_width=15)
@@ -36,8 +36,8 @@ def test_heads_share_the_models_width(config):
         ({"d_model": 61}, "d_model 61 and n_heads 6"),
         ({"d_model": 66}, "66 / 6"),
         ({"n_kv_heads": 4}, "n_heads 6 and n_kv_heads 4"),
-        ({"family": "bert"}, "model.family: wanted 'qwen3', 'qwen2', 'llama', 'gpt2' or 'gru'"),
-        ({"attention": "flash"}, "model.attention: wanted 'simplified', 'trainable', 'causal', 'multi_head' or"),
+        ({"family": "bert"}, "model.family: expected 'qwen3', 'qwen2', 'llama', 'gpt2' or 'gru'"),
+        ({"attention": "flash"}, "model.attention: expected 'simplified', 'trainable', 'causal', 'multi_head' or"),
         ({"positions": "alibi"}, "model.positions"),
         ({"positions": "rope", "family": "gru"}, "given rope with family gru"),
         ({"positions": "rope", "attention": "simplified"}, "and attention simplified"),
@@ -51,7 +51,7 @@ def test_heads_share_the_models_width(config):
         ({"norm_eps": 0.0}, "model.norm_eps"),
         ({"norm_eps": float("nan")}, "model.norm_eps"),
         ({"tie_embeddings": 1}, "model.tie_embeddings"),
-        ({"bias": True}, "model.bias: no such key"),
+        ({"bias": True}, "model.bias: unknown key"),
     ],
     ids=lambda value: "_".join(f"{key}_{given}" for key, given in value.items()) if isinstance(value, dict) else "",
 )
@@ -64,7 +64,7 @@ def test_a_shape_that_does_not_fit_is_refused_and_named(knobs, change, named):
 
 def test_a_missing_knob_is_named(knobs):
     for name in knobs:
-        with pytest.raises(UserError, match=rf"model\.{name}: wanted a value"):
+        with pytest.raises(UserError, match=rf"model\.{name}: required key is missing"):
             params.check(ModelParams, {key: value for key, value in knobs.items() if key != name}, "model", "x.yaml")
 
 

@@ -102,5 +102,5 @@ def test_a_recurrent_model_is_asked_too(run):
 def test_a_corpus_without_its_table_is_refused(tmp_path, draw_gpt, small_tokenizer_file, plain_cpu):
     save_model(tmp_path / "weights", draw_gpt())
     outputs = [tmp_path / "tasks", tmp_path / "cloze.json"]
-    with pytest.raises(UserError, match=r"test\.parquet: wanted a Parquet table"):
+    with pytest.raises(UserError, match=r"test\.parquet: expected a Parquet table"):
         cloze.main(PARAMS, 1, tmp_path / "weights", tmp_path, small_tokenizer_file, "data/cloze", *outputs)
