@@ -127,7 +127,7 @@ def windows_of(params: dict[str, Any], folder: Path) -> str:
 def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float) -> dict[str, float]:
     """Train one variant; its step in ms, how many steps that makes, and bits per byte of val."""
     from llm.core.device import Machine
-    from llm.evaluate.likelihood import plan_spans, summarise, token_losses
+    from llm.evaluate.likelihood import plan_spans, score_tokens, summarise
     from llm.model import gpt as gpt_module
     from llm.model.config import ModelConfig
     from llm.model.dropout import block_masks
@@ -190,7 +190,7 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
     model.eval()
     stream = read_stream(folder, "val")
     spans = plan_spans(len(stream), length, length // 2)
-    losses = token_losses(model, stream, spans, 8192 // length, machine, "val")
+    losses = score_tokens(model, stream, spans, 8192 // length, machine, "val").nats
     bits = summarise(losses, info.n_bytes["val"])["bits_per_byte"]
     return {"ms": 1000 * step_seconds, "steps": n_steps, "bits": bits}
 

@@ -55,7 +55,7 @@ def main() -> None:
 def our_scorer(stream: NDArray[np.integer]) -> Scorer:
     """As the stage evaluate does it."""
     from llm.core.device import Machine
-    from llm.evaluate.likelihood import plan_spans, token_losses
+    from llm.evaluate.likelihood import plan_spans, score_tokens
     from llm.export.hf.folder import read_folder
 
     machine = Machine.find()
@@ -63,7 +63,7 @@ def our_scorer(stream: NDArray[np.integer]) -> Scorer:
     model = read_folder(EXPORT).eval()
     length = model.config.context_length
     spans = plan_spans(len(stream), length, length // 2)
-    return lambda: float(token_losses(model, stream, spans, BATCH_SIZE, machine, "ours").mean())
+    return lambda: float(score_tokens(model, stream, spans, BATCH_SIZE, machine, "ours").nats.mean())
 
 
 def their_scorer(stream: NDArray[np.integer]) -> Scorer:

@@ -14,7 +14,7 @@ from llm.core.device import Machine
 from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import iterate_rows, read_table
-from llm.evaluate.breakdown import Row
+from llm.evaluate.bootstrap import Row
 from llm.evaluate.continuations import continue_held_out
 from llm.evaluate.difference import Baselines, read_baselines, reason_not_valid
 from llm.evaluate.likelihood import plan_document_spans, plan_spans
@@ -43,7 +43,7 @@ NAMES = {
 }
 POSITION = ("from", "to", "targets", "nats_per_token")
 CONTEXT = ("context", "share", "windows", "nats_per_token", "more", "more_low", "more_high")
-CALIBRATION = ("from", "to", "tokens", "confidence", "accuracy")
+CALIBRATION = ("from", "to", "count", "confidence", "accuracy")
 
 
 def main(

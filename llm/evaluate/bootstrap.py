@@ -1,28 +1,41 @@
-"""How far a figure of held-out text may be trusted: a bootstrap interval over documents.
+"""Figures of held-out text and how far to trust them: bits per byte, bootstrap intervals, calibration.
 
     documents       nats 10 30 20, bytes 5 10 10
-    one resample    the 1st, the 3rd and the 3rd again: (10 + 20 + 20) / (5 + 10 + 10) = 2.0
-    95%             between the 2.5% and the 97.5% quantile of thousands of them
+    one resample    documents 1, 3 and 3: (10 + 20 + 20) / (5 + 10 + 10) = 2.0
+    95% interval    the 2.5% and the 97.5% quantile of 2,000 resamples
 
-It says what other documents of the same kind would have given, the model as it is: another seed of the training is no
-part of it. Tokens of one document are alike, so documents are drawn and not tokens, which would make it too narrow.
+An interval covers other documents of the same kind for the same model; the variance between training seeds is not in
+it. Tokens of one document are alike: resampling tokens instead of documents would give too narrow an interval.
 """
+
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
 
-N_RESAMPLES = 2000
 LEVEL = 0.95
-MOST_DRAWS = 1 << 22  # of documents at a time, 32 MiB
+N_RESAMPLES = 2000
+MAX_DRAWS = 1 << 22  # documents drawn in one batch, 32 MiB
+
+Numbers = NDArray[np.number]
+Row = dict[str, Any]
 
 
-def ratio_interval(
-    numerators: NDArray[np.number], denominators: NDArray[np.number], rng: np.random.Generator
-) -> tuple[float, float] | None:
-    """The 95% interval of sum(numerators) / sum(denominators), both (D,), a pair a document; None for fewer than two.
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    """Return the bits per UTF-8 byte of a text that costs `nats`, rounded to 5 places.
 
-    The percentile bootstrap of Efron and Tibshirani 1993, chapter 13: pairs are drawn with replacement, as many as
-    there are. Denominators are above 0. The same state of `rng` gives the same interval.
+    >>> bits_per_byte(3 * math.log(2), 2)
+    1.5
+    """
+    return round(nats / math.log(2) / n_bytes, 5)
+
+
+def ratio_interval(numerators: Numbers, denominators: Numbers, rng: np.random.Generator) -> tuple[float, float] | None:
+    """Return the 95% interval of sum(numerators) / sum(denominators), both (D,); None for fewer than two pairs.
+
+    Percentile bootstrap over pairs (Efron and Tibshirani 1993, chapter 13). Denominators are above 0.
 
     >>> ratio_interval(np.array([10, 30, 20]), np.array([5, 10, 10]), np.random.default_rng(1))
     (2.0, 3.0)
@@ -31,11 +44,60 @@ def ratio_interval(
     if n < 2:
         return None
     assert (denominators > 0).all(), "a resample could divide by zero"
-    rows = max(MOST_DRAWS // n, 1)
-    ratios = []
-    for at in range(0, N_RESAMPLES, rows):
-        drawn = rng.integers(n, size=(min(rows, N_RESAMPLES - at), n))
-        ratios.append(numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(ratios), [tail, 1 - tail])
-    return float(low), float(high)
+    interval = bootstrap(
+        (numerators, denominators),
+        lambda above, below, axis: above.sum(axis) / below.sum(axis),
+        n_resamples=N_RESAMPLES,
+        batch=max(MAX_DRAWS // n, 1),
+        vectorized=True,
+        paired=True,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=rng,
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def ratio_with_interval(
+    name: str, numerators: Numbers, denominators: Numbers, rng: np.random.Generator, digits: int = 5
+) -> dict[str, float]:
+    """Return sum(numerators) / sum(denominators) as `name`, its interval as `name_low` and `name_high`; rounded.
+
+    >>> ratio_with_interval("bits", np.array([1, 1]), np.array([3, 3]), np.random.default_rng(1))
+    {'bits': 0.33333, 'bits_low': 0.33333, 'bits_high': 0.33333}
+    """
+    row = {name: float(numerators.sum() / denominators.sum())}
+    if interval := ratio_interval(numerators, denominators, rng):
+        row |= {f"{name}_low": interval[0], f"{name}_high": interval[1]}
+    return {key: round(value, digits) for key, value in row.items()}
+
+
+def calibration(
+    confidence: NDArray[np.floating], is_right: NDArray[np.bool_] | NDArray[np.int64], n_bins: int
+) -> tuple[list[Row], float]:
+    """Return a row per bin of predictions (N,) by confidence (N,), and the expected calibration error.
+
+    Bins have equal widths and include their upper edge. The error is the mean of |confidence - accuracy| over bins,
+    weighted by their counts (Guo et al. 2017, arXiv:1706.04599).
+
+    >>> rows, error = calibration(np.array([0.75, 0.75, 0.25, 0.25]), np.array([True, True, True, False]), n_bins=10)
+    >>> rows[0]
+    {'from': 0.2, 'to': 0.3, 'count': 2, 'confidence': 0.25, 'accuracy': 0.5}
+    >>> error  # (|0.75 - 1| + |0.25 - 0.5|) / 2
+    0.25
+    """
+    values = confidence.astype(np.float64)
+    bins = np.searchsorted(np.arange(1, n_bins) / n_bins, values)
+    counts = np.bincount(bins, minlength=n_bins)
+    confident, right = (np.bincount(bins, weights=weights, minlength=n_bins) for weights in (values, is_right))
+    rows = [
+        {
+            "from": round(i / n_bins, 4),
+            "to": round((i + 1) / n_bins, 4),
+            "count": int(counts[i]),
+            "confidence": round(float(confident[i] / counts[i]), 5),
+            "accuracy": round(float(right[i] / counts[i]), 5),
+        }
+        for i in np.flatnonzero(counts).tolist()
+    ]
+    return rows, round(float(np.abs(confident - right).sum()) / len(values), 5)

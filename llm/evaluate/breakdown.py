@@ -9,18 +9,15 @@ A row is a dict of plain values, rounded, ready for a table, a TSV or a JSON.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.evaluate.bootstrap import ratio_interval
+from llm.evaluate.bootstrap import Row, ratio_with_interval
 
-Row = dict[str, Any]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-N_BINS = 10
 LEAST_BYTES = 500  # of a hardest or easiest document: the first tokens of all are hard, and of short ones they are most
 
 
@@ -33,24 +30,6 @@ def sum_by_document(stream: NDArray[np.integer], end_of_text: int, values: NDArr
     ends = np.flatnonzero(stream == end_of_text)
     # The target after token i of the stream is target i: those of a document begin at the end of text before it.
     return np.add.reduceat(values.astype(np.float64), ends[:-1])
-
-
-def bits_per_byte(nats: float, n_bytes: int) -> float:
-    """Nats of a text of so many bytes in bits for each, rounded to 5 places.
-
-    >>> bits_per_byte(3 * math.log(2), 2)
-    1.5
-    """
-    return round(nats / math.log(2) / n_bytes, 5)
-
-
-def bits_interval(nats: Floats, n_bytes: Ints, rng: np.random.Generator) -> Row:
-    """The 95% interval of bits per byte over documents (D,), as a part of a row; {} where there is but one."""
-    interval = ratio_interval(nats / math.log(2), n_bytes, rng)
-    if interval is None:
-        return {}
-    low, high = interval
-    return {"bits_per_byte_low": round(low, 5), "bits_per_byte_high": round(high, 5)}
 
 
 def by_source(
@@ -66,8 +45,8 @@ def by_source(
         own = of_document == source
         total_bytes = int(n_bytes[own].sum())
         counts = {"documents": int(own.sum()), "bytes": total_bytes, "tokens": int(n_tokens[own].sum())}
-        bits = {"bits_per_byte": bits_per_byte(float(nats[own].sum()), total_bytes)}
-        rows.append({"source": source, **counts, **bits, **bits_interval(nats[own], n_bytes[own], rng)})
+        bits = ratio_with_interval("bits_per_byte", nats[own] / math.log(2), n_bytes[own], rng)
+        rows.append({"source": source, **counts, **bits})
     return rows
 
 
@@ -93,7 +72,7 @@ def extremes(names: Sequence[str], nats: Floats, n_bytes: Ints, n: int) -> tuple
     return rows(np.argsort(-bits[long], kind="stable")), rows(np.argsort(bits[long], kind="stable"))
 
 
-def by_place(place_nats: Floats, place_targets: Ints) -> list[Row]:
+def by_place(position_nats: Floats, position_targets: Ints) -> list[Row]:
     """Mean loss by place in the window, both (C,): a bucket for 1 token before the target, 2, 3–4, 5–8, … up to C.
 
     >>> rows = by_place(np.array([8.0, 6.0, 5.0, 5.0, 4.0]), np.array([2, 2, 2, 2, 1]))
@@ -103,42 +82,11 @@ def by_place(place_nats: Floats, place_targets: Ints) -> list[Row]:
     {'from': 5, 'to': 5, 'targets': 1, 'nats_per_token': 4.0}
     """
     rows, first = [], 0
-    while first < len(place_nats):
-        last = min(max(2 * first, 1), len(place_nats))  # of a bucket from `first` up to it
-        targets = int(place_targets[first:last].sum())
+    while first < len(position_nats):
+        last = min(max(2 * first, 1), len(position_nats))  # of a bucket from `first` up to it
+        targets = int(position_targets[first:last].sum())
         if targets:
-            nats = float(place_nats[first:last].sum()) / targets
+            nats = float(position_nats[first:last].sum()) / targets
             rows.append({"from": first + 1, "to": last, "targets": targets, "nats_per_token": round(nats, 5)})
         first = last
     return rows
-
-
-def calibration(top_probability: NDArray[np.floating], is_top: NDArray[np.bool_]) -> tuple[list[Row], float]:
-    """How often the likeliest token is right where the model says that it is: a row a bin of N_BINS, and one error.
-
-    Bins are equally wide, the upper edge belongs to a bin. The expected calibration error is the mean difference of
-    confidence and accuracy, bins weighted by their tokens (Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599).
-
-    >>> rows, error = calibration(np.array([0.75, 0.75, 0.25, 0.25]), np.array([True, True, True, False]))
-    >>> rows[0]
-    {'from': 0.2, 'to': 0.3, 'tokens': 2, 'confidence': 0.25, 'accuracy': 0.5}
-    >>> error  # half of the tokens say 0.75 and are right always, half say 0.25 and are right half of the time
-    0.25
-    """
-    probability = top_probability.astype(np.float64)
-    edges = np.arange(1, N_BINS) / N_BINS
-    bins = np.searchsorted(edges, probability)
-    counts = np.bincount(bins, minlength=N_BINS)
-    confident, right = (np.bincount(bins, weights=of, minlength=N_BINS) for of in (probability, is_top))
-    error = float(np.abs(confident - right).sum()) / len(probability)
-    rows = [
-        {
-            "from": i / N_BINS,
-            "to": (i + 1) / N_BINS,
-            "tokens": int(counts[i]),
-            "confidence": round(float(confident[i] / counts[i]), 5),
-            "accuracy": round(float(right[i] / counts[i]), 5),
-        }
-        for i in np.flatnonzero(counts).tolist()
-    ]
-    return rows, round(error, 5)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm.core.device import Machine
-from llm.evaluate.bootstrap import ratio_interval
-from llm.evaluate.breakdown import Row
-from llm.evaluate.likelihood import Span, judge
+from llm.evaluate.bootstrap import Row, ratio_interval
+from llm.evaluate.likelihood import Span, score_targets
 from llm.model.gpt import GPT
 
 N_WINDOWS = 128
@@ -81,7 +80,7 @@ def _last_nats(model: GPT, ids: Tensor, n: int, machine: Machine) -> Tensor:
     with machine.autocast():
         hidden, _ = model.run_blocks(model.embedding(ids[:, :-1]).to(machine.dtype))
         logits = model.head(hidden[:, -n:])
-    return judge(logits, ids[:, -n:])[0].cpu()
+    return score_targets(logits, ids[:, -n:])[0].cpu()
 
 
 def compare_contexts(losses: dict[int, Losses], rng: np.random.Generator) -> list[Row]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from llm.evaluate.breakdown import Row
+from llm.evaluate.bootstrap import Row
 from llm.evaluate.measure import HeldOut
 from llm.evaluate.params import QualityParams
 from llm.evaluate.quality import SHORTEST, Stretches, cut_alike, decode_after, draw_stretches, measure_quality

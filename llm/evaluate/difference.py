@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.core.tables import read_table
-from llm.evaluate.bootstrap import ratio_interval
-from llm.evaluate.breakdown import Row
+from llm.evaluate.bootstrap import Row, ratio_interval
 
 Floats = NDArray[np.float64]
 

@@ -1,13 +1,16 @@
-"""How likely the model finds a text: nats for each token, and bits for each byte of the whole.
+"""Likelihood of a text under a language model, with a sliding window.
 
-Bits per byte divide by the UTF-8 bytes of the prepared text, not by tokens, so that models with different
-tokenizers, and compressors, can be compared.
+    stream (N + 1,) ──plan_spans──► windows ──score_tokens──► Scores: nats of each target (N,), …
+
+Bits per byte divide by the UTF-8 bytes of the prepared text, not by tokens, so that models with different tokenizers,
+and compressors, can be compared.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llm.core.device import Machine
+from llm.evaluate.bootstrap import bits_per_byte
 from llm.model.gpt import GPT
 
 N_WHOLE = 512
 
 
-@dataclass(frozen=True)
-class Span:
-    """A window to score: it begins at `start`, and its targets from `first` up to `last` (within it) are new."""
+class Span(NamedTuple):
+    """A window from token `start` on; its targets from `first` up to `last` are new, earlier windows scored the others."""
 
     start: int
     first: int
@@ -31,28 +34,22 @@ class Span:
 
 
 def plan_spans(n_tokens: int, context_length: int, stride: int) -> list[Span]:
-    """Windows that score each token but the first exactly once, each after up to a whole context.
+    """Return windows that score each token but the first exactly once, after up to a whole context.
 
-    With stride < context_length, every window but the first scores only its last `stride` targets, so that a
-    token has at least context_length - stride tokens before it. The last window is moved back to be a full one.
+    Every window but the first scores its last `stride` targets, each with at least context_length - stride tokens
+    before it. The last window starts earlier, so that it is full.
 
     >>> plan_spans(8, context_length=4, stride=2)
     [Span(start=0, first=0, last=4), Span(start=2, first=2, last=4), Span(start=3, first=3, last=4)]
     """
-    n_targets = n_tokens - 1
-    spans: list[Span] = []
-    scored = 0
-    while scored < n_targets:
-        length = min(context_length, n_targets)
-        end = min(length if scored == 0 else scored + stride, n_targets)
-        start = end - length
-        spans.append(Span(start, scored - start, length))
-        scored = end
-    return spans
+    n_targets = max(n_tokens - 1, 0)
+    length = min(context_length, n_targets)
+    ends = [*range(length, n_targets, stride), n_targets] if n_targets else []
+    return [Span(end - length, scored - end + length, length) for scored, end in pairwise([0, *ends])]
 
 
 def plan_document_spans(stream: NDArray[np.integer], end_of_text: int, context_length: int, stride: int) -> list[Span]:
-    """The same, but no token is scored with another document before it, for models that learnt from such windows.
+    """Return such windows within documents: for models that were trained on windows of single documents.
 
     >>> plan_document_spans(np.array([0, 5, 6, 7, 0, 8, 0]), 0, context_length=4, stride=2)
     [Span(start=0, first=0, last=4), Span(start=4, first=0, last=2)]
@@ -67,35 +64,34 @@ def plan_document_spans(stream: NDArray[np.integer], end_of_text: int, context_l
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a model says of a stream's tokens, all but the first: N = len(stream) - 1 targets, in order.
+    """Predictions of a stream's N = len(stream) - 1 targets, in order.
 
-    Windows overlap, and a target is scored in the first one that holds it. By place all targets of a window count,
-    those that an earlier window scored too: else short contexts would be the first one's alone. Some `N_WHOLE`
-    windows, evenly spread, are enough for that.
+    Windows overlap: a target is scored in the first one that contains it. By position, all targets of a window count,
+    otherwise short contexts would come from the first window alone; `N_WHOLE` evenly spread windows are enough.
     """
 
-    nats: NDArray[np.float32]  # (N,), of the token that stands there
-    top_probability: NDArray[np.float32]  # (N,), of the token that the model holds most likely
-    is_top: NDArray[np.bool_]  # (N,), whether that is the one that stands there
-    place_nats: NDArray[np.float64]  # (context,), summed; a target at place p has p + 1 tokens before it
-    place_targets: NDArray[np.int64]  # (context,)
+    nats: NDArray[np.float32]  # (N,), of the target
+    top_probability: NDArray[np.float32]  # (N,), of the most likely token
+    is_top: NDArray[np.bool_]  # (N,), whether the target is the most likely token
+    position_nats: NDArray[np.float64]  # (context,), summed; a target at position p has p + 1 tokens before it
+    position_targets: NDArray[np.int64]  # (context,)
 
 
-def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (..., V) and ids (...) → nats of each id, the highest probability, whether the id has it; each (...).
+def score_targets(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the nats of targets (...) under logits (..., V), the top probability, and whether the target has it.
 
-    Of equal logits the first counts as the highest.
+    Of equal logits the first counts as the top.
 
-    >>> nats, top_probability, is_top = judge(torch.tensor([1.0, 3.0, 4.0]).log(), torch.tensor(1))
-    >>> round(nats.exp().item(), 4), round(top_probability.item(), 4), is_top.item()  # 3 of 8 come true, 4 of 8 lead
+    >>> nats, top_probability, is_top = score_targets(torch.tensor([1.0, 3.0, 4.0]).log(), torch.tensor(1))
+    >>> round(nats.exp().item(), 4), round(top_probability.item(), 4), is_top.item()  # 3 of 8, 4 of 8
     (2.6667, 0.5, False)
     """
     log_probabilities = logits.float().log_softmax(dim=-1)
     given = log_probabilities.gather(-1, targets[..., None])
-    # `amax` takes a tenth of the time of `max`, which tells the place as well; an equal one before the id has it.
+    # `amax` takes a tenth of the time of `max`, which also finds the index; an equal logit before the target is top.
     top = log_probabilities.amax(dim=-1, keepdim=True)
-    places = torch.arange(logits.shape[-1], device=logits.device)
-    is_behind = ((log_probabilities == top) & (places < targets[..., None])).any(dim=-1)
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    is_behind = ((log_probabilities == top) & (ids < targets[..., None])).any(dim=-1)
     return -given[..., 0], top[..., 0].exp(), (given == top)[..., 0] & ~is_behind
 
 
@@ -103,67 +99,60 @@ def judge(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def score_tokens(
     model: GPT, stream: NDArray[np.integer], spans: list[Span], batch_size: int, machine: Machine, label: str
 ) -> Scores:
-    """Score each target of a stream once, in one pass over the model; spans as `plan_spans` lays them out."""
+    """Score each target of a stream once; `spans` are those of `plan_spans`, `label` names the progress bar."""
     n_targets, context = max(len(stream) - 1, 0), model.config.context_length
     scores = Scores(
         nats=np.empty(n_targets, dtype=np.float32),
         top_probability=np.empty(n_targets, dtype=np.float32),
         is_top=np.empty(n_targets, dtype=np.bool_),
-        place_nats=np.zeros(context),
-        place_targets=np.zeros(context, dtype=np.int64),
+        position_nats=np.zeros(context),
+        position_targets=np.zeros(context, dtype=np.int64),
     )
-    bar = tqdm(total=n_targets, desc=label, unit=" tokens", unit_scale=True)
-    for batch, is_whole in _alike(spans, batch_size):
-        begin = 0 if is_whole else min(span.first for span in batch)
-        length = max(span.last for span in batch)
-        # A window that ends earlier goes on to the others' length: nothing that comes later moves a score.
-        rows = np.zeros((len(batch), length + 1), dtype=np.int64)
-        for row, span in zip(rows, batch, strict=True):
-            tokens = stream[span.start : span.start + length + 1]
-            row[: len(tokens)] = tokens
-        ids = torch.from_numpy(rows).to(machine.device)
-        with machine.autocast():
-            hidden, _ = model.run_blocks(model.embedding(ids[:, :-1]).to(machine.dtype))
-            logits = model.head(hidden[:, begin:])
-        judged = judge(logits, ids[:, 1 + begin :])
-        nats, top_probability, is_top = (figure.cpu().numpy() for figure in judged)  # each (B, T - begin)
-        for i, span in enumerate(batch):
-            here = slice(span.start + span.first, span.start + span.last)
-            new = slice(span.first - begin, span.last - begin)
-            scores.nats[here] = nats[i, new]
-            scores.top_probability[here] = top_probability[i, new]
-            scores.is_top[here] = is_top[i, new]
-            if is_whole:
-                scores.place_nats[: span.last] += nats[i, : span.last]
-                scores.place_targets[: span.last] += 1
-            bar.update(span.last - span.first)
-    bar.close()
+    with tqdm(total=n_targets, desc=label, unit=" tokens", unit_scale=True) as bar:
+        for batch, is_whole in _batches(spans, batch_size):
+            begin = 0 if is_whole else min(span.first for span in batch)
+            ids = _read_windows(stream, batch).to(machine.device)
+            with machine.autocast():
+                hidden, _ = model.run_blocks(model.embedding(ids[:, :-1]).to(machine.dtype))
+                logits = model.head(hidden[:, begin:])
+            scored = [figure.cpu().numpy() for figure in score_targets(logits, ids[:, 1 + begin :])]
+            for i, span in enumerate(batch):
+                targets = slice(span.start + span.first, span.start + span.last)
+                for of_all, of_batch in zip((scores.nats, scores.top_probability, scores.is_top), scored, strict=True):
+                    of_all[targets] = of_batch[i, span.first - begin : span.last - begin]
+                if is_whole:
+                    scores.position_nats[: span.last] += scored[0][i, : span.last]
+                    scores.position_targets[: span.last] += 1
+                bar.update(span.last - span.first)
     return scores
 
 
-def token_losses(
-    model: GPT, stream: NDArray[np.integer], spans: list[Span], batch_size: int, machine: Machine, label: str
-) -> NDArray[np.float32]:
-    """The loss in nats of each token of a stream after those before it: shape (len(stream) - 1,)."""
-    return score_tokens(model, stream, spans, batch_size, machine, label).nats
-
-
-def _alike(spans: list[Span], batch_size: int) -> Iterator[tuple[list[Span], bool]]:
-    """Batches of spans, and whether all of their targets are wanted; the first span, which is all new, stands alone."""
+def _batches(spans: list[Span], batch_size: int) -> Iterator[tuple[list[Span], bool]]:
+    """Yield batches of spans, and whether all their targets count by position; the first span is a batch of its own."""
     step = max(len(spans) // N_WHOLE, 1)
-    wholes, others = spans[step::step], [span for place, span in enumerate(spans) if place % step]
-    for group, is_whole in ((spans[:1], True), (wholes, True), (others, False)):
+    whole, others = spans[step::step], [span for number, span in enumerate(spans) if number % step]
+    for group, is_whole in ((spans[:1], True), (whole, True), (others, False)):
         for at in range(0, len(group), batch_size):
             yield group[at : at + batch_size], is_whole
 
 
-def summarise(losses: NDArray[np.float32], n_bytes: int) -> dict[str, float]:
-    """Nats and perplexity a token, bits a byte. The sum is in float64; rounded to 5 places."""
-    total = float(losses.sum(dtype=np.float64))
-    nats = total / len(losses)
+def _read_windows(stream: NDArray[np.integer], batch: list[Span]) -> Tensor:
+    """Return the tokens (B, T + 1) of windows, read to the length of the longest: no later token changes a score."""
+    length = max(span.last for span in batch)
+    rows = np.zeros((len(batch), length + 1), dtype=np.int64)
+    for row, span in zip(rows, batch, strict=True):
+        tokens = stream[span.start : span.start + length + 1]
+        row[: len(tokens)] = tokens
+    return torch.from_numpy(rows)
+
+
+def summarise(nats: NDArray[np.float32], n_bytes: int) -> dict[str, float]:
+    """Return bits per byte, nats and perplexity per token; summed in float64, rounded to 5 places."""
+    total = float(nats.sum(dtype=np.float64))
+    per_token = total / len(nats)
     return {
-        "bits_per_byte": round(total / math.log(2) / n_bytes, 5),
-        "nats_per_token": round(nats, 5),
-        "perplexity": round(math.exp(min(nats, 700)), 4),  # a float ends at e^709
-        "tokens": len(losses),
+        "bits_per_byte": bits_per_byte(total, n_bytes),
+        "nats_per_token": round(per_token, 5),
+        "perplexity": round(math.exp(min(per_token, 700)), 4),  # a float64 ends at e^709
+        "tokens": len(nats),
     }

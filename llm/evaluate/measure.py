@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.core.device import Machine
-from llm.evaluate.breakdown import Row, bits_interval, by_place, by_source, calibration, extremes, sum_by_document
+from llm.evaluate.bootstrap import Row, calibration, ratio_with_interval
+from llm.evaluate.breakdown import by_place, by_source, extremes, sum_by_document
 from llm.evaluate.context import choose_windows, compare_contexts, losses_by_context
 from llm.evaluate.difference import Baselines, compare_with_baselines, summarise_best
 from llm.evaluate.likelihood import Span, score_tokens, summarise
 from llm.evaluate.overlap import with_and_without
 from llm.model.gpt import GPT
 
-N_EXTREMES = 10
+N_EXTREMES, N_BINS = 10, 10
 
 
 class HeldOut(NamedTuple):
@@ -67,7 +68,7 @@ def measure(
     nats = sum_by_document(text.stream, text.end_of_text, scores.nats)  # (D,)
     n_tokens = sum_by_document(text.stream, text.end_of_text, np.ones(len(scores.nats))).astype(np.int64)
     assert len(nats) == len(text.n_bytes), "another number of documents in the stream than in the table"
-    bins, calibration_error = calibration(scores.top_probability, scores.is_top)
+    bins, calibration_error = calibration(scores.top_probability, scores.is_top, N_BINS)
     names = [f"{source}/{path}" for source, path in zip(text.sources, text.paths, strict=True)]
     hardest, easiest = extremes(names, nats, text.n_bytes, N_EXTREMES)
     windows = choose_windows(spans, model.config.context_length)
@@ -79,14 +80,14 @@ def measure(
         "bytes": int(text.n_bytes.sum()),
         "summary": {
             **summarise(scores.nats, int(text.n_bytes.sum())),
-            **bits_interval(nats, text.n_bytes, rng),
+            **ratio_with_interval("bits_per_byte", nats / math.log(2), text.n_bytes, rng),
             "accuracy": round(float(scores.is_top.mean()), 5),
             "calibration_error": calibration_error,
             **summarise_best(beside, baselines.not_valid),
         },
         "baselines": beside,
         "sources": by_source(text.sources, nats, text.n_bytes, n_tokens, rng),
-        "positions": by_place(scores.place_nats, scores.place_targets),
+        "positions": by_place(scores.position_nats, scores.position_targets),
         "context": compare_contexts(by_context, rng),
         "calibration": bins,
         "contamination": {

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llm.core.errors import UserError
 from llm.evaluate.bootstrap import ratio_interval
-from llm.evaluate.likelihood import judge
+from llm.evaluate.likelihood import score_targets
 from llm.model.gpt import GPT, Past
 
 Encode = Callable[[str], list[int]]
@@ -91,7 +91,7 @@ def _score_batch(model: GPT, batch: list[tuple[list[Pair], NDArray[np.float64]]]
         layers = [tuple(kept[owner] for kept in layer) for layer in of_contexts.layers]
         past = Past(of_contexts.length, layers)
     hidden, _ = model.run_blocks(model.embedding(read), past)  # (R, T, D)
-    nats = judge(model.head(hidden), targets)[0].cpu().numpy()  # (R, T)
+    nats = score_targets(model.head(hidden), targets)[0].cpu().numpy()  # (R, T)
     for (b, c, choice), of_row in zip(rows, nats, strict=True):
         batch[b][1][c] -= of_row[: len(choice)].sum()
 

@@ -41,7 +41,7 @@ def judge_sections(text: str) -> list[bool]:
         is_last = number + 1 == len(headings)
         end = len(whole) if is_last else headings[number + 1].start()
         stop = _END.search(whole, heading.end(), end)
-        verdict = _judge(heading, whole[heading.end() : stop.start() if stop else end])
+        verdict = _score_targets(heading, whole[heading.end() : stop.start() if stop else end])
         if verdict is None and not (stop is None and is_last):
             verdict = False
         if verdict is not None:
@@ -49,7 +49,7 @@ def judge_sections(text: str) -> list[bool]:
     return verdicts
 
 
-def _judge(heading: re.Match[str], body: str) -> bool | None:
+def _score_targets(heading: re.Match[str], body: str) -> bool | None:
     """Return whether a section parses; None where more of its body could make it parse."""
     title = heading["title"].title()
     is_sound = len(heading["rule"]) == len(heading["title"]) and heading["rule_indent"] == heading["indent"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from llm.evaluate.breakdown import bits_per_byte
+from llm.evaluate.bootstrap import bits_per_byte
 from llm.tokens.contamination import Stream, contamination
 
 Flags = NDArray[np.bool_]

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from llm.corpus.duplicates import words_of
 from llm.corpus.repetition import RepetitionParams, repetition
-from llm.evaluate.bootstrap import ratio_interval
-from llm.evaluate.breakdown import Row
+from llm.evaluate.bootstrap import Row, ratio_interval
 from llm.evaluate.memorization import Ints, document_ends
 from llm.evaluate.numpydoc import judge_sections
 from llm.tokens.tokenizer import Tokenizer

@@ -5,7 +5,7 @@ Every number is read from the figures that reports/evaluation.json holds: `Figur
 
 from collections.abc import Iterable
 
-from llm.evaluate.breakdown import Row
+from llm.evaluate.bootstrap import Row
 from llm.evaluate.measure import Figures
 from llm.evaluate.quality import MEASURES
 
@@ -168,7 +168,7 @@ def _calibration(split: str, figures: Figures) -> str:
     rows = [
         [
             f"{row['from']:.1f}–{row['to']:.1f}",
-            f"{row['tokens']:,}",
+            f"{row['count']:,}",
             f"{row['confidence']:.3f}",
             f"{row['accuracy']:.3f}",
         ]

@@ -20,7 +20,7 @@ from xml.etree import ElementTree as ET
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from llm.evaluate.breakdown import Row
+from llm.evaluate.bootstrap import Row
 from llm.evaluate.memorization import LONG, SHORT
 from llm.evaluate.quality import MEASURES
 

@@ -185,8 +185,8 @@ def _draw_reliability(
             drawn = right.plot(
                 [row["confidence"] for row in rows], [row["accuracy"] for row in rows], marker="o", label=name
             )
-            total = max(sum(row[unit] for row in rows), 1)
-            shares = [row[unit] / total for row in rows]
+            total = max(sum(row["count"] for row in rows), 1)
+            shares = [row["count"] / total for row in rows]
             if len(series) == 1:
                 centres = [(row["from"] + row["to"]) / 2 for row in rows]
                 many.bar(centres, shares, width=0.09, color="silver")

@@ -78,5 +78,5 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
 
 def test_many_documents_are_drawn_a_part_at_a_time(monkeypatch):
     whole = ratio_interval(*_documents(20), _drawn())
-    monkeypatch.setattr(intervals, "MOST_DRAWS", 20 * 7)  # 2,000 is no multiple of 7
+    monkeypatch.setattr(intervals, "MAX_DRAWS", 20 * 7)  # 2,000 is no multiple of 7
     assert ratio_interval(*_documents(20), _drawn()) == pytest.approx(whole, rel=0.02)

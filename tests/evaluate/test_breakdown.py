@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm.evaluate.bootstrap import calibration
 from llm.evaluate.breakdown import (
-    bits_interval,
     by_place,
     by_source,
-    calibration,
     extremes,
     sum_by_document,
 )
@@ -47,11 +46,6 @@ def test_a_source_has_its_own_bits_and_its_own_interval():
     ]
 
 
-def test_the_interval_is_in_bits():
-    interval = bits_interval(BIT * np.array([1.0, 3.0]), np.array([1, 1]), np.random.default_rng(1))
-    assert interval == {"bits_per_byte_low": 1.0, "bits_per_byte_high": 3.0}
-
-
 def test_hardest_and_easiest_are_by_bits_per_byte_of_documents_that_are_long_enough():
     names, n_bytes = list("abcde"), np.array([1000, 500, 499, 2000, 800])
     nats = BIT * n_bytes * np.array([2.0, 3.0, 9.0, 1.0, 2.0])
@@ -85,10 +79,10 @@ def test_places_that_no_window_reaches_have_no_row():
 
 def test_the_calibration_error_weighs_bins_by_their_tokens():
     # Three tokens say 0.95 and two of them come: off by 0.95 - 2/3. One says 0.35 and comes: off by 0.65.
-    rows, error = calibration(np.array([0.95, 0.35, 0.95, 0.95]), np.array([True, True, False, True]))
+    rows, error = calibration(np.array([0.95, 0.35, 0.95, 0.95]), np.array([True, True, False, True]), 10)
     assert rows == [
-        {"from": 0.3, "to": 0.4, "tokens": 1, "confidence": 0.35, "accuracy": 1.0},
-        {"from": 0.9, "to": 1.0, "tokens": 3, "confidence": 0.95, "accuracy": round(2 / 3, 5)},
+        {"from": 0.3, "to": 0.4, "count": 1, "confidence": 0.35, "accuracy": 1.0},
+        {"from": 0.9, "to": 1.0, "count": 3, "confidence": 0.95, "accuracy": round(2 / 3, 5)},
     ]
     assert error == pytest.approx(3 / 4 * (0.95 - 2 / 3) + 1 / 4 * 0.65, abs=1e-5)
 
@@ -96,11 +90,11 @@ def test_the_calibration_error_weighs_bins_by_their_tokens():
 def test_a_model_that_is_right_as_often_as_it_says_has_no_error():
     rng = np.random.default_rng(1)
     sure = rng.uniform(size=200_000).astype(np.float32)
-    assert calibration(sure, rng.uniform(size=200_000) < sure)[1] < 0.01
-    assert calibration(sure, rng.uniform(size=200_000) < sure**2)[1] == pytest.approx(1 / 2 - 1 / 3, abs=0.01)
+    assert calibration(sure, rng.uniform(size=200_000) < sure, 10)[1] < 0.01
+    assert calibration(sure, rng.uniform(size=200_000) < sure**2, 10)[1] == pytest.approx(1 / 2 - 1 / 3, abs=0.01)
 
 
 @pytest.mark.parametrize(("probability", "first"), [(0.0, 0.0), (0.5, 0.4), (0.51, 0.5), (1.0, 0.9)])
 def test_an_edge_belongs_to_the_bin_below(probability, first):
-    rows, _ = calibration(np.array([probability]), np.array([True]))
-    assert [(row["from"], row["tokens"]) for row in rows] == [(first, 1)]
+    rows, _ = calibration(np.array([probability]), np.array([True]), 10)
+    assert [(row["from"], row["count"]) for row in rows] == [(first, 1)]

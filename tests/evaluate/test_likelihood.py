@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm.evaluate import likelihood
-from llm.evaluate.likelihood import Span, judge, plan_document_spans, plan_spans, score_tokens, summarise, token_losses
+from llm.evaluate.likelihood import Span, plan_document_spans, plan_spans, score_targets, score_tokens, summarise
 
 N = 43  # tokens; the context is 17
 
@@ -22,7 +22,7 @@ def stream(config):
 
 def _score(model, stream, stride, batch_size, machine):
     spans = plan_spans(len(stream), model.config.context_length, stride)
-    return token_losses(model, stream, spans, batch_size, machine, "test")
+    return score_tokens(model, stream, spans, batch_size, machine, "test").nats
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def test_by_documents_each_token_is_scored_once_with_its_own_document_alone(mode
     documents = [rng.integers(1, model.config.vocab_size, size=length) for length in lengths]
     stream = np.concatenate([[0], *(np.append(ids, 0) for ids in documents)]).astype(np.uint16)
     spans = plan_document_spans(stream, 0, model.config.context_length, stride=5)
-    losses = token_losses(model, stream, spans, batch_size, plain_cpu, "test")
+    losses = score_tokens(model, stream, spans, batch_size, plain_cpu, "test").nats
     expected = [loss for ids in documents for loss in _naive_losses(model, np.array([0, *ids, 0]), 5)]
     np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-4)
 
@@ -117,14 +117,14 @@ def _judge_after(model, context, token):
 def test_a_hand_made_prediction_is_judged_as_one_would():
     # Of four tokens with 1/2, 1/4, 1/8 and 1/8, the third and then the first came.
     logits = torch.tensor([4.0, 2.0, 1.0, 1.0]).log().expand(1, 2, 4)
-    nats, top_probability, is_top = judge(logits, torch.tensor([[2, 0]]))
+    nats, top_probability, is_top = score_targets(logits, torch.tensor([[2, 0]]))
     np.testing.assert_allclose(nats, [[3 * math.log(2), math.log(2)]], rtol=1e-6)
     np.testing.assert_allclose(top_probability, [[0.5, 0.5]], rtol=1e-6)
     assert is_top.tolist() == [[False, True]]
 
 
 def test_of_equally_likely_tokens_one_alone_is_on_top():
-    _, top_probability, is_top = judge(torch.zeros(5, 5), torch.arange(5))
+    _, top_probability, is_top = score_targets(torch.zeros(5, 5), torch.arange(5))
     np.testing.assert_allclose(top_probability, 0.2)
     assert is_top.sum() == 1
 
@@ -157,8 +157,8 @@ def test_by_place_all_targets_of_all_windows_count_and_no_padding(model, stream,
             here = span.start + place
             nats[place] += _loss_after(model, stream[span.start : here + 1], stream[here + 1])
             targets[place] += 1
-    np.testing.assert_allclose(scores.place_nats, nats, rtol=1e-4, atol=1e-4)
-    assert scores.place_targets.tolist() == targets.tolist()
+    np.testing.assert_allclose(scores.position_nats, nats, rtol=1e-4, atol=1e-4)
+    assert scores.position_targets.tolist() == targets.tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -170,14 +170,14 @@ def test_of_many_windows_some_are_enough_by_place(model, stream, plain_cpu, monk
     assert 1 < step < len(spans) / 3
     monkeypatch.setattr(likelihood, "N_WHOLE", 512)
     wanted = score_tokens(model, stream, [Span(span.start, 0, 17) for span in spans[::step]], 1, plain_cpu, "test")
-    assert some.place_targets.tolist() == wanted.place_targets.tolist()
-    np.testing.assert_allclose(some.place_nats, wanted.place_nats, rtol=1e-5)
+    assert some.position_targets.tolist() == wanted.position_targets.tolist()
+    np.testing.assert_allclose(some.position_nats, wanted.position_nats, rtol=1e-5)
 
 
 def test_windows_that_do_not_overlap_share_all_nats_out_by_place(model, stream, plain_cpu):
     scores = score_tokens(model, stream[:35], plan_spans(35, 17, 17), 2, plain_cpu, "test")
-    assert scores.place_targets.tolist() == [2] * 17
-    assert scores.place_nats.sum() == pytest.approx(float(scores.nats.sum()), rel=1e-6)
+    assert scores.position_targets.tolist() == [2] * 17
+    assert scores.position_nats.sum() == pytest.approx(float(scores.nats.sum()), rel=1e-6)
 
 
 def test_bits_per_byte_count_the_texts_bytes_and_not_its_tokens():

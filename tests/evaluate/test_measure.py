@@ -109,8 +109,8 @@ def test_parts_add_up_to_the_whole(run, draw_gpt):
     contamination = [figures["contamination"][name] for name in ("found", "not_found")]
     assert sources == pytest.approx(nats, rel=1e-4)
     assert sum(row["nats_per_token"] * row["tokens"] for row in contamination) == pytest.approx(nats, rel=1e-4)
-    assert sum(row["tokens"] for row in figures["calibration"]) == 62
-    sure = sum(row["accuracy"] * row["tokens"] for row in figures["calibration"])
+    assert sum(row["count"] for row in figures["calibration"]) == 62
+    sure = sum(row["accuracy"] * row["count"] for row in figures["calibration"])
     assert sure / 62 == pytest.approx(figures["summary"]["accuracy"], abs=1e-4)
 
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from llm.core.errors import UserError
-from llm.evaluate.likelihood import plan_spans, token_losses
+from llm.evaluate.likelihood import plan_spans, score_tokens
 from llm.experiments import compare_models as module
 from llm.experiments.compare_models import compare, read_texts, score_folder
 from llm.export.hf.folder import read_folder, write_folder
@@ -183,7 +183,7 @@ def test_our_own_export_costs_what_our_own_evaluation_says(exported_folder, plai
     for text in TEXTS:
         stream = np.array([tokenizer.end_of_text, *tokenizer.encode(text)])
         spans = plan_spans(len(stream), 48, 36)
-        nats += float(token_losses(gpt, stream, spans, 2, plain_cpu, "test").sum(dtype=np.float64))
+        nats += float(score_tokens(gpt, stream, spans, 2, plain_cpu, "test").nats.sum(dtype=np.float64))
     score = score_folder(exported_folder, TEXTS, plain_cpu)
     assert (score.context, score.parameters) == (48, gpt.n_parameters())
     assert score.bits_per_byte == pytest.approx(nats / math.log(2) / N_BYTES, rel=1e-4)

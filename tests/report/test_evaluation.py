@@ -31,7 +31,7 @@ FIGURES = {
         | {"more_low": 0.0625, "more_high": 0.25},
         {"context": 16, "share": 1.0, "windows": 7, "nats_per_token": 2.5, "more": 0.0},
     ],
-    "calibration": [{"from": 0.3, "to": 0.4, "tokens": 55, "confidence": 0.375, "accuracy": 0.25}],
+    "calibration": [{"from": 0.3, "to": 0.4, "count": 55, "confidence": 0.375, "accuracy": 0.25}],
     "contamination": {
         "ngram": 13,
         "window_share": 0.5,

@@ -35,7 +35,7 @@ SPLIT = {
         | {"more_low": 0.25, "more_high": 0.875},
         {"context": 8, "share": 1.0, "windows": 9, "nats_per_token": 2.875, "more": 0.0},
     ],
-    "calibration": [{"from": 0.2, "to": 0.3, "tokens": 8765, "confidence": 0.2525, "accuracy": 0.3535}],
+    "calibration": [{"from": 0.2, "to": 0.3, "count": 8765, "confidence": 0.2525, "accuracy": 0.3535}],
     "contamination": {
         "ngram": 13,
         "window_share": 0.4321,

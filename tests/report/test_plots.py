@@ -23,8 +23,8 @@ KEPT = [
     {"context": 4, "more": 0.75, "more_low": 0.5, "more_high": 1.0},
     {"context": 8, "more": 0.0, "more_low": 0.0, "more_high": 0.0},
 ]
-BINS = [{"from": 0.3, "to": 0.4, "tokens": 3, "confidence": 0.35, "accuracy": 0.25}]
-ROW_BINS = [{"from": 0.3, "to": 0.4, "rows": 3, "confidence": 0.35, "accuracy": 0.25}]
+BINS = [{"from": 0.3, "to": 0.4, "count": 3, "confidence": 0.35, "accuracy": 0.25}]
+ROW_BINS = [{"from": 0.3, "to": 0.4, "count": 3, "confidence": 0.35, "accuracy": 0.25}]
 DRAWINGS = {
     "curve": lambda path, bend=0.0: draw_curve([ROWS[0], ROWS[1] | {"val_loss": 3.25 + bend}], "a title", path),
     "bars": lambda path, bend=0.0: draw_bars({"mine": 1.5, "theirs": 2.5 + bend}, "a title", "a unit", path, "mine"),

@@ -30,7 +30,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from llm.evaluate.bootstrap import LEVEL, MOST_DRAWS, N_RESAMPLES, ratio_interval
+from llm.evaluate.bootstrap import LEVEL, MAX_DRAWS, N_RESAMPLES, calibration, ratio_interval
 from llm.report.markdown import table
 from llm.report.plots import draw_bars, draw_confusion, draw_curve, draw_intervals, draw_reliability, draw_roc, shorten
 
@@ -123,25 +123,12 @@ def reliability(scored: Scored, temperature: float = 1.0) -> tuple[list[dict[str
 
     >>> rows, error = reliability(Scored(np.array([0, 1]), np.log([[0.75, 0.25], [0.75, 0.25]])))
     >>> rows, error  # both say 0.75, one is right
-    ([{'from': 0.7333, 'to': 0.8, 'rows': 2, 'confidence': 0.75, 'accuracy': 0.5}], 0.25)
+    ([{'from': 0.7333, 'to': 0.8, 'count': 2, 'confidence': 0.75, 'accuracy': 0.5}], 0.25)
     """
     probability = scored.probabilities(temperature)
     came = scored.actual if scored.is_multilabel else scored.is_right()
     confidence = (probability if scored.is_multilabel else probability.max(axis=1)).ravel()
-    bins = np.searchsorted(np.arange(1, N_BINS) / N_BINS, confidence)
-    counts = np.bincount(bins, minlength=N_BINS)
-    confident, right = (np.bincount(bins, weights=of, minlength=N_BINS) for of in (confidence, came.ravel()))
-    rows = [
-        {
-            "from": round(i / N_BINS, 4),
-            "to": round((i + 1) / N_BINS, 4),
-            "rows": int(counts[i]),
-            "confidence": round(float(confident[i] / counts[i]), 5),
-            "accuracy": round(float(right[i] / counts[i]), 5),
-        }
-        for i in np.flatnonzero(counts).tolist()
-    ]
-    return rows, round(float(np.abs(confident - right).sum()) / len(confidence), 5)
+    return calibration(confidence, came.ravel(), N_BINS)
 
 
 def measure(test: Scored, temperature: float, seed: int) -> dict[str, Any]:
@@ -211,7 +198,7 @@ def _macro_f1_and_interval(test: Scored, rng: np.random.Generator) -> tuple[floa
     whole = float(_macro_f1(counts[None], hits, claims)[0])
     if n < 2:
         return whole, None
-    most = max(MOST_DRAWS // max(len(counts), n_labels), 1)
+    most = max(MAX_DRAWS // max(len(counts), n_labels), 1)
     drawn = [
         _macro_f1(rng.multinomial(n, counts / n, size=min(most, N_RESAMPLES - at)), hits, claims)
         for at in range(0, N_RESAMPLES, most)

@@ -10,7 +10,7 @@ import numpy as np
 
 from llm.core.device import Machine
 from llm.core.tables import iterate_rows
-from llm.evaluate.likelihood import plan_spans, summarise, token_losses
+from llm.evaluate.likelihood import plan_spans, score_tokens, summarise
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
@@ -43,5 +43,5 @@ def base_figures(
     stream = np.array([token for text in texts for token in (tokenizer.bos_id, *tokenizer.encode(text))])
     length = min(model.config.context_length, MOST_POSITIONS)
     batch_size = max(1, min(batch_size, MOST_LOGITS // (length * model.config.vocab_size)))
-    nats = token_losses(model, stream, plan_spans(len(stream), length, length), batch_size, machine, label)
+    nats = score_tokens(model, stream, plan_spans(len(stream), length, length), batch_size, machine, label).nats
     return {"base_bits_per_byte": summarise(nats, sum(len(text.encode()) for text in texts))["bits_per_byte"]}

@@ -139,7 +139,7 @@ def test_the_temperature_changes_probabilities_and_no_prediction():
 def test_an_edge_belongs_to_the_bin_below_it():
     # 15 bins: 1/3 is the upper edge of the fifth.
     rows, _ = reliability(Scored(np.array([0]), np.zeros((1, 3), dtype=np.float32)))
-    assert [(row["from"], row["to"], row["rows"]) for row in rows] == [(0.2667, 0.3333, 1)]
+    assert [(row["from"], row["to"], row["count"]) for row in rows] == [(0.2667, 0.3333, 1)]
 
 
 def test_intervals_are_those_of_the_bootstrap():
