@@ -26,7 +26,7 @@ N_WHOLE = 512
 
 
 class Span(NamedTuple):
-    """A window from token `start` on; its targets from `first` up to `last` are new, earlier windows scored the others."""
+    """A window from token `start`; its targets from `first` to `last` are new, earlier windows scored the others."""
 
     start: int
     first: int
