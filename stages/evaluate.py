@@ -25,7 +25,7 @@ from llm.evaluate.quality import few
 from llm.evaluate.samples import default_prompts, draw_samples, example_of, samples_table, write_samples
 from llm.model.weights import load_model
 from llm.report.evaluation import write_page
-from llm.report.plots import draw_bars, draw_calibration, draw_context
+from llm.report.plots import draw_bars, draw_context, draw_reliability
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.usage import Usage
 from llm.tokens.windows import StreamFile, read_info, read_stream
@@ -126,8 +126,10 @@ def main(
     _write_rows(position, POSITION, places)
     _write_rows(context, CONTEXT, contexts)
     _write_rows(calibration, CALIBRATION, bins)
-    draw_context(places, contexts, title, context_picture)
-    draw_calibration(bins, title, calibration_picture)
+    context_picture.write_text(draw_context(places, contexts, title), encoding="utf-8")
+    calibration_picture.write_text(
+        draw_reliability({"this model": bins}, "tokens", "probability of the likeliest token", title), "utf-8"
+    )
 
 
 def _read_held_out(windows: Path, tokens: Path, end_of_text: int, encoder: Tokenizer, ngram: int) -> list[HeldOut]:
@@ -148,13 +150,13 @@ def _draw_rivals(summaries: dict[str, dict[str, float]], rivals: dict[str, Basel
     """The model among its baselines, the fewest bits per byte first."""
     shown = next(reversed(summaries), None)
     values = {"model": summaries[shown]["bits_per_byte"], **rivals[shown].bits_per_byte} if shown else {}
-    draw_bars(
+    bars = draw_bars(
         {NAMES.get(name, name): value for name, value in sorted(values.items(), key=lambda pair: pair[1])},
         f"held-out text ({shown})" if shown else "no text was held out",
         "bits per byte, less is better",
-        picture,
         highlight=NAMES["model"],
     )
+    picture.write_text(bars, encoding="utf-8")
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: list[Row]) -> None:

@@ -55,7 +55,7 @@ def main(
     if reason := (empty_reason(data) if data.suffix == ".parquet" else None) or base_incompatibility(config):
         (model / "skipped.json").write_text(json.dumps({"skipped": reason}) + "\n", encoding="utf-8")
         write_json(metrics, {"skipped": reason})
-        draw_note(f"{name} was skipped:\n{reason}", plots / "curve.svg")
+        (plots / "curve.svg").write_text(draw_note(f"{name} was skipped:\n{reason}"), encoding="utf-8")
         report.write_text(f"Skipped: {reason}.\n", encoding="utf-8")
         return
     if not isinstance(task, ClassifyTask) and (problem := formats_problem(config.parent, formats)):

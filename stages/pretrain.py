@@ -172,7 +172,7 @@ def _train(
         return
     save_model(weights, gpt)
     write_curve(curve, learned.rows)
-    draw_curve(learned.rows, "pretraining", picture)
+    picture.write_text(draw_curve(learned.rows, "pretraining"), encoding="utf-8")
     kept = learned.best() if pretrain.checkpoint_selection == "best" else learned.rows[-1]
     n_steps = int(learned.rows[-1]["step"])
     write_json(

@@ -70,7 +70,7 @@ def main(
         print(f"tokenize: {figures['unknown_share']:.0%} of the tokens are {UNKNOWN}: {advice}", file=sys.stderr)
     write_json(metrics, figures)
     report.write_text(usage.report(), encoding="utf-8")
-    draw_vocabulary(usage.counts, usage.lengths(), picture)
+    picture.write_text(draw_vocabulary(usage.counts.tolist(), usage.lengths().tolist()), encoding="utf-8")
 
 
 def _make_tokenizer(tokenize: TokenizeParams, train: Path, given: Path) -> tokenizers.Tokenizer:

@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -33,7 +33,7 @@ from llm.finetune.classify.measures import Scored, measure
 from llm.finetune.data.labeled import read_classify
 from llm.finetune.params import ClassifyTask, Task
 from llm.model.gpt import GPT
-from llm.report.plots import SETTINGS, new_figure, save_figure
+from llm.report.plots import svg
 from llm.tokens.tokenizer import Tokenizer
 
 ROWS = ("pretrained", "random_weights", "tfidf")
@@ -198,8 +198,8 @@ def write_metrics(path: Path, task: str, lines: Sequence[dict[str, Any]]) -> Non
 
 def draw(path: Path, task: str, lines: Sequence[dict[str, Any]]) -> None:
     """Accuracy of test against the rows of train, a line a row with its spread over the seeds."""
-    figure = new_figure(7, 4.2)
-    with matplotlib.rc_context(SETTINGS):
+
+    def fill(figure: Figure) -> None:
         axes = figure.subplots()
         for row in ROWS:
             of_row = [line for line in lines if line["row"] == row]
@@ -214,7 +214,9 @@ def draw(path: Path, task: str, lines: Sequence[dict[str, Any]]) -> None:
         axes.set_xticks(n_rows, [f"{n:,}" for n in n_rows], minor=False)
         axes.minorticks_off()
         axes.legend()
-    save_figure(figure, path)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(svg(fill, 7, 4.2), encoding="utf-8")
 
 
 def as_table(lines: Sequence[dict[str, Any]]) -> str:

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from llm.core.errors import UserError
-from llm.report.plots import SETTINGS, new_figure, save_figure
+from llm.report.plots import svg
 
 # Up to this much of the log loss, 1%, a residual counts as its square, beyond only as its size. Hoffmann et al. take
 # 0.001 with 400 runs; with few runs that is a fit of absolute values, which goes through as many runs as it has
@@ -325,8 +325,8 @@ def draw(runs: Sequence[Run], fit: Fit, target: tuple[int, int], outcome: Run | 
     budgets = sorted({run.tokens for run in runs} | {target[1]})
     sizes = np.geomspace(min(run.parameters for run in runs), max(target[0], *(run.parameters for run in runs)), 60)
     predicted = fit.prediction
-    figure = new_figure(7.5, 5)
-    with matplotlib.rc_context(SETTINGS):
+
+    def fill(figure: Figure) -> None:
         axes = figure.subplots()
         for number, tokens in enumerate(budgets):
             color = f"C{number % 10}"
@@ -346,4 +346,6 @@ def draw(runs: Sequence[Run], fit: Fit, target: tuple[int, int], outcome: Run | 
         axes.set(xlabel="parameters without the embedding", ylabel="validation loss (nats a token)")
         axes.set_title("runs as points, the fitted law as lines")
         axes.legend()
-    save_figure(figure, path)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(svg(fill, 7.5, 5), encoding="utf-8")

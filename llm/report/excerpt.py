@@ -1,14 +1,14 @@
-"""Texts for a terminal: their first lines, wrapped, behind a mark; nothing in them moves the cursor."""
+"""Excerpts for a terminal: the first lines of a text, wrapped and marked, without control characters."""
 
 import unicodedata
 
 from rich.console import Console
 from rich.text import Text
 
-WIDTH, LINES = 88, 12  # columns with the mark, and lines, of an excerpt at most
-CUT = "…"
-INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}  # categories: controls, halves of a pair, separators of lines and paragraphs
-BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # reorder what comes after them
+WIDTH, LINES = 88, 12  # columns with the mark, and lines
+ELLIPSIS = "…"
+INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}  # categories: controls, surrogates, separators of lines and paragraphs
+BIDIRECTIONAL = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they reorder the text after them
 
 
 def excerpt(text: str, mark: str = "", ended: bool = True, lines: int = LINES) -> list[str]:
@@ -18,26 +18,23 @@ def excerpt(text: str, mark: str = "", ended: bool = True, lines: int = LINES) -
     ['> It rains.', '>', '> It\\x07 rains …']
     """
     width = WIDTH - len(mark)
-    looked_at = text[: 4 * WIDTH * lines]  # more than is shown, unless most of it has no width
+    start = text[: 4 * WIDTH * lines]  # more than is shown, unless most of it has no width
     console = Console(width=width)
     wrapped = [
         part.plain.rstrip()
-        for line in visible(looked_at).strip("\n").rstrip().split("\n")
+        for line in visible(start).strip("\n").rstrip().split("\n")
         for part in Text(line).wrap(console, width, tab_size=4) or [Text()]
     ]
     shown = wrapped[:lines]
-    if len(wrapped) > lines or len(looked_at) < len(text) or not ended:
-        last = Text(f"{shown[-1]} {CUT}".strip())
-        if last.cell_len > width:
-            last = Text(shown[-1])
-            last.truncate(width - 2)
-            last.append(f" {CUT}")
-        shown[-1] = last.plain
+    if len(wrapped) > lines or len(start) < len(text) or not ended:
+        last = Text(shown[-1])
+        last.truncate(width - 2)
+        shown[-1] = f"{last.plain.rstrip()} {ELLIPSIS}".lstrip()
     return [f"{mark}{line}".rstrip() for line in shown]
 
 
 def visible(text: str) -> str:
-    r"""Return a text with its control characters, other than tabs and line breaks, written as escapes.
+    r"""Return a text with its control characters, other than tabs and line breaks, as escapes.
 
     >>> visible("a\x1b[2J\tb\u202e")
     'a\\x1b[2J\tb\\u202e'
@@ -46,6 +43,6 @@ def visible(text: str) -> str:
 
 
 def _is_safe(char: str) -> bool:
-    if char in "\n\t":
-        return True
-    return unicodedata.category(char) not in INVISIBLE and unicodedata.bidirectional(char) not in BIDIRECTIONAL
+    return char in "\n\t" or (
+        unicodedata.category(char) not in INVISIBLE and unicodedata.bidirectional(char) not in BIDIRECTIONAL
+    )

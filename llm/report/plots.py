@@ -1,15 +1,18 @@
-"""Pictures beside DVC's plots, for people who are offline: SVG, the same bytes for the same data."""
+"""Pictures as SVG text: the same bytes for the same data.
 
+Each function returns a picture; `svg` draws any other one in the same style.
+"""
+
+import io
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 SETTINGS: Any = {
-    # Text stays text, ids are drawn from this salt and not from a random one, and no date is written.
+    # Text stays text, ids are made from this salt and not from a random one, and no date is written.
     "svg.fonttype": "none",
     "svg.hashsalt": "groundup",
     # A dollar in a label is a dollar.
@@ -20,29 +23,27 @@ SETTINGS: Any = {
     "axes.grid": True,
     "grid.alpha": 0.3,
 }
-MOST_LABELS = 100  # of a confusion matrix that are named
-LONGEST_NAME = 24
+MAX_NAMED_LABELS = 100  # of a confusion matrix
+MAX_NAME_CHARS = 24
+DASHED: Any = {"color": "gray", "linestyle": "--", "linewidth": 1}
 
 
-def new_figure(width: float = 7, height: float = 4) -> Figure:
-    """An empty figure of so many inches."""
-    with matplotlib.rc_context(SETTINGS):
-        return Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write it as SVG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-        # Letters that our font lacks are text in the file: whoever shows it has a font for them.
+def svg(draw: Callable[[Figure], None], width: float = 7, height: float = 4, **settings: float) -> str:
+    """Return the picture, of so many inches, that `draw` makes of an empty figure."""
+    file = io.StringIO()
+    with matplotlib.rc_context(SETTINGS | settings), warnings.catch_warnings():
+        # Letters that our font lacks are text in the file: the program that shows it has a font for them.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
 
 
-def draw_curve(rows: Sequence[dict[str, float]], title: str, path: Path, unit: str = "nats a token") -> None:
-    """A learning curve: training and validation loss over the steps, the learning rate below."""
-    figure = new_figure(7, 5)
-    with matplotlib.rc_context(SETTINGS):
+def draw_curve(rows: Sequence[dict[str, float]], title: str, unit: str = "nats per token") -> str:
+    """Draw training and validation loss over the steps, and the learning rate below."""
+
+    def draw(figure: Figure) -> None:
         losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         for key, label in (("train_loss", "train"), ("val_loss", "validation")):
             points = [(row["step"], row[key]) for row in rows if key in row]
@@ -51,14 +52,32 @@ def draw_curve(rows: Sequence[dict[str, float]], title: str, path: Path, unit: s
         losses.set(ylabel=f"loss ({unit})", title=title)
         losses.legend()
         rates.plot([row["step"] for row in rows], [row["lr_factor"] for row in rows], color="gray")
-        rates.set(xlabel="step", ylabel="share of\nfull rate")
-    save_figure(figure, path)
+        rates.set(xlabel="step", ylabel="fraction of\npeak lr")
+
+    return svg(draw, 7, 5)
 
 
-def draw_bars(values: dict[str, float], title: str, unit: str, path: Path, highlight: str) -> None:
-    """Horizontal bars with their values, in the given order; one of them stands out."""
-    figure = new_figure(7, 0.9 + 0.4 * max(len(values), 1))
-    with matplotlib.rc_context(SETTINGS):
+def draw_curves(curves: Mapping[str, Sequence[dict[str, float]]]) -> str:
+    """Draw the learning curves of several runs: a color for each, validation solid, training dashed."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (name, rows) in enumerate(curves.items()):
+            color = f"C{number % 10}"
+            for key, style in (("val_loss", "-"), ("train_loss", "--")):
+                points = [(row["step"], row[key]) for row in rows if key in row]
+                axes.plot(*zip(*points, strict=True), style, color=color) if points else None
+            axes.plot([], [], color=color, label=name)
+        axes.set(xlabel="step", ylabel="loss (nats per token)", title="pretraining: validation loss, training dashed")
+        axes.legend()
+
+    return svg(draw, 8, 5)
+
+
+def draw_bars(values: Mapping[str, float], title: str, unit: str, highlight: str) -> str:
+    """Draw horizontal bars with their values, the first on top; one of them is highlighted."""
+
+    def draw(figure: Figure) -> None:
         axes = figure.subplots()
         names = list(values)[::-1]
         colors = ["tab:blue" if name == highlight else "silver" for name in names]
@@ -68,171 +87,16 @@ def draw_bars(values: dict[str, float], title: str, unit: str, path: Path, highl
         axes.set(title=title, xlabel=unit)
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.12)
-    save_figure(figure, path)
 
-
-def draw_confusion(counts: Any, labels: Sequence[str], title: str, path: Path) -> None:
-    """A confusion matrix: counts (actual, predicted) as numbers on a shade of each row's share.
-
-    Above MOST_LABELS there is room for the shades alone.
-    """
-    cell = min(0.55, 16 / max(len(labels), 1))
-    size = 2.5 + cell * max(len(labels), 1)
-    figure = new_figure(size + 0.8, size)
-    with matplotlib.rc_context(SETTINGS | {"font.size": min(10, 20 * cell)}):
-        axes = figure.subplots()
-        shares = [[count / max(sum(row), 1) for count in row] for row in counts]
-        if labels:
-            axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for y, row in enumerate(counts if len(labels) <= MOST_LABELS else []):
-            for x, count in enumerate(row):
-                if count:
-                    axes.text(
-                        x, y, str(count), ha="center", va="center", color="white" if shares[y][x] > 0.5 else "black"
-                    )
-        names = [shorten(label) for label in labels] if len(labels) <= MOST_LABELS else []
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(names)), names)
-        axes.grid(visible=False)
-        axes.set(xlabel="predicted", ylabel="actual", title=title)
-    save_figure(figure, path)
-
-
-def shorten(name: str) -> str:
-    """A name that leaves room for the picture, on one line.
-
-    >>> shorten("a label that goes on and on and on")
-    'a label that goes on an…'
-    """
-    line = " ".join(name.split())
-    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
-
-
-def draw_note(text: str, path: Path) -> None:
-    """A picture that says why there is no picture."""
-    figure = new_figure(5, 1.5)
-    figure.text(0.5, 0.5, text, ha="center", va="center")
-    save_figure(figure, path)
-
-
-def draw_vocabulary(counts: Any, lengths: Any, path: Path) -> None:
-    """How often each token occurs, by rank, and how many tokens have how many bytes (special tokens have none)."""
-    figure = new_figure(9, 4)
-    with matplotlib.rc_context(SETTINGS):
-        ranked, sized = figure.subplots(1, 2)
-        used = sorted((int(count) for count in counts if count), reverse=True)
-        ranked.loglog(range(1, len(used) + 1), used)
-        ranked.set(xlabel="rank", ylabel="times in the text", title=f"{len(used):,} of {len(counts):,} tokens are used")
-        sizes = [int(length) for length in lengths if length]
-        sized.hist(sizes, bins=range(1, max(sizes, default=1) + 2), align="left", color="silver", edgecolor="gray")
-        sized.set(xlabel="bytes of a token", ylabel="tokens", title="token lengths")
-    save_figure(figure, path)
-
-
-def draw_context(
-    positions: Sequence[dict[str, Any]], contexts: Sequence[dict[str, Any]], title: str, path: Path
-) -> None:
-    """Loss by place in the window, a step a bucket; beside it what the same tokens cost more with less context."""
-    figure = new_figure(9, 4)
-    with matplotlib.rc_context(SETTINGS):
-        placed, kept = figure.subplots(1, 2)
-        edges = [row["from"] for row in positions] + [row["to"] + 1 for row in positions[-1:]]
-        if positions:
-            placed.stairs([row["nats_per_token"] for row in positions], edges, baseline=None, linewidth=1.5)
-        _count_in_doublings(placed, edges)
-        placed.set(xlabel="tokens before, in the window", ylabel="loss (nats a token)", title=title)
-        lengths, more = ([row[key] for row in contexts] for key in ("context", "more"))
-        # A single window has no interval.
-        below = [row["more"] - row.get("more_low", row["more"]) for row in contexts]
-        above = [row.get("more_high", row["more"]) - row["more"] for row in contexts]
-        # A quantile of few draws may lie on the other side of the mean.
-        kept.errorbar(
-            lengths, more, yerr=[[max(of, 0) for of in side] for side in (below, above)], marker="o", capsize=3
-        )
-        _count_in_doublings(kept, lengths)
-        kept.set(xlabel="tokens of context kept", ylabel="nats a token more than with all of it", title="same tokens")
-    save_figure(figure, path)
-
-
-def _count_in_doublings(axes: Any, values: Sequence[int]) -> None:
-    """A logarithmic axis, from the first of the ordered values to the last, that is labelled in plain numbers."""
-    bits = [value.bit_length() - 1 for value in values] or [0]
-    ticks = [1 << bit for bit in range(bits[0], bits[-1] + 1)]
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-
-
-def draw_calibration(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """A reliability diagram: how often the likeliest token came, by its probability; the share of tokens below."""
-    _draw_reliability({"this model": rows}, "tokens", "probability of the likeliest token", title, path)
-
-
-def draw_reliability(series: Mapping[str, Sequence[dict[str, Any]]], of: str, title: str, path: Path) -> None:
-    """A reliability diagram of several models of the same rows: `of` names the probability that is looked at."""
-    _draw_reliability(series, "rows", of, title, path)
-
-
-def _draw_reliability(
-    series: Mapping[str, Sequence[dict[str, Any]]], unit: str, of: str, title: str, path: Path
-) -> None:
-    """Bins, rows with `from`, `to`, `confidence`, `accuracy` and how many under `unit`, of each of the series."""
-    figure = new_figure(5, 5.5)
-    with matplotlib.rc_context(SETTINGS):
-        right, many = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-        right.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="perfectly calibrated")
-        for number, (name, rows) in enumerate(series.items()):
-            drawn = right.plot(
-                [row["confidence"] for row in rows], [row["accuracy"] for row in rows], marker="o", label=name
-            )
-            total = max(sum(row["count"] for row in rows), 1)
-            shares = [row["count"] / total for row in rows]
-            if len(series) == 1:
-                centres = [(row["from"] + row["to"]) / 2 for row in rows]
-                many.bar(centres, shares, width=0.09, color="silver")
-            else:
-                # Side by side in their bin, each in the colour of its line.
-                wide = [0.9 * (row["to"] - row["from"]) / len(series) for row in rows]
-                lefts = [row["from"] + number * width for row, width in zip(rows, wide, strict=True)]
-                many.bar(lefts, shares, width=wide, align="edge", color=drawn[0].get_color())
-        right.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that came true", title=title)
-        right.legend()
-        many.set(xlabel=of, ylabel=f"share of\n{unit}")
-    save_figure(figure, path)
-
-
-def draw_roc(
-    roc: Sequence[tuple[float, float]],
-    precision_recall: Sequence[tuple[float, float]],
-    share: float,
-    title: str,
-    path: Path,
-) -> None:
-    """Two curves of one threshold: (false positive rate, recall) and (recall, precision); dashed is chance.
-
-    `share` of the rows are what is to be found: chance has that precision at any recall.
-    """
-    figure = new_figure(9, 4.5)
-    with matplotlib.rc_context(SETTINGS):
-        left, right = figure.subplots(1, 2)
-        left.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="chance")
-        left.step(*zip(*roc, strict=True), where="post")
-        left.set(xlabel="false positive rate", ylabel="recall (true positive rate)", title=title)
-        right.axhline(share, color="gray", linestyle="--", linewidth=1, label="chance")
-        right.step(*zip(*precision_recall, strict=True), where="pre")
-        right.set(xlabel="recall", ylabel="precision")
-        for axes in (left, right):
-            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-            axes.legend(loc="lower right")
-    save_figure(figure, path)
+    return svg(draw, 7, 0.9 + 0.4 * max(len(values), 1))
 
 
 def draw_intervals(
-    values: Mapping[str, tuple[float, float | None, float | None]], title: str, unit: str, path: Path, highlight: str
-) -> None:
-    """A point and the ends of its interval for each name, the first on top; one of them stands out."""
-    figure = new_figure(7, 1.1 + 0.4 * max(len(values), 1))
-    with matplotlib.rc_context(SETTINGS):
+    values: Mapping[str, tuple[float, float | None, float | None]], title: str, unit: str, highlight: str
+) -> str:
+    """Draw a point with its interval for each name, the first on top; one of them is highlighted."""
+
+    def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for y, (name, (value, low, high)) in enumerate(reversed([*values.items()])):
             color = "tab:blue" if name == highlight else "dimgray"
@@ -244,4 +108,146 @@ def draw_intervals(
         axes.set_yticks(range(len(values)), [shorten(name) for name in values][::-1])
         axes.set(title=title, xlabel=unit, xlim=(0, 1), ylim=(-0.5, max(len(values), 1) - 0.3))
         axes.grid(visible=False, axis="y")
-    save_figure(figure, path)
+
+    return svg(draw, 7, 1.1 + 0.4 * max(len(values), 1))
+
+
+def draw_confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> str:
+    """Draw a confusion matrix: counts (actual, predicted), shaded by their fraction of the row.
+
+    With more than MAX_NAMED_LABELS labels there is room for the shades alone.
+    """
+    cell = min(0.55, 16 / max(len(labels), 1))
+    size = 2.5 + cell * max(len(labels), 1)
+    named = [shorten(label) for label in labels] if len(labels) <= MAX_NAMED_LABELS else []
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        fractions = [[count / max(sum(row), 1) for count in row] for row in counts]
+        if labels:
+            axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+        for y, row in enumerate(counts if named else []):
+            for x, count in enumerate(row):
+                if count:
+                    color = "white" if fractions[y][x] > 0.5 else "black"
+                    axes.text(x, y, str(count), ha="center", va="center", color=color)
+        axes.set_xticks(range(len(named)), named, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(named)), named)
+        axes.grid(visible=False)
+        axes.set(xlabel="predicted", ylabel="actual", title=title)
+
+    return svg(draw, size + 0.8, size, **{"font.size": min(10, 20 * cell)})
+
+
+def draw_vocabulary(counts: Sequence[int], lengths: Sequence[int]) -> str:
+    """Draw how often each token occurs, by rank, and how many tokens have how many bytes (special tokens have 0)."""
+
+    def draw(figure: Figure) -> None:
+        by_rank, by_length = figure.subplots(1, 2)
+        used = sorted((int(count) for count in counts if count), reverse=True)
+        by_rank.loglog(range(1, len(used) + 1), used)
+        by_rank.set(xlabel="rank", ylabel="occurrences", title=f"{len(used):,} of {len(counts):,} tokens are used")
+        sizes = [int(length) for length in lengths if length]
+        bins = range(1, max(sizes, default=1) + 2)
+        by_length.hist(sizes, bins=bins, align="left", color="silver", edgecolor="gray")
+        by_length.set(xlabel="bytes of a token", ylabel="tokens", title="token lengths")
+
+    return svg(draw, 9, 4)
+
+
+def draw_context(positions: Sequence[dict[str, Any]], contexts: Sequence[dict[str, Any]], title: str) -> str:
+    """Draw the loss by position in the window, and the loss that the same tokens add with less context."""
+
+    def draw(figure: Figure) -> None:
+        by_position, by_context = figure.subplots(1, 2)
+        edges = [row["from"] for row in positions] + [row["to"] + 1 for row in positions[-1:]]
+        if positions:
+            by_position.stairs([row["nats_per_token"] for row in positions], edges, baseline=None, linewidth=1.5)
+        _scale_by_doublings(by_position, edges)
+        by_position.set(xlabel="tokens before, in the window", ylabel="loss (nats per token)", title=title)
+        lengths, more = ([row[key] for row in contexts] for key in ("context", "more"))
+        # A single window has no interval, and a quantile of few draws may be on the other side of the mean.
+        below = [max(row["more"] - row.get("more_low", row["more"]), 0) for row in contexts]
+        above = [max(row.get("more_high", row["more"]) - row["more"], 0) for row in contexts]
+        by_context.errorbar(lengths, more, yerr=[below, above], marker="o", capsize=3)
+        _scale_by_doublings(by_context, lengths)
+        by_context.set(xlabel="tokens of context", ylabel="added loss (nats per token)", title="same tokens")
+
+    return svg(draw, 9, 4)
+
+
+def _scale_by_doublings(axes: Any, values: Sequence[int]) -> None:
+    """Make an axis logarithmic, with plain numbers from the first of the ordered values to the last."""
+    bits = [value.bit_length() - 1 for value in values] or [0]
+    ticks = [1 << bit for bit in range(bits[0], bits[-1] + 1)]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+
+
+def draw_reliability(series: Mapping[str, Sequence[dict[str, Any]]], unit: str, probability: str, title: str) -> str:
+    """Draw how often a prediction is right by its probability, and the fraction of the predictions below.
+
+    A bin has `from`, `to`, `confidence`, `accuracy` and `count`; `unit` names what is counted.
+    """
+
+    def draw(figure: Figure) -> None:
+        accuracy, fraction = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        accuracy.plot([0, 1], [0, 1], label="perfectly calibrated", **DASHED)
+        for number, (name, rows) in enumerate(series.items()):
+            points = [row["confidence"] for row in rows], [row["accuracy"] for row in rows]
+            line = accuracy.plot(*points, marker="o", label=name)
+            total = max(sum(row["count"] for row in rows), 1)
+            fractions = [row["count"] / total for row in rows]
+            # Side by side in their bin, each in the color of its line.
+            widths = [0.9 * (row["to"] - row["from"]) / len(series) for row in rows]
+            lefts = [row["from"] + number * width for row, width in zip(rows, widths, strict=True)]
+            color = "silver" if len(series) == 1 else line[0].get_color()
+            fraction.bar(lefts, fractions, width=widths, align="edge", color=color)
+        accuracy.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
+        accuracy.legend()
+        fraction.set(xlabel=probability, ylabel=f"fraction of\n{unit}")
+
+    return svg(draw, 5, 5.5)
+
+
+def draw_roc(
+    roc: Sequence[tuple[float, float]], precision_recall: Sequence[tuple[float, float]], positive: float, title: str
+) -> str:
+    """Draw points (false positive rate, recall) and (recall, precision); dashed lines are chance.
+
+    `positive` is the fraction of positive rows: the precision of chance at any recall.
+    """
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        left.plot([0, 1], [0, 1], label="chance", **DASHED)
+        left.step(*zip(*roc, strict=True), where="post")
+        left.set(xlabel="false positive rate", ylabel="recall (true positive rate)", title=title)
+        right.axhline(positive, label="chance", **DASHED)
+        right.step(*zip(*precision_recall, strict=True), where="pre")
+        right.set(xlabel="recall", ylabel="precision")
+        for axes in (left, right):
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+            axes.legend(loc="lower right")
+
+    return svg(draw, 9, 4.5)
+
+
+def draw_note(text: str) -> str:
+    """Draw a text in place of a picture."""
+
+    def draw(figure: Figure) -> None:
+        figure.text(0.5, 0.5, text, ha="center", va="center")
+
+    return svg(draw, 5, 1.5)
+
+
+def shorten(name: str) -> str:
+    """Return a name on one line, short enough to leave room for the picture.
+
+    >>> shorten("a label that goes on and on and on")
+    'a label that goes on an…'
+    """
+    line = " ".join(name.split())
+    return line if len(line) <= MAX_NAME_CHARS else line[: MAX_NAME_CHARS - 1] + "…"

@@ -4,7 +4,8 @@ import shlex
 import pytest
 from rich.text import Text
 
-from llm.report.excerpt import CUT, LINES, WIDTH, excerpt
+from llm.report.excerpt import ELLIPSIS as CUT
+from llm.report.excerpt import LINES, WIDTH, excerpt
 from llm.report.summary import describe_run, how_to_try, show_texts, summarise_run
 
 

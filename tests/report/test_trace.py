@@ -1,4 +1,4 @@
-"""Tracing a model back, in a small repository that real DVC has run: every changed byte is named, nothing else is."""
+"""Tracing a model back in a small repository that real DVC has run: every changed byte is named, nothing else is."""
 
 import os
 import platform
@@ -15,9 +15,11 @@ from llm.core.errors import UserError
 from llm.report.trace import differences, render, trace_back
 
 LIBRARY = "ab" * 32
+PYTHON = f"the standard library of Python {platform.python_version()}"
+MODEL = "models/export/hf"
 
 SCRIPT = """
-import json, platform, shutil, sys
+import json, platform, sys
 from pathlib import Path
 
 def write(path, text):
@@ -37,42 +39,42 @@ elif stage == "train":
     write("models/pretrained/config.json", "{}")
     write("metrics/train.json", json.dumps({"loss": 1.5}))
 elif stage == "export":
-    write("models/export/weights.bin", Path("models/pretrained/weights.bin").read_text() + "exported")
+    write("models/export/hf/weights.bin", Path("models/pretrained/weights.bin").read_text() + "exported")
     write("models/export/config.json", "{}")
 elif stage == "card":
     write("models/export/README.md", Path("metrics/train.json").read_text())
 else:
-    write(paths[0] + "/weights.bin", "tuned" + Path("models/export/weights.bin").read_text())
+    write(paths[0] + "/weights.bin", "tuned" + Path("models/export/hf/weights.bin").read_text())
 """.replace("LIBRARY", LIBRARY)
 
 WIRING = """
 stages:
   prepare:
-    cmd: python work.py prepare
-    deps: [work.py, data/raw]
+    cmd: python stages/work.py prepare
+    deps: [stages/work.py, data/raw]
     params: [prepare]
     outs: [data/corpus, data/corpus.txt]
     metrics: [{metrics/prepare.json: {cache: false}}]
   train:
-    cmd: python work.py train
-    deps: [work.py, extra.py, data/corpus]
+    cmd: python stages/work.py train
+    deps: [stages/work.py, llm/core, data/corpus]
     params: [train, seed]
     outs: [models/pretrained]
     metrics: [{metrics/train.json: {cache: false}}]
   export:
-    cmd: python work.py export
-    deps: [work.py, models/pretrained]
-    outs: [models/export/weights.bin, models/export/config.json]
+    cmd: python stages/work.py export
+    deps: [stages/work.py, models/pretrained]
+    outs: [models/export/hf, models/export/config.json]
   tune:
     foreach: ${tune}
     do:
-      cmd: python work.py tune models/tuned/${key}
-      deps: [work.py, models/export/weights.bin]
+      cmd: python stages/work.py tune models/tuned/${key}
+      deps: [stages/work.py, models/export/hf]
       params: ["tune.${key}"]
       outs: ["models/tuned/${key}"]
   card:
-    cmd: python work.py card
-    deps: [work.py, models/export/weights.bin, metrics/train.json, models/tuned]
+    cmd: python stages/work.py card
+    deps: [stages/work.py, models/export/hf, metrics/train.json, models/tuned]
     outs: [models/export/README.md]
 """
 
@@ -84,21 +86,13 @@ tune: {short: {epochs: 1}, long: {epochs: 9}}
 """
 
 
-def run(folder: Path, *words: str) -> None:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_", "PYTHON"))}
-    author = {f"GIT_{role}_{key}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
-    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=folder, env=kept | author | path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, run_in_repository) -> Path:
     """The repository after one `dvc repro` and a commit. Only to be copied."""
     folder = tmp_path_factory.mktemp("made") / "repository"
     files = {
-        "work.py": SCRIPT,
-        "extra.py": "# nothing\n",
+        "stages/work.py": SCRIPT,
+        "llm/core/files.py": "# nothing\n",
         "dvc.yaml": WIRING,
         "params.yaml": PARAMS,
         ".dvcignore": "__pycache__\n",
@@ -108,11 +102,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    run(folder, "git", "init", "--quiet", "--initial-branch", "main")
-    run(folder, "dvc", "init", "--quiet")
-    run(folder, "dvc", "repro")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "commit", "--quiet", "--message", "run")
+    run_in_repository(folder, "git init --quiet --initial-branch main", "dvc init --quiet", "dvc repro")
+    run_in_repository(folder, "git add --all", "git commit --quiet --message run")
     return folder
 
 
@@ -123,7 +114,7 @@ def repository(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def change_byte(path: Path) -> None:
-    """Flip one bit and keep the size and the time, by which DVC itself would know of a change."""
+    """Flip one bit and keep the size and the time, by which DVC itself finds changes."""
     before = path.stat()
     path.chmod(0o644)
     content = bytearray(path.read_bytes())
@@ -132,38 +123,30 @@ def change_byte(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def cached(repository: Path, md5: str) -> Path:
+def cached(repository: Path, name: str) -> Path:
+    lines = (line for step in trace_back(Path(MODEL), repository) for line in step.lines)
+    md5 = next(line.recorded for line in lines if line.name == name)
     return repository / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def recorded(repository: Path, name: str) -> str:
-    lines = (line for step in trace_back(Path("models/export"), repository) for line in step.lines)
-    return next(line.recorded for line in lines if line.name == name)
-
-
-def names(repository: Path, target: str = "models/export") -> list[str]:
+def names(repository: Path, target: str = MODEL) -> list[str]:
     return differences(trace_back(Path(target), repository))
 
 
-def stages(repository: Path, target: str) -> list[str]:
-    return [step.stage for step in trace_back(Path(target), repository)]
-
-
-def test_a_model_is_traced_to_the_raw_text_and_all_of_it_is_as_recorded(repository):
-    steps = trace_back(Path("models/export"), repository)
-    assert [step.stage for step in steps] == ["export", "card", "train", "prepare"]
+def test_a_model_is_traced_to_the_raw_text(repository):
+    steps = trace_back(Path(MODEL), repository)
+    assert [step.stage for step in steps] == ["export", "train", "prepare"]
     assert differences(steps) == []
-    lines = {(line.kind, line.name) for line in steps[-1].lines}
-    assert lines == {
+    assert {(line.kind, line.name) for line in steps[-1].lines} == {
         ("made", "data/corpus"),
         ("made", "data/corpus.txt"),
         ("made", "metrics/prepare.json"),
         *(("made", f"data/corpus/{name}.txt") for name in ("train", "val", "deep/tést")),
-        ("read", f"the standard library of Python {platform.python_version()}"),
+        ("read", PYTHON),
         ("read", "data/raw"),
         ("read", "data/raw/a.txt"),
         ("read", "data/raw/a/one.txt"),
-        ("code", "work.py"),
+        ("code", "stages/work.py"),
         ("params", "prepare.sources"),
         ("params", "prepare.rules.near"),
         ("params", "prepare.rules.min_chars"),
@@ -174,18 +157,17 @@ def test_a_model_is_traced_to_the_raw_text_and_all_of_it_is_as_recorded(reposito
 @pytest.mark.parametrize(
     ("file", "named"),
     [
-        ("models/export/weights.bin", ["models/export/weights.bin"]),
-        ("models/export/README.md", ["models/export/README.md"]),
+        ("models/export/hf/weights.bin", ["models/export/hf", "models/export/hf/weights.bin"]),
+        ("models/export/config.json", ["models/export/config.json"]),
         ("models/pretrained/config.json", ["models/pretrained", "models/pretrained/config.json"]),
-        ("data/corpus/train.txt", ["data/corpus", "data/corpus/train.txt"]),
         ("data/corpus/deep/tést.txt", ["data/corpus", "data/corpus/deep/tést.txt"]),
-        ("data/raw/a.txt", ["data/raw", "data/raw/a.txt"]),
         ("data/raw/a/one.txt", ["data/raw", "data/raw/a/one.txt"]),
-        ("extra.py", ["extra.py"]),
-        ("work.py", ["work.py"]),
-        ("metrics/train.json", ["metrics/train.json"]),
+        ("llm/core/files.py", ["llm/core", "llm/core/files.py"]),
+        ("stages/work.py", ["stages/work.py"]),
         ("metrics/prepare.json", ["metrics/prepare.json"]),
         ("data/corpus.txt", ["data/corpus.txt"]),  # of the same stage, though no model was made of it
+        ("models/export/README.md", []),  # of a later stage
+        ("models/tuned/long/weights.bin", []),
     ],
 )
 def test_one_changed_byte_is_named_and_nothing_else(repository, file, named):
@@ -193,17 +175,13 @@ def test_one_changed_byte_is_named_and_nothing_else(repository, file, named):
     assert names(repository) == named
 
 
-def test_a_byte_of_the_cache_is_named_too(repository):
-    copy = cached(repository, recorded(repository, "data/corpus/val.txt"))
+@pytest.mark.parametrize("name", ["data/corpus/val.txt", "data/corpus"])
+def test_a_changed_byte_of_the_cache_is_named(repository, name):
+    copy = cached(repository, name)
     change_byte(copy)
-    steps = trace_back(Path("models/export"), repository)
-    assert differences(steps) == ["data/corpus/val.txt"]
+    steps = trace_back(Path(MODEL), repository)
+    assert differences(steps) == [name]
     assert copy.relative_to(repository).as_posix() in render(steps)
-
-
-def test_a_changed_listing_in_the_cache_is_named(repository):
-    change_byte(cached(repository, recorded(repository, "data/corpus")))
-    assert names(repository) == ["data/corpus"]
 
 
 @pytest.mark.parametrize(
@@ -225,130 +203,109 @@ def test_a_changed_param_is_named(repository, old, new, named):
     assert names(repository) == named
 
 
-def test_what_is_gone_and_what_came_since_is_named(repository):
+def test_missing_and_added_files_are_named(repository):
     (repository / "data/corpus/val.txt").unlink()
     (repository / "data/corpus/new.txt").write_text("new")
+    (repository / "data/corpus/__pycache__").mkdir()  # DVC ignores it
+    (repository / "data/corpus/__pycache__/x.pyc").write_text("x")
     (repository / "models/export/other.bin").write_text("made by hand")
     (repository / "models/export/config.json").unlink()
+    shutil.rmtree(repository / "models/pretrained")
     assert set(names(repository)) == {
-        "data/corpus",
-        "data/corpus/val.txt",
-        "data/corpus/new.txt",
-        "models/export/other.bin",
-        "models/export/config.json",
+        *(f"data/corpus{file}" for file in ("", "/val.txt", "/new.txt")),
+        *("models/export/config.json", "models/pretrained"),
     }
+    assert "models/export/other.bin" in names(repository, "models/export")
+    assert "missing" in render(trace_back(Path(MODEL), repository))
 
 
-def test_a_folder_that_is_gone_is_named(repository):
-    shutil.rmtree(repository / "data/corpus")
-    assert names(repository) == ["data/corpus"]
-    assert "missing" in render(trace_back(Path("models/export"), repository))
-
-
-def test_what_dvc_ignores_is_no_difference(repository):
-    (repository / "data/corpus/__pycache__").mkdir()
-    (repository / "data/corpus/__pycache__/x.pyc").write_text("x")
-    assert names(repository) == []
-
-
-def test_raw_text_that_git_had_when_the_lock_was_written_is_known_by_its_files(repository):
+def test_the_files_of_a_folder_are_those_of_the_commit_of_the_lock(repository, run_in_repository):
     change_byte(repository / "data/raw/a.txt")
-    run(repository, "git", "commit", "--quiet", "--all", "--message", "another text")
+    run_in_repository(repository, "git commit --quiet --all --message another")
     assert names(repository) == ["data/raw", "data/raw/a.txt"]
 
 
-def test_where_nothing_tells_what_a_folder_held_the_folder_is_named_and_that_is_said(repository):
+def test_a_folder_without_a_record_of_its_files_is_named_alone(repository, run_in_repository):
     shutil.rmtree(repository / ".git")
-    run(repository, "git", "init", "--quiet")
+    run_in_repository(repository, "git init --quiet")
     change_byte(repository / "data/raw/a.txt")
-    steps = trace_back(Path("models/export"), repository)
+    steps = trace_back(Path(MODEL), repository)
     assert differences(steps) == ["data/raw"]
     assert "neither in DVC's cache nor in Git" in render(steps)
 
 
-def test_an_input_made_anew_since_shows_where_it_was_read(repository):
+def test_an_input_that_was_made_again_differs_where_it_was_read(repository, run_in_repository):
     (repository / "data/raw/a.txt").write_text("three")
-    run(repository, "dvc", "repro", "prepare")
-    steps = {step.stage: step for step in trace_back(Path("models/export"), repository)}
+    run_in_repository(repository, "dvc repro prepare")
+    steps = {step.stage: step for step in trace_back(Path(MODEL), repository)}
     assert differences([steps["prepare"]]) == []
-    assert differences([steps["train"]]) == [
-        "data/corpus",
-        *(f"data/corpus/{x}.txt" for x in ("deep/tést", "train", "val")),
-    ]
+    files = [f"data/corpus/{name}.txt" for name in ("deep/tést", "train", "val")]
+    assert differences([steps["train"]]) == ["data/corpus", *files]
 
 
 def test_another_standard_library_is_named(repository, monkeypatch):
     monkeypatch.setattr("llm.corpus.sources.library_hash", lambda: "cd" * 32)
-    assert names(repository) == [f"the standard library of Python {platform.python_version()}"]
+    assert names(repository) == [PYTHON]
     monkeypatch.setattr("platform.python_version", lambda: "3.99.1")
-    assert "now Python 3.99.1" in render(trace_back(Path("models/export"), repository))
-
-
-def test_the_stage_that_describes_a_model_is_not_where_it_came_from(repository):
-    # The card reads the tuned models too, and train's figures; they are checked, and not walked back from.
-    assert "tune@short" not in stages(repository, "models/export")
-    assert stages(repository, "models/export/weights.bin") == ["export", "train", "prepare"]
-    assert set(stages(repository, "models/export/README.md")) >= {"card", "tune@short", "tune@long"}
-    change_byte(repository / "models/tuned/long/weights.bin")
-    assert names(repository) == ["models/tuned", "models/tuned/long/weights.bin"]
-    assert names(repository, "models/export/weights.bin") == []
+    assert "now Python 3.99.1" in render(trace_back(Path(MODEL), repository))
 
 
 @pytest.mark.parametrize(
-    "target", ["models/tuned/short", "models/tuned/short/weights.bin", "./models/tuned/../tuned/short/"]
+    ("target", "stages"),
+    [
+        ("models/export/README.md", {"card", "tune@short", "tune@long", "export", "train", "prepare"}),
+        ("models/tuned/short", {"tune@short", "export", "train", "prepare"}),
+        ("./models/tuned/../tuned/short/weights.bin", {"tune@short", "export", "train", "prepare"}),
+        ("data/corpus/val.txt", {"prepare"}),
+    ],
 )
-def test_one_model_of_several_that_a_stage_makes(repository, target):
-    steps = trace_back(Path(target), repository)
-    assert [step.stage for step in steps] == ["tune@short", "export", "train", "prepare"]
-    assert [line.name for line in steps[0].lines if line.kind == "params"] == ["tune.short.epochs"]
+def test_only_the_stages_on_the_way_are_shown(repository, target, stages):
+    assert {step.stage for step in trace_back(Path(target), repository)} == stages
 
 
 def test_an_output_may_be_a_link_into_the_cache(repository):
-    path = repository / "models/export/weights.bin"
-    copy = cached(repository, recorded(repository, "models/export/weights.bin"))
+    path = repository / "models/export/config.json"
+    copy = cached(repository, "models/export/config.json")
     path.unlink()
     path.symlink_to(copy)
     assert names(repository, str(path)) == []
 
 
-@pytest.mark.parametrize("target", ["models/none", "work.py", "data/raw", "../elsewhere"])
-def test_what_no_stage_makes_is_refused(repository, target):
+@pytest.mark.parametrize("target", ["models/none", "stages/work.py", "data/raw", "../elsewhere"])
+def test_a_path_that_no_stage_makes_is_refused(repository, target):
     with pytest.raises(UserError, match="no stage makes it"):
         trace_back(Path(target), repository)
 
 
-def test_without_a_record_or_a_repository_it_says_so(repository, tmp_path):
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(UserError, match=r"^dvc\.lock: wanted the record of a run"):
-        trace_back(Path("models/export"), tmp_path / "bare")
-    shutil.copy(repository / "dvc.lock", tmp_path / "bare")
-    with pytest.raises(UserError, match="wanted a DVC repository") as refused:
-        trace_back(Path("models/export"), tmp_path / "bare")
+def test_a_missing_lock_or_repository_is_refused(made, tmp_path):
+    with pytest.raises(UserError, match=r"^dvc\.lock: expected the record of a run"):
+        trace_back(Path(MODEL), tmp_path)
+    shutil.copy(made / "dvc.lock", tmp_path)
+    with pytest.raises(UserError, match="expected a DVC repository") as refused:
+        trace_back(Path(MODEL), tmp_path)
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("change", "code", "end"), [(False, 0, "all as recorded\n"), (True, 1, "\n  extra.py\n")])
+@pytest.mark.parametrize(("change", "code", "end"), [(False, 0, "all as recorded\n"), (True, 1, "\n  seed\n")])
 def test_the_command_ends_with_0_or_1(repository, monkeypatch, change, code, end):
     if change:
-        change_byte(repository / "extra.py")
+        (repository / "params.yaml").write_text(PARAMS.replace("seed: 1", "seed: 2"))
     monkeypatch.chdir(repository)
-    ended = CliRunner().invoke(command_line.app, ["trace"])
-    assert ended.exit_code == code
-    assert ended.output.endswith(end)
+    ended = CliRunner().invoke(command_line.app, ["trace", MODEL])
+    assert (ended.exit_code, ended.output.endswith(end)) == (code, True)
 
 
-def test_the_command_loads_no_torch(repository):
+def test_the_command_loads_no_torch(made):
     code = "import sys, llm.__main__ as m\ntry: m.run()\nfinally: print('torch' in sys.modules)"
-    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code, "trace", "models/tuned/short"]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    shown = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+    shown = subprocess.run(command, cwd=made, env=environment, capture_output=True, text=True, check=False)
     assert shown.stdout.endswith("False\n"), shown.stderr
 
 
-def test_params_are_broken_to_the_width_of_the_terminal(repository, monkeypatch):
+def test_params_are_wrapped_to_the_terminal(repository, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    lines = render(trace_back(Path("models/export"), repository)).splitlines()
+    lines = render(trace_back(Path(MODEL), repository)).splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("  params  prepare"))
     assert " ".join("\n".join(lines[first : first + 3]).split()) == (
         'params prepare.sources [{"name": "mine", "globs": ["*"]}], prepare.rules.near null, prepare.rules.min_chars 3'

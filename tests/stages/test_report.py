@@ -102,10 +102,12 @@ def paths(tmp_path, draw_gpt, small_tokenizer_file, write_corpus, plain_cpu):
         path.write_text(json.dumps(content))
     for name in ("vocabulary", "curve", "rivals", "context", "calibration"):
         given[name] = tmp_path / "plots" / f"{name}.svg"
-        draw_curve([{"step": 1, "lr_factor": 1.0, "train_loss": 3.0}], name, given[name])
+        given[name].parent.mkdir(exist_ok=True)
+        given[name].write_text(draw_curve([{"step": 1, "lr_factor": 1.0, "train_loss": 3.0}], name))
     given["finetune_plots"] = tmp_path / "plots" / "finetune"
-    draw_curve(
-        [{"step": 1, "lr_factor": 1.0, "train_loss": 3.0}], "the task", given["finetune_plots"] / "topics" / "curve.svg"
+    (given["finetune_plots"] / "topics").mkdir(parents=True)
+    (given["finetune_plots"] / "topics" / "curve.svg").write_text(
+        draw_curve([{"step": 1, "lr_factor": 1.0, "train_loss": 3.0}], "the task")
     )
     for name, files in FILES.items():
         given[name] = tmp_path / "data" / name

@@ -231,21 +231,17 @@ def draw_plots(
     labels: ROC and precision-recall curve. Any number of labels a row: the F1 of each.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    draw_curve(curve_rows, "finetuning", folder / "curve.svg", unit="nats a row")
+    pictures = {"curve": draw_curve(curve_rows, "finetuning", "nats per row")}
     series = {
         "as trained": reliability(test)[0],
         f"at temperature {temperature:.2f}": reliability(test, temperature)[0],
     }
     of = "each label" if test.is_multilabel else "the likeliest label"
-    draw_reliability(series, f"probability of {of}", "test rows", folder / "reliability.svg")
+    pictures["reliability"] = draw_reliability(series, "rows", f"probability of {of}", "test rows")
     if test.is_multilabel:
-        draw_bars(
-            dict(zip(labels, by_label(test, labels)["f1"], strict=True)),
-            "test rows",
-            "F1",
-            folder / "labels.svg",
-            highlight="",
-        )
+        f1 = dict(zip(labels, by_label(test, labels)["f1"], strict=True))
+        pictures["labels"] = draw_bars(f1, "test rows", "F1", highlight="")
+        _write_pictures(folder, pictures)
         return
     predicted = test.predict()
     with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
@@ -253,19 +249,24 @@ def draw_plots(
         writer.writerow(["actual", "predicted"])
         writer.writerows([labels[a], labels[p]] for a, p in zip(test.actual, predicted, strict=True))
     counts = confusion_matrix(test.actual, predicted, labels=np.arange(len(labels)))
-    draw_confusion(counts.tolist(), labels, "test rows", folder / "confusion.svg")
+    pictures["confusion"] = draw_confusion(counts.tolist(), labels, "test rows")
     if _has_two_labels(test):
         score = test.probabilities()[:, 1]
         false_positive, recall, _ = roc_curve(test.actual, score)
         precision, found, _ = precision_recall_curve(test.actual, score)
         share = float(test.actual.mean())
-        draw_roc(
+        pictures["roc"] = draw_roc(
             list(zip(false_positive, recall, strict=True)),
             list(zip(found, precision, strict=True)),
             share,
             f"finding {shorten(labels[1])} in test",
-            folder / "roc.svg",
         )
+    _write_pictures(folder, pictures)
+
+
+def _write_pictures(folder: Path, pictures: Mapping[str, str]) -> None:
+    for name, svg in pictures.items():
+        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 def draw_rows(folder: Path, figures: Mapping[str, Mapping[str, Any]], highlight: str = "pretrained") -> None:
@@ -275,7 +276,8 @@ def draw_rows(folder: Path, figures: Mapping[str, Mapping[str, Any]], highlight:
         name.replace("_", " "): (of["accuracy"], of.get("accuracy_low"), of.get("accuracy_high"))
         for name, of in ordered
     }
-    draw_intervals(values, "test rows", "accuracy, and its 95% interval", folder / "rows.svg", highlight)
+    rows = draw_intervals(values, "test rows", "accuracy, and its 95% interval", highlight)
+    _write_pictures(folder, {"rows": rows})
 
 
 def write_report(

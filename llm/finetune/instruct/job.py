@@ -108,7 +108,7 @@ def write_model(job: Job, trained: Trained, tokenizer_file: Path) -> dict[str, A
 
     UserError where a client reads another model, or other ids of a conversation than training had.
     """
-    draw_curve(trained.curve.rows, "finetuning", job.plots / "curve.svg")
+    (job.plots / "curve.svg").write_text(draw_curve(trained.curve.rows, "finetuning"), encoding="utf-8")
     model, chat = trained.model, chat_to_verify(Tokenizer.load(tokenizer_file))
     write_folder(job.model, model, tokenizer_file, chat_template=TEMPLATE)
     gguf = partial(export_gguf, job.model / "gguf", model, tokenizer_file, job.formats, job.seed)

@@ -1,0 +1,133 @@
+"""Read the metrics of all stages: one shape for every view of them.
+
+    metrics/evaluate.json  {"test": {"model": {"bits_per_byte": 1.2, "bits_per_byte_low": 1.1, …}}, "quality": …}
+        scores   stage     split  system  metric         score
+                 evaluate  test   model   bits_per_byte  1.2 [1.1, 1.3]
+        content  {"evaluate": {"test": …, "quality": …}}
+
+The interval of a metric is in the keys METRIC_low and METRIC_high beside it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llm.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("stage", "split", "system", "metric", "score")
+NOT_METRICS = {"runtime", "details"}  # folders in the folder of metrics
+NO_DOCSTRINGS = "the corpus has no docstrings"  # why the tasks that `label` makes of docstrings are skipped
+
+
+class Score(NamedTuple):
+    """A metric of a system with its 95% interval, if it has one."""
+
+    value: Any
+    low: float | None = None
+    high: float | None = None
+
+    def show(self, digits: int = 4) -> str:
+        """Return the value and its interval as text.
+
+        >>> Score(1.18, 1.171, 1.19).show(2), Score(0.5).show(), Score(1234).show(), Score("better").show()
+        ('1.18 [1.17, 1.19]', '0.5000', '1,234', 'better')
+        """
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            return str(self.value)
+        if isinstance(self.value, int):
+            return f"{self.value:,}"
+        interval = "" if self.low is None else f" [{self.low:z.{digits}f}, {self.high:z.{digits}f}]"
+        return f"{self.value:z.{digits}f}{interval}"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of a run: a row of `scores` for each metric of each system; in `content` every file by stage."""
+
+    scores: "pd.DataFrame"
+    content: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, content: dict[str, dict[str, Any]]) -> "Metrics":
+        """Collect the scores in the content of metrics files."""
+        import pandas as pd
+
+        rows = [
+            (stage, split, system, metric, score)
+            for stage, of in content.items()
+            for split in SPLITS
+            for system, metrics in of.get(split, {}).items()
+            for metric, score in fold_intervals(metrics).items()
+        ]
+        return cls(pd.DataFrame(rows, columns=COLUMNS), content)
+
+    def view(self, index: str, columns: str, **where: str | list[str]) -> "pd.DataFrame":
+        """Return scores with a row for each `index` and a column for each `columns`, in the order of the files."""
+        found = self.scores
+        for column, value in where.items():
+            found = found[found[column].isin([value] if isinstance(value, str) else value)]
+        wide = found.pivot(index=index, columns=columns, values="score")
+        return wide.loc[found[index].unique(), found[columns].unique()]
+
+    def score(self, stage: str, split: str, system: str, metric: str) -> Score | None:
+        """Return one score, None where it was not measured."""
+        metrics = self.content.get(stage, {}).get(split, {}).get(system, {})
+        return fold_intervals(metrics).get(metric)
+
+    def splits(self, stage: str) -> list[str]:
+        """Return the splits that a stage scored, test last."""
+        return [split for split in SPLITS if self.content.get(stage, {}).get(split)]
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Return the metrics of each finetuning task, without the tasks of docstrings where there are none."""
+        found = {
+            name.removeprefix("finetune/"): of for name, of in self.content.items() if name.startswith("finetune/")
+        }
+        return {name: of for name, of in found.items() if of.get("skipped") != NO_DOCSTRINGS}
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """Read every file of metrics under a folder; none are no error."""
+    paths = sorted(path for path in folder.rglob("*.json") if not NOT_METRICS & {*path.relative_to(folder).parts})
+    return Metrics.of({path.relative_to(folder).with_suffix("").as_posix(): read_json(path) for path in paths})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; UserError where the file has none."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a JSON file of a run, got {type(error).__name__}; run dvc repro") from None
+    return content
+
+
+def fold_intervals(metrics: dict[str, Any]) -> dict[str, Score]:
+    """Join each metric with its `_low` and `_high`.
+
+    >>> fold_intervals({"bits": 1.18, "bits_low": 1.171, "bits_high": 1.19, "tokens": 12})
+    {'bits': Score(value=1.18, low=1.171, high=1.19), 'tokens': Score(value=12, low=None, high=None)}
+    """
+    ends = {f"{key}{end}" for key in metrics for end in ("_low", "_high")}
+    return {
+        key: Score(value, metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
+        for key, value in metrics.items()
+        if key not in ends
+    }
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return every value of nested mappings by its dotted key; an empty mapping is a value.
+
+    >>> flatten({"model": {"d_model": 192, "layers": [1, 2], "none": {}}, "seed": 1})
+    {'model.d_model': 192, 'model.layers': [1, 2], 'model.none': {}, 'seed': 1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        is_section = isinstance(value, dict) and value
+        flat |= flatten(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
+    return flat

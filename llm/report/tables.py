@@ -1,0 +1,151 @@
+"""Tables, code and templates: one renderer of Markdown for reports and cards, and of HTML for the page.
+
+A template that ends in .html.jinja gets HTML for a `Table`, and escaped text; any other template gets Markdown.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import escape
+
+from llm.report.glossary import Title, title
+from llm.report.metrics import Score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ABSENT = "–"
+NUMERIC = re.compile(r"[-+–−\d*]")  # how a cell of a column of numbers begins
+
+
+class Code(NamedTuple):
+    """Text that is shown as code on one line."""
+
+    text: str
+
+    def __str__(self) -> str:
+        """Return it in Markdown, in more backticks than it has itself."""
+        shown = " ".join(self.text.split())
+        quotes = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+        blank = " " if "`" in shown else ""
+        return f"{quotes}{blank}{shown}{blank}{quotes}"
+
+    def __html__(self) -> str:
+        return f"<code>{escape(self.text)}</code>"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a head. A cell is text, a number, a `Score`, a `Title`, `Code`, or None where there is nothing.
+
+    Attributes:
+        own: The first cell of the row that is set off from the others.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    own: str = ""
+    digits: int = 4
+
+    @classmethod
+    def of(cls, frame: "pd.DataFrame", head: str = "", digits: int = 4, own: str = "") -> "Table":
+        """Make a table of scores, as `Metrics.view` returns them."""
+        rows = [
+            [title(str(name)), *(cell if isinstance(cell, Score) else None for cell in cells)]
+            for name, *cells in frame.itertuples()
+        ]
+        return cls([head, *(title(str(name)).name for name in frame.columns)], rows, title(own).name, digits)
+
+    def __str__(self) -> str:
+        """Return the table in Markdown; columns of numbers are aligned to the right."""
+        rows = [[self._text(cell) for cell in row] for row in self.rows]
+        rule = ["---:" if self._is_numeric(at) else "---" for at in range(len(self.head))]
+        cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in (self.head, *rows)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))
+
+    def __html__(self) -> str:
+        kinds = [' class="n"' if self._is_numeric(at) else "" for at in range(len(self.head))]
+        head = "".join(f'<th scope="col"{kind}>{escape(of)}</th>' for kind, of in zip(kinds, self.head, strict=True))
+        lines = [f"<thead><tr>{head}</tr></thead>", "<tbody>"]
+        for first, *others in self.rows:
+            cells = "".join(f"<td{kind}>{self._html(cell)}</td>" for kind, cell in zip(kinds[1:], others, strict=True))
+            mark = ' class="own"' if self.own and self._text(first) == self.own else ""
+            lines.append(f'<tr{mark}><th scope="row">{self._html(first)}</th>{cells}</tr>')
+        return "\n".join(["<table>", *lines, "</tbody>", "</table>"])
+
+    def _is_numeric(self, column: int) -> bool:
+        cells = [row[column] for row in self.rows]
+        return column > 0 and all(not isinstance(cell, Code) and NUMERIC.match(self._text(cell)) for cell in cells)
+
+    def _text(self, cell: Any) -> str:
+        match cell:
+            case None:
+                return ABSENT
+            case bool():
+                return "yes" if cell else "no"
+            case Title():
+                return cell.name
+            case Score():
+                return cell.show(self.digits)
+            case int() | float():
+                return Score(cell).show(self.digits)
+        return str(cell)
+
+    def _html(self, cell: Any) -> str:
+        if isinstance(cell, Title) and cell.note:
+            return f"{escape(cell.name)}<small>{escape(cell.note)}</small>"
+        if isinstance(cell, Score) and cell.low is not None:
+            value, _, interval = cell.show(self.digits).partition(" ")
+            return f"{value}<small>{interval}</small>"
+        return escape(cell if isinstance(cell, Code) else self._text(cell))
+
+
+def by_split(figures: Mapping[str, Any], rows: Mapping[str | Title, Callable[[Any], Any]], head: str = "") -> Table:
+    """Make a table with a column for each split; each row says what to take of its figures."""
+    return Table([head, *figures], [[title, *(take(of) for of in figures.values())] for title, take in rows.items()])
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"code": Code, "fence": fence, "shell": shell_string, "python": repr}
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a template of this folder; a name that it lacks is an error."""
+    return _environment().get_template(template).render(values)
+
+
+def fence(code: str, language: str = "") -> str:
+    """Return a block of code in Markdown; its fence is longer than any in the text."""
+    quotes = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{quotes}{language}\n{code}\n{quotes}"
+
+
+def shell_string(text: str) -> str:
+    r"""Return a text as one word of a shell on one line, quoted where it needs to be.
+
+    A text with line breaks or control characters gets the quotes $'…', which bash, zsh and ksh read.
+
+    >>> print(shell_string("it's"), shell_string("def f(x)\n\n"))
+    'it'"'"'s' $'def f(x)\n\n'
+    """
+    if text.isprintable():
+        return shlex.quote(text)
+    escapes = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "'": r"\'", "\\": r"\\"}
+    word = "".join(escapes.get(char) or (char if char.isprintable() else rf"\U{ord(char):08x}") for char in text)
+    return f"$'{word}'"
