@@ -1,9 +1,9 @@
-"""Which files of this project a script reaches through its imports: what its stage depends on.
+"""List the files of this project that a script imports, directly or not.
 
     stages/tokenize.py → [llm/__init__.py, llm/core/errors.py, …, stages/__init__.py, stages/tokenize.py]
 
-DVC does not follow imports, so `dvc.yaml` lists these files, the guard in `llm.core.stage` hashes them, and a test
-holds the one to the other. The source is read, not run: an import inside a function counts as well.
+DVC does not follow imports. `llm.core.stage` hashes these files, and a test compares them with the deps in dvc.yaml.
+The source is parsed, not run, so an import inside a function counts as well.
 """
 
 import ast
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def import_closure(script: Path, root: Path) -> list[Path]:
-    """All files under `root` that `script` imports, directly or not, with itself; relative to root, sorted."""
+    """Return the files under `root` that `script` imports, and the script itself, relative to root and sorted."""
     found: set[Path] = set()
     waiting = [script.resolve()]
     while waiting:
@@ -26,7 +26,7 @@ def import_closure(script: Path, root: Path) -> list[Path]:
 
 
 def _imported(path: Path) -> set[str]:
-    """Dotted names that a source file may import: `from a.b import c` gives a.b and a.b.c."""
+    """Return the dotted names that a file may import: `from a.b import c` gives a.b and a.b.c."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
         if isinstance(node, ast.Import):
@@ -39,8 +39,8 @@ def _imported(path: Path) -> set[str]:
 
 
 def _files_of(name: str, root: Path) -> list[Path]:
-    place = root.joinpath(*name.split("."))
-    return [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
+    path = root.joinpath(*name.split("."))
+    return [path for path in (path.with_suffix(".py"), path / "__init__.py") if path.is_file()]
 
 
 def _packages_above(path: Path, root: Path) -> list[Path]:

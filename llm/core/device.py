@@ -1,7 +1,7 @@
-"""The machine that the work runs on: device, precision, threads. Found at the start, never a param.
+"""Detect the device, precision and threads that training and evaluation run on.
 
-A laptop and a GPU machine share one pipeline and one params.yaml. On the same setting of the machine a stage's
-output is the same bytes; `Machine.key` names that setting, and the scratch of a killed run is found by it.
+They are not params: a laptop and a GPU machine share one pipeline and one params.yaml. On one setting of the machine
+the output of a stage is the same bytes; `Machine.key` identifies the setting, and is part of the key of checkpoints.
 """
 
 import ctypes
@@ -22,24 +22,21 @@ from llm.core.errors import UserError
 
 @dataclass(frozen=True)
 class Machine:
-    """Where tensors live, in which precision matrices are multiplied, on how many threads, compiled or not.
-
-    And by how many processes, of which this is one: `llm.train.launch` starts them.
-    """
+    """The device, the precision of matrix products, the threads, and the processes that train together."""
 
     device: str
     matmul_dtype: str
     threads: int
     compiler: bool
     torch_version: str
-    processes: int = 1  # that train together
-    sharded: bool = False  # whether each of them has a part of the weights only
+    processes: int = 1
+    sharded: bool = False  # whether each process holds a part of the weights (FSDP)
 
     @classmethod
     def find(cls) -> "Machine":
-        """Look at the machine. GROUNDUP_DEVICE, GROUNDUP_DTYPE and OMP_NUM_THREADS overrule what is found.
+        """Detect the machine; GROUNDUP_DEVICE, GROUNDUP_DTYPE and OMP_NUM_THREADS override what is detected.
 
-        GROUNDUP_SHARD=1 shares the weights out over the processes of a group. UserError names the variable.
+        GROUNDUP_SHARD=1 shards the weights over the processes of a group. UserError names an invalid variable.
         """
         device = os.environ.get("GROUNDUP_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = os.environ.get("GROUNDUP_DTYPE") or ("bfloat16" if _fast_at_bfloat16(device) else "float32")
@@ -55,17 +52,17 @@ class Machine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of matrix products; weights and sums are float32 whatever it is."""
+        """Return the precision of matrix products; weights and sums are float32 in any case."""
         return torch.bfloat16 if self.matmul_dtype == "bfloat16" else torch.float32
 
     def autocast(self) -> torch.autocast:
-        """A context in which matrices are multiplied in `dtype`."""
+        """Return a context in which matrix products are computed in `dtype`."""
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.matmul_dtype == "bfloat16")
 
     def retain_freed_memory(self) -> None:
-        """Have freed memory kept and used again: on Linux a training step is about a tenth faster for it.
+        """Let glibc keep freed memory for reuse, which makes a training step on Linux about a tenth faster.
 
-        By default glibc gives every large tensor back to the system, which then clears its pages for the next.
+        By default it returns the memory of every large tensor to the system, which clears the pages for the next one.
         """
         if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
             m_trim_threshold, m_mmap_threshold = -1, -3
@@ -73,17 +70,17 @@ class Machine:
             libc.mallopt(m_trim_threshold, 1 << 30)
 
     def key(self) -> str:
-        """A short name of this setting, in hexadecimal; another model of GPU is another setting."""
+        """Return a hash of this setting and of the GPU's name, as hexadecimal digits."""
         gpu = torch.cuda.get_device_name() if self.device == "cuda" and torch.cuda.is_available() else ""
         return hashlib.sha256((repr(self) + gpu).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, str | int | bool]:
-        """The setting as plain values, for metrics."""
+        """Return the setting as plain values, for metrics."""
         return asdict(self)
 
 
 def sharding_requested() -> bool:
-    """Whether GROUNDUP_SHARD asks for sharded weights; UserError where it is neither 0 nor 1."""
+    """Return whether GROUNDUP_SHARD requests sharded weights; UserError unless it is 0 or 1."""
     shard = os.environ.get("GROUNDUP_SHARD") or "0"
     if shard not in ("0", "1"):
         raise UserError(f"environment: expected GROUNDUP_SHARD 0 or 1, got {shard}")
@@ -98,29 +95,29 @@ def _fast_at_bfloat16(device: str) -> bool:
 
 
 def matmul_peak(machine: Machine, seconds: float = 0.3) -> float:
-    """Multiply-adds × 2 a second in the best of some large square matrix products, in the machine's precision.
+    """Return the FLOP/s of the fastest of several large square matrix products, in the machine's precision.
 
-    What a training step reaches can be measured by it. Shapes that fit the caches better may be a little faster.
+    A training step is compared with it (model FLOPs utilization). Shapes that fit the caches better may be faster.
     """
     side = 8192 if machine.device == "cuda" else 1024
-    drawn = torch.Generator(machine.device).manual_seed(0)
-    matrix = torch.randn(side, side, generator=drawn, device=machine.device, dtype=machine.dtype)
+    generator = torch.Generator(machine.device).manual_seed(0)
+    matrix = torch.randn(side, side, generator=generator, device=machine.device, dtype=machine.dtype)
     best, end = float("inf"), time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
+    while (start := time.perf_counter()) < end:
         matrix @ matrix
         if machine.device == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
 
 
 @contextmanager
 def memory_advice(advice: str) -> Iterator[None]:
-    """Turn an exhausted memory, the GPU's or the machine's, into a UserError that says what to try."""
+    """Turn an out-of-memory error, of the GPU or of the machine, into a UserError with advice."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # On the CPU torch raises no class of its own.
+        # On CPUs torch raises a plain RuntimeError.
         of_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
         if of_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise UserError(f"out of memory; {advice}") from None

@@ -1,4 +1,4 @@
-"""Errors of the user and of the system that become one line instead of a traceback."""
+"""Report errors of the user and of the system in one line instead of a traceback."""
 
 import errno
 import os
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What torch and NumPy say of sizes that no memory has; neither has a class of its own for it.
+# Messages of torch and NumPy for sizes that exceed the memory; neither has an exception class for it.
 TOO_LARGE = re.compile(
     "can't allocate memory|out of memory|size calculation overflowed|array is too big|Maximum allowed"
 )
 FULL = {errno.ENOSPC, errno.EDQUOT}
-FULL_BYTES = 1 << 20  # a disk with less than this is named as full
-# What was expected, by the number of the error; the system's own words say what it got.
+FULL_BYTES = 1 << 20  # a disk with less free space than this is named as full
+# The expectation by error number; the message of the system follows it.
 EXPECTED = {
     errno.EACCES: "permission to read or write it",
     errno.EPERM: "permission to change it",
@@ -30,21 +30,18 @@ EXPECTED = {
 
 
 class UserError(Exception):
-    """A wrong value from the user: a params key, a file, a label, a command-line word.
+    """Invalid input from the user: a key of params.yaml, a file, a label, a command-line option.
 
-    Its text is one line that names the file or the key, what was wanted and what was given. `stage.run`
-    and the command line print that line and exit with 2; nothing else in the project prints a traceback
-    for it. Our own mistakes stay `AssertionError` and keep theirs.
+    The message is one line: the file or key, what was expected, what was found. `stage.run` and the command line print
+    it and exit with 2. Violated invariants of our own are `AssertionError` and keep their traceback.
     """
 
 
 @contextmanager
 def one_line_errors(written: Iterable[Path] = ()) -> Iterator[None]:
-    """Turn errors of the system into a UserError: a full disk, a missing permission, exhausted memory.
+    """Turn errors of the system into UserError: a full disk, a missing permission, exhausted memory.
 
-    Args:
-        written: paths that are written to; the ones on a full disk are named where the error does not name one.
-
+    Paths in `written` that are on a full disk are named if the error itself names no file.
     """
     try:
         yield
@@ -62,9 +59,7 @@ def one_line_errors(written: Iterable[Path] = ()) -> Iterator[None]:
 
 
 def error_number(error: Exception) -> int | None:
-    """Return the system's number of an error, or None for an error of another kind.
-
-    Libraries that are written in Rust raise classes of their own, with the number in the text.
+    """Return the errno of an error, or None; libraries written in Rust put it into the message.
 
     >>> error_number(Exception("I/O error: No space left on device (os error 28)"))
     28

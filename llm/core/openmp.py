@@ -1,8 +1,8 @@
-"""How the threads of matrix products wait for each other.
+"""Limit how long the OpenMP threads of matrix products spin while they wait.
 
-OpenMP's default is to spin: a thread that has nothing to do keeps its core. Beside another busy process the thread that
-the others wait for is then the one that gets no core, and training becomes many times slower. GNU's OpenMP
-reads the setting when torch loads it, so it has to stand in the environment before.
+By default an idle thread keeps its core busy for long. Beside another busy process the thread that the others wait for
+then gets no core, and training becomes many times slower. GNU's OpenMP reads the setting when torch loads it, so it
+must be in the environment before.
 """
 
 import os
@@ -12,6 +12,6 @@ SPIN = {"GOMP_SPINCOUNT": "5000"}
 
 
 def limit_spinning() -> None:
-    """Set how long OpenMP's threads spin, unless the user has set it; to be called before torch is imported."""
+    """Set the spin count unless the user has set it; call this before torch is imported."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ.update(SPIN)

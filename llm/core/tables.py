@@ -42,7 +42,7 @@ def tokens_schema(vocab_size: int) -> pa.Schema:
 
 
 def segmentation_names(tokens: Path) -> list[str]:
-    """Return the names of the tables of train with BPE dropout: train-1, train-2, …"""
+    """Return the names train-1, train-2, … of the tables of train that BPE dropout made."""
     return sorted((path.stem for path in tokens.glob("train-*.parquet")), key=lambda name: int(name.partition("-")[2]))
 
 

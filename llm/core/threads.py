@@ -1,7 +1,7 @@
 """Map a function over items on threads that do not delay Ctrl-C.
 
-Python handles a signal in its main thread only, between two bytecodes: a library's long call there holds it up, and
-so do the threads of `concurrent.futures`, which are joined at exit.
+Python handles signals only in its main thread and between two bytecodes, so a long call of a library there delays them.
+The threads of `concurrent.futures` do too, because they are joined at exit.
 """
 
 from collections import deque
