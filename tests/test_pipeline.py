@@ -1,8 +1,7 @@
-"""The pipeline as a user runs it: real `dvc`, real processes, in copies of this repository with caches of their own."""
+"""The pipeline as a user runs it: real `dvc` in copies of this repository, each with an empty cache."""
 
 import contextlib
 import csv
-import glob
 import hashlib
 import io
 import json
@@ -10,26 +9,30 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
-
-# A user's own text instead of the standard library, and as little work as makes every stage do something.
-OWN_TEXT = {
-    "prepare.sources": [{"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]}],
-    "prepare.split.method": "position",
+OWN_TEXT = {"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]}
+DOCSTRINGS = {"name": "documentation", "kind": "docstrings", "packages": ["networkx", "scikit-learn"]}
+# As little work as makes every stage do something, on top of the preset tiny.
+VALUES = {
+    "prepare.sources": [OWN_TEXT, DOCSTRINGS],
+    "prepare.subset_fraction": 0.5,
+    "label.n_packages": 2,
+    "label.max_train_rows_per_package": 50,
     "tokenize.vocab_size": 400,
     "pretrain.max_steps": 40,
     "pretrain.checkpoint_every_steps": 2,
     "pretrain.eval_every_steps": 20,
 }
+QUICK = VALUES | {"prepare.sources": [OWN_TEXT], "prepare.split.method": "position", "prepare.subset_fraction": 1.0}
 
 
 class Clone:
@@ -37,37 +40,28 @@ class Clone:
 
     def __init__(self, folder: Path, values: dict[str, object]):
         self.folder = folder
-        listed = self._listed()
-        for name in listed:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-        # The committed lock is of another params.yaml; its hashes would be found in no cache here.
-        (folder / "dvc.lock").unlink(missing_ok=True)
-        self.llm("preset", "tiny")
+        listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.check_output(listing, cwd=ROOT, text=True).split("\0"):
+            # The committed lock is of another params.yaml; its hashes are in no cache here.
+            if (ROOT / name).is_file() and name != "dvc.lock":
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        write_own_text(folder / "data" / "raw" / "mine.txt")
+        self.command("python", "-m", "llm", "preset", "tiny")
         for key, value in values.items():
             self.set(key, value)
         self.git("init", "--quiet", "--initial-branch", "main")
+        self.command("dvc", "add", "--quiet", "data/raw/mine.txt")
         self.commit()
 
-    @staticmethod
-    def _listed() -> list[str]:
-        listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        output = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-        return [name for name in output.split("\0") if name and (ROOT / name).is_file()]
-
-    def environment(self) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DVC_", "GIT_", "PYTHON", "GROUNDUP_", "PYTEST_"))
-        }
-        author = {"NAME": "Test", "EMAIL": "test@example.org"}
-        names = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in author.items()}
-        return kept | names | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-
     def command(self, *words: str, code: int = 0) -> str:
+        hidden = ("DVC_", "GIT_", "PYTHON", "GROUNDUP_", "PYTEST_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        for role in ("AUTHOR", "COMMITTER"):
+            environment |= {f"GIT_{role}_NAME": "Test", f"GIT_{role}_EMAIL": "test@example.org"}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
-            words, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=400, check=False
+            words, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=400, check=False
         )
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -75,291 +69,248 @@ class Clone:
     def git(self, *words: str) -> str:
         return self.command("git", *words)
 
-    def llm(self, *words: str) -> str:
-        return self.command("python", "-m", "llm", *words)
-
     def commit(self) -> None:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message", "state")
 
     def repro(self, *words: str) -> set[str]:
-        """Run `dvc repro`; which stages ran, rather than being found up to date or in the cache."""
+        """Run `dvc repro`; return the stages that ran, without those restored from the cache."""
         return set(re.findall(r"Running stage '([^']+)'", self.command("dvc", "repro", *words)))
+
+    def status(self) -> set[str]:
+        """Return the stages that `dvc status` reports as changed."""
+        return set(json.loads(self.command("dvc", "status", "--json")))
 
     def set(self, key: str, value: object) -> None:
         """Set a key of params.yaml."""
-        yaml = YAML()
-        path = self.folder / "params.yaml"
-        content = yaml.load(path)
+        yaml, path = YAML(), self.folder / "params.yaml"
+        content = section = yaml.load(path)
         *above, last = key.split(".")
-        part = content
         for name in above:
-            part = part[name]
-        part[last] = value
+            section = section[name]
+        section[last] = value
         yaml.dump(content, path)
 
-    def edit(self, name: str) -> None:
-        """Add a line to a file of code."""
-        path = self.folder / name
-        path.write_text(path.read_text(encoding="utf-8") + "\n_EDITED = True\n", encoding="utf-8")
-
-    def undo(self) -> None:
-        """Back to what was committed; DVC's outputs too."""
+    @contextlib.contextmanager
+    def undone(self):
+        """Reset the clone to what was committed, DVC's outputs too, at the end of the block."""
+        yield
         self.git("reset", "--quiet", "--hard")
         self.command("dvc", "checkout", "--quiet")
 
-    def checkpoints(self) -> dict[str, int]:
-        """The states that pretraining keeps for a resume, each with the time when it was written."""
-        times = {}
-        for path in glob.glob(str(self.folder / ".scratch" / "pretrain" / "*" / "scratch" / "*" / "state.pt")):  # noqa: PTH207 - ignores folders that vanish
-            with contextlib.suppress(FileNotFoundError):
-                times[path] = Path(path).stat().st_mtime_ns
-        return times
+    def read(self, name: str) -> dict:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def start_pretraining(self) -> "subprocess.Popen[str]":
+        """Start `dvc repro pretrain` and wait until it has written a new checkpoint."""
+        before = self.checkpoints()
+        process = subprocess.Popen(
+            ["dvc", "repro", "pretrain"],
+            cwd=self.folder,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        while process.poll() is None and self.checkpoints() == before:
+            time.sleep(0.005)
+        return process
+
+    def checkpoints(self) -> dict[Path, int]:
+        """Return the modification time of each checkpoint of pretraining."""
+        found = {}
+        with contextlib.suppress(FileNotFoundError):  # a folder that is removed while it is listed
+            for path in (self.folder / ".scratch" / "pretrain").glob("*/scratch/*/state.pt"):
+                found[path] = path.stat().st_mtime_ns
+        return found
 
     def weights_hash(self) -> str:
         return hashlib.sha256((self.folder / "models/pretrained/model.safetensors").read_bytes()).hexdigest()
 
 
-def write_own_text(folder: Path) -> None:
-    """Sentences with some order in them, to learn from."""
-    drawn = random.Random(1)
-    words = [
-        "the river",
-        "an old boat",
-        "my neighbour",
-        "every morning",
-        "goes to",
-        "thinks of",
-        "sails past",
-        "the hill",
-    ]
-    text = "".join(" ".join(drawn.choices(words, k=7)).capitalize() + ".\n" for _ in range(900))
-    (folder / "data" / "raw").mkdir(parents=True, exist_ok=True)
-    (folder / "data" / "raw" / "mine.txt").write_text(text, encoding="utf-8")
+def write_own_text(path: Path) -> None:
+    rng = random.Random(1)
+    words = ["the river", "an old boat", "every morning", "goes to", "thinks of", "sails past", "the hill"]
+    text = "".join(" ".join(rng.choices(words, k=7)).capitalize() + ".\n" for _ in range(900))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def builtin(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The tiny preset on the built-in corpus, run once and committed."""
-    clone = Clone(tmp_path_factory.mktemp("builtin"), {})
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A small pipeline on docstrings and a user's text, run once and committed."""
+    clone = Clone(tmp_path_factory.mktemp("clone"), VALUES)
     clone.repro()
     clone.commit()
     return clone
 
 
 @pytest.fixture(scope="module")
-def own_text(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """The tiny preset on a user's text file, tracked by DVC, run once and committed."""
-    folder = tmp_path_factory.mktemp("own")
-    write_own_text(folder)
-    clone = Clone(folder, OWN_TEXT)
-    clone.git("rm", "--quiet", "--cached", "data/raw/mine.txt")
-    clone.command("dvc", "add", "data/raw/mine.txt")
-    clone.repro()
-    clone.commit()
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone with a user's text alone, run up to the windows."""
+    clone = Clone(tmp_path_factory.mktemp("quick"), QUICK)
+    clone.repro("sample")
     return clone
 
 
-def test_the_tiny_pipeline_makes_everything(builtin: Clone) -> None:
-    made = builtin.folder
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "README.md"):
-        assert (made / "models" / "export" / name).is_file()
-    evaluation = json.loads((made / "metrics/evaluate.json").read_text())
-    baselines = json.loads((made / "metrics/baselines.json").read_text())
-    assert 0 < evaluation["test"]["bits_per_byte"] < 8
-    compressors = {"xz", "xz_given_train", "zstd", "zstd_given_train", "bzip2"}
-    assert set(baselines["test"]) == compressors | {"kneser_ney_5gram", "unigram", "uniform"}
-    assert set(json.loads((made / "metrics/finetune/library.json").read_text())["test"]) == {
-        "pretrained",
-        "random_weights",
-        "tfidf",
-        "majority",
-        "zero_shot",
-    }
-    bits = json.loads((made / "metrics/finetune/docstring.json").read_text())["test"]["answer_bits_per_byte"]
-    assert bits["after"] < bits["before"]
-    assert builtin.llm("generate", "import ", "--max-tokens", "5").startswith("import ")
+def test_every_stage_leaves_its_outputs(clone: Clone) -> None:
+    for name in ("hf/model.safetensors", "hf/config.json", "hf/tokenizer.json", "gguf", "README.md"):
+        assert (clone.folder / "models" / "export" / name).exists(), name
+    assert set(clone.read("metrics/prepare.json")["bytes_by_source"]) == {"mine", "documentation"}
+    assert 0 < clone.read("metrics/evaluate.json")["test"]["model"]["bits_per_byte"] < 8
+    systems = set(clone.read("metrics/baselines.json")["test"])
+    assert systems >= {"xz", "xz_given_train", "zstd", "bzip2", "kneser_ney_5gram", "unigram", "uniform"}
+    systems = set(clone.read("metrics/finetune/library.json")["test"])
+    assert systems == {"pretrained", "random_weights", "tfidf", "majority", "zero_shot"}
+    answers = clone.read("metrics/finetune/docstring.json")["test"]
+    assert answers["after"]["answer_bits_per_byte"] < answers["before"]["answer_bits_per_byte"]
+    text = clone.command("python", "-m", "llm", "generate", "Return ", "--max-tokens", "5")
+    assert text.startswith("Return ")
 
 
-def test_a_second_repro_runs_nothing(builtin: Clone) -> None:
-    assert builtin.repro() == set()
-    assert builtin.git("status", "--short") == ""
+def test_a_second_run_does_nothing(clone: Clone) -> None:
+    assert list((clone.folder / "llm").rglob("__pycache__"))
+    assert clone.status() == set()
+    assert clone.repro() == set()
+    assert clone.git("status", "--short") == ""
 
 
-def test_bytecode_folders_change_no_dependency(builtin: Clone) -> None:
-    assert list((builtin.folder / "llm").rglob("__pycache__"))
-    assert "up to date" in builtin.command("dvc", "status")
+def test_a_deleted_export_is_restored_from_the_cache(clone: Clone) -> None:
+    weights = clone.folder / "models/export/hf/model.safetensors"
+    before = weights.read_bytes()
+    shutil.rmtree(clone.folder / "models" / "export")
+    assert clone.repro() == set()
+    assert weights.read_bytes() == before
+    assert (clone.folder / "models/export/README.md").is_file()
 
 
-def test_a_deleted_export_comes_back_without_a_run(builtin: Clone) -> None:
-    before = (builtin.folder / "models/export/model.safetensors").read_bytes()
-    shutil.rmtree(builtin.folder / "models" / "export")
-    assert builtin.repro() == set()
-    assert (builtin.folder / "models/export/model.safetensors").read_bytes() == before
-    assert (builtin.folder / "models/export/README.md").is_file()
-
-
-def test_a_param_of_one_task_runs_that_task_alone(builtin: Clone) -> None:
-    builtin.set("finetune.tasks.docstring.training.learning_rates", [0.005])
-    assert builtin.repro() == {"finetune@docstring", "card", "report"}
-    builtin.undo()
-    assert builtin.repro() == set()
+FINETUNING = {"finetune@library", "finetune@docstring"}
+CONVERSION = {"convert@library", "convert@docstring"}
+SCORING = {"baselines", "evaluate", "memorise", "cloze"}
+TORCH = {"pretrain", "evaluate", "memorise", "cloze", "export"} | FINETUNING | CONVERSION
 
 
 @pytest.mark.parametrize(
-    ("edited", "runs", "stays"),
+    ("edited", "reruns"),
     [
-        ("llm/finetune/instruct/instruct.py", {"finetune@library", "finetune@docstring"}, {"export", "pretrain"}),
-        ("llm/finetune/params.py", {"finetune@library", "finetune@docstring"}, {"export", "pretrain"}),
-        ("llm/evaluate/breakdown.py", {"evaluate"}, {"finetune@library", "export"}),
-        ("llm/evaluate/likelihood.py", {"evaluate", "finetune@library"}, {"pretrain", "export"}),
-        ("llm/model/attention.py", {"pretrain"}, {"tokenize", "sample", "prepare"}),
-        ("llm/tokens/tokenizer.py", {"tokenize"}, {"prepare", "label"}),
+        ("llm/corpus/clean.py", {"prepare", "label"}),
+        ("llm/corpus/readers/rows.py", {"prepare", "label"} | FINETUNING),
+        ("llm/tokens/windows.py", {"tokenize", "sample", "baselines"} | TORCH),
+        ("llm/model/attention.py", TORCH),
+        ("llm/train/loop.py", {"pretrain"} | FINETUNING),
+        ("llm/evaluate/breakdown.py", SCORING),
+        ("llm/export/gguf.py", {"export"} | CONVERSION),
+        ("llm/export/push.py", {"export"} | CONVERSION),
+        ("llm/finetune/classify/classifier.py", {"finetune@library"}),
+        ("llm/finetune/instruct/job.py", {"finetune@docstring"}),
+        ("llm/report/plots.py", {"card", "report"}),
+        ("llm/report/page.html.jinja", {"card", "report"}),
+        ("llm/serve/app.py", set()),
+        ("llm/experiments/scaling.py", set()),
+        ("llm/commands/presets.py", set()),
+        ("tests/test_pipeline.py", set()),
+        ("README.md", set()),
+        ("params.yaml: tokenize.vocab_size", {"tokenize", "card", "report"}),
+        ("params.yaml: finetune.tasks.docstring.max_tokens", {"finetune@docstring", "card", "report"}),
     ],
 )
-def test_an_edit_changes_the_stages_that_reach_it(builtin: Clone, edited: str, runs: set[str], stays: set[str]) -> None:
-    builtin.edit(edited)
-    changed = set(json.loads(builtin.command("dvc", "status", "--json")))
-    builtin.undo()
-    assert runs <= changed
-    assert not stays & changed
+def test_an_edit_reruns_these_stages(clone: Clone, edited: str, reruns: set[str]) -> None:
+    with clone.undone():
+        name, _, key = edited.partition(": ")
+        if key:
+            clone.set(key, 128)
+        else:
+            with (clone.folder / name).open("a", encoding="utf-8") as file:
+                file.write("\n")
+        assert clone.status() == reruns
 
 
-def test_the_vocabulary_is_no_matter_to_prepare(builtin: Clone) -> None:
-    builtin.set("tokenize.vocab_size", 600)
-    changed = set(json.loads(builtin.command("dvc", "status", "--json")))
-    builtin.undo()
-    assert "tokenize" in changed
-    assert not {"prepare", "label"} & changed
+def test_an_edit_of_one_task_runs_it_alone(clone: Clone) -> None:
+    with clone.undone():
+        clone.set("finetune.tasks.docstring.training.learning_rates", [0.005])
+        assert clone.repro() == {"finetune@docstring", "convert@docstring", "card", "report"}
+    assert clone.repro() == set()
 
 
-def test_a_wrong_param_is_one_line_before_dvcs_own(builtin: Clone) -> None:
-    builtin.set("finetune.tasks.docstring.max_tokens", "many")
-    lines = builtin.command("dvc", "repro", code=255).splitlines()
-    builtin.undo()
+def test_a_wrong_param_is_one_line_above_dvcs_own(clone: Clone) -> None:
+    with clone.undone():
+        clone.set("finetune.tasks.docstring.max_tokens", "many")
+        lines = clone.command("dvc", "repro", code=255).splitlines()
     assert "Traceback" not in "\n".join(lines)
-    told = "finetune: params.yaml: finetune.tasks.docstring.max_tokens: expected integer, got text 'many'"
-    behind = [line for line in lines[lines.index(told) + 1 :] if line]
-    assert len(behind) == 1
-    assert behind[0].startswith("ERROR: failed to reproduce 'finetune@docstring'")
-    assert len(behind[0]) < 150
+    message = "finetune: params.yaml: finetune.tasks.docstring.max_tokens: expected integer, got text 'many'"
+    (last,) = [line for line in lines[lines.index(message) + 1 :] if line]
+    assert last.startswith("ERROR: failed to reproduce 'finetune@docstring'")
+    assert len(last) < 150
 
 
-def test_the_first_stage_that_runs_refuses_what_a_later_one_would(builtin: Clone) -> None:
-    builtin.set("sample.context_length", 100)
-    said = builtin.command("dvc", "repro", code=255)
-    builtin.undo()
-    assert re.findall(r"Running stage '([^']+)'", said) == ["sample"]
-    assert "sample: params.yaml: evaluate.stride: wanted at most sample.context_length 100, given 128" in said
+def test_the_first_stage_refuses_what_a_later_one_would(clone: Clone) -> None:
+    with clone.undone():
+        clone.set("sample.context_length", 100)
+        printed = clone.command("dvc", "repro", code=255)
+    assert re.findall(r"Running stage '([^']+)'", printed) == ["sample"]
+    assert "sample: params.yaml: evaluate.stride: expected at most sample.context_length 100, got 128" in printed
 
 
-def test_push_and_pull_carry_a_run_to_another_clone(builtin: Clone, tmp_path: Path) -> None:
-    remote, elsewhere = tmp_path / "remote", tmp_path / "elsewhere"
-    builtin.command("dvc", "remote", "add", "--local", "--default", "--force", "store", str(remote))
-    builtin.command("dvc", "push", "--quiet")
-    builtin.command("git", "clone", "--quiet", ".", str(elsewhere))
+def test_push_and_pull_carry_a_run_to_another_clone(clone: Clone, tmp_path: Path) -> None:
     other = object.__new__(Clone)
-    other.folder = elsewhere
-    other.command("dvc", "remote", "add", "--local", "--default", "store", str(remote))
+    other.folder = tmp_path / "elsewhere"
+    clone.git("clone", "--quiet", ".", str(other.folder))
+    for place in (clone, other):
+        remote = ["--local", "--default", "--force", "store", str(tmp_path / "remote")]
+        place.command("dvc", "remote", "add", *remote)
+    clone.command("dvc", "push", "--quiet")
     other.command("dvc", "pull", "--quiet")
     assert other.repro() == {"folders"}
-    assert other.weights_hash() == builtin.weights_hash()
+    assert other.weights_hash() == clone.weights_hash()
 
 
-def test_a_users_text_goes_all_the_way(own_text: Clone) -> None:
-    prepared = json.loads((own_text.folder / "metrics/prepare.json").read_text())
-    assert list(prepared["bytes_by_source"]) == ["mine"]
-    assert "python" not in prepared
-    evaluation = json.loads((own_text.folder / "metrics/evaluate.json").read_text())
-    assert set(evaluation) >= {"val", "test"}
-    for task in ("library", "docstring"):
-        report = json.loads((own_text.folder / f"metrics/finetune/{task}.json").read_text())
-        assert report == {"skipped": "the corpus has no docstrings"}
-    assert (own_text.folder / "models/export/model.safetensors").is_file()
-
-
-def test_experiments_elsewhere_see_the_text_and_show_every_metric(own_text: Clone) -> None:
+def test_experiments_elsewhere_show_every_metric(clone: Clone) -> None:
     for steps in (20, 30):
-        own_text.command("dvc", "exp", "run", "--temp", "--set-param", f"pretrain.max_steps={steps}")
-    shown = own_text.command("dvc", "exp", "show", "--csv", "--force")
+        clone.command("dvc", "exp", "run", "--temp", "--set-param", f"pretrain.max_steps={steps}", "evaluate")
+    shown = clone.command("dvc", "exp", "show", "--csv", "--force")
     rows = list(csv.DictReader(io.StringIO(shown[shown.index("Experiment,") :])))
-    experiments = [row for row in rows if row["typ"] != "baseline"]
-    assert sorted(row["pretrain.max_steps"] for row in experiments) == ["20", "30"]
-    assert all(float(row["test.bits_per_byte"]) > 0 for row in rows)
-    assert len({row["test.bits_per_byte"] for row in experiments}) == len(experiments)
+    scores = {row["pretrain.max_steps"]: float(row["test.model.bits_per_byte"]) for row in rows}
+    assert set(scores) == {"20", "30", "40"}
+    assert len(set(scores.values())) == 3
     assert "!" not in shown
 
 
-def test_the_whole_folder_of_raw_text_can_be_tracked(tmp_path: Path) -> None:
-    clone = Clone(tmp_path, OWN_TEXT)
-    assert clone.repro("folders") == {"folders"}
-    write_own_text(tmp_path)
-    clone.command("dvc", "add", "data/raw")
-    assert clone.repro("prepare") == {"prepare"}
+def test_the_folder_of_raw_text_can_be_tracked_as_a_whole(tmp_path: Path) -> None:
+    clone = Clone(tmp_path, QUICK)
+    clone.command("dvc", "remove", "--quiet", "data/raw/mine.txt.dvc")
+    clone.command("dvc", "add", "--quiet", "data/raw")
+    assert clone.repro("prepare") == {"folders", "prepare"}
     clone.commit()
     clone.command("dvc", "exp", "run", "--temp", "--set-param", "prepare.subset_fraction=0.5", "prepare")
-    shown = clone.command("dvc", "exp", "show", "--json")
-    assert '"mine": ' in shown
-    elsewhere = tmp_path.parent / "elsewhere"
-    clone.command("git", "clone", "--quiet", ".", str(elsewhere))
-    assert not (elsewhere / "data" / "raw").exists()
+    assert '"mine": ' in clone.command("dvc", "exp", "show", "--json")
 
 
-def test_killed_pretraining_resumes_to_the_same_bytes(own_text: Clone, tmp_path: Path) -> None:
-    write_own_text(tmp_path)
-    # A cache of its own: in one cache, DVC would hand out the uninterrupted run's weights.
-    clone = Clone(tmp_path, OWN_TEXT)
-    clone.repro("sample")
-    drawn = random.Random(time.time_ns())
+def test_killed_pretraining_resumes_to_the_same_bytes(quick: Clone, tmp_path: Path) -> None:
+    shutil.copytree(quick.folder, tmp_path, dirs_exist_ok=True, symlinks=True)
+    killed = object.__new__(Clone)
+    killed.folder = tmp_path
+    quick.repro("pretrain")
     log = ""
     for _ in range(3):
-        process = subprocess.Popen(
-            ["dvc", "repro", "pretrain"],
-            cwd=clone.folder,
-            env=clone.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        before = clone.checkpoints()
-        while process.poll() is None and clone.checkpoints() == before:
-            time.sleep(0.005)
-        time.sleep(drawn.uniform(0, 0.2))
-        kill_stage(clone.folder)
+        process = killed.start_pretraining()
+        time.sleep(random.uniform(0, 0.2))
+        for stage in psutil.Process(process.pid).children(recursive=True):
+            stage.kill()
         log += process.communicate(timeout=60)[0]
-    log += clone.command("dvc", "repro", "pretrain")
+    log += killed.command("dvc", "repro", "pretrain")
     resumed = [int(step) for step in re.findall(r"resumed at step (\d+)", log)]
     assert resumed
     assert all(step > 0 for step in resumed)
-    assert clone.weights_hash() == own_text.weights_hash()
+    assert killed.weights_hash() == quick.weights_hash()
 
 
-def kill_stage(folder: Path) -> None:
-    """SIGKILL the pretraining processes that run in a folder, found by their command line and working folder."""
-    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    for line in listed.splitlines():
-        number, _, words = line.strip().partition(" ")
-        if "stages.pretrain" in words and Path(f"/proc/{number}/cwd").resolve() == folder.resolve():
-            os.kill(int(number), signal.SIGKILL)
-
-
-def test_killing_dvc_leaves_no_stage_behind(own_text: Clone, tmp_path: Path) -> None:
-    write_own_text(tmp_path)
-    clone = Clone(tmp_path, OWN_TEXT | {"pretrain.max_steps": 100_000})
-    clone.repro("sample")
-    process = subprocess.Popen(
-        ["dvc", "repro", "pretrain"],
-        cwd=clone.folder,
-        env=clone.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not clone.checkpoints():
-        assert process.poll() is None
-        time.sleep(0.05)
+def test_killing_dvc_ends_its_stage(quick: Clone) -> None:
+    quick.set("pretrain.max_steps", 100_000)
+    process = quick.start_pretraining()
     process.kill()
-    process.wait()
+    process.communicate()
     time.sleep(2)
-    written = clone.checkpoints()
+    written = quick.checkpoints()
+    assert written
     time.sleep(1)
-    assert clone.checkpoints() == written
+    assert quick.checkpoints() == written
