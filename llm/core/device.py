@@ -38,8 +38,8 @@ class Machine:
 
         GROUNDUP_SHARD=1 shards the weights over the processes of a group. UserError names an invalid variable.
         """
-        device = os.environ.get("GROUNDUP_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = os.environ.get("GROUNDUP_DTYPE") or ("bfloat16" if _fast_at_bfloat16(device) else "float32")
+        device = os.environ.get("GROUNDUP_DEVICE") or _find_device()
+        dtype = os.environ.get("GROUNDUP_DTYPE") or _find_dtype(device)
         if device not in ("cpu", "cuda") or dtype not in ("bfloat16", "float32"):
             raise UserError(
                 f"environment: expected GROUNDUP_DEVICE cpu or cuda and GROUNDUP_DTYPE bfloat16 or float32, "
@@ -87,11 +87,16 @@ def sharding_requested() -> bool:
     return shard == "1"
 
 
-def _fast_at_bfloat16(device: str) -> bool:
+def _find_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _find_dtype(device: str) -> str:
+    """Return bfloat16 if the hardware multiplies it faster than float32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return "bfloat16" if found.get("avx512_bf16") or found.get("amx_bf16") else "float32"
 
 
 def matmul_peak(machine: Machine, seconds: float = 0.3) -> float:

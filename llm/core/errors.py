@@ -13,6 +13,7 @@ TOO_LARGE = re.compile(
     "can't allocate memory|out of memory|size calculation overflowed|array is too big|Maximum allowed"
 )
 FULL = {errno.ENOSPC, errno.EDQUOT}
+FILE = "{}: expected a folder, got a file"
 FULL_BYTES = 1 << 20  # a disk with less free space than this is named as full
 # The expectation by error number; the message of the system follows it.
 EXPECTED = {
@@ -73,24 +74,23 @@ def error_number(error: Exception) -> int | None:
 
 
 def _describe(error: Exception, number: int, written: Iterable[Path]) -> str:
-    named = (getattr(error, "filename", None), getattr(error, "filename2", None))
-    files = [os.fsdecode(name) for name in named if isinstance(name, bytes | str | os.PathLike)]
+    names = (getattr(error, "filename", None), getattr(error, "filename2", None))
+    files = [os.fsdecode(name) for name in names if isinstance(name, bytes | str | os.PathLike)]
     where = " → ".join(files)
     if number in FULL:
         full = where or ", ".join(_full_disks(written)) or "the disk"
         return f"{full}: no space left, {os.strerror(number)}; free some and run it again"
-    if number == errno.EEXIST and len(files) == 1 and Path(where).is_file():
-        return f"{where}: expected a folder, got a file"
-    if number in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT) and len(files) == 1 and (file := _file_above(where)):
-        return f"{where}: expected folders above it, {file} is a file"
-    said = os.strerror(number) if number != errno.EIO or not str(error) else " ".join(str(error).split())
-    prefix = f"{where}: " if where else ""
-    return f"{prefix}expected {EXPECTED[number]}, got: {said}" if number in EXPECTED else f"{prefix}{said}"
+    if number in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT) and len(files) == 1 and (file := _file_in_path(where)):
+        return f"{where}: expected folders above it, {file} is a file" if file != Path(where) else FILE.format(where)
+    message = os.strerror(number) if number != errno.EIO else " ".join(str(error).split()) or os.strerror(number)
+    expected = f"expected {EXPECTED[number]}, got: " if number in EXPECTED else ""
+    return f"{where}: {expected}{message}".removeprefix(": ")
 
 
 def _full_disks(written: Iterable[Path]) -> list[str]:
     return [str(path) for path in dict.fromkeys(written) if path.exists() and shutil.disk_usage(path).free < FULL_BYTES]
 
 
-def _file_above(name: str) -> Path | None:
-    return next((path for path in Path(name).parents if path.is_file()), None)
+def _file_in_path(name: str) -> Path | None:
+    """Return the file that stands where a path needs a folder."""
+    return next((path for path in (Path(name), *Path(name).parents) if path.is_file()), None)

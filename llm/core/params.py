@@ -145,14 +145,11 @@ def _explain(problem: dict[str, Any], key: str, content: Any) -> str:
 def _keys(problem: dict[str, Any], content: Any) -> list[str]:
     """Return the keys that lead to a problem; pydantic also names the branch of a union, which is not a key."""
     keys: list[str] = []
-    branch_of: Any = None  # the mapping whose union branch came last
     for depth, part in enumerate(problem["loc"], start=1):
-        if isinstance(content, dict) and content is not branch_of and content.get("kind") == part:
-            branch_of = content
-            continue
-        is_there = part in content if isinstance(content, dict) else isinstance(content, list) and isinstance(part, int)
-        if is_there:
+        try:
             content = content[part]
-        if is_there or (problem["type"] == "missing" and depth == len(problem["loc"])):
             keys.append(str(part))
+        except (KeyError, IndexError, TypeError):
+            if problem["type"] == "missing" and depth == len(problem["loc"]):
+                keys.append(str(part))
     return keys

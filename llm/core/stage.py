@@ -116,17 +116,18 @@ class Call:
             kind, default = signature.paths[name]
             parser.add_argument(f"--{name}", type=Path, required=default is None, help=f"{kind}, default {default}")
         parser.add_argument("--runtime", type=Path, help="where to write the time and memory of the run")
-        given = vars(parser.parse_args(argv))
+        return cls.of(script, signature, vars(parser.parse_args(argv)))
+
+    @classmethod
+    def of(cls, script: Path, signature: Signature, given: dict[str, Any]) -> "Call":
+        """Load the params and complete the paths that the command line omits."""
         options = {name: given[name] for name in signature.options}
         values = options | load_params(signature, given["params"], options)
-        paths = {
-            name: given[name] or Path(str(signature.paths[name][1]).format(**values))
-            for name in [*signature.named("input"), *signature.named("output")]
-        }
-        instance = f"{script.stem}-{options['name']}" if "name" in options else script.stem
-        if given["runtime"] or None in {
-            given[name] for name in paths
-        }:  # a run on paths of its own leaves no trace here
+        names = [*signature.named("input"), *signature.named("output")]
+        paths = {name: given[name] or Path(str(signature.paths[name][1]).format(**values)) for name in names}
+        uses_defaults = any(given[name] is None for name in names)
+        if given["runtime"] or uses_defaults:
+            instance = f"{script.stem}-{options['name']}" if "name" in options else script.stem
             paths["runtime"] = given["runtime"] or Path(f"metrics/runtime/{instance}.json")
         return cls(script, signature, given["params"], values, paths)
 
@@ -139,6 +140,15 @@ class Call:
     def targets(self) -> dict[str, Path]:
         """Return the paths that the stage writes, with the file of its time and memory."""
         return {name: self.paths[name] for name in [*self.signature.named("output"), "runtime"] if name in self.paths}
+
+    def arguments(self, outputs: dict[str, Path], work: Path) -> dict[str, Any]:
+        """Return the arguments of `main`: outputs at temporary paths, scratch folders inside `work`."""
+        scratch = {name: work / name for name in self.signature.named("scratch")}
+        for path in scratch.values():
+            path.mkdir(exist_ok=True)
+        arguments = self.values | self.paths | outputs | scratch
+        arguments.pop("runtime", None)
+        return arguments
 
     def hashes(self) -> dict[str, str]:
         """Return the hash of every file of code and of every input, by path."""
@@ -182,22 +192,16 @@ def _run(main: Callable[..., None], call: Call) -> None:
     started = time.perf_counter()
     if "DVC_STAGE" in os.environ:
         _check_pipeline(call)
-    for path in call.inputs:
-        if not path.exists():
-            raise UserError(f"{path}: expected a file or folder, it is missing")
+    if missing := [path for path in call.inputs if not path.exists()]:
+        raise UserError(f"{missing[0]}: expected a file or folder, it is missing")
     _refuse_edits_during_startup(call.script)
     stem, targets = call.script.stem, call.targets
     before = call.hashes()
     key = digest({"stage": stem, "values": repr(call.values), "files": before, "paths": str(call.paths)})[:24]
     with _work_folder(stem, key) as work, staged(targets, f"{stem}-{key}") as temporary:
-        scratch = {name: work / name for name in call.signature.named("scratch")}
-        for path in scratch.values():
-            path.mkdir(exist_ok=True)
-        outputs = {name: path for name, path in temporary.items() if name != "runtime"}
-        inputs = {name: call.paths[name] for name in call.signature.named("input")}
         disks = [folder for target in targets.values() for folder in (target.parent, target)]
         with one_line_errors(written=[SCRATCH, *disks, Path(tempfile.gettempdir())]):
-            main(**call.values, **inputs, **outputs, **scratch)
+            main(**call.arguments(temporary, work))
             call.refuse_changes(before)
             if "runtime" in temporary:
                 write_runtime(temporary["runtime"], time.perf_counter() - started)
