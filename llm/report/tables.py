@@ -5,7 +5,7 @@ A template that ends in .html.jinja gets HTML for a `Table`, and escaped text; a
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -106,11 +106,6 @@ class Table:
         return escape(cell if isinstance(cell, Code) else self._text(cell))
 
 
-def by_split(figures: Mapping[str, Any], rows: Mapping[str | Title, Callable[[Any], Any]], head: str = "") -> Table:
-    """Make a table with a column for each split; each row says what to take of its figures."""
-    return Table([head, *figures], [[title, *(take(of) for of in figures.values())] for title, take in rows.items()])
-
-
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -122,6 +117,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"code": Code, "fence": fence, "shell": shell_string, "python": repr}
+    environment.globals |= {"title": title, "table": Table}
     return environment
 
 
