@@ -15,11 +15,12 @@ from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Scratch
 from llm.core.tables import SPLITS
 from llm.corpus.assemble import Kept, resolve_split, write_corpus
-from llm.corpus.clean import DOUBTFUL_ENCODING, FOUND_DIALECT, Cleaned
+from llm.corpus.clean import Cleaned
+from llm.corpus.document import DIALECT, DOUBTFUL_ENCODING
 from llm.corpus.dropped import N_EXAMPLES, Dropped, describe
 from llm.corpus.engine import clean_units
+from llm.corpus.formats import is_undivided
 from llm.corpus.params import PrepareParams, PythonSource, Source
-from llm.corpus.readers.formats import is_undivided
 from llm.corpus.sources import Unit, library_hash, list_units, unpinned_datasets, untracked_files
 from llm.corpus.spool import Spool, find_duplicates
 
@@ -47,7 +48,7 @@ def main(
             if document.reason == DOUBTFUL_ENCODING:
                 encodings[document.path] = document.note
                 continue
-            if document.reason == FOUND_DIALECT:
+            if document.reason == DIALECT:
                 dialects.setdefault(document.note, []).append(document.path)
                 continue
             found[document.source] += 1

@@ -28,9 +28,10 @@ from ruamel.yaml.nodes import MappingNode
 from llm.core import params
 from llm.core.errors import UserError
 from llm.core.params import EncodingName
+from llm.corpus.readers.rows import SEPARATED
 from llm.export.hf.base import open_base
 from llm.finetune.data.labeled import describe_rows
-from llm.finetune.data.reading import SEPARATED, as_text, read_file, some
+from llm.finetune.data.reading import as_text, read_file, some
 from llm.finetune.data.row_lengths import TaskRows, count_tokens, read_task_rows
 from llm.finetune.data.splits import split_named
 from llm.finetune.params import FinetuneParams, Task, TaskName

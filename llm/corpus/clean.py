@@ -15,14 +15,10 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from llm.corpus.document import DoubtfulEncoding, FileNote, FoundDialect, RawDocument, Unreadable
+from llm.corpus.document import FileNote, Found, Unreadable
 from llm.corpus.duplicates import signature
 from llm.corpus.params import CleanParams
 from llm.corpus.repetition import repetition
-
-# Not reasons to drop a document, but word of a file of which the following ones are.
-DOUBTFUL_ENCODING = "doubtful_encoding"
-FOUND_DIALECT = "found_dialect"
 
 # C0 and C1 controls but tab, newline and next line (U+0085); DEL; and the byte-order mark inside a text.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ufeff]")
@@ -74,12 +70,10 @@ def document_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
 
 
-def clean(raw: RawDocument | Unreadable | FileNote, rules: CleanParams) -> Cleaned:
+def clean(raw: Found, rules: CleanParams) -> Cleaned:
     """What becomes of one document by the rules that look at it alone, the cheapest first."""
-    if isinstance(raw, DoubtfulEncoding):
-        return _dropped(raw, True, DOUBTFUL_ENCODING, f"{raw.encoding}, {raw.origin}, {raw.doubt}", 0)
-    if isinstance(raw, FoundDialect):
-        return _dropped(raw, True, FOUND_DIALECT, raw.dialect, 0)
+    if isinstance(raw, FileNote):
+        return _dropped(raw, True, raw.kind, raw.note, 0)
     if isinstance(raw, Unreadable):
         return _dropped(raw, False, raw.reason, raw.problem, raw.n_bytes)
     text = normalise(raw.text)
@@ -124,5 +118,5 @@ def _beginning(text: str, chars: int = 80) -> str:
     return " ".join(text[: 2 * chars].split())[:chars]
 
 
-def _dropped(raw: RawDocument | Unreadable | FileNote, readable: bool, reason: str, note: str, n_bytes: int) -> Cleaned:
+def _dropped(raw: Found, readable: bool, reason: str, note: str, n_bytes: int) -> Cleaned:
     return Cleaned(raw.source, raw.path, readable, reason, note, "", "", n_bytes, 0, 0, b"")

@@ -1,12 +1,13 @@
-"""What comes out of a source: a document, or word of what could not be read.
+"""What a source yields: documents, what could not be read, and notes on files.
 
-    "data/raw/a.jsonl" ──► RawDocument("mine", "a.jsonl:1", "…"), Unreadable("mine", "a.jsonl:2", "bad_row", "…", 57)
-
-Nothing is lost silently: what gives no document is named, and its source says whether that ends the run. An encoding
-that may be wrong is named too, and how the rows of a table were found to be separated.
+"data/raw/a.jsonl" ──► RawDocument("mine", "a.jsonl:1", "…"), Unreadable("mine", "a.jsonl:2", "bad_row", "…", 57)
 """
 
 from typing import NamedTuple
+
+# Kinds of FileNote.
+DOUBTFUL_ENCODING = "doubtful_encoding"
+DIALECT = "dialect"
 
 
 class RawDocument(NamedTuple):
@@ -18,7 +19,7 @@ class RawDocument(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """Something that gave no document: which, why (a word to count by, and a line to read), and its bytes, if known."""
+    """Content that gave no document: a reason to count by, a line that explains it, and its bytes, if known."""
 
     source: str
     path: str
@@ -27,22 +28,13 @@ class Unreadable(NamedTuple):
     n_bytes: int
 
 
-class DoubtfulEncoding(NamedTuple):
-    """A file whose encoding may be wrong: how it was found, and why there is a doubt (the confidence of a guess)."""
+class FileNote(NamedTuple):
+    """A note for the report: an encoding that may be wrong, or how the rows of a table are separated."""
 
     source: str
     path: str
-    encoding: str
-    origin: str
-    doubt: str
+    kind: str
+    note: str
 
 
-class FoundDialect(NamedTuple):
-    """A table whose rows other characters than commas separate: which, and whether quotes enclose cells."""
-
-    source: str
-    path: str
-    dialect: str
-
-
-FileNote = DoubtfulEncoding | FoundDialect  # what the report says of a file
+Found = RawDocument | Unreadable | FileNote

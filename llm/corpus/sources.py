@@ -25,13 +25,14 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from llm.core.errors import UserError
+from llm.corpus.containers import hidden, is_hidden, split_suffixes
 from llm.corpus.docstrings import module_text, package_files
-from llm.corpus.document import FileNote, RawDocument, Unreadable
+from llm.corpus.document import Found, RawDocument, Unreadable
 from llm.corpus.download import default_cache, fetch
+from llm.corpus.formats import read_file
 from llm.corpus.huggingface import read_dataset
 from llm.corpus.params import DocstringsSource, FilesSource, HuggingFaceSource, PythonSource, Source, UrlSource
-from llm.corpus.readers.containers import ContentError, check_hidden, printable, split_suffixes
-from llm.corpus.readers.formats import read_file
+from llm.corpus.readers.streams import ContentError, printable
 from llm.corpus.repeats import RepeatFilter
 
 # Tests are text about tests; site-packages belong to the machine; the build's own files name its paths.
@@ -83,7 +84,7 @@ def list_units(source: Source, raw: Path, lock: Path = Path("requirements.lock")
             return [Unit(source, source.split, None)]
 
 
-def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[RawDocument | Unreadable | FileNote]:
+def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[Found]:
     """The documents of a unit in order; what is no document is named and not raised."""
     match unit.source:
         case PythonSource():
@@ -97,7 +98,7 @@ def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[RawDocument | Unr
                 _check_file(unit)
             except ContentError as error:
                 n_bytes = unit.file.stat().st_size if unit.file.is_file() else 0
-                yield Unreadable(unit.source.name, printable(unit.path), error.reason, error.problem, n_bytes)
+                yield Unreadable(unit.source.name, printable(unit.path), error.reason, str(error), n_bytes)
                 return
             yield from read_file(unit.file, unit.path, unit.source, max_document_bytes)
         case HuggingFaceSource():
@@ -195,8 +196,8 @@ def library_hash() -> str:
 def _check_file(unit: Unit) -> None:
     """Raise ContentError for a path that is left out, or that DVC does not follow."""
     assert unit.file
-    if isinstance(unit.source, FilesSource):
-        check_hidden(PurePosixPath(unit.path))
+    if isinstance(unit.source, FilesSource) and is_hidden(PurePosixPath(unit.path)):
+        raise hidden()
     if unit.file.is_dir():
         if unit.file.is_symlink():
             problem = "expected files, got a linked folder, whose changes DVC does not see; copy it here"
@@ -301,11 +302,7 @@ def _closed_part(path: Path, raw: Path) -> Path:
 
 
 def _is_hidden(path: Path) -> bool:
-    try:
-        check_hidden(PurePosixPath(path))
-    except ContentError:
-        return True
-    return False
+    return is_hidden(PurePosixPath(path))
 
 
 def _check_dataset(source: HuggingFaceSource, raw: Path) -> None:

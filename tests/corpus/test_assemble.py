@@ -50,7 +50,7 @@ def test_a_document_goes_where_its_hash_says(write: Callable, prepare_params: Ca
 
 
 def test_a_share_takes_the_documents_whose_hash_says_so(write: Callable, prepare_params: Callable) -> None:
-    rows, _, dropped = write(TEXTS, prepare_params(SOURCES, share=0.4))
+    rows, _, dropped = write(TEXTS, prepare_params(SOURCES, subset_fraction=0.4))
     chosen = [text for _, text in TEXTS if is_chosen(document_id(text), 0.4)]
     assert [row["text"] for row in rows["train"]] == chosen
     left = [text for _, text in TEXTS if text not in chosen]
@@ -66,7 +66,9 @@ def test_a_repeated_document_is_counted_and_not_written(write: Callable, prepare
 
 def test_cut_documents_are_shared_out_in_their_order(write: Callable, prepare_params: Callable) -> None:
     split = {"method": "position", "val": 0.1, "test": 0.2}
-    rows, kept, dropped = write([("a", "0123456789é"), ("b", "x" * 10)], prepare_params(SOURCES, split, share=0.9))
+    rows, kept, dropped = write(
+        [("a", "0123456789é"), ("b", "x" * 10)], prepare_params(SOURCES, split, subset_fraction=0.9)
+    )
     assert [[row["text"] for row in rows[name]] for name in SPLITS] == [["0123456", "xxxxxx"], ["7", "x"], ["89", "xx"]]
     assert kept["bytes", "train"] == 13
     assert dropped == {"beyond_share": {"documents": 2, "bytes": 3}}  # "é" and "x"

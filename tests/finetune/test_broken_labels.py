@@ -27,13 +27,13 @@ CLASSIFY = {
         "rows.csv",
         "",
         {},
-        "FILE: expected a header and labeled rows, got an empty file",
+        "FILE: expected a header and rows, got an empty file",
     ),
     "an empty file that needs no header": Broken(
         "rows.csv",
         "",
         {"header": False},
-        "FILE: expected labeled rows, got an empty file",
+        "FILE: expected rows, got an empty file",
     ),
     "a header alone": Broken(
         "rows.csv",
@@ -105,15 +105,15 @@ CLASSIFY = {
         "rows.csv",
         GOOD.encode() + "ééé,a,train\n".encode() + "café,a,train\n".encode("latin-1"),
         {},
-        "FILE: line 7: expected UTF-8 text, byte 4 of the line is none; name its encoding, such as cp1252: "
-        "--encoding, or encoding: in params.yaml",
+        "FILE: line 7: expected text in UTF-8, got the byte 0xe9 at 3; name its encoding, such as cp1252 "
+        "(encoding: in params.yaml, or --encoding)",
     ),
     "another encoding than the one that is named": Broken(
         "rows.csv",
         GOOD.encode() + "ééé,a,train\n".encode(),
         {"encoding": "ascii"},
         "FILE: expected text in ascii (named), got other bytes ('ascii' codec can't decode byte 0xc3 in position 65: "
-        "ordinal not in range(128)); name its encoding, such as cp1252: --encoding, or encoding: in params.yaml",
+        "ordinal not in range(128)); name its encoding, such as cp1252 (encoding: in params.yaml, or --encoding)",
     ),
     "a spreadsheet": Broken(
         "rows.csv",
@@ -125,31 +125,33 @@ CLASSIFY = {
         "rows.jsonl",
         '{"text": "one", "label": "a"}\n{"text": "two", "lab',
         DRAWN,
-        "FILE: line 2: expected a JSON object on each line, or one array, Unterminated string starting at column 17",
+        "FILE: line 2: expected a JSON object on each line, or one array, got invalid JSON: Unterminated "
+        "string starting at column 17",
     ),
     "a list for an object": Broken(
         "rows.jsonl",
         '{"text": "one", "label": "a"}\n\n["two", "b"]\n',
         DRAWN,
-        'FILE: line 3: expected a JSON object, got ["two", "b"]',
+        "FILE: line 3: expected a JSON object, got an array",
     ),
     "half of a character": Broken(
         "rows.jsonl",
         '{"text": "\\ud83d\\ude00", "label": "a"}\n{"text": "cut \\ud83d", "label": "b"}\n',
         DRAWN,
-        "FILE: line 2: expected characters, got half of one, \\ud83d",
+        "FILE: line 2: expected Unicode text, got half a surrogate pair, \\ud83d",
     ),
     "JSON that is too deep": Broken(
         "rows.jsonl",
         "[" * 200_000,
         DRAWN,
-        "FILE: row 1: expected a JSON object, it is too deep or too long",
+        "FILE: row 1: expected a JSON object or the array's end, got one that is too deep or too long; what follows is "
+        "not read",
     ),
     "bytes that are not Parquet": Broken(
         "rows.parquet",
         b"PAR1 and nothing of the kind after it PAR1",
         {},
-        "FILE: wanted a Parquet file, it is cut short or something else",
+        "FILE: expected a whole Parquet file, got one that is damaged or something else",
     ),
     "a column that is not there": Broken(
         "rows.csv",
@@ -336,7 +338,7 @@ def _line(tmp_path, broken: Broken, read) -> str:
     path.write_bytes(broken.content if isinstance(broken.content, bytes) else broken.content.encode())
     with pytest.raises(UserError) as caught:
         read(path)
-    return str(caught.value).replace(str(path), "FILE")
+    return str(caught.value).replace(str(path), "FILE").partition(" (Parquet")[0]
 
 
 @pytest.mark.parametrize("broken", CLASSIFY.values(), ids=CLASSIFY.keys())

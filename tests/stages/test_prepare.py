@@ -273,7 +273,7 @@ def test_a_share_keeps_some_documents_and_moves_none(raw: Path, prepare: Prepare
     write(raw, **{f"{number:02}": f"This is the text number {number}." for number in range(60)})
     kept = {}
     for share in (1.0, 0.4):
-        _, metrics = prepare(shares(), name=str(share), share=share)
+        _, metrics = prepare(shares(), name=str(share), subset_fraction=share)
         kept[share] = {
             (row["doc_id"], split)
             for split in SPLITS

@@ -1,10 +1,10 @@
-r"""The encoding of a file: named by its source, declared by the file, recognised as Unicode, or guessed.
+r"""The encoding of a file: named by the user, declared by the file, recognised as Unicode, or guessed.
 
-    b"<meta charset=windows-1254>…" ──► Encoding("cp1254", declared)
-    b"\xdd\xfe\xe7i"                ──► Encoding("cp1254", guessed, its confidence), or refused with the candidates
+    b"<meta charset=windows-1254>…" ──► Encoding("cp1254", "declared")
+    b"\xdd\xfe\xe7i"                ──► Encoding("cp1254", "guessed", "confidence 0.93"), or ContentError
 
-Three libraries guess, and the text is taken only if they agree on it: a file in the wrong encoding is noise in the
-corpus that nobody notices. Binary data and documents that need a converter are refused as such.
+Three detectors guess, and their guess is taken only where they agree: text in a wrong encoding would be noise in the
+corpus. Binary data and formats that need a converter (PDF, Office) are refused.
 """
 
 import codecs
@@ -12,9 +12,10 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from llm.corpus.readers.containers import BUFFER_BYTES, ChunkStream, ContentError, one_line
+from llm.corpus.readers.streams import BUFFER_BYTES, ChunkStream, ContentError, one_line
 
 MARKS = [  # a UTF-16 mark begins the UTF-32 one, which therefore comes first
     (codecs.BOM_UTF8, "utf-8"),
@@ -24,9 +25,8 @@ MARKS = [  # a UTF-16 mark begins the UTF-32 one, which therefore comes first
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 ]
 UTF8 = {"utf-8", "utf-8-sig"}
-# Formats that need a converter, by the bytes that they begin with and by suffix.
+# Formats that need a converter, by their first bytes and by suffix.
 DOCUMENTS = {b"%PDF-": "a PDF document", rb"{\rtf": "an RTF document", b"\xd0\xcf\x11\xe0": "a document of old Office"}
-ZIP = b"PK\x03\x04"
 DOCUMENT_SUFFIXES = {".pdf", ".rtf", ".docx", ".pptx", ".xlsx", ".odt", ".odp", ".ods", ".epub"}
 # Control characters that no text has: all but bell, backspace, tab, newlines, form feed, end of file and escape.
 CONTROLS = bytes([*range(7), *range(14, 26), *range(28, 32)])
@@ -37,8 +37,7 @@ DECLARATIONS = [
     re.compile(rb"""<meta\s[^>]*?charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE),
     re.compile(rb"""^@charset\s+"([\w.:-]+)";"""),
 ]
-# PEP 263, which editors and other languages share: a comment in one of the first two lines.
-CODING_COMMENT = re.compile(rb"^(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*([\w.-]+)")
+CODING_COMMENT = re.compile(rb"^(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*([\w.-]+)")  # PEP 263
 GUESS_BYTES = 2000  # of lines with characters beyond ASCII; chardet needs a second for two of these
 MAX_CANDIDATES = 4
 MIN_CHARACTERS = 3  # beyond ASCII
@@ -46,21 +45,21 @@ OTHER_ALPHABETS = {"GREEK", "CYRILLIC", "HEBREW", "ARABIC", "THAI"}
 IN_WORDS = "’‘ʼ´·‐‑–—…\xad"  # apostrophes, dashes, the soft hyphen
 MAX_ODD_FRACTION = 0.02  # of the characters beyond ASCII
 BINARY = "expected text, got binary data"
-ENCODING_ADVICE = "name the file's encoding in the source (encoding:)"
+ENCODING_ADVICE = "name its encoding, such as cp1252 (encoding: in params.yaml, or --encoding)"
 
 
 class Encoding(NamedTuple):
-    """Name a codec, and how it was found."""
+    """A codec's name, how it was found (named, declared, recognised, guessed), and why it may be wrong."""
 
     name: str
-    origin: str  # named, declared, recognised or guessed
-    doubt: str = ""  # why it may be wrong
+    origin: str
+    doubt: str = ""
 
 
 def open_text(stream: io.BufferedReader, suffix: str, named: str | None) -> tuple[io.BufferedReader, Encoding]:
-    """Return the content in UTF-8, without a byte-order mark, and its encoding; ContentError for no text.
+    """Return the content in UTF-8 without a byte-order mark, and its encoding; ContentError where it is not text.
 
-    What is UTF-8 already may hold damage.
+    Content that is UTF-8 already is not decoded here, and may have damaged bytes.
     """
     head = stream.peek(1)[:BUFFER_BYTES]
     _refuse_documents(head, suffix)
@@ -73,25 +72,35 @@ def open_text(stream: io.BufferedReader, suffix: str, named: str | None) -> tupl
     return stream, encoding
 
 
+def decode(content: bytes) -> str:
+    """Decode UTF-8; ContentError for other bytes."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        if is_binary(content):
+            raise ContentError("not_text", BINARY) from None
+        problem = f"expected text in UTF-8, got the byte 0x{content[error.start]:02x} at {error.start}"
+        raise ContentError("not_text", f"{problem}; {ENCODING_ADVICE}") from None
+
+
+def _refuse_documents(head: bytes, suffix: str) -> None:
+    kind = next((kind for mark, kind in DOCUMENTS.items() if head.startswith(mark)), None)
+    if suffix in DOCUMENT_SUFFIXES:
+        kind = kind or f"a {suffix} document"
+    elif head.startswith(b"PK\x03\x04"):
+        kind = "a ZIP archive or a document made of one"
+    if kind:
+        raise ContentError("unsupported_format", f"expected text, got {kind}; convert it to text")
+
+
 def _check_named(named: str, head: bytes, is_whole: bool) -> Encoding:
-    """Return the encoding that a source names; ContentError for binary data, which many encodings would decode."""
+    """Return a named encoding; ContentError for binary data, which single-byte encodings would decode."""
     if _codec(named) in UTF8:
         return Encoding(named, "named")
     if "a".encode(named) == b"a" and is_binary(head):
         raise ContentError("not_text", BINARY)
     n_good, n_bad = _count_utf8(head, is_whole)
     return Encoding(named, "named", "the file is valid UTF-8" if n_good and not n_bad else "")
-
-
-def _refuse_documents(head: bytes, suffix: str) -> None:
-    """Raise ContentError for the formats that would look like text, or like an unknown encoding of it."""
-    kind = next((kind for mark, kind in DOCUMENTS.items() if head.startswith(mark)), None)
-    if suffix in DOCUMENT_SUFFIXES:
-        kind = kind or f"a {suffix} document"
-    elif head.startswith(ZIP):
-        kind = "a ZIP archive or a document made of one"
-    if kind:
-        raise ContentError("unsupported_format", f"expected text, got {kind}; convert it to text")
 
 
 def find_encoding(head: bytes, is_whole: bool = True) -> Encoding:
@@ -102,23 +111,21 @@ def find_encoding(head: bytes, is_whole: bool = True) -> Encoding:
     >>> find_encoding(b"<?xml version='1.0' encoding='iso-8859-2'?><p>\xb1</p>")
     Encoding(name='iso8859-2', origin='declared', doubt='')
     """
-    for mark, encoding in MARKS:
-        if head.startswith(mark):
-            return Encoding(encoding, "declared")
-    declared = declared_encoding(head)
+    if marked := next((encoding for mark, encoding in MARKS if head.startswith(mark)), None):
+        return Encoding(marked, "declared")
+    utf8 = Encoding("utf-8", "recognised")
     n_good, n_bad = _count_utf8(head, is_whole)
-    if n_bad == 0 and n_good:
-        return Encoding("utf-8", "recognised")
+    if n_good and not n_bad:
+        return utf8
     if b"\0" in head:
-        return _wide_encoding(head, is_ascii=n_bad == 0)
-    if n_bad == 0:
-        return declared or _iso_2022(head) or Encoding("utf-8", "recognised")
+        return _wide_encoding(head, is_ascii=not n_bad)
+    declared = _declared_encoding(head)
+    if not n_bad:
+        return declared or _iso_2022(head) or utf8
     if is_binary(head):
         raise ContentError("not_text", BINARY)
-    if declared:
-        return declared
-    # Letters of two bytes do not come about by chance: this is UTF-8 with damage, which its lines will show.
-    return Encoding("utf-8", "recognised") if n_good >= n_bad else _guess(head)
+    # Letters of two bytes do not come about by chance: where they prevail, this is UTF-8 with damaged bytes.
+    return declared or (utf8 if n_good >= n_bad else _guess(head))
 
 
 def _count_utf8(head: bytes, is_whole: bool) -> tuple[int, int]:
@@ -134,29 +141,28 @@ def is_binary(content: bytes) -> bool:
     >>> is_binary(b"caf\xe9\x1b[0m\n"), is_binary(b"\x89PNG\r\n\x1a\n\0\0")
     (False, True)
     """
-    n_controls = len(content) - len(content.translate(None, CONTROLS))
-    return n_controls > MAX_CONTROL_FRACTION * len(content)
+    return len(content) - len(content.translate(None, CONTROLS)) > MAX_CONTROL_FRACTION * len(content)
 
 
-def declared_encoding(head: bytes) -> Encoding | None:
-    r"""Return the encoding that XML, HTML, CSS or a coding comment declares; None for nothing, or an unknown one.
-
-    >>> declared_encoding(b"# -*- coding: latin-1 -*-\n")
-    Encoding(name='iso8859-1', origin='declared', doubt='')
-    """
+def _declared_encoding(head: bytes) -> Encoding | None:
+    """Return the encoding that XML, HTML, CSS or a coding comment declares, or None."""
     head = head[:DECLARATION_BYTES]
     if found := CODING_COMMENT.match(head):
         name = _codec(found[1].decode())
     elif found := next(filter(None, (pattern.search(head) for pattern in DECLARATIONS)), None):
-        from resiliparse.parse.encoding import map_encoding_to_html5
-
-        # The web's names are not all Python's: latin-1 is cp1252, gb2312 is gbk.
-        label = found[1].decode()
-        name = map_encoding_to_html5(label, fallback_utf8=False) or _codec(label)
+        # The web's names differ from Python's: latin-1 is cp1252, gb2312 is gbk.
+        name = _web_codec(found[1].decode()) or _codec(found[1].decode())
     else:
         return None
-    # Whatever could be read as ASCII to get here is not UTF-16.
+    # Bytes that could be read as ASCII up to here are not UTF-16.
     return Encoding(name, "declared") if name and not name.startswith(("utf-16", "utf-32")) else None
+
+
+def _web_codec(label: str) -> str | None:
+    from resiliparse.parse.encoding import map_encoding_to_html5
+
+    name: str | None = map_encoding_to_html5(label, fallback_utf8=False)
+    return name
 
 
 def _codec(name: str) -> str | None:
@@ -173,8 +179,7 @@ def _wide_encoding(head: bytes, is_ascii: bool) -> Encoding:
 
     # ASCII as UTF-16 has zeros at odd places where the low byte comes first.
     order = "le" if head[1::2].count(0) > head[::2].count(0) else "be"
-    best = from_bytes(head, cp_isolation=[f"utf_16_{order}", f"utf_32_{order}"]).best()
-    if best:
+    if best := from_bytes(head, cp_isolation=[f"utf_16_{order}", f"utf_32_{order}"]).best():
         return Encoding(best.encoding, "guessed", f"confidence {1 - best.chaos:.2f}")
     if is_ascii:
         return Encoding("utf-8", "recognised")
@@ -182,21 +187,19 @@ def _wide_encoding(head: bytes, is_ascii: bool) -> Encoding:
 
 
 def _iso_2022(head: bytes) -> Encoding | None:
-    """Return the encoding of a text that writes other characters as escaped ASCII bytes; None for other texts."""
-    if b"\x1b$" not in head:
-        return None
+    """Return the encoding of a text that escapes other characters in ASCII bytes, or None."""
     try:
-        found = _guess(head)
+        found = _guess(head) if b"\x1b$" in head else None
     except ContentError:
         return None
-    return found if found.name.startswith("iso2022") else None
+    return found if found and found.name.startswith("iso2022") else None
 
 
 def _guess(head: bytes) -> Encoding:
     """Return the encoding that three detectors agree on; ContentError with the candidates where they do not.
 
-    The likeliest text by chardet has to be uchardet's, and possible for charset-normalizer. Implausible texts are left
-    out; if uchardet's is one, charset-normalizer's likeliest stands in, where there is more than a character to go by.
+    chardet's likeliest text has to be uchardet's, and possible for charset-normalizer. Implausible texts are left out;
+    where uchardet's is one, charset-normalizer's likeliest is taken instead, if there are enough characters.
     """
     import chardet
     from charset_normalizer import from_bytes
@@ -212,7 +215,9 @@ def _guess(head: bytes) -> Encoding:
     confirming = other or (list(possible)[:1] if n_characters >= MIN_CHARACTERS else [])
     if best in confirming and best in possible:
         name, confidence = confidences[best]
-        return Encoding(_widest(sample, best, name), "guessed", f"confidence {confidence:.2f}")
+        # Windows' encodings have more characters than ISO's, which the rest of the file may need.
+        widest = next(str(wide) for wide in ("cp1252", _web_codec(name), name) if _decoded(sample, wide) == best)
+        return Encoding(widest, "guessed", f"confidence {confidence:.2f}")
     candidates = [name for name, _ in (confidences | other | possible).values()]
     if not candidates:
         raise ContentError("not_text", "expected text, got bytes that are text in no known encoding")
@@ -235,14 +240,6 @@ def _decoded(sample: bytes, encoding: str | None) -> str | None:
         return codecs.getincrementaldecoder(encoding)().decode(sample) if encoding else None
     except (LookupError, UnicodeError):
         return None
-
-
-def _widest(sample: bytes, text: str, name: str) -> str:
-    """Return an encoding for the whole file: Windows' have more characters than ISO's, which the sample may lack."""
-    from resiliparse.parse.encoding import map_encoding_to_html5
-
-    names = ["cp1252", map_encoding_to_html5(name, fallback_utf8=False), name]
-    return next(str(name) for name in names if _decoded(sample, name) == text)
 
 
 def _is_implausible(text: str) -> bool:
@@ -271,56 +268,33 @@ def _script(character: str) -> str:
 
 
 def _sample(head: bytes) -> bytes:
-    """Return the first lines with bytes beyond ASCII, cut at the end of a line where possible."""
-    lines = re.findall(rb"[^\n]*[\x80-\xff\x1b][^\n]*\n?", head)
-    sample: list[bytes] = []
-    n_bytes = 0
-    for line in lines:
-        if sample and n_bytes + len(line) > GUESS_BYTES:
+    """Return the first lines with bytes beyond ASCII, cut at a space where the first line is too long."""
+    sample = b""
+    for line in re.findall(rb"[^\n]*[\x80-\xff\x1b][^\n]*\n?", head):
+        if sample and len(sample) + len(line) > GUESS_BYTES:
             break
-        sample.append(line)
-        n_bytes += len(line)
-    joined = b"".join(sample)
-    if len(joined) <= GUESS_BYTES:
-        return joined
-    first = re.search(rb"[\x80-\xff\x1b]", joined)
+        sample += line
+    if len(sample) <= GUESS_BYTES:
+        return sample
+    first = re.search(rb"[\x80-\xff\x1b]", sample)
     assert first
-    begin = joined.rfind(b" ", 0, first.start()) + 1
-    piece = joined[begin : begin + GUESS_BYTES]
+    begin = sample.rfind(b" ", 0, first.start()) + 1
+    piece = sample[begin : begin + GUESS_BYTES]
     return piece[: piece.rfind(b" ")] if b" " in piece else piece
 
 
 def _recode(stream: io.BufferedReader, encoding: Encoding) -> Iterator[bytes]:
+    """Yield UTF-8; all that is before the first wrong byte, then ContentError."""
     block = b""
+    decoder = codecs.getincrementaldecoder(encoding.name)()
     try:
-        "a".encode(encoding.name)  # Refuses codecs that are no encoding of text, such as rot13.
-        decoder = codecs.getincrementaldecoder(encoding.name)()
         while block := stream.read1(BUFFER_BYTES):
-            yield from _decode_block(decoder, block)
+            yield decoder.decode(block).encode()
         yield decoder.decode(b"", True).encode()
-    except (LookupError, UnicodeError) as error:
+    except UnicodeError as error:
+        if isinstance(error, UnicodeDecodeError):
+            with suppress(UnicodeError):  # codecs such as idna ignore nothing
+                yield error.object[: error.start].decode(encoding.name, "ignore").encode()
         problem = f"expected text in {encoding.name} ({encoding.origin}), got other bytes ({one_line(error)})"
         advice = "" if is_binary(block) else f"; {ENCODING_ADVICE}"
         raise ContentError("not_text", problem + advice) from None
-
-
-def _decode_block(decoder: codecs.IncrementalDecoder, block: bytes) -> Iterator[bytes]:
-    before = decoder.getstate()
-    try:
-        yield decoder.decode(block).encode()
-    except UnicodeDecodeError as error:
-        decoder.setstate(before)
-        n_wrong = len(error.object) - error.start  # counted from the end: a beginning may be left of the last block
-        yield decoder.decode(block[: max(len(block) - n_wrong, 0)]).encode()
-        raise
-
-
-def decode(content: bytes) -> str | ContentError:
-    """Return the text of UTF-8 bytes, or what is wrong with them."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        if is_binary(content):
-            return ContentError("not_text", BINARY)
-        given = f"got the byte 0x{content[error.start]:02x} at {error.start}"
-        return ContentError("not_text", f"expected text in UTF-8, {given}; {ENCODING_ADVICE}")

@@ -9,9 +9,9 @@ its place when it is whole, and what was there stays as it was until then.
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from llm.core import params
 from llm.core.errors import UserError
 from llm.corpus.readers.encodings import Encoding
-from llm.corpus.readers.rows import RowsError, find_dialect, is_array, open_text, read_json, read_rows
-from llm.finetune.data.reading import JSON, SEPARATED, as_text
+from llm.corpus.readers.rows import SEPARATED, open_rows
+from llm.corpus.readers.streams import ContentError
+from llm.finetune.data.reading import JSON, as_text
 
 Value = str | float | None
 # The texts of some rows, a list a row → the values that are added, a list a row.
@@ -74,58 +75,50 @@ def add_columns(file: Path, out: Path, change: Change, add: Add) -> Encoding | N
         encoding = convert(file, part, change, add)
         part.replace(out)
         return encoding
-    except RowsError as error:
+    except ContentError as error:
         raise UserError(f"{file}: {error}") from None
     finally:
         part.unlink(missing_ok=True)
 
 
-def _convert_separated(file: Path, part: Path, change: Change, add: Add) -> Encoding:
-    def open_lines() -> Iterator[str]:
-        with open_text(file, change.encoding) as (lines, _):
-            yield from lines
-
-    with open_text(file, change.encoding) as (_, encoding):
-        dialect = find_dialect(open_lines, file.suffix)
-    rows = (row.checked() for row in read_rows(open_lines(), dialect))
-    first = next(rows, None)
-    if first is None:
-        raise RowsError(f"expected {'a header and ' if change.header else ''}rows, got an empty file")
-    columns = first if change.header else [str(number) for number in range(1, len(first) + 1)]
-    change.check(columns, file)
-    places = [columns.index(name) for name in change.texts]
-    following = rows if change.header else chain([first], rows)
-    with part.open("w", newline="", encoding="utf-8") as target:
-        writer = csv.writer(target, lineterminator="\n", **dialect.options)
+def _convert_separated(file: Path, part: Path, change: Change, add: Add) -> Encoding | None:
+    with (
+        open_rows(file, change.header, change.encoding) as rows,
+        part.open("w", newline="", encoding="utf-8") as target,
+    ):
+        assert rows.columns is not None and rows.dialect is not None
+        change.check(rows.columns, file)
+        places = [rows.columns.index(name) for name in change.texts]
+        writer = csv.writer(target, lineterminator="\n", **rows.dialect.options)
         try:
             if change.header:
-                writer.writerow([*columns, *change.names])
-            while chunk := list(islice(following, change.chunk_rows)):
+                writer.writerow([*rows.columns, *change.names])
+            while chunk := [row.values for row in islice(rows, change.chunk_rows)]:
                 added = add([[row[place] for place in places] for row in chunk])
                 writer.writerows([*row, *values] for row, values in zip(chunk, added, strict=True))
         except csv.Error as error:  # a label with a tab or a line break, where no quotes enclose cells
-            raise RowsError(f"expected values that need no quotes ({dialect}), got others: {error}") from None
-    return encoding
+            problem = f"expected values that need no quotes ({rows.dialect}), got others: {error}"
+            raise UserError(f"{file}: {problem}") from None
+        return rows.encoding
 
 
-def _convert_json(file: Path, part: Path, change: Change, add: Add) -> Encoding:
+def _convert_json(file: Path, part: Path, change: Change, add: Add) -> Encoding | None:
     """Lines stay lines, and an array stays an array."""
-    begin, between, end = ("[\n", ",\n", "\n]\n") if is_array(file, change.encoding) else ("", "\n", "\n")
-    with open_text(file, change.encoding) as (source, encoding), part.open("w", encoding="utf-8") as target:
+    with open_rows(file, encoding=change.encoding) as rows, part.open("w", encoding="utf-8") as target:
+        begin, between, end = ("[\n", ",\n", "\n]\n") if rows.is_array else ("", "\n", "\n")
         mark = begin
-        rows = read_json(source)
         while chunk := list(islice(rows, change.chunk_rows)):
             for row in chunk:
-                change.check(list(row.content), file)
+                change.check(list(row.values), file)
             texts = [
-                [_read_text(row.content[name], name, f"{file}: {row.place}") for name in change.texts] for row in chunk
+                [_read_text(row.values[name], name, f"{file}: {row.place}") for name in change.texts] for row in chunk
             ]
             for row, values in zip(chunk, add(texts), strict=True):
-                whole = row.content | dict(zip(change.names, values, strict=True))
+                whole = row.values | dict(zip(change.names, values, strict=True))
                 target.write(mark + json.dumps(whole, ensure_ascii=False))
                 mark = between
         target.write(end if mark == between else begin + end.lstrip("\n"))
-    return encoding
+        return rows.encoding
 
 
 def _convert_parquet(file: Path, part: Path, change: Change, add: Add) -> None:

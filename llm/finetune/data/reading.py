@@ -4,22 +4,19 @@ CSV and TSV with a header or without, JSON lines, a JSON array, Parquet. Values 
 `llm.corpus.readers.rows` finds what separates them, and `RowsFile` says what was found.
 """
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from llm.core.errors import UserError
 from llm.corpus.readers.encodings import Encoding
-from llm.corpus.readers.rows import RowsError, find_dialect, open_text, read_json, read_rows
+from llm.corpus.readers.rows import JSON_LINES, SUFFIXES, open_rows
+from llm.corpus.readers.streams import ContentError
 
-SEPARATED = (".csv", ".tsv")
-JSON = (".jsonl", ".ndjson", ".json")
-SUFFIXES = (*SEPARATED, *JSON, ".parquet")
+JSON = (*JSON_LINES, ".json")
 
 
 @dataclass(frozen=True)
@@ -41,45 +38,21 @@ def read_file(path: Path, header: bool = True, encoding: str | None = None) -> R
     of its kind.
     """
     if path.is_dir():
-        raise UserError(f"{path}: wanted a file of labeled rows, given a folder")
-    suffix = path.suffix.lower()
+        raise UserError(f"{path}: expected a file of labeled rows, got a folder")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: expected a {', '.join(SUFFIXES)} file, got {path.suffix or 'no ending'}")
     try:
-        if suffix in SEPARATED:
-            return _read_separated(path, header, encoding)
-        if suffix in JSON:
-            return _read_json(path, encoding)
-        if suffix == ".parquet":
-            table = pd.read_parquet(path).astype(object)
-            table.index = pd.RangeIndex(1, len(table) + 1)
-            return RowsFile(table)
+        with open_rows(path, header, encoding) as rows:
+            found = list(rows)
     except FileNotFoundError:
-        raise UserError(f"{path}: wanted a file of labeled rows, there is none") from None
-    except RowsError as error:
+        raise UserError(f"{path}: expected a file of labeled rows, there is none") from None
+    except ContentError as error:
         raise UserError(f"{path}: {error}") from None
-    except pa.ArrowException:
-        raise UserError(f"{path}: wanted a Parquet file, it is cut short or something else") from None
     except OSError as error:
-        raise UserError(f"{path}: wanted a file of labeled rows, {error.strerror or error}") from None
-    raise UserError(f"{path}: expected a {', '.join(SUFFIXES)} file, got {suffix or 'no ending'}")
-
-
-def _read_separated(path: Path, header: bool, encoding: str | None) -> RowsFile:
-    with open_text(path, encoding) as (file, found):
-        text = file.read()
-    dialect = find_dialect(lambda: io.StringIO(text, newline=""), path.suffix)
-    rows = [row.checked() for row in read_rows(io.StringIO(text, newline=""), dialect)]
-    if not rows:
-        raise RowsError(f"expected {'a header and ' if header else ''}labeled rows, got an empty file")
-    columns = rows.pop(0) if header else [str(number) for number in range(1, len(rows[0]) + 1)]
-    index = pd.RangeIndex(1, len(rows) + 1)
-    return RowsFile(pd.DataFrame(rows, index=index, columns=columns, dtype=object), found, str(dialect))
-
-
-def _read_json(path: Path, encoding: str | None) -> RowsFile:
-    with open_text(path, encoding) as (file, found):
-        rows = list(read_json(file))
-    table = pd.DataFrame([row.content for row in rows], index=[row.number for row in rows], dtype=object)
-    return RowsFile(table, found)
+        raise UserError(f"{path}: expected a file of labeled rows, {error.strerror or error}") from None
+    index = [row.number for row in found]
+    table = pd.DataFrame([row.values for row in found], index=index, columns=rows.columns, dtype=object)
+    return RowsFile(table, rows.encoding, str(rows.dialect) if rows.dialect else None)
 
 
 def as_text(value: Any) -> str:

@@ -1,14 +1,12 @@
-"""Encodings: what a file declares counts, what is guessed is right or refused with candidates, and never silent."""
+"""Encodings: declared ones are taken, guessed ones are right or refused with candidates, and no guess is silent."""
 
-from pathlib import Path
+import io
+import re
 
 import pytest
 
-from llm.corpus.document import DoubtfulEncoding, RawDocument, Unreadable
-from llm.corpus.params import FilesSource
-from llm.corpus.readers.containers import ContentError
-from llm.corpus.readers.encodings import Encoding, find_encoding
-from llm.corpus.readers.formats import read_file
+from llm.corpus.readers.encodings import ENCODING_ADVICE, Encoding, find_encoding, open_text
+from llm.corpus.readers.streams import ContentError
 
 TEXTS = {
     "turkish": "Yaşlı adam her sabah güneş doğmadan kalkar, çayını içer ve deniz kıyısında yürürdü. Çocuklar okula "
@@ -78,82 +76,104 @@ PAIRS = [(language, encoding) for language, encodings in READ.items() for encodi
 DOUBTFUL_PAIRS = [(language, encoding) for language, encodings in DOUBTFUL.items() for encoding in encodings]
 
 
-def read(
-    folder: Path, content: bytes, name: str = "a.txt", encoding: str | None = None
-) -> list[RawDocument | Unreadable | DoubtfulEncoding]:
-    (folder / name).write_bytes(content)
-    source = FilesSource(name="mine", kind="files", globs=["data/raw/*"], encoding=encoding)
-    return list(read_file(folder / name, name, source, 1_000_000))
+def read(content: bytes, suffix: str = ".txt", named: str | None = None) -> tuple[str, Encoding]:
+    stream, encoding = open_text(io.BufferedReader(io.BytesIO(content), 1 << 18), suffix, named)
+    return stream.read().decode(), encoding
 
 
 @pytest.mark.parametrize(("language", "encoding"), PAIRS)
-def test_a_text_is_read_in_the_encoding_that_it_has_and_the_guess_is_told(
-    language: str, encoding: str, tmp_path: Path
-) -> None:
-    text = TEXTS[language] + "\n"
-    guess, document = read(tmp_path, text.encode(encoding))
-    assert isinstance(guess, DoubtfulEncoding)
-    assert (guess.path, guess.origin, guess.doubt.split()[0]) == ("a.txt", "guessed", "confidence")
-    assert document == RawDocument("mine", "a.txt", text)
+def test_a_text_is_read_in_its_encoding_with_a_note(language: str, encoding: str) -> None:
+    text, found = read(TEXTS[language].encode(encoding))
+    assert (text, found.origin, found.doubt.split()[0]) == (TEXTS[language], "guessed", "confidence")
 
 
 @pytest.mark.parametrize(("language", "encoding"), DOUBTFUL_PAIRS)
-def test_a_text_is_read_rightly_or_refused_with_candidates(language: str, encoding: str, tmp_path: Path) -> None:
-    text = TEXTS[language] + "\n"
-    *_, found = read(tmp_path, text.encode(encoding))
-    if isinstance(found, Unreadable):
-        assert found.reason == "unclear_encoding"
-        assert found.problem.startswith("expected an encoding that can be recognised, got ")
-        assert found.problem.endswith("; name the file's encoding in the source (encoding:)")
-    else:
-        assert found == RawDocument("mine", "a.txt", text)
-    assert read(tmp_path, text.encode(encoding), encoding=encoding) == [RawDocument("mine", "a.txt", text)]
+def test_a_text_is_read_correctly_or_refused(language: str, encoding: str) -> None:
+    content = TEXTS[language].encode(encoding)
+    try:
+        found = read(content)[0]
+    except ContentError as error:
+        found = f"{error.reason}: {error}"
+    refused = rf"unclear_encoding: expected an encoding that can be recognised, got .*; {re.escape(ENCODING_ADVICE)}"
+    assert found == TEXTS[language] or re.fullmatch(refused, found)
+    assert read(content, named=encoding) == (TEXTS[language], Encoding(encoding, "named"))
 
 
 @pytest.mark.parametrize("content", [b"na\xefve\n", b"At 10\xb0 below zero", b"\xa9"])
 def test_one_character_may_be_too_little_to_go_by(content: bytes) -> None:
-    with pytest.raises(ContentError, match=r"^unclear_encoding: expected an encoding .* got .* or .*; name"):
+    with pytest.raises(ContentError, match=r"^expected an encoding .* got .* or .*; name"):
         find_encoding(content)
 
 
-def test_a_long_line_is_sampled_where_it_leaves_ascii() -> None:
-    chinese = TEXTS["chinese"] * 300
-    for text, encoding in ((chinese, "gbk"), ("word " * 3000 + TEXTS["polish"] * 20, "cp1250")):
-        found = find_encoding(text.encode(encoding))
-        assert text.encode(encoding).decode(found.name) == text
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [(TEXTS["chinese"] * 300, "gbk"), ("word " * 3000 + TEXTS["polish"] * 20, "cp1250")],
+    ids=["chinese", "polish"],
+)
+def test_a_long_line_is_sampled_beyond_ascii(text: str, encoding: str) -> None:
+    assert text.encode(encoding).decode(find_encoding(text.encode(encoding)).name) == text
 
 
-def test_a_guess_holds_for_what_the_sample_has_not(tmp_path: Path) -> None:
+def test_a_guess_holds_for_characters_beyond_the_sample() -> None:
     text = (TEXTS["french"] + "\n") * 20 + "“Cœur” – 5 €\n"
-    *_, document = read(tmp_path, text.encode("cp1252"))
-    assert document == RawDocument("mine", "a.txt", text)
+    assert read(text.encode("cp1252"))[0] == text
+
+
+FRENCH = "Le café était fermé à cause de la fête ; où êtes-vous allés ?\n"
+WIDE = ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+
+
+@pytest.mark.parametrize("text", [FRENCH, TEXTS["russian"], "hello there\n", "hi", '{"text": "a"}\n', FRENCH * 9000])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", *WIDE])
+def test_unicode_is_recognised_with_and_without_a_mark(encoding: str, text: str) -> None:
+    assert read(text.encode(encoding))[0] == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("café", "latin-1"),
+        ("Größe", "latin-1"),
+        (FRENCH * 9000, "latin-1"),
+        ("“The river” – it’s said – runs for 5 €.\n", "cp1252"),
+    ],
+)
+def test_western_text_is_recognised(text: str, encoding: str) -> None:
+    assert read(text.encode(encoding))[0] == text
+
+
+@pytest.mark.parametrize("length", range(262_141, 262_147))
+def test_a_character_may_cross_the_end_of_the_buffer(length: int) -> None:
+    text = "x" * length + "雨 falls"
+    assert read(text.encode()) == (text, Encoding("utf-8", "recognised"))
+
+
+@pytest.mark.parametrize("content", [b"a\0b text", b"x = 1\n\0", "é\0à text".encode(), b"name\0value\0" * 9])
+def test_zeros_alone_do_not_make_utf16(content: bytes) -> None:
+    assert read(content)[0] == content.decode()
 
 
 RUSSIAN = TEXTS["russian"]
 DECLARED = {
-    "meta": ("a.html", "<html><head><meta charset='{}'></head><body><p>{}</p>"),
-    "meta without quotes": ("a.htm", "<!doctype html>\n<META CHARSET={}>\n<p>{}"),
-    "http-equiv": ("a.html", '<meta http-equiv="Content-Type" content="text/html; charset={}"><p>{}</p>'),
-    "xml": ("a.xml", '<?xml version="1.0" encoding="{}"?>\n<p>{}</p>'),
-    "xhtml": ("a.xhtml", "<?xml version='1.0' encoding='{}'?><html><body><p>{}</p></body></html>"),
-    "css": ("a.css", '@charset "{}";\np::before {{ content: "{}" }}'),
-    "python": ("a.py", "#!/usr/bin/env python\n# -*- coding: {} -*-\nx = '{}'\n"),
-    "vim": ("a.py", "# vim: set fileencoding={} :\nx = '{}'\n"),
-    "ruby": ("a.rb", "# encoding: {}\nx = '{}'\n"),
+    "meta": (".html", "<html><head><meta charset='{}'></head><body><p>{}</p>"),
+    "meta without quotes": (".htm", "<!doctype html>\n<META CHARSET={}>\n<p>{}"),
+    "http-equiv": (".html", '<meta http-equiv="Content-Type" content="text/html; charset={}"><p>{}</p>'),
+    "xml": (".xml", '<?xml version="1.0" encoding="{}"?>\n<p>{}</p>'),
+    "xhtml": (".xhtml", "<?xml version='1.0' encoding='{}'?><html><body><p>{}</p></body></html>"),
+    "css": (".css", '@charset "{}";\np::before {{ content: "{}" }}'),
+    "python": (".py", "#!/usr/bin/env python\n# -*- coding: {} -*-\nx = '{}'\n"),
+    "vim": (".py", "# vim: set fileencoding={} :\nx = '{}'\n"),
+    "ruby": (".rb", "# encoding: {}\nx = '{}'\n"),
 }
 
 
 @pytest.mark.parametrize("encoding", ["windows-1251", "koi8-r", "cp866", "utf-8"])
 @pytest.mark.parametrize("kind", DECLARED)
-def test_what_a_file_declares_counts(kind: str, encoding: str, tmp_path: Path) -> None:
-    name, page = DECLARED[kind]
-    (document,) = read(tmp_path, page.format(encoding, RUSSIAN).encode(encoding), name)
-    assert isinstance(document, RawDocument)
-    assert RUSSIAN in document.text
-    # What is UTF-8 is read so, whatever it declares: that does not come about by chance.
-    (document,) = read(tmp_path, page.format("windows-1254", RUSSIAN).encode(), name)
-    assert isinstance(document, RawDocument)
-    assert RUSSIAN in document.text
+def test_a_declared_encoding_is_taken(kind: str, encoding: str) -> None:
+    suffix, page = DECLARED[kind]
+    assert read(page.format(encoding, RUSSIAN).encode(encoding), suffix)[0] == page.format(encoding, RUSSIAN)
+    # Valid UTF-8 does not come about by chance, whatever is declared.
+    assert RUSSIAN in read(page.format("windows-1254", RUSSIAN).encode(), suffix)[0]
 
 
 @pytest.mark.parametrize(
@@ -167,25 +187,39 @@ def test_what_a_file_declares_counts(kind: str, encoding: str, tmp_path: Path) -
         ("\ufeff<meta charset=utf-8>".encode("utf-16-le"), "utf-16-le"),
         (b"<meta charset=iso-2022-jp>" + TEXTS["japanese"].encode("iso2022-jp"), "iso2022_jp"),
         (b"<meta charset=windows-1251> ASCII up to here", "cp1251"),
+        (b"\x1b[31mred\x1b[0m costs \x1b$5\n", "utf-8"),  # a terminal's escapes are not an encoding
     ],
 )
-def test_a_declared_name_is_what_the_web_or_python_takes_it_for(head: bytes, name: str) -> None:
+def test_names_are_the_webs_or_pythons(head: bytes, name: str) -> None:
     assert find_encoding(head).name == name
 
 
-def test_a_declaration_that_the_bytes_break_is_refused(tmp_path: Path) -> None:
-    (found,) = read(tmp_path, b"<meta charset=shift_jis><p>" + b"caf\xff" * 9, "a.html")
-    assert isinstance(found, Unreadable)
-    assert found.reason == "not_text"
-    assert found.problem.startswith("expected text in shift_jis (declared), got other bytes")
+CHARSET = "<meta charset=shift_jis><p>"
 
 
-def test_utf8_under_another_name_is_told(tmp_path: Path) -> None:
-    doubt, document = read(tmp_path, "déjà vu".encode(), encoding="cp1252")
-    assert doubt == DoubtfulEncoding("mine", "a.txt", "cp1252", "named", "the file is valid UTF-8")
-    assert document == RawDocument("mine", "a.txt", "dÃ©jÃ\xa0 vu")
-    assert read(tmp_path, b"plain", encoding="cp1252") == [RawDocument("mine", "a.txt", "plain")]
+@pytest.mark.parametrize(
+    ("content", "named", "reason", "problem"),
+    [
+        (CHARSET.encode() + b"caf\xff" * 9, None, "not_text", "expected text in shift_jis (declared), got other bytes"),
+        (b"caf\xe9", "ascii", "not_text", "expected text in ascii (named), got other bytes"),
+        (b"caf\xe9 \0 here and there", None, "not_text", "expected text, got binary data"),
+        (b"# coding: rot13\nx = '\xd0\x81\x8d\x8f'\n", None, "unclear_encoding", "expected an encoding that can be"),
+        (b"# coding: unknown\nx = '\xd0\x81\x8d\x8f'\n", None, "unclear_encoding", "expected an encoding that can be"),
+        (b"# coding: idna\nx = '\xd0\x81\x8d\x8f'\n", None, "not_text", "expected text in idna (declared), got other"),
+    ],
+)
+def test_bytes_of_another_encoding_are_refused(content: bytes, named: str | None, reason: str, problem: str) -> None:
+    with pytest.raises(ContentError) as caught:
+        read(content, ".html", named)
+    assert caught.value.reason == reason and str(caught.value).startswith(problem)
 
 
-def test_escapes_of_a_terminal_are_not_an_encoding() -> None:
-    assert find_encoding(b"\x1b[31mred\x1b[0m costs \x1b$5\n") == Encoding("utf-8", "recognised")
+def test_utf8_under_another_name_is_doubtful() -> None:
+    assert read("déjà vu".encode(), named="cp1252") == (
+        "dÃ©jÃ\xa0 vu",
+        Encoding("cp1252", "named", "the file is valid UTF-8"),
+    )
+    assert read(b"plain", named="cp1252") == ("plain", Encoding("cp1252", "named"))
+    assert (
+        read("\ufeffé".encode("utf-16-le"), named="utf-16-le")[0] == read("\ufeffé".encode(), named="utf-8")[0] == "é"
+    )

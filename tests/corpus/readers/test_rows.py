@@ -1,30 +1,37 @@
-"""Rows of files as people write them: what separates them, what encloses cells, and where each begins."""
+"""Rows of every format: dialect, encoding, places, and what cannot be read."""
 
 import csv
 import io
 import json
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from llm.corpus.readers import rows as module
-from llm.corpus.readers.rows import Dialect, RowsError, find_dialect, open_text, read_json, read_rows
+from llm.corpus.readers.dialects import Dialect, find_dialect, read_cells
+from llm.corpus.readers.rows import open_rows, rows_of
+from llm.corpus.readers.streams import ChunkStream, ContentError
 
 HEADER = "label\ttext\n"
 
 
-def read(text: str, suffix: str) -> tuple[str, list[list[str]], list[str]]:
+def read_table(text: str, suffix: str) -> tuple[str, list[list[str]], list[str]]:
     """The dialect, the rows, and what is wrong with others."""
-
-    def open_lines() -> io.StringIO:
-        return io.StringIO(text, newline="")
-
-    dialect = find_dialect(open_lines, suffix)
-    found = list(read_rows(open_lines(), dialect))
+    dialect = find_dialect(lambda: io.StringIO(text, newline=""), suffix)
+    found = list(read_cells(io.StringIO(text, newline=""), dialect))
     problems = [f"{row.line}: {row.problem}" for row in found if row.problem]
-    return str(dialect), [row.fields for row in found if not row.problem], problems
+    return str(dialect), [row.values for row in found if not row.problem], problems
+
+
+def read_file(folder: Path, name: str, content: str | bytes, **options) -> list:
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with open_rows(folder / name, **options) as rows:
+        return list(rows)
 
 
 QUOTES = {
@@ -38,7 +45,7 @@ QUOTES = {
     "quotes within a text": ('ham\tshe said "bye" and left\n', False, ['she said "bye" and left']),
     "speech and more": ('ham\t"Hello" she said\nham\t"Bye"\n', False, ['"Hello" she said', '"Bye"']),
     "cells of two lines": ('ham\t"one\ntwo"\nspam\tthree\n', True, ["one\ntwo", "three"]),
-    "cells of two lines that look like rows": (
+    "cells of lines that look like rows": (
         'ham\t"one ""quoted""\nspam\ttwo"\nspam\tthree\n',
         True,
         ['one "quoted"\nspam\ttwo', "three"],
@@ -51,32 +58,36 @@ QUOTES = {
 
 @pytest.mark.parametrize(("text", "quoted", "texts"), QUOTES.values(), ids=QUOTES.keys())
 @pytest.mark.parametrize("suffix", [".tsv", ".csv"])
-def test_whether_quotes_enclose_cells_is_decided_by_the_file(text, quoted, texts, suffix):
-    dialect, found, _ = read(HEADER + text, suffix)
+def test_the_file_decides_whether_quotes_enclose_cells(text, quoted, texts, suffix):
+    dialect, found, _ = read_table(HEADER + text, suffix)
     assert dialect == f"separated by tabs, {'quotes enclose cells' if quoted else 'quotes are text'}"
     assert [row[1] for row in found[1:]] == texts
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.text(st.sampled_from('x"\t\n, ;'), min_size=1)), min_size=1))
-def test_what_a_writer_of_csv_wrote_comes_back(given_rows):
+def test_written_csv_is_read_back(given_rows):
     file = io.StringIO(newline="")
     csv.writer(file).writerows([["label", "text"], *given_rows])
-    assert read(file.getvalue(), ".csv")[1:] == ([["label", "text"], *map(list, given_rows)], [])
+    assert read_table(file.getvalue(), ".csv")[1:] == ([["label", "text"], *map(list, given_rows)], [])
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
-def test_the_delimiter_is_what_divides_the_rows_evenly(mark):
+def test_the_delimiter_divides_rows_evenly(mark):
     rows = [["text", "label"], ["a, b; c", "x"], ["1,5", "y"], ['say "hi"', "x"]]
     file = io.StringIO(newline="")
     csv.writer(file, delimiter=mark).writerows(rows)
-    assert read(file.getvalue(), ".csv")[1:] == (rows, [])
-    assert read(f"sep={mark}\r\n{file.getvalue()}", ".csv")[1:] == (rows, [])
+    assert read_table(file.getvalue(), ".csv")[1:] == (rows, [])
+    assert read_table(f"sep={mark}\r\n{file.getvalue()}", ".csv")[1:] == (rows, [])
 
 
 def test_a_single_column_has_no_delimiter():
-    assert read("text\none, two\nthree\n", ".csv")[2] == ["2: expected 1 field, as in the first row, got 2"]
-    assert read('text\n"two\nlines"\n', ".tsv")[1] == [["text"], ["two\nlines"]]
-    assert read("v1,v2,,,\nham,one,,,\n", ".csv")[1] == [["v1", "v2", "", "", ""], ["ham", "one", "", "", ""]]
+    assert read_table("text\none, two\nthree\n", ".csv")[2] == ["2: expected 1 field, as in the first row, got 2"]
+    assert read_table('text\n"two\nlines"\n', ".tsv")[1] == [["text"], ["two\nlines"]]
+    assert read_table("v1,v2,,,\nham,one,,,\n", ".csv")[1] == [["v1", "v2", "", "", ""], ["ham", "one", "", "", ""]]
+
+
+def in_a_cell(lines: str, label: str) -> tuple[str, list[list[str]], list[str]]:
+    return f'text,label\n"{lines}",{label}\n', [["text", "label"], [lines.replace('""', '"'), label]], []
 
 
 PROBLEMS = {
@@ -85,21 +96,9 @@ PROBLEMS = {
         [["text", "label"], ["last", "ham"]],
         ["2: expected a quote that closes its cell, got one that encloses 11 rows"],
     ),
-    "verse": (
-        'text,label\n"' + "One,\ntwo,\n" * 20 + '",poem\n',
-        [["text", "label"], ["One,\ntwo,\n" * 20, "poem"]],
-        [],
-    ),
-    "code": (
-        'text,label\n"' + "f(a, b)\nreturn\n" * 20 + '",python\n',
-        [["text", "label"], ["f(a, b)\nreturn\n" * 20, "python"]],
-        [],
-    ),
-    "a table within a cell": (
-        'text,label\n"a,""b""\n' + "1,2\n" * 20 + '",table\n',
-        [["text", "label"], ['a,"b"\n' + "1,2\n" * 20, "table"]],
-        [],
-    ),
+    "verse": in_a_cell("One,\ntwo,\n" * 20, "poem"),
+    "code": in_a_cell("f(a, b)\nreturn\n" * 20, "python"),
+    "a table within a cell": in_a_cell('a,""b""\n' + "1,2\n" * 20, "table"),
     "broken quotes": (
         'text,label\n"a"b,x\nc,y\n\n"open,z\n',
         [["text", "label"], ["c", "y"]],
@@ -112,93 +111,165 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize(("text", "rows", "problems"), PROBLEMS.values(), ids=PROBLEMS.keys())
-def test_a_row_that_cannot_be_meant_is_a_problem(text, rows, problems):
-    assert read(text, ".csv") == ("separated by commas, quotes enclose cells", rows, problems)
+def test_implausible_rows_are_problems(text, rows, problems):
+    assert read_table(text, ".csv") == ("separated by commas, quotes enclose cells", rows, problems)
 
 
-def test_a_row_is_given_before_the_next_line_is_read():
+def test_no_line_is_read_before_its_row_is_requested():
     lines = iter(["a,b\n", '"1\n', '2",3\n', "4,5\n"])
-    rows = read_rows(lines, Dialect(","))
-    assert [next(rows).fields, next(rows).fields] == [["a", "b"], ["1\n2", "3"]]
+    rows = read_cells(lines, Dialect(","))
+    assert [next(rows).values, next(rows).values] == [["a", "b"], ["1\n2", "3"]]
     assert next(lines) == "4,5\n"
 
 
-ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
+FILES = {
+    "a.csv": ("text,label\none,x\n\ntwo,y\n", [(1, "line 2", ["one", "x"]), (2, "line 4", ["two", "y"])]),
+    "a.tsv": ("text\tlabel\none\tx\n", [(1, "line 2", ["one", "x"])]),
+    "a.jsonl": (
+        '\n{"a": null, "b": [1]}\n\n{"a": 12345678901234567890123}\n',
+        [(2, "line 2", {"a": None, "b": [1]}), (4, "line 4", {"a": 12345678901234567890123})],
+    ),
+    "a.ndjson": ('{"a": "é"}\n', [(1, "line 1", {"a": "é"})]),
+    "a.json": ('[{"a": 1},\n{}]', [(1, "row 1", {"a": 1}), (2, "row 2", {})]),
+    "b.json": ('{"a": 1}\n{"a": 2}', [(1, "line 1", {"a": 1}), (2, "line 2", {"a": 2})]),
+}
+FILES["a.jsonl"] = (
+    FILES["a.jsonl"][0],
+    [(2, "line 2", {"a": None, "b": [1]}), (4, "line 4", {"a": 12345678901234567890123})],
+)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", FILES)
+def test_rows_have_numbers_places_and_values(name, tmp_path):
+    content, expected = FILES[name]
+    assert [row[:3] for row in read_file(tmp_path, name, content)] == expected
+    with open_rows(tmp_path / name) as rows:
+        assert rows.columns == (["text", "label"] if name in ("a.csv", "a.tsv") else None)
+        assert (rows.encoding.name, rows.is_array) == ("utf-8", name == "a.json")
+
+
+def test_parquet_has_values_of_any_type_and_no_index(tmp_path):
+    table = pd.DataFrame({"text": ["é", None], "n": [1, 2], "list": [["a"], []], "raw": [b"\xff", b""]}, index=[5, 7])
+    table.to_parquet(tmp_path / "a.parquet")
+    with open_rows(tmp_path / "a.parquet") as rows:
+        found = list(rows)
+    assert rows.columns == ["text", "n", "list", "raw"]
+    assert found[0][:3] == (1, "row 1", {"text": "é", "n": 1, "list": ["a"], "raw": b"\xff"})
+    assert found[1].values["text"] is None
+
+
+def test_without_a_header_columns_are_numbers(tmp_path):
+    first, _ = read_file(tmp_path, "a.csv", "one,x\ntwo,y\n", header=False)
+    assert first.values == ["one", "x"]
+    with open_rows(tmp_path / "a.csv", header=False) as rows:
+        assert rows.columns == ["1", "2"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("is_named", [False, True])
-def test_a_mark_names_the_encoding_and_is_no_text(tmp_path: Path, encoding: str, is_named: bool):
-    (tmp_path / "rows.csv").write_bytes("déjà\r\n".encode(encoding))
-    with open_text(tmp_path / "rows.csv", encoding if is_named else None) as (file, found):
-        assert (file.read(), found.doubt) == ("déjà\r\n", "")
+def test_a_byte_order_mark_names_the_encoding(encoding, is_named, tmp_path):
+    content = "déjà,b\r\nvu,c\r\n".encode(encoding)
+    read_file(tmp_path, "a.csv", content)
+    with open_rows(tmp_path / "a.csv", encoding=encoding if is_named else None) as rows:
+        assert (rows.columns, rows.encoding.doubt, [row.values for row in rows]) == (["déjà", "b"], "", [["vu", "c"]])
 
 
-BYTES = {
+UTF8, END = "expected text in UTF-8, got the byte ", "expected a JSON object or the array's end, got "
+HALF = "expected Unicode text, got half a surrogate pair, "
+REFUSED = {
     "no clear encoding": (
+        "a.csv",
         b"text\nno cloud above accra \xe9",
-        None,
-        "expected an encoding that can be recognised, got ",
+        "expected an encoding that can be recognised, got",
     ),
     "a damaged line": (
+        "a.csv",
         ("é" * 9 + "\n\xa0é").encode() + b"\xe9x",
-        None,
-        "line 2: expected UTF-8 text, byte 5 of the line",
+        f"line 2: {UTF8}0xe9",
     ),
-    "another": ("é".encode(), "ascii", "expected text in ascii (named), got other bytes ("),
+    "a damaged object": (
+        "a.jsonl",
+        '{"é": "é"}\n{"a": "'.encode() + b'\xa0"}',
+        f"line 2: {UTF8}0xa0",
+    ),
+    "an archive": ("a.csv", b"PK\x03\x04" + bytes(100), "expected text, got a ZIP archive"),
+    "nothing": ("a.csv", b"\n", "expected a header and rows, got an empty file"),
+    "a short row": ("a.csv", b"a,b\n1,2\n3\n", "line 3: expected 2 fields, as in the first row, got 1"),
+    "no Parquet": ("a.parquet", b"PAR1 text PAR1", "expected a whole Parquet file, got one that is damaged"),
+    "an open array": (
+        "a.json",
+        b'[{"a": 1}, {"b"',
+        "row 2: expected a JSON object or the array's end, got Expecting ':' del",
+    ),
+    "an array without end": (
+        "a.json",
+        b'[{"a": 1}',
+        "row 2: expected a JSON object or the array's end, got the end of the file",
+    ),
+    "no comma": (
+        "a.json",
+        b'[{"a": 1} {"b": 2}]',
+        "row 2: expected a JSON object or the array's end, got '{\"b\": 2}]'",
+    ),
+    "more behind it": ("a.json", b'[{"a": 1}]\n[]', "expected one JSON array, got more behind it"),
+    "numbers": ("a.json", b"[1]", "row 1: expected a JSON object, got a number"),
+    "too deep": (
+        "a.json",
+        b"[" * 200_000,
+        "row 1: expected a JSON object or the array's end, got one that is too deep",
+    ),
+    "an object over lines": (
+        "a.jsonl",
+        b'{\n"a": 1}',
+        "line 1: expected a JSON object on each line, or one array, got",
+    ),
+    "a line too deep": (
+        "a.jsonl",
+        b'{"a":' * 200_000,
+        "line 1: expected a JSON object, got one that is too deep or too",
+    ),
+    "half of a character": (
+        "a.jsonl",
+        b'{"a": ["\\ud83d"]}',
+        f"line 1: {HALF}\\ud83d",
+    ),
+    "half of one in a key": (
+        "a.json",
+        b'[{"\\ude00": 1}]',
+        f"row 1: {HALF}\\ude00",
+    ),
 }
 
 
-@pytest.mark.parametrize(("content", "encoding", "problem"), BYTES.values(), ids=BYTES.keys())
-def test_other_bytes_are_refused_with_the_option_that_helps(tmp_path, content, encoding, problem):
-    (tmp_path / "rows.csv").write_bytes(content)
-    with pytest.raises(RowsError) as caught, open_text(tmp_path / "rows.csv", encoding) as (file, _):
-        file.read()
-    assert problem in str(caught.value)
-    assert "--encoding, or encoding: in params.yaml" in str(caught.value)
+@pytest.mark.parametrize(("name", "content", "problem"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_file_that_cannot_be_read_is_one_line(name, content, problem, tmp_path):
+    with pytest.raises(ContentError) as caught:
+        read_file(tmp_path, name, content)
+    assert str(caught.value).startswith(problem) and "\n" not in str(caught.value)
 
 
-def test_binary_data_is_refused_as_what_it_is(tmp_path):
-    (tmp_path / "rows.csv").write_bytes(b"PK\x03\x04" + bytes(100))
-    with pytest.raises(RowsError, match="expected text, got a ZIP archive"), open_text(tmp_path / "rows.csv"):
-        pass
+def test_bytes_of_another_encoding_than_named_are_refused(tmp_path):
+    with pytest.raises(ContentError, match=r"expected text in ascii \(named\), got other bytes .*--encoding"):
+        read_file(tmp_path, "a.csv", "é", encoding="ascii")
 
 
 VALUES = st.one_of(st.none(), st.integers(), st.text(), st.lists(st.text(), max_size=3))
 
 
 @given(st.lists(st.dictionaries(st.text(), VALUES)), st.sampled_from([None, 0, 3]), st.integers(1, 9))
-def test_the_objects_of_an_array_come_back(objects, indent, chunk_chars):
+def test_objects_of_an_array_are_read_back(objects, indent, chunk_bytes):
+    content = f"{json.dumps(objects, indent=indent)}\n".encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK_CHARS", chunk_chars)
-        found = list(read_json(io.StringIO(f"{json.dumps(objects, indent=indent)}\n")))
-    assert [row.content for row in found] == objects
+        patch.setattr(module, "BUFFER_BYTES", chunk_bytes)
+        found = list(rows_of(ChunkStream(iter([content])).buffered(), ".json"))
+    assert [row.values for row in found] == objects
     assert [row.place for row in found] == [f"row {number}" for number in range(1, len(objects) + 1)]
 
 
-def test_lines_have_their_numbers_and_numbers_may_be_none():
-    text = io.StringIO('\n{"a": NaN, "b": [-Infinity]}\n\n{"a": 1}\n')
-    found = list(read_json(text))
-    assert [(row.number, row.place) for row in found] == [(2, "line 2"), (4, "line 4")]
-    assert str(found[0].content) == "{'a': nan, 'b': [-inf]}"
-
-
-JSON = {
-    "an array that ends": ('[{"a": 1}, {"b"', "row 2: expected an array of JSON objects, Expecting ':' delimiter"),
-    "an array that is not closed": ('[{"a": 1}', "row 1: expected an array of JSON objects, the array is not closed"),
-    "no comma": ('[{"a": 1} {"b": 2}]', "row 2: expected an array of JSON objects, the array is not closed"),
-    "more behind it": ('[{"a": 1}]\n[]', "expected one JSON array, got more behind it"),
-    "numbers": ("[1]", "row 1: expected a JSON object, got 1"),
-    "too deep": ("[" * 200_000, "row 1: expected a JSON object, it is too deep or too long"),
-    "an object over lines": ('{\n"a": 1}', "line 1: expected a JSON object on each line, or one array, Expecting prop"),
-    "a line too deep": ('{"a":' * 200_000, "line 1: expected a JSON object, it is too deep or too long"),
-    "half of a character": ('{"a": ["\\ud83d"]}', "line 1: expected characters, got half of one, \\ud83d"),
-    "half of one in a key": ('[{"\\ude00": 1}]', "row 1: expected characters, got half of one, \\ude00"),
-}
-
-
-@pytest.mark.parametrize(("text", "problem"), JSON.values(), ids=JSON.keys())
-def test_other_json_is_refused_with_its_place(text, problem):
-    with pytest.raises(RowsError) as caught:
-        list(read_json(io.StringIO(text)))
-    assert str(caught.value).startswith(problem)
+def test_damaged_bytes_are_a_problem_only_in_needed_columns():
+    wrong = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xe9!")])
+    file = io.BytesIO()
+    parquet.write_table(pa.table({"a": pa.chunked_array([["one"], wrong]), "b": ["x", "y"]}), file)
+    for column, reasons in (("a", [None, "not_text"]), ("b", [None, None])):
+        rows = rows_of(io.BufferedReader(io.BytesIO(file.getvalue())), ".parquet", column=column)
+        assert [row.problem and row.problem.reason for row in rows] == reasons

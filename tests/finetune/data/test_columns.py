@@ -187,21 +187,25 @@ REFUSED = {
         "rows: wanted a .csv, .tsv, .jsonl, .ndjson, .json, .parquet file, given no ending",
     ),
     "no JSON": ("rows.jsonl", '{"text": "a"}\n\n{"text\n', "rows.jsonl: line 3: expected a JSON object"),
-    "no object": ("rows.jsonl", '["a"]\n', 'rows.jsonl: row 1: expected a JSON object, got "a"'),
+    "no object": ("rows.jsonl", '["a"]\n', "rows.jsonl: row 1: expected a JSON object, got a string"),
     "a row without the key": ("rows.jsonl", '{"text": "a"}\n{"texts": "b"}\n', "text is not among texts"),
     "a text that is a list": ("rows.jsonl", '{"text": ["a"]}\n', "rows.jsonl: line 1: text: wanted text"),
     "not UTF-8": (
         "rows.csv",
         b"text\n\xc3\xa9\xc3\xa9\nd\xe9j\n",
-        "rows.csv: line 3: expected UTF-8 text, byte 2 of the line is none; name its encoding",
+        "rows.csv: line 3: expected text in UTF-8, got the byte 0xe9 at 1; name its encoding",
     ),
     "half a character": (
         "rows.jsonl",
         '{"text": "a\\ud83d"}\n',
-        "rows.jsonl: line 1: expected characters, got half of one",
+        "rows.jsonl: line 1: expected Unicode text, got half a surrogate pair",
     ),
     "two columns of one name": ("rows.csv", "text,text\na,b\n", "text: expected one column of this name, got several"),
-    "an array cut short": ("rows.json", '[{"text": "a"}, {"te', "rows.json: row 2: expected an array of JSON objects"),
+    "an array cut short": (
+        "rows.json",
+        '[{"text": "a"}, {"te',
+        "rows.json: row 2: expected a JSON object or the array",
+    ),
     "no Parquet": ("rows.parquet", "PAR1 broken", "rows.parquet: wanted .parquet rows"),
 }
 

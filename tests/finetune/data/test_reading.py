@@ -120,10 +120,10 @@ def test_a_text_longer_than_a_page_is_read_and_a_broken_line_behind_it_found(tmp
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
 def test_what_is_no_file_is_told(tmp_path, name):
-    with pytest.raises(UserError, match=f"{name}: wanted a file of labeled rows, there is none"):
+    with pytest.raises(UserError, match=f"{name}: expected a file of labeled rows, there is none"):
         read_file(tmp_path / name)
     (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"{name}: wanted a file of labeled rows, given a folder"):
+    with pytest.raises(UserError, match=f"{name}: expected a file of labeled rows, got a folder"):
         read_file(tmp_path / name)
 
 

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from llm.corpus.document import FoundDialect, RawDocument, Unreadable
+from llm.corpus.containers import Entry, Limits, open_entries
+from llm.corpus.document import FileNote, RawDocument, Unreadable
+from llm.corpus.formats import is_undivided, read_entry, read_file
 from llm.corpus.params import FilesSource, UrlSource
-from llm.corpus.readers.containers import Entry, Limits, open_entries
-from llm.corpus.readers.formats import is_undivided, read_entry, read_file
 
 LIMIT = 10_000
 TEXTS = ["The river runs.", 'Déjà vu, said "she";\n\nthe rain\tfalls, 雨 😀', "third"]
@@ -47,7 +47,7 @@ def read(
         if isinstance(found, RawDocument):
             texts[found.path.removeprefix(name)] = found.text
         elif isinstance(found, Unreadable):
-            assert "wanted" in found.problem or "expected" in found.problem
+            assert "expected" in found.problem or "expected" in found.problem
             assert "given" in found.problem or "got" in found.problem
             assert "\n" not in found.problem
             reasons[found.path.removeprefix(name)] = found.reason
@@ -293,7 +293,7 @@ def test_a_document_over_the_limit_is_named_with_its_length(tmp_path: Path) -> N
     found = unreadable(tmp_path, "a.txt", (text + "x" * 600_000).encode())
     assert (found.path, found.reason, found.n_bytes) == ("a.txt", "too_long", LIMIT + 600_000)
     assert found.problem == (
-        "wanted a document of at most 10000 bytes, given 610000; raise prepare.max_document_bytes or name a separator:"
+        "expected a document of at most 10000 bytes, got 610000; raise prepare.max_document_bytes or name a separator:"
     )
     assert unreadable(tmp_path, "a.html", (text + "x").encode()).reason == "too_long"
 
@@ -342,7 +342,7 @@ def test_a_row_that_gives_no_document_is_named_with_its_line(tmp_path: Path) -> 
         b"": None,
         b'{"txt": "one"}': "no_field",
         b"{}": "no_field",
-        b'{"text": null}': "not_text",
+        b'{"text": null}': "no_field",
         b'{"text": 7}': "not_text",
         b'{"text": ["one"]}': "not_text",
         b'{"text": {"text": "one"}}': "not_text",
@@ -505,10 +505,8 @@ def test_a_table_is_read_as_it_is_separated_and_the_rule_is_told(tmp_path: Path)
     texts = {":1": '"Hello there', ":2": "Win a prize now", ":3": 'She said bye"'}
     assert read(tmp_path, "a.tsv", lone) == (texts, {})
     assert read(tmp_path, "a.tsv.gz", gzip.compress(lone)) == (texts, {})
-    notes = [
-        found for found in read_file(tmp_path / "file", "a.tsv.gz", mine(), LIMIT) if isinstance(found, FoundDialect)
-    ]
-    assert notes == [FoundDialect("mine", "a.tsv.gz", "separated by tabs, quotes are text")]
+    notes = [found for found in read_file(tmp_path / "file", "a.tsv.gz", mine(), LIMIT) if isinstance(found, FileNote)]
+    assert notes == [FileNote("mine", "a.tsv.gz", "dialect", "separated by tabs, quotes are text")]
     assert read(tmp_path, "a.csv", b"id;text\n1;one, two\n") == ({":1": "one, two"}, {})
     assert read(tmp_path, "a.csv", b"v1,text,,\nham,one,,\n") == ({":1": "one"}, {})
     swallowing = b'label,text\nham,"Hello\n' + b"spam,Win\n" * 20 + b'ham,bye"\nham,last\n'
@@ -525,7 +523,7 @@ def test_a_table_without_the_column_says_once_which_there_are(name: str, tmp_pat
     write = {"a.csv": as_csv, "a.tsv": as_tsv, "a.parquet": as_parquet}[name]
     found = unreadable(tmp_path, name, write(TEXTS), mine(text_field="body"))
     assert (found.path, found.reason) == (name, "no_field")
-    assert found.problem == "wanted a column body, given id, text"
+    assert found.problem == "expected a column body, got id, text"
 
 
 def test_a_row_that_does_not_end_is_no_way_to_fill_the_memory(tmp_path: Path) -> None:
@@ -545,7 +543,7 @@ def test_a_column_of_strings_of_any_kind_is_read_and_a_null_is_named(kind: pa.Da
 
 def test_a_column_of_no_strings_is_named(tmp_path: Path) -> None:
     found = unreadable(tmp_path, "a.parquet", as_parquet(TEXTS), mine(text_field="id"))
-    assert (found.reason, found.problem) == ("not_text", "wanted strings in the column id, given int64")
+    assert (found.reason, found.problem) == ("not_text", "expected strings in the column id, got int64")
 
 
 def test_bytes_that_a_parquet_file_wrongly_calls_a_string_are_named(tmp_path: Path) -> None:
@@ -571,7 +569,7 @@ def test_what_is_no_parquet_is_damaged(content: bytes, container: str, tmp_path:
 
 def test_a_compressed_parquet_swells_no_further_than_anything_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(gzip.compress(as_parquet(TEXTS) + b"\0" * 1_000_000))
-    entries = open_entries(tmp_path / "file", "a.parquet.gz", "mine", Limits(free_bytes=1000, ratio=2))
+    entries = open_entries(tmp_path / "file", "a.parquet.gz", Limits(free_bytes=1000, ratio=2))
     found = [found for entry in entries if isinstance(entry, Entry) for found in read_entry(entry, mine(), LIMIT)]
     assert [(unread.path, unread.reason) for unread in found if isinstance(unread, Unreadable)] == [
         ("a.parquet.gz", "bomb")

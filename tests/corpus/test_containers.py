@@ -21,8 +21,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.corpus.document import Unreadable
-from llm.corpus.readers.containers import LIMITS, ContentError, Entry, Limits, open_entries, printable, split_suffixes
+from llm.corpus.containers import Entry, Limits, open_entries, split_suffixes
+from llm.corpus.readers.streams import ContentError, printable
+
+LIMITS = Limits()
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -68,22 +70,21 @@ def outcome(folder: Path, name: str, content: bytes, limits: Limits = LIMITS) ->
 
 def outcome_of(file: Path, name: str, limits: Limits = LIMITS) -> Outcome:
     contents, reasons = {}, {}
-    for entry in open_entries(file, name, "mine", limits):
-        if isinstance(entry, Unreadable):
-            assert entry.source == "mine"
-            assert re.match(r"wanted .*given |expected .*got ", entry.problem)
-            assert "\n" not in entry.problem
-            reasons[entry.path] = entry.reason
+    for entry in open_entries(file, name, limits):
+        if isinstance(entry.content, ContentError):
+            assert re.match(r"expected .*got ", str(entry.content))
+            assert "\n" not in str(entry.content)
+            reasons[entry.path] = entry.content.reason
             continue
         try:
-            contents[entry.path] = entry.stream.read()
+            contents[entry.path] = entry.content.read()
         except ContentError as error:
             reasons[entry.path] = error.reason
     return contents, reasons
 
 
 def copy(entry: Entry, to: io.BytesIO) -> None:
-    while block := entry.stream.read1():
+    while block := entry.content.read1():
         to.write(block)
 
 
@@ -117,10 +118,10 @@ def test_a_damaged_stream_is_named_and_what_came_before_is_kept(suffix: str, dam
         "header": (whole[:3], 0),
     }[damage]
     (tmp_path / "a").write_bytes(content)
-    entry = next(entries := open_entries(tmp_path / "a", f"a.txt{suffix}", "mine"))
-    assert not isinstance(entry, Unreadable)
+    entry = next(entries := open_entries(tmp_path / "a", f"a.txt{suffix}"))
+    assert isinstance(entry.content, io.BufferedReader)
     read = io.BytesIO()
-    with pytest.raises(ContentError, match=f"^damaged: wanted a whole {suffix} stream, given one that is cut short"):
+    with pytest.raises(ContentError, match=f"^expected a whole {suffix} stream, got one that is cut short"):
         copy(entry, read)
     assert n_kept <= read.tell()
     assert read.getvalue() == NOISE[: read.tell()]
@@ -129,9 +130,9 @@ def test_a_damaged_stream_is_named_and_what_came_before_is_kept(suffix: str, dam
 
 def test_what_is_inside_the_layers_is_named_by_the_suffixes_of_any_case(tmp_path: Path) -> None:
     (tmp_path / "A.ZIP").write_bytes(make_zip({"B.JSONL.GZ": gzip.compress(b"{}")}))
-    entry = next(entries := open_entries(tmp_path / "A.ZIP", "A.ZIP", "mine"))
-    assert not isinstance(entry, Unreadable)
-    assert (entry.path, entry.suffix, entry.stream.read()) == ("A.ZIP/B.JSONL.GZ", ".jsonl", b"{}")
+    entry = next(entries := open_entries(tmp_path / "A.ZIP", "A.ZIP"))
+    assert isinstance(entry.content, io.BufferedReader)
+    assert (entry.path, entry.suffix, entry.content.read()) == ("A.ZIP/B.JSONL.GZ", ".jsonl", b"{}")
     assert list(entries) == []
 
 
@@ -186,11 +187,11 @@ def test_a_member_may_be_compressed_itself(archive: str, suffix: str, tmp_path: 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 def test_what_is_left_unread_does_not_disturb_what_follows(make: Callable, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(make({"a.txt": NOISE, "b.txt": b"two"}))
-    entries = open_entries(tmp_path / "a", "a.zip" if make is make_zip else "a.tar", "mine")
+    entries = open_entries(tmp_path / "a", "a.zip" if make is make_zip else "a.tar")
     next(entries)
     last = next(entries)
-    assert not isinstance(last, Unreadable)
-    assert last.stream.read() == b"two"
+    assert isinstance(last.content, io.BufferedReader)
+    assert last.content.read() == b"two"
 
 
 @pytest.mark.parametrize("inner", ["b.zip", "b.tar", "b.tgz", "b.tar.xz", "b.zip.gz", "b.7z"])
@@ -347,11 +348,11 @@ class Counted(io.BytesIO):
 @pytest.mark.parametrize("suffix", [".bz2", ".zst"])
 def test_a_bomb_is_refused_in_bounded_memory_by_the_limits_that_hold_for_all(suffix: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(COMPRESS[suffix](b"\0" * 20_000_000) * 6)
-    entry = next(entries := open_entries(tmp_path / "a", f"a.txt{suffix}", "mine"))
-    assert not isinstance(entry, Unreadable)
+    entry = next(entries := open_entries(tmp_path / "a", f"a.txt{suffix}"))
+    assert isinstance(entry.content, io.BufferedReader)
     counted = Counted()
     tracemalloc.start()
-    with pytest.raises(ContentError, match="bomb: wanted at most 200 bytes from each compressed byte"):
+    with pytest.raises(ContentError, match="expected at most 200 bytes from each compressed byte"):
         copy(entry, counted)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -458,10 +459,9 @@ def test_a_file_that_may_not_be_read_is_unreadable() -> None:
         file.write_text("text")
         file.chmod(0)
         with as_nobody():
-            (found,) = open_entries(file, "a.txt", "mine")
-    assert isinstance(found, Unreadable)
-    assert found.reason == "unreadable"
-    assert found.problem == "wanted a file that can be read, given Permission denied"
+            (found,) = open_entries(file, "a.txt")
+    assert found.content.reason == "unreadable"
+    assert str(found.content) == "expected a file that can be read, got Permission denied"
 
 
 @pytest.mark.parametrize("name", ["folder", "folder.zip", "missing.txt", "missing.tar.gz", "zero\0.txt"])

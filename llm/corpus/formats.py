@@ -1,0 +1,273 @@
+"""The documents of one file of any ordinary kind, as a stream.
+
+    a.jsonl     {"text": "One."}⏎{"txt": ""}⏎ ──► RawDocument("mine", "a.jsonl:1", "One."),
+                                                  Unreadable("mine", "a.jsonl:2", "no_field", "…", 12)
+    b.zip       of c.html.gz                  ──► RawDocument("mine", "b.zip/c.html.gz", "…")
+
+`containers` removes compression and archives, `readers.encodings` makes UTF-8 of the text, `readers.rows` reads rows;
+other files are HTML or text. About one document is in memory at a time.
+"""
+
+import io
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from llm.corpus.containers import Entry, open_entries, unreadable
+from llm.corpus.document import DIALECT, DOUBTFUL_ENCODING, FileNote, Found, RawDocument, Unreadable
+from llm.corpus.params import FilesSource, UrlSource
+from llm.corpus.readers.encodings import decode, open_text
+from llm.corpus.readers.rows import (
+    LIMIT_ADVICE,
+    SUFFIXES,
+    Rows,
+    check_unicode,
+    json_type,
+    parse_json,
+    rows_of,
+    too_long,
+)
+from llm.corpus.readers.streams import BUFFER_BYTES, ContentError, one_line
+
+# What a page does not show; resiliparse itself leaves out scripts, styles and templates.
+INVISIBLE = ["head", "title", "script", "style", "template", "[hidden]"] + [
+    f'[style*="{rule}" i]'
+    for rule in ("display:none", "display: none", "display : none", "visibility:hidden", "visibility: hidden")
+]
+NEWLINE = rb"(?>\r\n|\r|\n)"
+
+Text = tuple[str, str | ContentError, int]  # what follows the path (":3"), the text or why there is none, its bytes
+
+
+def read_file(file: Path, path: str, source: FilesSource | UrlSource, max_document_bytes: int) -> Iterator[Found]:
+    """Yield the documents of `file`, and all that gives none; nothing that the file holds raises an error.
+
+    `path` is the file's name in the documents' paths, and its suffixes decide how it is read. Reasons beside
+    those of `containers.open_entries`: empty, not_text, unsupported_format, unclear_encoding, too_long, bad_row,
+    no_field, not_unicode.
+    """
+    for entry in open_entries(file, path):
+        yield from read_entry(entry, source, max_document_bytes)
+
+
+def read_entry(entry: Entry, source: FilesSource | UrlSource, max_document_bytes: int) -> Iterator[Found]:
+    """Yield the documents of a file in its container."""
+    is_empty = True
+    try:
+        if isinstance(entry.content, ContentError):
+            raise entry.content
+        for found in _read(entry, entry.content, source, max_document_bytes):
+            is_empty = is_empty and isinstance(found, FileNote)
+            yield found
+        if is_empty:
+            raise ContentError("empty", "expected text, got none")
+    except (ContentError, OSError) as error:
+        problem = error if isinstance(error, ContentError) else unreadable(error)
+        yield Unreadable(source.name, entry.path, problem.reason, str(problem), entry.n_bytes)
+
+
+def _read(
+    entry: Entry, stream: io.BufferedReader, source: FilesSource | UrlSource, max_document_bytes: int
+) -> Iterator[Found]:
+    if not stream.peek(1):
+        return
+    if entry.suffix == ".parquet" and not stream.seekable():
+        with tempfile.TemporaryFile() as spool:
+            shutil.copyfileobj(stream, spool, BUFFER_BYTES)
+            spool.seek(0)
+            yield from _read(entry, spool, source, max_document_bytes)  # type: ignore[arg-type]
+        return
+    if entry.suffix != ".parquet":
+        assert not isinstance(source.encoding, dict)  # `list_units` has chosen the file's own
+        stream, encoding = open_text(stream, entry.suffix, source.encoding)
+        if encoding.doubt:
+            yield FileNote(source.name, entry.path, DOUBTFUL_ENCODING, ", ".join(encoding))
+    field = source.text_field
+    if entry.suffix in SUFFIXES and (entry.suffix != ".json" or _has_rows(stream.peek(1), field)):
+        rows = rows_of(stream, entry.suffix, column=field, max_row_bytes=2 * max_document_bytes)
+        if rows.dialect and rows.dialect.delimiter != ",":
+            yield FileNote(source.name, entry.path, DIALECT, str(rows.dialect))
+        column = rows.columns.index(field) if rows.columns else 0
+        texts: Iterator[Text] = (
+            (f":{row.number}", _attempt(_row_text, row, field, column), row.n_bytes) for row in rows
+        )
+    else:
+        texts = READERS.get(entry.suffix, _read_text)(stream, source, max_document_bytes)
+    for place, text, n_bytes in texts:
+        yield _document(source.name, entry.path + place, text, n_bytes, max_document_bytes)
+
+
+def _attempt(read: Callable[..., str], *arguments: Any) -> str | ContentError:
+    try:
+        return read(*arguments)
+    except ContentError as error:
+        return error
+
+
+def _document(source: str, path: str, text: str | ContentError, n_bytes: int, limit: int) -> RawDocument | Unreadable:
+    # A character has at most four bytes: only long texts are encoded to be measured.
+    if isinstance(text, str) and len(text) > limit // 4 and len(text.encode()) > limit:
+        text = too_long("a document", len(text.encode()), limit)
+    if isinstance(text, ContentError):
+        return Unreadable(source, path, text.reason, str(text), n_bytes)
+    return RawDocument(source, path, text)
+
+
+# Rows.
+
+
+def _has_rows(head: bytes, field: str) -> bool:
+    """Return whether a .json is an array of objects, or its first line an object with the field, or two objects."""
+    if re.match(rb"\s*\[\s*[{\]]", head):
+        return True
+    rows: list[object] = []
+    for line in head.lstrip().split(b"\n", 2)[:2]:
+        with suppress(ValueError, RecursionError):
+            rows.append(json.loads(line.decode("utf-8", "replace")))
+    objects = [row for row in rows if isinstance(row, dict)]
+    return len(objects) == 2 or (len(objects) == 1 and field in objects[0])
+
+
+def _row_texts(rows: Rows, field: str) -> Iterator[Text]:
+    column = rows.columns.index(field) if rows.columns else 0
+    for row in rows:
+        yield f":{row.number}", _attempt(_row_text, row, field, column), row.n_bytes
+
+
+def _row_text(row: Any, field: str, column: int) -> str:
+    if row.problem:
+        raise row.problem
+    if isinstance(row.values, list):
+        check_unicode([row.values[column]])
+        return str(row.values[column])
+    return _field_text(row.values, field)
+
+
+def _field_text(row: Any, field: str) -> str:
+    """Return the text of a JSON object; ContentError where it has none."""
+    if row.get(field) is None:
+        got = "null" if field in row else one_line(", ".join(row)) or "none"
+        raise ContentError("no_field", f"expected a field {field}, got {got}")
+    if not isinstance(text := row[field], str):
+        raise ContentError("not_text", f"expected a string in the field {field}, got {json_type(text)}")
+    check_unicode({field: text})
+    return text
+
+
+# Text, HTML, Python and other JSON: one document a file, or those between separators.
+
+
+def _read_text(stream: io.BufferedReader, source: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
+    if source.separator is None:
+        yield from _whole_document(stream, limit, f"{LIMIT_ADVICE} or name a separator:")
+        return
+    pieces = _split(stream, source.separator.encode(), limit)
+    for number, (piece, n_bytes, is_last) in enumerate(pieces, 1):
+        place = "" if number == 1 and is_last else f":{number}"  # `is_undivided` reads this
+        if n_bytes > limit:
+            yield place, too_long("a document", n_bytes, limit), n_bytes
+        elif piece and not piece.isspace():
+            yield place, _attempt(decode, piece), n_bytes
+
+
+def is_undivided(path: str) -> bool:
+    """Return whether a document's path is that of a whole file: with a `separator`, one in which it does not occur.
+
+    >>> is_undivided("a.txt"), is_undivided("a.txt:1")
+    (True, False)
+    """
+    return re.search(r":\d+$", path) is None
+
+
+def _read_python(stream: io.BufferedReader, _: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
+    yield from _whole_document(stream, limit)
+
+
+def _read_object(stream: io.BufferedReader, source: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
+    """Yield the field of one JSON object, or else the text of the file as it is."""
+    for place, whole, n_bytes in _whole_document(stream, limit):
+        field = _attempt(_object_text, whole, source.text_field) if isinstance(whole, str) else whole
+        yield place, field if isinstance(field, str) else whole, n_bytes
+
+
+def _object_text(content: str, field: str) -> str:
+    value = parse_json(content.encode())
+    return _field_text(value if isinstance(value, dict) else {}, field)
+
+
+def _read_html(stream: io.BufferedReader, _: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
+    from resiliparse.extract.html2text import extract_plain_text
+
+    off = dict.fromkeys(("main_content", "list_bullets", "alt_texts", "links", "form_fields", "noscript"), False)
+    for place, page, n_bytes in _whole_document(stream, limit):
+        if isinstance(page, ContentError):
+            yield place, page, n_bytes
+        elif text := extract_plain_text(page, preserve_formatting=True, skip_elements=INVISIBLE, **off):
+            yield place, text, n_bytes
+
+
+READERS: dict[str, Callable[[io.BufferedReader, FilesSource | UrlSource, int], Iterator[Text]]] = {
+    ".json": _read_object,
+    ".html": _read_html,
+    ".htm": _read_html,
+    ".xhtml": _read_html,
+    ".py": _read_python,
+}
+
+
+def _whole_document(stream: io.BufferedReader, limit: int, advice: str = LIMIT_ADVICE) -> Iterator[Text]:
+    content = stream.read(limit + 1)
+    if len(content) <= limit:
+        if content:
+            yield "", _attempt(decode, content), len(content)
+        return
+    n_bytes = len(content)
+    while block := stream.read1(BUFFER_BYTES):
+        n_bytes += len(block)
+    yield "", too_long("a document", n_bytes, limit, advice), n_bytes
+
+
+def _split(stream: io.BufferedReader, separator: bytes, limit: int) -> Iterator[tuple[bytes, int, bool]]:
+    """Yield the bytes between separators, without a newline next to one; their length; whether they are the last.
+
+    Bytes that are too many are not kept. A newline in the separator is any newline of the file's: CRLF, CR or LF.
+    """
+    room = limit + len(b"\r\n\r\n")  # the newlines that are stripped
+    blocks: list[bytes] = []
+    n_bytes, is_first = 0, True
+    for block, is_end, is_last in _blocks(stream, separator):
+        n_bytes += len(block)
+        blocks = [*blocks, block] if n_bytes <= room else []
+        if not is_end:
+            continue
+        piece = b"".join(blocks)
+        if n_bytes <= room:
+            piece = piece if is_first else re.sub(rb"\A" + NEWLINE, b"", piece)
+            piece = piece if is_last else re.sub(NEWLINE + rb"\Z", b"", piece)
+            n_bytes = len(piece)
+        yield piece, n_bytes, is_last
+        blocks, n_bytes, is_first = [], 0, False
+
+
+def _blocks(stream: io.BufferedReader, separator: bytes) -> Iterator[tuple[bytes, bool, bool]]:
+    """Yield bytes between separators, whether a separator or the end follows, and whether it is the end."""
+    lines = re.split(rb"\r\n|\r|\n", separator)
+    pattern = re.compile(NEWLINE.join(map(re.escape, lines)))
+    longest = len(separator) + len(lines)  # a newline of the file may be longer by a byte
+    begun = b""  # too short for a separator, but one may begin there
+    while block := stream.read1(BUFFER_BYTES):
+        text = begun + block
+        held = text[-1:] if len(lines) > 1 and text.endswith(b"\r") else b""  # its "\n" may follow
+        *ends, rest = pattern.split(text.removesuffix(held))
+        yield from ((end, True, False) for end in ends)
+        cut = max(len(rest) - longest + 1, 0)
+        yield rest[:cut], False, False
+        begun = rest[cut:] + held
+    *ends, rest = pattern.split(begun)
+    yield from ((end, True, False) for end in ends)
+    yield rest, True, True

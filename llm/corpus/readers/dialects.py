@@ -1,0 +1,156 @@
+r"""The dialect of CSV and TSV files: which character separates cells, and whether quotes enclose them.
+
+ham⇥"Hello there⏎     find_dialect ──► Dialect("\t", quoted=False): separated by tabs, quotes are text
+spam⇥Win a prize⏎     read_cells   ──► Cells(1, ["ham", '"Hello there']), Cells(2, ["spam", "Win a prize"])
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+SAMPLE_ROWS = 100  # that decide on the delimiter
+# A quoted cell whose lines look like rows, with at least this many delimiters in them, has a quote that is not closed.
+SWALLOWED_DELIMITERS = 10
+QUOTED_FIELD = re.compile(r'"(?:[^"]|"")*"\s*')
+UNCLOSED = "expected a quote that closes the cell, got the end of the file"
+
+
+class Cells(NamedTuple):
+    """The line in which a row begins and the row's cells, or the problem because of which it has none."""
+
+    line: int
+    values: list[str]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How rows are separated. Where they are not `quoted`, a quote is text and each line is a row."""
+
+    delimiter: str
+    quoted: bool = True
+    has_separator_line: bool = False  # Excel's sep=; before the header
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of csv.reader and csv.writer."""
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+        return {"delimiter": self.delimiter, "quoting": quoting, "quotechar": '"' if self.quoted else None}
+
+    def __str__(self) -> str:
+        quotes = "quotes enclose cells" if self.quoted else "quotes are text"
+        return f"separated by {DELIMITERS.get(self.delimiter, self.delimiter)}, {quotes}"
+
+
+def find_dialect(open_lines: Callable[[], Iterable[str]], suffix: str, is_whole: bool = True) -> Dialect:
+    """Return a file's dialect: the delimiter by its first rows, whether quotes enclose cells by all lines.
+
+    `open_lines` returns the lines from the first one at each call; the last one may be cut unless the file `is_whole`.
+    A .tsv is separated by tabs, a .csv by the character that divides its first rows evenly. Where tabs separate,
+    quotes are text if that leaves fewer rows with a wrong number of cells, or as many and a quote is not closed within
+    its cell. Otherwise they enclose cells (RFC 4180).
+    """
+    first = next(iter(open_lines()), "").strip("\r\n")
+    if named := re.fullmatch(r'"?sep=(.)"?', first, flags=re.IGNORECASE):
+        delimiter = named[1]
+    else:
+        delimiter = "\t" if suffix == ".tsv" else _find_delimiter(open_lines)
+    quoted = delimiter != "\t" or _is_quoted(open_lines, delimiter, is_whole)
+    return Dialect(delimiter, quoted, has_separator_line=named is not None)
+
+
+def _find_delimiter(open_lines: Callable[[], Iterable[str]]) -> str:
+    """Return the delimiter by which most of the first rows have as many cells as the first one, or else a comma."""
+    csv.field_size_limit((1 << 31) - 1)
+    agreeing = dict.fromkeys(DELIMITERS, 0.0)
+    for delimiter in DELIMITERS:
+        try:
+            sizes = [len(row) for row in islice(csv.reader(open_lines(), delimiter=delimiter), SAMPLE_ROWS) if row]
+        except csv.Error:
+            continue
+        if sizes and sizes[0] > 1:
+            agreeing[delimiter] = sizes.count(sizes[0]) / len(sizes)
+    return max(agreeing, key=lambda delimiter: agreeing[delimiter])
+
+
+def _is_quoted(open_lines: Callable[[], Iterable[str]], delimiter: str, is_whole: bool) -> bool:
+    n_fields, n_bad, has_quotes, has_lone_quotes = 0, 0, False, False
+    for line in open_lines():
+        fields = line.rstrip("\r\n").split(delimiter)
+        n_fields = n_fields or (len(fields) if line.strip() else 0)
+        n_bad += bool(line.strip()) and len(fields) != n_fields
+        quoted = [field for field in fields if field.startswith('"')]
+        has_quotes = has_quotes or bool(quoted)
+        has_lone_quotes = has_lone_quotes or not all(map(QUOTED_FIELD.fullmatch, quoted))
+    if not has_quotes:
+        return False
+    n_bad_quoted = 0
+    for row in read_cells(open_lines(), Dialect(delimiter), refuse_swallowed=False):
+        is_bad = bool(row.problem) and (is_whole or row.problem != UNCLOSED)
+        n_bad_quoted += is_bad or sum(_lines_like_rows(row.values, n_fields, delimiter))
+    if n_bad != n_bad_quoted:
+        return n_bad_quoted < n_bad
+    return n_bad == 0 or not has_lone_quotes
+
+
+def read_cells(lines: Iterable[str], dialect: Dialect, refuse_swallowed: bool = True) -> Iterator[Cells]:
+    """Yield the rows without blank ones; each with a problem that differs from the first one in its number of cells.
+
+    A row with a broken quote has a problem too, and one in which a quote seems to enclose the rows that follow it. No
+    line is read before its row is requested.
+    """
+    csv.field_size_limit((1 << 31) - 1)  # a cell may be a whole document
+    reader = csv.reader(lines, strict=dialect.quoted, **dialect.options)
+    if dialect.has_separator_line:
+        next(reader, None)
+    n_fields = 0
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            is_unclosed = "unexpected end of data" in str(error)
+            yield Cells(line, [], UNCLOSED if is_unclosed else f"expected quotes around a whole cell, got {error}")
+            continue
+        if not fields or (len(fields) == 1 and fields[0].isspace()):
+            continue
+        n_fields = n_fields or len(fields)
+        problem = _count_problem(fields, n_fields)
+        if not problem and refuse_swallowed and reader.line_num > line:
+            problem = _swallowed_problem(fields, n_fields, dialect.delimiter)
+        yield Cells(line, [] if problem else fields, problem)
+
+
+def _count_problem(fields: list[str], n_fields: int) -> str:
+    if len(fields) == n_fields:
+        return ""
+    return f"expected {n_fields} field{'s' * (n_fields > 1)}, as in the first row, got {len(fields)}"
+
+
+def _swallowed_problem(fields: list[str], n_fields: int, delimiter: str) -> str:
+    like_rows = _lines_like_rows(fields, n_fields, delimiter)
+    n_swallowed = sum(like_rows) if all(like_rows[:-1]) else 0  # the last line may be the rest of a cell
+    if n_swallowed * (n_fields - 1) < SWALLOWED_DELIMITERS:
+        return ""
+    return f"expected a quote that closes its cell, got one that encloses {n_swallowed} rows"
+
+
+def _lines_like_rows(fields: list[str], n_fields: int, delimiter: str) -> list[bool]:
+    """Return, for each line but the first of the first cell with several, whether it looks like a row.
+
+    A cell with a quote in it was enclosed on purpose, for its quotes are doubled.
+    """
+    cells = [cell for cell in fields if "\n" in cell and '"' not in cell] if n_fields > 1 else []
+    lines = cells[0].split("\n")[1:] if cells else []
+    return [_is_row(line.split(delimiter), n_fields) for line in lines if line.strip()]
+
+
+def _is_row(fields: list[str], n_fields: int) -> bool:
+    """Return whether a line has as many cells, and of two both are filled; a line of verse may end in a comma."""
+    return len(fields) == n_fields and bool(fields[0].strip()) and bool(n_fields > 2 or fields[1].strip())

@@ -1,0 +1,84 @@
+"""Streams of bytes, and the error for content that cannot be read."""
+
+import io
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+BUFFER_BYTES = 1 << 18
+
+
+def open_buffered(path: Path) -> io.BufferedReader:
+    """Open a file with a buffer that `peek` fills."""
+    return io.BufferedReader(io.FileIO(path), BUFFER_BYTES)
+
+
+class ContentError(Exception):
+    """Content that cannot be read: `reason` is a word to count by, the text a line that says what was expected."""
+
+    def __init__(self, reason: str, problem: str) -> None:
+        super().__init__(problem)
+        self.reason = reason
+
+
+class ChunkStream(io.RawIOBase):
+    """Present an iterator of chunks of bytes as a file.
+
+    >>> io.BufferedReader(ChunkStream(iter([b"one ", b"two"]))).read(6)
+    b'one tw'
+    """
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+        self.failure: ContentError | None = None
+
+    def readable(self) -> bool:
+        """Return True, as a buffer requires."""
+        return True
+
+    def buffered(self) -> io.BufferedReader:
+        """Return the stream with a buffer, which `peek` fills."""
+        return io.BufferedReader(self, BUFFER_BYTES)
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill the buffer. An error is raised only when all bytes before it were returned, and then by every read."""
+        room = memoryview(buffer).cast("B")
+        n_bytes = 0
+        while n_bytes < len(room) and self._has_rest():
+            n_more = min(len(room) - n_bytes, len(self._rest))
+            room[n_bytes : n_bytes + n_more] = self._rest[:n_more]
+            self._rest = self._rest[n_more:]
+            n_bytes += n_more
+        if self.failure and not n_bytes:
+            raise self.failure
+        return n_bytes
+
+    def _has_rest(self) -> bool:
+        try:
+            while not self._rest and not self.failure:
+                self._rest = memoryview(next(self._chunks))
+        except StopIteration:
+            return False
+        except ContentError as error:
+            self.failure = error
+        return bool(self._rest)
+
+
+def printable(text: str) -> str:
+    r"""Return the text on one line and in Unicode, with control characters and undecodable bytes escaped.
+
+    >>> printable("a\nb")
+    'a\\nb'
+    """
+    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], text)
+
+
+def one_line(problem: object) -> str:
+    """Return a library's message on one line of at most 200 characters."""
+    return printable(textwrap.shorten(str(problem), 200, placeholder="…"))
