@@ -22,7 +22,7 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     """
     if not preset.is_file():
         known = ", ".join(sorted(path.stem for path in preset.parent.glob("*.yaml"))) or "none"
-        raise UserError(f"preset: wanted one of {known}, given {preset.stem}")
+        raise UserError(f"preset: expected one of {known}, got {preset.stem}")
     yaml = YAML()
     # As written in the file; ruamel.yaml itself writes nothing for null.
     yaml.representer.add_representer(

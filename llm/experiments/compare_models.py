@@ -1,12 +1,13 @@
-"""Causal language models in local Hugging Face folders, or in our own words → bits per byte of the same texts.
+"""Compare causal language models on the same texts by bits per byte, each with its own tokenizer.
 
-    document ──the model's own tokenizer──► ids ──start id before, plan_spans──► overlapping windows ──► nats a token
+    document ──the model's tokenizer──► ids ──start id before, plan_spans──► overlapping windows ──► nats per token
 
-Models cut a text into other tokens and end it in other ways. So the sum of nats is divided by the text's bytes, and
-only a document's own tokens are scored, each once and after its own document alone: its end is not, since some models
-learnt to predict it and others did not. `llm.evaluate.likelihood` scores the ends too: its figures stand apart.
+Tokenizers cut a text differently, so the sum of nats is divided by the text's bytes. Only a document's own tokens are
+scored, each once and after its own document alone. Its end is not, since some models have not learned to predict one:
+the figures of `llm.evaluate.likelihood`, which include ends, do not compare.
 """
 
+import json
 import math
 import textwrap
 from collections.abc import Callable
@@ -15,61 +16,63 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.core.tables import iterate_rows
 from llm.evaluate.likelihood import Span, plan_spans
-from llm.model.gpt import GPT
+from llm.model.weights import load_model
+from llm.tokens.special import END_OF_TEXT
 
 # Logits of one forward pass, 1 GiB in float32: a vocabulary of 150,000 fills memory long before a batch is full.
 MAX_LOGITS = 1 << 28
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-
-OpenNative = Callable[[Path], GPT | None]  # our model of a folder that Transformers cannot load; None for all others
+TOKENIZER = Path("data/tokenizer/tokenizer.json")
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model needs for the texts, and its size."""
+    """The bits per byte of a model on the texts, and its size."""
 
     bits_per_byte: float
     tokens: int  # of the texts, all scored
     bytes_per_token: float
     parameters: int  # a tied head counts once
     context: int  # tokens of a window
-    lossy_documents: int  # whose tokens do not decode back to the text: bits per byte flatter
+    lossy_documents: int  # whose tokens do not decode to the text, which flatters bits per byte
 
 
 @dataclass(frozen=True)
 class _Model:
-    """What is asked of a model, whoever computes it."""
+    """A model and its tokenizer, whichever library computes it."""
 
-    logits: Callable[[torch.Tensor], torch.Tensor]  # of ids (B, T) → (B, T, V)
+    logits: Callable[[Tensor], Tensor]  # ids (B, T) → (B, T, V)
+    tokenizer: Any
     vocab_size: int
     n_embeddings: int
-    positions: int | None  # that it was made for; None where it has no such limit
+    context_length: int | None  # None where positions have no limit
     parameters: int
 
 
 def read_texts(path: Path, max_bytes: int | None = None) -> list[str]:
-    """The texts of a corpus table in order, up to `max_bytes` of UTF-8: the last one is cut between characters.
+    """Return the texts of a corpus table in order, up to `max_bytes` of UTF-8: the last one is cut between characters.
 
-    UserError where the file is no such table, or holds no text.
+    UserError for another table, or without text.
     """
-    texts, left = [], max_bytes
+    texts, left = [], math.inf if max_bytes is None else max_bytes
     for row in iterate_rows(path, ["text"]):
         if not isinstance(row.get("text"), str):
-            raise UserError(f"{path}: wanted a column text of strings, given a row without")
-        text = row["text"] if left is None else row["text"].encode()[:left].decode(errors="ignore")
-        if text:
+            raise UserError(f"{path}: expected a column text of strings, got a row without")
+        encoded = row["text"].encode()
+        if text := row["text"] if len(encoded) <= left else encoded[: int(left)].decode(errors="ignore"):
             texts.append(text)
-        left = left if left is None else left - len(row["text"].encode())
-        if left is not None and left <= 0:
+        left -= len(encoded)
+        if left <= 0:
             break
     if not texts:
-        raise UserError(f"{path}: wanted text to score, given none")
+        raise UserError(f"{path}: expected text to score, got none")
     return texts
 
 
@@ -78,39 +81,40 @@ def score_folder(
     folder: Path,
     texts: list[str],
     machine: Machine,
-    stride_share: float = 0.75,
+    stride_fraction: float = 0.75,
     batch_size: int = 8,
     max_context: int = 1024,
-    open_native: OpenNative = lambda folder: None,
+    tokenizer_file: Path = TOKENIZER,
 ) -> Score:
-    """Score a folder that Transformers can load, or `open_native`: no custom code is run, nothing is fetched.
+    """Score a Hugging Face folder, or weights such as models/pretrained with `tokenizer_file`. No custom code runs.
 
-    A window has the model's context length, `max_context` at most, and scores `stride_share` of it anew. Before a
-    document stands the tokenizer's BOS token or, where it has none, its EOS token. Special tokens inside a text are
-    ordinary text. Weights are float32, matrices are multiplied in the machine's precision.
-
-    UserError where the folder is no causal language model with its tokenizer.
+    A window has the model's context length, at most `max_context`, and `stride_fraction` of it are new. A document is
+    preceded by the tokenizer's BOS token, or else its EOS token; special tokens in a text are ordinary text. Weights
+    are float32, products in the machine's precision. UserError for anything but a causal language model.
     """
     n_bytes = sum(len(text.encode()) for text in texts)
     assert n_bytes, "no text to score"
-    ours = open_native(folder) if (folder / "config.json").is_file() else None
-    model, tokenizer = _load(folder, machine) if ours is None else (_ask_ours(ours, machine), _load_tokenizer(folder))
-    start = _start_id(tokenizer, folder)
+    model = _load(folder, tokenizer_file, machine)
+    start = _start_id(model.tokenizer, folder)
     documents, lossy = [], 0
     for text in texts:
-        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        lossy += tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text
+        ids = model.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        lossy += model.tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text
         documents.append(torch.tensor([start, *ids]))
     if (highest := int(max(ids.max() for ids in documents))) >= model.n_embeddings:
         raise UserError(
-            f"{folder}: wanted token ids below the model's {model.n_embeddings} embeddings, given {highest}"
+            f"{folder}: expected token ids below the model's {model.n_embeddings} embeddings, got {highest}"
         )
     if not (n_tokens := sum(len(ids) - 1 for ids in documents)):
-        raise UserError(f"{folder}: wanted a tokenizer that has tokens for the texts, given none")
+        raise UserError(f"{folder}: expected a tokenizer that has tokens for the texts, got none")
     _check_causal(model, start, folder, machine)
-    context = min(model.positions or max_context, max_context)
-    stride = max(round(stride_share * context), 1)
-    nats = _total_nats(model, documents, context, stride, batch_size, machine, folder.name)
+    context = min(model.context_length or max_context, max_context)
+    windows = [
+        (ids, span)
+        for ids in documents
+        for span in plan_spans(len(ids), context, max(round(stride_fraction * context), 1))
+    ]
+    nats = _total_nats(model, windows, batch_size, machine, folder.name)
     return Score(
         bits_per_byte=round(nats / math.log(2) / n_bytes, 5),
         tokens=n_tokens,
@@ -121,112 +125,108 @@ def score_folder(
     )
 
 
-def compare(
-    folders: list[Path], texts: list[str], machine: Machine, open_native: OpenNative = lambda folder: None
-) -> str:
-    """A table in plain text, a row a model, the lowest bits per byte first. UserError as `score_folder`."""
-    scores = {folder: score_folder(folder, texts, machine, open_native=open_native) for folder in folders}
-    width = max(len("model"), *(len(str(folder)) for folder in folders))
-    head = ("bits per byte", "bytes a token", "tokens", "parameters", "context")
-    lines = [f"{'model':<{width}}" + "".join(f"{name:>15}" for name in head)]
-    for folder, score in sorted(scores.items(), key=lambda pair: pair[1].bits_per_byte):
-        figures = f"{score.bits_per_byte:>15.4f}{score.bytes_per_token:>15.3f}"
-        counts = (score.tokens, score.parameters, score.context)
-        lines.append(f"{folder!s:<{width}}{figures}" + "".join(f"{count:>15,}" for count in counts))
-    for folder, score in scores.items():
-        if score.lossy_documents:
-            lines.append(
-                f"{folder}: the tokens of {score.lossy_documents:,} of {len(texts):,} documents do not hold all of "
-                "the text, its bits per byte flatter"
-            )
+def compare(folders: list[Path], texts: list[str], machine: Machine, tokenizer_file: Path = TOKENIZER) -> str:
+    """Return a table as text, the lowest bits per byte first. UserError as `score_folder`."""
+    import pandas as pd
+
+    scores = {folder: score_folder(folder, texts, machine, tokenizer_file=tokenizer_file) for folder in folders}
+    best_first = sorted(scores.items(), key=lambda pair: pair[1].bits_per_byte)
+    rows = [
+        [
+            f"{of.bits_per_byte:.4f}",
+            f"{of.bytes_per_token:.3f}",
+            f"{of.tokens:,}",
+            f"{of.parameters:,}",
+            f"{of.context:,}",
+        ]
+        for _, of in best_first
+    ]
+    columns = pd.Index(["bits per byte", "bytes per token", "tokens", "parameters", "context"], name="model")
+    table = pd.DataFrame(rows, index=[str(folder) for folder, _ in best_first], columns=columns)
+    lossy = [
+        f"{folder}: the tokens of {of.lossy_documents:,} of {len(texts):,} documents do not decode to the text, which "
+        "flatters bits per byte"
+        for folder, of in scores.items()
+        if of.lossy_documents
+    ]
     n_bytes = sum(len(text.encode()) for text in texts)
-    lines.append(f"{len(texts):,} documents, {n_bytes:,} bytes; the ends of documents are not scored")
-    return "\n".join(lines)
+    last = f"{len(texts):,} documents, {n_bytes:,} bytes; the ends of documents are not scored"
+    return "\n".join([table.to_string(), *lossy, last])
 
 
-def _load(folder: Path, machine: Machine) -> tuple[_Model, Any]:
-    """A model that Transformers has an architecture for, and its tokenizer."""
-    from transformers import AutoModelForCausalLM
+def _load(folder: Path, tokenizer_file: Path, machine: Machine) -> _Model:
+    """Load our own weights, which have no tokenizer beside them, or a folder that Transformers can load."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils import logging
 
-    # Without this a folder that is not there would be looked up as a name in the Hub's cache.
+    # Without this check a missing folder would be looked up as a name in the Hub's cache.
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: wanted a Hugging Face folder, it has no config.json")
+        raise UserError(f"{folder}: expected a Hugging Face folder, got no config.json")
+    if _is_own_weights(folder):
+        gpt = load_model(folder).eval().to(machine.device)
+        own = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), eos_token=END_OF_TEXT)
+        size, context = gpt.config.vocab_size, gpt.config.context_length
+        return _Model(gpt, own, size, size, context, gpt.n_parameters())
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # a missing weight is said below, in one line
+    logging.set_verbosity_error()  # missing weights are reported below, in one line
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, **LOCAL
         )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
     except Exception as error:  # the library raises whatever its parts raise
-        raise _unlike(folder, error) from None
+        problem = textwrap.shorten(str(error), 200)
+        raise UserError(f"{folder}: expected a causal language model and its tokenizer, got: {problem}") from None
     model, found = loaded
-    # The library would draw missing weights at random and go on.
+    # The library would draw missing weights at random and continue.
     if missing := sorted(found["missing_keys"]):
-        raise UserError(f"{folder}: wanted all weights of a causal language model, {', '.join(missing[:3])} missing")
-    tokenizer = _load_tokenizer(folder)
+        raise UserError(f"{folder}: expected all weights of a causal language model, {', '.join(missing[:3])} missing")
     model, shape = model.eval().to(machine.device), model.config.get_text_config()
-    asked = _Model(
-        # The mask is of ones, and only said so that the library does not guess one.
+    return _Model(
+        # The mask is all ones, and given only so that the library does not guess one.
         logits=lambda ids: model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits,
+        tokenizer=tokenizer,
         vocab_size=shape.vocab_size,
         n_embeddings=model.get_input_embeddings().weight.shape[0],
-        positions=getattr(shape, "max_position_embeddings", None),
+        context_length=getattr(shape, "max_position_embeddings", None),
         parameters=sum(weight.numel() for weight in model.parameters()),
     )
-    return asked, tokenizer
 
 
-def _ask_ours(model: GPT, machine: Machine) -> _Model:
-    model, shape = model.eval().to(machine.device), model.config
-    return _Model(model, shape.vocab_size, shape.vocab_size, shape.context_length, model.n_parameters())
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
+def _is_own_weights(folder: Path) -> bool:
     try:
-        return AutoTokenizer.from_pretrained(folder, **LOCAL)
-    except Exception as error:  # as above
-        raise _unlike(folder, error) from None
-
-
-def _unlike(folder: Path, error: Exception) -> UserError:
-    problem = textwrap.shorten(str(error), 200)
-    return UserError(f"{folder}: wanted a causal language model and its tokenizer, {problem}")
+        content = json.loads((folder / "config.json").read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "family" in content and "model_type" not in content
 
 
 def _start_id(tokenizer: Any, folder: Path) -> int:
-    """The id that stands before a document, so that its first token too has something to follow."""
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    raise UserError(f"{folder}: wanted a tokenizer with a BOS or an EOS token, given neither")
+    """Return the id before a document, so that its first token too has something to follow."""
+    found = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
+    if not found:
+        raise UserError(f"{folder}: expected a tokenizer with a BOS or an EOS token, got neither")
+    return int(found[0])
 
 
 def _check_causal(model: _Model, start: int, folder: Path, machine: Machine) -> None:
-    """A model that sees the tokens it has to predict scores next to nothing, and Transformers loads it all the same."""
-    ids = torch.tensor([[start, 0], [start, 1]], device=machine.device)
-    first, second = model.logits(ids)[:, 0]
+    """Refuse a model that sees its targets: its loss is meaningless, and Transformers loads it all the same."""
+    first, second = model.logits(torch.tensor([[start, 0], [start, 1]], device=machine.device))[:, 0]
     if not torch.allclose(first, second, atol=1e-4, rtol=1e-4):
-        raise UserError(f"{folder}: wanted a causal language model, its predictions change with the tokens after them")
+        raise UserError(
+            f"{folder}: expected a causal language model, its predictions change with the tokens after them"
+        )
 
 
 def _total_nats(
-    model: _Model,
-    documents: list[torch.Tensor],
-    context: int,
-    stride: int,
-    batch_size: int,
-    machine: Machine,
-    label: str,
+    model: _Model, windows: list[tuple[Tensor, Span]], batch_size: int, machine: Machine, label: str
 ) -> float:
-    """The cost of all ids of all documents but the first of each, in nats."""
-    windows = [(ids, span) for ids in documents for span in plan_spans(len(ids), context, stride)]
-    # The longest first: those of a batch are about as long as each other, and too large a batch fails at once.
-    windows.sort(key=lambda window: -window[1].last)
+    """Return the sum of nats of the new targets of all windows."""
+    # The longest first: a batch then has windows of like lengths, and one that is too large fails at once.
+    windows = sorted(windows, key=lambda window: -window[1].last)
     total, at = 0.0, 0
-    with tqdm(total=sum(len(ids) - 1 for ids in documents), desc=label, unit=" tokens", unit_scale=True) as bar:
+    n_targets = sum(span.last - span.first for _, span in windows)
+    with tqdm(total=n_targets, desc=label, unit=" tokens", unit_scale=True) as bar:
         while at < len(windows):
             n_rows = max(min(batch_size, MAX_LOGITS // (windows[at][1].last * model.vocab_size)), 1)
             batch = windows[at : at + n_rows]
@@ -236,13 +236,12 @@ def _total_nats(
     return total
 
 
-def _batch_nats(model: _Model, batch: list[tuple[torch.Tensor, Span]], machine: Machine) -> float:
-    """The cost of the new targets of a batch of windows; the first window is the longest."""
+def _batch_nats(model: _Model, batch: list[tuple[Tensor, Span]], machine: Machine) -> float:
+    """Return the sum of nats of the new targets of a batch, whose first window is the longest."""
     ids = torch.zeros(len(batch), batch[0][1].last + 1, dtype=torch.int64)  # (B, T + 1)
     for row, (document, span) in zip(ids, batch, strict=True):
         tokens = document[span.start : span.start + span.last + 1]
-        # A shorter window goes on to the others' length: nothing that comes later moves a score.
-        row[: len(tokens)] = tokens
+        row[: len(tokens)] = tokens  # padding comes later and so changes no score
     ids = ids.to(machine.device)
     with machine.autocast():
         logits = model.logits(ids[:, :-1])

@@ -1,9 +1,9 @@
-r"""The stage cloze's tasks through EleutherAI's lm-evaluation-harness, beside our own figures for the same items.
+r"""Score the stage cloze's tasks with EleutherAI's lm-evaluation-harness, beside our own figures for the same items.
 
-    a Hugging Face folder ─┬─ Transformers, lm_eval ──► log-probabilities, acc, acc_norm ─┐
-    data/cloze/*.yaml     ─┴─ our model, llm.evaluate.cloze ──► the same ─────────────────┴─► a table; do they agree?
+    a Hugging Face folder ─┬─ Transformers, lm_eval ──► log-probabilities and accuracies ─┐
+    data/cloze/*.yaml     ─┴─ our model, llm.evaluate.cloze ──► the same ─────────────────┴─► a table
 
-The package `lm_eval` is optional: `make extras`. Nothing is fetched. The harness's own command line reads the same
+The package `lm_eval` is optional: `make extras`. Nothing is downloaded. The harness's own command line reads the same
 files, from the root of the project:
 
     lm_eval --model hf --model_args pretrained=models/export,dtype=float32,add_bos_token=False \
@@ -27,50 +27,48 @@ from llm.evaluate.multiple_choice import Item, chance, grade, score_items
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
-SAME = 1e-9  # accuracies are whole numbers over the number of items
+TOLERANCE = 1e-9  # accuracies are whole numbers over the number of items
 
 
 class Result(NamedTuple):
-    """A task's accuracies, and the log-probabilities (C,) of each item's choices in nats."""
+    """A task's accuracies (harness: acc, acc_norm), and the log-probabilities (C,) of each item's choices in nats."""
 
-    acc: float
-    acc_norm: float
+    accuracy: float
+    accuracy_norm: float
     scores: list[list[float]]
 
 
 def read_items(tasks: Path) -> dict[str, list[Item]]:
-    """The items of each task of a folder that the stage cloze wrote; UserError where it has none."""
+    """Return the items of each task in a folder of the stage cloze; UserError where it has none."""
     files = sorted(tasks.glob("*.yaml"))
     if not files:
-        raise UserError(
-            f"{tasks}: wanted task files, there are none; metrics/cloze.json says why, or run dvc repro cloze"
-        )
+        raise UserError(f"{tasks}: expected task files, got none; metrics/cloze.json says why, or run dvc repro cloze")
     items = {}
     for file in files:
         data = file.with_suffix(".jsonl")
         if not data.is_file():
-            raise UserError(f"{file}: wanted its items beside it, there is no {data.name}")
-        # Not splitlines: a text may hold what is a line's end for that.
+            raise UserError(f"{file}: expected its items in {data.name}, got no such file")
+        # Not splitlines: it also splits at line separators inside a text.
         items[file.stem] = [Item(**json.loads(line)) for line in data.read_text(encoding="utf-8").split("\n") if line]
     return items
 
 
 def run_ours(model: GPT, tokenizer: Tokenizer, tasks: Path) -> dict[str, Result]:
-    """What our model says of each task's items; UserError where they were drawn for another model."""
+    """Score each task with our model; UserError where its items were made for another model."""
     results = {}
     for task, items in read_items(tasks).items():
         scores = score_items(model, tokenizer.encode, items)
-        right = np.array([grade(item, of_item) for item, of_item in zip(items, scores, strict=True)])
-        acc, acc_norm = right.mean(axis=0).tolist()
-        results[task] = Result(acc, acc_norm, [of_item.tolist() for of_item in scores])
+        correct = np.array([grade(item, of_item) for item, of_item in zip(items, scores, strict=True)])
+        accuracy, accuracy_norm = correct.mean(axis=0).tolist()
+        results[task] = Result(accuracy, accuracy_norm, [of_item.tolist() for of_item in scores])
     return results
 
 
 def run_harness(folder: Path, tasks: Path) -> dict[str, Result]:
-    """What lm_eval says of them, with the folder's model in Transformers, in float32 on the CPU.
+    """Score each task with lm_eval and the folder's model in Transformers, in float32 on the CPU.
 
-    UserError where lm_eval is not installed. It has to be imported here first: that nothing is fetched is decided when
-    its libraries are imported.
+    UserError where lm_eval is not installed. It must not be imported earlier: its libraries read at import that they
+    may not download.
     """
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
@@ -78,58 +76,52 @@ def run_harness(folder: Path, tasks: Path) -> dict[str, Result]:
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError as error:
-        raise UserError(f"wanted the package lm_eval, {error.name} is not installed (make extras)") from None
+        raise UserError(f"expected the package lm_eval, {error.name} is not installed (make extras)") from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    language_model = HFLM(
+    model = HFLM(
         pretrained=str(folder), device="cpu", dtype="float32", batch_size=16, add_bos_token=False, local_files_only=True
     )
+    seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"))
     with tempfile.TemporaryDirectory() as cache:
         configs = {file.stem: _task_config(file, cache) for file in sorted(tasks.glob("*.yaml"))}
+        # Seeds of None leave this process's generators alone; nothing is drawn.
         found: Any = simple_evaluate(
-            language_model,
+            model,
             tasks=list(configs.values()),
             task_manager=TaskManager(include_defaults=False),
             bootstrap_iters=0,
-            # None leaves the seeds of this process as they are; nothing is drawn.
-            random_seed=None,
-            numpy_random_seed=None,
-            torch_random_seed=None,
-            fewshot_random_seed=None,
+            **seeds,
         )
-    results = {}
-    for task, config in configs.items():
-        name = config["task"]
-        samples = sorted(found["samples"][name], key=lambda sample: int(sample["doc_id"]))
-        scores = [[float(score) for score, _ in sample["filtered_resps"]] for sample in samples]
-        acc, acc_norm = (float(found["results"][name][f"{metric},none"]) for metric in ("acc", "acc_norm"))
-        results[task] = Result(acc, acc_norm, scores)
-    return results
+    return {task: _result(found, config["task"]) for task, config in configs.items()}
+
+
+def _result(found: dict[str, Any], name: str) -> Result:
+    samples = sorted(found["samples"][name], key=lambda sample: int(sample["doc_id"]))
+    scores = [[float(score) for score, _ in sample["filtered_resps"]] for sample in samples]
+    accuracy, accuracy_norm = (float(found["results"][name][f"{metric},none"]) for metric in ("acc", "acc_norm"))
+    return Result(accuracy, accuracy_norm, scores)
 
 
 def _task_config(file: Path, cache: str) -> dict[str, Any]:
-    """A task file whose data are found from wherever we are, and are cached nowhere."""
+    """Return a task file with the absolute path of its data and a temporary cache."""
     config: dict[str, Any] = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
     data = {"test": str(file.with_suffix(".jsonl").resolve())}
     return config | {"dataset_kwargs": {"data_files": data, "cache_dir": cache}}
 
 
 def compare(folder: Path, model: GPT, tokenizer: Tokenizer, tasks: Path) -> tuple[str, list[str]]:
-    """A row a task in plain text, and the tasks whose accuracies differ. `model` is the folder's, as ours."""
-    items = read_items(tasks)
-    ours, theirs = run_ours(model, tokenizer, tasks), run_harness(folder, tasks)
-    rows = [["task", "items", "chance", "our acc", "acc_norm", "harness acc", "acc_norm", "difference"]]
-    other = []
+    """Return a table of the tasks as text, and the tasks whose accuracies differ. `model` is the folder's, as ours."""
+    import pandas as pd
+
+    items, ours, theirs = read_items(tasks), run_ours(model, tokenizer, tasks), run_harness(folder, tasks)
+    rows, differing = {}, []
     for task, of_task in items.items():
         our, their = ours[task], theirs[task]
-        pairs = zip(our.scores, their.scores, strict=True)
-        difference = max(abs(a - b) for of_us, of_them in pairs for a, b in zip(of_us, of_them, strict=True))
-        shares = [f"{share:.4f}" for share in (chance(of_task), our.acc, our.acc_norm, their.acc, their.acc_norm)]
-        rows.append([task, str(len(of_task)), *shares, f"{difference:.1g}"])
-        if abs(our.acc - their.acc) > SAME or abs(our.acc_norm - their.acc_norm) > SAME:
-            other.append(task)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])  # numbers to the right
-        for row in rows
-    ]
-    return "\n".join([*lines, "difference: the largest between log-probabilities of a choice, in nats"]), other
+        difference = np.abs(np.subtract(np.concatenate(our.scores), np.concatenate(their.scores))).max()
+        accuracies = (chance(of_task), *our[:2], *their[:2])
+        rows[task] = [len(of_task), *(f"{accuracy:.4f}" for accuracy in accuracies), f"{difference:.1g}"]
+        if np.abs(np.subtract(our[:2], their[:2])).max() > TOLERANCE:
+            differing.append(task)
+    columns = ["items", "chance", "our acc", "acc_norm", "harness acc", "acc_norm", "difference"]
+    table = pd.DataFrame(rows.values(), index=list(rows), columns=pd.Index(columns, name="task")).to_string()
+    return f"{table}\ndifference: the largest between log-probabilities of a choice, in nats", differing

@@ -106,14 +106,23 @@ def _docstring(metrics: Path) -> list[str]:
 
 
 def _learning_curve(metrics: Path) -> list[str]:
-    points = _read(metrics / "learning_curve/library.json")["points"]
-    shares = {point["share"]: point["rows"] for point in points}
+    points = [_renamed(point) for point in _read(metrics / "learning_curve/library.json")["points"]]
     rows = [
-        [name.replace("_", " "), *(_mean(point["accuracy"]) for point in points if point["row"] == name)]
-        for name in dict.fromkeys(point["row"] for point in points)
+        [name.replace("_", " ")]
+        + [f"{of['accuracy_mean']:.3f} ± {of['accuracy_std']:.3f}" for of in points if of["system"] == name]
+        for name in dict.fromkeys(point["system"] for point in points)
     ]
-    head = [f"{share:.0%} ({n_rows:,} rows)" for share, n_rows in shares.items()]
+    fractions = {point["fraction"]: point["rows"] for point in points}
+    head = [f"{fraction:.0%} ({n_rows:,} rows)" for fraction, n_rows in fractions.items()]
     return table(["accuracy on test, mean ± std over seeds", *head], rows)
+
+
+def _renamed(point: dict[str, Any]) -> dict[str, Any]:
+    """Read a point of a metrics file with the old keys too; to be deleted after the next `make learning-curve`."""
+    if "system" in point:
+        return point
+    accuracy = {f"accuracy_{name}": value for name, value in point["accuracy"].items()}
+    return {"system": point["row"], "fraction": point["share"], "rows": point["rows"], **accuracy}
 
 
 WRITERS: Mapping[str, Writer] = {
@@ -139,7 +148,3 @@ def _read(path: Path) -> dict[str, Any]:
 def _interval(of: dict[str, Any], name: str) -> str:
     ends = f" [{of[f'{name}_low']:.3f}, {of[f'{name}_high']:.3f}]" if f"{name}_low" in of else ""
     return f"{of[name]:.3f}{ends}"
-
-
-def _mean(of: dict[str, float]) -> str:
-    return f"{of['mean']:.3f} ± {of['std']:.3f}"

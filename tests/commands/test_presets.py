@@ -129,7 +129,7 @@ def test_a_preset_applied_twice_changes_nothing_the_second_time(target: Path, tm
 def test_an_unknown_preset_is_told_which_there_are(target: Path, tmp_path: Path) -> None:
     folder = write_preset(tmp_path, "seed: 7\n").parent
     (folder / "huge.yaml").write_text("seed: 8\n")
-    with pytest.raises(UserError, match=r"^preset: wanted one of huge, other, given tinny$"):
+    with pytest.raises(UserError, match=r"^preset: expected one of huge, other, got tinny$"):
         apply_preset(folder / "tinny.yaml", target)
 
 

@@ -1,4 +1,4 @@
-"""The tasks through lm-evaluation-harness: the same log-probabilities, and what is said where they are not."""
+"""The tasks through lm-evaluation-harness: the same log-probabilities, and an exit code of 1 where they differ."""
 
 import json
 import os
@@ -32,7 +32,7 @@ ITEMS = {
 
 @pytest.fixture
 def tasks(tmp_path):
-    """A folder as the stage cloze leaves it, its data files named as they are found from another place."""
+    """A folder of the stage cloze, whose task files name their data from another folder."""
     folder = tmp_path / "cloze"
     folder.mkdir()
     for task, items in ITEMS.items():
@@ -43,36 +43,38 @@ def tasks(tmp_path):
     return folder
 
 
-def test_items_are_read_as_they_were_written(tasks):
+@pytest.fixture
+def ours(tasks, exported_folder):
+    model, tokenizer = read_folder(exported_folder), Tokenizer.load(exported_folder / "tokenizer.json")
+    return harness.run_ours(model, tokenizer, tasks)
+
+
+def test_items_are_read_as_written_or_refused(tasks, tmp_path):
     assert harness.read_items(tasks) == ITEMS
-
-
-def test_a_folder_without_tasks_or_without_their_items_is_refused(tasks, tmp_path):
-    with pytest.raises(UserError, match="wanted task files, there are none"):
+    with pytest.raises(UserError, match="expected task files, got none"):
         harness.read_items(tmp_path)
     (tasks / "last_word.jsonl").unlink()
-    with pytest.raises(UserError, match=r"last_word\.yaml: wanted its items beside it"):
+    with pytest.raises(UserError, match=r"last_word\.yaml: expected its items in last_word\.jsonl"):
         harness.read_items(tasks)
 
 
-def test_ours_is_what_the_stage_measures(tasks, exported_folder):
+def test_ours_is_what_the_stage_measures(ours, exported_folder):
     model, tokenizer = read_folder(exported_folder), Tokenizer.load(exported_folder / "tokenizer.json")
-    found = harness.run_ours(model, tokenizer, tasks)
     for task, items in ITEMS.items():
         scores = score_items(model, tokenizer.encode, items)
-        assert found[task].scores == [of_item.tolist() for of_item in scores]
-        right = [grade(item, of_item) for item, of_item in zip(items, scores, strict=True)]
-        assert (found[task].acc, found[task].acc_norm) == pytest.approx(tuple(np.mean(right, axis=0)))
+        assert ours[task].scores == [of_item.tolist() for of_item in scores]
+        correct = [grade(item, of_item) for item, of_item in zip(items, scores, strict=True)]
+        assert ours[task][:2] == pytest.approx(tuple(np.mean(correct, axis=0)))
 
 
-def test_the_harness_finds_the_same_for_every_choice(tasks, exported_folder, tmp_path):
-    pytest.importorskip("accelerate", reason="lm_eval is not installed with what its models need (make extras)")
+def test_the_harness_finds_the_same_for_every_choice(ours, tasks, exported_folder, tmp_path):
+    pytest.importorskip("accelerate", reason="lm_eval is not installed with the packages of its models (make extras)")
     code = (
         "import json, pathlib, sys; from llm.experiments.harness import run_harness;"
         "found = run_harness(*map(pathlib.Path, sys.argv[1:]));"
         "print(json.dumps({task: result._asdict() for task, result in found.items()}))"
     )
-    # A process of its own: that nothing is fetched is decided when the libraries are imported.
+    # A process of its own: its libraries read at import that they may not download.
     ended = subprocess.run(
         [sys.executable, "-c", code, str(exported_folder), str(tasks)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
@@ -83,54 +85,48 @@ def test_the_harness_finds_the_same_for_every_choice(tasks, exported_folder, tmp
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     theirs = json.loads(ended.stdout.splitlines()[-1])
-    ours = harness.run_ours(read_folder(exported_folder), Tokenizer.load(exported_folder / "tokenizer.json"), tasks)
     assert theirs.keys() == ours.keys()
     for task, our in ours.items():
         their = harness.Result(**theirs[task])
-        assert (their.acc, their.acc_norm) == pytest.approx((our.acc, our.acc_norm), abs=1e-9)
+        assert their[:2] == pytest.approx(our[:2], abs=1e-9)
         for of_us, of_them in zip(our.scores, their.scores, strict=True):
             assert of_them == pytest.approx(of_us, abs=1e-4)
 
 
-@pytest.fixture
-def run_command(tasks, exported_folder, monkeypatch):
-    """Runs the command with another harness; gives how it ended."""
-
-    def run(change):
-        model, tokenizer = read_folder(exported_folder), Tokenizer.load(exported_folder / "tokenizer.json")
-        theirs = {task: change(result) for task, result in harness.run_ours(model, tokenizer, tasks).items()}
-        monkeypatch.setattr(harness, "run_harness", lambda *_: theirs)
-        return CliRunner().invoke(command_line.app, ["harness", str(exported_folder), "--tasks", str(tasks)])
-
-    return run
+def _more(**changes):
+    return lambda result: result._replace(**{name: getattr(result, name) + more for name, more in changes.items()})
 
 
-def test_the_command_shows_both_and_ends_with_0_where_they_agree(run_command):
-    ended = run_command(lambda result: result)
-    assert ended.exit_code == 0
-    head, *rows, note = ended.output.splitlines()
+@pytest.mark.parametrize(
+    ("change", "code", "last", "differences"),
+    [
+        (lambda result: result, 0, "difference: the largest", ["0", "0"]),
+        (_more(accuracy=0.01), 1, "not the same: closing_bracket, last_word", ["0", "0"]),
+        (_more(accuracy_norm=0.01), 1, "not the same: closing_bracket, last_word", ["0", "0"]),
+        (
+            lambda result: result._replace(scores=[[score + 0.5 for score in of] for of in result.scores]),
+            0,
+            "difference: the largest",
+            ["0.5", "0.5"],
+        ),
+    ],
+)
+def test_the_command_shows_both_and_exits_with_1_if_they_differ(
+    ours, tasks, exported_folder, monkeypatch, change, code, last, differences
+):
+    monkeypatch.setattr(harness, "run_harness", lambda *_: {task: change(result) for task, result in ours.items()})
+    ended = CliRunner().invoke(command_line.app, ["harness", str(exported_folder), "--tasks", str(tasks)])
+    assert ended.exit_code == code
+    head, *rows = ended.output.splitlines()[:3]
     assert head.split()[:3] == ["task", "items", "chance"]
     assert [row.split()[:3] for row in rows] == [["closing_bracket", "3", "0.3333"], ["last_word", "4", "0.3958"]]
-    assert all(row.split()[3:5] == row.split()[5:7] for row in rows)
-    assert note.startswith("difference")
-
-
-@pytest.mark.parametrize("measure", ["acc", "acc_norm"])
-def test_the_command_ends_with_1_where_an_accuracy_differs(run_command, measure):
-    ended = run_command(lambda result: result._replace(**{measure: getattr(result, measure) + 0.01}))
-    assert ended.exit_code == 1
-    assert ended.output.splitlines()[-1] == "not the same: closing_bracket, last_word"
-
-
-def test_the_command_shows_how_far_log_probabilities_are_apart(run_command):
-    ended = run_command(lambda result: result._replace(scores=[[score + 0.5 for score in of] for of in result.scores]))
-    assert ended.exit_code == 0
-    assert [row.split()[-1] for row in ended.output.splitlines()[1:3]] == ["0.5", "0.5"]
+    assert [row.split()[-1] for row in rows] == differences
+    assert ended.output.splitlines()[-1].startswith(last)
 
 
 def test_a_missing_package_is_one_line(tasks, exported_folder, monkeypatch):
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, "1")  # so that what is set here is undone
+        monkeypatch.setenv(name, "1")  # so that changes are undone
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r"wanted the package lm_eval, lm_eval is not installed \(make extras\)"):
+    with pytest.raises(UserError, match=r"expected the package lm_eval, lm_eval is not installed \(make extras\)"):
         harness.run_harness(exported_folder, tasks)

@@ -1,0 +1,46 @@
+"""Show a learning curve: accuracy on test by the number of labeled rows, with pretraining and without."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from llm.report.markdown import table
+from llm.report.plots import svg
+
+TITLES = {"pretrained": "pretrained", "random_weights": "random weights", "tfidf": "TF-IDF, logistic regression"}
+
+
+def markdown(details: dict[str, Any]) -> str:
+    """Return a table of accuracies, from what `llm.experiments.learning_curve` writes."""
+    points = details["points"]
+    head = [f"{point['fraction']:.0%} ({point['rows']:,} rows)" for point in _of(points, points[0]["system"])]
+    rows = [
+        [TITLES[name], *(f"{point['accuracy_mean']:.3f} ± {point['accuracy_std']:.3f}" for point in _of(points, name))]
+        for name in dict.fromkeys(point["system"] for point in points)
+    ]
+    return "\n".join(table(["accuracy", *head], rows)) + "\n"
+
+
+def pictures(details: dict[str, Any]) -> dict[str, str]:
+    """Return accuracy against labeled rows, a line with its spread over the seeds for each system."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for name, title in TITLES.items():
+            points = _of(details["points"], name)
+            n_rows = [point["rows"] for point in points]
+            mean, std = (np.array([point[f"accuracy_{of}"] for point in points]) for of in ("mean", "std"))
+            (line,) = axes.plot(n_rows, mean, marker="o", label=title)
+            axes.fill_between(n_rows, mean - std, mean + std, color=line.get_color(), alpha=0.15)
+        title = f"what pretraining is worth: {details['task']}"
+        axes.set(xscale="log", xlabel="labeled rows", ylabel="accuracy on test", title=title)
+        axes.set_xticks(n_rows, [f"{n:,}" for n in n_rows], minor=False)
+        axes.minorticks_off()
+        axes.legend()
+
+    return {details["task"]: svg(draw, 7, 4.2)}
+
+
+def _of(points: list[dict[str, Any]], system: str) -> list[dict[str, Any]]:
+    return [point for point in points if point["system"] == system]
