@@ -26,7 +26,6 @@ from ruamel.yaml import YAML
 
 from bench.train import OURS, Setting, Shape, start_child
 from llm.core.device import Machine
-from llm.core.stage import wired_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "bench" / "shakespeare.yaml"
@@ -103,10 +102,8 @@ def run_stages(folder: Path, stages: Sequence[str]) -> dict[str, float]:
 
 
 def command_of(stage: str) -> list[str]:
-    """Return the command of a stage with the paths of dvc.yaml, with this Python."""
-    paths = wired_paths(ROOT / "dvc.yaml", stage, PARAMS, None)
-    options = [word for argument, path in paths.items() for word in (f"--{argument}", path)]
-    return [sys.executable, "-m", f"stages.{stage}", *options]
+    """Return the command of a stage with its default paths, with this Python."""
+    return [sys.executable, "-m", f"stages.{stage}"]
 
 
 def stage_environment() -> dict[str, str]:
