@@ -1,7 +1,7 @@
-"""The whole of params.yaml at once: every section, and what one section asks of another.
+"""Check all of params.yaml: every section, and what the sections require of each other.
 
-Each stage runs this at its start under DVC, so that the first stage of a run refuses what a later one would, before
-hours of work begin. What hangs on the text itself is for the stages.
+Under DVC each stage runs this at its start, so that the first stage of a run refuses what a later one would, before
+hours of work. Stages check what depends on the text.
 """
 
 from collections.abc import Iterator
@@ -47,9 +47,9 @@ FINETUNED, GIVEN, WIRING = Path("models/finetuned"), Path("data/given"), Path("d
 
 
 def check_params(path: Path) -> Params:
-    """Return all of a params file, checked; UserError names every key that is wrong, in one line."""
+    """Return all of a params file, checked; UserError names every wrong key in one line."""
     checked: Params = params.check(Params, params.read(path), "", path)
-    problems = [*_text_problems(checked), *_pretrain_problems(checked)]
+    problems = [*_section_problems(checked), *_given_problems(checked)]
     # A tokenizer with a problem of its own cannot be exported either: one line is enough.
     if not problems:
         problems += export_problems(checked.export.formats, checked.model, checked.tokenize)
@@ -60,38 +60,33 @@ def check_params(path: Path) -> Params:
     return checked
 
 
-def _text_problems(checked: Params) -> Iterator[str]:
-    context, sample = checked.sample.context_length, checked.sample
-    lengths = {
-        "evaluate.stride": checked.evaluate.stride,
-        "memorise.prefix_tokens": checked.memorise.prefix_tokens,
-    }
-    for key, given in lengths.items():
-        if given > context:
-            yield f"{key}: wanted at most sample.context_length {context}, given {given}"
+def _too_large(key: str, limit_key: str, value: float, limit: float) -> list[str]:
+    return [f"{key}: expected at most {limit_key} {limit}, got {value}"] if value > limit else []
+
+
+def _section_problems(checked: Params) -> Iterator[str]:
+    sample, label, pretrain = checked.sample, checked.label, checked.pretrain
+    context = ("sample.context_length", sample.context_length)
+    yield from _too_large("evaluate.stride", context[0], checked.evaluate.stride, context[1])
+    yield from _too_large("memorise.prefix_tokens", context[0], checked.memorise.prefix_tokens, context[1])
+    yield from _too_large("label.min_chars", "label.max_chars", label.min_chars, label.max_chars)
     sources = [source.name for source in checked.prepare.sources]
     for name in sample.weights.keys() - set(sources):
-        yield f"sample.weights.{name}: wanted the name of a source ({', '.join(sources)})"
+        yield f"sample.weights.{name}: expected the name of a source ({', '.join(sources)})"
     if not any(sample.weights.get(name, 1.0) for name in sources):
         yield "sample.weights: expected a source to train on, got 0 for each one"
-    label = checked.label
-    if label.min_chars > label.max_chars:
-        yield f"label.min_chars: expected at most label.max_chars {label.max_chars}, got {label.min_chars}"
-
-
-def _pretrain_problems(checked: Params) -> Iterator[str]:
-    pretrain, split = checked.pretrain, checked.prepare.split
-    if pretrain.early_stopping_patience is not None and not split.val:
+    if pretrain.early_stopping_patience is not None and not checked.prepare.split.val:
         yield "pretrain.early_stopping_patience: expected held-out text (prepare.split.val above 0) to stop by, got 0"
     if pretrain.init == "previous_token_heads" and not checked.model.can_look_back:
         yield (
             "pretrain.init: expected random or null for a model without causal attention and rotary positions, "
             "got previous_token_heads"
         )
-    for key, given in {
-        "tokenize.pretrained": checked.tokenize.pretrained,
-        "pretrain.init_from": pretrain.init_from,
-    }.items():
+
+
+def _given_problems(checked: Params) -> Iterator[str]:
+    paths = {"tokenize.pretrained": checked.tokenize.pretrained, "pretrain.init_from": checked.pretrain.init_from}
+    for key, given in paths.items():
         if given is None:
             continue
         if ".." in Path(given).parts or not Path(given).is_relative_to(GIVEN):
@@ -101,32 +96,36 @@ def _pretrain_problems(checked: Params) -> Iterator[str]:
 
 
 def _task_problems(task: Task, checked: Params) -> Iterator[str]:
-    """What is wrong with a finetuning task; what stages before it make need not be there yet."""
-    data, base, context = Path(task.data), Path(task.base), checked.sample.context_length
+    """Yield the problems of a finetuning task; outputs of earlier stages need not exist yet."""
+    data = Path(task.data)
     if not data.suffix:
-        yield f"data: wanted a file, given {task.data}"
+        yield f"data: expected a file, got {task.data}"
     elif not _is_there(data):
         yield f"data: expected a file, there is no {task.data}"
     if task.base != EXPORT:
-        if not (base.parent == FINETUNED and base.name in checked.finetune.tasks) and not _is_there(base):
-            yield f"base: expected a Hugging Face folder, there is no {task.base}"
-        elif not isinstance(task, ClassifyTask) and (base / "config.json").is_file() and base.parts[0] != "models":
-            from llm.finetune.shared.jobs import formats_problem
-
-            if problem := formats_problem(base, checked.export.formats):
-                yield f"base: {problem}"
+        yield from _base_problems(task, checked)
         return
-    if task.max_tokens > context:
-        yield f"max_tokens: wanted at most sample.context_length {context}, given {task.max_tokens}"
     method, model = task.method, checked.model
-    if method.kind == "last_k_blocks" and method.k > model.n_layers:
-        yield f"method.k: expected at most model.n_layers {model.n_layers}, got {method.k}"
-    if method.kind in ("lora", "dora") and method.rank > model.d_model:
-        yield f"method.rank: expected at most model.d_model {model.d_model}, got {method.rank}"
+    yield from _too_large("max_tokens", "sample.context_length", task.max_tokens, checked.sample.context_length)
+    if method.kind == "last_k_blocks":
+        yield from _too_large("method.k", "model.n_layers", method.k, model.n_layers)
+    if method.kind in ("lora", "dora"):
+        yield from _too_large("method.rank", "model.d_model", method.rank, model.d_model)
+
+
+def _base_problems(task: Task, checked: Params) -> Iterator[str]:
+    base = Path(task.base)
+    if not (base.parent == FINETUNED and base.name in checked.finetune.tasks) and not _is_there(base):
+        yield f"base: expected a Hugging Face folder, there is no {task.base}"
+    elif not isinstance(task, ClassifyTask) and (base / "config.json").is_file() and base.parts[0] != "models":
+        from llm.finetune.shared.jobs import formats_problem
+
+        if problem := formats_problem(base, checked.export.formats):
+            yield f"base: {problem}"
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a file or folder exists, a stage makes it, or DVC, which tracks it or a folder above it, can."""
+    """Whether a path exists, is made by a stage, or is tracked by DVC, itself or a folder above it."""
     if path.exists() or not WIRING.exists():
         return True
     is_made = path.as_posix() in WIRING.read_text(encoding="utf-8")

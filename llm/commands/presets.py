@@ -1,7 +1,7 @@
-"""Presets: a few keys of params.yaml set at once, its comments kept.
+"""Apply a preset: set a few keys of params.yaml, and keep its comments.
 
-Each is a difference from `presets/default.yaml`, which is applied first: what an earlier preset set is undone. A preset
-is about the size of the model and of the run, never about the user's data.
+A preset is a difference from `presets/default.yaml`, which is applied first and so undoes an earlier preset. It sets
+the size of the model and of the run, never the user's data.
 """
 
 from pathlib import Path
@@ -11,38 +11,29 @@ from ruamel.yaml import YAML
 
 from llm.core import params
 from llm.core.errors import UserError
+from llm.report.metrics import flatten
 
 TASKS = "finetune.tasks."
 
 
 def apply_preset(preset: Path, target: Path) -> list[str]:
-    """Write a preset's values into a params file; returns `key: old → new` for each that changed.
+    """Write a preset's values into a params file; return `key: old → new` for each change.
 
-    UserError for a preset that does not exist (the ones that do are named) or names a key that the file lacks.
+    UserError for an unknown preset, or a key that the file does not have.
     """
     if not preset.is_file():
         known = ", ".join(sorted(path.stem for path in preset.parent.glob("*.yaml"))) or "none"
         raise UserError(f"preset: expected one of {known}, got {preset.stem}")
-    yaml = YAML()
-    # As written in the file; ruamel.yaml itself writes nothing for null.
-    yaml.representer.add_representer(
-        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    yaml.preserve_quotes = True
-    yaml.width = 200
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    default = preset.with_name("default.yaml")
-    layers = [path for path in (default, preset) if path.is_file()]
-    for path in (*layers, target):
-        params.read(path)  # explains what is wrong with the file, if something is
+    layers = [path for path in (preset.with_name("default.yaml"), preset) if path.is_file()]
+    before = flatten(params.read(target))
+    yaml = _round_trip_yaml()
     content = yaml.load(target.read_text(encoding="utf-8"))
-    before = _flatten(params.read(target))
     for path in layers:
-        _merge(content, yaml.load(path.read_text(encoding="utf-8")), "", path)
-    after = _flatten(content)
+        _merge(content, params.read(path), "", path)
+    after = flatten(content)
     changes = [f"{key}: {before[key]} → {after[key]}" for key in after if after[key] != before[key]]
     if changes:
-        # By rename, so that a full disk leaves the params as they were.
+        # By rename, so that a full disk leaves the file intact.
         part = target.resolve().with_name(f"{target.name}.part")
         try:
             with part.open("w", encoding="utf-8") as file:
@@ -53,33 +44,32 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     return changes
 
 
-def _flatten(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Every value of nested mappings, by its dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _round_trip_yaml() -> YAML:
+    """Return a reader and writer that keeps comments, quotes, `null` and the indents of params.yaml."""
+    yaml = YAML()
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    yaml.preserve_quotes = True
+    yaml.width = 200
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
 
 
 def _merge(content: Any, values: dict[str, Any], prefix: str, preset: Path) -> None:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in content and prefix == TASKS:
-            continue  # the user's params have other tasks
+            continue  # the user has other tasks
         if key not in content:
-            raise UserError(f"{preset}: {name}: no such key in the params file")
+            raise UserError(f"{preset}: {name}: unknown key")
         old = content[key]
         if isinstance(value, dict) != isinstance(old, dict):
-            wanted = "keys with values" if isinstance(old, dict) else "one value"
-            raise UserError(f"{preset}: {name}: wanted {wanted}, given {params.describe(value)}")
+            expected = "keys with values" if isinstance(old, dict) else "one value"
+            raise UserError(f"{preset}: {name}: expected {expected}, got {params.describe(value)}")
         if isinstance(value, dict):
             _merge(old, value, f"{name}.", preset)
+        elif isinstance(value, list) and isinstance(old, list):
+            old[:] = value  # the same object keeps its style and comment
         elif old != value:
-            # A list keeps its object, and with it how it is written and the comment behind it.
-            if isinstance(value, list) and isinstance(old, list):
-                old[:] = value
-            else:
-                content[key] = value
+            content[key] = value
