@@ -12,8 +12,8 @@
                                   …
 
 Modules are parsed with `ast` and never imported. An entry is a signature, an empty line and the docstring; two empty
-lines separate entries, and no docstring contains two in a row, so that `split_entries` finds them again. The text
-depends on the source files alone: no statement here behaves differently in any Python from 3.11 on.
+lines separate entries, and no docstring contains two in a row, so that `split_entries` is the inverse of `module_text`.
+The text depends on the source files alone: no statement here behaves differently in any Python from 3.11 on.
 """
 
 import ast

@@ -1,18 +1,14 @@
 r"""Near duplicates: documents that share most of their n-grams of words, found without comparing every pair.
 
     text ──signature──► bytes ─┐
-    text ──signature──► bytes ─┼─relatives──► [0, 0, 2, …]     document 1 is nearly document 0
+    text ──signature──► bytes ─┼─representatives──► [0, 0, 2, …]     document 1 is nearly document 0
     text ──signature──► bytes ─┘
 
-A MinHash signature (Broder 1997) stands for a set of n-grams: the share of places in which two signatures agree
+A MinHash signature (Broder 1997) represents a set of n-grams: the fraction of places in which two signatures agree
 estimates the Jaccard similarity of the sets, with a standard error of at most sqrt(s * (1 - s) / permutations).
 Two documents are compared only if a whole band of their signatures is equal. With r = permutations / bands places in a
-band, that is so for a share 1 - (1 - s**r)**bands of the pairs of similarity s (locality-sensitive hashing;
-Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3): an S-curve that is steepest
-near (1 / bands)**(1 / r).
-
-A word is a run of letters, digits, underscores and the marks on them, whatever its case: a copy in capitals is a copy.
-In a script that writes no spaces between words (Chinese, Japanese, Thai, Khmer, …) each letter is a word.
+band, that holds for a fraction 1 - (1 - s**r)**bands of the pairs of similarity s (locality-sensitive hashing;
+Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3), steepest near (1 / bands)**(1 / r).
 """
 
 import re
@@ -20,6 +16,7 @@ from array import array
 from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Literal, Self
+from zlib import crc32
 
 import numpy as np
 import regex  # type: ignore[import-untyped]
@@ -41,11 +38,14 @@ _ANY_WORD = regex.compile(
 # scripts from Hebrew on, joiners): in Latin, Greek and Cyrillic text.
 _PLAIN_WORD = re.compile(r"\w+")
 _NOT_PLAIN = re.compile(r"[\u0300-\u036f\u0483-\u0489\u0590-\u1dff\u200c\u200d\u20d0-\u20ff\u2c80-\U0010ffff]")
+# A text repeats earlier ones if more than this fraction of its word n-grams occurs in them. Short texts are not
+# compared: "Return the result." is common wording and not a copy.
+REPEATED_FRACTION, NGRAM, MIN_WORDS = 0.8, 5, 20
 SEED = 1  # of the permutations: signatures can be compared only if they share it
 
 
 class NearDuplicateParams(Section):
-    """When two documents count as one: MinHash signatures of their n-grams of words, compared by banding (LSH)."""
+    """When two documents are near duplicates: MinHash signatures of n-grams of words, compared by banding (LSH)."""
 
     action: Literal["drop", "group"]
     threshold: Annotated[float, Field(gt=0, le=1)]
@@ -56,12 +56,14 @@ class NearDuplicateParams(Section):
     @model_validator(mode="after")
     def _bands_divide(self) -> Self:
         if self.permutations % self.bands:
-            raise ValueError(f"wanted permutations divisible by bands, given {self.permutations} and {self.bands}")
+            raise ValueError(f"expected permutations divisible by bands, got {self.permutations} and {self.bands}")
         return self
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in any script, case folded.
+    """Return the words of a text, case folded: runs of letters, digits, underscores and the marks on them.
+
+    In a script without spaces between words (Chinese, Japanese, Thai, Khmer, …) each letter is a word.
 
     >>> words_of("Der Fluß, 雨が降る; हिन्दी")
     ['der', 'fluss', '雨', 'が', '降', 'る', 'हिन्दी']
@@ -72,9 +74,9 @@ def words_of(text: str) -> list[str]:
 
 
 def signature(text: str, near: NearDuplicateParams) -> bytes:
-    """The MinHash of a text's set of n-grams of words: some 3 to 5 bytes a permutation, the same in every process.
+    """Return the MinHash of a text's set of n-grams of words: 3 to 5 bytes a permutation, the same in every process.
 
-    A text of fewer words than n is one n-gram; one without words is an n-gram of its own.
+    A text of fewer words than n is one n-gram; a text without words is an n-gram of its own.
 
     >>> near = NearDuplicateParams(action="drop", threshold=0.8, ngram=2, permutations=16, bands=4)
     >>> signature("The cat sat.", near) == signature("'The cat' SAT", near)
@@ -92,15 +94,15 @@ def signature(text: str, near: NearDuplicateParams) -> bytes:
     return state
 
 
-def relatives(signatures: Iterable[bytes], near: NearDuplicateParams) -> NDArray[np.int64]:
-    """For each document, in order, the number of the one that stands for it; its own number if none else does.
+def representatives(signatures: Iterable[bytes], near: NearDuplicateParams) -> NDArray[np.int64]:
+    """Return, for each document in order, the number of its representative, which is its own if it has no duplicate.
 
     Two documents are near if a band of their signatures is equal and the estimated Jaccard similarity is at least
-    `near.threshold`. With action "drop" the earliest document that stayed and is near stands for this one, and what is
-    dropped is compared with no longer. With "group" the smallest number does that a chain of near documents leads to.
+    `near.threshold`. With action "drop" the representative is the earliest near document that stayed; dropped
+    documents are compared no further. With "group" it is the first document of a chain of near documents.
 
     >>> near = NearDuplicateParams(action="drop", threshold=0.8, ngram=2, permutations=16, bands=4)
-    >>> relatives([signature(text, near) for text in ["a b c", "d e f", "A, B, C!"]], near).tolist()
+    >>> representatives([signature(text, near) for text in ["a b c", "d e f", "A, B, C!"]], near).tolist()
     [0, 1, 0]
     """
     from rensa import RMinHashLSH
@@ -108,24 +110,25 @@ def relatives(signatures: Iterable[bytes], near: NearDuplicateParams) -> NDArray
     index = RMinHashLSH(near.threshold, near.permutations, near.bands)
     numbers: dict[bytes, int] = {}
     states: dict[int, bytes] = {}  # of the documents that later ones are compared with
-    stands_for = array("q")
+    parents = array("q")
     for number, state in enumerate(signatures):
         copy_of = numbers.setdefault(state, number)
-        stands_for.append(number if copy_of == number else stands_for[copy_of])
+        parents.append(number if copy_of == number else parents[copy_of])
         if copy_of != number:
-            continue  # what is near to it is near to the first: a thousand copies are not compared with one another
+            continue  # near to the same documents as the first copy: a thousand copies are not compared
         sketch = _sketch(state, near)
         for candidate in sorted(index.query(sketch)):
-            if _first(stands_for, candidate) == _first(stands_for, number):
+            if _root(parents, candidate) == _root(parents, number):
                 continue
             if sketch.jaccard(_sketch(states[candidate], near)) >= near.threshold:
-                _join(stands_for, candidate, number)
+                low, high = sorted((_root(parents, candidate), _root(parents, number)))
+                parents[high] = low
                 if near.action == "drop":
                     break
-        if near.action == "group" or stands_for[number] == number:
+        if near.action == "group" or parents[number] == number:
             index.insert(number, sketch)
             states[number] = state
-    return np.array([_first(stands_for, number) for number in range(len(stands_for))], dtype=np.int64)
+    return np.array([_root(parents, number) for number in range(len(parents))], dtype=np.int64)
 
 
 def _sketch(state: bytes, near: NearDuplicateParams) -> "RMinHash":
@@ -136,15 +139,31 @@ def _sketch(state: bytes, near: NearDuplicateParams) -> "RMinHash":
     return sketch
 
 
-def _first(stands_for: "array[int]", number: int) -> int:
-    """The smallest number in a document's group: each document points to a smaller one, the smallest to itself."""
-    while stands_for[number] != number:
-        stands_for[number] = stands_for[stands_for[number]]  # halves the way for the next who asks
-        number = stands_for[number]
+def _root(parents: "array[int]", number: int) -> int:
+    """Return the smallest number of a document's group (union-find with path halving)."""
+    while parents[number] != number:
+        parents[number] = parents[parents[number]]
+        number = parents[number]
     return number
 
 
-def _join(stands_for: "array[int]", one: int, other: int) -> None:
-    """Make one group of two documents' groups."""
-    low, high = sorted((_first(stands_for, one), _first(stands_for, other)))
-    stands_for[high] = low
+class RepeatFilter:
+    """Find texts that repeat the texts before them; the result depends on their order.
+
+    Packages copy paragraphs between related classes (`DataFrame` and `Series`, `hermite` and `laguerre`). Copies in the
+    test split would measure memorization.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def is_repeated(self, text: str) -> bool:
+        """Return whether the text repeats earlier ones, and remember it."""
+        words = words_of(text)
+        if len(words) < MIN_WORDS:
+            return False
+        joined = [" ".join(words[at : at + NGRAM]).encode() for at in range(len(words) - NGRAM + 1)]
+        ngrams = {crc32(ngram) << 32 | crc32(ngram[::-1]) for ngram in joined}  # the same in every process
+        is_repeated = len(ngrams & self._seen) > REPEATED_FRACTION * len(ngrams)
+        self._seen |= ngrams
+        return is_repeated

@@ -1,42 +1,38 @@
-"""Documentation in, labeled rows out: the two tasks that the built-in corpus can be finetuned on.
+"""Labeled rows from the docstrings of the corpus: the two tasks that come built in.
 
     library    a docstring, package names masked → the package that it is from
     docstring  a signature → its docstring where that is short, else the docstring's summary
 
-A row inherits the split of its document: no module has rows in two splits.
+A row inherits the split of its document, so no module has rows in two splits.
 """
 
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+from tqdm import tqdm
 
+from llm.core.tables import SPLITS, TableWriter, iterate_rows, with_reason
 from llm.corpus.clean import document_id
 from llm.corpus.docstrings import module_text, split_entries
 from llm.corpus.params import LabelParams
 
-LIBRARY = pa.schema([("text", pa.string()), ("label", pa.string()), ("split", pa.string()), ("path", pa.string())])
-DOCSTRING = pa.schema(
-    [
-        ("instruction", pa.string()),
-        ("input", pa.string()),
-        ("output", pa.string()),
-        ("split", pa.string()),
-        ("path", pa.string()),
-    ]
-)
+LIBRARY = pa.schema([(name, pa.string()) for name in ("text", "label", "split", "path")])
+DOCSTRING = pa.schema([(name, pa.string()) for name in ("instruction", "input", "output", "split", "path")])
 INSTRUCTION = "Write the docstring of this signature."
 MASK = "MASKED"
 MIN_IMPORTS = 10  # of an alias, in all docstrings
+NO_DOCSTRINGS = "the corpus has no docstrings"
 _ALIAS = re.compile(r"\bimport (\w+)(?:\.\w+)* as (\w+)")
 
+Rows = list[dict[str, Any]]
 
-@dataclass(frozen=True)
-class Documented:
+
+class Documented(NamedTuple):
     """A documented class or function of a module."""
 
     path: str  # of the document: a module path such as numpy/linalg/_linalg.py
@@ -50,20 +46,57 @@ class Documented:
         return re.split(r"[/.]", self.path, maxsplit=1)[0]
 
 
-def find_documented(path: str, split: str, text: str) -> list[Documented]:
-    """Return the documented classes and functions of a Python document, be it source code or its documentation.
+def write_tables(corpus: Path, library: Path, docstring: Path, label: LabelParams) -> dict[str, Any]:
+    """Write both tables, without rows where the corpus has too few docstrings; return the metrics."""
+    dropped = Counter[str]()
+    found = sorted(_find_all(corpus), key=lambda one: one.path)
+    tables = {
+        "library": (library, LIBRARY, library_rows(found, label, dropped)),
+        "docstring": (docstring, DOCSTRING, docstring_rows(found, label.max_answer_chars, dropped)),
+    }
+    reasons, metrics = {}, dict[str, Any]()
+    for task, (path, schema, rows) in tables.items():
+        if reason := _empty_reason(task, rows) if found else NO_DOCSTRINGS:
+            dropped[f"{task}_{reason.replace(' ', '_')}"] = len(rows)
+            reasons[task] = reason
+            rows.clear()
+        metrics[task] = {split: sum(row["split"] == split for row in rows) for split in SPLITS}
+        with TableWriter(path, with_reason(schema, reason) if reason else schema) as table:
+            for row in rows:
+                table.write(row, n_bytes=256)
+    metrics["library_packages"] = dict(Counter(row["label"] for row in tables["library"][2]).most_common())
+    metrics["dropped"] = dict(sorted(dropped.items()))
+    return metrics | ({"empty_reason": reasons} if reasons else {})
 
-    Documentation is what `llm.corpus.docstrings.module_text` returns. No parser takes it for source code: behind a
-    signature there is no colon.
+
+def _find_all(corpus: Path) -> Iterable[Documented]:
+    for split in SPLITS:
+        rows = iterate_rows(corpus / f"{split}.parquet", ["path", "text"])
+        for row in tqdm(rows, desc=f"label {split}", unit=" documents"):
+            if row["path"].endswith(".py"):
+                yield from find_documented(row["path"], split, row["text"])
+
+
+def _empty_reason(task: str, rows: Rows) -> str | None:
+    """Return why a task has nothing to train or evaluate on, or None."""
+    if task == "library" and not rows:
+        return "no package of the corpus is in train and in test"
+    missing = [split for split in SPLITS if all(row["split"] != split for row in rows)]
+    return f"no docstring of the corpus is left in {' and '.join(missing)}" if missing else None
+
+
+def find_documented(path: str, split: str, text: str) -> list[Documented]:
+    """Return the documented classes and functions of a Python document, source code or its documentation.
+
+    Documentation is what `module_text` returns. It does not parse as source code: a signature has no colon.
     """
-    # What is not parsed is documentation, or code that nobody can parse: that has no entries.
     with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
         text = module_text(text)
     return [Documented(path, split, signature, docstring) for signature, docstring in split_entries(text)]
 
 
 def aliases_of(packages: Collection[str], texts: Iterable[str]) -> set[str]:
-    """Return the names by which examples import the packages, often enough to be a habit of their readers.
+    """Return the names under which examples import the packages at least MIN_IMPORTS times.
 
     >>> aliases_of({"numpy"}, [">>> import numpy as np"] * MIN_IMPORTS + [">>> import numpy as foo"])
     {'np'}
@@ -73,7 +106,7 @@ def aliases_of(packages: Collection[str], texts: Iterable[str]) -> set[str]:
 
 
 def mask_names(text: str, names: Collection[str]) -> str:
-    """Replace package names, and the dotted path behind each, wherever they stand as a word of their own.
+    """Replace package names that are whole words, and the dotted path behind each.
 
     >>> mask_names("from scipy.stats import norm; np.ones(3); NumPy's", ["scipy", "numpy", "np"])
     "from MASKED import norm; MASKED(3); MASKED's"
@@ -84,7 +117,7 @@ def mask_names(text: str, names: Collection[str]) -> str:
     return re.sub(masked, MASK, text, flags=re.IGNORECASE) if pattern else text
 
 
-def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[str]) -> list[dict[str, Any]]:
+def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[str]) -> Rows:
     """Return the rows of the library task: beginnings of docstrings of the packages with the most of them.
 
     A package needs docstrings in train and in test. The hash of a text decides which ones of a document, and of a
@@ -99,7 +132,7 @@ def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[s
     texts = [(_beginning(mask_names(one.docstring, names), label.max_chars), one) for one in long]
     n_same = Counter(text for text, _ in texts)
     dropped["library_same_text_twice"] = sum(n_same[text] > 1 for text, _ in texts)
-    kept: list[dict[str, Any]] = []
+    rows: Rows = []
     of_document, of_package = Counter[str](), Counter[str]()
     for text, one in sorted(texts, key=lambda pair: document_id(pair[0])):
         if n_same[text] > 1:
@@ -111,23 +144,22 @@ def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[s
         else:
             of_document[one.path] += 1
             of_package[one.package] += one.split == "train"
-            kept.append({"text": text, "label": one.package, "split": one.split, "path": one.path})
-    return kept
+            rows.append({"text": text, "label": one.package, "split": one.split, "path": one.path})
+    return rows
 
 
 def _packages(found: list[Documented], n_packages: int) -> set[str]:
-    """Return the packages with the most docstrings, of those that are in train and in test."""
     n_found = Counter(one.package for one in found)
     train, test = ({one.package for one in found if one.split == split} for split in ("train", "test"))
     return set(sorted(train & test, key=lambda name: (-n_found[name], name))[:n_packages])
 
 
-def docstring_rows(found: list[Documented], max_chars: int, dropped: Counter[str]) -> list[dict[str, Any]]:
-    """Return the rows of the docstring task: one for each signature.
+def docstring_rows(found: list[Documented], max_chars: int, dropped: Counter[str]) -> Rows:
+    """Return the rows of the docstring task, one for each signature.
 
     The answer is the whole docstring where it has at most `max_chars` characters, else its first paragraph.
     """
-    rows = []
+    rows: Rows = []
     seen: set[str] = set()
     for one in found:
         summary = " ".join(one.docstring.split("\n\n")[0].split())

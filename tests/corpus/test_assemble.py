@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from llm.core.tables import SPLITS, read_table
-from llm.corpus.assemble import write_corpus
+from llm.corpus.assemble import Dropped, write_corpus
 from llm.corpus.clean import clean, document_id
 from llm.corpus.document import RawDocument
-from llm.corpus.dropped import Dropped
 from llm.corpus.params import FilesSource, PrepareParams
-from llm.corpus.split import is_chosen, split_of
+from llm.corpus.split import is_in_subset, split_of
 from llm.corpus.spool import Spool, find_duplicates
 
 SOURCES = [FilesSource(name=name, kind="files", globs=["any"]) for name in ("a", "b")]
@@ -29,7 +28,7 @@ def write(tmp_path: Path) -> Callable:
                 spool.add(clean(RawDocument(source, f"{number}", text), prepare.clean))
         kept = write_corpus(tmp_path / name, spool, find_duplicates(spool, prepare.clean), prepare, dropped)
         rows = {split: read_table(tmp_path / name / f"{split}.parquet").to_pylist() for split in SPLITS}
-        return rows, kept, dropped.counts()
+        return rows, kept, {rule: {key: of[key] for key in ("documents", "bytes")} for rule, of in dropped.items()}
 
     return write
 
@@ -51,10 +50,10 @@ def test_a_document_goes_where_its_hash_says(write: Callable, prepare_params: Ca
 
 def test_a_share_takes_the_documents_whose_hash_says_so(write: Callable, prepare_params: Callable) -> None:
     rows, _, dropped = write(TEXTS, prepare_params(SOURCES, subset_fraction=0.4))
-    chosen = [text for _, text in TEXTS if is_chosen(document_id(text), 0.4)]
+    chosen = [text for _, text in TEXTS if is_in_subset(document_id(text), 0.4)]
     assert [row["text"] for row in rows["train"]] == chosen
     left = [text for _, text in TEXTS if text not in chosen]
-    assert dropped == {"beyond_share": {"documents": len(left), "bytes": sum(map(len, left))}}
+    assert dropped == {"beyond_subset_fraction": {"documents": len(left), "bytes": sum(map(len, left))}}
 
 
 def test_a_repeated_document_is_counted_and_not_written(write: Callable, prepare_params: Callable) -> None:
@@ -71,5 +70,5 @@ def test_cut_documents_are_shared_out_in_their_order(write: Callable, prepare_pa
     )
     assert [[row["text"] for row in rows[name]] for name in SPLITS] == [["0123456", "xxxxxx"], ["7", "x"], ["89", "xx"]]
     assert kept["bytes", "train"] == 13
-    assert dropped == {"beyond_share": {"documents": 2, "bytes": 3}}  # "é" and "x"
+    assert dropped == {"beyond_subset_fraction": {"documents": 2, "bytes": 3}}  # "é" and "x"
     assert [row["doc_id"] for row in rows["test"]] == [document_id("89"), document_id("xx")]

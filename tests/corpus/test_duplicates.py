@@ -17,7 +17,7 @@ from llm.corpus.duplicates import (
     _NOT_PLAIN,
     _PLAIN_WORD,
     NearDuplicateParams,
-    relatives,
+    representatives,
     signature,
     words_of,
 )
@@ -32,7 +32,7 @@ def params(**values: object) -> NearDuplicateParams:
 
 
 def stand_for(texts: list[str], near: NearDuplicateParams) -> list[int]:
-    return relatives((signature(text, near) for text in texts), near).tolist()
+    return representatives((signature(text, near) for text in texts), near).tolist()
 
 
 def estimate(one: bytes, other: bytes, near: NearDuplicateParams) -> float:
@@ -101,7 +101,7 @@ def test_groups_join_chains_and_dropping_does_not() -> None:
 
 
 def expected_numbers(signatures: list[bytes], near: NearDuplicateParams) -> Iterator[int]:
-    """What `relatives` promises, by comparing every pair."""
+    """What `representatives` promises, by comparing every pair."""
     count = range(len(signatures))
     near_to = {n: {m for m in count if estimate(signatures[m], signatures[n], near) >= near.threshold} for n in count}
     stayed: list[int] = []
@@ -119,12 +119,12 @@ def expected_numbers(signatures: list[bytes], near: NearDuplicateParams) -> Iter
 
 @settings(max_examples=60)
 @given(st.lists(WORDS, max_size=14), st.sampled_from(["drop", "group"]), st.floats(0.2, 1))
-def test_relatives_are_those_that_a_comparison_of_every_pair_finds(
+def test_representatives_are_those_that_a_comparison_of_every_pair_finds(
     documents: list[list[str]], action: str, threshold: float
 ) -> None:
     near = params(action=action, threshold=threshold, permutations=16, bands=16)  # no near pair without a common band
     signatures = [signature(" ".join(words), near) for words in documents]
-    numbers = relatives(iter(signatures), near)
+    numbers = representatives(iter(signatures), near)
     assert numbers.dtype == np.int64
     assert numbers.tolist() == list(expected_numbers(signatures, near))
 
@@ -138,8 +138,8 @@ def test_an_exact_copy_is_always_found(texts: list[str], action: str, ngram: int
     assert max(numbers) < len(texts)
 
 
-def test_no_documents_have_no_relatives() -> None:
-    assert relatives([], params()).tolist() == []
+def test_no_documents_have_no_representatives() -> None:
+    assert representatives([], params()).tolist() == []
 
 
 def test_estimates_are_near_the_true_similarity() -> None:

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llm.corpus.clean import Cleaned, clean
 from llm.corpus.document import RawDocument
 from llm.corpus.params import CleanParams
-from llm.corpus.spool import RULES, Spool, find_duplicates, first_occurrence
+from llm.corpus.spool import RULES, Spool, find_duplicates
 
 NEAR = {"action": "drop", "threshold": 0.6, "ngram": 1, "permutations": 128, "bands": 64}
 
@@ -47,16 +44,10 @@ def test_no_documents_are_no_batches(tmp_path: Path) -> None:
     assert find_duplicates(spool, rules()).rule.tolist() == []
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2))))
-def test_the_first_of_equal_rows_stands_for_them(pairs: list[tuple[int, int]]) -> None:
-    ids = np.array(pairs, dtype=np.uint64).reshape(-1, 2)
-    assert first_occurrence(ids).tolist() == [pairs.index(pair) for pair in pairs]
-
-
 def test_a_repeated_text_is_dropped_in_favour_of_its_first_occurrence(tmp_path: Path) -> None:
     spool = fill(tmp_path / "spool", documents(["a b", "c", "a b", "c", "a b"], rules()))
     verdict = find_duplicates(spool, rules())
-    assert verdict.stands_for.tolist() == [0, 1, 0, 1, 0]
+    assert verdict.representative.tolist() == [0, 1, 0, 1, 0]
     assert [RULES[rule] for rule in verdict.rule] == ["", "", *["exact_duplicate"] * 3]
     kept = find_duplicates(spool, rules(exact_duplicates="keep"))
     assert kept.rule.tolist() == [0] * 5
@@ -68,14 +59,14 @@ def test_near_and_exact_duplicates_are_told_apart(tmp_path: Path) -> None:
     near = rules(near_duplicates=NEAR)
     verdict = find_duplicates(fill(tmp_path / "spool", documents(texts, near)), near)
     assert [RULES[rule] for rule in verdict.rule] == ["", "", "exact_duplicate", "near_duplicate", ""]
-    assert verdict.stands_for.tolist() == [0, 1, 1, 1, 4]
+    assert verdict.representative.tolist() == [0, 1, 1, 1, 4]
 
 
-def test_a_group_keeps_its_documents_and_has_one_that_stands_for_all(tmp_path: Path) -> None:
+def test_a_group_keeps_its_documents_and_has_one_that_representative_all(tmp_path: Path) -> None:
     words = [f"w{number}" for number in range(40)]
     # Each is near to the next one, the first not to the last.
     texts = [" ".join(words[start : start + 32]) for start in (0, 4, 8)] + ["short"]
     group = rules(near_duplicates=NEAR | {"action": "group", "threshold": 0.7})
     verdict = find_duplicates(fill(tmp_path / "spool", documents(texts, group)), group)
     assert verdict.rule.tolist() == [0, 0, 0, 0]
-    assert verdict.stands_for.tolist() == [0, 0, 0, 3]
+    assert verdict.representative.tolist() == [0, 0, 0, 3]

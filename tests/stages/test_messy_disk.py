@@ -19,6 +19,7 @@ import zstandard
 
 from llm.core.tables import read_table
 from llm.corpus.params import FilesSource
+from llm.report.prepare import markdown
 from stages import prepare
 
 MAX_DOCUMENT_BYTES = 200_000
@@ -153,13 +154,13 @@ def run(tmp_path: Path, prepare_params: Callable) -> Callable[[Path], tuple[dict
     def run_stage(raw: Path) -> tuple[dict[str, str], str, dict]:
         source = FilesSource(name="disk", kind="files", globs=[f"{raw.as_posix()}/**/*"], on_error="skip")
         section = prepare_params([source], max_document_bytes=MAX_DOCUMENT_BYTES)
-        corpus, metrics, report = (tmp_path / name for name in ("corpus", "metrics.json", "report.md"))
+        corpus, metrics, details = (tmp_path / name for name in ("corpus", "metrics.json", "details.json"))
         (tmp_path / "scratch").mkdir(exist_ok=True)
-        prepare.main(section, raw, Path("requirements.lock"), corpus, metrics, report, tmp_path / "scratch")
+        prepare.main(section, tmp_path / "scratch", raw, Path("requirements.lock"), corpus, metrics, details)
         rows = read_table(corpus / "train.parquet").to_pylist()
         found = {row["path"]: row["text"] for row in rows}
         assert len(found) == len(rows)
-        return found, report.read_text(), json.loads(metrics.read_text())
+        return found, markdown(json.loads(details.read_text())), json.loads(metrics.read_text())
 
     return run_stage
 

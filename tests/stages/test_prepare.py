@@ -13,6 +13,7 @@ from llm.core.errors import UserError
 from llm.core.tables import CORPUS, SPLITS, iterate_rows, read_table
 from llm.corpus.clean import document_id
 from llm.corpus.params import FilesSource, PythonSource
+from llm.report.prepare import markdown
 from llm.tokens.windows import read_info, read_windows
 from stages import sample, tokenize
 from stages.prepare import main
@@ -37,15 +38,9 @@ def run(tmp_path: Path, raw: Path) -> Callable[..., Path]:
     def run(section: Any, name: str = "corpus", raw: Path = raw) -> Path:
         corpus, scratch = tmp_path / name, tmp_path / f"{name}.scratch"
         scratch.mkdir(exist_ok=True)
-        main(
-            section,
-            raw,
-            Path("requirements.lock"),
-            corpus,
-            corpus.with_suffix(".json"),
-            corpus.with_suffix(".md"),
-            scratch,
-        )
+        details = tmp_path / f"{name}.details.json"
+        main(section, scratch, raw, Path("requirements.lock"), corpus, corpus.with_suffix(".json"), details)
+        corpus.with_suffix(".md").write_text(markdown(json.loads(details.read_text())))
         return corpus
 
     return run
@@ -108,7 +103,7 @@ def test_what_is_empty_double_or_no_text_is_dropped_and_counted(raw: Path, prepa
 
 def test_a_file_that_is_no_text_ends_the_stage_unless_it_may_be_skipped(raw: Path, prepare: Prepare) -> None:
     write(raw, a="one\n", b=b"\x89\xff\xfe\xd8\x00\x81")
-    with pytest.raises(UserError, match=r"^source mine: b\.txt: expected .* \(on_error: skip passes over it\)$"):
+    with pytest.raises(UserError, match=r"^source mine: b\.txt: expected .* \(on_error: skip leaves it out\)$"):
         prepare(shares(), on_error="fail")
 
 
@@ -208,7 +203,7 @@ def test_a_corpus_with_nothing_to_train_on_is_refused(raw: Path, prepare: Prepar
     write(raw, a=" ", b=b"\x89\xff\xfe\xd8\x00\x81")
     with pytest.raises(
         UserError,
-        match=r"^prepare\.sources: wanted at least one document to train on, given none \(1 empty, 1 not text\)$",
+        match=r"^prepare\.sources: expected at least one document to train on, got none \(1 empty, 1 not text\)$",
     ):
         prepare(shares())
     assert not (tmp_path / "corpus.json").exists()
@@ -279,7 +274,7 @@ def test_a_share_keeps_some_documents_and_moves_none(raw: Path, prepare: Prepare
             for split in SPLITS
             for row in iterate_rows(tmp_path / str(share) / f"{split}.parquet", ["doc_id"])
         }
-        dropped = metrics["dropped"].get("beyond_share", {"documents": 0})["documents"]
+        dropped = metrics["dropped"].get("beyond_subset_fraction", {"documents": 0})["documents"]
         assert dropped + len(kept[share]) == 60
     assert len(kept[1.0]) == 60
     assert 10 < len(kept[0.4]) < 40

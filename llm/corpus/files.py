@@ -1,0 +1,110 @@
+"""The files that globs name, all under one folder; hidden files and linked folders are found, to be reported."""
+
+import fnmatch
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+from llm.core.errors import UserError
+from llm.corpus.containers import hidden, is_hidden
+from llm.corpus.readers.streams import ContentError
+
+# What Git, DVC and the stage `folders` keep beside the user's files.
+BOOKKEEPING = (".gitignore", ".gitkeep", ".keep", "*.dvc")
+
+
+def find_files(where: str, glob: str, raw: Path) -> list[Path]:
+    """Return the files that a glob names, at least one and all under `raw`, and folders that are not entered.
+
+    A folder stands for all files in it. UserError begins with `where`.
+    """
+    paths = [path for pattern in _expand(glob) for path in _match(where, pattern, raw)]
+    files = [path for path in paths if path.is_file() or _is_closed(path) or not path.exists()]
+    files = [file for file in files if not any(fnmatch.fnmatch(file.name, pattern) for pattern in BOOKKEEPING)]
+    visible = [file for file in files if not is_hidden_in(raw, file)]
+    if not visible:
+        problem = f"{where} expected a glob that matches a file, got {glob}"
+        if files:
+            problem += ", whose files are hidden"
+        elif any(path.is_dir() for path in paths):
+            problem += f", which matches folders; for the files in them write {glob}/**/*"
+        raise UserError(problem)
+    if link := next((file for file in visible if file.is_file() and not _is_inside(file, raw)), None):
+        raise UserError(f"{where} expected files under {raw.as_posix()}/, got {link}, a link out of it")
+    return files
+
+
+def is_hidden_in(raw: Path, file: Path) -> bool:
+    """Return whether a file is hidden, or in a hidden folder under `raw`."""
+    return is_hidden(PurePosixPath(file.relative_to(raw)))
+
+
+def incompatible(file: Path, path: str) -> ContentError | None:
+    """Return the error for a path that is left out, or whose changes DVC does not see; else None."""
+    if is_hidden(PurePosixPath(path)):
+        return hidden()
+    if file.is_dir() and file.is_symlink():
+        problem = "expected files, got a linked folder, whose changes DVC does not see; copy it here"
+        return ContentError("linked_folder", problem)
+    if file.is_dir():
+        return ContentError("unreadable", "expected a folder that can be read, got one without permission")
+    return None
+
+
+def _is_inside(file: Path, raw: Path) -> bool:
+    return file.resolve().is_relative_to(raw.resolve())
+
+
+def _expand(glob: str) -> list[str]:
+    """Return the alternatives of a glob.
+
+    >>> _expand("data/raw/*.{txt,md}")
+    ['data/raw/*.txt', 'data/raw/*.md']
+    """
+    braces = re.search(r"\{([^{}]*,[^{}]*)\}", glob)
+    if not braces:
+        return [glob]
+    before, after = glob[: braces.start()], glob[braces.end() :]
+    return [whole for part in braces[1].split(",") for whole in _expand(before + part + after)]
+
+
+def _match(where: str, glob: str, raw: Path) -> list[Path]:
+    """Return the files and folders that a glob matches, and below a `**` the folders that are not entered."""
+    pattern = Path(os.path.relpath(glob or ".", raw)).as_posix()
+    if pattern.split("/")[0] == "..":
+        problem = f"{where} expected globs under {raw.as_posix()}/, got {glob}"
+        inside = (raw / glob).as_posix()
+        raise UserError(f"{problem}; write {inside}" if ".." not in inside and _glob(raw, glob) else problem)
+    if (raw / pattern).is_file() or (pattern != "." and _is_closed(raw / pattern)):
+        return [raw / pattern]
+    folder, parts = (raw / pattern, ["**", "*"]) if (raw / pattern).is_dir() else (raw, pattern.split("/"))
+    if parts[-1] == "**":
+        parts.append("*")
+    if wrong := next((part for part in parts if "**" in part and part != "**"), None):
+        right = glob.replace(wrong, wrong.replace("**", "**/*", 1))
+        raise UserError(f"{where} expected ** as the whole name of a folder, got {glob}; write {right}")
+    matches = _glob(folder, "/".join(parts))
+    if "**" in parts:
+        matches += filter(_is_closed, _glob(folder, "/".join([*parts[: parts.index("**") + 1], "*"])))
+    else:
+        matches = [path for path in matches if not _is_closed(path)]  # `*` enters no folder
+    return [_closed_part(path, raw) for path in matches]
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths that a pattern matches, none where pathlib refuses it."""
+    try:
+        return list(folder.glob(pattern))
+    except (ValueError, IndexError, NotImplementedError):
+        return []
+
+
+def _is_closed(path: Path) -> bool:
+    """Return whether a path is a folder that is not entered: a link, which DVC does not follow, or not readable."""
+    return path.is_dir() and (path.is_symlink() or not os.access(path, os.R_OK | os.X_OK))
+
+
+def _closed_part(path: Path, raw: Path) -> Path:
+    """Return the linked folder through which a path goes, or else the path."""
+    above = [folder for folder in path.parents if folder != raw and folder.is_relative_to(raw)]
+    return next((folder for folder in reversed(above) if folder.is_symlink()), path)
