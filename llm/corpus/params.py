@@ -1,4 +1,4 @@
-"""The sections of params.yaml that the text half takes: prepare and label."""
+"""The sections prepare and label of params.yaml."""
 
 from typing import Annotated, Literal, Self
 
@@ -12,15 +12,16 @@ EncodingByGlob = Annotated[
     Annotated[EncodingName, Tag("name")] | Annotated[dict[str, EncodingName], Tag("globs")],
     Discriminator(lambda value: "globs" if isinstance(value, dict) else "name"),
 ]
+OnError = Literal["fail", "skip"]  # skip counts and reports what could not be read
 
 
 class PythonSource(Section):
-    """Source code of the running interpreter's standard library: module paths that a pattern matches."""
+    """Source code of the running interpreter's standard library, by patterns of module paths."""
 
     name: Name
     kind: Literal["python"]
     include: list[str] = Field(min_length=1)
-    exclude: list[str] = []  # patterns of what `include` matches and is left out all the same
+    exclude: list[str] = []  # of the modules that `include` matches
 
 
 class DocstringsSource(Section):
@@ -30,16 +31,14 @@ class DocstringsSource(Section):
     kind: Literal["docstrings"]
     packages: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = Field(min_length=1)
     exclude: list[str] = []  # patterns of module paths, such as numpy/f2py/*
-    repeated: Literal["drop", "keep"] = "drop"  # docstrings that mostly stand in earlier ones
+    repeated: Literal["drop", "keep"] = "drop"  # docstrings that repeat earlier ones
 
 
 class _FileOptions(Section):
-    """How files are read, whatever brought them here."""
-
     text_field: str = "text"  # the field of a JSON object, the column of a table
     encoding: EncodingByGlob | None = None  # of all files, or by glob; null recognises it
-    separator: Annotated[str, Field(min_length=1)] | None = None  # what stands between documents of one text file
-    on_error: Literal["fail", "skip"] = "fail"  # skip counts and names what could not be read
+    separator: Annotated[str, Field(min_length=1)] | None = None  # between documents of one text file
+    on_error: OnError = "fail"
 
 
 class FilesSource(_FileOptions):
@@ -51,7 +50,7 @@ class FilesSource(_FileOptions):
 
 
 class UrlSource(_FileOptions):
-    """One file from the network, the same bytes for ever."""
+    """One file from the network, of a known hash."""
 
     name: Name
     kind: Literal["url"]
@@ -61,16 +60,16 @@ class UrlSource(_FileOptions):
 
 
 class HuggingFaceSource(Section):
-    """A dataset that the library `datasets` loads: its name on the Hub, or a folder under data/raw; streamed."""
+    """A dataset that the library `datasets` streams: its name on the Hub, or a folder under data/raw."""
 
     name: Name
     kind: Literal["huggingface"]
     dataset: str
     config: str | None = None
     split: str = "train"
-    revision: str | None = None  # a commit, so that the data stays what it is
+    revision: str | None = None  # a commit, so that the data cannot change
     text_field: str = "text"
-    on_error: Literal["fail", "skip"] = "fail"
+    on_error: OnError = "fail"
 
 
 Source = Annotated[
@@ -79,7 +78,7 @@ Source = Annotated[
 
 
 class CleanParams(Section):
-    """Which documents are dropped and what is taken out of the others; null turns a rule off."""
+    """Which documents are dropped and what is removed from the others; null turns a rule off."""
 
     control_characters: Literal["remove", "keep"]
     min_chars: Count | None
@@ -90,19 +89,16 @@ class CleanParams(Section):
 
 
 class SplitParams(Section):
-    """How documents are held out: whole ones by a hash of their text, or the end of each by position.
-
-    Auto is by document where there are enough of them.
-    """
+    """How text is held out: whole documents by a hash, the end of each by position, or what suits (auto)."""
 
     method: Literal["auto", "document", "position"]
     val: Share
     test: Share
 
     @model_validator(mode="after")
-    def _something_is_left(self) -> Self:
+    def _check_sum(self) -> Self:
         if self.val + self.test >= 1:
-            raise ValueError(f"wanted val + test below 1, given {self.val} + {self.test}")
+            raise ValueError(f"expected val + test below 1, got {self.val} + {self.test}")
         return self
 
 
@@ -117,17 +113,15 @@ class PrepareParams(Section):
     split: SplitParams
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def _check_sections(self) -> Self:
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
-            raise ValueError(f"wanted a name of its own for each source, given {', '.join(names)}")
-        return self
-
-    @model_validator(mode="after")
-    def _groups_are_whole_documents(self) -> Self:
+            raise ValueError(f"expected a name of its own for each source, got {', '.join(names)}")
         near = self.clean.near_duplicates
         if near and near.action == "group" and self.split.method == "position":
-            raise ValueError("wanted near_duplicates.action drop: with split.method position no split holds a document")
+            raise ValueError(
+                "expected near_duplicates.action drop: with split.method position no split holds a document"
+            )
         return self
 
 

@@ -217,7 +217,7 @@ def test_drops_that_leave_more_each_time_do_not_use_up_the_tries(get: Callable[.
 def test_drops_that_leave_nothing_do(get: Callable[..., Path], server: Server, waits: list[float]) -> None:
     with pytest.raises(UserError) as caught:
         get(ranged(1000), ranged(0), retries=3)
-    assert str(caught.value).startswith(f"source mine: {server.url()}: wanted {len(CONTENT)} bytes, given 1000 ")
+    assert str(caught.value).startswith(f"source mine: {server.url()}: expected {len(CONTENT)} bytes, got 1000 ")
     assert server.ranges == [None, *["bytes=1000-"] * 3]
     assert waits == [1.0, 2.0, 4.0]
 
@@ -228,7 +228,7 @@ def test_a_server_without_ranges_starts_from_zero(get: Callable[..., Path], serv
 
 
 def test_a_server_that_always_drops_at_the_same_place_is_given_up(get: Callable[..., Path], server: Server) -> None:
-    with pytest.raises(UserError, match=f"wanted {len(CONTENT)} bytes, given {HALF} "):
+    with pytest.raises(UserError, match=f"expected {len(CONTENT)} bytes, got {HALF} "):
         get(plain(n_bytes=HALF), retries=2)
     assert len(server.ranges) == 3
 
@@ -262,7 +262,7 @@ def test_a_length_that_is_too_large_costs_a_request_and_no_more(get: Callable[..
 
 
 def test_a_length_that_is_too_small_cuts_the_file_and_so_its_hash(get: Callable[..., Path], part: Path) -> None:
-    with pytest.raises(UserError, match=f"wanted the sha256 {SHA256}, given {hashlib.sha256(CONTENT[:9]).hexdigest()}"):
+    with pytest.raises(UserError, match=f"expected the sha256 {SHA256}, got {hashlib.sha256(CONTENT[:9]).hexdigest()}"):
         get(plain(length=9))
     assert not part.exists()
 
@@ -288,7 +288,7 @@ def test_a_server_in_trouble_is_asked_again(code: int, get: Callable[..., Path],
 def test_trouble_that_stays_is_said(get: Callable[..., Path], server: Server, waits: list[float]) -> None:
     with pytest.raises(UserError) as caught:
         get(status(503), retries=2)
-    expected = f"source mine: {server.url()}: wanted status 200, given 503 Service Unavailable, tried 3 times"
+    expected = f"source mine: {server.url()}: expected status 200, got 503 Service Unavailable, tried 3 times"
     assert str(caught.value) == expected
     assert waits == [1.0, 2.0]
 
@@ -306,7 +306,7 @@ def test_the_server_may_say_how_long_to_wait(
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 410, 416])
 def test_a_refusal_is_final(code: int, get: Callable[..., Path], server: Server, waits: list[float]) -> None:
-    with pytest.raises(UserError, match=f"^source mine: {server.url()}: wanted status 200, given {code} "):
+    with pytest.raises(UserError, match=f"^source mine: {server.url()}: expected status 200, got {code} "):
         get(status(code))
     assert (len(server.ranges), waits) == (1, [])
 
@@ -314,7 +314,7 @@ def test_a_refusal_is_final(code: int, get: Callable[..., Path], server: Server,
 def test_nobody_there_is_tried_again_and_said(tmp_path: Path, waits: list[float]) -> None:
     with Server() as gone:
         url = gone.url()
-    with pytest.raises(UserError, match=rf"^source mine: {url}: wanted an answer, given .*, tried 3 times$") as caught:
+    with pytest.raises(UserError, match=rf"^source mine: {url}: expected an answer, got .*, tried 3 times$") as caught:
         fetch(url, SHA256, tmp_path, name="mine", retries=2)
     assert "\n" not in str(caught.value)
     assert waits == [1.0, 2.0]
@@ -346,7 +346,7 @@ def test_a_redirect_is_followed(get: Callable[..., Path], server: Server) -> Non
 
 @pytest.mark.parametrize("place", ["file:///etc/hostname", "ftp://127.0.0.1/rain.txt", "data:,rain", "http://["])
 def test_a_redirect_leads_nowhere_but_to_http(place: str, get: Callable[..., Path], server: Server) -> None:
-    with pytest.raises(UserError, match=f"^source mine: {server.url()}: wanted a file over http or https, given .+"):
+    with pytest.raises(UserError, match=f"^source mine: {server.url()}: expected a file over http or https, got .+"):
         get(redirect(place))
     assert len(server.ranges) == 1
 
@@ -358,7 +358,7 @@ def test_a_redirect_to_itself_ends(get: Callable[..., Path], server: Server) -> 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/rain.txt", "http://[/rain.txt", "rain.txt"])
 def test_no_url_but_one_of_http_is_taken(url: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"^source mine: {re.escape(url)}: wanted a file over http or https, given .+"):
+    with pytest.raises(UserError, match=f"^source mine: {re.escape(url)}: expected a file over http or https, got .+"):
         fetch(url, SHA256, tmp_path, name="mine")
 
 
@@ -367,7 +367,7 @@ def test_a_wrong_content_is_asked_for_twice_and_said(get: Callable[..., Path], s
     with pytest.raises(UserError) as caught:
         get(plain(wrong))
     given = hashlib.sha256(wrong).hexdigest()
-    assert str(caught.value) == f"source mine: {server.url()}: wanted the sha256 {SHA256}, given {given}"
+    assert str(caught.value) == f"source mine: {server.url()}: expected the sha256 {SHA256}, got {given}"
     assert server.ranges == [None, None]
     assert [file.name for file in (tmp_path / SHA256).iterdir()] == [".lock"]
 
@@ -415,7 +415,7 @@ def test_an_endless_body_ends(get: Callable[..., Path], server: Server, part: Pa
 
     with pytest.raises(UserError) as caught:
         get(endless, max_bytes=300_000)
-    assert str(caught.value) == f"source mine: {server.url()}: wanted at most 300000 bytes, given more"
+    assert str(caught.value) == f"source mine: {server.url()}: expected at most 300000 bytes, got more"
     assert (len(server.ranges), part.exists()) == (1, False)
 
 
@@ -426,7 +426,7 @@ def test_a_body_that_says_it_is_too_long_is_not_read(
     if allowed:
         assert get(max_bytes=max_bytes).read_bytes() == CONTENT
     else:
-        with pytest.raises(UserError, match=f"wanted at most {max_bytes} bytes, given {len(CONTENT)}$"):
+        with pytest.raises(UserError, match=f"expected at most {max_bytes} bytes, got {len(CONTENT)}$"):
             get(max_bytes=max_bytes)
         assert not part.exists()
 
@@ -442,7 +442,9 @@ def test_the_hash_is_of_the_bytes_as_they_are_sent(get: Callable[..., Path]) -> 
 
 def test_a_cache_that_cannot_be_written_is_one_line(server: Server, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match=f"^source mine: {server.url()}: wanted to keep it at .*, given .*cache.*") as e:
+    with pytest.raises(
+        UserError, match=f"^source mine: {server.url()}: expected a cache that can be written to at .*, got .*cache.*"
+    ) as e:
         fetch(server.url(), SHA256, tmp_path / "cache", name="mine")
     assert "\n" not in str(e.value)
 
@@ -497,7 +499,7 @@ def test_progress_and_waits_are_told_on_stderr(get: Callable[..., Path], capsys:
     get(status(503), whole)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "wanted status 200, given 503 Service Unavailable, next try in 1 s" in err
+    assert "expected status 200, got 503 Service Unavailable, next try in 1 s" in err
     assert re.search(r"rain\.txt\.gz: 100%.* 256k/256k .*B/s", err)
 
 
