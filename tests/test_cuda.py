@@ -1,6 +1,6 @@
-"""What a GPU changes: the same numbers as on the processor, compiled steps, checkpoints that move between the two.
+"""A GPU gives the numbers of the CPU, compiles steps, and shares checkpoints with the CPU.
 
-Skipped where no CUDA device is. `python -m bench.gpu` runs this file with its other checks.
+Skipped without a CUDA device. `python -m bench.gpu` runs this file with its other checks.
 """
 
 from collections.abc import Callable
@@ -35,8 +35,8 @@ from llm.train.params import OptimizerParams, ScheduleParams
 DEVICE = "cuda"
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
-    # Which warnings a driver or a compiler for GPUs has is not this project's to say.
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    # Drivers and compilers for GPUs have warnings of their own.
     pytest.mark.filterwarnings("default"),
 ]
 MUON = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.01, max_grad_norm=10.0)
@@ -56,7 +56,7 @@ B, T = 3, 17
 
 @pytest.fixture(autouse=True)
 def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GRU's products are of fewer bits by default."""
+    """Turn off TF32, the default in a GRU."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -67,7 +67,7 @@ def cpu(plain_cpu) -> Machine:
 
 @pytest.fixture
 def gpu(plain_cpu) -> Machine:
-    """In float32, to be compared with the processor."""
+    """In float32, to be compared with the CPU."""
     return replace(plain_cpu, device=DEVICE)
 
 
@@ -84,20 +84,25 @@ def _loss_and_gradients(model, machine, batch, dropout_keys=None):
     return loss.detach().cpu(), {name: weight.grad.cpu() for name, weight in model.named_parameters()}
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama", "qwen2", "gpt2", "gru"])
-def test_logits_loss_and_gradients_are_those_of_the_processor(draw_gpt, config, batch, cpu, gpu, family):
-    shape = config.model_dump() | {"family": family, "positions": None}
-    on_cpu, on_gpu = draw_gpt(**shape), draw_gpt(**shape)
+SHAPES = [{"family": family, "positions": None} for family in ("qwen3", "llama", "qwen2", "gpt2", "gru")]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, {"dropout": 0.3}], ids=lambda shape: shape.get("family", "dropout"))
+def test_logits_loss_and_gradients_are_those_of_the_cpu(draw_gpt, config, batch, cpu, gpu, shape):
+    on_cpu, on_gpu = (draw_gpt(**config.model_dump() | shape) for _ in range(2))
     with torch.no_grad():
         torch.testing.assert_close(on_gpu.to(DEVICE)(batch[0].to(DEVICE)).cpu(), on_cpu(batch[0]), rtol=1e-3, atol=1e-3)
     (loss, gradients), (gpu_loss, gpu_gradients) = (
-        _loss_and_gradients(model, machine, batch) for model, machine in ((on_cpu, cpu), (on_gpu, gpu))
+        _loss_and_gradients(model, machine, batch, model.dropout_keys(1, 2) if "dropout" in shape else None)
+        for model, machine in ((on_cpu, cpu), (on_gpu, gpu))
     )
     torch.testing.assert_close(gpu_loss, loss, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gpu_gradients, gradients, rtol=1e-2, atol=1e-3)
+    if "dropout" in shape:
+        assert LanguageLoss(on_gpu, gpu, compiled=False)(*batch).item() != pytest.approx(loss.item(), abs=1e-3)
 
 
-def test_in_bfloat16_gradients_point_where_those_of_float32_do(draw_gpt, config, batch, cpu, gpu):
+def test_bfloat16_gradients_point_where_float32_ones_do(draw_gpt, config, batch, cpu, gpu):
     loss, gradients = _loss_and_gradients(draw_gpt(**config.model_dump()), cpu, batch)
     low = replace(gpu, matmul_dtype="bfloat16")
     gpu_loss, gpu_gradients = _loss_and_gradients(draw_gpt(**config.model_dump()), low, batch)
@@ -106,17 +111,7 @@ def test_in_bfloat16_gradients_point_where_those_of_float32_do(draw_gpt, config,
     assert torch.cosine_similarity(whole, gpu_whole, dim=0) > 0.99
 
 
-def test_dropout_leaves_out_the_same_elements_as_on_the_processor(draw_gpt, config, batch, cpu, gpu):
-    shape = config.model_dump() | {"dropout": 0.3}
-    on_cpu, on_gpu = draw_gpt(**shape), draw_gpt(**shape).to(DEVICE)
-    loss, gradients = _loss_and_gradients(on_cpu, cpu, batch, on_cpu.dropout_keys(1, 2))
-    gpu_loss, gpu_gradients = _loss_and_gradients(on_gpu, gpu, batch, on_gpu.dropout_keys(1, 2))
-    torch.testing.assert_close(gpu_loss, loss, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(gpu_gradients, gradients, rtol=1e-2, atol=1e-3)
-    assert LanguageLoss(on_gpu, gpu, compiled=False)(*batch).item() != pytest.approx(loss.item(), abs=1e-3)
-
-
-def test_compiled_steps_have_the_uncompiled_loss_and_make_it_fall(draw_gpt, config, batch, gpu):
+def test_compiled_steps_have_the_uncompiled_loss_and_learn(draw_gpt, config, batch, gpu):
     machine = replace(gpu, matmul_dtype="bfloat16")
     model = draw_gpt(**config.model_dump() | {"dropout": 0.1}).to(DEVICE)
     optimizer = Optimizer(model, MUON, machine.dtype, DEVICE)
@@ -136,7 +131,7 @@ def test_compiled_steps_have_the_uncompiled_loss_and_make_it_fall(draw_gpt, conf
 
 @pytest.fixture
 def learn(config, tmp_path) -> Callable[..., GPT]:
-    """A trainer of a fresh model with dropout, that can be stopped and goes on from the state of a name."""
+    """Trains a fresh model with dropout; a run with a name can be stopped and resumed."""
 
     def run(machine: Machine, name: str | None = None, stop_at: int | None = None, seed: int = 1) -> GPT:
         shape = config.model_copy(update={"dropout": 0.1})
@@ -174,7 +169,7 @@ def _weights(model: GPT) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_resumed_run_ends_in_the_bytes_of_an_uninterrupted_one(learn, gpu, dtype):
+def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_one(learn, gpu, dtype):
     machine = replace(gpu, matmul_dtype=dtype)
     uninterrupted, again = _weights(learn(machine)), _weights(learn(machine))
     learn(machine, "killed", stop_at=8)
@@ -184,7 +179,7 @@ def test_a_resumed_run_ends_in_the_bytes_of_an_uninterrupted_one(learn, gpu, dty
 
 
 @pytest.mark.parametrize("to_gpu", [True, False])
-def test_a_run_goes_on_on_the_other_device(learn, cpu, gpu, to_gpu):
+def test_a_run_is_resumed_on_the_other_device(learn, cpu, gpu, to_gpu):
     first, second = (cpu, gpu) if to_gpu else (gpu, cpu)
     learn(first, "moved", stop_at=8)
     torch.testing.assert_close(_weights(learn(second, "moved", seed=2)), _weights(learn(cpu)), rtol=0.05, atol=0.02)
@@ -199,7 +194,7 @@ def test_saved_weights_are_the_same_bytes_from_both_devices(draw_gpt, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gpt2", "gru"])
-def test_generation_with_kept_keys_writes_what_whole_forward_passes_do(draw_gpt, family):
+def test_generation_with_a_kv_cache_is_that_of_full_passes(draw_gpt, family):
     model = draw_gpt(family=family, n_heads=1 if family == "gru" else 2).to(DEVICE).eval()
     prompt = [7, 301, 5, 42]
     written = list(generate(model, prompt, 30, greedy))
@@ -208,11 +203,11 @@ def test_generation_with_kept_keys_writes_what_whole_forward_passes_do(draw_gpt,
         likeliest = model(ids)[0, len(prompt) - 1 : -1]
     best = likeliest.max(dim=-1).values
     chosen = likeliest[torch.arange(len(written)), written]
-    torch.testing.assert_close(chosen, best, rtol=1e-4, atol=1e-4)  # two may be alike to the last bit but one
+    torch.testing.assert_close(chosen, best, rtol=1e-4, atol=1e-4)  # two may differ in the last bits alone
     assert list(generate(model.cpu(), prompt, 5, greedy)) == written[:5]
 
 
-def test_figures_of_held_out_text_are_those_of_the_processor(draw_gpt, config, cpu, gpu):
+def test_figures_of_held_out_text_are_those_of_the_cpu(draw_gpt, config, cpu, gpu):
     model = draw_gpt(**config.model_dump())
     stream = np.random.default_rng(1).integers(config.vocab_size, size=99).astype(np.uint16)
     spans = plan_spans(len(stream), config.context_length, 5)
@@ -292,6 +287,6 @@ def test_the_machine_is_found_with_its_gpu(monkeypatch):
     assert machine.key() != replace(machine, device="cpu").key()
 
 
-def test_a_full_gpu_is_a_line_of_advice():
+def test_a_full_gpu_is_one_line_with_advice():
     with pytest.raises(UserError, match="out of memory; less of it"), memory_advice("less of it"):
         torch.empty(1 << 50, dtype=torch.uint8, device=DEVICE)

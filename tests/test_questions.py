@@ -1,4 +1,4 @@
-"""The documents are held to the project: links, commands, knobs, experiments and Python blocks."""
+"""Documents agree with the project: links, commands, params, experiments and Python blocks."""
 
 import doctest
 import re
@@ -11,19 +11,21 @@ from typer.main import get_command
 
 from llm.__main__ import app
 from llm.commands.check import check_params
+from llm.core import params
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "docs/questions.md", "docs/text.md"]
-PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PARAMS = params.read(ROOT / "params.yaml")
+STAGES = params.read(ROOT / "dvc.yaml")["stages"]
 COMMANDS: dict[str, Any] = get_command(app).commands
+every_document = pytest.mark.parametrize("document", ["README.md", "docs/questions.md", "docs/text.md"])
 
 
-def _find(pattern: str, document: str) -> list[str]:
+def _find(pattern: str, document: str) -> list[Any]:
     return re.findall(pattern, (ROOT / document).read_text(encoding="utf-8"))
 
 
 def _is_key(key: str) -> bool:
-    """Whether a dotted name leads to a value in params.yaml; behind a list stands what one of its entries has."""
+    """Whether a dotted name leads to a value in params.yaml, through any entry of a list."""
     value: Any = PARAMS
     for part in key.split("."):
         if isinstance(value, list):
@@ -34,49 +36,43 @@ def _is_key(key: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_relative_link_points_to_something(document):
+@every_document
+def test_every_relative_link_has_a_target(document):
     links = [link for link in _find(r"\]\(([^)\s]+)\)", document) if "://" not in link]
-    folder = (ROOT / document).parent
     assert links
+    folder = (ROOT / document).parent
     assert [link for link in links if not (folder / link.partition("#")[0]).exists()] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@every_document
 def test_every_command_and_its_options_exist(document):
     named = _find(r"python -m llm ([a-z][a-z-]*)((?: --?[a-z-]+| [^\s`#]+)*)", document)
     assert named
-    assert [name for name, _ in named if name not in COMMANDS] == []
     for name, words in named:
         options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
         assert [word for word in re.findall(r"(?<= )--[a-z-]+", words) if word not in options] == [], name
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_knob_in_backticks_stands_in_params_yaml(document):
-    sections = "|".join(PARAMS)
-    named = _find(rf"`((?:{sections})(?:\.[a-z_]+)+)(?:[=: ][^`]*)?`", document)
+@every_document
+def test_every_param_in_backticks_is_in_params_yaml(document):
+    named = set(_find(rf"`((?:{'|'.join(PARAMS)})(?:\.[a-z_]+)+)(?:[=: ][^`]*)?`", document))
     files = {name for name in named if name.endswith((".json", ".py", ".safetensors", ".yaml"))}
-    assert sorted(name for name in {*named} - files if not _is_key(name)) == []
+    assert sorted(name for name in named - files if not _is_key(name)) == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_experiment_has_knobs_and_values_that_are_right(document, tmp_path):
-    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    experiments = [found.replace("'", "") for found in _find(r"dvc exp run ([^`\n#]+)", document)]
-    for experiment in experiments:
-        content = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+@every_document
+def test_every_experiment_has_valid_params_and_targets(document, tmp_path):
+    for experiment in (found.replace("'", "") for found in _find(r"dvc exp run ([^`\n#]+)", document)):
+        content = params.read(ROOT / "params.yaml")
         for key, value in re.findall(r"-S ([\w.]+)=(\S+)", experiment):
             assert _is_key(key), key
-            *sections, last = key.split(".")
-            inside = content
-            for section in sections:
-                inside = inside[section]
-            inside[last] = YAML(typ="safe").load(value)
+            above, _, last = key.rpartition(".")
+            section = params.find(content, above, Path()) if above else content
+            section[last] = YAML(typ="safe").load(value)
         YAML(typ="safe").dump(content, tmp_path / "params.yaml")
         check_params(tmp_path / "params.yaml")  # raises
         targets = re.sub(r"-S \S+|--temp|[…|]", "", experiment).split()
-        assert [target for target in targets if target not in stages] == [], experiment
+        assert [target for target in targets if target not in STAGES] == [], experiment
 
 
 def _blocks() -> list[Any]:
@@ -86,19 +82,17 @@ def _blocks() -> list[Any]:
 
 
 @pytest.mark.parametrize("block", _blocks())
-def test_every_python_block_says_what_it_says(block):
+def test_every_python_block_has_its_output(block):
     examples = doctest.DocTestParser().get_doctest(block, {}, "questions.md", "docs/questions.md", 0)
-    said: list[str] = []
-    runner = doctest.DocTestRunner(verbose=False)
-    runner.run(examples, out=said.append)
-    assert examples.examples
-    assert runner.summarize(verbose=False).failed == 0, "".join(said)
+    printed: list[str] = []
+    results = doctest.DocTestRunner(verbose=False).run(examples, out=printed.append)
+    assert results.attempted
+    assert results.failed == 0, "".join(printed)
 
 
-def test_every_question_stands_once_and_its_answer_names_the_code():
+def test_every_question_is_unique_and_its_answer_links_to_code():
     _, *answers = re.split(r"(?m)^### ", (ROOT / "docs/questions.md").read_text(encoding="utf-8"))
     questions = [answer.partition("\n")[0] for answer in answers]
-    assert len(questions) > 20
+    assert len(set(questions)) == len(questions) > 20
     assert [question for question in questions if not question.endswith("?")] == []
-    assert len(set(questions)) == len(questions)
     assert [question for question, answer in zip(questions, answers, strict=True) if "](../" not in answer] == []
