@@ -79,7 +79,7 @@ def main() -> None:
         return
     names = [name for name in VARIANTS if not given.only or any(part in name for part in given.only)]
     if not names:
-        parser.error(f"--only: wanted a part of a variant's name, given {', '.join(given.only)}")
+        parser.error(f"--only: expected a part of a variant's name, got {', '.join(given.only)}")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
         jobs = {}
         for name in names:

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_TOKENS:,} tokens, one turn")
     given = parser.parse_args()
     if not (EXPORT / "config.json").exists() or not WINDOWS.exists():
-        print(f"none: wanted {EXPORT} and {WINDOWS}, run dvc repro export")
+        print(f"none: expected {EXPORT} and {WINDOWS}, run dvc repro export")
         return
     from llm.tokens.windows import read_stream
 

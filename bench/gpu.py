@@ -1,6 +1,6 @@
-"""All that only a GPU can show, in one command of at most six minutes.
+"""Check everything that needs a GPU, in one command of at most six minutes.
 
-    python -m bench.gpu tinyshakespeare.txt --out FOLDER     all parts; FOLDER/gpu.md grows as they end
+    python -m bench.gpu tinyshakespeare.txt --out FOLDER     all parts; each adds to FOLDER/gpu.md when it ends
     python -m bench.gpu tinyshakespeare.txt --only steps     one part; can be repeated
     python -m bench.gpu tinyshakespeare.txt --dry-run        the same with tiny shapes, on the processor, uncompiled
 
@@ -12,7 +12,7 @@
     shakespeare  the stages of bench/shakespeare.yaml until the model has nanoGPT's validation loss; uncompiled,
                  compiled, and more steps
 
-Each part is a process of its own with a limit of time; what it found so far stays when it fails or is ended. `tests`,
+Each part is a process of its own with a time limit; rows that it has reported stay when it fails or is killed. `tests`,
 `resume` and `shard` measure no time and run side by side, the others alone. Every part compiles from an empty cache.
 """
 
@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -37,7 +36,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.shakespeare import LONG, PARAMS, ROOT, command_of, run_stages, set_up, stage_environment, write_params
+from bench.shakespeare import LONG, PARAMS, ROOT, command_of, run_stages, set_up, stage_environment
 
 TARGET_NATS = 1.4697  # nanoGPT's README: its character-level model of 10.6 million weights on one A100
 WARMUP_STEPS, N_STEPS = 3, 20
@@ -48,25 +47,16 @@ SMALL_MODEL = {"d_model": 128, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_
 
 @dataclass(frozen=True)
 class Part:
-    """A part by name: how long it may take, and whether it runs beside its neighbours in the list."""
+    """A part by name: its function, its time limit, and whether it runs beside its neighbors in the list."""
 
     name: str
+    run: Callable[[Path, bool], None]
     seconds: float
     side_by_side: bool = False
 
 
-PARTS = [
-    Part("device", 40),
-    Part("tests", 110, side_by_side=True),
-    Part("resume", 110, side_by_side=True),
-    Part("shard", 90, side_by_side=True),
-    Part("steps", 130),
-    Part("shakespeare", 70),
-    Part("shakespeare-compiled", 90),
-    Part("shakespeare-long", 100),
-]
-LEAST_SECONDS = 20  # left, for a part to be started
-COMPILE_SECONDS, TIMING_SECONDS = 95, 15  # of the part `steps`: for all its rows together, and for each of them
+MIN_SECONDS = 20  # left, for a part to be started
+COMPILE_SECONDS, TIMING_SECONDS = 95, 15  # of the part `steps`: for all children together, and for each of them
 
 
 def main() -> None:
@@ -86,12 +76,9 @@ def main() -> None:
     if given.step:
         time_step(given.step, given.dry_run)
     elif given.part:
-        RUN[given.part](given.text.resolve(), given.dry_run)
+        next(part for part in PARTS if part.name == given.part).run(given.text.resolve(), given.dry_run)
     else:
         run_parts(given)
-
-
-# The process that starts the others.
 
 
 def run_parts(given: argparse.Namespace) -> None:
@@ -119,8 +106,8 @@ def run_parts(given: argparse.Namespace) -> None:
 
 
 def run_part(part: Part, left: float, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run one part in a process group of its own; returns how it ended, its seconds and its rows."""
-    if left < LEAST_SECONDS:
+    """Run one part in a process group of its own; return how it ended, its seconds and its rows."""
+    if left < MIN_SECONDS:
         return {"ended": f"not started, {left:.0f} s were left", "seconds": 0.0, "rows": []}
     limit = None if given.dry_run else min(part.seconds, left)
     own = folder / part.name
@@ -192,7 +179,7 @@ def as_cell(value: Any) -> str:
 
 
 def make_older_than_now() -> None:
-    """Give files that are from the future, by this machine's clock, the present time: stages refuse edited code."""
+    """Set the times of files that are newer than this machine's clock: stages refuse code that was just edited."""
     now = time.time()
     for path in [*(ROOT / "llm").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]:
         if path.stat().st_mtime > now - 1:
@@ -204,13 +191,11 @@ def note(**row: Any) -> None:
     print(json.dumps(row), flush=True)
 
 
-# The parts.
-
-
 def show_device(text: Path, dry: bool) -> None:
     """Report the card, the versions, and the ceilings: the best matrix product and the best copy."""
     import torch
 
+    from bench.train import timed
     from llm.core.device import Machine, matmul_peak
 
     if not dry:
@@ -237,14 +222,8 @@ def installed(name: str) -> str:
         return "–"
 
 
-def timed(run: Callable[[], Any], machine: Any) -> tuple[float, Any]:
-    from bench.train import timed
-
-    return timed(run, machine)
-
-
 def run_tests(text: Path, dry: bool) -> None:
-    """Run the tests that are marked for CUDA, as they end."""
+    """Run the tests that are marked for CUDA, and report failures and the summary."""
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-m", "cuda"]
     # Neither plugins nor warnings of packages that happen to be on the machine decide here.
     command += ["-W", "default", "tests/test_cuda.py"]
@@ -281,8 +260,8 @@ def small_windows(folder: Path, text: Path, params: dict[str, Any]) -> None:
     """Run the stages before pretraining on the beginning of the text."""
     begin = folder / "begin.txt"
     begin.write_text(text.read_text(encoding="utf-8")[:200_000], encoding="utf-8")
-    set_up(folder / "data", begin, params)
-    run_stages(folder / "data", ("prepare", "tokenize", "sample"))
+    set_up(folder / "start", params, begin)
+    run_stages(folder / "start", ("prepare", "tokenize", "sample"))
 
 
 def check_resume(text: Path, dry: bool) -> None:
@@ -294,8 +273,8 @@ def check_resume(text: Path, dry: bool) -> None:
 
     def in_folder(name: str, choice: str) -> Path:
         own = folder / name
-        shutil.copytree(folder / "data", own)
-        write_params(own, small_params(**steps, compile=choice))
+        shutil.copytree(folder / "start", own)
+        set_up(own, small_params(**steps, compile=choice))
         return own
 
     def whole(choice: str) -> dict[str, str]:
@@ -370,7 +349,7 @@ def check_shard(text: Path, dry: bool) -> None:
         ("sharded", {"NPROC": "1", "GROUNDUP_SHARD": "1", "NCCL_DEBUG": "VERSION"}),
     ):
         own = folder / name
-        shutil.copytree(folder / "data", own)
+        shutil.copytree(folder / "start", own)
         began = time.monotonic()
         with pretraining(own, **environment) as process:
             code = process.wait()
@@ -394,7 +373,7 @@ def check_shard(text: Path, dry: bool) -> None:
 
 # Steps of 124 million weights: children that compile at once and are timed one after the other.
 
-# What is timed, and whether it has to be compiled first.
+# What is timed, and whether it is compiled first.
 STEPS = {
     "Transformers Qwen3ForCausalLM, compiled": True,
     "ours, compiled": True,
@@ -405,7 +384,7 @@ STEPS = {
 
 
 def time_steps(text: Path, dry: bool) -> None:
-    """Have every child compile at once, then time them one by one, so that none disturbs another."""
+    """Let all children compile at once, then time them one by one, so that none disturbs another."""
     from llm.core.device import Machine, matmul_peak
 
     machine = Machine.find()
@@ -419,11 +398,11 @@ def time_steps(text: Path, dry: bool) -> None:
     ready = first_lines(children, None if dry else COMPILE_SECONDS)
     for name, child in children.items():
         try:
-            told, _ = child.communicate("go\n" if ready[name] else None, timeout=None if dry else TIMING_SECONDS)
+            printed, _ = child.communicate("go\n" if ready[name] else None, timeout=None if dry else TIMING_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
-            told = child.communicate()[0]
-        rows = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+            printed = child.communicate()[0]
+        rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
         if not rows:
             note(row=name, failed="see gpu.log")
         for row in rows:
@@ -458,10 +437,10 @@ def step_shape(dry: bool) -> Any:
 
 
 def time_step(name: str, dry: bool) -> None:
-    """Compile a row's step, say so, wait for a line, then time the step with each optimizer of the row."""
+    """Compile a step, print a line, wait for a line, then time the step with each of its optimizers."""
     import torch
 
-    from bench.train import OURS, QWEN3, Setting, their_step
+    from bench.train import OURS, QWEN3, Setting, peak_bytes, their_step, timed
     from llm.core.device import Machine
     from llm.model.config import ModelConfig
     from llm.model.gpt import GPT
@@ -492,8 +471,7 @@ def time_step(name: str, dry: bool) -> None:
             torch.cuda.reset_peak_memory_stats()
         took = [timed(partial(step, number, *batch), machine) for number in range(1, 1 + WARMUP_STEPS + N_STEPS)]
         ordered = sorted(second for second, _ in took[WARMUP_STEPS:])
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        used = torch.cuda.max_memory_allocated() if machine.device == "cuda" else resident
+        used = peak_bytes(machine)
         print(
             json.dumps(
                 {
@@ -510,7 +488,7 @@ def time_step(name: str, dry: bool) -> None:
 
 
 def first_step(step: Callable[[], Any], tries: int = 4) -> None:
-    """Take the step that compiles; where the others fill the memory, wait for them and try again."""
+    """Take the step that compiles; while other children fill the memory, wait and retry."""
     import torch
 
     for left in reversed(range(tries)):
@@ -529,7 +507,7 @@ def our_steps(gpt: Any, machine: Any, name: str) -> Iterator[tuple[str, Callable
     import torch
     from torch import nn
 
-    from bench.train import RATES
+    from bench.train import OPTIMIZER
     from llm.model import attention
     from llm.train import language
     from llm.train.optimizers import Optimizer
@@ -548,7 +526,7 @@ def our_steps(gpt: Any, machine: Any, name: str) -> Iterator[tuple[str, Callable
         with torch.no_grad():
             for key, weight in gpt.named_parameters():
                 weight.copy_(weights[key])
-        params = OptimizerParams.model_validate({"kind": kind, **RATES})
+        params = OptimizerParams.model_validate({"kind": kind, **OPTIMIZER})
         optimizer = Optimizer(gpt, params, machine.dtype, machine.device)
 
         def step(number: int, ids: Any, target: Any, optimizer: Optimizer = optimizer) -> Any:
@@ -560,7 +538,7 @@ def our_steps(gpt: Any, machine: Any, name: str) -> Iterator[tuple[str, Callable
         yield kind, step
 
 
-def learn_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: bool = False) -> None:
+def train_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: bool = False) -> None:
     """Run the stages on the text: the last tenth is held out, scored once, every byte of it."""
     from ruamel.yaml import YAML
 
@@ -573,7 +551,7 @@ def learn_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: boo
         params["tokenize"]["segmentations"] = 1
     params["pretrain"]["compile"] = "never" if dry else choice
     folder = Path(tempfile.mkdtemp()) / "run"
-    set_up(folder, text, params)
+    set_up(folder, params, text)
     note(
         steps=params["pretrain"]["max_steps"],
         tokens_per_step=params["pretrain"]["batch_size"] * params["sample"]["context_length"],
@@ -587,7 +565,7 @@ def learn_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: boo
     note(peak_gpu_memory_mb=runtime.get("peak_gpu_memory_mb", "–"), peak_memory_mb=runtime["peak_memory_mb"])
     note(**{name: round(value, 1) for name, value in seconds.items()}, until_model=round(sum(seconds.values()), 1))
     scored = run_stages(folder, ("baselines", "evaluate"))
-    held_out = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))["val"]
+    held_out = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))["val"]["model"]
     trained = json.loads((folder / "metrics/pretrain.json").read_text(encoding="utf-8"))
     nats = held_out["bits_per_byte"] * math.log(2)
     note(
@@ -601,16 +579,16 @@ def learn_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: boo
     )
 
 
-RUN: dict[str, Callable[[Path, bool], None]] = {
-    "device": show_device,
-    "tests": run_tests,
-    "resume": check_resume,
-    "shard": check_shard,
-    "steps": time_steps,
-    "shakespeare": learn_shakespeare,
-    "shakespeare-compiled": partial(learn_shakespeare, choice="always"),
-    "shakespeare-long": partial(learn_shakespeare, choice="always", is_long=True),
-}
+PARTS = [
+    Part("device", show_device, 40),
+    Part("tests", run_tests, 110, side_by_side=True),
+    Part("resume", check_resume, 110, side_by_side=True),
+    Part("shard", check_shard, 90, side_by_side=True),
+    Part("steps", time_steps, 130),
+    Part("shakespeare", train_shakespeare, 70),
+    Part("shakespeare-compiled", partial(train_shakespeare, choice="always"), 90),
+    Part("shakespeare-long", partial(train_shakespeare, choice="always", is_long=True), 100),
+]
 
 if __name__ == "__main__":
     main()

@@ -75,7 +75,7 @@ def main() -> None:
     given = parser.parse_args()
     missing = [name for name in ("xllamacpp", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise SystemExit(f"wanted the package {missing[0]}, it is not installed (make extras)")
+        raise SystemExit(f"expected the package {missing[0]}, it is not installed (make extras)")
     torch.set_num_threads(1)
     hush()
     began = time.perf_counter()

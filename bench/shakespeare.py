@@ -1,11 +1,11 @@
-"""One text through the pipeline's own stages, in a temporary folder: seconds of each, bits a byte of its last tenth.
+"""Run one text through the stages in a temporary folder: seconds of each, bits per byte of its last tenth.
 
     python -m bench.shakespeare tinyshakespeare.txt                 the steps of bench/shakespeare.yaml
     python -m bench.shakespeare tinyshakespeare.txt --long          2,600 steps: 547 seconds on two cores
     python -m bench.shakespeare tinyshakespeare.txt --seconds 150   about so many seconds of steps, by their speed here
     python -m bench.shakespeare tinyshakespeare.txt --quick         a few steps, to see that it runs
 
-The stages are run as dvc.yaml has them. Every byte of the held-out tenth counts, each after at least half a context.
+Every byte of the held-out tenth counts, each after at least half a context.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from llm.core.device import Machine
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "bench" / "shakespeare.yaml"
-# A text that is read many times has to be cut in more ways, and the model kept from learning it by heart.
+# A text that is read many times is cut in more ways, and dropout keeps the model from memorizing it.
 LONG = {"pretrain": {"max_steps": 2600}, "tokenize": {"segmentations": 12}, "model": {"dropout": 0.1}}
 STAGES = ("prepare", "tokenize", "sample", "pretrain", "baselines", "evaluate")
 
@@ -43,9 +43,9 @@ def main() -> None:
     budget.add_argument("--quick", action="store_true", help="a few steps of a small model")
     given = parser.parse_args()
     if not given.text.is_file():
-        parser.error(f"TEXT: wanted a text file, there is no {given.text}")
+        parser.error(f"TEXT: expected a text file, got {given.text}")
     if given.seconds is not None and not given.seconds > 0:
-        parser.error(f"--seconds: wanted more than 0, given {given.seconds}")
+        parser.error(f"--seconds: expected more than 0, got {given.seconds}")
     params = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
     if given.quick:
         params["pretrain"] |= {"max_steps": 10, "compile": "never"}
@@ -58,12 +58,12 @@ def main() -> None:
         params["pretrain"]["max_steps"] = max(1, round(given.seconds / seconds_a_step(params)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        set_up(folder, given.text, params)
+        set_up(folder, params, given.text)
         report(given.text, params, folder, run_stages(folder, STAGES))
 
 
 def seconds_a_step(params: dict[str, Any]) -> float:
-    """The median training step, compiled. What compiling takes is not in it."""
+    """Return the median time of a training step after compilation."""
     machine = Machine.find()
     setting = Setting(OURS, machine.matmul_dtype, machine.compiler, params["pretrain"]["optimizer"]["kind"])
     data = {"vocab_size": params["tokenize"]["vocab_size"], "context_length": params["sample"]["context_length"]}
@@ -75,22 +75,19 @@ def seconds_a_step(params: dict[str, Any]) -> float:
     return statistics.median(found["seconds"])
 
 
-def set_up(folder: Path, text: Path, params: dict[str, Any]) -> None:
-    """Lay a text and params into a folder in which stages can run."""
+def set_up(folder: Path, params: dict[str, Any], text: Path | None = None) -> None:
+    """Write params, and a text where one is given, into a folder in which stages can run."""
     for inner in ("data/raw", "data/given"):
-        (folder / inner).mkdir(parents=True)
-    shutil.copyfile(text, folder / "data/raw/text.txt")
+        (folder / inner).mkdir(parents=True, exist_ok=True)
+    if text:
+        shutil.copyfile(text, folder / "data/raw/text.txt")
     shutil.copyfile(ROOT / "requirements.lock", folder / "requirements.lock")
-    write_params(folder, params)
-
-
-def write_params(folder: Path, params: dict[str, Any]) -> None:
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(params, file)
 
 
 def run_stages(folder: Path, stages: Sequence[str]) -> dict[str, float]:
-    """Seconds of each stage, in processes of their own that work in `folder`; what they print goes to stderr."""
+    """Run stages in `folder`, each in a process of its own that prints to stderr; return their seconds."""
     seconds = {}
     for stage in stages:
         began = time.perf_counter()
@@ -107,22 +104,23 @@ def command_of(stage: str) -> list[str]:
 
 
 def stage_environment() -> dict[str, str]:
-    """Return the environment of a stage that works in another folder: it finds this project and what PYTHONPATH has."""
+    """Return an environment in which a stage in another folder finds this project."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
 
 def report(text: Path, params: dict[str, Any], folder: Path, seconds: dict[str, float]) -> None:
     files = ("metrics/pretrain.json", "metrics/baselines.json", "metrics/evaluate.json", "data/windows/windows.json")
-    trained, rivals, scored, windows = (json.loads((folder / file).read_text(encoding="utf-8")) for file in files)
+    trained, baselines, scored, windows = (json.loads((folder / file).read_text(encoding="utf-8")) for file in files)
     kept = windows["n_bytes"]
     print(f"{text}: {text.stat().st_size:,} bytes, {kept['train']:,} to learn from, {kept['val']:,} held out")
     for stage, took in (seconds | {"all": sum(seconds.values())}).items():
         print(f"  {stage:<12}{took:8.1f} s")
     tokens = params["pretrain"]["batch_size"] * params["sample"]["context_length"]
     print(f"{params['pretrain']['max_steps']:,} steps of {tokens:,} tokens, {trained['epochs']:.2f} epochs")
-    bits = scored["val"]["bits_per_byte"]
-    print(f"held out: {bits:.4f} bits a byte ({bits * math.log(2):.4f} nats), {scored['val']['tokens']:,} tokens")
-    print("beside it: " + ", ".join(f"{name} {value:.4f}" for name, value in rivals["val"].items()))
+    val = scored["val"]["model"]
+    bits = val["bits_per_byte"]
+    print(f"held out: {bits:.4f} bits per byte ({bits * math.log(2):.4f} nats), {val['tokens']:,} tokens")
+    print("baselines: " + ", ".join(f"{name} {of['bits_per_byte']:.4f}" for name, of in baselines["val"].items()))
 
 
 if __name__ == "__main__":

@@ -1,150 +1,113 @@
-"""How fast text becomes documents and documents become tokens, beside the bare libraries, in one run.
+"""Time how text becomes documents, tokens and windows: each stage with its peak memory, beside the bare libraries.
 
-    python -m bench.text
+    python -m bench.text [GIGABYTES]          0.1 by default
 
-Prepare reads a JSONL of distinct documents that is made for the purpose; each rule is turned on by itself.
-Tokenizing takes the built-in corpus. Ratios are medians of runs that take turns.
+A JSONL of distinct documents is drawn: words of the standard library by Zipf's law, about 2 kB each, each with its
+number. Every stage runs in a process of its own; each cleaning rule is turned on by itself.
 """
 
-import contextlib
-import io
 import json
 import os
-import statistics
+import re
+import sys
+import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
+from tqdm import tqdm
 
-from llm.core.tables import TableWriter, read_table, tokens_schema
-from llm.corpus.params import PrepareParams
-from llm.tokens.bpe import train_bpe
+from bench.shakespeare import run_stages, set_up
+from llm.core import params
+from llm.core.tables import read_table
 from llm.tokens.tokenizer import Tokenizer
-from stages import prepare
-from stages.tokenize import _batches, _with_ids
 
-N_RUNS, JSONL_BYTES, VOCAB_SIZE = 3, 100_000_000, 4096
-RULES: dict[str, Any] = {
-    "control_characters": "keep",
-    "min_chars": None,
-    "max_chars": None,
-    "repetition": None,
-    "exact_duplicates": "drop",
-    "near_duplicates": None,
-}
+WORDS_PER_DOCUMENT, N_DRAWN = 320, 2000
+NO_RULES: dict[str, Any] = {"control_characters": "keep", "min_chars": None, "max_chars": None, "repetition": None}
+NO_RULES |= {"exact_duplicates": "drop", "near_duplicates": None}
 NEAR = {"action": "drop", "threshold": 0.8, "ngram": 5, "permutations": 128, "bands": 16}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "read, normalise, exact duplicates, write": {},
-    "and control characters": {"control_characters": "remove"},
-    "and near duplicates": {"near_duplicates": NEAR},
-    "and repetition (Gopher)": {"repetition": {}},
+    "prepare, near duplicates too": {"near_duplicates": NEAR},
+    "prepare, control characters too": {"control_characters": "remove"},
+    "prepare, repetition (Gopher) too": {"repetition": {}},
+    "prepare, exact duplicates": {},  # the last: its documents become tokens
 }
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        measure_prepare(Path(folder))
-        measure_tokenize(Path(folder))
+    gigabytes = float(sys.argv[1]) if len(sys.argv) > 1 else 0.1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "data/raw").mkdir(parents=True)
+        n_documents, n_bytes = write_documents(folder / "data/raw/documents.jsonl", int(gigabytes * 1e9))
+        print(f"{n_documents:,} documents, {n_bytes / 1e6:,.0f} MB of text, {os.cpu_count()} cores")
+        content = params.read(Path("params.yaml"))
+        content["prepare"]["sources"] = [{"name": "drawn", "kind": "files", "globs": ["data/raw/*.jsonl"]}]
+        peaks = {}
+        for variant, rules in VARIANTS.items():
+            content["prepare"]["clean"] = NO_RULES | rules
+            set_up(folder, content)
+            peaks[variant] = run(folder, "prepare", variant, n_bytes)
+        first, *_, last = peaks.values()
+        print(f"near duplicates: {(first - last) * 1e6 / n_documents:,.0f} bytes of memory per document")
+        run(folder, "tokenize", "tokenize", n_bytes)
+        run(folder, "sample", "sample", n_bytes)
+        arrived = sum(
+            json.loads((folder / "data/windows/windows.json").read_text(encoding="utf-8"))["n_bytes"].values()
+        )
+        print(f"{arrived / n_bytes:.2%} of the bytes are in the tokens")
+        measure_libraries(folder)
 
 
-def measure_prepare(folder: Path) -> None:
-    raw = folder / "raw"
-    raw.mkdir()
-    texts = builtin_texts(folder)
-    n_bytes = write_jsonl(raw / "documents.jsonl", texts)
-    runs = {name: (lambda rules=rules: run_prepare(folder, raw, rules)) for name, rules in VARIANTS.items()}
-    print(f"\nprepare, {n_bytes / 1e6:.0f} MB of text in a JSONL of documents of 4 kB, median of {N_RUNS}")
-    report(take_turns(runs), n_bytes)
+def write_documents(path: Path, n_bytes: int) -> tuple[int, int]:
+    """Write distinct documents; return how many, and their bytes of text."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    found = {word for file in files for word in re.findall(r"\w+[.,:;]?|[^\w\s]+", file.read_text(encoding="utf-8"))}
+    words = np.array(sorted(found), dtype=object)
+    rng = np.random.default_rng(1)
+    rng.shuffle(words)
+    cumulative = np.cumsum(1 / np.arange(1, len(words) + 1))
+    written = number = 0
+    with path.open("w", encoding="utf-8") as file, tqdm(total=n_bytes, unit="B", unit_scale=True) as bar:
+        while written < n_bytes:
+            shape = (N_DRAWN, WORDS_PER_DOCUMENT)
+            for row in words[np.searchsorted(cumulative, rng.random(shape) * cumulative[-1])]:
+                text = f"Document {number}\n{' '.join(row)}\n"
+                size = len(text.encode())
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+                written, number = written + size, number + 1
+                bar.update(size)
+    return number, written
 
 
-def measure_tokenize(folder: Path) -> None:
-    corpus = folder / "corpus" / "train.parquet"
-    builtin_texts(folder)
-    texts: list[str] = read_table(corpus, ["text"]).column("text").to_pylist()
+def run(folder: Path, stage: str, label: str, n_bytes: int) -> float:
+    """Run a stage and print its time; return its peak memory in MB."""
+    run_stages(folder, [stage])
+    found = json.loads((folder / f"metrics/runtime/{stage}.json").read_text(encoding="utf-8"))
+    seconds, peak = float(found["seconds"]), float(found["peak_memory_mb"])
+    print(f"  {label:<44}{seconds:8.1f} s {n_bytes / seconds / 1e6:8.1f} MB/s {peak:8,.0f} MB peak", flush=True)
+    return peak
+
+
+def measure_libraries(folder: Path) -> None:
+    """Print how fast tiktoken and tokenizers encode the same texts, in memory."""
+    path, threads = folder / "data/tokenizer/tokenizer.json", os.cpu_count() or 1
+    texts: list[str] = read_table(folder / "data/corpus/train.parquet", ["text"]).column("text").to_pylist()
     n_bytes = sum(len(text.encode()) for text in texts)
-    path = folder / "tokenizer.json"
-    train_bpe(texts, VOCAB_SIZE, "qwen2").save(str(path))
     ours, library = Tokenizer.load(path), tokenizers.Tokenizer.from_file(str(path))
-    threads = os.cpu_count() or 1
-    bare = ours._encoding  # tiktoken itself
-
-    def encode_and_write() -> None:
-        schema = tokens_schema(VOCAB_SIZE)
-        with TableWriter(folder / "tokens.parquet", schema) as table:
-            for batch in _batches(corpus, "encode"):
-                encoded = ours.encode_batch(batch.column("text").to_pylist(), threads)
-                table.append(_with_ids(batch, encoded, schema))
-
-    runs: dict[str, Callable[[], Any]] = {
-        "tiktoken encode_ordinary_batch, in memory": lambda: bare.encode_ordinary_batch(texts, num_threads=threads),
-        "tokenizers encode_batch_fast, in memory": lambda: library.encode_batch_fast(texts),
-        "ours: read Parquet, encode, write Parquet": encode_and_write,
-        "ours: train the tokenizer": lambda: train_bpe(texts, VOCAB_SIZE, "qwen2"),
+    encoders = {
+        "tiktoken encode_ordinary_batch": lambda: ours._encoding.encode_ordinary_batch(texts, num_threads=threads),
+        "tokenizers encode_batch_fast": lambda: library.encode_batch_fast(texts),
+        "ours encode_batch": lambda: list(ours.encode_batch(texts, threads)),
     }
-    print(f"\ntokenize, built-in corpus of {n_bytes / 1e6:.1f} MB, vocabulary {VOCAB_SIZE}, {threads} threads")
-    report(take_turns(runs), n_bytes)
-
-
-def builtin_texts(folder: Path) -> list[str]:
-    """The documents of the built-in corpus, prepared once into `folder`."""
-    path = folder / "corpus" / "train.parquet"
-    if not path.exists():
-        source = {"name": "python", "kind": "python", "include": ["*"]}
-        run_stage(folder, folder, section([source], RULES), "corpus")
-    texts: list[str] = read_table(path, ["text"]).column("text").to_pylist()
-    return texts
-
-
-def write_jsonl(path: Path, texts: list[str]) -> int:
-    """Pieces of the texts, each with a number of its own, so that no two are alike; returns the bytes of text."""
-    n_bytes = number = 0
-    with path.open("w", encoding="utf-8") as file:
-        while n_bytes < JSONL_BYTES:
-            for text in texts:
-                for at in range(0, len(text), 4000):
-                    piece = f"{number}\n{text[at : at + 4000]}"
-                    file.write(json.dumps({"text": piece}, ensure_ascii=False) + "\n")
-                    n_bytes += len(piece.encode())
-                    number += 1
-    return n_bytes
-
-
-def run_prepare(folder: Path, raw: Path, rules: dict[str, Any]) -> None:
-    source = {"name": "made", "kind": "files", "globs": [f"{raw.as_posix()}/*.jsonl"]}
-    run_stage(folder, raw, section([source], RULES | rules), "out")
-
-
-def section(sources: list[dict[str, Any]], rules: dict[str, Any]) -> PrepareParams:
-    rest = {"engine": "local", "subset_fraction": 1.0, "max_document_bytes": 100_000_000}
-    split = {"method": "document", "val": 0.0, "test": 0.0}
-    return PrepareParams(sources=sources, clean=rules, split=split, **rest)
-
-
-def run_stage(folder: Path, raw: Path, params: PrepareParams, name: str) -> None:
-    out, scratch = folder / name, folder / "scratch"
-    scratch.mkdir(exist_ok=True)
-    prepare.main(params, raw, out, out.with_suffix(".json"), out.with_suffix(".md"), scratch)
-
-
-def take_turns(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """The median seconds of each, one after the other, N_RUNS times over."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(N_RUNS):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            with contextlib.redirect_stderr(io.StringIO()):
-                run()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(of_name) for name, of_name in seconds.items()}
-
-
-def report(seconds: dict[str, float], n_bytes: int) -> None:
-    first = next(iter(seconds.values()))
-    for name, value in seconds.items():
-        print(f"  {name:<50}{value:7.2f} s {n_bytes / value / 1e6:7.1f} MB/s {value / first:6.2f} × the first")
+    for name, encode in encoders.items():
+        began = time.perf_counter()
+        encode()
+        seconds = time.perf_counter() - began
+        print(f"  {name:<44}{seconds:8.1f} s {n_bytes / seconds / 1e6:8.1f} MB/s")
 
 
 if __name__ == "__main__":

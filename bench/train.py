@@ -1,4 +1,4 @@
-"""How long one training step takes: ours beside Transformers' Qwen3 and GPT-2 of the same shape.
+"""Time one training step: ours beside Transformers' Qwen3 and GPT-2 of the same shape.
 
     python -m bench.train                 4 layers of 256
     python -m bench.train --default       the shape of params.yaml
@@ -8,11 +8,10 @@
 A step is forward, backward, clipping and optimizer on the same batch from the same weights; GPT-2's feed-forward
 is half as wide again, so that it has as many weights as the gated one. The loss after the last step shows that
 rows of one family and optimizer did the same work. Each row runs in processes of its own, which take turns with
-the others'; all keep freed memory, as our stages do, but for the rows that say otherwise.
+the others'. All retain freed memory, as our stages do, except the rows that say otherwise.
 """
 
 import argparse
-import importlib.util
 import itertools
 import json
 import os
@@ -21,13 +20,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import MagicMock
 
 import torch
 from torch import Tensor, nn
@@ -39,22 +36,20 @@ if TYPE_CHECKING:
     from llm.model.gpt import GPT
 
 N_TURNS, N_STEPS, WARMUP_STEPS = 3, 10, 3
-RATES = {"muon_lr": 0.02, "adamw_lr": 0.001, "weight_decay": 0.0, "max_grad_norm": 1.0}
+OPTIMIZER = {"muon_lr": 0.02, "adamw_lr": 0.001, "weight_decay": 0.0, "max_grad_norm": 1.0}
 OURS, QWEN3, GPT2 = "ours", "Qwen3ForCausalLM", "GPT2LMHeadModel"
-# What modules that are used here import for reading files, which is not done here.
-FILE_LIBRARIES = ("pyarrow", "pyarrow.parquet", "ruamel", "ruamel.yaml", "ruamel.yaml.error")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's configuration, as ModelConfig takes it, and how many windows a step learns from."""
+    """A model's configuration, as ModelConfig takes it, and the windows per step."""
 
     model: dict[str, Any]
     batch_size: int
 
     @property
     def tokens_per_step(self) -> int:
-        """Windows times context length."""
+        """Return windows times context length."""
         return self.batch_size * int(self.model["context_length"])
 
 
@@ -66,13 +61,13 @@ class Setting:
     dtype: str
     compiled: bool
     optimizer: str = "adamw"
-    keeps_memory: bool = True
+    retains_memory: bool = True
 
     @property
     def name(self) -> str:
-        """All of it in words."""
+        """Return the setting in words."""
         words = [self.whose, self.dtype, "compiled" if self.compiled else "eager", self.optimizer]
-        return " ".join(words if self.keeps_memory else [*words, "memory given back"])
+        return " ".join(words if self.retains_memory else [*words, "memory released"])
 
 
 BASE = Setting(QWEN3, "float32", compiled=False)
@@ -101,24 +96,24 @@ def main() -> None:
         shape = Shape(MODEL | GPU_124M | {"context_length": 1024, "tie_embeddings": True}, 16)
     rows = [row for row in settings(Machine.find()) if not given.only or any(word in row.name for word in given.only)]
     if not rows:
-        parser.error(f"--only: wanted a part of a row's name, such as 'ours bfloat16', given {', '.join(given.only)}")
+        parser.error(f"--only: expected a part of a row's name, such as 'ours bfloat16', got {', '.join(given.only)}")
     n_turns, n_steps = (1, 3) if given.quick else (N_TURNS, N_STEPS)
     report(shape, rows, take_turns(shape, rows, n_turns, n_steps), f"median of {n_turns} × {n_steps} steps")
 
 
 def default_shape() -> Shape:
-    """The shape of params.yaml."""
+    """Return the shape of params.yaml."""
     from llm.commands.check import check_params
 
     params = check_params(Path("params.yaml"))
     if params.model.family != "qwen3":
-        raise SystemExit(f"params.yaml: model.family: wanted qwen3, given {params.model.family}")
+        raise SystemExit(f"params.yaml: model.family: expected qwen3, got {params.model.family}")
     data = {"vocab_size": params.tokenize.vocab_size, "context_length": params.sample.context_length}
     return Shape(params.model.model_dump() | data, params.pretrain.batch_size)
 
 
 def settings(machine: Machine) -> list[Setting]:
-    """All rows; on a GPU those in bfloat16, and what all are compared with."""
+    """Return all rows; on a GPU those in bfloat16, and the reference."""
     on_gpu = machine.device == "cuda"
     whose = [(QWEN3, "adamw"), (GPT2, "adamw"), (OURS, "adamw"), (OURS, "muon")]
     dtypes = ["bfloat16"] if on_gpu else ["float32", "bfloat16"]
@@ -126,11 +121,11 @@ def settings(machine: Machine) -> list[Setting]:
     rows = [Setting(name, dtype, compiled, optimizer) for (name, optimizer), dtype, compiled in found]
     if on_gpu:
         return [BASE, *rows]
-    return [*rows, *(replace(row, keeps_memory=False) for row in (BASE, rows[-2], rows[-1]))]
+    return [*rows, *(replace(row, retains_memory=False) for row in (BASE, rows[-2], rows[-1]))]
 
 
 def take_turns(shape: Shape, rows: list[Setting], n_turns: int, n_steps: int) -> dict[Any, list[dict[str, Any]]]:
-    """What each row's processes found, and each precision's peak; a row that failed has the reason alone."""
+    """Return the results of each row's processes, and each precision's peak; a failed row has only the reason."""
     dtypes = sorted({row.dtype for row in rows}, reverse=True)
     jobs: dict[Any, dict[str, Any]] = {dtype: {"peak": dtype} for dtype in dtypes}
     jobs |= {row: {"setting": asdict(row), "shape": asdict(shape), "n_steps": n_steps} for row in rows}
@@ -145,7 +140,7 @@ def take_turns(shape: Shape, rows: list[Setting], n_turns: int, n_steps: int) ->
 
 
 def start_child(module: str, job: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
-    """What `job` gives in a process of its own, or under `failed` the last line of what went wrong."""
+    """Return the result of `job` in a process of its own, or under `failed` the last line of its error."""
     command = [sys.executable, "-m", module, "--child", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
     if done.returncode:
@@ -155,7 +150,7 @@ def start_child(module: str, job: dict[str, Any], environment: dict[str, str]) -
 
 
 def run_child(job: dict[str, Any]) -> dict[str, Any]:
-    """The peak of matrix products, or a row's seconds a step, memory and last loss."""
+    """Return the peak of matrix products, or a row's seconds per step, memory and last loss."""
     machine = Machine.find()
     if "peak" in job:
         return {"peak": matmul_peak(machine)}
@@ -163,12 +158,11 @@ def run_child(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(setting: Setting, shape: Shape, n_steps: int, machine: Machine) -> dict[str, Any]:
-    """Seconds of each step after the warm-up, in bfloat16 or float32 as the machine says."""
-    with stand_ins(FILE_LIBRARIES):
-        from llm.model.config import ModelConfig
-        from llm.model.gpt import GPT
+    """Return the seconds of each step after the warm-up, in the machine's precision."""
+    from llm.model.config import ModelConfig
+    from llm.model.gpt import GPT
 
-    if setting.keeps_memory:
+    if setting.retains_memory:
         machine.retain_freed_memory()
     config = ModelConfig(**shape.model)
     if setting.whose == GPT2:
@@ -181,23 +175,26 @@ def measure(setting: Setting, shape: Shape, n_steps: int, machine: Machine) -> d
     batch = (ids[:, :-1].to(machine.device), ids[:, 1:].to(machine.device))
     step = (our_step if setting.whose == OURS else their_step)(gpt, setting, machine)
     steps = [timed(partial(step, number, *batch), machine) for number in range(WARMUP_STEPS + n_steps)]
-    on_gpu = machine.device == "cuda"
-    # ru_maxrss counts KiB on Linux and bytes on macOS.
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    peak_bytes = torch.cuda.max_memory_allocated() if on_gpu else resident
     seconds = [second for second, _ in steps[WARMUP_STEPS:]]
-    return {"seconds": seconds, "peak_bytes": peak_bytes, "loss": float(steps[-1][1]), "flops": flops}
+    return {"seconds": seconds, "peak_bytes": peak_bytes(machine), "loss": float(steps[-1][1]), "flops": flops}
+
+
+def peak_bytes(machine: Machine) -> int:
+    """Return the most memory that this process had, on a GPU there."""
+    if machine.device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, Tensor, Tensor], Tensor]:
-    """The step that `llm.train.loop` takes."""
-    with stand_ins(FILE_LIBRARIES):
-        from llm.train.language import LanguageLoss
-        from llm.train.optimizers import Optimizer
-        from llm.train.params import OptimizerParams
+    """Return the step of `llm.train.loop`."""
+    from llm.train.language import LanguageLoss
+    from llm.train.optimizers import Optimizer
+    from llm.train.params import OptimizerParams
 
     gpt.to(machine.device)
-    params = OptimizerParams.model_validate({"kind": setting.optimizer, **RATES})
+    params = OptimizerParams.model_validate({"kind": setting.optimizer, **OPTIMIZER})
     optimizer = Optimizer(gpt, params, machine.dtype, machine.device, lr_multipliers={})
     loss_of = LanguageLoss(gpt, machine, setting.compiled)
 
@@ -211,9 +208,9 @@ def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, T
 
 
 def their_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, Tensor, Tensor], Tensor]:
-    """The step that a user of Transformers and PyTorch takes."""
+    """Return the usual step with Transformers and PyTorch."""
     model = transformers_twin(gpt).to(machine.device).train()
-    adam = torch.optim.AdamW(model.parameters(), RATES["adamw_lr"], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    adam = torch.optim.AdamW(model.parameters(), OPTIMIZER["adamw_lr"], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def loss_of(ids: Tensor, target: Tensor) -> Tensor:
         with machine.autocast():
@@ -226,7 +223,7 @@ def their_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int,
     def step(number: int, ids: Tensor, target: Tensor) -> Tensor:
         loss = loss_of(ids, target)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), RATES["max_grad_norm"])
+        nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["max_grad_norm"])
         adam.step()
         adam.zero_grad()
         return loss.detach()
@@ -235,7 +232,7 @@ def their_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int,
 
 
 def transformers_twin(gpt: "GPT") -> Any:
-    """Transformers' model of the same family, shape and weights."""
+    """Return Transformers' model of the same family, shape and weights."""
     from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
     from llm.export.hf.names import to_theirs
@@ -268,7 +265,7 @@ def transformers_twin(gpt: "GPT") -> Any:
 
 
 def timed(run: Callable[[], Tensor], machine: Machine) -> tuple[float, Tensor]:
-    """Seconds that `run` takes, on a GPU by its own clock, and what it gives back."""
+    """Return the seconds of `run`, on a GPU by its own clock, and its result."""
     if machine.device == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
@@ -279,17 +276,6 @@ def timed(run: Callable[[], Tensor], machine: Machine) -> tuple[float, Tensor]:
     began = time.perf_counter()
     result = run()
     return time.perf_counter() - began, result
-
-
-@contextmanager
-def stand_ins(names: tuple[str, ...]) -> Iterator[None]:
-    """Let modules be imported where a borrowed GPU machine lacks libraries that they do not use here."""
-    missing = [name for name in names if importlib.util.find_spec(name.partition(".")[0]) is None]
-    sys.modules.update({name: MagicMock() for name in missing})
-    yield
-    # Others ask whether a library is there, and are to be told the truth.
-    for name in missing:
-        del sys.modules[name]
 
 
 def report(shape: Shape, rows: list[Setting], found: dict[Any, list[dict[str, Any]]], how: str) -> None:
