@@ -15,6 +15,7 @@ from llm.core.errors import UserError
 from llm.experiments.queue import PATIENCE, PlannedRun, commands_in, make_runs, read_queue, wait_for
 from llm.experiments.scaling import METRICS, PAGE, PICTURE, Ladder, plan_runs, read_ladder, run_ladder
 from llm.experiments.scaling_law import Law
+from llm.report.trace import file_md5
 from llm.tokens.windows import WindowsInfo, write_info
 from llm.train.params import PretrainParams
 from llm.train.schedules import lr_factor
@@ -130,13 +131,12 @@ def test_the_queue_is_read_from_the_output_of_dvc():
 
 
 class StandIn:
-    """DVC and Git as far as a ladder needs them: each look at the queue finishes `jobs` runs."""
+    """DVC and Git as far as a ladder needs them: each look at the queue finishes as many runs as there are workers."""
 
-    def __init__(self, plans: list[PlannedRun], deps: dict[str, str]):
-        self.plans = {plan.name: plan for plan in plans}
-        self.deps, self.failing = deps, set[str]()
+    def __init__(self, root: Path, plans: list[PlannedRun]):
+        self.root, self.plans, self.failing = root, {plan.name: plan for plan in plans}, set[str]()
         self.states: dict[str, str] = {}
-        self.refs: dict[str, str] = {}
+        self.refs: dict[str, dict[str, str]] = {}  # files of each experiment
         self.n_workers, self.log = 0, list[tuple[str, ...]]()
         self.at_status: Callable[[], None] = lambda: None
 
@@ -150,19 +150,18 @@ class StandIn:
             case ("dvc", "queue", "start", "--jobs", jobs):
                 self.n_workers = int(jobs)
             case ("dvc", "queue", "remove" | "kill", *names):
-                for name in names:
-                    del self.states[name]
+                self.states = {name: state for name, state in self.states.items() if name not in names}
             case ("dvc", "queue", "logs", name):
                 return f"Running stage 'pretrain':\n> python\n{name}: no luck\nERROR: failed to reproduce 'pretrain'\n"
             case ("dvc", "exp", "remove", *refs):
-                for ref in refs:
-                    del self.refs[ref]
+                self.refs = {ref: files for ref, files in self.refs.items() if ref not in refs}
             case ("git", "rev-parse", "HEAD"):
                 return "abcdef\n"
             case ("git", "for-each-ref", _, pattern):
                 return "\n".join(self.refs) if pattern.startswith("refs/exps/*") or pattern.endswith("cdef") else ""
             case ("git", "show", what):
-                return self.show(*what.split(":"))
+                ref, file = what.split(":")
+                return self.refs[ref][file]
             case _:
                 raise AssertionError(words)
         return ""
@@ -173,19 +172,16 @@ class StandIn:
         for name in [name for name, state in self.states.items() if state == "Queued"][: self.n_workers]:
             self.states[name] = "Failed" if name in self.failing else "Success"
             if name not in self.failing:
-                self.refs[f"refs/exps/ab/cdef/{name}"] = name
-        return "\n".join(
-            ["Task     Name    Created    Status", *rows, f"\nWorker status: {self.n_workers} active, 0 idle"]
-        )
+                self.refs[f"refs/exps/ab/cdef/{name}"] = self.make(self.plans[name])
+        return "\n".join(["Task     Name", *rows, f"\nWorker status: {self.n_workers} active, 0 idle"])
 
-    def show(self, ref: str, file: str) -> str:
-        plan = self.plans[self.refs[ref]]
-        if file == "metrics/pretrain.json":
-            loss = LAW.loss(plan.parameters, plan.tokens)
-            return json.dumps({"tokens_seen": plan.tokens, "val_loss": loss, "epochs": plan.tokens / 4e5})
-        deps = [{"path": path, "md5": md5} for path, md5 in self.deps.items()]
-        stage = {"deps": deps, "params": {"params.yaml": plan.sections}}
-        return json.dumps({"stages": {"pretrain": stage}})  # JSON is YAML
+    def make(self, plan: PlannedRun) -> dict[str, str]:
+        windows = json.loads((self.root / "dvc.lock").read_text())["stages"]["sample"]["outs"][0]
+        deps = [windows, {"path": CODE, "md5": file_md5(self.root / CODE)}]
+        lock = {"stages": {"pretrain": {"deps": deps, "params": {"params.yaml": plan.sections}}}}
+        loss = LAW.loss(plan.parameters, plan.tokens)
+        metrics = {"tokens_seen": plan.tokens, "val_loss": loss, "epochs": plan.tokens / 4e5}
+        return {"dvc.lock": json.dumps(lock), "metrics/pretrain.json": json.dumps(metrics)}  # JSON is YAML
 
     def queued(self) -> list[str]:
         return [words[words.index("--name") + 1] for words in self.log if words[:3] == ("dvc", "exp", "run")]
@@ -194,22 +190,22 @@ class StandIn:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The files of a repository that a ladder reads: params, wiring, lock, windows."""
+    for folder in ("data/windows", "llm/model"):
+        (tmp_path / folder).mkdir(parents=True)
     for name in ("params.yaml", "scaling.yaml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     stages = {"pretrain": {"deps": ["data/windows", CODE]}}
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     lock = {"stages": {"sample": {"outs": [{"path": "data/windows", "md5": "w.dir"}]}}}
     (tmp_path / "dvc.lock").write_text(json.dumps(lock))
-    for folder in ("data/windows", "llm/model"):
-        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / CODE).write_text("")
     write_info(tmp_path / "data/windows/windows.json", INFO)
     return tmp_path
 
 
 @pytest.fixture
-def dvc(ladder: Ladder) -> StandIn:
-    return StandIn(plans_of(ladder), {"data/windows": "w.dir", CODE: "d41d8cd98f00b204e9800998ecf8427e"})
+def dvc(root: Path, ladder: Ladder) -> StandIn:
+    return StandIn(root, plans_of(ladder))
 
 
 def test_a_ladder_is_made_once_and_written(root, dvc, ladder):
@@ -236,28 +232,16 @@ def test_a_run_made_otherwise_is_removed_and_made_again(root, dvc, ladder, chang
     dvc.log.clear()
     if changed == "code":
         (root / CODE).write_text("changed")
-        now = {CODE: "8977dfac2f8e04cb96e66882235f5aba"}
     elif changed == "windows":
         (root / "dvc.lock").write_text((root / "dvc.lock").read_text().replace("w.dir", "v.dir"))
-        now = {"data/windows": "v.dir"}
     else:
-        plans, now = plans_of(with_changes(ladder, warmup_fraction=0.1)), {}
-    # Until it is queued anew, a run is recorded as it was made.
-    old = dict.fromkeys(dvc.plans, (dvc.plans, dvc.deps))
-    new = ({plan.name: plan for plan in plans}, dvc.deps | now)
-    show = dvc.show
-
-    def show_recorded(ref: str, file: str) -> str:
-        dvc.plans, dvc.deps = new if ref.rpartition("/")[2] in dvc.queued() else old[ref.rpartition("/")[2]]
-        return show(ref, file)
-
-    dvc.show = show_recorded
+        plans = plans_of(with_changes(ladder, warmup_fraction=0.1))
+        dvc.plans = {plan.name: plan for plan in plans}
     made, failed = make_runs(plans, 2, root, dvc, 0)
-    assert failed == {}
-    assert made.keys() == old.keys()
-    assert sorted(dvc.queued()) == sorted(old)
+    assert (sorted(made), failed) == (sorted(dvc.plans), {})
+    assert sorted(dvc.queued()) == sorted(dvc.plans)
     removed = next(words for words in dvc.log if words[:3] == ("dvc", "exp", "remove"))
-    assert len(removed) == 3 + len(old)
+    assert len(removed) == 3 + len(plans)
 
 
 def test_failed_runs_are_named_and_the_others_are_fitted(root, dvc, capsys):
@@ -320,8 +304,8 @@ def test_a_queue_without_workers_is_given_up_and_emptied(dvc, ladder):
 
 
 def test_a_run_without_held_out_text_is_refused(root, dvc, ladder):
-    show = dvc.show
-    dvc.show = lambda ref, file: '{"tokens_seen": 1, "epochs": 0}' if "metrics" in file else show(ref, file)
+    make = dvc.make
+    dvc.make = lambda plan: make(plan) | {"metrics/pretrain.json": '{"tokens_seen": 1, "epochs": 0}'}
     with pytest.raises(UserError, match=r"^prepare\.split\.val: expected held-out text"):
         make_runs(plans_of(ladder)[:1], 2, root, dvc, 0)
 
