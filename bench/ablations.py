@@ -1,11 +1,11 @@
-"""What each choice is worth: variants of params.yaml, each trained for the same time, scored on all of val.
+"""Train variants of params.yaml for the same time and score them on all of val: what each choice is worth.
 
     python -m bench.ablations --seconds 100              all of them, after `dvc repro`
-    python -m bench.ablations --seconds 100 --only rate  those with this in their name; can be repeated
+    python -m bench.ablations --seconds 100 --only lr  variants with this in their name; can be repeated
 
-Every variant runs on one thread, two at once, which uses two cores better than one after the other. Its steps are
-the seconds over the median of its own step, in time of the processor: what a choice costs counts, a busy neighbour
-does not. Compilation is not in it. One seed: two rows that are closer than the rows of other seeds are equal.
+Each variant runs on one thread, two at a time. It gets as many steps as its median step, in CPU time, fits into the
+seconds: its cost counts, other processes do not. Compilation is excluded. One seed: differences smaller than those
+between seeds mean nothing.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from bench.train import start_child
 ROOT = Path(__file__).resolve().parents[1]
 ADAMW = {"pretrain.optimizer.kind": "adamw"}
 DROPOUT = {"model.dropout": 0.1}
-# Of a block's three masks, those that stay: of attention's weights, of what attention adds, of the feed-forward's.
+# The dropout masks of a block that remain: on attention weights, on the attention output, on the feed-forward output.
 SITES = {"weights": [0], "added": [1, 2]}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "as params.yaml has it": {},
+    "params.yaml": {},
     "another seed": {"seed": 2},
     "a third seed": {"seed": 3},
-    "Muon, rate 0.01": {"pretrain.optimizer.muon_lr": 0.01},
-    "Muon, AdamW's rate 0.003": {"pretrain.optimizer.adamw_lr": 0.003},
-    "AdamW, rate 0.002": ADAMW | {"pretrain.optimizer.adamw_lr": 0.002},
-    "AdamW, rate 0.004": ADAMW | {"pretrain.optimizer.adamw_lr": 0.004},
-    "AdamW, rate 0.008": ADAMW | {"pretrain.optimizer.adamw_lr": 0.008},
+    "Muon, lr 0.01": {"pretrain.optimizer.muon_lr": 0.01},
+    "Muon, AdamW's lr 0.003": {"pretrain.optimizer.adamw_lr": 0.003},
+    "AdamW, lr 0.002": ADAMW | {"pretrain.optimizer.adamw_lr": 0.002},
+    "AdamW, lr 0.004": ADAMW | {"pretrain.optimizer.adamw_lr": 0.004},
+    "AdamW, lr 0.008": ADAMW | {"pretrain.optimizer.adamw_lr": 0.008},
     "random init": {"pretrain.init": "random"},
     "untied head": {"model.tie_embeddings": False},
     "no QK-norm (family llama)": {"model.family": "llama"},
@@ -51,8 +51,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "positions: learned": {"model.positions": "learned"},
     "GRU of the same size": {"model.family": "gru"},
     "dropout 0.1": DROPOUT,
-    "dropout 0.1 of attention weights alone": DROPOUT | {"sites": "weights"},
-    "dropout 0.1 of what blocks add alone": DROPOUT | {"sites": "added"},
+    "dropout 0.1 on attention weights only": DROPOUT | {"sites": "weights"},
+    "dropout 0.1 on block outputs only": DROPOUT | {"sites": "added"},
     "vocabulary 1,024": {"tokenize.vocab_size": 1024},
     "vocabulary 4,096": {"tokenize.vocab_size": 4096},
     "context 128, 16 windows": {"sample.context_length": 128, "sample.stride": 128, "pretrain.batch_size": 16},
@@ -73,23 +73,23 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="variants with this in their name")
     parser.add_argument("--jobs", type=int, default=2, help="how many at once")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        print(json.dumps(run(**json.loads(given.child))))
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(run(**json.loads(args.child))))
         return
-    names = [name for name in VARIANTS if not given.only or any(part in name for part in given.only)]
+    names = [name for name in VARIANTS if not args.only or any(part in name for part in args.only)]
     if not names:
-        parser.error(f"--only: expected a part of a variant's name, got {', '.join(given.only)}")
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(given.jobs) as pool:
+        parser.error(f"--only: expected a part of a variant's name, got {', '.join(args.only)}")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         jobs = {}
         for name in names:
             changes = dict(VARIANTS[name])
             sites = changes.pop("sites", None)
             params = varied(changes)
             windows = windows_of(params, Path(folder)) if any("sample" in k or "tokenize" in k for k in changes) else ""
-            job = {"params": params, "windows": windows, "sites": sites, "seconds": given.seconds}
+            job = {"params": params, "windows": windows, "sites": sites, "seconds": args.seconds}
             jobs[name] = pool.submit(start_child, "bench.ablations", job, {"OMP_NUM_THREADS": "1"})
-        print(f"{given.seconds:.0f} s of steps on one thread each, {given.jobs} at once\n")
+        print(f"{args.seconds:.0f} s of steps on one thread each, {args.jobs} at once\n")
         print("| variant | ms a step | steps | val, bits per byte |\n| --- | --- | --- | --- |")
         for name, future in tqdm(jobs.items(), unit=" runs"):
             found = future.result()
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def varied(changes: dict[str, Any]) -> dict[str, Any]:
-    """The content of params.yaml with other values at dotted keys."""
+    """Return the content of params.yaml with other values at dotted keys."""
     params: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for key, value in changes.items():
         *path, last = key.split(".")
@@ -113,7 +113,7 @@ def varied(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def windows_of(params: dict[str, Any], folder: Path) -> str:
-    """Tokens and windows of the corpus in data/, with these params, made by the stages; returns the windows' folder."""
+    """Make tokens and windows of the corpus in data/ with these params; return the folder of windows."""
     place = Path(tempfile.mkdtemp(dir=folder))
     with (place / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(params, file)
@@ -125,7 +125,7 @@ def windows_of(params: dict[str, Any], folder: Path) -> str:
 
 
 def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float) -> dict[str, float]:
-    """Train one variant; its step in ms, how many steps that makes, and bits per byte of val."""
+    """Train one variant; return its step in ms, its number of steps, and bits per byte of val."""
     from llm.core.device import Machine
     from llm.evaluate.likelihood import plan_spans, score_tokens, summarise
     from llm.model import gpt as gpt_module

@@ -1,10 +1,10 @@
-"""How many tokens of held-out text are scored a second: ours beside Transformers with the same weights.
+"""Measure how many tokens per second are scored: ours beside Transformers with the same weights.
 
     python -m bench.evaluate [--quick]
 
-Windows of models/export's whole context, half of each new, so that every token has at least half a context before it;
-both in the machine's precision for products, a batch of 16 windows, both ask the head for the new half alone. They
-take turns; `nats` are the mean loss, which has to be the same.
+Windows have the whole context of models/export and a stride of half of it. Both models use the machine's precision,
+batches of 16 windows, and compute logits only for new tokens. They take turns; `nats` is the mean loss, which has to
+be the same.
 """
 
 import argparse
@@ -29,17 +29,17 @@ Scorer = Callable[[], float]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.evaluate", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_TOKENS:,} tokens, one turn")
-    given = parser.parse_args()
+    args = parser.parse_args()
     if not (EXPORT / "config.json").exists() or not WINDOWS.exists():
         print(f"none: expected {EXPORT} and {WINDOWS}, run dvc repro export")
         return
     from llm.tokens.windows import read_stream
 
-    stream = read_stream(WINDOWS, "test")[: QUICK_TOKENS if given.quick else N_TOKENS]
+    stream = read_stream(WINDOWS, "test")[: QUICK_TOKENS if args.quick else N_TOKENS]
     scorers = {"ours": our_scorer(stream), "Transformers": their_scorer(stream)}
     seconds: dict[str, list[float]] = {whose: [] for whose in scorers}
     nats = {}
-    for _ in trange(1 if given.quick else N_TURNS, unit=" turns"):
+    for _ in trange(1 if args.quick else N_TURNS, unit=" turns"):
         for whose, score in scorers.items():
             began = time.perf_counter()
             nats[whose] = score()
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def our_scorer(stream: NDArray[np.integer]) -> Scorer:
-    """As the stage evaluate does it."""
+    """Return the scorer of the stage evaluate."""
     from llm.core.device import Machine
     from llm.evaluate.likelihood import plan_spans, score_tokens
     from llm.export.hf.folder import read_folder
@@ -67,7 +67,7 @@ def our_scorer(stream: NDArray[np.integer]) -> Scorer:
 
 
 def their_scorer(stream: NDArray[np.integer]) -> Scorer:
-    """The same windows through Transformers' model."""
+    """Return a scorer of the same windows with Transformers' model."""
     from transformers import AutoModelForCausalLM
 
     from llm.core.device import Machine

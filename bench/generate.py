@@ -1,11 +1,11 @@
-"""How fast text is written: ours beside Transformers and llama.cpp (f32, f16, q8_0), on two threads and on one.
+"""Measure generation speed: ours beside Transformers and llama.cpp (f32, f16, q8_0), on two threads and on one.
 
     python -m bench.generate [--quick]
 
-A prompt of 32 tokens, then 224 tokens, the likeliest each time, from models/export; where there is none, or none that
-Transformers knows, from drawn weights of params.yaml's shape. All rows have the same weights: the GGUF files are
-written here. `first` is the time from the prompt to the first token, in milliseconds. Each row runs in processes of
-its own, which take turns; `same` counts the tokens before the first other than ours.
+A prompt of 32 tokens, then 224 by greedy decoding, from models/export, or, if Transformers cannot load that, from
+random weights of params.yaml's shape. All rows have the same weights: the GGUF files are written here.
+`first` is the time to the first token in milliseconds. Each row runs in processes of its own, which take turns; `same`
+counts the tokens before the first that differs from ours.
 """
 
 import argparse
@@ -42,11 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.generate", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_TOKENS} tokens, one turn")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        print(json.dumps(measure(**json.loads(given.child))), flush=True)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(**json.loads(args.child))), flush=True)
         os._exit(0)  # a server of llama.cpp that is taken down now and then waits for ever
-    n_turns, n_tokens = (1, QUICK_TOKENS) if given.quick else (N_TURNS, N_TOKENS)
+    n_turns, n_tokens = (1, QUICK_TOKENS) if args.quick else (N_TURNS, N_TOKENS)
     rows = list(itertools.product((2, 1), (OURS, THEIRS, *LLAMA_CPP)))
     runs: dict[tuple[int, str], list[dict[str, Any]]] = {row: [] for row in rows}
     with tempfile.TemporaryDirectory() as place:
@@ -57,13 +57,13 @@ def main() -> None:
             job = {"whose": whose, "path": path, "prompt": prompt, "n_tokens": n_tokens, "threads": threads}
             threaded = {"OMP_NUM_THREADS": str(threads)}
             runs[threads, whose].append({"failed": reason} if reason else start_child("bench.generate", job, threaded))
-    weights = EXPORT if has_export() else "drawn weights of params.yaml's shape"
+    weights = EXPORT if has_export() else "random weights of params.yaml's shape"
     print(f"{weights}, {len(prompt)} + {n_tokens} tokens, torch {torch.__version__}, median of {n_turns} × {N_TEXTS}")
     report(runs)
 
 
 def prepare(place: Path) -> tuple[dict[str, tuple[str, str | None]], list[int], int]:
-    """What each row reads, or the reason why there is nothing; a prompt; the model's context."""
+    """Return the files of each row, or the reason why it has none; a prompt; the model's context."""
     from llm.core.errors import UserError
     from llm.export.gguf import write_gguf
     from llm.export.hf.folder import read_folder, write_folder
@@ -89,7 +89,7 @@ def prepare(place: Path) -> tuple[dict[str, tuple[str, str | None]], list[int], 
 
 
 def has_export() -> bool:
-    """Whether there is an export that Transformers knows."""
+    """Return whether there is an export that Transformers can load."""
     from llm.export.hf.native import is_native
     from llm.export.hf.tensors import read_object
 
@@ -98,7 +98,7 @@ def has_export() -> bool:
 
 
 def drawn_model() -> Any:
-    """A model whose weights are all drawn, also those that begin at zero."""
+    """Return a model with random weights, also where initial weights are zero."""
     from llm.model.config import ModelConfig
     from llm.model.gpt import GPT
 
@@ -112,7 +112,7 @@ def drawn_model() -> Any:
 
 
 def measure(whose: str, path: str, prompt: list[int], n_tokens: int, threads: int) -> dict[str, Any]:
-    """Seconds to the first token and of some whole texts, after a warm-up, and the ids."""
+    """Return the seconds to the first token and of whole texts after a warm-up, and the ids."""
     make = {OURS: our_writer, THEIRS: their_writer}.get(whose, llama_cpp_writer)
     write = make(path, prompt, threads)
     write(n_tokens // 4)
@@ -145,7 +145,7 @@ def their_writer(path: str, prompt: list[int], threads: int) -> Writer:
     torch.set_num_threads(threads)
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     model.eval()
-    model.generation_config.eos_token_id = None  # all of the tokens are wanted
+    model.generation_config.eos_token_id = None  # never stop early
     given = torch.tensor([prompt])
     words = {"attention_mask": torch.ones_like(given), "do_sample": False}
     return lambda n_tokens: model.generate(given, max_new_tokens=n_tokens, **words)[0, len(prompt) :].tolist()

@@ -70,54 +70,54 @@ def main() -> None:
     )
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--step", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if not given.text.is_file():
-        parser.error(f"TEXT: expected a text file, got {given.text}")
-    if given.step:
-        time_step(given.step, given.dry_run)
-    elif given.part:
-        next(part for part in PARTS if part.name == given.part).run(given.text.resolve(), given.dry_run)
+    args = parser.parse_args()
+    if not args.text.is_file():
+        parser.error(f"TEXT: expected a text file, got {args.text}")
+    if args.step:
+        time_step(args.step, args.dry_run)
+    elif args.part:
+        next(part for part in PARTS if part.name == args.part).run(args.text.resolve(), args.dry_run)
     else:
-        run_parts(given)
+        run_parts(args)
 
 
-def run_parts(given: argparse.Namespace) -> None:
+def run_parts(args: argparse.Namespace) -> None:
     """Run every part, and write what each found as soon as it has ended."""
     began = time.monotonic()
     make_older_than_now()
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        out = given.out or folder
+        out = args.out or folder
         out.mkdir(parents=True, exist_ok=True)
 
         def run(part: Part) -> None:
-            left = math.inf if given.dry_run else given.limit - (time.monotonic() - began)
-            found[part.name] = run_part(part, left, given, folder)
+            left = math.inf if args.dry_run else args.limit - (time.monotonic() - began)
+            found[part.name] = run_part(part, left, args, folder)
             write_found(out, dict(found), folder)
             print(as_markdown(part.name, found[part.name]), flush=True)
 
-        parts = [part for part in PARTS if not given.only or part.name in given.only]
-        for side_by_side, group in groupby(parts, key=lambda part: part.side_by_side and not given.dry_run):
+        parts = [part for part in PARTS if not args.only or part.name in args.only]
+        for side_by_side, group in groupby(parts, key=lambda part: part.side_by_side and not args.dry_run):
             members = list(group)
             with ThreadPoolExecutor(len(members) if side_by_side else 1) as pool:
                 list(pool.map(run, members))
         print(f"all parts: {time.monotonic() - began:.0f} s", flush=True)
 
 
-def run_part(part: Part, left: float, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def run_part(part: Part, left: float, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run one part in a process group of its own; return how it ended, its seconds and its rows."""
     if left < MIN_SECONDS:
         return {"ended": f"not started, {left:.0f} s were left", "seconds": 0.0, "rows": []}
-    limit = None if given.dry_run else min(part.seconds, left)
+    limit = None if args.dry_run else min(part.seconds, left)
     own = folder / part.name
     own.mkdir()
-    command = [sys.executable, "-m", "bench.gpu", str(given.text.resolve()), "--part", part.name]
-    command += ["--dry-run"] * given.dry_run
+    command = [sys.executable, "-m", "bench.gpu", str(args.text.resolve()), "--part", part.name]
+    command += ["--dry-run"] * args.dry_run
     environment = stage_environment() | {"PYTHONUNBUFFERED": "1", "TMPDIR": str(own)}
     # Compilation from an empty cache is a part of what is measured.
     environment |= {"TORCHINDUCTOR_CACHE_DIR": str(own / "inductor"), "TRITON_CACHE_DIR": str(own / "triton")}
-    if given.dry_run:
+    if args.dry_run:
         environment |= {"GROUNDUP_DEVICE": "cpu", "TORCHDYNAMO_DISABLE": "1"}
     began = time.monotonic()
     with (own / "rows").open("w") as rows, (own / "log").open("w") as log:

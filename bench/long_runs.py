@@ -1,13 +1,13 @@
-"""Seconds to train and to encode with BPE on text without a break: DNA, Chinese without punctuation, a line of "^".
+"""Time BPE training and encoding of text without word breaks: DNA, Chinese without punctuation, a line of "^".
 
     python bench/long_runs.py [--sizes 100000 1000000] [--limit 120]
 
-The code measured is that of the working directory, so that another commit's checkout can be measured by this file:
+It measures the code in the working directory, so that this file can measure the checkout of another commit:
 
     cd OTHER_CHECKOUT && python THIS_CHECKOUT/bench/long_runs.py
 
-Each measurement is a process of its own and is ended after `--limit` seconds. The last column is the time from
-Ctrl-C, sent two seconds after training began, to the end of the process; "-" where training was over before.
+Each measurement is a process of its own, killed after `--limit` seconds. The last column is the time from Ctrl-C, two
+seconds after training began, to the end of the process; "-" if training had ended before.
 """
 
 import argparse
@@ -54,12 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--limit", type=float, default=120.0)
-    given = parser.parse_args()
+    args = parser.parse_args()
     print(f"{'':>10}{'characters':>12}{'train s':>12}{'encode s':>12}{'dropout s':>12}{'Ctrl-C s':>12}")
     for kind in KINDS:
-        for size in given.sizes:
-            cells = [seconds(kind, size, task, given.limit) for task in ("train", "encode", "dropout")]
-            cells.append(seconds_to_interrupt(kind, size, given.limit))
+        for size in args.sizes:
+            cells = [seconds(kind, size, task, args.limit) for task in ("train", "encode", "dropout")]
+            cells.append(seconds_to_interrupt(kind, size, args.limit))
             print(f"{kind:>10}{size:>12,}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
 
 

@@ -1,12 +1,12 @@
-"""Training beside other work: tokens a second alone, and beside one and two processes that keep a core busy each.
+"""Measure training beside other work: tokens per second alone, and beside one and two busy processes.
 
     python -m bench.neighbours                      OpenMP's default and what the stages set; about six minutes
     python -m bench.neighbours --spin 0 1000 10000  these values of GOMP_SPINCOUNT as well
     python -m bench.neighbours --turns 1 --seconds 3
 
-A step is that of pretraining in the shape of params.yaml, compiled where a compiler is. Each figure is that of a
-process of its own; the settings take turns, so that a drift of the machine falls on all of them. Of several turns the
-median counts. Run it on a machine that does nothing else.
+A step is that of pretraining in the shape of params.yaml, compiled if there is a compiler. Each figure is the median of
+several processes; the settings take turns, so that a drift of the machine affects all of them. Run it on an otherwise
+idle machine.
 """
 
 import argparse
@@ -35,22 +35,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--spin", nargs="*", default=[], help="more values of GOMP_SPINCOUNT")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        print(json.dumps(tokens_per_second(given.seconds)))
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(tokens_per_second(args.seconds)))
         return
-    settings: dict[str, dict[str, str]] = OURS | {f"spin {spin}": {"GOMP_SPINCOUNT": spin} for spin in given.spin}
+    settings: dict[str, dict[str, str]] = OURS | {f"spin {spin}": {"GOMP_SPINCOUNT": spin} for spin in args.spin}
     start_child({}, 0.0)  # compiles, so that no measurement has to
-    jobs = list(itertools.product(range(given.turns), NEIGHBOURS, settings))
+    jobs = list(itertools.product(range(args.turns), NEIGHBOURS, settings))
     found: dict[tuple[str, int], list[float]] = {}
     for _, neighbours, name in tqdm(jobs, unit=" runs"):
         with busy_processes(neighbours):
-            found.setdefault((name, neighbours), []).append(start_child(settings[name], given.seconds))
+            found.setdefault((name, neighbours), []).append(start_child(settings[name], args.seconds))
     report(settings, found)
 
 
 def start_child(setting: dict[str, str], seconds: float) -> float:
-    """Tokens a second of a process with these variables, and with none of OpenMP's that stand here."""
+    """Return tokens per second of a process with these variables and no other ones of OpenMP."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     command = [sys.executable, "-m", "bench.neighbours", "--child", "--seconds", str(seconds)]
     done = subprocess.run(command, env=kept | setting, stdout=subprocess.PIPE, text=True, check=True)
@@ -59,7 +59,7 @@ def start_child(setting: dict[str, str], seconds: float) -> float:
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """So many processes that compute all the time."""
+    """Run processes that each keep a core busy."""
     work = f"import os\nwhile os.getppid() == {os.getpid()}: pass"  # and so none outlives this process
     started = [subprocess.Popen([sys.executable, "-c", work]) for _ in range(number)]
     try:
@@ -71,7 +71,7 @@ def busy_processes(number: int) -> Iterator[None]:
 
 
 def tokens_per_second(seconds: float) -> float:
-    """How fast this process trains, after some steps that do not count."""
+    """Return the training speed of this process after a warm-up."""
     import torch
 
     from bench.train import OURS as OUR_STEP
@@ -99,9 +99,9 @@ def tokens_per_second(seconds: float) -> float:
 
 
 def report(settings: dict[str, dict[str, str]], found: dict[tuple[str, int], list[float]]) -> None:
-    """A row a setting; shares are of the default's and of the setting's own speed alone."""
+    """Print a row per setting, relative to the default and to the setting's own speed alone."""
     median = {key: statistics.median(values) for key, values in found.items()}
-    print(f"tokens/s, {os.cpu_count()} cores; neighbours keep a core busy each")
+    print(f"tokens/s, {os.cpu_count()} cores; each neighbour keeps a core busy")
     print(f"{'':<14}{'variables':<26}{'alone':>9}{'of default':>12}", end="")
     print("".join(f"{f'beside {number}':>10}{'of alone':>10}" for number in NEIGHBOURS[1:]))
     for name, variables in settings.items():

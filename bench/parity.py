@@ -1,14 +1,13 @@
-"""Whether what is exported is the model that was trained: every family through every client, one table in Markdown.
+"""Check that an exported model is the trained one: every family through every client, in a Markdown table.
 
     python -m bench.parity            all of it, about five minutes
     python -m bench.parity --quick    one model of each kind
 
-Small models are trained here on modules of the standard library: a base, a model that answers, a classifier. Each is
-written in every format, and each figure comes from the client that the format is for. Behind a figure stands how many
-prompts the client continues with our tokens, the likeliest each time: 20 of random tokens, and in clients with a
-tokenizer 5 texts. A second table has models that
-Transformers made and saved, and whether they come in and go out again to the same bytes. Ends with 1 where something
-is further off than rounding explains.
+Small models are trained on modules of the standard library: a base model, an instruction-tuned one, a classifier. Each
+is written in every format and compared in the client of that format. The second figure counts the prompts that the
+client continues with our tokens under greedy decoding: 20 of random tokens, and 5 texts in clients with a tokenizer. A
+second table imports models that Transformers saved, and exports them twice to the same bytes. Exits with 1 if a
+difference is larger than rounding explains.
 """
 
 import argparse
@@ -63,7 +62,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """What a client was found to be: a figure for the table, and whether it is the same model."""
+    """A figure of a client, and whether it agrees with our model."""
 
     text: str
     agrees: bool
@@ -72,7 +71,7 @@ class Cell:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.parity", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="one model of each kind")
-    given = parser.parse_args()
+    args = parser.parse_args()
     missing = [name for name in ("xllamacpp", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise SystemExit(f"expected the package {missing[0]}, it is not installed (make extras)")
@@ -89,12 +88,12 @@ def main() -> None:
         train_tokenizer([text], SHAPE["vocab_size"]).save(str(file))
         tokenizer = Tokenizer.load(file)
         rows, wrong = [], []
-        variants = list(shapes())[-1:] if given.quick else list(shapes())
+        variants = list(shapes())[-1:] if args.quick else list(shapes())
         for name, shape in tqdm(variants, unit=" models"):
             for kind, cells in try_shape(shape, tokenizer, file, text, held_out, folder, process):
                 rows.append([*name, kind, *(cell.text for cell in cells)])
                 wrong += [f"{' '.join(name)} {kind}"] if not all(cell.agrees for cell in cells) else []
-        came_in = [] if given.quick else list(try_imports(file, folder))
+        came_in = [] if args.quick else list(try_imports(file, folder))
     print(
         f"{SHAPE['n_layers']} layers of {SHAPE['d_model']}, vocabulary {SHAPE['vocab_size']:,}, contexts of "
         f"{SHAPE['context_length']} tokens; ids over {len(held_out.encode()):,} bytes and hostile texts."
@@ -104,7 +103,7 @@ def main() -> None:
     print("\n".join(table(heads, rows)))
     if came_in:
         print()
-        heads = ["made by Transformers", "embeddings", "saved as", "files", "largest difference of logits"]
+        heads = ["saved by Transformers", "embeddings", "saved as", "files", "largest difference of logits"]
         print("\n".join(table([*heads, "out, in and out again"], [cells for cells, _ in came_in])))
         wrong += [" ".join(cells[:3]) for cells, is_same in came_in if not is_same]
     print(f"\n{time.perf_counter() - began:.0f} s, torch {torch.__version__}; {clients()}")
@@ -120,7 +119,7 @@ def clients() -> str:
 
 
 def read_library() -> tuple[str, str]:
-    """Modules of the standard library, one after the other, and the end of them that is held out."""
+    """Return modules of the standard library as one text, and its held-out end."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     whole, parts = 0, []
     for file in files:
@@ -133,7 +132,7 @@ def read_library() -> tuple[str, str]:
 
 
 def shapes() -> Iterator[tuple[list[str], dict[str, Any]]]:
-    """What a row is called, and its shape; GPT-2 has no grouped queries."""
+    """Yield the name of a row and its shape; GPT-2 has no grouped queries."""
     for family, tied, n_kv_heads in itertools.product(("gpt2", "llama", "qwen2", "qwen3"), (False, True), (4, 2)):
         if family != "gpt2" or n_kv_heads == SHAPE["n_heads"]:
             words = ["tied" if tied else "untied", "grouped" if n_kv_heads < SHAPE["n_heads"] else "each its own"]
@@ -149,7 +148,7 @@ def try_shape(
     place: Path,
     process: ProcessPoolExecutor,
 ) -> Iterator[tuple[str, list[Cell]]]:
-    """A kind of model, and what each client made of it."""
+    """Yield each kind of model with a cell for each client."""
     model = GPT(ModelConfig(**shape), torch.Generator().manual_seed(SEED))
     train(model, tokenizer.encode(text), N_STEPS)
     with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -162,7 +161,7 @@ def try_shape(
 
 
 def train(model: GPT, ids: list[int], n_steps: int) -> None:
-    """Some steps of AdamW on windows of a stream of ids, drawn from a fixed seed."""
+    """Train with AdamW on windows of a stream of ids, drawn from a fixed seed."""
     stream, drawn = torch.from_numpy(np.array(ids)), torch.Generator().manual_seed(SEED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     length = model.config.context_length
@@ -178,7 +177,7 @@ def train(model: GPT, ids: list[int], n_steps: int) -> None:
 
 
 def conversations(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A stream of conversations: the user says a line, the answer is the next one."""
+    """Return a stream of conversations: the user says a line, the answer is the next line."""
     start, end, line_break = tokenizer.special[IM_START], tokenizer.special[IM_END], tokenizer.encode("\n")
     lines = [line for line in text.splitlines() if line.strip()]
     ids: list[int] = []
@@ -197,7 +196,7 @@ def try_formats(
     template: str | None,
     process: ProcessPoolExecutor,
 ) -> list[Cell]:
-    """A cell for each column of a language model, with the chat template where it answers."""
+    """Return a cell for each column of a language model, with a chat template if one is given."""
     write_folder(folder, model, file, chat_template=template)
     theirs = compare_with_transformers(folder, model, SEED, held_out)
     cells = [figure(theirs, theirs.agrees())]
@@ -217,7 +216,7 @@ def try_formats(
 
 
 def try_classifier(model: GPT, tokenizer: Tokenizer, file: Path, held_out: str, folder: Path) -> list[Cell]:
-    """The same for a classifier of drawn scores, which Transformers alone has a place for."""
+    """Return the cells of a classifier with random scores, which only Transformers supports."""
     classifier = Classifier(model, len(LABELS))
     with torch.no_grad():
         classifier.score.weight.normal_(generator=torch.Generator().manual_seed(SEED))
@@ -229,7 +228,7 @@ def try_classifier(model: GPT, tokenizer: Tokenizer, file: Path, held_out: str, 
 
 
 def figure(found: Parity, agrees: bool) -> Cell:
-    """A difference, and how many prompts go on with our tokens."""
+    """Return a cell with the largest difference and the number of equal continuations."""
     return Cell(f"{found.max_logit_difference:.1e}, {found.continuations - found.generation_mismatches}", agrees)
 
 
@@ -238,7 +237,7 @@ def same_ids(other: int) -> Cell:
 
 
 def try_imports(file: Path, place: Path) -> Iterator[tuple[list[str], bool]]:
-    """A row for each model that Transformers made with random weights, and whether it is the same model here."""
+    """Yield a row for each random model of Transformers, and whether it is the same model here."""
     for name, tied, saved_as in itertools.product(
         ("GPT2", "Llama", "Qwen2", "Qwen3", "Mistral"), (False, True), ("float32", "bfloat16, in shards")
     ):
@@ -271,7 +270,7 @@ def try_import(name: str, tied: bool, saved_as: str, file: Path, folder: Path) -
 
 
 def draw_theirs(name: str, tied: bool) -> Any:
-    """A small model of Transformers' with random weights that are large enough for it to have opinions."""
+    """Return a small model of Transformers with random weights so large that its predictions differ."""
     import transformers
 
     common = {"vocab_size": SHAPE["vocab_size"], "tie_word_embeddings": tied, "initializer_range": 0.2}
@@ -281,7 +280,7 @@ def draw_theirs(name: str, tied: bool) -> Any:
     else:
         shape = {"hidden_size": 60, "intermediate_size": 130, "num_hidden_layers": 2, "num_attention_heads": 6}
         shape |= {"num_key_value_heads": 2, "max_position_embeddings": SHAPE["context_length"], "head_dim": 10}
-    torch.manual_seed(SEED)  # their weights are drawn from the generator that all share
+    torch.manual_seed(SEED)  # Transformers draws weights from the global generator
     return getattr(transformers, f"{name}ForCausalLM" if name != "GPT2" else "GPT2LMHeadModel")(
         getattr(transformers, f"{name}Config")(**common, **shape)
     )

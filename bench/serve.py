@@ -1,11 +1,10 @@
-"""How many clients a server bears: tokens a second, and how long each waits, alone and with many others.
+"""Measure a server under load: tokens per second, and the latency of one client and of many.
 
     python -m bench.serve [--clients 200] [--quick] [--slots 32] [--model models/export]
 
-A server process of its own, and clients that all stream a completion of up to 64 tokens at the same moment. `first`
-is the time to the first piece of text, `end` to the last, in milliseconds; an answer that did not end in order is
-lost. The last lines are the longest pause of one stream between two pieces of text, alone and while another client
-sends prompts that are far too long.
+All clients stream a completion of up to 64 tokens at the same time. `first` is the time to the first piece of text,
+`end` to the last, in milliseconds; a stream that ends early is lost. The last lines are the longest pause between two
+pieces of one stream, alone and while another client sends prompts that are far too long.
 """
 
 import argparse
@@ -29,7 +28,7 @@ PROMPTS = ["def main(", "import ", "class ", "# The ", "    return "]
 
 @dataclass(frozen=True)
 class Answer:
-    """Seconds to the first piece and to the end, and how many tokens there were."""
+    """Seconds to the first piece and to the end, and the number of tokens."""
 
     first: float
     end: float
@@ -42,20 +41,20 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--model", type=Path, default=EXPORT)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_TOKENS} tokens a text")
-    given = parser.parse_args()
+    args = parser.parse_args()
     missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing or not (given.model / "config.json").exists():
-        print(f"none: {f'{missing[0]} is not installed (make extras)' if missing else f'no model in {given.model}'}")
+    if missing or not (args.model / "config.json").exists():
+        print(f"none: {f'{missing[0]} is not installed (make extras)' if missing else f'no model in {args.model}'}")
         return
-    n_tokens, n_alone = (QUICK_TOKENS, QUICK_ALONE) if given.quick else (N_TOKENS, N_ALONE)
-    print(f"{given.model}, up to {n_tokens} tokens a text, {given.slots} slots, {os.cpu_count()} cores")
+    n_tokens, n_alone = (QUICK_TOKENS, QUICK_ALONE) if args.quick else (N_TOKENS, N_ALONE)
+    print(f"{args.model}, up to {n_tokens} tokens a text, {args.slots} slots, {os.cpu_count()} cores")
     print(f"{'':<14}{'tokens/s':>10}{'first: median':>16}{'95%':>8}{'end: median':>14}{'95%':>8}{'lost':>7}")
-    command = [sys.executable, "-m", "llm", "serve", str(given.model), "--port", "0", "--slots", str(given.slots)]
+    command = [sys.executable, "-m", "llm", "serve", str(args.model), "--port", "0", "--slots", str(args.slots)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout
             address = server.stdout.readline().split(" on ")[1].split("/v1")[0]
-            asyncio.run(measure(address, given.model.resolve().name, given.clients, n_alone, n_tokens))
+            asyncio.run(measure(address, args.model.resolve().name, args.clients, n_alone, n_tokens))
         finally:
             server.terminate()
 
@@ -78,7 +77,7 @@ async def measure(address: str, model: str, n_clients: int, n_alone: int, n_toke
 
 
 async def measure_pauses(host: str, port: int, asked: dict[str, object], n_tokens: int) -> None:
-    """The longest pause of a stream in milliseconds, alone and beside long prompts."""
+    """Print the longest pause of a stream in milliseconds, alone and beside long prompts."""
     for name, n_chars in {"alone": 0, **LONG_PROMPTS}.items():
         pauses: list[float] = []
         stream = asyncio.create_task(complete(host, port, asked, n_tokens, pauses))
@@ -92,7 +91,7 @@ async def measure_pauses(host: str, port: int, asked: dict[str, object], n_token
 
 
 async def post(host: str, port: int, body: bytes) -> int:
-    """Ask for a completion; the status of the answer."""
+    """Request a completion; return the status."""
     reader, writer = await asyncio.open_connection(host, port)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
     writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
@@ -104,7 +103,7 @@ async def post(host: str, port: int, body: bytes) -> int:
 async def complete(
     host: str, port: int, asked: dict[str, object], n_tokens: int, pauses: list[float] | None = None
 ) -> Answer | None:
-    """Stream a completion; None where it did not come to its end. Pauses between pieces are added to `pauses`."""
+    """Stream a completion; return None if it ends early. Pauses between pieces are added to `pauses`."""
     streamed = {"max_tokens": n_tokens, "stream": True, "stream_options": {"include_usage": True}}
     body = json.dumps(asked | streamed).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"

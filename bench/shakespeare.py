@@ -41,25 +41,25 @@ def main() -> None:
     budget.add_argument("--seconds", type=float, help="of training steps, instead of pretrain.max_steps")
     budget.add_argument("--long", action="store_true", help="more steps, ways to cut the text, and dropout")
     budget.add_argument("--quick", action="store_true", help="a few steps of a small model")
-    given = parser.parse_args()
-    if not given.text.is_file():
-        parser.error(f"TEXT: expected a text file, got {given.text}")
-    if given.seconds is not None and not given.seconds > 0:
-        parser.error(f"--seconds: expected more than 0, got {given.seconds}")
+    args = parser.parse_args()
+    if not args.text.is_file():
+        parser.error(f"TEXT: expected a text file, got {args.text}")
+    if args.seconds is not None and not args.seconds > 0:
+        parser.error(f"--seconds: expected more than 0, got {args.seconds}")
     params = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
-    if given.quick:
+    if args.quick:
         params["pretrain"] |= {"max_steps": 10, "compile": "never"}
         params["model"] |= {"d_model": 64, "n_heads": 1, "n_kv_heads": 1, "d_ff": 128}
         params["tokenize"]["segmentations"] = 1
-    if given.long:
+    if args.long:
         for section, changes in LONG.items():
             params[section] |= changes
-    if given.seconds:
-        params["pretrain"]["max_steps"] = max(1, round(given.seconds / seconds_a_step(params)))
+    if args.seconds:
+        params["pretrain"]["max_steps"] = max(1, round(args.seconds / seconds_a_step(params)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        set_up(folder, params, given.text)
-        report(given.text, params, folder, run_stages(folder, STAGES))
+        set_up(folder, params, args.text)
+        report(args.text, params, folder, run_stages(folder, STAGES))
 
 
 def seconds_a_step(params: dict[str, Any]) -> float:

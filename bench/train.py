@@ -87,17 +87,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one turn of few steps")
     parser.add_argument("--only", action="append", default=[], help="rows with this in their name; can be repeated")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        print(json.dumps(run_child(json.loads(given.child))))
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(run_child(json.loads(args.child))))
         return
-    shape = default_shape() if given.default else Shape(MODEL | SMALL | {"context_length": 128}, 32)
-    if given.gpu_124m:
+    shape = default_shape() if args.default else Shape(MODEL | SMALL | {"context_length": 128}, 32)
+    if args.gpu_124m:
         shape = Shape(MODEL | GPU_124M | {"context_length": 1024, "tie_embeddings": True}, 16)
-    rows = [row for row in settings(Machine.find()) if not given.only or any(word in row.name for word in given.only)]
+    rows = [row for row in settings(Machine.find()) if not args.only or any(word in row.name for word in args.only)]
     if not rows:
-        parser.error(f"--only: expected a part of a row's name, such as 'ours bfloat16', got {', '.join(given.only)}")
-    n_turns, n_steps = (1, 3) if given.quick else (N_TURNS, N_STEPS)
+        parser.error(f"--only: expected a part of a row's name, such as 'ours bfloat16', got {', '.join(args.only)}")
+    n_turns, n_steps = (1, 3) if args.quick else (N_TURNS, N_STEPS)
     report(shape, rows, take_turns(shape, rows, n_turns, n_steps), f"median of {n_turns} × {n_steps} steps")
 
 
