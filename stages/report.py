@@ -3,20 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import llm.report.evaluate as evaluate_pages
+import llm.report.memorise as memorise_pages
 from llm.core import stage
-from llm.core.device import Machine
 from llm.core.stage import Input, Output, Param, Seed
-from llm.core.tables import iterate_rows
-from llm.evaluate.params import EvaluateParams
-from llm.evaluate.samples import draw_samples, with_prompts
-from llm.evaluate.surprise import spell, surprises
-from llm.model.gpt import GPT
-from llm.model.weights import load_model
 from llm.report.card import lineage_rows, read_metrics, tasks_to_show
 from llm.report.page import Report, Text, Token, write_report
-from llm.tokens.tokenizer import Tokenizer
-
-PASSAGE_CHARS = 800  # of a held-out document that are shown at most
 
 
 def main(
@@ -26,7 +18,7 @@ def main(
     sample_params: Annotated[dict[str, Any], Param("sample")],
     model_params: Annotated[dict[str, Any], Param("model")],
     pretrain_params: Annotated[dict[str, Any], Param("pretrain")],
-    evaluate_params: Annotated[EvaluateParams, Param("evaluate")],
+    evaluate_params: Annotated[dict[str, Any], Param("evaluate")],
     memorise_params: Annotated[dict[str, Any], Param("memorise")],
     cloze_params: Annotated[dict[str, Any], Param("cloze")],
     export_params: Annotated[dict[str, Any], Param("export")],
@@ -41,12 +33,10 @@ def main(
     cloze: Input = Path("metrics/cloze.json"),
     export: Input = Path("metrics/export.json"),
     finetune: Input = Path("metrics/finetune"),
-    figures: Input = Path("reports/evaluation.json"),
+    details: Input = Path("metrics/details/evaluate.json"),
+    memorise_details: Input = Path("metrics/details/memorise.json"),
     vocabulary: Input = Path("plots/tokenize/vocabulary.svg"),
     curve: Input = Path("plots/pretrain/curve.svg"),
-    rivals: Input = Path("plots/evaluate/bits_per_byte.svg"),
-    context: Input = Path("plots/evaluate/context.svg"),
-    calibration: Input = Path("plots/evaluate/calibration.svg"),
     finetune_plots: Input = Path("plots/finetune"),
     raw: Input = Path("data/raw"),
     given: Input = Path("data/given"),
@@ -61,40 +51,44 @@ def main(
     finetuned: Input = Path("models/finetuned"),
     card: Input = Path("models/export/README.md"),
     template: Input = Path("llm/report/page.html.jinja"),
+    evaluation: Output = Path("reports/evaluation.md"),
+    samples: Output = Path("reports/samples.md"),
+    continuations: Output = Path("reports/continuations.md"),
+    memorisation: Output = Path("reports/memorisation.md"),
     report: Output = Path("reports/report.html"),
 ) -> None:
     """Write the page. `prepare` to `export` are metrics; `finetune`, `finetune_plots`, `finetuned` have a part a task.
 
-    The samples are those of the evaluation, drawn again from the same seed.
+    `evaluation` to `memorisation` are reports in Markdown.
     """
-    machine = Machine.find()
-    machine.retain_freed_memory()
-    model = load_model(weights).to(machine.device)
-    encoder = Tokenizer.load(tokenizer)
+    evaluated = read_metrics(details)
+    evaluation.write_text(evaluate_pages.markdown(evaluated), encoding="utf-8")
+    samples.write_text(evaluate_pages.samples(evaluated), encoding="utf-8")
+    continuations.write_text(evaluate_pages.continuations(evaluated), encoding="utf-8")
+    memorisation.write_text(memorise_pages.markdown(read_metrics(memorise_details)), encoding="utf-8")
     files = {"prepare": prepare, "tokenize": tokenize, "pretrain": pretrain, "baselines": baselines}
     files |= {"evaluate": evaluate, "memorise": memorise, "cloze": cloze, "export": export}
-    figures_by_split = read_metrics(figures)
     params = {"seed": seed, "prepare": prepare_params, "label": label_params, "tokenize": tokenize_params}
     params |= {"sample": sample_params, "model": model_params, "pretrain": pretrain_params}
-    params |= {"evaluate": evaluate_params.model_dump(), "memorise": memorise_params}
+    params |= {"evaluate": evaluate_params, "memorise": memorise_params}
     params |= {"cloze": cloze_params, "export": export_params, "finetune": {"tasks": tasks}}
-    pictures = {"vocabulary": vocabulary, "curve": curve, "rivals": rivals, "context": context}
-    pictures |= {"calibration": calibration}
+    drawn = evaluate_pages.pictures(evaluated)
+    pictures = {name: path.read_text(encoding="utf-8") for name, path in (("vocabulary", vocabulary), ("curve", curve))}
+    pictures |= {"rivals": drawn["bits_per_byte"], "context": drawn["context"], "calibration": drawn["calibration"]}
     artifacts = {"you": raw, "you ": given, "prepare": corpus, "label or you": labeled, "tokenize": tokenizer}
     artifacts |= {"tokenize ": tokens, "sample": windows, "pretrain": weights, "export": exported, "export ": gguf}
     artifacts |= {f"finetune@{name}": finetuned / name for name in tasks} | {"card": card}
-    prompted = with_prompts(evaluate_params, windows, encoder, seed)
-    samples, passage = _read_aloud(model, encoder, prompted, seed, _passage(corpus, list(figures_by_split)), machine)
+    passage = evaluated["passage"]
     page = write_report(
         Report(
             metrics={name: read_metrics(path) for name, path in files.items()},
-            figures=figures_by_split,
+            figures=_figures(evaluated),
             finetuned=tasks_to_show({name: read_metrics(finetune / f"{name}.json") for name in tasks}),
             params=params,
-            pictures={name: path.read_text(encoding="utf-8") for name, path in pictures.items()},
+            pictures=pictures,
             finetuned_pictures={name: _pictures(finetune_plots / name) for name in tasks},
-            samples=samples,
-            passage=passage,
+            samples=[_text(of["prompt"], of["method"], of, of["prompt_tokens"]) for of in evaluated["samples"]],
+            passage=_text(passage["document"], passage["split"], passage, 0) if passage else None,
             # A file that keeps a folder in place is no input.
             lineage=[row for row in lineage_rows(artifacts) if Path(row[1]).name not in (".gitkeep", ".keep")],
         ),
@@ -103,52 +97,25 @@ def main(
     report.write_text(page, encoding="utf-8")
 
 
-def _passage(corpus: Path, splits: list[str]) -> tuple[str, str, str] | None:
-    """Path, split and the first lines of the first held-out document that fills a passage, else of the longest."""
-    if not splits:
-        return None
-    best = {"path": "", "text": ""}
-    for row in iterate_rows(corpus / f"{splits[-1]}.parquet", ["path", "text"]):
-        if len(row["text"]) > len(best["text"]):
-            best = row
-        if len(best["text"]) >= PASSAGE_CHARS:
-            break
-    text = best["text"][:PASSAGE_CHARS]
-    lines, line_break, _ = text.rpartition("\n")
-    return best["path"], splits[-1], lines + line_break or text
+def _figures(details: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the figures of each split as the page reads them."""
+    figures = {}
+    for split, of in details["splits"].items():
+        found = of["contamination"]
+        shares = {"window_share": found["window_fraction"], "token_share": found["token_fraction"]}
+        context = [row | {"share": row["fraction"]} for row in of["context"]]
+        figures[split] = of | {"summary": of["model"], "contamination": found | shares, "context": context}
+    if figures:
+        quality = dict(details["quality"])
+        if "model" in quality:
+            quality |= {"true": quality["true_text"], "texts": quality["model"]["texts"]}
+        figures[next(reversed(figures))]["quality"] = quality
+    return figures
 
 
-def _read_aloud(
-    model: GPT,
-    tokenizer: Tokenizer,
-    params: EvaluateParams,
-    seed: int,
-    held_out: tuple[str, str, str] | None,
-    machine: Machine,
-) -> tuple[list[Text], Text | None]:
-    """The samples and the held-out passage, token by token with what each costs."""
-    samples = draw_samples(model, tokenizer, params, seed)
-    titles = [(sample.prompt, sample.way) for sample in samples]
-    given = [tokenizer.encode(sample.prompt) for sample in samples]
-    ids = [[*prompt, *sample.ids] for prompt, sample in zip(given, samples, strict=True)]
-    n_given = [len(prompt) for prompt in given]
-    if held_out:
-        path, split, text = held_out
-        titles, ids, n_given = [*titles, (path, split)], [*ids, tokenizer.encode(text)], [*n_given, 0]
-    stride = min(params.stride, model.config.context_length)
-    nats = surprises(model, ids, tokenizer.end_of_text, stride, params.batch_size, machine)
-    texts = [
-        Text(
-            title,
-            way,
-            [
-                Token(piece, cost, at < n)
-                for at, (piece, cost) in enumerate(zip(spell(tokenizer, own), costs, strict=True))
-            ],
-        )
-        for (title, way), own, n, costs in zip(titles, ids, n_given, nats, strict=True)
-    ]
-    return (texts[:-1], texts[-1]) if held_out else (texts, None)
+def _text(title: str, way: str, of: dict[str, Any], n_given: int) -> Text:
+    pairs = enumerate(zip(of["tokens"], of["nats"], strict=True))
+    return Text(title, way, [Token(piece, nats, at < n_given) for at, (piece, nats) in pairs])
 
 
 def _pictures(folder: Path) -> dict[str, str]:

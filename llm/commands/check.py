@@ -14,8 +14,7 @@ from llm.core import params
 from llm.core.errors import UserError
 from llm.core.params import Section
 from llm.corpus.params import LabelParams, PrepareParams
-from llm.evaluate.memorization import MemoriseParams
-from llm.evaluate.params import BaselinesParams, ClozeParams, EvaluateParams
+from llm.evaluate.params import BaselinesParams, ClozeParams, EvaluateParams, MemoriseParams
 from llm.export.check import export_problems
 from llm.export.params import ExportParams
 from llm.finetune.params import ClassifyTask, FinetuneParams, Task

@@ -1,39 +1,87 @@
-"""What knows nothing of the text, or nothing of neural networks, on the same bytes: chance and compressors.
+"""Baselines of bits per byte that a model has to beat: compressors, n-gram counts and a uniform distribution.
 
-Each gives bits for each document of a held-out text: alone, and given the training text. Counts of n-grams stand in
-`llm.evaluate.kneser_ney`.
+held-out documents ─┬─compress──► bits of each document, alone and given the training text
+their token streams ─┴─predict──► bits of each document by n-gram counts of train
 """
 
 import bz2
 import lzma
+import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import zstandard
 from numpy.typing import NDArray
+from tqdm import tqdm
+
+from llm.core.tables import TableWriter, iterate_rows, read_table
+from llm.evaluate.breakdown import sum_by_document
+from llm.evaluate.kneser_ney import count_ngrams, token_nats
+from llm.tokens.windows import read_info, read_stream
 
 Floats = NDArray[np.float64]
-Bits = dict[str, Floats]  # of each document (D,), by baseline
-Texts = Mapping[str, Sequence[bytes]]  # the documents of each split
+Bits = dict[str, dict[str, Floats]]  # of each document (D,), by split and baseline
+Texts = Mapping[str, Sequence[bytes]]  # documents by split
 
-# The baselines that have bits of each document; bzip2 sorts all of a block at once, so it has none.
+# Baselines with bits of single documents; bzip2 sorts blocks of 900 kB, so it has none.
 BY_DOCUMENT = ("xz_given_train", "zstd_given_train", "xz", "zstd", "kneser_ney_5gram", "unigram", "uniform")
-# One row a held-out document, in the order of its split: how many bits it costs each baseline.
 DOCUMENT_BITS = pa.schema(
     [("split", pa.string()), ("doc_id", pa.string()), *((name, pa.float64()) for name in BY_DOCUMENT)]
 )
-
+ORDERS = {"kneser_ney_5gram": 5, "unigram": 1}
 ZSTD_WINDOW = 27  # log2 of its bytes
-SKIMMED = 0.9  # of the training text is decoded 16 compressed bytes at a time, the rest byte by byte
+COARSE = 0.9  # fraction of the training text that is decoded in steps of 16 compressed bytes, the rest byte by byte
+
+
+def measure_baselines(
+    corpus: Path, windows: Path, train_bytes: int | None, document_bits: Path
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the bits per byte of val and test by split and baseline; write `document_bits`, a row per document."""
+    train = b"".join(_read_texts(corpus / "train.parquet"))
+    n_bytes = min(train_bytes or len(train), len(train))
+    texts = {split: found for split in ("val", "test") if (found := _read_texts(corpus / f"{split}.parquet"))}
+    bits = compress(train[:n_bytes], texts)
+    predicted = predict(windows, [*texts], n_bytes / max(len(train), 1))
+    metrics = {}
+    with TableWriter(document_bits, DOCUMENT_BITS) as table:
+        for split, documents in texts.items():
+            by_name = bits[split] | predicted[split]
+            keys = {"split": [split] * len(documents), "doc_id": read_table(corpus / f"{split}.parquet", ["doc_id"])[0]}
+            table.append(pa.table(keys | by_name, schema=DOCUMENT_BITS))
+            totals = {name: float(own.sum()) for name, own in by_name.items()}
+            totals["bzip2"] = 8 * len(bz2.compress(b"".join(documents), 9))
+            size = sum(map(len, documents))
+            metrics[split] = {name: {"bits_per_byte": round(total / size, 5)} for name, total in totals.items()}
+    return metrics
+
+
+def _read_texts(path: Path) -> list[bytes]:
+    return [row["text"].encode() for row in iterate_rows(path, ["text"])]
+
+
+def compress(train: bytes, texts: Texts) -> Bits:
+    """Return the bits of each document by each compressor, alone and given the training text."""
+    bits: Bits = {split: {} for split in texts}
+    # The compressors release the GIL, so the threads run in parallel. The longest jobs start first.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [("xz_given_train", pool.submit(xz_bits, train, {split: own})) for split, own in texts.items()]
+        jobs += [("zstd_given_train", pool.submit(zstd_bits, train, texts))]
+        jobs += [("xz", pool.submit(xz_bits, b"", texts)), ("zstd", pool.submit(zstd_bits, b"", texts))]
+        for name, job in tqdm(jobs, desc="compress", unit=" texts"):
+            for split, own in job.result().items():
+                bits[split][name] = own
+    return bits
 
 
 def xz_bits(train: bytes, texts: Texts) -> dict[str, Floats]:
     """Return the bits (D,) of each split's documents by `xz -9e`, whose window is 64 MiB.
 
-    A document's bits are those that a decompressor has to read to write it, after the training text and the documents
-    of its split before it. They add up to the size of the training text and the split, less that of the former. The
-    index at the file's end, some 40 bytes, belongs to no document.
+    A document's bits are those that a decompressor reads to write it, after the training text and earlier documents of
+    the split. The index at the end of the file, about 40 bytes, counts for no document.
     """
     return {split: _decoded_bits(train, documents) for split, documents in texts.items()}
 
@@ -45,7 +93,7 @@ def _decoded_bits(train: bytes, documents: Sequence[bytes]) -> Floats:
     positions: list[int] = []
     for end in np.cumsum([len(train), *map(len, documents)]):
         while n_decoded < end:
-            step = 16 if n_decoded < SKIMMED * len(train) else 1
+            step = 16 if n_decoded < COARSE * len(train) else 1
             n_decoded += len(decoder.decompress(packed[n_read : n_read + step]))
             n_read += step
         positions.append(n_read)
@@ -55,8 +103,8 @@ def _decoded_bits(train: bytes, documents: Sequence[bytes]) -> Floats:
 def zstd_bits(train: bytes, texts: Texts) -> dict[str, Floats]:
     """Return the bits (D,) of each split's documents by `zstd --ultra -22 --long`, given train by `--patch-from`.
 
-    The window is 128 MiB. Whole blocks of up to 128 KiB are coded at once: the size of all of a split is divided among
-    its documents as it would be if each of them ended its block.
+    The window is 128 MiB. Zstandard codes blocks of up to 128 KiB at once, so the size of a split is divided among its
+    documents in proportion to their sizes when each ends its block.
     """
     n_bytes = len(train) + max((sum(map(len, documents)) for documents in texts.values()), default=0)
     parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -64,7 +112,7 @@ def zstd_bits(train: bytes, texts: Texts) -> dict[str, Floats]:
     )
     reachable = train[-(1 << ZSTD_WINDOW) :]
     dictionary = zstandard.ZstdCompressionDict(reachable, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if train else None
-    # One compressor for all splits: to read the training text takes longer than to compress what is held out.
+    # One compressor for all splits: reading the training text takes longer than compressing the held-out text.
     compressor = zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters)
     return {split: _divided_bits(compressor, documents) for split, documents in texts.items()}
 
@@ -79,6 +127,21 @@ def _divided_bits(compressor: zstandard.ZstdCompressor, documents: Sequence[byte
     return n_bits * sizes / sizes.sum()
 
 
-def bzip2_size(text: bytes) -> int:
-    """Bytes after `bzip2 -9`, which sorts 900 kB at a time: it sees nothing of a text that stands before them."""
-    return len(bz2.compress(text, 9))
+def predict(windows: Path, splits: list[str], fraction: float) -> Bits:
+    """Return the bits of each document by n-gram counts of a fraction of train, and with all tokens equally likely.
+
+    As for a model, a document's end of text counts.
+    """
+    train, info = read_stream(windows, "train"), read_info(windows)
+    train = train[: math.ceil(fraction * len(train))]
+    streams = {split: read_stream(windows, split) for split in splits}
+    bits: Bits = {split: {} for split in splits}
+    for name, order in ORDERS.items() if splits else ():
+        orders = count_ngrams(train, order, info.vocab_size)
+        for split, stream in streams.items():
+            nats = token_nats(orders, stream, info.vocab_size)
+            bits[split][name] = sum_by_document(stream, info.end_of_text, nats) / math.log(2)
+    for split, stream in streams.items():
+        uniform = np.full(len(stream) - 1, math.log2(info.vocab_size))
+        bits[split]["uniform"] = sum_by_document(stream, info.end_of_text, uniform)
+    return bits

@@ -1,11 +1,10 @@
-"""The model beside its baselines on the same documents: what it needs less, and whether that is outside of chance.
+"""Compare the model with its baselines on the same documents: a paired bootstrap.
 
     bits by document    model 10 30 20, baseline 12 33 25; bytes 5 10 10
     difference          (10 - 12 + 30 - 33 + 20 - 25) / (5 + 10 + 10) = -0.4 bits per byte
-    its 95% interval    of the same ratio, over documents drawn with replacement (paired bootstrap)
 
-A document that is hard for one is hard for the other: the difference varies much less over documents than either cost.
-So its interval is narrower than those of the two figures, which may well overlap.
+A document that is hard for one is hard for the other, so the interval of the difference is narrower than those of the
+two figures, which may well overlap.
 """
 
 import json
@@ -17,34 +16,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.core.tables import read_table
-from llm.evaluate.bootstrap import Row, ratio_interval
+from llm.evaluate.bootstrap import Row, ratio_with_interval
 
 Floats = NDArray[np.float64]
 
 BETTER, WITHIN, WORSE = "better, outside of chance", "within chance", "worse, outside of chance"
-NO_INTERVAL = "no interval, so nothing can be said of chance"
+NO_INTERVAL = "no interval, so chance cannot be excluded"
 SEES_THE_FUTURE = "not valid, the model sees what it predicts"
 LOSSY = "not valid, the tokens do not hold all of the text"
 
 
 class Baselines(NamedTuple):
-    """What the stage `baselines` measured of a split, and why the model cannot be compared with it, if it cannot."""
+    """Bits per byte of a split by baseline, and bits of its documents (D,) where a baseline has them."""
 
     bits_per_byte: Mapping[str, float]
-    document_bits: Mapping[str, Floats]  # (D,), of the baselines that have them
-    not_valid: str | None = None
+    document_bits: Mapping[str, Floats]
 
 
-def read_baselines(metrics: Path, document_bits: Path, not_valid: str | None) -> dict[str, Baselines]:
-    """Read what the stage `baselines` wrote, by split."""
-    totals: dict[str, dict[str, float]] = json.loads(metrics.read_text(encoding="utf-8"))
-    table = read_table(document_bits)
-    names = [name for name in table.column_names if name not in ("split", "doc_id")]
-    split_of = np.array(table.column("split").to_pylist())
-    bits = {name: table.column(name).to_numpy() for name in names}
+def read_baselines(metrics: Path, document_bits: Path) -> dict[str, Baselines]:
+    """Read the outputs of the stage `baselines` by split."""
+    by_split = json.loads(metrics.read_text(encoding="utf-8"))
+    table = read_table(document_bits).to_pandas()
     return {
-        split: Baselines(of, {name: bits[name][split_of == split] for name in names}, not_valid)
-        for split, of in totals.items()
+        split: Baselines(
+            {name: of["bits_per_byte"] for name, of in systems.items()},
+            {name: column.to_numpy() for name, column in table[table["split"] == split].iloc[:, 2:].items()},
+        )
+        for split, systems in by_split.items()
     }
 
 
@@ -58,13 +56,13 @@ def reason_not_valid(sees_the_future: bool, is_lossless: bool) -> str | None:
 def compare_with_baselines(
     bits: Floats, n_bytes: NDArray[np.int64], baselines: Baselines, rng: np.random.Generator
 ) -> list[Row]:
-    """Compare the model's bits by document (D,) with those of each baseline, the best baseline first.
+    """Compare the model's bits of documents (D,) with those of each baseline, the best baseline first.
 
-    A row has no interval where there is one document, or the baseline has no bits of documents.
+    A row has no interval where there is one document, or where the baseline has no bits of documents.
 
-    >>> alone = np.array([12.0, 33.0, 25.0])
-    >>> baselines = Baselines({"bzip2": 3.0, "xz": 2.8}, {"xz": alone})
-    >>> rows = compare_with_baselines(alone - [2, 3, 5], np.array([5, 10, 10]), baselines, np.random.default_rng(1))
+    >>> xz = np.array([12.0, 33.0, 25.0])
+    >>> baselines = Baselines({"bzip2": 3.0, "xz": 2.8}, {"xz": xz})
+    >>> rows = compare_with_baselines(xz - [2, 3, 5], np.array([5, 10, 10]), baselines, np.random.default_rng(1))
     >>> rows[0]
     {'baseline': 'xz', 'bits_per_byte': 2.8, 'difference': -0.4, 'difference_low': -0.5, 'difference_high': -0.3}
     >>> rows[1]
@@ -73,17 +71,15 @@ def compare_with_baselines(
     own = float(bits.sum()) / int(n_bytes.sum())
     rows = []
     for name, total in sorted(baselines.bits_per_byte.items(), key=lambda item: item[1]):
-        row: Row = {"baseline": name, "bits_per_byte": total, "difference": round(own - total, 5)}
-        theirs = baselines.document_bits.get(name)
-        interval = None if theirs is None else ratio_interval(bits - theirs, n_bytes, rng)
-        if interval is not None:
-            row |= {"difference_low": round(interval[0], 5), "difference_high": round(interval[1], 5)}
-        rows.append(row)
+        row: Row = {"baseline": name, "bits_per_byte": total}
+        if name in baselines.document_bits:
+            row |= ratio_with_interval("difference", bits - baselines.document_bits[name], n_bytes, rng)
+        rows.append(row | {"difference": round(own - total, 5)})  # of the totals, as the tables show them
     return rows
 
 
 def verdict(row: Row) -> str:
-    """Say in words whether a difference is outside of chance: whether its interval is all on one side of 0.
+    """Return whether a difference is outside of chance: whether its interval excludes 0.
 
     >>> verdict({"difference": -0.1, "difference_low": -0.2, "difference_high": 0.0})
     'within chance'
@@ -96,13 +92,8 @@ def verdict(row: Row) -> str:
 
 
 def summarise_best(rows: list[Row], not_valid: str | None) -> Row:
-    """Return the comparison with the best baseline for metrics/evaluate.json, or {} without a baseline.
-
-    `not_valid` says why the model's figures cannot be compared, or is None.
-    """
+    """Return the comparison with the best baseline, {} without one; `not_valid` is that of `reason_not_valid`."""
     if not rows:
         return {}
-    best = rows[0]
-    values = {key: value for key, value in best.items() if key.startswith("difference")}
-    figures = {f"bits_per_byte_{key}": value for key, value in values.items()}
-    return {"best_baseline": best["baseline"], **figures, "verdict": not_valid or verdict(best)}
+    figures = {f"bits_per_byte_{key}": value for key, value in rows[0].items() if key.startswith("difference")}
+    return {"best_baseline": rows[0]["baseline"], **figures, "verdict": not_valid or verdict(rows[0])}

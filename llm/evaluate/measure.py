@@ -1,106 +1,134 @@
-"""One split of held-out text, scored by one model → every figure of it, as plain values ready for a JSON.
+"""Measure one model on one split of held-out text: every figure, as plain values for JSON.
 
-stream, spans ──one pass over the model──► Scores ──► the sum, by document and source, by place, calibration
-                                                  └─ with the tokens that train has too ──► contamination
-a few windows ──cut short──► what context is worth
+stream, spans ──one pass over the model──► Scores ─┬─ sum, by document and source, by position, calibration
+└─ with the tokens that train has too ──► contamination
+some windows ──with less context──► what context is worth
 """
 
 import math
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm.core.device import Machine
+from llm.core.tables import read_table
 from llm.evaluate.bootstrap import Row, calibration, ratio_with_interval
-from llm.evaluate.breakdown import by_place, by_source, extremes, sum_by_document
+from llm.evaluate.breakdown import by_position, by_source, extremes, sum_by_document
 from llm.evaluate.context import choose_windows, compare_contexts, losses_by_context
-from llm.evaluate.difference import Baselines, compare_with_baselines, summarise_best
-from llm.evaluate.likelihood import Span, score_tokens, summarise
-from llm.evaluate.overlap import with_and_without
+from llm.evaluate.difference import Baselines, compare_with_baselines, reason_not_valid, summarise_best
+from llm.evaluate.likelihood import Span, plan_document_spans, plan_spans, score_tokens, summarise
+from llm.evaluate.overlap import mark_found, split_by_found
+from llm.evaluate.params import EvaluateParams
 from llm.model.gpt import GPT
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.usage import Usage
+from llm.tokens.windows import StreamFile, WindowsInfo, read_info, read_stream
 
 N_EXTREMES, N_BINS = 10, 10
 
 
 class HeldOut(NamedTuple):
-    """A split: its token stream (N + 1,), and what is known of its D documents and of its tokens."""
+    """A split: its token stream (N + 1,), its D documents, and its tokens."""
 
     name: str
     stream: NDArray[np.integer]
-    end_of_text: int
+    info: WindowsInfo
     sources: list[str]
     paths: list[str]
     n_bytes: NDArray[np.int64]  # (D,), of the prepared text
     token_bytes: NDArray[np.int64]  # (V,), of each token of the vocabulary
     ngram: int
-    is_found: NDArray[np.bool_]  # (N + 1,), whether a token lies in an n-gram of so many tokens that train has too
+    is_found: NDArray[np.bool_]  # (N + 1,), whether a token lies in an n-gram of `ngram` tokens that train has too
+
+    @property
+    def documents(self) -> list[str]:
+        """Return the names of the documents."""
+        return [f"{source}/{path}" for source, path in zip(self.sources, self.paths, strict=True)]
+
+    def plan_spans(self, context_length: int, stride: int) -> list[Span]:
+        """Return windows that score each token once, of single documents where the model was trained on such."""
+        stride = min(stride, context_length)
+        if self.info.boundary == "document":
+            return plan_document_spans(self.stream, self.info.end_of_text, context_length, stride)
+        return plan_spans(len(self.stream), context_length, stride)
 
 
-class Figures(TypedDict):
-    """All that is known of a split."""
-
-    documents: int
-    bytes: int
-    summary: dict[str, Any]  # as in metrics/evaluate.json
-    baselines: list[Row]  # the model beside each, the best first
-    sources: list[Row]
-    positions: list[Row]
-    context: list[Row]  # empty where no text was as long as the context
-    calibration: list[Row]
-    contamination: dict[str, Any]
-    hardest: list[Row]
-    easiest: list[Row]
-    quality: NotRequired[Row]  # text quality; present for the split whose texts the model continues
+def read_held_out(windows: Path, tokens: Path, tokenizer: Tokenizer, ngram: int) -> list[HeldOut]:
+    """Return the splits that have text, val first."""
+    info = read_info(windows)
+    streams = {split: stream for split in ("val", "test") if len(stream := read_stream(windows, split))}
+    found = mark_found(StreamFile(windows, "train"), list(streams.values()), info.end_of_text, ngram)
+    token_bytes = Usage(tokenizer).lengths()
+    held_out = []
+    for (split, stream), is_found in zip(streams.items(), found, strict=True):
+        table = read_table(tokens / f"{split}.parquet", ["source", "path", "n_bytes"])
+        sources, paths, n_bytes = (table.column(name) for name in ("source", "path", "n_bytes"))
+        rows = sources.to_pylist(), paths.to_pylist(), n_bytes.to_numpy()
+        held_out.append(HeldOut(split, stream, info, *rows, token_bytes, ngram, is_found))
+    return held_out
 
 
 def measure(
-    model: GPT,
-    text: HeldOut,
-    spans: list[Span],
-    batch_size: int,
-    machine: Machine,
-    rng: np.random.Generator,
-    baselines: Baselines,
-) -> Figures:
-    """Score a split once and tell its parts apart; `spans` are windows that score each of its targets once."""
-    scores = score_tokens(model, text.stream, spans, batch_size, machine, f"evaluate {text.name}")
-    nats = sum_by_document(text.stream, text.end_of_text, scores.nats)  # (D,)
-    n_tokens = sum_by_document(text.stream, text.end_of_text, np.ones(len(scores.nats))).astype(np.int64)
-    assert len(nats) == len(text.n_bytes), "another number of documents in the stream than in the table"
+    model: GPT, text: HeldOut, params: EvaluateParams, machine: Machine, baselines: Baselines, seed: int
+) -> dict[str, Any]:
+    """Score a split once and return its figures; `model` has those that metrics/evaluate.json has too."""
+    rng = np.random.default_rng(seed)
+    end_of_text = text.info.end_of_text
+    spans = text.plan_spans(model.config.context_length, params.stride)
+    scores = score_tokens(model, text.stream, spans, params.batch_size, machine, f"evaluate {text.name}")
+    nats = sum_by_document(text.stream, end_of_text, scores.nats)  # (D,)
+    bits = nats / math.log(2)
+    n_tokens = sum_by_document(text.stream, end_of_text, np.ones(len(scores.nats))).astype(np.int64)
+    assert len(nats) == len(text.n_bytes), "the stream and the table have different numbers of documents"
     bins, calibration_error = calibration(scores.top_probability, scores.is_top, N_BINS)
-    names = [f"{source}/{path}" for source, path in zip(text.sources, text.paths, strict=True)]
-    hardest, easiest = extremes(names, nats, text.n_bytes, N_EXTREMES)
+    hardest, easiest = extremes(text.documents, nats, text.n_bytes, N_EXTREMES)
     windows = choose_windows(spans, model.config.context_length)
-    by_context = losses_by_context(model, text.stream, scores.nats, windows, batch_size, machine)
-    # Draws of its own: with other baselines, all other intervals stay as they are.
-    beside = compare_with_baselines(nats / math.log(2), text.n_bytes, baselines, rng.spawn(1)[0])
+    by_context = losses_by_context(model, text.stream, scores.nats, windows, params.batch_size, machine)
+    # A generator of its own: other baselines leave all other intervals as they are.
+    differences = compare_with_baselines(bits, text.n_bytes, baselines, rng.spawn(1)[0])
+    summary: Row = {
+        **summarise(scores.nats, int(text.n_bytes.sum())),
+        **ratio_with_interval("bits_per_byte", bits, text.n_bytes, rng),
+        "accuracy": round(float(scores.is_top.mean()), 5),
+        "calibration_error": calibration_error,
+        **summarise_best(differences, reason_not_valid(model.sees_the_future, text.info.lossless)),
+    }
     return {
         "documents": len(nats),
         "bytes": int(text.n_bytes.sum()),
-        "summary": {
-            **summarise(scores.nats, int(text.n_bytes.sum())),
-            **ratio_with_interval("bits_per_byte", nats / math.log(2), text.n_bytes, rng),
-            "accuracy": round(float(scores.is_top.mean()), 5),
-            "calibration_error": calibration_error,
-            **summarise_best(beside, baselines.not_valid),
-        },
-        "baselines": beside,
+        "model": summary,
+        "baselines": differences,  # the best first
         "sources": by_source(text.sources, nats, text.n_bytes, n_tokens, rng),
-        "positions": by_place(scores.position_nats, scores.position_targets),
-        "context": compare_contexts(by_context, rng),
+        "positions": by_position(scores.position_nats, scores.position_targets),
+        "context": compare_contexts(by_context, rng),  # empty where no text is as long as the context
         "calibration": bins,
         "contamination": {
             "ngram": text.ngram,
-            "window_share": _window_share(spans, text.is_found),
-            **with_and_without(scores.nats, text.token_bytes[text.stream[1:]], text.is_found[1:]),
+            "window_fraction": _window_fraction(spans, text.is_found),
+            **split_by_found(scores.nats, text.token_bytes[text.stream[1:]], text.is_found[1:]),
         },
         "hardest": hardest,
         "easiest": easiest,
     }
 
 
-def _window_share(spans: list[Span], is_found: NDArray[np.bool_]) -> float:
-    """The share of windows of which a newly scored target was found in train."""
+def _window_fraction(spans: list[Span], is_found: NDArray[np.bool_]) -> float:
+    """Return the fraction of windows that newly score a target which was found in train."""
     begins = [span.start + span.first for span in spans]
     return round(float(np.logical_or.reduceat(is_found[1:], begins).mean()), 5)
+
+
+def summarise_systems(splits: dict[str, dict[str, Any]], quality: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics {split: {system: {metric: value}}}: of the model, and of the true text where it generated.
+
+    `quality` is that of `llm.evaluate.quality`; its ratios, model / true text, end in `_ratio`.
+    """
+    metrics: dict[str, Any] = {split: {"model": dict(of["model"])} for split, of in splits.items()}
+    if "skipped" in quality:
+        return metrics | {"quality": quality}
+    systems = metrics[quality["split"]]
+    systems["model"] |= quality["model"] | {f"{name}_ratio": value for name, value in quality["ratio"].items()}
+    systems["true_text"] = quality["true_text"]
+    return metrics

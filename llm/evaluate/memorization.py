@@ -1,128 +1,116 @@
-"""What a model has by heart: is what it writes new, or does it stand in the training text word for word?
+"""Measure memorization: does the model reproduce its training text verbatim?
 
-    draw_places → prefixes of train and of test → continued greedily → verbatim_lengths against how they really go on
-    what the model wrote freely → longest_runs in train
+    draw_positions ──► prefixes of train and of test ──continued greedily──► verbatim_lengths, against the true text
+    generated texts ──longest_runs──► the longest run of tokens that each shares with train
 
-Test is the measure for train: what a model reproduces of a text that it never saw is boilerplate, and easy to guess.
-As in Carlini et al. 2022 (arXiv:2202.07646), a text is learnt by heart if its own prefix and greedy choice bring it
-back. Free of torch: `llm.evaluate.samples` does the writing.
+Test is the control: text that the model reproduces without having seen it is boilerplate. As in Carlini et al. 2022
+(arXiv:2202.07646), a text is memorized if greedy decoding after its own prefix reproduces it.
 """
 
-from typing import Annotated, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from llm.core.params import Section
+from llm.evaluate.generations import Generation, continue_rows
+from llm.evaluate.params import MemoriseParams
+from llm.model.gpt import GPT
+from llm.tokens.tokenizer import Tokenizer
 
 Stream = NDArray[np.integer]
 Ints = NDArray[np.int64]
 
-Count = Annotated[int, Field(ge=1)]
-
-SHORT, LONG = 25, 50  # tokens in a row: so many don't come by chance, and 50 are Carlini et al.'s measure
-
-
-class MemoriseParams(Section):
-    """How much of train and test the model is asked to continue."""
-
-    prefixes: Count
-    prefix_tokens: Count
+SHORT, LONG = 25, 50  # tokens verbatim; so many do not occur by chance, and 50 are Carlini et al.'s measure
+N_SHOWN = 10  # recalled texts
 
 
 class Run(NamedTuple):
-    """Tokens in a row that a text and the training stream have in common: how many, and where in each they begin."""
+    """Consecutive tokens that a text and the training stream share: their number, and where they begin in each."""
 
     length: int
     start: int
-    place: int
+    position: int
 
 
-class Continued(NamedTuple):
-    """Places in a stream, how many tokens were given from each, and how many behind those came back verbatim (B,)."""
+class Recall(NamedTuple):
+    """Positions of prefixes in a stream (B,), their length, and how many tokens after them came back verbatim (B,)."""
 
-    places: Ints
+    positions: Ints
     prefix_tokens: int
     lengths: Ints
 
-    def hits(self, n_tokens: int) -> int:
-        """After how many prefixes at least so many tokens came back."""
+    def hits(self, n_tokens: int = SHORT) -> int:
+        """Return after how many prefixes at least so many tokens came back."""
         return int((self.lengths >= n_tokens).sum())
 
-    def figures(self) -> dict[str, float]:
-        """The same as shares, for metrics; without prefixes there are none."""
-        if not len(self.lengths):
+    def metrics(self) -> dict[str, float]:
+        """Return fractions of the prefixes; without prefixes there are none."""
+        n = len(self.lengths)
+        if not n:
             return {"prefixes": 0}
-        shares = {f"verbatim_{n}": round(self.hits(n) / len(self.lengths), 5) for n in (SHORT, LONG)}
-        return {"prefixes": len(self.lengths), **shares, "mean_verbatim_tokens": round(float(self.lengths.mean()), 3)}
+        fractions = {f"verbatim_{n_tokens}": round(self.hits(n_tokens) / n, 5) for n_tokens in (SHORT, LONG)}
+        return {"prefixes": n, **fractions, "mean_verbatim_tokens": round(float(self.lengths.mean()), 3)}
 
 
-def copies(train: Continued, test: Continued) -> bool | None:
-    """Whether more of train comes back than of test, beyond chance; None where one of them gave no prefixes.
+def copies(train: Recall, test: Recall) -> bool | None:
+    """Return whether more of train than of test comes back, beyond chance; None where one has no prefixes.
 
-    Beyond chance is by two standard errors, with a hit and a miss added to either side, which keeps small numbers
-    honest (Agresti and Caffo 2000).
+    Beyond chance means two standard errors, with a hit and a miss added on either side, for small numbers (Agresti and
+    Caffo 2000).
     """
     if not len(train.lengths) or not len(test.lengths):
         return None
-    (share, n), (other, other_n) = (
-        ((of.hits(SHORT) + 1) / (len(of.lengths) + 2), len(of.lengths) + 2) for of in (train, test)
-    )
-    return bool(share - other > 2 * (share * (1 - share) / n + other * (1 - other) / other_n) ** 0.5)
+    (p, n), (other, other_n) = (((of.hits() + 1) / (len(of.lengths) + 2), len(of.lengths) + 2) for of in (train, test))
+    return bool(p - other > 2 * (p * (1 - p) / n + other * (1 - other) / other_n) ** 0.5)
 
 
-def verdict(train: Continued, test: Continued) -> str:
-    """The same in a sentence."""
-    n, needed = len(train.lengths), train.prefix_tokens + LONG
-    if not n:
-        return f"No document of train has {needed} tokens; with a smaller memorise.prefix_tokens there may be some."
-    of_train = f"{train.hits(SHORT)} of {n} prefixes of train go on word for word for {SHORT} tokens or more"
-    if not len(test.lengths):
-        return f"{of_train}. No document of test has {needed} tokens, so what is easy to guess can't be told from it."
-    of_test = f"{test.hits(SHORT)} of {len(test.lengths)} of test"
-    if copies(train, test):
-        return f"**The model copies**: {of_train}, and {of_test}. What it never saw it can't have by heart."
-    return f"**No sign that the model copies**: {of_train}, and {of_test}. Chance alone may bring as much."
+def continue_prefixes(
+    model: GPT, stream: Stream, end_of_text: int, params: MemoriseParams, rng: np.random.Generator
+) -> Recall:
+    """Continue random prefixes of a stream greedily by LONG tokens."""
+    n = min(params.prefix_tokens, model.config.context_length)
+    positions = draw_positions(stream, end_of_text, n + LONG, params.prefixes, rng)
+    if not len(positions):
+        return Recall(positions, n, np.zeros(0, dtype=np.int64))
+    rows = stream[positions[:, None] + np.arange(n + LONG)].astype(np.int64)
+    prefixes = torch.from_numpy(rows[:, :n]).to(model.embedding.weight.device)
+    return Recall(positions, n, verbatim_lengths(continue_rows(model, prefixes, LONG).cpu().numpy(), rows[:, n:]))
 
 
-def document_ends(stream: Stream, end_of_text: int) -> Ints:
-    """Where <|endoftext|> stands: before the first document and after each. Document i lies behind the i-th."""
-    return np.flatnonzero(stream == end_of_text)
+def draw_positions(stream: Stream, end_of_text: int, length: int, n: int, rng: np.random.Generator) -> Ints:
+    """Draw up to n different positions, sorted, each the start of `length` tokens within one document.
 
+    All such positions are equally likely; where there are fewer than n, all are returned.
 
-def draw_places(stream: Stream, end_of_text: int, length: int, n: int, rng: np.random.Generator) -> Ints:
-    """Up to n different places, in order, each the start of `length` tokens that lie within one document.
-
-    Every such place is as likely as any other; where there are fewer than n, these are all of them.
-
-    >>> draw_places(np.array([0, 5, 6, 7, 0, 8, 0]), 0, length=2, n=9, rng=np.random.default_rng(1))
+    >>> draw_positions(np.array([0, 5, 6, 7, 0, 8, 0]), 0, length=2, n=9, rng=np.random.default_rng(1))
     array([1, 2])
     """
-    ends = document_ends(stream, end_of_text)
-    of_document = np.maximum(np.diff(ends) - length, 0)  # places: from end to end is a token more than the document has
-    drawn = np.sort(rng.choice(total := int(of_document.sum()), min(n, total), replace=False))
-    behind = np.cumsum(of_document)
-    document = np.searchsorted(behind, drawn, side="right")
-    return np.asarray(ends[document] + 1 + drawn - (behind - of_document)[document], dtype=np.int64)
+    ends = np.flatnonzero(stream == end_of_text)
+    n_positions = np.maximum(np.diff(ends) - length, 0)  # of each document
+    cumulative = np.cumsum(n_positions)
+    drawn = np.sort(rng.choice(total := int(n_positions.sum()), min(n, total), replace=False))
+    document = np.searchsorted(cumulative, drawn, side="right")
+    return np.asarray(ends[document] + 1 + drawn - (cumulative - n_positions)[document], dtype=np.int64)
 
 
-def verbatim_lengths(written: Stream, truth: Stream) -> Ints:
-    """How many tokens (B,) of each row of `written` (B, T) are those of `truth` (B, T), up to the first other one.
+def verbatim_lengths(generated: Stream, truth: Stream) -> Ints:
+    """Return how many tokens (B,) of each row of `generated` (B, T) equal `truth` (B, T) before the first difference.
 
     >>> verbatim_lengths(np.array([[1, 2, 3], [9, 2, 3]]), np.array([[1, 2, 4], [1, 2, 3]]))
     array([2, 0])
     """
-    return np.cumprod(written == truth, axis=1, dtype=np.int64).sum(axis=1)
+    return np.cumprod(generated == truth, axis=1, dtype=np.int64).sum(axis=1)
 
 
 def longest_runs(texts: list[Stream], train: Stream, chunk_tokens: int = 1 << 22) -> list[Run | None]:
-    """For each text, its longest run of tokens that stands in the training stream; None where no token does.
+    """Return each text's longest run of tokens that the training stream has too; None where no token does.
 
-    Exact. Of runs of one length, it is the first of the stream, and then of the text. The stream is read in chunks.
+    Exact. Of runs of one length, it is the first in the stream, then in the text. The stream is read in chunks.
 
     >>> longest_runs([np.array([7, 1, 2, 9]), np.array([8])], np.array([0, 1, 2, 3, 0, 7, 0]))
-    [Run(length=2, start=1, place=1), None]
+    [Run(length=2, start=1, position=1), None]
     """
     runs: list[Run | None] = [None] * len(texts)
     longest = max(map(len, texts), default=0)
@@ -131,15 +119,15 @@ def longest_runs(texts: list[Stream], train: Stream, chunk_tokens: int = 1 << 22
         for number, run in _runs_of_chunk(texts, chunk).items():
             best = runs[number]
             if best is None or run.length > best.length:
-                runs[number] = run._replace(place=begin + run.place)
+                runs[number] = run._replace(position=begin + run.position)
     return runs
 
 
 def _runs_of_chunk(texts: list[Stream], chunk: Ints) -> dict[int, Run]:
-    """The longest run of each text, by its number, in one piece of the stream.
+    """Return the longest run of each text, by its index, in one chunk of the stream.
 
-    Runs grow by a token a round. What is followed are the starts in texts and chunk whose n tokens stand in both,
-    each with the number of its n-gram; with every token fewer are left.
+    Runs grow by a token per round. Only starts in texts and chunk whose n tokens occur in both are kept, each with the
+    index of its n-gram.
     """
     joined = np.concatenate([np.asarray(text, dtype=np.int64) for text in texts])
     lengths = np.array([len(text) for text in texts])
@@ -147,22 +135,22 @@ def _runs_of_chunk(texts: list[Stream], chunk: Ints) -> dict[int, Run]:
     text_ends = np.repeat(begins + lengths, lengths)
     base = 1 + int(max(joined.max(), chunk.max()))
     starts, grams = np.arange(len(joined)), np.zeros(len(joined), dtype=np.int64)
-    places, place_grams = np.arange(len(chunk)), np.zeros(len(chunk), dtype=np.int64)
+    positions, chunk_grams = np.arange(len(chunk)), np.zeros(len(chunk), dtype=np.int64)
     runs: dict[int, Run] = {}
     for n in range(1, int(lengths.max()) + 1):
-        goes_on = starts + n <= text_ends[starts]
-        starts = starts[goes_on]
-        keys, grams = np.unique(grams[goes_on] * base + joined[starts + n - 1], return_inverse=True)
+        fits = starts + n <= text_ends[starts]
+        starts = starts[fits]
+        keys, grams = np.unique(grams[fits] * base + joined[starts + n - 1], return_inverse=True)
         if not len(keys):
             break
-        goes_on = places + n <= len(chunk)
-        places = places[goes_on]
-        wanted = place_grams[goes_on] * base + chunk[places + n - 1]
-        found = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-        common = keys[found] == wanted
-        places, place_grams = places[common], found[common]
+        fits = positions + n <= len(chunk)
+        positions = positions[fits]
+        searched = chunk_grams[fits] * base + chunk[positions + n - 1]
+        found = np.searchsorted(keys, searched).clip(max=len(keys) - 1)
+        is_common = keys[found] == searched
+        positions, chunk_grams = positions[is_common], found[is_common]
         first = np.full(len(keys), len(chunk))
-        np.minimum.at(first, place_grams, places)
+        np.minimum.at(first, chunk_grams, positions)
         in_chunk = first[grams] < len(chunk)
         starts, grams = starts[in_chunk], grams[in_chunk]
         order = np.lexsort((starts, first[grams], owner[starts]))
@@ -170,3 +158,52 @@ def _runs_of_chunk(texts: list[Stream], chunk: Ints) -> dict[int, Run]:
         for number, chosen in zip(numbers.tolist(), order[at], strict=True):
             runs[number] = Run(n, int(starts[chosen] - begins[number]), int(first[grams[chosen]]))
     return runs
+
+
+def run_metrics(runs: list[Run | None]) -> dict[str, float]:
+    """Return figures of the longest runs of texts; `copied` texts have one of SHORT tokens or more."""
+    lengths = [run.length if run else 0 for run in runs]
+    if not lengths:
+        return {"texts": 0}
+    copied = sum(length >= SHORT for length in lengths)
+    return {"texts": len(runs), "median_run": float(np.median(lengths)), "longest_run": max(lengths), "copied": copied}
+
+
+def search_generations(
+    generations: list[Generation], train: Stream, test: Stream, draws: Ints, n_tokens: int
+) -> tuple[list[Run | None], dict[str, Any]]:
+    """Return each generation's longest run in train; and figures, beside those of passages of test from `draws`."""
+    texts = [np.array(generation.ids, dtype=np.int64) for generation in generations]
+    runs = longest_runs([*texts, *(test[at : at + n_tokens] for at in draws)], train)
+    own, true = runs[: len(texts)], runs[len(texts) :]
+    return own, {"model": run_metrics(own), "true_text": run_metrics(true)}
+
+
+def describe_copies(
+    recall: Recall,
+    generations: list[Generation],
+    runs: list[Run | None],
+    train: Stream,
+    ends: Ints,
+    paths: Sequence[str],
+    tokenizer: Tokenizer,
+) -> dict[str, Any]:
+    """Return the longest recalled texts of train, and the longest run of each generation, with their documents."""
+
+    def place(position: int, length: int) -> dict[str, Any]:
+        text = tokenizer.decode(train[position : position + length].tolist())
+        return {"tokens": length, "document": paths[int(np.searchsorted(ends, position)) - 1], "text": text}
+
+    best = [i for i in np.argsort(-recall.lengths, kind="stable")[:N_SHOWN] if recall.lengths[i] >= SHORT]
+    return {
+        "recalled": [place(int(recall.positions[i]) + recall.prefix_tokens, int(recall.lengths[i])) for i in best],
+        "samples": [
+            {
+                "prompt": generation.prompt,
+                "method": generation.method,
+                "tokens": len(generation.ids),
+                "run": place(run.position, run.length) if run else None,
+            }
+            for generation, run in zip(generations, runs, strict=True)
+        ],
+    }

@@ -1,9 +1,9 @@
-"""How often the likeliest of a few choices is the right one: what a context may go on with, by log-probability.
+"""Score multiple-choice items by log-probability: is the most likely of a few continuations the right one?
 
-    item ──encode_pair──► ids of context and choice ──score_items──► log-probabilities ──grade──► right or not
+    item ──encode_pair──► ids of context and choice ──score_items──► log-probabilities ──grade──► right or wrong
 
-Tokens, sums and accuracies are those of EleutherAI's lm-evaluation-harness for `output_type: multiple_choice` (read in
-its version 0.4.13), so that it finds the same figures: see `llm.experiments.harness`.
+Tokens, sums and accuracies are those of EleutherAI's lm-evaluation-harness 0.4.13 for `output_type: multiple_choice`,
+so that it gives the same figures: see `llm.experiments.harness`.
 """
 
 from collections import Counter, defaultdict
@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from llm.core.errors import UserError
-from llm.evaluate.bootstrap import ratio_interval
+from llm.evaluate.bootstrap import ratio_with_interval
 from llm.evaluate.likelihood import score_targets
 from llm.model.gpt import GPT, Past
 
 Encode = Callable[[str], list[int]]
 Pair = tuple[list[int], list[int]]  # the ids of a context and of one choice after it
 
-TAG = "groundup"  # what the harness calls all tasks together
+TAG = "groundup"  # the harness's name for all tasks together
 
 
 class Item(NamedTuple):
-    """What the harness calls a doc: a context, 2–4 texts that may continue it, and which of them does."""
+    """A context, 2–4 texts that may continue it, and the index of the right one; the harness calls it a doc."""
 
     document: str
     context: str
@@ -36,37 +36,36 @@ class Item(NamedTuple):
 
 
 def encode_pair(encode: Encode, context: str, choice: str) -> Pair:
-    """The ids of a context and of a choice behind it, as the harness tells them apart.
+    """Return the ids of a context and of a choice after it, split as the harness does.
 
-    Both are encoded as one text; as many ids as the context has alone are the context's. Whitespace at the context's
-    end is taken for the choice's beginning.
+    They are encoded as one text; as many ids as the context has alone are the context's. Whitespace at the context's
+    end belongs to the choice.
 
     >>> encode_pair(lambda text: [len(word) for word in text.split(" ")], "the rain ", "falls")
     ([3, 4], [5])
     """
-    kept = context.rstrip()
-    ids = encode(context + choice)
-    context_ids = encode(kept)
+    ids, context_ids = encode(context + choice), encode(context.rstrip())
     return context_ids, ids[len(context_ids) :]
 
 
 @torch.no_grad()
 def score_items(model: GPT, encode: Encode, items: list[Item], batch_size: int = 32) -> list[NDArray[np.float64]]:
-    """For each item the log-probability (C,) in nats of each of its C choices: the sum over the choice's ids.
+    """Return for each item the log-probabilities (C,) in nats of its C choices, each a sum over the choice's ids.
 
-    In float32 on every machine, for that is what the harness is held against. A context is read once for all choices.
-    UserError where an item does not fit the model's context: it was drawn for another model.
+    In float32 on every machine, as the harness. A context is read once for all its choices. UserError for an item that
+    does not fit the model's context: it was made for another model.
     """
     pairs = [[encode_pair(encode, item.context, choice) for choice in item.choices] for item in items]
+    length = model.config.context_length
     for item, of_item in zip(items, pairs, strict=True):
         for context, choice in of_item:
-            if not context or not choice or len(context) + len(choice) > model.config.context_length:
+            if not context or not choice or len(context) + len(choice) > length:
                 raise UserError(
-                    f"cloze: wanted items for this tokenizer and a context of {model.config.context_length} tokens, "
-                    f"given {len(context)} + {len(choice)} tokens in {item.document}"
+                    f"cloze: expected items for this tokenizer and a context of {length} tokens, got {len(context)} + "
+                    f"{len(choice)} tokens in {item.document}"
                 )
     sums = [np.zeros(len(item.choices)) for item in items]
-    by_length: dict[int, list[int]] = defaultdict(list)  # items whose contexts have equally many ids
+    by_length: dict[int, list[int]] = defaultdict(list)  # items by the number of ids of their contexts
     for number, of_item in enumerate(pairs):
         by_length[len(of_item[0][0])].append(number)
     for numbers in by_length.values():
@@ -76,8 +75,8 @@ def score_items(model: GPT, encode: Encode, items: list[Item], batch_size: int =
 
 
 def _score_batch(model: GPT, batch: list[tuple[list[Pair], NDArray[np.float64]]]) -> None:
-    """Add to each item's sums what its choices cost; all B contexts have P ids."""
-    assert not model.sees_the_future, "a past that would change with the choice"
+    """Add to each item's sums the log-probabilities of its choices; all B contexts have P ids."""
+    assert not model.sees_the_future, "the KV cache of a context would depend on the choice"
     device = model.embedding.weight.device
     contexts = torch.tensor([pairs[0][0] for pairs, _ in batch], device=device)  # (B, P)
     # Choice c of item b is one of R rows; it reads the context's last id and all its own but the last.
@@ -97,10 +96,9 @@ def _score_batch(model: GPT, batch: list[tuple[list[Pair], NDArray[np.float64]]]
 
 
 def grade(item: Item, scores: NDArray[np.float64]) -> tuple[bool, bool]:
-    """Whether the likeliest choice is the right one, and whether the likeliest by character is.
+    """Return whether the most likely choice is right, and whether the most likely per character is.
 
-    These are the harness's `acc` and `acc_norm`: the second divides by the characters of a choice, in Python's sense.
-    Of equals the first counts.
+    These are the harness's `acc` and `acc_norm`. Of ties the first counts.
 
     >>> grade(Item("", "The", [" rain", " riverbank"], 1), np.array([-5.0, -6.0]))
     (False, True)
@@ -110,35 +108,24 @@ def grade(item: Item, scores: NDArray[np.float64]) -> tuple[bool, bool]:
 
 
 def chance(items: list[Item]) -> float:
-    """What share is right without the context: drawing a choice, or always giving the most frequent right text."""
+    """Return the accuracy without the context: of a random choice, or of the most frequent right text if higher."""
     frequent = Counter(item.choices[item.answer] for item in items).most_common(1)[0][1]
     return max(float(np.mean([1 / len(item.choices) for item in items])), frequent / len(items))
 
 
-def figures(items: list[Item], scores: list[NDArray[np.float64]], rng: np.random.Generator) -> dict[str, float]:
-    """Accuracies with their 95% intervals over documents, and what chance gives; shares rounded to 5 places."""
+def measure_items(items: list[Item], scores: list[NDArray[np.float64]], rng: np.random.Generator) -> dict[str, float]:
+    """Return the accuracies with their 95% intervals over documents, and the numbers of items and documents."""
     right = np.array([grade(item, of_item) for item, of_item in zip(items, scores, strict=True)])  # (N, 2)
     documents, owner = np.unique([item.document for item in items], return_inverse=True)
-    n_items = np.bincount(owner)
-    found: dict[str, float] = {
-        "items": len(items),
-        "documents": len(documents),
-        "chance": round(chance(items), 5),
-    }
-    for name, of_name in zip(("acc", "acc_norm"), right.T, strict=True):
-        found[name] = round(float(of_name.mean()), 5)
-        interval = ratio_interval(np.bincount(owner, weights=of_name), n_items, rng)
-        if interval is not None:
-            found[f"{name}_low"], found[f"{name}_high"] = (round(end, 5) for end in interval)
+    found: dict[str, float] = {"items": len(items), "documents": len(documents)}
+    for name, of_name in zip(("accuracy", "accuracy_norm"), right.T, strict=True):
+        found |= ratio_with_interval(name, np.bincount(owner, weights=of_name), np.bincount(owner), rng)
     return found
 
 
 def task_config(task: str, data_file: str) -> dict[str, Any]:
-    """What the harness wants to know of a task. `data_file` has an item a line, as JSON.
-
-    The keys are its own; a context and choices are taken as they are, with nothing between them.
-    """
-    measured = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
+    """Return the harness's configuration of a task; `data_file` has an item per line, as JSON."""
+    metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
     return {
         "task": f"{TAG}_{task}",
         "tag": TAG,
@@ -150,6 +137,6 @@ def task_config(task: str, data_file: str) -> dict[str, Any]:
         "doc_to_choice": "choices",
         "doc_to_target": "answer",
         "target_delimiter": "",
-        "metric_list": measured,
+        "metric_list": metrics,
         "metadata": {"version": 1.0},
     }

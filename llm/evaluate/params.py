@@ -1,43 +1,48 @@
-"""The `baselines`, `evaluate` and `cloze` sections of params.yaml."""
+"""The sections `baselines`, `evaluate`, `memorise` and `cloze` of params.yaml."""
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
-from llm.core.params import Section
-
-Count = Annotated[int, Field(ge=1)]
+from llm.core.params import Count, Section
 
 
 class BaselinesParams(Section):
-    """How much of the training text the baselines learn from; None takes all of it."""
+    """How many bytes of the training text the baselines are given; None gives all of it."""
 
     train_bytes: Count | None
 
 
 class QualityParams(Section):
-    """How many stretches of held-out text the model continues, and how: see `llm.evaluate.quality`."""
+    """How many passages of held-out text the model continues, and how: see `llm.evaluate.quality`."""
 
     texts: Annotated[int, Field(ge=0)]
     prompt_tokens: Count
     new_tokens: Count
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: PositiveFloat
 
 
 class EvaluateParams(Section):
-    """How the held-out text is scored, what the samples begin with, and what text quality is measured on."""
+    """How the held-out text is scored, and what the model generates."""
 
     stride: Count
     batch_size: Count
     prompts: list[Annotated[str, Field(min_length=1)]] | None  # None: beginnings of held-out documents
     sample_tokens: Count
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: PositiveFloat
     top_k: Count
     quality: QualityParams
 
 
+class MemoriseParams(Section):
+    """How many prefixes of train and of test the model continues, and how long they are."""
+
+    prefixes: Count
+    prefix_tokens: Count
+
+
 class ClozeParams(Section):
-    """How many multiple-choice items are made of held-out documents, and how much a model reads before it chooses."""
+    """How many items each multiple-choice task has at most, and how much text precedes a choice."""
 
     items: Count
     context_tokens: Count

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from llm.core.errors import UserError
-from llm.evaluate.quality import MEASURES
+from llm.report.evaluate import MEASURES
+from llm.report.glossary import title
 from llm.report.markdown import table
 
 BLOCK = re.compile(r"<!-- figures: (?P<name>[^\n]+?) -->\r?\n.*?<!-- end of figures -->", re.DOTALL)
@@ -83,7 +84,7 @@ def _bits_per_byte(metrics: Path) -> list[str]:
 def _quality(metrics: Path) -> list[str]:
     found = _read(metrics / "evaluate.json")["quality"]
     measures = [name for name in MEASURES if name in found["true"]]
-    rows = [[MEASURES[name][0], *(_interval(found[of], name) for of in ("model", "true"))] for name in measures]
+    rows = [[title(name).name, *(_interval(found[of], name) for of in ("model", "true"))] for name in measures]
     return table([f"{found['texts']} continuations of {found['split']}", "this model", "the true ones"], rows)
 
 

@@ -20,9 +20,8 @@ from xml.etree import ElementTree as ET
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from llm.evaluate.bootstrap import Row
-from llm.evaluate.memorization import LONG, SHORT
-from llm.evaluate.quality import MEASURES
+from llm.report.evaluate import MEASURES, Row
+from llm.report.glossary import LONG, SHORT, title
 
 # A token's colour is the number of these that its nats reach.
 BOUNDS = (1, 2, 3, 4, 6, 8)
@@ -141,7 +140,7 @@ class Report:
     """What the page shows. Metrics and params are as the stages wrote and read them."""
 
     metrics: Mapping[str, dict[str, Any]]  # by stage
-    figures: Mapping[str, dict[str, Any]]  # `llm.evaluate.measure.Figures` of each split that has text, val first
+    figures: Mapping[str, dict[str, Any]]  # details of the stage evaluate, of each split that has text, val first
     finetuned: Mapping[str, dict[str, Any]]  # metrics by task
     params: Mapping[str, Any]  # by section
     pictures: Mapping[str, str]  # SVG by name: vocabulary, curve, rivals, context, calibration
@@ -173,7 +172,7 @@ def write_report(report: Report, template: str) -> str:
             "finetuned_captions": CAPTIONS,
             "answer_names": ANSWERS,
             "quality": report.figures[shown].get("quality") if shown else None,
-            "quality_names": MEASURES,
+            "quality_names": {name: title(name) for name in MEASURES},
             "interval": _interval,
             "short": SHORT,
             "long": LONG,

@@ -2,51 +2,45 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import bootstrap
 
-from llm.evaluate import bootstrap as intervals
-from llm.evaluate.bootstrap import ratio_interval
+from llm.evaluate import bootstrap
+from llm.evaluate.bootstrap import calibration, ratio_interval, ratio_with_interval
 
 
-def _drawn(seed=1):
+def _rng(seed=1):
     return np.random.default_rng(seed)
 
 
 def _documents(n, seed=5):
-    rng = np.random.default_rng(seed)
-    n_bytes = rng.integers(100, 5000, size=n)
-    return n_bytes * rng.gamma(4.0, 0.3, size=n), n_bytes
+    n_bytes = _rng(seed).integers(100, 5000, size=n)
+    return n_bytes * _rng(seed).gamma(4.0, 0.3, size=n), n_bytes
 
 
-def test_two_documents_give_one_the_other_or_their_mean():
-    # 1 bit for 1 byte and 3 for 1: resamples are 1 (a quarter of them), 2 (half) and 3, so 95% reach from 1 to 3.
-    assert ratio_interval(np.array([1.0, 3.0]), np.array([1, 1]), _drawn()) == (1.0, 3.0)
+@pytest.mark.parametrize(
+    ("numerators", "denominators", "interval"),
+    [
+        ([1.0, 3.0], [1, 1], (1.0, 3.0)),  # resamples are 1 (a quarter of them), 2 (half) and 3
+        ([999.0, 1001.0], [999, 1], (1.0, 1001.0)),  # with both: 2,000 bits of 1,000 bytes
+        ([1.0], [1], None),
+        ([], [], None),
+    ],
+)
+def test_an_interval_by_hand(numerators, denominators, interval):
+    assert ratio_interval(np.array(numerators), np.array(denominators), _rng()) == interval
+    row = ratio_with_interval("x", np.array(numerators), np.array(denominators), _rng()) if numerators else {"x": 0}
+    assert len(row) == (3 if interval else 1)
 
 
-def test_a_long_document_weighs_as_much_as_its_bytes():
-    # With 999 bytes at 1 bit beside 1 byte at 1,001: of resamples with both, 2,000 bits of 1,000 bytes.
-    interval = ratio_interval(np.array([999.0, 1001.0]), np.array([999, 1]), _drawn())
-    assert interval == (1.0, 1001.0)
-
-
-def test_it_is_what_scipys_bootstrap_gives():
-    numerators, denominators = _documents(40)
-    theirs = bootstrap(
-        (numerators, denominators),
-        lambda numerators, denominators, axis: numerators.sum(axis) / denominators.sum(axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=20_000,
-        method="percentile",
-        rng=_drawn(2),
-    ).confidence_interval
-    ours = ratio_interval(numerators, denominators, _drawn())
-    width = theirs.high - theirs.low
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.05 * width)
+def test_it_is_the_percentile_bootstrap_of_resampled_documents():
+    numerators, denominators = _documents(20)
+    drawn = _rng().integers(20, size=(2000, 20))
+    ratios = numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1)
+    expected = np.quantile(ratios, [0.025, 0.975])
+    assert ratio_interval(numerators, denominators, _rng()) == pytest.approx(tuple(expected), rel=1e-12)
 
 
 def test_it_holds_the_truth_about_as_often_as_it_says():
-    rng, hits = np.random.default_rng(3), 0
+    rng, hits = _rng(3), 0
     for _ in range(200):
         n_bytes = rng.integers(100, 5000, size=60)
         low, high = ratio_interval(n_bytes * rng.gamma(4.0, 0.3, size=60), n_bytes, rng)
@@ -54,29 +48,36 @@ def test_it_holds_the_truth_about_as_often_as_it_says():
     assert 0.89 < hits / 200 < 0.99
 
 
-def test_four_times_the_documents_halve_it():
-    widths = [high - low for low, high in (ratio_interval(*_documents(n), _drawn()) for n in (200, 800))]
-    assert widths[1] / widths[0] == pytest.approx(0.5, abs=0.1)
-
-
 @given(st.integers(2, 30), st.floats(0.1, 10))
-def test_documents_that_are_all_alike_leave_no_doubt(n, ratio):
+def test_equal_documents_have_an_interval_of_one_point(n, ratio):
     n_bytes = np.arange(1, n + 1)
-    assert ratio_interval(ratio * n_bytes, n_bytes, _drawn()) == pytest.approx((ratio, ratio))
+    assert ratio_interval(ratio * n_bytes, n_bytes, _rng()) == pytest.approx((ratio, ratio))
 
 
-@pytest.mark.parametrize("n", [0, 1])
-def test_one_document_says_nothing_of_other_ones(n):
-    assert ratio_interval(np.ones(n), np.ones(n), _drawn()) is None
+def test_many_documents_are_drawn_in_batches(monkeypatch):
+    whole, other = ratio_interval(*_documents(20), _rng()), ratio_interval(*_documents(20), _rng(2))
+    assert whole != other
+    monkeypatch.setattr(bootstrap, "MAX_DRAWS", 20 * 7)  # 2,000 is no multiple of 7
+    assert ratio_interval(*_documents(20), _rng()) == whole
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
-    first, again, other = (ratio_interval(*_documents(20), _drawn(seed)) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
+def test_the_calibration_error_weighs_bins_by_their_tokens():
+    # Three tokens say 0.95 and two of them come: off by 0.95 - 2/3. One says 0.35 and comes: off by 0.65.
+    rows, error = calibration(np.array([0.95, 0.35, 0.95, 0.95]), np.array([True, True, False, True]), 10)
+    assert rows == [
+        {"from": 0.3, "to": 0.4, "count": 1, "confidence": 0.35, "accuracy": 1.0},
+        {"from": 0.9, "to": 1.0, "count": 3, "confidence": 0.95, "accuracy": round(2 / 3, 5)},
+    ]
+    assert error == pytest.approx(3 / 4 * (0.95 - 2 / 3) + 1 / 4 * 0.65, abs=1e-5)
 
 
-def test_many_documents_are_drawn_a_part_at_a_time(monkeypatch):
-    whole = ratio_interval(*_documents(20), _drawn())
-    monkeypatch.setattr(intervals, "MAX_DRAWS", 20 * 7)  # 2,000 is no multiple of 7
-    assert ratio_interval(*_documents(20), _drawn()) == pytest.approx(whole, rel=0.02)
+def test_a_calibrated_model_has_no_error():
+    sure, drawn = _rng().uniform(size=200_000).astype(np.float32), _rng(2).uniform(size=200_000)
+    assert calibration(sure, drawn < sure, 10)[1] < 0.01
+    assert calibration(sure, drawn < sure**2, 10)[1] == pytest.approx(1 / 2 - 1 / 3, abs=0.01)
+
+
+@pytest.mark.parametrize(("probability", "first"), [(0.0, 0.0), (0.5, 0.4), (0.51, 0.5), (1.0, 0.9)])
+def test_an_edge_belongs_to_the_bin_below(probability, first):
+    rows, _ = calibration(np.array([probability]), np.array([True]), 10)
+    assert [(row["from"], row["count"]) for row in rows] == [(first, 1)]

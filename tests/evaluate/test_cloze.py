@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.evaluate import cloze
-from llm.evaluate.cloze import N_CHOICES, cut_left, draw_items, find_gaps, read_documents
+from llm.evaluate.cloze import N_CHOICES, cut_left, draw_items, read_documents
+from llm.evaluate.gaps import find_gaps
 from llm.evaluate.multiple_choice import encode_pair
-from llm.tokens.tokenizer import Tokenizer
+from llm.evaluate.params import ClozeParams
 
 MODULE = '''"""Reads dé a path. It knows (no more) than that!"""
 # A comment ends here. And (a bracket].
@@ -51,11 +52,6 @@ def join({a}, {b}, {c}):
     found = {{{a}: [{b}[{c}]]}}
     return found or {a} or {b}
 '''
-
-
-@pytest.fixture(scope="module")
-def tokenizer(small_tokenizer_file):
-    return Tokenizer.load(small_tokenizer_file)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +125,8 @@ def test_an_escape_that_is_none_warns_nobody():
 
 
 def draw(documents, tokenizer, n=8, seed=1, context_length=165, context_tokens=160):
-    return draw_items(documents, tokenizer, context_length, context_tokens, n, np.random.default_rng(seed))
+    params = ClozeParams(items=n, context_tokens=context_tokens)
+    return draw_items(documents, tokenizer, context_length, params, np.random.default_rng(seed))
 
 
 def test_items_say_what_stands_in_their_documents(documents, tokenizer):

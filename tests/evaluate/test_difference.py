@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from llm.core.tables import read_table
 from llm.evaluate.bootstrap import ratio_interval
 from llm.evaluate.difference import (
     BETTER,
@@ -44,10 +43,9 @@ def _compare(bits, n_bytes=SIZES, not_valid=None, **theirs):
 )
 def test_the_verdict_is_whether_the_interval_has_0_in_it(bits, verdict):
     _, summary = _compare(bits, xz=HARD)
-    assert summary["best_baseline"] == "xz"
+    assert (summary["best_baseline"], summary["verdict"]) == ("xz", verdict)
     assert summary["bits_per_byte_difference"] == pytest.approx((bits - HARD).mean() / 100, abs=2e-5)
     assert summary["bits_per_byte_difference_low"] <= summary["bits_per_byte_difference_high"]
-    assert summary["verdict"] == verdict
 
 
 def test_pairs_find_what_two_intervals_do_not():
@@ -56,24 +54,25 @@ def test_pairs_find_what_two_intervals_do_not():
     own, theirs = (ratio_interval(of, SIZES, np.random.default_rng(1)) for of in (bits, HARD))
     assert own[1] > theirs[0]
     assert row["difference_high"] < 0
-    assert row["difference_high"] - row["difference_low"] < 0.2 * (own[1] - own[0])
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_one_document_has_a_difference_and_no_interval(n):
-    (row,), summary = _compare(HARD[:n] - 10, SIZES[:n], xz=HARD[:n])
+def test_one_document_has_a_difference_and_no_interval():
+    (row,), summary = _compare(HARD[:1] - 10, SIZES[:1], xz=HARD[:1])
     assert row["difference"] == summary["bits_per_byte_difference"] == pytest.approx(-0.1, abs=1e-4)
-    assert ("difference_low" in row) == ("bits_per_byte_difference_low" in summary) == (n > 1)
-    assert summary["verdict"] == (BETTER if n > 1 else NO_INTERVAL)
+    assert not {"difference_low", "bits_per_byte_difference_low"} & {*row, *summary}
+    assert summary["verdict"] == NO_INTERVAL
 
 
-def test_the_best_is_the_one_with_the_fewest_bits_whether_or_not_it_tells_documents_apart():
+def test_the_best_baseline_may_have_no_bits_of_documents():
     baselines = Baselines({"unigram": 3.0, "bzip2": 1.5, "xz": 2.0}, {"unigram": HARD, "xz": HARD})
     rows = compare_with_baselines(HARD, SIZES, baselines, np.random.default_rng(1))
     assert [row["baseline"] for row in rows] == ["bzip2", "xz", "unigram"]
-    assert summarise_best(rows, None)["best_baseline"] == "bzip2"
-    assert summarise_best(rows, None)["verdict"] == NO_INTERVAL
+    assert (summarise_best(rows, None)["best_baseline"], summarise_best(rows, None)["verdict"]) == (
+        "bzip2",
+        NO_INTERVAL,
+    )
     assert "difference_low" in rows[1]
+    assert _compare(HARD) == ([], {})
 
 
 @pytest.mark.parametrize(
@@ -82,25 +81,13 @@ def test_the_best_is_the_one_with_the_fewest_bits_whether_or_not_it_tells_docume
 )
 def test_a_comparison_of_unlike_figures_is_not_valid(sees_the_future, is_lossless, reason):
     assert reason_not_valid(sees_the_future, is_lossless) == reason
-    _, summary = _compare(HARD - 10, not_valid=reason_not_valid(sees_the_future, is_lossless), xz=HARD)
-    assert summary["verdict"] == (reason or BETTER)
+    assert _compare(HARD - 10, not_valid=reason, xz=HARD)[1]["verdict"] == (reason or BETTER)
 
 
-def test_without_baselines_there_is_nothing_to_compare_with():
-    assert _compare(HARD) == ([], {})
-
-
-def test_the_same_seed_gives_the_same_rows():
-    assert _compare(HARD - NOISE, xz=HARD, zstd=HARD + 1) == _compare(HARD - NOISE, xz=HARD, zstd=HARD + 1)
-
-
-def test_splits_are_told_apart_in_their_order(tmp_path, write_document_bits):
-    (tmp_path / "b.json").write_text(json.dumps({"val": {"xz": 1.5}, "test": {"xz": 2.5, "bzip2": 2.0}}))
+def test_baselines_are_read_by_split(tmp_path, write_document_bits):
+    totals = {"val": {"xz": {"bits_per_byte": 1.5}}, "test": {"bzip2": {"bits_per_byte": 2.0}}}
+    (tmp_path / "b.json").write_text(json.dumps(totals))
     write_document_bits(tmp_path / "b.parquet", {"val": {"xz": [1.0, 2.0]}, "test": {"xz": [3.0]}})
-    assert read_table(tmp_path / "b.parquet").num_rows == 3
-    found = read_baselines(tmp_path / "b.json", tmp_path / "b.parquet", "why")
-    assert [(split, dict(of.bits_per_byte), of.not_valid) for split, of in found.items()] == [
-        ("val", {"xz": 1.5}, "why"),
-        ("test", {"xz": 2.5, "bzip2": 2.0}, "why"),
-    ]
+    found = read_baselines(tmp_path / "b.json", tmp_path / "b.parquet")
+    assert {split: of.bits_per_byte for split, of in found.items()} == {"val": {"xz": 1.5}, "test": {"bzip2": 2.0}}
     assert [of.document_bits["xz"].tolist() for of in found.values()] == [[1.0, 2.0], [3.0]]

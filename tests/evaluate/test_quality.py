@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
+import torch
 
-from llm.evaluate import quality
+from llm.evaluate.params import QualityParams
 from llm.evaluate.quality import (
-    Written,
-    cut_alike,
+    N_SHOWN,
+    Continuation,
+    compare_sides,
     decode_after,
-    draw_stretches,
-    few,
+    draw_passages,
     measure_quality,
     words_not_in,
     words_written,
@@ -16,12 +17,69 @@ from llm.tokens.tokenizer import LibraryTokenizer, Tokenizer
 from llm.tokens.words import train_chars, train_words
 
 TRAIN = ["The river runs, the rain falls; it runs and runs.", "Über den Fluß; 雨が降る"]
+PARAMS = QualityParams(texts=25, prompt_tokens=5, new_tokens=20, temperature=0.7)
+SHAPES = {
+    "grouped": {},
+    "gpt2": {"family": "gpt2"},
+    "gru": {"family": "gru"},
+    "a context that is soon full": {"context_length": 9},
+    "a context shorter than the prompt": {"context_length": 4},
+}
 
 
-def measure(model, true, documents=None, train=TRAIN):
-    sides = [[Written("", text) for text in texts] for texts in (model, true)]
-    documents = np.arange(len(model)) if documents is None else np.array(documents)
-    return measure_quality(*sides, documents, train, np.random.default_rng(1))
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_any_model_that_generates_is_measured(draw_gpt, tokenizer, hold_out, shape):
+    model = draw_gpt(**shape)
+    ids = tokenizer.encode("the river runs and the rain falls, " * 40)
+    held_out = [hold_out({"s/0": [9]}, "val"), hold_out({f"s/{number}": ids for number in range(4)})]
+    first, again, other = (
+        measure_quality(model, tokenizer, held_out, PARAMS, ["the river"], seed) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    figures, shown = first
+    n_prompt = min(5, model.config.context_length)
+    assert (figures["split"], figures["model"]["texts"], figures["prompt_tokens"]) == ("test", 25, n_prompt)
+    assert figures["true_text"]["real_words"] < 1
+    assert len(shown) == N_SHOWN
+    assert all(of["prompt"] == tokenizer.decode(ids[of["token"] :][:n_prompt]) for of in shown)
+    assert len({of["text"] for of in shown}) > 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "texts", "shape", "documents"),
+    [
+        ("evaluate.quality.texts is 0", 0, {}, [[9] * 99]),
+        ("the model's attention sees what it predicts", 25, {"attention": "trainable"}, [[9] * 99]),
+        ("no text was held out", 25, {}, None),
+        ("no document of test has 21 tokens", 25, {}, [[9] * 20, []]),
+    ],
+)
+def test_a_reason_is_given_where_nothing_is_measured(draw_gpt, tokenizer, hold_out, reason, texts, shape, documents):
+    held_out = [hold_out({f"s/{n}": ids for n, ids in enumerate(documents)})] if documents else []
+    params = PARAMS.model_copy(update={"texts": texts})
+    figures, shown = measure_quality(draw_gpt(**shape), tokenizer, held_out, params, [], 1)
+    assert figures["skipped"].startswith(reason)
+    assert shown == []
+
+
+def test_a_model_that_ends_every_text_at_once(draw_gpt, tokenizer, hold_out):
+    model = draw_gpt(tie_embeddings=False)
+    with torch.no_grad():
+        # The last hidden state's first number becomes 1, and only the end of text depends on it.
+        model.norm.weight.zero_()
+        model.norm.weight[0] = 1
+        model.head.weight.zero_()
+        model.embedding.weight[:, 0] = 50
+        model.head.weight[tokenizer.end_of_text, 0] = 50
+    figures, shown = measure_quality(model, tokenizer, [hold_out({"s/a": [9] * 99})], PARAMS, [], 1)
+    assert (figures["model"]["texts"], figures["mean_tokens"], figures["ended_sooner"]) == (4, 0, 1)
+    assert [of["text"] for of in shown] == [""] * 4
+
+
+def test_incomplete_characters_do_no_harm(draw_gpt, tokenizer, hold_out):
+    ids = [id_ for id_ in range(320) if tokenizer.decode([id_]) == "\ufffd"] * 3
+    figures, _ = measure_quality(draw_gpt(), tokenizer, [hold_out({"s/a": ids})], PARAMS, [], 1)
+    assert figures["true_text"]["repetition_flagged"] is not None
 
 
 @pytest.mark.parametrize(
@@ -36,39 +94,20 @@ def measure(model, true, documents=None, train=TRAIN):
         ([100], [(0, 0, 24), (0, 24, 24), (0, 48, 24), (0, 72, 24)]),
     ],
 )
-def test_stretches_lie_side_by_side_in_documents_and_each_is_drawn_once(lengths, begins):
-    stream = np.array(
-        [0, *(token for length in lengths for token in [*range(1, length + 1), 0])][: None if lengths else 0]
-    )
-    drawn = draw_stretches(stream, 0, 4, 20, 99, np.random.default_rng(3))
-    own_begins = np.concatenate([[0], np.cumsum(np.array(lengths, dtype=int) + 1)]) + 1
-    found = [
-        (document, place - own_begins[document], n)
-        for place, n, document in zip(drawn.places, drawn.n_tokens, drawn.documents, strict=True)
-    ]
+def test_passages_lie_side_by_side_in_documents(lengths, begins):
+    ids = [0, *(token for length in lengths for token in [*range(1, length + 1), 0])]
+    drawn = draw_passages(np.array(ids if lengths else []), 0, 4, 20, 99, np.random.default_rng(3))
+    own_begins = np.cumsum([1, *(length + 1 for length in lengths)])
+    found = zip(drawn.documents, drawn.positions - own_begins[drawn.documents], drawn.n_tokens, strict=True)
     assert sorted(found) == begins
 
 
-def test_another_seed_draws_in_another_order_and_no_more_than_asked():
+def test_passages_are_drawn_in_random_order_without_replacement():
     stream = np.array([0, *[5] * 1000, 0])
-    first, again, other = (draw_stretches(stream, 0, 4, 20, 9, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert len(first.places) == len(set(first.places.tolist())) == 9
-    assert first.places.tolist() == again.places.tolist() != other.places.tolist()
-    assert first.places.tolist() != sorted(first.places.tolist())
-
-
-@pytest.mark.parametrize(
-    ("written", "true", "cut"),
-    [
-        ([1, 2, 3], [4, 5, 6], ([1, 2, 3], [4, 5, 6])),
-        ([1, 2, 3], [4], ([1], [4])),  # the document ends
-        ([1, 0, 0], [4, 5, 6], ([1], [4])),  # the model ends
-        ([0, 0, 0], [4, 5, 6], ([], [])),
-        ([1, 2, 0], [4], ([1], [4])),
-    ],
-)
-def test_both_continuations_have_as_many_tokens_as_the_shorter(written, true, cut):
-    assert cut_alike(written, true, 0) == cut
+    first, again, other = (draw_passages(stream, 0, 4, 20, 9, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert len(first.positions) == len(set(first.positions.tolist())) == 9
+    assert first.positions.tolist() == again.positions.tolist() != other.positions.tolist()
+    assert first.positions.tolist() != sorted(first.positions.tolist())
 
 
 @pytest.mark.parametrize(
@@ -86,23 +125,29 @@ def test_both_continuations_have_as_many_tokens_as_the_shorter(written, true, cu
         ("caf", "\ufffd x y", ["x"]),
     ],
 )
-def test_words_are_whole_ones_behind_the_prompt_without_the_last(prompt, text, words):
-    assert words_written(Written(prompt, text)) == words
+def test_words_are_whole_ones_without_the_last(prompt, text, words):
+    assert words_written(Continuation(prompt, text)) == words
 
 
-def test_words_are_looked_for_whatever_their_case_and_digits_and_only_until_all_are_found():
+def test_training_text_is_read_until_every_word_is_found():
     texts = iter(["RIVER_9 runs", "fluß 雨", "never read"])
     assert words_not_in(["river", "runs", "fluss", "雨"], texts) == set()
     assert next(texts) == "never read"
     assert words_not_in(["rivver", "雪"], TRAIN) == {"rivver", "雪"}
 
 
-def test_every_figure_is_of_both_sides_and_their_ratio_is_the_models_part():
-    figures = measure(["The river rons the river rons the x"] * 2, ["The river runs and the rain falls x"] * 2)
-    model, true = figures["model"], figures["true"]
+def compare(model, true, documents=None):
+    sides = [[Continuation("", text) for text in texts] for texts in (model, true)]
+    documents = np.arange(len(model)) if documents is None else np.array(documents)
+    return compare_sides(*sides, documents, TRAIN, np.random.default_rng(1))
+
+
+def test_every_figure_is_of_both_sides_and_has_a_ratio():
+    figures = compare(["The river rons the river rons the x"] * 2, ["The river runs and the rain falls x"] * 2)
+    model, true = figures["model"], figures["true_text"]
     assert (model["words"], true["words"]) == (14, 14)
     assert (model["real_words"], true["real_words"]) == (0.71429, 1.0)
-    # 7 words a text have 5 runs of three; of the first three differ, of the other all, and both stand twice.
+    # 7 words a text have 5 runs of three; of the first three differ, of the other all, and both occur twice.
     assert (model["distinct_3grams"], true["distinct_3grams"]) == (0.3, 0.5)
     assert (model["repetition_flagged"], true["repetition_flagged"]) == (1.0, 0.0)
     assert figures["ratio"] == {"real_words": 0.71429, "distinct_3grams": 0.6}
@@ -111,47 +156,39 @@ def test_every_figure_is_of_both_sides_and_their_ratio_is_the_models_part():
 
 def test_an_interval_is_over_documents_and_not_over_texts():
     texts = ["rivver " * 3 + "x", "river " * 3 + "x"] * 10
-    by_text = measure(texts, texts)["model"]
+    by_text = compare(texts, texts)["model"]
     assert by_text["real_words_low"] < by_text["real_words"] == 0.5 < by_text["real_words_high"]
-    alike = measure(texts, texts, [number // 2 for number in range(20)])["model"]
+    alike = compare(texts, texts, [number // 2 for number in range(20)])["model"]
     assert alike["real_words_low"] == alike["real_words_high"] == 0.5
-    assert "real_words_low" not in measure(texts, texts, [0] * 20)["model"]
+    assert "real_words_low" not in compare(texts, texts, [0] * 20)["model"]
 
 
-@pytest.mark.parametrize(("n", "is_measured"), [(19, False), (20, True)])
-def test_sections_are_a_figure_where_the_true_texts_have_enough(n, is_measured):
+@pytest.mark.parametrize(("n", "fractions"), [(19, [None, None]), (20, [0.95, 1.0])])
+def test_sections_are_measured_where_the_true_texts_have_enough(n, fractions):
     good, bad = "x\nReturns\n-------\nint\n    It.\n\n", "x\nReturns\n------\nint\n    It.\n\n"
-    figures = measure([bad, *[good] * (n - 1)], [good] * n)
-    assert [figures[side]["sections"] for side in ("model", "true")] == [n, n]
-    assert [figures[side].get("sections_parsed") for side in ("model", "true")] == (
-        [0.95, 1.0] if is_measured else [None] * 2
-    )
-    assert ("sections_parsed_low" in figures["model"]) == is_measured == ("sections_parsed" in figures["ratio"])
+    figures = compare([bad, *[good] * (n - 1)], [good] * n)
+    sides = [figures[side] for side in ("model", "true_text")]
+    assert [side["sections"] for side in sides] == [n, n]
+    assert [side.get("sections_parsed") for side in sides] == fractions
+    assert ("sections_parsed" in figures["ratio"]) == (n == 20)
 
 
-def test_a_section_whose_title_the_prompt_has_begun_is_not_judged():
-    def sections(prompt, text):
-        written = [Written(prompt, text)]
-        return measure_quality(written, written, np.zeros(1, dtype=int), [], np.random.default_rng(1))["true"][
-            "sections"
-        ]
-
-    body = "\n-------\nint\n    It.\n\n"
-    assert [sections("Sum.\n\nRet", f"urns{body}"), sections("Sum.\n\n", f"Returns{body}")] == [0, 1]
+@pytest.mark.parametrize(("prompt", "n"), [("Sum.\n\nRet", 0), ("Sum.\n\n", 1)])
+def test_a_section_whose_title_begins_in_the_prompt_does_not_count(prompt, n):
+    texts = [Continuation(prompt, "Returns"[3 * (n == 0) :] + "\n-------\nint\n    It.\n\n")]
+    assert compare_sides(texts, texts, np.zeros(1, dtype=int), [], np.random.default_rng(1))["model"]["sections"] == n
 
 
 @pytest.mark.parametrize("model", [["", ""], ["1 2 3", "4"]])
-def test_a_model_that_writes_no_word_has_no_share_of_them(model):
-    figures = measure(model, ["The river runs"] * 2)
-    assert figures["model"].keys() == {"words", "sections"} | {
-        f"repetition_flagged{end}" for end in ("", "_low", "_high")
-    }
+def test_without_words_there_is_no_fraction_of_them(model):
+    figures = compare(model, ["The river runs"] * 2)
+    names = {"texts", "words", "sections", "repetition_flagged", "repetition_flagged_low", "repetition_flagged_high"}
+    assert figures["model"].keys() == names
     assert figures["ratio"] == {}
-    assert few({"split": "test", "texts": 2, **figures})["true"].keys() == {"real_words", "repetition_flagged"}
 
 
 @pytest.mark.parametrize("kind", ["bytes", "words", "words without whitespace", "characters"])
-def test_the_text_behind_a_prompt_is_what_was_cut_off_there(kind, small_tokenizer_file):
+def test_the_text_after_a_prompt_is_the_rest_of_the_whole(kind, small_tokenizer_file):
     text = "the river runs, déjà vu 雨が降る and the rain falls"
     tokenizer = {
         "bytes": lambda: Tokenizer.load(small_tokenizer_file),
@@ -159,17 +196,12 @@ def test_the_text_behind_a_prompt_is_what_was_cut_off_there(kind, small_tokenize
         "words without whitespace": lambda: LibraryTokenizer(train_words([text], 100, 1, "drop")),
         "characters": lambda: LibraryTokenizer(train_chars([text], 100, 1)),
     }[kind]()
-    ids = tokenizer.encode(text)
+    ids, pad = tokenizer.encode(text), tokenizer.special["<|pad|>"]
     whole = tokenizer.decode(ids)
-    pad = tokenizer.special["<|pad|>"]
     for at in range(1, len(ids)):
-        written = decode_after(tokenizer, [pad, *ids[:at]], [*ids[at:], pad])
-        assert written.prompt + written.text == whole
-        assert "\ufffd" not in written.prompt + written.text
-    # All words of every continuation are real, wherever it was cut, for the first counts whole and the last not.
+        found = "".join(decode_after(tokenizer, [pad, *ids[:at]], [*ids[at:], pad]))
+        assert found == whole
+        assert "\ufffd" not in found
+    # All words of every continuation occur in the whole, wherever it was cut.
     pieces = [decode_after(tokenizer, ids[:at], ids[at:-1]) for at in range(1, len(ids) - 1)]
     assert {word for piece in pieces for word in words_not_in(words_written(piece), [whole])} == set()
-
-
-def test_measures_have_words_for_a_reader():
-    assert all(title and about.endswith(".") for title, about in quality.MEASURES.values())

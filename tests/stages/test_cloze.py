@@ -4,12 +4,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from llm.core.errors import UserError
+from llm.evaluate.gaps import TASKS
 from llm.evaluate.params import ClozeParams
 from llm.model.weights import save_model
 from stages import cloze
 
 PARAMS = ClozeParams(items=6, context_tokens=90)
-SHARES = {"acc", "acc_norm"}
 
 
 def write_module(number):
@@ -43,60 +43,48 @@ def run(tmp_path, write_corpus, small_tokenizer_file, draw_gpt, plain_cpu):
 
 def test_each_task_is_written_and_scored(run):
     tasks, metrics = run(MODULES | PROSE)
-    assert metrics["left_out"] == {}
-    names = {"docstring_word", "closing_bracket", "argument_name", "last_word"}
-    assert metrics.keys() == names | {"left_out"}
-    assert {path.name for path in tasks.iterdir()} == {f"{name}{end}" for name in names for end in (".jsonl", ".yaml")}
-    for name in names:
-        items = [json.loads(line) for line in (tasks / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-        assert len(items) == metrics[name]["items"] == 6
+    assert metrics.keys() == {"test"}
+    model, chance = metrics["test"]["model"], metrics["test"]["chance"]
+    assert chance.keys() == {f"{task}_accuracy" for task in TASKS}
+    assert {path.name for path in tasks.iterdir()} == {f"{task}{end}" for task in TASKS for end in (".jsonl", ".yaml")}
+    for task in TASKS:
+        items = [json.loads(line) for line in (tasks / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert len(items) == model[f"{task}_items"] == 6
         assert all(item.keys() == {"document", "context", "choices", "answer"} for item in items)
-        assert {item["document"] for item in items} <= (PROSE if name == "last_word" else MODULES).keys()
-        assert metrics[name].keys() >= SHARES | {"chance", "documents", "acc_low", "acc_high"}
-        assert all(0 <= metrics[name][share] <= 1 for share in SHARES)
-        config = YAML(typ="safe").load(tasks / f"{name}.yaml")
-        assert config["task"] == f"groundup_{name}"
-        assert config["dataset_kwargs"]["data_files"] == {"test": f"data/cloze/{name}.jsonl"}
+        assert {item["document"] for item in items} <= (PROSE if task == "last_word" else MODULES).keys()
+        assert f"{task}_documents" in model
+        for name in (f"{task}_accuracy", f"{task}_accuracy_norm"):
+            assert 0 <= model[f"{name}_low"] <= model[name] <= model[f"{name}_high"] <= 1
+        config = YAML(typ="safe").load(tasks / f"{task}.yaml")
+        assert config["task"] == f"groundup_{task}"
+        assert config["dataset_kwargs"]["data_files"] == {"test": f"data/cloze/{task}.jsonl"}
 
 
-def test_a_task_of_another_kind_of_text_is_not_named(run):
-    tasks, metrics = run(PROSE)
-    assert metrics.keys() == {"last_word", "left_out"}
-    assert metrics["left_out"] == {}
-    assert {path.stem for path in tasks.iterdir()} == {"last_word"}
+@pytest.mark.parametrize(
+    ("documents", "items", "options", "skipped"),
+    [
+        (PROSE, 6, {}, {}),
+        (PROSE, 6, {"family": "gru"}, {}),
+        (PROSE, 500, {}, {"last_word": "9 items, expected at least 20"}),
+        (PROSE, 6, {"attention": "trainable"}, {"last_word": "trainable attention sees what it predicts"}),
+        (PROSE | {"m.py": write_module(0)}, 6, {}, dict.fromkeys(TASKS[:3])),
+        ({}, 6, {}, {}),
+    ],
+    ids=["prose", "gru", "few", "future", "few of code", "none"],
+)
+def test_tasks_that_the_text_has_are_scored_or_skipped(run, documents, items, options, skipped):
+    tasks, metrics = run(documents, params=PARAMS.model_copy(update={"items": items}), **options)
+    is_scored = bool(documents) and "last_word" not in skipped
+    assert metrics.keys() == skipped.keys() | ({"test"} if is_scored else set())
+    assert all(reason is None or metrics[task]["skipped"] == reason for task, reason in skipped.items())
+    assert (tasks / "last_word.jsonl").exists() == (is_scored or "attention" in options)
 
 
-def test_a_task_without_enough_items_is_left_out_and_named(run):
-    _, metrics = run(PROSE | dict([*MODULES.items()][:1]))
-    assert metrics["left_out"]["docstring_word"] == "3 items, wanted 6"
-    _, metrics = run(PROSE, name="many", params=PARAMS.model_copy(update={"items": 500}))
-    assert metrics["left_out"]["last_word"] == "9 items, wanted 20"
-
-
-def test_without_test_there_is_nothing_to_ask(run):
-    tasks, metrics = run({})
-    assert list(tasks.iterdir()) == []
-    assert metrics["left_out"] == {}
-
-
-def test_two_runs_write_the_same_and_another_seed_draws_other_items(run):
-    first, again, other = (run(MODULES, name=name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
-    contents = [
-        {path.name: path.read_bytes() for path in sorted(tasks.iterdir())} for tasks, _ in (first, again, other)
-    ]
+def test_the_seed_alone_decides_on_the_items(run):
+    found = [run(MODULES, name=name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    contents = [{path.name: path.read_bytes() for path in sorted(tasks.iterdir())} for tasks, _ in found]
     assert contents[0] == contents[1] != contents[2]
-    assert first[1] == again[1]
-
-
-def test_a_model_that_sees_the_future_is_not_asked(run):
-    tasks, metrics = run(PROSE, attention="trainable")
-    assert (tasks / "last_word.jsonl").exists()
-    assert metrics["left_out"]["last_word"] == "trainable attention sees what it predicts"
-    assert metrics.keys() == {"left_out"}
-
-
-def test_a_recurrent_model_is_asked_too(run):
-    assert run(PROSE, family="gru")[1]["last_word"]["items"] == 6
+    assert found[0][1] == found[1][1]
 
 
 def test_a_corpus_without_its_table_is_refused(tmp_path, draw_gpt, small_tokenizer_file, plain_cpu):

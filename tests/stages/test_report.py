@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llm.evaluate.params import EvaluateParams, QualityParams
-from llm.evaluate.samples import draw_samples
-from llm.model.weights import load_model, save_model
 from llm.report import page as library
 from llm.report.plots import draw_curve
-from llm.tokens.tokenizer import Tokenizer
 from stages.report import main
 
 METRICS = {
@@ -48,22 +44,32 @@ SUMMARY = {"bits_per_byte": 2.125, "nats_per_token": 3.5, "perplexity": 33.1, "t
 FIGURES = {
     "documents": 1,
     "bytes": 97,
-    "summary": SUMMARY | {"calibration_error": 0.02},
+    "model": SUMMARY | {"calibration_error": 0.02},
+    "baselines": [],
     "sources": [],
     "positions": [],
     "context": [],
     "calibration": [],
-    "contamination": {"ngram": 13, "window_share": 0.0, "token_share": 0.0}
+    "contamination": {"ngram": 13, "window_fraction": 0.0, "token_fraction": 0.0}
     | {"found": {"bits_per_byte": None}, "not_found": {"bits_per_byte": 2.125}},
     "hardest": [],
     "easiest": [],
 }
 TASKS = {"answers": {"skipped": "no function of the corpus is left in test"}}
 TASKS |= {"topics": {"rows": {"test": 1201}, "test": {"answer_bits_per_byte": {"before": 5.5, "after": 2.25}}}}
-QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
-EVALUATE = EvaluateParams(
-    stride=11, batch_size=3, prompts=["def <walk>", "The "], sample_tokens=30, temperature=0.8, top_k=7, quality=QUALITY
-)
+SAMPLE = {"prompt": "def <walk>", "text": "(x)", "method": "greedy", "greedy": True, "ended": True}
+DETAILS = {
+    "splits": {"test": FIGURES},
+    "quality": {"skipped": "no reason"},
+    "continuations": [],
+    "prompts_from": None,
+    "sample_tokens": 9,
+    "samples": [SAMPLE | {"prompt_tokens": 2, "tokens": ["def", " <walk>", "(x)"], "nats": [1.0, 2.0, 0.5]}],
+    "passage": {"split": "test", "document": "long.py", "text": "# A", "tokens": ["#", " A"], "nats": [0.25, 9.0]},
+}
+NO_TEXTS = {system: {"texts": 0} for system in ("model", "true_text")}
+MEMORISED = {split: {"model": {"prefixes": 0}} for split in ("train", "test")} | {"prefix_tokens": 64}
+MEMORISED |= {"sees_the_future": False, "recalled": [], "samples": [], "generations": NO_TEXTS, "copies": None}
 PARAMS = {
     "prepare_params": {"split": {"method": "document"}},
     "label_params": {"n_packages": 2},
@@ -71,7 +77,7 @@ PARAMS = {
     "sample_params": {"context_length": 17},
     "model_params": {"family": "gru", "attention": "causal", "n_layers": 2, "d_model": 24, "n_heads": 2},
     "pretrain_params": {"max_steps": 9, "batch_size": 8},
-    "evaluate_params": EVALUATE,
+    "evaluate_params": {"top_k": 7},
     "memorise_params": {"prefix_tokens": 64},
     "cloze_params": {"items": 200},
     "export_params": {"formats": []},
@@ -79,6 +85,9 @@ PARAMS = {
     "seed": 5,
 }
 FILES = {
+    "corpus": ["test.parquet"],
+    "weights": ["config.json"],
+    "exported": ["model.safetensors"],
     "raw": ["mine.txt", ".keep"],
     "given": [".gitkeep"],
     "labeled": ["builtin/topics.parquet"],
@@ -87,20 +96,21 @@ FILES = {
     "gguf": ["model-f16.gguf"],
     "finetuned": ["topics/model.safetensors", "answers/skipped.json"],
 }
-LONG = "# A long line of the held-out text, déjà vu & <b>more</b> of it, as wide as a screen is, and wider still\n" * 30
 
 
 @pytest.fixture
-def paths(tmp_path, draw_gpt, small_tokenizer_file, write_corpus, plain_cpu):
+def paths(tmp_path, small_tokenizer_file):
     """A path for each argument of the stage, with something behind each input."""
     given = {name: tmp_path / "metrics" / f"{name}.json" for name in METRICS}
-    given |= {"finetune": tmp_path / "metrics" / "finetune", "figures": tmp_path / "evaluation.json"}
+    given |= {"finetune": tmp_path / "metrics" / "finetune"}
+    given |= {name: tmp_path / f"{name}.json" for name in ("details", "memorise_details")}
     given["finetune"].mkdir(parents=True)
-    contents = {given[name]: content for name, content in METRICS.items()} | {given["figures"]: {"test": FIGURES}}
+    contents = {given[name]: content for name, content in METRICS.items()} | {given["details"]: DETAILS}
+    contents |= {given["memorise_details"]: MEMORISED}
     contents |= {given["finetune"] / f"{name}.json": content for name, content in TASKS.items()}
     for path, content in contents.items():
         path.write_text(json.dumps(content))
-    for name in ("vocabulary", "curve", "rivals", "context", "calibration"):
+    for name in ("vocabulary", "curve"):
         given[name] = tmp_path / "plots" / f"{name}.svg"
         given[name].parent.mkdir(exist_ok=True)
         given[name].write_text(draw_curve([{"step": 1, "lr_factor": 1.0, "train_loss": 3.0}], name))
@@ -114,15 +124,12 @@ def paths(tmp_path, draw_gpt, small_tokenizer_file, write_corpus, plain_cpu):
         for file in files:
             (given[name] / file).parent.mkdir(parents=True, exist_ok=True)
             (given[name] / file).write_text(f"all of {file}")
-    given["corpus"] = write_corpus(tmp_path / "corpus", {"test": {"short.py": "import this\n", "long.py": LONG}})
-    given["weights"] = tmp_path / "weights"
-    save_model(given["weights"], draw_gpt(context_length=17))
-    given["exported"] = given["weights"] / "model.safetensors"
     given["card"] = tmp_path / "README.md"
     given["card"].write_text("the card")
     given["tokenizer"] = small_tokenizer_file
     given["template"] = Path(library.__file__).with_name("page.html.jinja")
-    return given | {"report": tmp_path / "report.html"}
+    pages = {name: tmp_path / f"{name}.md" for name in ("evaluation", "samples", "continuations", "memorisation")}
+    return given | pages | {"report": tmp_path / "report.html"}
 
 
 def _run(paths, **changes):
@@ -141,7 +148,7 @@ def test_every_file_that_was_read_stands_there_with_its_md5(paths):
             path = paths[name] / file
             row = f"<code>{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}</code>"
             assert (row in page) == (path.name not in (".gitkeep", ".keep"))
-    for name in ("tokenizer", "exported", "card"):
+    for name in ("tokenizer", "card"):
         assert hashlib.md5(paths[name].read_bytes(), usedforsecurity=False).hexdigest() in page
     assert "raw/mine.txt" in page
 
@@ -153,31 +160,28 @@ def test_params_of_all_sections_stand_there(paths):
     assert r"<code>\S+|&lt;x&gt;</code>" in page
 
 
-def test_samples_are_those_of_the_evaluation(paths, monkeypatch):
+def test_samples_and_passage_stand_there_by_token(paths, monkeypatch):
     shown = {}
     monkeypatch.setattr("stages.report.write_report", lambda report, _: shown.update(vars(report)) or "")
     _run(paths)
-    drawn = draw_samples(load_model(paths["weights"]), Tokenizer.load(paths["tokenizer"]), EVALUATE, 5)
-    assert [(text.title, text.way) for text in shown["samples"]] == [(text.prompt, text.way) for text in drawn]
-    for text, sample in zip(shown["samples"], drawn, strict=True):
-        assert sum(not token.is_given for token in text.tokens) == len(sample.ids)
-        assert "".join(token.text for token in text.tokens if token.is_given) == sample.prompt
-    passage = shown["passage"]
-    assert (passage.title, passage.way) == ("long.py", "test")
-    assert passage.tokens[0].text[0] == "#"
-    assert passage.tokens[-1].text.endswith("\n")
-    assert not any(token.is_given for token in passage.tokens)
+    (sample,) = shown["samples"]
+    assert [(token.text, token.is_given) for token in sample.tokens] == [
+        ("def", True),
+        (" <walk>", True),
+        ("(x)", False),
+    ]
+    assert [token.nats for token in shown["passage"].tokens] == [0.25, 9.0]
 
 
-def test_where_no_document_fills_a_passage_the_longest_one_is_shown(paths, write_corpus):
-    shutil.rmtree(paths["corpus"])
-    write_corpus(paths["corpus"], {"test": {"a.py": "a", "b.py": "import this, or that", "c.py": "b\n"}})
-    page = _run(paths)
-    assert "The beginning of <code>b.py</code>" in page
+def test_reports_in_markdown_are_written_too(paths):
+    _run(paths)
+    for name, words in (("evaluation", "## Likelihood"), ("samples", "<walk>│(x)"), ("memorisation", "No document")):
+        assert words in paths[name].read_text(encoding="utf-8")
+    assert "no reason" in paths["continuations"].read_text(encoding="utf-8")
 
 
 def test_without_held_out_text_and_tasks_there_is_a_page(paths):
-    paths["figures"].write_text("{}")
+    paths["details"].write_text(json.dumps(DETAILS | {"splits": {}, "passage": None}))
     page = _run(paths, tasks={})
     assert "No text was held out" in page
     assert "Finetuned tasks" not in page

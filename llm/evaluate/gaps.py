@@ -1,0 +1,161 @@
+"""Places in a document where a word or sign can be left out, for multiple-choice items.
+
+| task | what is left out | other choices |
+| --- | --- | --- |
+| docstring_word | the last word of a sentence in a docstring | words that end other sentences |
+| closing_bracket | `)`, `]` or `}` in Python code | the other two |
+| argument_name | a use of a parameter in its function's body | the function's other parameters |
+| last_word | the last word of a sentence or paragraph of any other text | words that end other sentences |
+"""
+
+import ast
+import io
+import re
+import tokenize
+import warnings
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TASKS = ("docstring_word", "closing_bracket", "argument_name", "last_word")
+OPENING = {")": "(", "]": "[", "}": "{"}
+# A word with one space before it. The space belongs to the choice, as it belongs to the word's token.
+WORD = r"(?<=\S) [^\W\d_]{3,}"
+SENTENCE_END = r"(?=[.!?](?:[\s\"')\]]|\Z))"
+PARAGRAPH_END = r"(?=\s*\Z|\s*\n[ \t]*\n)"
+LAST_OF_SENTENCE = re.compile(WORD + SENTENCE_END)
+LAST_OF_SENTENCE_OR_PARAGRAPH = re.compile(f"{WORD}(?:{SENTENCE_END}|{PARAGRAPH_END})")
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Gap(NamedTuple):
+    """A place in a text where `right` can be left out.
+
+    `reach` is where the evidence for the answer begins, so a context has to include it. Without `wrong` choices, right
+    texts of other gaps are the other choices.
+    """
+
+    start: int
+    right: str
+    wrong: tuple[str, ...]
+    reach: int
+
+
+def find_gaps(path: str, text: str) -> dict[str, list[Gap]]:
+    r"""Return every gap of a document by task. A .py file that does not parse has none.
+
+    >>> find_gaps("river.txt", "The river runs. The rain\n")
+    {'last_word': [Gap(start=9, right=' runs', wrong=(), reach=9), Gap(start=19, right=' rain', wrong=(), reach=19)]}
+    >>> {task: [gap.right for gap in gaps] for task, gaps in find_gaps("sum.py", "{x[0]: sum(x)}").items()}
+    {'docstring_word': [], 'closing_bracket': [']', ')'], 'argument_name': []}
+    """
+    tree, is_python = _parse(text), PurePosixPath(path).suffix == ".py"
+    if tree is not None:
+        source = _Source(text)
+        found = {
+            "docstring_word": list(_docstring_words(tree, source)),
+            "closing_bracket": list(_closing_brackets(source)),
+            "argument_name": list(_argument_names(tree, source)),
+        }
+        if is_python or any(found.values()):  # prose may parse as well: a single word does
+            return found
+    return {} if is_python else {"last_word": list(_words(LAST_OF_SENTENCE_OR_PARAGRAPH, text, 0, len(text)))}
+
+
+def _parse(text: str) -> ast.Module | None:
+    if "\r" in text:
+        return None  # the end of a line for the parser, but not for _Source
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes in the text
+            return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+class _Source:
+    """A text, and offsets in it by line (from 1) and column."""
+
+    def __init__(self, text: str):
+        self.text, self.lines = text, text.split("\n")
+        self.starts = np.cumsum([0, *(len(line) + 1 for line in self.lines)]).tolist()
+
+    def offset(self, line: int, column: int) -> int:
+        return int(self.starts[line - 1]) + column
+
+    def byte_offset(self, line: int, column: int) -> int:
+        """Return the offset of a position of `ast`, whose columns count UTF-8 bytes."""
+        return self.offset(line, len(self.lines[line - 1].encode()[:column].decode()))
+
+
+def _words(pattern: re.Pattern[str], text: str, begin: int, end: int) -> Iterator[Gap]:
+    for match in pattern.finditer(text, begin, end):
+        yield Gap(match.start(), match[0], (), match.start())
+
+
+def _docstring_words(tree: ast.Module, source: _Source) -> Iterator[Gap]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | Function) and ast.get_docstring(node, clean=False) is not None:
+            docstring = node.body[0]
+            assert docstring.end_lineno is not None and docstring.end_col_offset is not None
+            begin = source.byte_offset(docstring.lineno, docstring.col_offset)
+            end = source.byte_offset(docstring.end_lineno, docstring.end_col_offset)
+            yield from _words(LAST_OF_SENTENCE, source.text, begin, end)
+
+
+def _closing_brackets(source: _Source) -> Iterator[Gap]:
+    """Yield brackets after a letter or digit: after another sign, tokenizers may merge the two.
+
+    The context has the opening bracket, and one of another kind.
+    """
+    stack: list[int] = []  # offsets of open brackets
+    last: dict[str, int] = {}  # offset of the last opening bracket of each kind
+    for kind, sign, at in _python_tokens(source):
+        if kind == tokenize.OP and sign in OPENING.values():
+            stack.append(at)
+            last[sign] = at
+        elif kind == tokenize.OP and sign in OPENING and stack:
+            opener = stack.pop()
+            others = [start for other, start in last.items() if other != OPENING[sign]]
+            if others and source.text[at - 1].isalnum():
+                yield Gap(at, sign, tuple(other for other in OPENING if other != sign), min(opener, max(others)))
+
+
+def _python_tokens(source: _Source) -> Iterator[tuple[int, str, int]]:
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
+            yield token.type, token.string, source.offset(*token.start)
+    except (tokenize.TokenError, SyntaxError):  # in places stricter than the parser
+        return
+
+
+def _argument_names(tree: ast.Module, source: _Source) -> Iterator[Gap]:
+    """Yield uses, after one space, of the parameters of functions that have three besides self or cls."""
+    for node in ast.walk(tree):
+        if not isinstance(node, Function):
+            continue
+        args = node.args
+        parameters = [*args.posonlyargs, *args.args, args.vararg, *args.kwonlyargs, args.kwarg]
+        names = [parameter.arg for parameter in parameters if parameter and parameter.arg not in ("self", "cls")]
+        if len(names) < 3:
+            continue
+        reach = source.byte_offset(node.lineno, node.col_offset)
+        for used in _own_names(node.body):
+            start = source.byte_offset(used.lineno, used.col_offset) - 1
+            right, before = f" {used.id}", source.text[start - 1]
+            if used.id in names and source.text.startswith(right, start) and not before.isspace():
+                yield Gap(start, right, tuple(f" {name}" for name in names if name != used.id), reach)
+
+
+def _own_names(nodes: list[Any]) -> Iterator[ast.Name]:
+    """Yield names that are read, except in inner functions, whose parameters may have the same names, and f-strings.
+
+    Before Python 3.12 the positions in f-strings are wrong.
+    """
+    for node in nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            yield node
+        elif not isinstance(node, Function | ast.Lambda | ast.ClassDef | ast.JoinedStr):
+            yield from _own_names(list(ast.iter_child_nodes(node)))

@@ -1,0 +1,179 @@
+"""Generate text: after a few prompts, and after many prefixes as a batch; score texts token by token."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm.core.device import Machine
+from llm.core.tables import iterate_rows
+from llm.evaluate.likelihood import plan_document_spans, score_tokens
+from llm.evaluate.params import EvaluateParams
+from llm.model.generate import generate, greedy, sampler
+from llm.model.gpt import GPT, Past
+from llm.tokens.tokenizer import Tokenizer
+
+MAX_ROWS = 256  # of a batch, so that memory does not grow with their number
+PASSAGE_CHARS = 800  # of a held-out document that are scored token by token
+GREEDY = "greedy"
+
+
+class Generation(NamedTuple):
+    """The token ids that were generated after a prompt, and how they were chosen."""
+
+    prompt: str
+    method: str
+    ids: list[int]
+
+
+def generate_samples(
+    model: GPT, tokenizer: Tokenizer, prompts: list[str], params: EvaluateParams, seed: int
+) -> list[Generation]:
+    """Continue every prompt twice, greedily and by sampling. Deterministic given the seed."""
+    found = []
+    for number, prompt in enumerate(prompts):
+        ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+        sample = sampler(params.temperature, params.top_k, torch.Generator().manual_seed(seed + number))
+        for method, choose in {GREEDY: greedy, f"temperature {params.temperature}, top {params.top_k}": sample}.items():
+            new = generate(model, ids, params.sample_tokens, choose, stop=frozenset({tokenizer.end_of_text}))
+            found.append(Generation(prompt, method, list(new)))
+    return found
+
+
+def describe_samples(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: list[str],
+    passage: dict[str, str] | None,
+    params: EvaluateParams,
+    machine: Machine,
+    seed: int,
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Generate samples; return them and a held-out passage token by token, with the nats of each.
+
+    The first `prompt_tokens` are the prompt's; `ended` says whether the model generated an end of text.
+    """
+    generations = generate_samples(model, tokenizer, prompts, params, seed)
+    n_given = [len(tokenizer.encode(generation.prompt)) for generation in generations]
+    ids = [[*tokenizer.encode(generation.prompt), *generation.ids] for generation in generations]
+    ids += [tokenizer.encode(passage["text"])] if passage else []
+    nats = text_nats(model, ids, tokenizer.end_of_text, params, machine)
+    tokens = [
+        {"tokens": spell(tokenizer, own), "nats": [round(value, 5) for value in values]}
+        for own, values in zip(ids, nats, strict=True)
+    ]
+    samples = [
+        {
+            "prompt": generation.prompt,
+            "text": tokenizer.decode(generation.ids),
+            "method": generation.method,
+            "greedy": generation.method == GREEDY,
+            "ended": len(generation.ids) < params.sample_tokens,
+            "prompt_tokens": n,
+            **own,
+        }
+        for generation, n, own in zip(generations, n_given, tokens, strict=False)
+    ]
+    return samples, passage | tokens[-1] if passage else None
+
+
+def read_passage(corpus: Path, splits: list[str]) -> dict[str, str] | None:
+    """Return the first lines of the first document of the last split that fills a passage, else of the longest."""
+    if not splits:
+        return None
+    best = {"path": "", "text": ""}
+    for row in iterate_rows(corpus / f"{splits[-1]}.parquet", ["path", "text"]):
+        if len(row["text"]) > len(best["text"]):
+            best = row
+        if len(best["text"]) >= PASSAGE_CHARS:
+            break
+    text = best["text"][:PASSAGE_CHARS]
+    lines, line_break, _ = text.rpartition("\n")
+    return {"split": splits[-1], "document": best["path"], "text": lines + line_break or text}
+
+
+def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    r"""Return the text of each token, so that they can be read one by one; joined, they read as the whole text.
+
+    Bytes of an incomplete character are written as \xc3, control characters other than tabs and line breaks likewise.
+    Where the tokenizer drops whitespace, the space that its decoder adds before a token belongs to that token.
+
+    >>> from llm.tokens.tokenizer import PATTERNS, TiktokenTokenizer, train_tokenizer
+    >>> tokenizer = TiktokenTokenizer(train_tokenizer(["hi hi"], 263), PATTERNS["qwen2"])
+    >>> spell(tokenizer, tokenizer.encode("hi\tö\0"))
+    ['hi', '\t', '\\xc3', '\\xb6', '\\x00']
+    """
+    bare = [tokenizer.token_bytes(token).decode("utf-8", errors="backslashreplace") for token in ids]
+    pieces = bare[:1]
+    for at in range(1, len(ids)):
+        is_spaced = tokenizer.decode(ids[at - 1 : at + 1]) == f"{bare[at - 1]} {bare[at]}"
+        pieces.append(f" {bare[at]}" if is_spaced else bare[at])
+    return [
+        "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in piece)
+        for piece in pieces
+    ]
+
+
+def text_nats(
+    model: GPT, texts: list[list[int]], end_of_text: int, params: EvaluateParams, machine: Machine
+) -> list[list[float]]:
+    """Return the nats of every token of every text, each text after the end of text alone."""
+    stream = np.array([end_of_text, *(token for text in texts for token in (*text, end_of_text))], dtype=np.int64)
+    context = model.config.context_length
+    spans = plan_document_spans(stream, end_of_text, context, min(params.stride, context))
+    nats = score_tokens(model, stream, spans, params.batch_size, machine, "samples").nats  # (len(stream) - 1,)
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    return [nats[end - len(text) - 1 : end - 1].tolist() for text, end in zip(texts, ends, strict=True)]
+
+
+def argmax(logits: Tensor) -> Tensor:
+    """Return the most likely token ids (B, 1) of logits (B, V)."""
+    return logits.argmax(dim=-1, keepdim=True)
+
+
+def batch_sampler(temperature: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Return a function that samples token ids (B, 1) from logits (B, V)."""
+
+    def choose(logits: Tensor) -> Tensor:
+        # Inverse CDF: one random number per row, where torch.multinomial draws V.
+        sums = (logits.cpu() / temperature).softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+        at = torch.rand(len(sums), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
+        return torch.searchsorted(sums, at, right=True).to(logits.device)
+
+    return choose
+
+
+@torch.inference_mode()
+def continue_rows(
+    model: GPT, ids: Tensor, n_new: int, choose: Callable[[Tensor], Tensor] = argmax, stop: int | None = None
+) -> Tensor:
+    """Return n_new ids (B, n_new) after each row of ids (B, P); after `stop` a row is filled with it.
+
+    With `argmax` each row equals what `generate` yields with `greedy`.
+    """
+    return torch.cat([_continue_batch(model, rows, n_new, choose, stop) for rows in ids.split(MAX_ROWS)])
+
+
+def _continue_batch(
+    model: GPT, ids: Tensor, n_new: int, choose: Callable[[Tensor], Tensor], stop: int | None
+) -> Tensor:
+    length = model.config.context_length
+    written = ids.new_full((len(ids), n_new), -1 if stop is None else stop)
+    read = unread = ids[:, -length:]
+    past: Past | None = None
+    for at in range(n_new):
+        if read.shape[1] > length:
+            read = unread = read[:, -max(length // 2, 1) :]
+            past = None
+        hidden, kept = model.run_blocks(model.embedding(unread), past)
+        new = choose(model.head(hidden[:, -1]).float())
+        if stop is not None and at:
+            new = new.where(written[:, at - 1 : at] != stop, stop)
+        written[:, at : at + 1], read = new, torch.cat([read, new], dim=1)
+        if stop is not None and bool((new == stop).all()):
+            break
+        unread, past = (read, None) if model.sees_the_future else (new, kept)
+    return written
