@@ -62,7 +62,7 @@ def main(
     `evaluation` to `memorisation` are reports in Markdown.
     """
     evaluated = read_metrics(details)
-    evaluation.write_text(evaluate_pages.markdown(evaluated), encoding="utf-8")
+    evaluation.write_text(evaluate_pages.evaluation(evaluated), encoding="utf-8")
     samples.write_text(evaluate_pages.samples(evaluated), encoding="utf-8")
     continuations.write_text(evaluate_pages.continuations(evaluated), encoding="utf-8")
     memorisation.write_text(memorise_pages.markdown(read_metrics(memorise_details)), encoding="utf-8")

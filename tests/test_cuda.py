@@ -15,8 +15,8 @@ import torch
 from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
 from llm.evaluate.context import losses_by_context
+from llm.evaluate.generations import continue_rows
 from llm.evaluate.likelihood import plan_spans, score_tokens
-from llm.evaluate.samples import continue_rows
 from llm.finetune.classify.job import run_classify
 from llm.finetune.dpo.job import run_dpo
 from llm.finetune.instruct.job import run_instruct

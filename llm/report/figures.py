@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.core.errors import UserError
-from llm.report.evaluate import MEASURES
+from llm.report.evaluate import QUALITY
 from llm.report.glossary import title
 from llm.report.markdown import table
 
@@ -83,7 +83,7 @@ def _bits_per_byte(metrics: Path) -> list[str]:
 
 def _quality(metrics: Path) -> list[str]:
     found = _read(metrics / "evaluate.json")["quality"]
-    measures = [name for name in MEASURES if name in found["true"]]
+    measures = [name for name in QUALITY[2:] if name in found["true"]]
     rows = [[title(name).name, *(_interval(found[of], name) for of in ("model", "true"))] for name in measures]
     return table([f"{found['texts']} continuations of {found['split']}", "this model", "the true ones"], rows)
 

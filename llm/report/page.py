@@ -20,9 +20,10 @@ from xml.etree import ElementTree as ET
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from llm.report.evaluate import MEASURES, Row
+from llm.report.evaluate import QUALITY
 from llm.report.glossary import LONG, SHORT, title
 
+Row = dict[str, Any]
 # A token's colour is the number of these that its nats reach.
 BOUNDS = (1, 2, 3, 4, 6, 8)
 MOST_FILES = 100  # of an artifact that are listed one by one
@@ -172,7 +173,7 @@ def write_report(report: Report, template: str) -> str:
             "finetuned_captions": CAPTIONS,
             "answer_names": ANSWERS,
             "quality": report.figures[shown].get("quality") if shown else None,
-            "quality_names": {name: title(name) for name in MEASURES},
+            "quality_names": {name: title(name) for name in QUALITY[2:]},
             "interval": _interval,
             "short": SHORT,
             "long": LONG,
