@@ -6,6 +6,7 @@ scaling.yaml → planned runs → experiments of DVC (llm.experiments.queue) →
 import copy
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from llm.core import params
 from llm.core.errors import UserError
 from llm.core.params import Section
 from llm.experiments.queue import WAIT_SECONDS, Command, PlannedRun, make_runs
-from llm.experiments.scaling_law import MIN_VALUES, fit_and_predict, summarize
+from llm.experiments.scaling_law import MIN_VALUES, analyze
 from llm.tokens.windows import WindowsInfo, read_info
 
 LADDERS, WINDOWS = Path("scaling.yaml"), Path("data/windows")
@@ -75,8 +76,9 @@ def run_ladder(setting: str, root: Path, call: Command, wait_seconds: float = WA
     for name, reason in failed.items():
         print(f"scaling: {name} failed: {reason}", file=sys.stderr)
     *rungs, held_out = plans
-    runs, target = [made[plan.name] for plan in rungs if plan.name in made], (held_out.parameters, held_out.tokens)
-    details = summarize(setting, runs, fit_and_predict(runs, *target), target, made.get(held_out.name))
+    runs, outcome = [made[plan.name] for plan in rungs if plan.name in made], made.get(held_out.name)
+    details = {"setting": setting, **analyze(runs, held_out.parameters, held_out.tokens)}
+    details["outcome"] = asdict(outcome) if outcome else None
     page = markdown(details)
     contents = {PAGE: page, PICTURE: pictures(details)["scaling"], METRICS: json.dumps(details, indent=2) + "\n"}
     for path, content in contents.items():

@@ -61,24 +61,6 @@ class Law(NamedTuple):
         return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
 
 
-class Interval(NamedTuple):
-    """A value and its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A law; E, α and β with intervals; which of them the runs do not determine; the predicted loss of one more run."""
-
-    law: Law
-    constants: dict[str, Interval]
-    undetermined: list[str]
-    prediction: Interval
-
-
 class _Logs(NamedTuple):
     """Logarithms (R,) of the runs' N, D and loss; N and D relative to their means.
 
@@ -136,39 +118,40 @@ def fit_law(runs: Sequence[Run]) -> Law:
     if any(found < least for found, least in counts.values()):
         found = ", ".join(str(found) for found, _ in counts.values())
         raise UserError(f"scaling: expected at least {', '.join(counts)}, got {found}")
-    logs = _logs(runs)
-    typical = float(np.median(logs.losses))
+    typical = float(np.median(np.log([run.loss for run in runs])))
     starts = [
         np.array([*(typical + np.log(fractions)), alpha, beta])
         for fractions in FRACTIONS
         for alpha in EXPONENTS
         for beta in EXPONENTS
     ]
-    return logs.to_law(min((_minimize(logs, start) for start in starts), key=lambda found: found[1])[0])
+    return _minimize(_logs(runs), starts)
 
 
 def refit(law: Law, runs: Sequence[Run]) -> Law:
     """Fit other runs from the constants of a law that is near."""
     logs = _logs(runs)
-    return logs.to_law(_minimize(logs, logs.of_law(law))[0])
+    return _minimize(logs, [logs.of_law(law)])
 
 
-def _minimize(logs: _Logs, start: Array) -> tuple[Array, float]:
-    """Return the local minimum near a start, and its cost."""
+def _minimize(logs: _Logs, starts: list[Array]) -> Law:
+    """Return the best of the local minima near the starts."""
     from scipy.optimize import least_squares
 
     # A term below a thousandth of the loss is negligible; the bounds keep the derivatives finite.
     low = np.array([logs.losses.min() - 7.0] * 3 + [0.0] * 2)
     high = np.array([logs.losses.max() + 1.0] * 3 + [MAX_EXPONENT] * 2)
-    start = np.clip(start, low + 1e-6, high - 1e-6)
-    tolerances = dict.fromkeys(("xtol", "ftol", "gtol"), 1e-12)
-    shape = {"loss": "huber", "f_scale": HUBER_DELTA, "max_nfev": 300, "bounds": (low, high)}
-    found = least_squares(logs.residuals, start, logs.jacobian, **shape, **tolerances)
-    return found.x, float(found.cost)
+    options = {"loss": "huber", "f_scale": HUBER_DELTA, "max_nfev": 300, "bounds": (low, high)}
+    options |= dict.fromkeys(("xtol", "ftol", "gtol"), 1e-12)
+    found = [
+        least_squares(logs.residuals, np.clip(start, low + 1e-6, high - 1e-6), logs.jacobian, **options)
+        for start in starts
+    ]
+    return logs.to_law(min(found, key=lambda one: float(one.cost)).x)
 
 
-def fit_and_predict(runs: Sequence[Run], parameters: int, tokens: int) -> Fit:
-    """Fit the law and predict the loss of a model of N parameters after D tokens, with 95% intervals.
+def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]:
+    """Fit the law and predict the loss of a model of N parameters after D tokens; return it with 95% intervals.
 
     Errors are the jackknife's (Efron and Tibshirani 1993, chapter 11): the law is refitted without each run. Where
     constants trade off against each other a refit stays at its start, so a constant's error is at least that of least
@@ -182,23 +165,28 @@ def fit_and_predict(runs: Sequence[Run], parameters: int, tokens: int) -> Fit:
     without = [refit(law, [*runs[:at], *runs[at + 1 :]]) for at in range(len(runs))]
     n_free = len(runs) - N_CONSTANTS
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, n_free))
-    constants = {}
+    intervals = {}
     for name in ("E", "alpha", "beta"):
-        value = getattr(law, name)
         half = quantile * max(jackknife_error([getattr(other, name) for other in without]), linear[name])
-        constants[name] = Interval(value, max(value - half, 0.0), value + half)
-    # E is positive and below the best loss; an exponent below 0.02 makes its term a part of E, one at the fit's bound
-    # is held by nothing.
+        intervals[name] = (max(getattr(law, name) - half, 0.0), getattr(law, name) + half)
+    # E is positive and below the best loss; an exponent below 0.02 makes its term a part of E, and the fit's bound says
+    # nothing of one above.
     best = min(run.loss for run in runs)
     meaningful = {"E": (0.01 * best, best), "alpha": (0.02, MAX_EXPONENT), "beta": (0.02, MAX_EXPONENT)}
-    undetermined = [
-        name for name, (low, high) in meaningful.items() if constants[name].low <= low or constants[name].high >= high
-    ]
     residuals = np.array([np.log(law.loss(run.parameters, run.tokens) / run.loss) for run in runs])
     error = jackknife_error([float(np.log(other.loss(parameters, tokens))) for other in without])
     half = quantile * float(np.sqrt(error**2 + (residuals**2).sum() / n_free))
     loss = law.loss(parameters, tokens)
-    return Fit(law, constants, undetermined, Interval(loss, loss * float(np.exp(-half)), loss * float(np.exp(half))))
+    ends = {"low": loss * float(np.exp(-half)), "high": loss * float(np.exp(half))}
+    return {
+        "runs": [asdict(run) | {"law": law.loss(run.parameters, run.tokens)} for run in runs],
+        "law": law._asdict(),
+        "intervals": {name: list(interval) for name, interval in intervals.items()},
+        "undetermined": [
+            name for name, (low, high) in meaningful.items() if intervals[name][0] <= low or intervals[name][1] >= high
+        ],
+        "prediction": {"parameters": parameters, "tokens": tokens, "value": loss, **ends},
+    }
 
 
 def linear_errors(law: Law, runs: Sequence[Run]) -> dict[str, float]:
@@ -221,18 +209,3 @@ def jackknife_error(without: Sequence[float]) -> float:
     """
     values = np.asarray(without)
     return float(np.sqrt((len(values) - 1) * np.mean((values - values.mean()) ** 2)))
-
-
-def summarize(
-    setting: str, runs: Sequence[Run], fit: Fit, target: tuple[int, int], outcome: Run | None
-) -> dict[str, Any]:
-    """Return a ladder's results as plain values; `target` is the predicted run's N and D."""
-    return {
-        "setting": setting,
-        "runs": [asdict(run) | {"law": fit.law.loss(run.parameters, run.tokens)} for run in runs],
-        "law": fit.law._asdict(),
-        "intervals": {name: [found.low, found.high] for name, found in fit.constants.items()},
-        "undetermined": fit.undetermined,
-        "prediction": {"parameters": target[0], "tokens": target[1], **fit.prediction._asdict()},
-        "outcome": asdict(outcome) if outcome else None,
-    }

@@ -12,7 +12,7 @@ SYMBOLS = {"E": "E", "alpha": "α", "beta": "β"}
 
 
 def markdown(details: dict[str, Any]) -> str:
-    """Return reports/scaling.md, from what `llm.experiments.scaling_law.summarize` returns."""
+    """Return reports/scaling.md, from metrics/scaling.json."""
     runs, outcome = details["runs"], details["outcome"]
     rows = sorted(runs, key=lambda run: (run["tokens"], run["parameters"]))
     lines = [

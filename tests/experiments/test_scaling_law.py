@@ -8,16 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.core.errors import UserError
-from llm.experiments.scaling_law import (
-    Law,
-    Run,
-    fit_and_predict,
-    fit_law,
-    jackknife_error,
-    linear_errors,
-    refit,
-    summarize,
-)
+from llm.experiments.scaling_law import Law, Run, analyze, fit_law, jackknife_error, linear_errors, refit
 
 LAW = Law(E=1.2, A=60.0, alpha=0.4, B=3000.0, beta=0.55)
 SIZES, TOKENS = (50_000, 110_000, 200_000, 440_000, 790_000), (200_000, 400_000, 800_000)
@@ -70,33 +61,37 @@ def test_refitting_the_same_runs_changes_nothing():
     runs = made(noise=0.003)
     law = fit_law(runs)
     assert refit(law, runs) == pytest.approx(law, rel=1e-3)
-    first, second = (fit_and_predict(given, *TARGET).prediction for given in (runs, runs[::-1]))
+    first, second = (analyze(given, *TARGET)["prediction"] for given in (runs, runs[::-1]))
     assert first == pytest.approx(second, rel=1e-5)
 
 
 def test_most_outcomes_lie_in_intervals_that_are_not_too_wide():
     noise, within, widths = 0.003, 0, []
     for seed in range(12):
-        predicted = fit_and_predict(made(noise=noise, seed=seed), *TARGET).prediction
+        predicted = analyze(made(noise=noise, seed=seed), *TARGET)["prediction"]
         outcome = LAW.loss(*TARGET) * np.exp(noise * np.random.default_rng(1000 + seed).standard_normal())
-        within += predicted.low <= outcome <= predicted.high
-        widths.append(np.log(predicted.high / predicted.low))
+        within += predicted["low"] <= outcome <= predicted["high"]
+        widths.append(np.log(predicted["high"] / predicted["low"]))
     assert within >= 10
     # Twice 2.2 standard errors of the outcome alone is the narrowest honest interval.
     assert 4.4 * noise < np.median(widths) < 4 * 4.4 * noise
 
 
 def test_without_noise_the_interval_is_a_point():
-    fit = fit_and_predict(made(), *TARGET)
-    assert fit.undetermined == []
-    assert fit.prediction == pytest.approx((LAW.loss(*TARGET),) * 3, rel=1e-3)
+    found = json.loads(json.dumps(analyze(made(), *TARGET), allow_nan=False))
+    assert found["undetermined"] == []
+    assert found["law"] == pytest.approx(LAW._asdict(), rel=0.02)
+    assert found["runs"][0]["law"] == pytest.approx(made()[0].loss, rel=1e-3)
+    loss = LAW.loss(*TARGET)
+    expected = {"parameters": TARGET[0], "tokens": TARGET[1], "value": loss, "low": loss, "high": loss}
+    assert found["prediction"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_constants_that_the_runs_do_not_determine_are_named():
     without_size = made(LAW._replace(A=1e-9), noise=0.003)
-    assert {"E", "alpha"} & set(fit_and_predict(without_size, *TARGET).undetermined)
+    assert {"E", "alpha"} & set(analyze(without_size, *TARGET)["undetermined"])
     power_law = [Run("", n, d, 40 * d**-0.1 * n**-0.02, 0.1) for n in SIZES for d in TOKENS]
-    assert "E" in fit_and_predict(power_law, *TARGET).undetermined
+    assert "E" in analyze(power_law, *TARGET)["undetermined"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +105,7 @@ def test_constants_that_the_runs_do_not_determine_are_named():
 )
 def test_too_few_runs_are_refused(runs, found):
     with pytest.raises(UserError, match=rf"^scaling: expected at least 7 runs, 3 sizes, 3 token budgets, got {found}$"):
-        fit_and_predict(runs, *TARGET)
+        analyze(runs, *TARGET)
 
 
 def test_linear_errors_are_large_where_constants_trade_off():
@@ -127,13 +122,3 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(1).standard_normal(9)
     without = [np.delete(values, at).mean() for at in range(9)]
     assert jackknife_error(without) == pytest.approx(values.std(ddof=1) / 3)
-
-
-def test_the_summary_is_plain_json():
-    fit = fit_and_predict(made(), *TARGET)
-    summary = json.loads(json.dumps(summarize("tiny", made(), fit, TARGET, made()[0]), allow_nan=False))
-    assert summary["law"]["alpha"] == pytest.approx(0.4, rel=0.01)
-    assert summary["prediction"]["parameters"] == TARGET[0]
-    assert summary["runs"][0]["law"] == pytest.approx(summary["runs"][0]["loss"], rel=1e-3)
-    assert summary["outcome"]["loss"] == made()[0].loss
-    assert summarize("tiny", made(), fit, TARGET, None)["outcome"] is None
