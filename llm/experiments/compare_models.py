@@ -95,7 +95,9 @@ def score_folder(
     n_bytes = sum(len(text.encode()) for text in texts)
     assert n_bytes, "no text to score"
     model = _load(folder, tokenizer_file, machine)
-    start = _start_id(model.tokenizer, folder)
+    special = (model.tokenizer.bos_token_id, model.tokenizer.eos_token_id)
+    if (start := next((token for token in special if token is not None), None)) is None:
+        raise UserError(f"{folder}: expected a tokenizer with a BOS or an EOS token, got neither")
     documents, lossy = [], 0
     for text in texts:
         ids = model.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
@@ -199,14 +201,6 @@ def _is_own_weights(folder: Path) -> bool:
     except ValueError:
         return False
     return isinstance(content, dict) and "family" in content and "model_type" not in content
-
-
-def _start_id(tokenizer: Any, folder: Path) -> int:
-    """Return the id before a document, so that its first token too has something to follow."""
-    found = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
-    if not found:
-        raise UserError(f"{folder}: expected a tokenizer with a BOS or an EOS token, got neither")
-    return int(found[0])
 
 
 def _check_causal(model: _Model, start: int, folder: Path, machine: Machine) -> None:
