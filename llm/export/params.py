@@ -10,12 +10,12 @@ Format = Literal["gguf-f32", "gguf-f16", "gguf-q8_0", "onnx"]
 
 
 class ExportParams(Section):
-    """What is written beside the Hugging Face folder."""
+    """Formats that are written beside the Hugging Face folder."""
 
     formats: list[Format]
 
     @model_validator(mode="after")
-    def _each_once(self) -> Self:
+    def _are_unique(self) -> Self:
         if len(set(self.formats)) < len(self.formats):
-            raise ValueError(f"wanted each of formats once, given {', '.join(self.formats)}")
+            raise ValueError(f"expected each of formats once, got {', '.join(self.formats)}")
         return self

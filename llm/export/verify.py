@@ -1,11 +1,10 @@
-"""Load an export as its users will, with Transformers, and measure how far it is from our own model.
+"""Compare an export with our model, as its users load it: with Transformers.
 
-What has to agree is what a user sees: the ids of a text, with the token that it begins with; the greedy continuation of
-a prompt; and the mean divergence of the next token's distribution. The largest difference of a logit is reported only:
-it grows with the size of logits, also where nothing that is generated changes.
+What must agree is what a user sees: the ids of a text with the token that it begins with; the greedy continuation of
+a prompt; and the mean divergence of the next token's distribution. The largest difference of a logit is only reported:
+it grows with the size of logits, also where no generated text changes.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +16,17 @@ from torch import Tensor
 from llm.core.errors import UserError
 from llm.export.hf.base import open_tokenizer
 from llm.export.hf.classifier import ClassifierInfo
-from llm.export.hf.possible import why_native
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
 from llm.tokens.templates import classifier_ids
 from llm.tokens.tokenizer import Tokenizer
 
-MOST_DIVERGENCE = 1e-6  # nats, of two programs that compute in float32
-TIE_NATS = 1e-3  # what float32 can turn around in a greedy choice, where no logit is above 20
+MAX_DIVERGENCE = 1e-6  # nats, between two programs that compute in float32
+TIE_NATS = 1e-3  # rounding in float32 can exchange two choices this close, where no logit is above 20
 N_TEXTS, N_CONTINUATIONS, N_NEW_TOKENS = 4, 20, 32
-# The most positions of a random text, and the most logits of all texts at a time: a base may have a context of 32,768
-# tokens and a vocabulary of 150,000.
-MOST_POSITIONS, MOST_LOGITS = 1024, 1 << 24
+# Limits for a base with a context of 32,768 tokens and a vocabulary of 150,000.
+MAX_POSITIONS, MAX_LOGITS = 1024, 1 << 24
 
-# Prompts that are continued greedily, as a user types them; a text may be begun with nothing.
 PROMPTS = ("import ", "def f(x):\n    ", "The ", "", "1, 2, 3, ")
 # Texts that meet every rule of the split pattern, and what ordinary text seldom has.
 HOSTILE_TEXTS = (
@@ -43,7 +39,7 @@ HOSTILE_TEXTS = (
 
 
 class Chat(NamedTuple):
-    """A conversation, and the ids that our own template makes of it up to the answer."""
+    """A conversation, and the ids of our own template up to the answer."""
 
     messages: list[dict[str, str]]
     ids: list[int]
@@ -51,39 +47,44 @@ class Chat(NamedTuple):
 
 @dataclass(frozen=True)
 class Parity:
-    """How far another program is from our model.
+    """The differences of a client from our model.
 
-    The largest difference of logits and the mean Kullback-Leibler divergence in nats; texts with other ids, of how
-    many; prompts that are continued otherwise, of how many.
+    The divergence is the mean Kullback-Leibler divergence in nats, and `max_divergence` the largest that rounding
+    explains. `bits_per_byte_lost` is of a text, where one is given.
     """
 
-    max_logit_difference: float
+    client: str
+    max_difference: float  # of logits, or in llama.cpp of log-probabilities
     divergence: float
     tokenization_mismatches: int
     texts: int
     generation_mismatches: int
     continuations: int
+    max_divergence: float = MAX_DIVERGENCE
+    bits_per_byte_lost: float | None = None
 
-    def agrees(self, most_divergence: float = MOST_DIVERGENCE) -> bool:
-        """Whether the program has the same model and the same tokenizer; NaN is no agreement."""
-        others = self.tokenization_mismatches + self.generation_mismatches
-        return self.divergence <= most_divergence and others == 0
+    @property
+    def agrees(self) -> bool:
+        """Whether the client has the same model and the same tokenizer; not where the divergence is NaN."""
+        mismatches = self.tokenization_mismatches + self.generation_mismatches
+        return self.divergence <= self.max_divergence and mismatches == 0
 
     def figures(self) -> dict[str, float]:
-        """What a stage records."""
+        """Return the metrics of a stage."""
+        kind = "logprob" if self.client == "llama.cpp" else "logit"
         return {
-            "max_logit_difference": float(f"{self.max_logit_difference:.3g}"),
+            f"max_{kind}_difference": float(f"{self.max_difference:.3g}"),
             "mean_divergence": float(f"{self.divergence:.3g}"),
             "tokenization_mismatches": self.tokenization_mismatches,
             "generation_mismatches": self.generation_mismatches,
             "continuations": self.continuations,
         }
 
-    def describe(self, client: str, most_divergence: float = MOST_DIVERGENCE) -> str:
-        """What was expected of a client and what it gave, in one line."""
+    def describe(self) -> str:
+        """Return the sentence for a client that does not agree."""
         return (
-            f"expected the same token ids and greedy texts in {client} and a mean divergence of at most "
-            f"{most_divergence:g} nats, got {self.tokenization_mismatches} of {self.texts} texts with other ids, "
+            f"expected the same token ids and greedy texts in {self.client} and a mean divergence of at most "
+            f"{self.max_divergence:g} nats, got {self.tokenization_mismatches} of {self.texts} texts with other ids, "
             f"{self.generation_mismatches} of {self.continuations} other texts and {self.divergence:.2g} nats"
         )
 
@@ -99,74 +100,82 @@ def divergence(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def random_texts(model: GPT, generator: torch.Generator) -> Tensor:
-    """Random tokens (N_TEXTS, T) whose logits fit in memory: whole contexts where those are short."""
+    """Return random tokens (N_TEXTS, T) whose logits fit in memory; T is a short model's whole context."""
     config = model.config
-    fitting = max(MOST_LOGITS // (N_TEXTS * config.vocab_size), 32)
-    length = min(config.context_length, MOST_POSITIONS, fitting)
+    fitting = max(MAX_LOGITS // (N_TEXTS * config.vocab_size), 32)
+    length = min(config.context_length, MAX_POSITIONS, fitting)
     return torch.randint(0, config.vocab_size, (N_TEXTS, length), generator=generator)
 
 
-def verify_transformers(folder: Path, model: GPT, seed: int, chat: Chat | None = None) -> dict[str, Any]:
-    """Return how far Transformers is from a model that was written into a folder, for a stage to record.
+def random_prompts(model: GPT, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Return random tokens (N_CONTINUATIONS, T) to continue, and how many new ones fit after them."""
+    config = model.config
+    shape = (N_CONTINUATIONS, min(4, config.context_length))
+    prompts = torch.randint(0, config.vocab_size, shape, generator=generator)
+    return prompts, min(N_NEW_TOKENS, config.context_length - prompts.shape[1] + 1)
 
-    UserError where it reads another model or other ids; why it was `skipped`, for a model that it has no architecture
-    for.
-    """
-    if reason := why_native(model.config):
-        print(f"export: Transformers skipped: {reason}", file=sys.stderr)
-        return {"skipped": reason}
+
+def verify_transformers(folder: Path, model: GPT, seed: int, chat: Chat | None = None) -> dict[str, Any]:
+    """Return the figures of `compare_with_transformers`; UserError where it loads another model or gives other ids."""
     parity = compare_with_transformers(folder, model, seed, chat=chat)
-    if not parity.agrees():
-        raise UserError(f"{folder}: {parity.describe('Transformers')}")
+    if not parity.agrees:
+        raise UserError(f"{folder}: {parity.describe()}")
     return parity.figures()
 
 
 @torch.no_grad()
 def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "", chat: Chat | None = None) -> Parity:
-    """Random tokens, greedy continuations of them and of prompts, and texts, through both in float32.
+    """Compare the logits of random tokens, greedy continuations of them and of prompts, and ids of texts, in float32.
 
-    Hostile texts, and a `text` as a whole where one is given, go through both tokenizers; a `chat` through the
-    template. A continuation is another one where a token is not our likeliest; what rounding can turn around is a tie.
+    The texts are hostile ones, and a `text` as a whole where one is given; a `chat` goes through the template.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-    hush()
+    silence_transformers()
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     their_tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     ours, tokenizer = model.float().cpu(), open_tokenizer(folder)
-    drawn = torch.Generator().manual_seed(seed)
-    ids = random_texts(model, drawn)
-    openings, n_new = draw_openings(model, drawn)
+    generator = torch.Generator().manual_seed(seed)
+    ids = random_texts(model, generator)
+    random, n_new = random_prompts(model, generator)
     logits, their_logits = ours(ids), theirs(ids).logits
     tie = tie_of(logits)
-    write = pipeline("text-generation", model=theirs, tokenizer=their_tokenizer)
-    others = 0
-    written = [prompt for prompt in PROMPTS if len(tokenizer.prompt(prompt)) + n_new <= model.config.context_length]
-    for prompt in written:
-        asked = tokenizer.prompt(prompt)
-        found: Any = write(prompt, do_sample=False, max_new_tokens=n_new, return_tensors=True)
+    generate: Any = pipeline("text-generation", model=theirs, tokenizer=their_tokenizer)
+    prompts = {prompt: tokenizer.prompt(prompt) for prompt in PROMPTS}
+    prompts = {prompt: of for prompt, of in prompts.items() if len(of) + n_new <= model.config.context_length}
+    mismatches = 0
+    for prompt, prompt_ids in prompts.items():
+        found = generate(prompt, do_sample=False, max_new_tokens=n_new, return_tensors=True)
         whole = list(found[0]["generated_token_ids"])
+<<<<<<< HEAD
         others += is_other_continuation(ours, asked, whole, n_new, tokenizer.eos_ids, tie)
     theirs.generation_config.eos_token_id = None  # all of the tokens are wanted
     given = {"attention_mask": torch.ones_like(openings), "do_sample": False, "max_new_tokens": n_new}
     new = theirs.generate(openings, **given)[:, openings.shape[1] :]
     others += count_other_continuations(ours, openings, new, tie)
+=======
+        mismatches += is_generation_mismatch(ours, prompt_ids, whole, n_new, tokenizer.eos_ids, tie)
+    theirs.generation_config.eos_token_id = None  # random tokens are continued to the last
+    options = {"attention_mask": torch.ones_like(random), "do_sample": False, "max_new_tokens": n_new}
+    mismatches += count_mismatches(ours, random, theirs.generate(random, **options)[:, random.shape[1] :], tie)
+>>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
     texts = [*HOSTILE_TEXTS, *PROMPTS, *([text] if text else [])]
-    # Theirs would take <|endoftext|> in a text for the special token, unless told that it is ordinary text.
+    # `split_special_tokens`: <|endoftext|> in a text is ordinary text.
     other_ids = sum(
         their_tokenizer.encode(text, split_special_tokens=True) != [*tokenizer.prefix_ids, *tokenizer.encode(text)]
         for text in texts
     )
     if chat is not None:
-        asked_ids = their_tokenizer.apply_chat_template(chat.messages, add_generation_prompt=True, return_dict=False)
-        other_ids += asked_ids != chat.ids
+        chat_ids = their_tokenizer.apply_chat_template(chat.messages, add_generation_prompt=True, return_dict=False)
+        other_ids += chat_ids != chat.ids
     return Parity(
+        "Transformers",
         (logits - their_logits).abs().max().item(),
         divergence(logits, their_logits).item(),
         other_ids,
         len(texts) + (chat is not None),
-        others,
-        len(openings) + len(written),
+        mismatches,
+        len(random) + len(prompts),
     )
 
 
@@ -174,26 +183,25 @@ def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "
 def compare_classifier_with_transformers(
     folder: Path, model: Classifier, tokenizer: Tokenizer, info: ClassifierInfo, seed: int, text: str = ""
 ) -> Parity:
-    """Scores of random texts of several lengths in one batch through both models in float32; nothing goes on.
+    """Compare the scores of random texts of several lengths in one batch, and ids of texts, in float32.
 
-    Hostile texts, and a `text` as a whole where one is given, go through both tokenizers, with their frame and the cut
-    at the classifier's `max_tokens`.
+    The ids are those of hostile texts, and of a `text` where one is given, with their frame and truncated.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    hush()
+    silence_transformers()
     theirs = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     config, pad = model.trunk.config, tokenizer.pad
-    drawn = torch.Generator().manual_seed(seed)
-    context = min(config.context_length, MOST_POSITIONS)
-    ids = torch.randint(0, config.vocab_size - 1, (N_TEXTS, context), generator=drawn)
+    generator = torch.Generator().manual_seed(seed)
+    context = min(config.context_length, MAX_POSITIONS)
+    ids = torch.randint(0, config.vocab_size - 1, (N_TEXTS, context), generator=generator)
     ids += ids >= pad  # every token but that one
     lengths = torch.linspace(1, context, N_TEXTS).long()
     is_text = torch.arange(context) < lengths[:, None]  # (B, T)
     ids[~is_text] = pad
     ours = model.float().cpu().eval()(ids, lengths)
     others = theirs(ids, attention_mask=is_text.long()).logits
-    # A label that is a yes or no of its own is one of two.
+    # One of several labels is a yes or no: a softmax of its score and 0.
     pair = [torch.stack([of, torch.zeros_like(of)], dim=-1) if info.is_multilabel else of for of in (ours, others)]
     their_tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     texts = [*HOSTILE_TEXTS, *([text] if text else [])]
@@ -202,45 +210,38 @@ def compare_classifier_with_transformers(
         != classifier_ids([tokenizer.encode(text)], tokenizer.special, info.max_tokens)
         for text in texts
     )
-    return Parity((ours - others).abs().max().item(), divergence(*pair).item(), other_ids, len(texts), 0, 0)
-
-
-def draw_openings(model: GPT, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Random tokens (N_CONTINUATIONS, T) that a model goes on from, and how many new ones fit behind them."""
-    config = model.config
-    shape = (N_CONTINUATIONS, min(4, config.context_length))
-    openings = torch.randint(0, config.vocab_size, shape, generator=generator)
-    return openings, min(N_NEW_TOKENS, config.context_length - openings.shape[1] + 1)
+    difference = (ours - others).abs().max().item()
+    return Parity("Transformers", difference, divergence(*pair).item(), other_ids, len(texts), 0, 0)
 
 
 def tie_of(logits: Tensor, tie: float = TIE_NATS) -> float:
-    """How far behind the likeliest token another one is that rounding may put before it: logits have seven digits."""
+    """Return the distance of two logits that rounding may exchange, given logits (..., V): they have seven digits."""
     return tie * max(1.0, logits.abs().max().item() / 20)
 
 
 @torch.no_grad()
-def count_other_continuations(model: GPT, openings: Tensor, new: Tensor, tie: float) -> int:
-    """How many of the continuations (B, new) of openings (B, T) are not the model's greedy ones, but for ties."""
-    logits = model(torch.cat([openings, new[:, :-1]], dim=1))[:, -new.shape[1] :]  # (B, new, V)
+def count_mismatches(model: GPT, prompts: Tensor, new: Tensor, tie: float) -> int:
+    """Count the continuations (B, new) of prompts (B, T) with a token that is not the model's likeliest, but for ties."""
+    logits = model(torch.cat([prompts, new[:, :-1]], dim=1))[:, -new.shape[1] :]  # (B, new, V)
     behind = logits.amax(dim=-1) - logits.gather(-1, new[..., None])[..., 0]
     return int((behind > tie).any(dim=-1).sum())
 
 
-def is_other_continuation(
-    model: GPT, asked: Sequence[int], whole: Sequence[int], n_new: int, ends: frozenset[int], tie: float
+def is_generation_mismatch(
+    model: GPT, prompt: Sequence[int], whole: Sequence[int], n_new: int, ends: frozenset[int], tie: float
 ) -> bool:
-    """Whether `whole` is not `asked` and up to `n_new` greedy tokens behind it, of which one in `ends` is the last."""
-    new = list(whole[len(asked) :])
-    if list(whole[: len(asked)]) != list(asked) or not new:
+    """Return whether `whole` is not the prompt and `n_new` greedy tokens, or fewer of which the last is in `ends`."""
+    new = list(whole[len(prompt) :])
+    if list(whole[: len(prompt)]) != list(prompt) or not new:
         return True
     if not ends.isdisjoint(new[:-1]) or (len(new) < n_new and new[-1] not in ends):
         return True
-    return count_other_continuations(model, torch.tensor([asked]), torch.tensor([new]), tie) > 0
+    return count_mismatches(model, torch.tensor([prompt]), torch.tensor([new]), tie) > 0
 
 
-def hush() -> None:
-    """Have Transformers say what is wrong, and nothing else."""
+def silence_transformers() -> None:
+    """Turn off Transformers' progress bars and warnings: a hostile text may be longer than the context."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # a hostile text may be longer than the context
+    logging.set_verbosity_error()

@@ -2,49 +2,43 @@
 
     config.json  model.safetensors  tokenizer.json  tokenizer_config.json
 
-`pipeline("text-classification")` of Transformers gives the probabilities that are computed here: tokenizer.json puts
-the frame around a text, and the length that a row is cut to stands in tokenizer_config.json. A shape that Transformers
-has no architecture for is written in our own words.
+`pipeline("text-classification")` of Transformers gives the same probabilities: tokenizer.json puts the frame around a
+text, and tokenizer_config.json has the length that a row is truncated to.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from llm.core import params
 from llm.core.errors import UserError
-from llm.export.hf.config import ARCHITECTURES, LONGEST_CONTEXT
-from llm.export.hf.folder import (
-    describe_model,
-    describe_tokenizer,
-    named_as_there,
-    read_model,
-    write_json,
-    write_weights,
-)
-from llm.export.hf.native import CLASSIFIER, LANGUAGE_MODEL, is_native
-from llm.export.hf.tensors import Stored, list_tensors, listed, read_object, read_tensors
+from llm.export.hf.config import BY_NAME, MAX_CONTEXT, describe_model, refuse
+from llm.export.hf.folder import describe_tokenizer, read_config_file, read_model, rename_weights
+from llm.export.hf.tensors import list_tensors, read_object, read_tensors, shorten, write_object, write_tensors
 from llm.model.classifier import Classifier
+<<<<<<< HEAD
 from llm.tokens.templates import has_classifier_template, min_tokens, with_classifier_template
 from llm.tokens.tokenizer import Tokenizer, read_library
+=======
+from llm.tokens.templates import has_classifier_template, min_tokens, with_classifier_template
+from llm.tokens.tokenizer import END_OF_TEXT, Tokenizer, read_library
+>>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
 
 SCORE = "score.weight"
-MOST_TEXTS = 2
-PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}
-# A classifier's name → the name of the language model that has its blocks.
-LANGUAGE_MODELS = {format_.classifier: format_.language_model for _, format_ in ARCHITECTURES.values()} | {
-    CLASSIFIER: LANGUAGE_MODEL
-}
+PROBLEM_TYPES = {False: "single_label_classification", True: "multi_label_classification"}
+LANGUAGE_MODELS = {of.classifier: name for name, (_, of) in BY_NAME.items()}  # that have a classifier's blocks
+Text = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class ClassifierInfo:
-    """What a classifier's folder says beside its weights.
+    """What a classifier's folder holds beside its weights.
 
-    `label_separator` stands between the labels of a row that may have any number of them; None where it has one.
+    `label_separator` separates the labels of a row that may have any number of them; None where it has one.
     """
 
     labels: list[str]
@@ -58,8 +52,25 @@ class ClassifierInfo:
         return self.label_separator is not None
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Of each label, from scores (B, labels): they add up to 1 where a row has one label."""
+        """Return each label's probability from scores (B, labels); they add up to 1 where a row has one label."""
         return scores.sigmoid() if self.is_multilabel else scores.softmax(dim=-1)
+
+
+def _are_numbered(labels: dict[str, str]) -> dict[str, str]:
+    if set(labels) != set(map(str, range(len(labels)))) or len({*labels.values()}) < max(len(labels), 1):
+        raise ValueError(f"expected different labels by their numbers from 0, got {shorten([params.describe(labels)])}")
+    return labels
+
+
+class _Config(BaseModel):
+    """The keys of config.json that describe a classifier; Transformers ignores the last two."""
+
+    model_config = ConfigDict(strict=True)
+
+    id2label: Annotated[dict[str, Text], AfterValidator(_are_numbered)]
+    problem_type: str
+    text_columns: Annotated[list[Text], Field(min_length=1, max_length=2)]
+    label_separator: Text | None = None
 
 
 def write_classifier(folder: Path, model: Classifier, tokenizer_file: Path, info: ClassifierInfo) -> None:
@@ -67,33 +78,40 @@ def write_classifier(folder: Path, model: Classifier, tokenizer_file: Path, info
     folder.mkdir(parents=True, exist_ok=True)
     config, tokenizer = model.trunk.config, Tokenizer.load(tokenizer_file)
     library = read_library(tokenizer_file)
-    about = describe_model(config, tokenizer, library)
-    architecture = next(theirs for theirs, of in LANGUAGE_MODELS.items() if about["architectures"] == [of])
-    about |= {
-        "architectures": [architecture],
-        "problem_type": PROBLEMS[info.is_multilabel],
+    content = describe_model(config, tokenizer, library)
+    content |= {
+        "architectures": [BY_NAME[content["architectures"][0]][1].classifier],
+        "problem_type": PROBLEM_TYPES[info.is_multilabel],
         "id2label": {str(number): label for number, label in enumerate(info.labels)},
         "label2id": {label: number for number, label in enumerate(info.labels)},
-        # Transformers passes these two over.
         "text_columns": info.text_columns,
         "label_separator": info.label_separator,
     }
-    write_json(folder / "config.json", about)
+    write_object(folder / "config.json", content)
     trunk: dict[str, Tensor] = {
         name: weight for name, weight in model.trunk.named_parameters() if name != "head.weight"
     }
+<<<<<<< HEAD
     write_weights(folder / "model.safetensors", named_as_there(config, about, trunk) | {SCORE: model.score.weight})
     with_classifier_template(library).save(str(folder / "tokenizer.json"))
     # A text that spells a special token is ordinary text: a <|pad|> in it would hide what comes before.
     asked = {"model_max_length": info.max_tokens, "split_special_tokens": True}
     write_json(folder / "tokenizer_config.json", describe_tokenizer(config, tokenizer, chat=False) | asked)
+=======
+    write_tensors(folder / "model.safetensors", rename_weights(config, content, trunk) | {SCORE: model.score.weight})
+    with_classifier_template(library).save(str(folder / "tokenizer.json"))
+    about = describe_tokenizer(info.max_tokens, tokenizer, END_OF_TEXT)
+    # A text that spells a special token is ordinary text: a <|pad|> in it would hide the tokens before it.
+    write_object(folder / "tokenizer_config.json", about | {"split_special_tokens": True})
+>>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
 
 
 def read_classifier(folder: Path) -> tuple[Classifier, Tokenizer, ClassifierInfo]:
     """Read what `write_classifier` wrote, in float32 on the CPU.
 
-    UserError in one line where something is missing or other than it was written, before memory is taken for the model.
+    UserError in one line for a file that is missing or changed, before memory is allocated for the model.
     """
+<<<<<<< HEAD
     path = folder / "config.json"
     if not path.exists():
         raise UserError(f"{folder}: wanted a classifier's folder, it has no config.json")
@@ -133,12 +151,28 @@ def read_classifier(folder: Path) -> tuple[Classifier, Tokenizer, ClassifierInfo
 
 
 def _find_score(folder: Path, info: ClassifierInfo) -> Stored:
+=======
+    content, tokenizer_file = read_config_file(folder), folder / "tokenizer.json"
+    if not is_classifier(content):
+        expected = "a classifier, such as the task library makes it in models/finetuned/library"
+        refuse(folder / "config.json", "architectures", expected, content.get("architectures"))
+    tokenizer, info = Tokenizer.load(tokenizer_file), _read_info(content, folder)
+    if not has_classifier_template(read_library(tokenizer_file)):
+        raise UserError(f"{tokenizer_file}: expected the post_processor of `llm.tokens.templates`, got another one")
+>>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
     stored = list_tensors(folder)
     if SCORE not in stored:
         raise UserError(f"{folder}: {SCORE} is missing, the scores of {len(info.labels)} labels")
-    return stored[SCORE]
+    # A classifier has no language model head, and a tied head needs no tensor.
+    trunk = {"architectures": [LANGUAGE_MODELS[content["architectures"][0]]], "tie_word_embeddings": True}
+    model = Classifier(read_model(content | trunk, folder, beside=frozenset({SCORE})), len(info.labels)).eval()
+    _check_sizes(folder, model, tokenizer, info, stored[SCORE].shape)
+    with torch.no_grad():
+        model.score.weight.copy_(read_tensors({SCORE: stored[SCORE]})[SCORE])
+    return model, tokenizer, info
 
 
+<<<<<<< HEAD
 def _read_info(content: dict[str, Any], path: Path) -> ClassifierInfo:
     names = content.get("id2label")
     numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else []
@@ -158,12 +192,34 @@ def _read_info(content: dict[str, Any], path: Path) -> ClassifierInfo:
     if type(max_tokens) is not int or not least <= max_tokens <= LONGEST_CONTEXT:
         _refuse(path, "model_max_length", f"a number from {least} on", max_tokens)
     return ClassifierInfo([names[number] for number in numbers], columns, separator, max_tokens)
+=======
+def is_classifier(content: dict[str, Any]) -> bool:
+    """Return whether a config.json is of a classifier."""
+    names = content.get("architectures")
+    return isinstance(names, list) and len(names) == 1 and names[0] in list(LANGUAGE_MODELS)
+>>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
 
 
-def _are_texts(values: list[Any]) -> bool:
-    """Whether all are texts, each a different one."""
-    return all(isinstance(value, str) and value for value in values) and len(set(values)) == len(values)
+def _check_sizes(
+    folder: Path, model: Classifier, tokenizer: Tokenizer, info: ClassifierInfo, shape: tuple[int, ...]
+) -> None:
+    config, expected = model.trunk.config, tuple(model.score.weight.shape)
+    if shape != expected:
+        raise UserError(f"{folder}: {SCORE}: expected shape {expected}, got {shape}")
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{folder}: expected at most the model's {config.vocab_size} tokens, got {tokenizer.vocab_size}")
+    if info.max_tokens > config.context_length:
+        most = f"at most the model's context of {config.context_length}"
+        refuse(folder / "tokenizer_config.json", "model_max_length", most, info.max_tokens)
 
 
-def _refuse(path: Path, key: str, wanted: str, given: Any) -> NoReturn:
-    raise UserError(f"{path}: {key}: wanted {wanted}, given {listed([params.describe(given)])}")
+def _read_info(content: dict[str, Any], folder: Path) -> ClassifierInfo:
+    config: _Config = params.check(_Config, content, "", folder / "config.json")
+    if config.problem_type != (expected := PROBLEM_TYPES[config.label_separator is not None]):
+        refuse(folder / "config.json", "problem_type", expected, config.problem_type)
+    path = folder / "tokenizer_config.json"
+    max_tokens, least = read_object(path).get("model_max_length"), min_tokens(len(config.text_columns))
+    if type(max_tokens) is not int or not least <= max_tokens <= MAX_CONTEXT:
+        refuse(path, "model_max_length", f"a number from {least} on", max_tokens)
+    labels = [config.id2label[str(number)] for number in range(len(config.id2label))]
+    return ClassifierInfo(labels, config.text_columns, config.label_separator, max_tokens)

@@ -1,41 +1,44 @@
-"""What Transformers calls each family and its knobs, and which of its config.json files are a model of ours.
+"""config.json of Transformers in both directions, for the architectures that are a model of ours.
 
-    {"architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, …}  +  shapes of the tensors  →  ModelConfig
+    {"architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, …}  ↔  ModelConfig
 
-A key that means something that is not computed here is refused by its name; all others are passed over. Sizes are
-held to the file's own tensors before any memory is taken for them.
+A key that asks for something that is not computed here is refused by its name; unknown keys are ignored.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import tokenizers
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from llm.core import params
 from llm.core.errors import UserError
 from llm.export.hf.names import count_layers
-from llm.export.hf.tensors import Stored, listed
+from llm.export.hf.tensors import Stored, shorten
 from llm.model.config import ModelConfig
 from llm.tokens.bpe import PATTERNS
+from llm.tokens.special import END_OF_TEXT, PAD
+from llm.tokens.tokenizer import Tokenizer
+
+# Limits the memory that the sizes in a foreign file can ask for before they are compared with its tensors.
+Size = Annotated[int, Field(ge=1, le=1 << 24)]
+MAX_CONTEXT = 1 << 20  # rotary positions have no tensor to compare with, but a table of angles
 
 
 @dataclass(frozen=True)
-class Format:
-    """What Transformers calls a family and its knobs."""
+class Architecture:
+    """A family's names in Transformers."""
 
     language_model: str
     classifier: str
     keys: dict[str, str]  # ours → theirs
-    # What else in config.json decides the logits, with the one value that is computed here.
-    fixed: dict[str, Any]
-    # What Transformers takes for a key that is not there, where that is a number or a truth of its own.
-    absent: dict[str, Any]
-    # Where the tensors say how large something is: ours → a tensor's name and axis.
-    sizes: dict[str, tuple[str, int]]
-    # As `fixed`, but not written.
-    refused: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any]  # other keys that decide the logits, with the one value that is computed here
+    defaults: dict[str, Any]  # the value of a missing key
+    refused: dict[str, Any] = field(default_factory=dict)  # as `fixed`, but not written
+    derived: dict[str, Callable[[dict[str, Any]], Any]] = field(default_factory=dict)  # defaults from keys before them
 
 
 _LLAMA_KEYS = {
@@ -60,214 +63,200 @@ _GPT2_KEYS = {
     "norm_eps": "layer_norm_epsilon",
     "tie_embeddings": "tie_word_embeddings",
 }
-_LLAMA_ABSENT = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10000.0}
-_LLAMA_SIZES = {
-    "vocab_size": ("model.embed_tokens.weight", 0),
-    "d_model": ("model.embed_tokens.weight", 1),
-    "d_ff": ("model.layers.0.mlp.up_proj.weight", 0),
-}
-_QUERIES = "model.layers.0.self_attn.q_proj.weight"
-# A model that comes with code of its own, or whose weights are packed.
-_OTHERS = {"auto_map": None, "quantization_config": None}
-_PARTIAL = _OTHERS | {"partial_rotary_factor": 1.0}
-_SILU = {"hidden_act": "silu", "attention_bias": False}
-FORMATS = {
-    "qwen3": Format(
-        "Qwen3ForCausalLM",
-        "Qwen3ForSequenceClassification",
-        _LLAMA_KEYS,
-        _SILU | {"use_sliding_window": False},
-        _LLAMA_ABSENT | {"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128},
-        _LLAMA_SIZES,
-        _PARTIAL,
+_TYPES = {"norm_eps": float, "rope_theta": float, "tie_embeddings": bool}  # all others are sizes
+_FOREIGN = {"auto_map": None, "quantization_config": None}  # code of its own, packed weights
+_LLAMA = Architecture(
+    "LlamaForCausalLM",
+    "LlamaForSequenceClassification",
+    _LLAMA_KEYS,
+    fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+    defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10000.0}
+    | {"max_position_embeddings": 2048},
+    refused=_FOREIGN | {"partial_rotary_factor": 1.0},
+    derived={"num_key_value_heads": lambda keys: keys["num_attention_heads"]},
+)
+_QWEN2 = replace(
+    _LLAMA,
+    language_model="Qwen2ForCausalLM",
+    classifier="Qwen2ForSequenceClassification",
+    fixed={"hidden_act": "silu", "use_sliding_window": False},
+    defaults=_LLAMA.defaults | {"num_key_value_heads": 32, "max_position_embeddings": 32768},
+)
+ARCHITECTURES = {
+    "qwen3": replace(
+        _QWEN2,
+        language_model="Qwen3ForCausalLM",
+        classifier="Qwen3ForSequenceClassification",
+        fixed={"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False},
+        defaults=_QWEN2.defaults | {"head_dim": 128},
     ),
-    "qwen2": Format(
-        "Qwen2ForCausalLM",
-        "Qwen2ForSequenceClassification",
-        _LLAMA_KEYS,
-        {"hidden_act": "silu", "use_sliding_window": False},
-        _LLAMA_ABSENT | {"num_key_value_heads": 32, "max_position_embeddings": 32768},
-        _LLAMA_SIZES,
-        _PARTIAL,
-    ),
-    "llama": Format(
-        "LlamaForCausalLM",
-        "LlamaForSequenceClassification",
-        _LLAMA_KEYS,
-        _SILU | {"mlp_bias": False},
-        _LLAMA_ABSENT | {"max_position_embeddings": 2048},
-        _LLAMA_SIZES,
-        _PARTIAL,
-    ),
-    "gpt2": Format(
+    "qwen2": _QWEN2,
+    "llama": _LLAMA,
+    "gpt2": Architecture(
         "GPT2LMHeadModel",
         "GPT2ForSequenceClassification",
         _GPT2_KEYS,
-        {
+        fixed={
             "activation_function": "gelu_new",
             "scale_attn_weights": True,
             "scale_attn_by_inverse_layer_idx": False,
             "add_cross_attention": False,
         },
-        {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
-        {
-            "vocab_size": ("transformer.wte.weight", 0),
-            "d_model": ("transformer.wte.weight", 1),
-            "context_length": ("transformer.wpe.weight", 0),
-            "d_ff": ("transformer.h.0.mlp.c_fc.weight", 1),
-        },
-        _OTHERS,
+        defaults={"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+        refused=_FOREIGN,
+        derived={"n_inner": lambda keys: 4 * keys["n_embd"]},
     ),
 }
 # Qwen2 under another name. With the type qwen2 Transformers 5 composes characters (NFC) and splits by Qwen2's pattern,
 # whatever tokenizer.json says; with this one it reads the file. Llama has biases on all four projections of attention,
 # so the fourth one's are zero.
-BIASED_LLAMA = replace(FORMATS["llama"], fixed={"hidden_act": "silu", "attention_bias": True, "mlp_bias": False})
-ZERO_BIAS = "model.layers.{}.self_attn.o_proj.bias"
+BIASED_LLAMA = replace(_LLAMA, fixed={"hidden_act": "silu", "attention_bias": True, "mlp_bias": False})
 # Over a window that is no shorter than the context, Mistral is Llama.
-_MISTRAL = Format(
-    "MistralForCausalLM",
-    "MistralForSequenceClassification",
-    _LLAMA_KEYS,
-    {"hidden_act": "silu"},
-    _LLAMA_ABSENT | {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
-    _LLAMA_SIZES,
-    _PARTIAL,
+_MISTRAL = replace(
+    _LLAMA,
+    language_model="MistralForCausalLM",
+    classifier="MistralForSequenceClassification",
+    fixed={"hidden_act": "silu"},
+    defaults=_LLAMA.defaults
+    | {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
 )
-ARCHITECTURES = {format_.language_model: (family, format_) for family, format_ in FORMATS.items()} | {
+BY_NAME = {of.language_model: (family, of) for family, of in ARCHITECTURES.items()} | {
     _MISTRAL.language_model: ("llama", _MISTRAL)
 }
-# Two names of one function.
-_SAME = {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
-# A context is no size of a tensor where positions are turned, but its table of angles takes memory all the same.
-LONGEST_CONTEXT = 1 << 20
-_LARGEST = (1 << 31) - 1  # of any number that counts
+_SYNONYMS = {"swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
 
 
-def architecture_of(content: dict[str, Any], path: Path) -> tuple[str, Format]:
-    """The family of a config.json, and its format; UserError for an architecture that is none of ours."""
-    given = content.get("architectures")
-    if not isinstance(given, list) or len(given) != 1 or given[0] not in list(ARCHITECTURES):
-        _refuse(path, "architectures", f"one of {', '.join(ARCHITECTURES)}", given)
-    if given[0] == BIASED_LLAMA.language_model and content.get("attention_bias") is True:
+def architecture_of(content: dict[str, Any], path: Path) -> tuple[str, Architecture]:
+    """Return the family and architecture of a config.json; UserError for an unknown one."""
+    names = content.get("architectures")
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in list(BY_NAME):
+        refuse(path, "architectures", f"one of {', '.join(BY_NAME)}", names)
+    if names[0] == BIASED_LLAMA.language_model and content.get("attention_bias") is True:
         return "qwen2", BIASED_LLAMA
-    return ARCHITECTURES[given[0]]
-
-
-def format_to_write(config: ModelConfig, library: tokenizers.Tokenizer) -> tuple[str, Format]:
-    """Return Transformers' `model_type` and format for a shape and its tokenizer, which AutoTokenizer is to read."""
-    if config.family != "qwen2" or _is_qwen2(library):
-        return config.family, FORMATS[config.family]
-    return "llama", BIASED_LLAMA
-
-
-def _is_qwen2(library: tokenizers.Tokenizer) -> bool:
-    """Whether a tokenizer composes characters and splits as Transformers' Qwen2Tokenizer does."""
-    content = json.loads(library.to_str())
-    split = json.dumps(content["pre_tokenizer"])
-    return content["normalizer"] == {"type": "NFC"} and json.dumps(PATTERNS["qwen2"]) in split
+    return BY_NAME[names[0]]
 
 
 def read_shape(content: dict[str, Any], stored: dict[str, Stored], path: Path) -> ModelConfig:
-    """The shape that a config.json describes, whose tensors are `stored` under today's names.
+    """Return the shape that a config.json describes, whose tensors are `stored` under today's names.
 
-    UserError names a key that asks for what is not computed here, or for other sizes than the tensors have.
+    UserError names a key that asks for something else than is computed here. Sizes are limited, and `check_tensors`
+    compares them with the tensors.
     """
-    family, format_ = architecture_of(content, path)
-    # In older files null says "not given"; that there is no window is said by null alone.
+    family, architecture = architecture_of(content, path)
+    # In older files null means "not given"; for a window it means that there is none.
     given = {key: value for key, value in content.items() if value is not None or key == "sliding_window"}
-    given = format_.absent | given
-    for key, wanted in (format_.refused | format_.fixed).items():
-        value = given.get(key, wanted)
-        if (_SAME.get(value, value) if isinstance(value, str) else value) != wanted:
-            _refuse(path, key, params.describe(wanted), value)
-    values = {ours: given[theirs] for ours, theirs in format_.keys.items() if theirs in given}
-    if family == "gpt2":
-        values |= {"n_kv_heads": values.get("n_heads"), "rope_theta": 10000.0}  # it turns nothing
-    else:
-        values["rope_theta"] = _rope_theta(given, content, path)
-    _fill_in(values, format_, path)
-    _check_sizes(values, format_, family, stored, path)
-    values |= {"family": family, "attention": "grouped", "positions": None, "dropout": 0.0}
+    given = architecture.defaults | given
+    for key, expected in (architecture.refused | architecture.fixed).items():
+        value = given.get(key, expected)
+        if (_SYNONYMS.get(value, value) if isinstance(value, str) else value) != expected:
+            refuse(path, key, params.describe(expected), value)
     if family != "gpt2":
+        given["rope_theta"] = _rope_theta(given, content, path)
+    schema = _schema(architecture)
+    known = {key: given[key] for key in architecture.keys.values() if key in given}
+    found = params.check(schema, known, "", path).model_dump()
+    values = {ours: found[theirs] for ours, theirs in architecture.keys.items()}
+    if (n_layers := count_layers(family, stored)) != values["n_layers"]:
+        refuse(path, architecture.keys["n_layers"], f"{n_layers} as in the weights", values["n_layers"])
+    if family == "gpt2":
+        values |= {"n_kv_heads": values["n_heads"], "rope_theta": 10000.0}  # which nothing uses
+    else:
         values["head_width"] = _head_width(values, given, stored, path)
+    values |= {"family": family, "attention": "grouped", "positions": None, "dropout": 0.0}
     config: ModelConfig = params.check(ModelConfig, values, "model", path)
-    if config.context_length > LONGEST_CONTEXT:
-        _refuse(path, format_.keys["context_length"], f"at most {LONGEST_CONTEXT}", config.context_length)
-    _check_windows(given, config, format_, path)
+    if config.context_length > MAX_CONTEXT:
+        refuse(path, architecture.keys["context_length"], f"at most {MAX_CONTEXT}", config.context_length)
+    _check_windows(given, config, architecture, path)
     return config
 
 
-def _refuse(path: Path, key: str, wanted: str, given: Any) -> NoReturn:
-    raise UserError(f"{path}: {key}: wanted {wanted}, given {listed([params.describe(given)])}")
+def refuse(path: Path, key: str, expected: str, got: Any) -> NoReturn:
+    """Raise the UserError for a value in a file."""
+    raise UserError(f"{path}: {key}: expected {expected}, got {shorten([params.describe(got)])}")
+
+
+def _schema(architecture: Architecture) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for ours, theirs in architecture.keys.items():
+        derive = architecture.derived.get(theirs)
+        fields[theirs] = (_TYPES.get(ours, Size), Field(default_factory=derive) if derive else ...)
+    settings = ConfigDict(strict=True, allow_inf_nan=False)
+    schema: type[BaseModel] = create_model("Shape", __config__=settings, **fields)
+    return schema
 
 
 def _rope_theta(given: dict[str, Any], content: dict[str, Any], path: Path) -> Any:
-    """The base of the wavelengths, which Transformers 5 keeps inside `rope_parameters`; nothing may be scaled."""
-    thetas = [("rope_theta", content["rope_theta"])] if content.get("rope_theta") is not None else []
+    """Return the base of the wavelengths, which Transformers 5 keeps inside `rope_parameters`; refuse scaling."""
+    thetas = {"rope_theta": content.get("rope_theta")}
     for place in ("rope_parameters", "rope_scaling"):
         inside = given.get(place, {})
         if not isinstance(inside, dict):
-            _refuse(path, place, "a mapping or nothing", inside)
-        for key, wanted in (("rope_type", "default"), ("type", "default"), ("partial_rotary_factor", 1.0)):
-            if inside.get(key) not in (None, wanted):
-                _refuse(path, f"{place}.{key}", params.describe(wanted), inside[key])
-        if inside.get("rope_theta") is not None:
-            thetas.append((f"{place}.rope_theta", inside["rope_theta"]))
-    for key, theta in thetas[1:]:
-        if theta != thetas[0][1]:
-            _refuse(path, key, f"{params.describe(thetas[0][1])} as in {thetas[0][0]}", theta)
-    return thetas[0][1] if thetas else given["rope_theta"]
-
-
-def _fill_in(values: dict[str, Any], format_: Format, path: Path) -> None:
-    """Defaults that hang on other keys; UserError for a key that is missing, holds no single value or a huge one."""
-    if "n_heads" in values:
-        values.setdefault("n_kv_heads", values["n_heads"])
-    if format_.keys["d_ff"] == "n_inner" and isinstance(values.get("d_model"), int):
-        values.setdefault("d_ff", 4 * values["d_model"])
-    for ours, theirs in format_.keys.items():
-        if ours not in values:
-            raise UserError(f"{path}: {theirs}: wanted a value, it is missing")
-        if not isinstance(values[ours], bool | int | float | str):
-            _refuse(path, theirs, "one value", values[ours])
-        if isinstance(values[ours], int) and values[ours] > _LARGEST:
-            _refuse(path, theirs, f"at most {_LARGEST}", values[ours])
-
-
-def _check_sizes(values: dict[str, Any], format_: Format, family: str, stored: dict[str, Stored], path: Path) -> None:
-    found = {ours: _size(stored, name, axis, path) for ours, (name, axis) in format_.sizes.items()}
-    found["n_layers"] = count_layers(family, stored)
-    for ours, size in found.items():
-        if values[ours] != size:
-            _refuse(path, format_.keys[ours], f"{size} as in the weights", values[ours])
-
-
-def _size(stored: dict[str, Stored], name: str, axis: int, path: Path) -> int:
-    if name not in stored:
-        raise UserError(f"{path.parent}: {name} is missing")
-    if len(stored[name].shape) != 2:
-        raise UserError(f"{path.parent}: {name}: wanted a matrix, given {stored[name].shape}")
-    return stored[name].shape[axis]
+            refuse(path, place, "a mapping or nothing", inside)
+        for key, expected in (("rope_type", "default"), ("type", "default"), ("partial_rotary_factor", 1.0)):
+            if inside.get(key) not in (None, expected):
+                refuse(path, f"{place}.{key}", params.describe(expected), inside[key])
+        thetas[f"{place}.rope_theta"] = inside.get("rope_theta")
+    found = [(key, theta) for key, theta in thetas.items() if theta is not None]
+    for key, theta in found[1:]:
+        if theta != found[0][1]:
+            refuse(path, key, f"{params.describe(found[0][1])} as in {found[0][0]}", theta)
+    return found[0][1] if found else given["rope_theta"]
 
 
 def _head_width(values: dict[str, Any], given: dict[str, Any], stored: dict[str, Stored], path: Path) -> int | None:
-    """The width of a head where it is not the model's width over their number."""
-    n_heads, rows = values["n_heads"], _size(stored, _QUERIES, 0, path)
-    if not isinstance(n_heads, int) or n_heads < 1 or rows % n_heads:
-        _refuse(path, "num_attention_heads", f"a divisor of {rows}, the rows of {_QUERIES}", n_heads)
-    width = rows // n_heads
-    if (said := given.get("head_dim", values["d_model"] // n_heads)) != width:
-        _refuse(path, "head_dim", f"{width} as in the weights", said)
+    """Return the width of a head where it is not the model's width divided by their number."""
+    name, n_heads = "model.layers.0.self_attn.q_proj.weight", values["n_heads"]
+    rows = stored[name].shape[0] if name in stored and stored[name].shape else n_heads
+    if rows % n_heads:
+        refuse(path, "num_attention_heads", f"a divisor of {rows}, the rows of {name}", n_heads)
+    width: int = rows // n_heads
+    if (head_dim := given.get("head_dim", values["d_model"] // n_heads)) != width:
+        refuse(path, "head_dim", f"{width} as in the weights", head_dim)
     return None if width * n_heads == values["d_model"] else width
 
 
-def _check_windows(given: dict[str, Any], config: ModelConfig, format_: Format, path: Path) -> None:
-    """UserError where a layer does not see the whole context."""
+def _check_windows(given: dict[str, Any], config: ModelConfig, architecture: Architecture, path: Path) -> None:
+    """Raise UserError where a layer does not attend to the whole context."""
     window, context = given.get("sliding_window"), config.context_length
-    slides = "sliding_window" in format_.absent and window is not None
+    slides = "sliding_window" in architecture.defaults and window is not None
     if slides and (not isinstance(window, int) or window < context):
-        _refuse(path, "sliding_window", f"nothing or at least max_position_embeddings, {context}", window)
+        refuse(path, "sliding_window", f"nothing or at least max_position_embeddings, {context}", window)
     layers = given.get("layer_types", [])
     if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
-        _refuse(path, "layer_types", "full_attention for each", layers)
+        refuse(path, "layer_types", "full_attention for each", layers)
+
+
+def describe_model(config: ModelConfig, tokenizer: Tokenizer, library: tokenizers.Tokenizer) -> dict[str, Any]:
+    """Return the content of a language model's config.json, beside the tokenizer `library`."""
+    model_type, architecture = _architecture_for(config, library)
+    values = config.model_dump() | {"n_heads": config.n_query_heads, "n_kv_heads": config.n_key_heads}
+    content = {
+        "architectures": [architecture.language_model],
+        "model_type": model_type,
+        **{theirs: values[ours] for ours, theirs in architecture.keys.items()},
+        **architecture.fixed,
+        # Transformers 4 reads the first, 5 the second.
+        "torch_dtype": "float32",
+        "dtype": "float32",
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.special[END_OF_TEXT],
+        "pad_token_id": tokenizer.special[PAD],
+    }
+    if config.family == "gpt2":
+        content["n_ctx"] = config.context_length  # llama.cpp's converter reads this one
+        content |= {f"{part}_pdrop": 0.0 for part in ("attn", "embd", "resid")}
+    else:
+        content["head_dim"] = config.head_dim
+        content["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}
+        content["attention_dropout"] = 0.0
+    return content
+
+
+def _architecture_for(config: ModelConfig, library: tokenizers.Tokenizer) -> tuple[str, Architecture]:
+    """Return the `model_type` and architecture with which AutoTokenizer reads the tokenizer as it is."""
+    if config.family == "qwen2":
+        content = json.loads(library.to_str())
+        splits_as_qwen2 = json.dumps(PATTERNS["qwen2"]) in json.dumps(content["pre_tokenizer"])
+        if content["normalizer"] != {"type": "NFC"} or not splits_as_qwen2:
+            return "llama", BIASED_LLAMA
+    return config.family, ARCHITECTURES[config.family]

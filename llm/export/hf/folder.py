@@ -1,28 +1,30 @@
-"""A model as a Hugging Face folder, and such a folder as a model: no custom code on either side.
+"""A language model as a Hugging Face folder, and such a folder as a model; no custom code on either side.
 
     config.json  model.safetensors  generation_config.json  tokenizer.json  tokenizer_config.json
-    chat_template.jinja (instruction models)
+    chat_template.jinja (models that answer messages)
 
-Transformers 5 and 4 both read what is written here: where they differ, both spellings stand. A model that they have no
-architecture for has other words in config.json and other names of weights: `llm.export.hf.native`. Classifiers stand in
-`llm.export.hf.classifier`.
+Transformers 5 and 4 both read these files: where they differ, both spellings are written.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from llm.core.errors import UserError
-from llm.export.hf.config import BIASED_LLAMA, ZERO_BIAS, Format, architecture_of, format_to_write, read_shape
+from llm.export.hf.config import BIASED_LLAMA, Architecture, architecture_of, describe_model, read_shape
 from llm.export.hf.names import current_names, to_ours, to_theirs
-from llm.export.hf.native import check_shapes, is_native, native_config, read_native, read_native_config, weights_of
-from llm.export.hf.possible import why_native
-from llm.export.hf.tensors import Stored, list_tensors, read_object, read_tensors
+from llm.export.hf.supported import unsupported_reason
+from llm.export.hf.tensors import (
+    Stored,
+    check_tensors,
+    list_tensors,
+    read_object,
+    read_tensors,
+    write_object,
+    write_tensors,
+)
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.model.weights import set_weights
@@ -32,97 +34,115 @@ from llm.tokens.tokenizer import Tokenizer, read_library
 
 CHAT_TEMPLATE = "chat_template.jinja"
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+SKIPPED = "skipped.json"  # the reason, in a folder without a model
 
 
 def write_folder(folder: Path, model: GPT, tokenizer_file: Path, *, chat_template: str | None = None) -> None:
-    """Write a language model's files.
-
-    A shape that no architecture of Transformers has is written in our own words, which `read_folder` knows.
-    """
+    """Write a language model's files; UserError for a shape that Transformers has no architecture for."""
+    config, tokenizer, is_chat = model.config, Tokenizer.load(tokenizer_file), chat_template is not None
+    if reason := unsupported_reason(config):
+        raise UserError(reason)
     folder.mkdir(parents=True, exist_ok=True)
+<<<<<<< HEAD
     config, tokenizer = model.config, Tokenizer.load(tokenizer_file)
     library = with_bos(read_library(tokenizer_file), tokenizer.bos_token)
+=======
+    library = with_bos(read_library(tokenizer_file), tokenizer.bos_token)
+>>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
     library.save(str(folder / "tokenizer.json"))
     content = describe_model(config, tokenizer, library)
-    write_json(folder / "config.json", content)
-    write_weights(folder / "model.safetensors", named_as_there(config, content, dict(model.named_parameters())))
-    write_json(folder / "generation_config.json", _generation(tokenizer, chat_template is not None))
-    about = describe_tokenizer(config, tokenizer, chat_template is not None)
-    # Transformers goes by tokenizer.json's post-processor; converters read this.
-    write_json(folder / "tokenizer_config.json", about | {"add_bos_token": True})
+    write_object(folder / "config.json", content)
+    write_tensors(folder / "model.safetensors", rename_weights(config, content, dict(model.named_parameters())))
+    ends = [tokenizer.special[name] for name in ((IM_END, END_OF_TEXT) if is_chat else (END_OF_TEXT,))]
+    generation = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": ends if is_chat else ends[0],
+        "pad_token_id": tokenizer.special[PAD],
+    }
+    write_object(folder / "generation_config.json", generation)
+    about = describe_tokenizer(config.context_length, tokenizer, IM_END if is_chat else END_OF_TEXT)
+    # Transformers follows tokenizer.json's post-processor; converters read this.
+    write_object(folder / "tokenizer_config.json", about | {"add_bos_token": True})
     if chat_template is not None:
         (folder / CHAT_TEMPLATE).write_text(chat_template, encoding="utf-8")
 
 
 def read_folder(folder: Path) -> GPT:
-    """Read a language model from a Hugging Face folder of a known architecture, in float32; see `llm.export.hf.config`.
+    """Read a language model of a known architecture, in float32; see `llm.export.hf.config`.
 
-    UserError says in one line what does not fit, before memory is taken for the model. No code of the folder is run.
+    UserError says in one line what does not fit, before memory is allocated. No code in the folder is run.
     """
-    path = folder / "config.json"
-    if not path.exists():
-        raise UserError(f"{folder}: wanted a Hugging Face folder, it has no config.json")
-    return read_model(read_object(path), folder)
+    return read_model(read_config_file(folder), folder)
 
 
 def read_config(folder: Path) -> ModelConfig:
     """Read the shape of a folder's language model; no weight is read."""
-    path = folder / "config.json"
-    content = read_object(path)
-    if is_native(content):
-        return read_native_config(content, path)
-    family, _ = architecture_of(content, path)
-    in_file = list_tensors(folder)
-    return read_shape(content, {name: in_file[at] for name, at in current_names(family, in_file).items()}, path)
+    return _read_headers(read_config_file(folder), folder)[0]
+
+
+def read_config_file(folder: Path) -> dict[str, Any]:
+    """Read a folder's config.json; UserError where there is none, with the reason of the stage that left it out."""
+    if reason := skipped_reason(folder):
+        raise UserError(f"{folder}: expected a Hugging Face folder, its stage wrote none: {reason}")
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: expected a Hugging Face folder, it has no config.json")
+    return read_object(folder / "config.json")
+
+
+def skipped_reason(folder: Path) -> str | None:
+    """Return why a stage wrote no model into a folder, or None where it is not known to be without one."""
+    return str(read_object(folder / SKIPPED).get("skipped")) if (folder / SKIPPED).exists() else None
 
 
 def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()) -> GPT:
-    """The model that a language model's config.json describes, of a folder's tensors but those `beside` it."""
+    """Read the model that a language model's config.json describes, from a folder's tensors except those `beside` it."""
+    config, architecture, stored, names = _read_headers(content, folder, beside)
     path = folder / "config.json"
-    if is_native(content):
-        return read_native(content, folder, beside)
-    family, format_ = architecture_of(content, path)
-    in_file = {name: tensor for name, tensor in list_tensors(folder).items() if name not in beside}
-    names = current_names(family, in_file)
-    stored = {name: in_file[names[name]] for name in names}
-    config = read_shape(content, stored, path)
-    _check_tensors(stored, config, format_, folder)
+    with torch.device("meta"):  # shapes that take no memory
+        ours = dict(GPT(config).named_parameters())
+    expected = rename_weights(config, {"attention_bias": architecture is BIASED_LLAMA}, ours)
+    if config.tie_embeddings and "lm_head.weight" in stored:
+        expected["lm_head.weight"] = ours["embedding.weight"]
+    check_tensors(stored, expected, architecture.language_model, folder)
     tensors = read_tensors({names[name]: stored[name] for name in names})
     weights = {name: tensors[names[name]] for name in names}
-    if format_ is BIASED_LLAMA:
-        _drop_zero_biases(weights, config.n_layers, path)
-    ours = to_ours(family, config.n_layers, weights)
-    if config.tie_embeddings and "head.weight" in ours and not ours.pop("head.weight").equal(ours["embedding.weight"]):
-        raise UserError(f"{path}: tie_word_embeddings: wanted false, for lm_head.weight is not the embedding")
+    if architecture is BIASED_LLAMA:
+        for name in _zero_biases(config):
+            if weights.pop(name).any():
+                raise UserError(f"{path}: attention_bias: expected biases of zero in {name}, got others")
+    weights = to_ours(config.family, config.n_layers, weights)
+    if config.tie_embeddings and "head.weight" in weights:
+        if not weights.pop("head.weight").equal(weights["embedding.weight"]):
+            raise UserError(f"{path}: tie_word_embeddings: expected false, for lm_head.weight is not the embedding")
     model = GPT(config)
-    set_weights(model, ours, folder)
+    set_weights(model, weights, folder)
     return model
 
 
-def _check_tensors(stored: dict[str, Stored], config: ModelConfig, format_: Format, folder: Path) -> None:
-    """UserError where other tensors are stored than the shape asks for."""
-    ours = weights_of(config)
-    wanted = to_theirs(config.family, config.n_layers, ours)
-    if config.tie_embeddings and "lm_head.weight" in stored:
-        wanted["lm_head.weight"] = ours["embedding.weight"]
-    if format_ is BIASED_LLAMA:
-        wanted |= _zero_biases(config)
-    check_shapes(stored, wanted, format_.language_model, folder)
+def _read_headers(
+    content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()
+) -> tuple[ModelConfig, Architecture, dict[str, Stored], dict[str, str]]:
+    """Return the shape, and the tensors and their names in the file by today's names."""
+    family, architecture = architecture_of(content, folder / "config.json")
+    in_file = {name: tensor for name, tensor in list_tensors(folder).items() if name not in beside}
+    names = current_names(family, in_file)
+    stored = {name: in_file[names[name]] for name in names}
+    return read_shape(content, stored, folder / "config.json"), architecture, stored, names
 
 
-def named_as_there(config: ModelConfig, content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under the names that they have in a folder whose config.json has this `content`."""
-    if is_native(content):
-        return weights
+def rename_weights(config: ModelConfig, content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return our weights under the names in a folder whose config.json has this `content`."""
     biases = _zero_biases(config) if content.get("attention_bias") else {}
     return to_theirs(config.family, config.n_layers, weights) | biases
 
 
 def _zero_biases(config: ModelConfig) -> dict[str, Tensor]:
-    """What Llama has and Qwen2 has not, by its name in a folder."""
-    return {ZERO_BIAS.format(layer): torch.zeros(config.d_model) for layer in range(config.n_layers)}
+    """Return the biases that Llama has and Qwen2 has not, by their names in a folder."""
+    name = "model.layers.{}.self_attn.o_proj.bias"
+    return {name.format(layer): torch.zeros(config.d_model) for layer in range(config.n_layers)}
 
 
+<<<<<<< HEAD
 def _drop_zero_biases(weights: dict[str, Tensor], n_layers: int, path: Path) -> None:
     """Take these biases away; UserError where one is not zero, for our model has none there."""
     for name in (ZERO_BIAS.format(layer) for layer in range(n_layers)):
@@ -182,15 +202,20 @@ def describe_tokenizer(config: ModelConfig, tokenizer: Tokenizer, chat: bool) ->
         # The stream puts <|endoftext|> between documents, so that is what a text begins and ends with.
         "bos_token": tokenizer.bos_token,
         "eos_token": IM_END if chat else END_OF_TEXT,
+=======
+def describe_tokenizer(max_length: int, tokenizer: Tokenizer, end: str) -> dict[str, Any]:
+    """Return the content of tokenizer_config.json; the token `end` ends what is generated."""
+    return {
+        **({} if tokenizer.unk_id is None else {"unk_token": UNKNOWN}),
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        # The stream puts <|endoftext|> between documents, so that a text begins and ends with it.
+        "bos_token": tokenizer.bos_token,
+        "eos_token": end,
+>>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
         "pad_token": PAD,
         "additional_special_tokens": [BOS, EOS],
-        # Transformers 4 gives token_type_ids as well otherwise, which `generate` refuses.
+        # Transformers 4 adds token_type_ids otherwise, which `generate` refuses.
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        "model_max_length": config.context_length,
+        "model_max_length": max_length,
     }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write an object as others write it, with an indent."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
