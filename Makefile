@@ -58,15 +58,15 @@ scaling: $(READY)  ## Train a ladder of sizes and predict the next one (LADDER=l
 	@python -m llm scaling $(LADDER)
 
 learning-curve: $(READY)  ## Measure what pretraining is worth in labeled rows (TASK=library; minutes)
-	@test -f models/export/config.json || dvc repro export
+	@test -f models/export/hf/config.json || dvc repro export
 	@python -m llm learning-curve $(TASK)
 
 verify-export: $(EXTRAS)  ## Load the export with Transformers, llama.cpp and ONNX Runtime, and compare
-	@test -f models/export/config.json || dvc repro export
+	@test -f models/export/hf/config.json || dvc repro export
 	@python -m llm verify-export
 
 harness: $(EXTRAS)  ## Score the cloze tasks with lm-evaluation-harness, and compare
-	@test -f models/export/config.json || dvc repro export
+	@test -f models/export/hf/config.json || dvc repro export
 	@test -d data/cloze || dvc repro cloze
 	@python -m llm harness
 

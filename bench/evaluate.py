@@ -2,7 +2,7 @@
 
     python -m bench.evaluate [--quick]
 
-Windows have the whole context of models/export and a stride of half of it. Both models use the machine's precision,
+Windows have the whole context of models/export/hf and a stride of half of it. Both models use the machine's precision,
 batches of 16 windows, and compute logits only for new tokens. They take turns; `nats` is the mean loss, which has to
 be the same.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 from tqdm import trange
 
-EXPORT, WINDOWS = Path("models/export"), Path("data/windows")
+EXPORT, WINDOWS = Path("models/export/hf"), Path("data/windows")
 N_TOKENS, QUICK_TOKENS, N_TURNS, BATCH_SIZE = 250_000, 6_000, 2, 16
 
 Scorer = Callable[[], float]

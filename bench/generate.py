@@ -2,7 +2,7 @@
 
     python -m bench.generate [--quick]
 
-A prompt of 32 tokens, then 224 by greedy decoding, from models/export, or, if Transformers cannot load that, from
+A prompt of 32 tokens, then 224 by greedy decoding, from models/export/hf, or, without one, from
 random weights of params.yaml's shape. All rows have the same weights: the GGUF files are written here.
 `first` is the time to the first token in milliseconds. Each row runs in processes of its own, which take turns; `same`
 counts the tokens before the first that differs from ours.
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from bench.train import default_shape, start_child
 from llm.export.params import Format
 
-EXPORT = Path("models/export")
+EXPORT = Path("models/export/hf")
 OURS, THEIRS = "ours", "Transformers"
 LLAMA_CPP: dict[str, Format] = {"llama.cpp f32": "gguf-f32", "llama.cpp f16": "gguf-f16", "llama.cpp q8_0": "gguf-q8_0"}
 N_TURNS, N_TEXTS, N_TOKENS, QUICK_TOKENS, N_FIRST, PROMPT_TOKENS = 3, 3, 224, 32, 10, 32
@@ -90,11 +90,7 @@ def prepare(place: Path) -> tuple[dict[str, tuple[str, str | None]], list[int], 
 
 def has_export() -> bool:
     """Return whether there is an export that Transformers can load."""
-    from llm.export.hf.native import is_native
-    from llm.export.hf.tensors import read_object
-
-    path = EXPORT / "config.json"
-    return path.exists() and not is_native(read_object(path))
+    return (EXPORT / "config.json").exists()
 
 
 def drawn_model() -> Any:

@@ -1,6 +1,6 @@
 """Measure a server under load: tokens per second, and the latency of one client and of many.
 
-    python -m bench.serve [--clients 200] [--quick] [--slots 32] [--model models/export]
+    python -m bench.serve [--clients 200] [--quick] [--slots 32] [--model models/export/hf]
 
 All clients stream a completion of up to 64 tokens at the same time. `first` is the time to the first piece of text,
 `end` to the last, in milliseconds; a stream that ends early is lost. The last lines are the longest pause between two
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-EXPORT = Path("models/export")
+EXPORT = Path("models/export/hf")
 N_TOKENS, QUICK_TOKENS, N_ALONE, QUICK_ALONE = 64, 16, 10, 2
 LONG_PROMPTS = {"1.9 MB": 1_900_000, "10 MB": 10_000_000}  # characters: within what the server reads, and beyond
 PROMPTS = ["def main(", "import ", "class ", "# The ", "    return "]

@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-EXPORT, TOKENIZER = Path("models/export"), Path("data/tokenizer/tokenizer.json")
+EXPORT, TOKENIZER = Path("models/export/hf"), Path("data/tokenizer/tokenizer.json")
 TEST, WINDOWS = Path("data/corpus/test.parquet"), Path("data/windows")
 PARAMS, METRICS, REPORTS = Path("params.yaml"), Path("metrics"), Path("reports")
 PAGES = [Path("README.md"), Path("docs/questions.md")]
@@ -28,6 +28,7 @@ ParamsFile = Annotated[Path, Option("--params", help="The params file.")]
 ModelFolder = Annotated[Path, Option(help="A Hugging Face folder, or weights such as models/pretrained.")]
 LanguageModel = Annotated[Path, Argument(help="A Hugging Face folder of a language model.")]
 TokenizerFile = Annotated[Path, Option(help="The tokenizer.json of weights without a tokenizer.")]
+Converted = Annotated[Path | None, Option(help="Folder of its GGUF and ONNX files, such as models/converted/NAME.")]
 MetricsFolder = Annotated[Path, Option(help="The folder of metrics.")]
 ReportsFolder = Annotated[Path, Option(help="The folder of reports.")]
 CorpusTable = Annotated[Path, Option(help="A corpus table.")]
@@ -188,13 +189,19 @@ def scaling(setting: Annotated[str, Argument(help="A ladder of scaling.yaml.")] 
 
 
 @app.command()
-def verify_export(folder: LanguageModel = EXPORT, seed: Seed = 1, text: CorpusTable = TEST) -> None:
-    """Load an export with Transformers, llama.cpp and ONNX Runtime, and measure how far each is from our model."""
+def verify_export(
+    folder: Annotated[Path, Argument(help="An export, or a Hugging Face folder.")] = EXPORT.parent,
+    seed: Seed = 1,
+    text: CorpusTable = TEST,
+    converted: Converted = None,
+) -> None:
+    """Load an export with Transformers, llama.cpp and ONNX Runtime, and compare each with our model."""
     from llm.experiments.compare_models import read_texts
     from llm.export.clients import verify_export as measure
     from llm.finetune.shared.chat import chat_to_verify
 
-    table, wrong = measure(folder, seed, "\n".join(read_texts(text)) if text.exists() else "", chat_to_verify)
+    corpus = "\n".join(read_texts(text)) if text.exists() else ""
+    table, wrong = measure(folder, seed, corpus, chat_to_verify, converted)
     typer.echo(table)
     if wrong:
         raise UserError(f"{folder}: expected differences within the table's limits, got more for {', '.join(wrong)}")
@@ -202,25 +209,26 @@ def verify_export(folder: LanguageModel = EXPORT, seed: Seed = 1, text: CorpusTa
 
 @app.command()
 def push(
-    folder: Annotated[Path, Argument(help="A Hugging Face folder, such as models/export.")],
+    folder: Annotated[Path, Argument(help="An export: models/export, or models/finetuned/NAME.")],
     repo: Annotated[str, Argument(help="OWNER/NAME on the Hugging Face Hub.")],
     private: Annotated[bool, Option("--private", help="Create a private repository.")] = False,
     revision: Annotated[str, Option(help="The branch; created if missing.")] = "main",
     message: Annotated[str | None, Option(help="The commit message.")] = None,
     yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
+    converted: Converted = None,
 ) -> None:
     """Upload an export to the Hugging Face Hub, after listing the files."""
     from llm.export import push as hub
 
-    names = hub.files_to_push(folder)
+    files = hub.files_to_push(folder, converted)
     hub.check_repo(repo)
     token = hub.find_token()
-    typer.echo(hub.plan(folder, names, repo, private=private, revision=revision))
+    typer.echo(hub.describe_upload(files, repo, private=private, revision=revision))
     if not yes and not sys.stdin.isatty():
         raise UserError("--yes: expected without a terminal to confirm in; nothing was uploaded")
     if not yes and not typer.confirm("Upload?"):
         raise typer.Exit(1)
-    typer.echo(hub.push(folder, names, repo, token, private=private, revision=revision, message=message))
+    typer.echo(hub.push(files, repo, token, private=private, revision=revision, message=message))
 
 
 @app.command()

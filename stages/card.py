@@ -29,7 +29,7 @@ def main(
     tokens: Input = Path("data/tokens"),
     windows: Input = Path("data/windows"),
     pretrained: Input = Path("models/pretrained"),
-    exported: Input = Path("models/export/model.safetensors"),
+    exported: Input = Path("models/export/hf/model.safetensors"),
     finetuned: Input = Path("models/finetuned"),
     card: Output = Path("models/export/README.md"),
 ) -> None:

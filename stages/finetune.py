@@ -10,20 +10,19 @@ from llm.core.errors import UserError
 from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Scratch, Seed
 from llm.core.tables import empty_reason
-from llm.export.params import Format
+from llm.export.hf.folder import skipped_reason
 from llm.finetune.classify.job import run_classify
 from llm.finetune.data.labeled import describe_rows
 from llm.finetune.dpo.job import run_dpo
 from llm.finetune.instruct.job import run_instruct
 from llm.finetune.params import ClassifyTask, Count, DPOTask, InstructTask, Task
-from llm.finetune.shared.jobs import Job, base_incompatibility, formats_problem
+from llm.finetune.shared.jobs import Job
 from llm.report.plots import draw_note
 from llm.report.task_card import task_card
 
 
 def main(
     task: Annotated[Task, Param("finetune.tasks.{name}")],
-    formats: Annotated[list[Format], Param("export.formats")],
     n_seeds: Annotated[Count, Param("finetune.n_seeds")],
     seed: Seed,
     name: str,
@@ -52,17 +51,15 @@ def main(
     plots.mkdir(parents=True)
     model.mkdir(parents=True)
     write_json(answers, {"answers": []})  # a classifier gives none
-    if reason := (empty_reason(data) if data.suffix == ".parquet" else None) or base_incompatibility(config):
+    if reason := (empty_reason(data) if data.suffix == ".parquet" else None) or skipped_reason(config.parent):
         (model / "skipped.json").write_text(json.dumps({"skipped": reason}) + "\n", encoding="utf-8")
         write_json(metrics, {"skipped": reason})
         (plots / "curve.svg").write_text(draw_note(f"{name} was skipped:\n{reason}"), encoding="utf-8")
         report.write_text(f"Skipped: {reason}.\n", encoding="utf-8")
         return
-    if not isinstance(task, ClassifyTask) and (problem := formats_problem(config.parent, formats)):
-        raise UserError(problem)  # before hours of training
     machine = Machine.find()
     machine.retain_freed_memory()
-    job = Job(data, config.parent, held_out, model, plots, report, answers, seed, n_seeds, machine, scratch, formats)
+    job = Job(data, config.parent, held_out, model, plots, report, answers, seed, n_seeds, machine, scratch)
     match task:
         case ClassifyTask():
             figures = run_classify(job, task)

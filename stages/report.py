@@ -46,7 +46,7 @@ def main(
     tokens: Input = Path("data/tokens"),
     windows: Input = Path("data/windows"),
     weights: Input = Path("models/pretrained"),
-    exported: Input = Path("models/export/model.safetensors"),
+    exported: Input = Path("models/export/hf/model.safetensors"),
     gguf: Input = Path("models/export/gguf"),
     finetuned: Input = Path("models/finetuned"),
     card: Input = Path("models/export/README.md"),

@@ -270,7 +270,6 @@ def test_finetuning_runs_from_rows_to_figures(
         n_seeds=1,
         machine=replace(gpu, matmul_dtype=dtype),
         scratch=tmp_path / "scratch",
-        formats=[],
     )
     metrics = RUN[kind](job, make_task(kind, {"training.epochs": 4.0} | changes))
     assert metrics["test"]

@@ -38,7 +38,7 @@ from llm.finetune.params import FinetuneParams, Task, TaskName
 from llm.tokens.params import WindowParams
 from llm.tokens.tokenizer import Tokenizer
 
-EXPORT = Path("models/export")
+EXPORT = Path("models/export/hf")
 KINDS = ("classify", "instruct", "dpo")
 # What columns are called in files that people share, the plainest name first.
 TEXTS = ["text", "sentence", "content", "review", "body", "message", "comment", "tweet", "post", "document"]

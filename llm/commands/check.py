@@ -15,7 +15,7 @@ from llm.core.errors import UserError
 from llm.core.params import Section
 from llm.corpus.params import LabelParams, PrepareParams
 from llm.evaluate.params import BaselinesParams, ClozeParams, EvaluateParams, MemoriseParams
-from llm.export.check import export_problems
+from llm.export.formats import export_problems
 from llm.export.params import ExportParams
 from llm.finetune.params import ClassifyTask, FinetuneParams, Task
 from llm.model.config import ModelParams
@@ -41,7 +41,7 @@ class Params(Section):
     finetune: FinetuneParams
 
 
-EXPORT = "models/export"  # of the stage export, as a task names it
+EXPORT = "models/export/hf"  # of the stage export, as a task names it
 FINETUNED, GIVEN, WIRING = Path("models/finetuned"), Path("data/given"), Path("dvc.yaml")
 
 
@@ -117,9 +117,9 @@ def _base_problems(task: Task, checked: Params) -> Iterator[str]:
     if not (base.parent == FINETUNED and base.name in checked.finetune.tasks) and not _is_there(base):
         yield f"base: expected a Hugging Face folder, there is no {task.base}"
     elif not isinstance(task, ClassifyTask) and (base / "config.json").is_file() and base.parts[0] != "models":
-        from llm.finetune.shared.jobs import formats_problem
+        from llm.export.formats import folder_problem
 
-        if problem := formats_problem(base, checked.export.formats):
+        if problem := folder_problem(base, checked.export.formats):
             yield f"base: {problem}"
 
 

@@ -9,18 +9,9 @@ from llm.core.errors import UserError
 from llm.export.hf.base import open_model
 from llm.model.embeddings import nearest
 from llm.model.generate import generate, greedy, sampler, stream_text
-from llm.model.gpt import GPT
-from llm.model.weights import load_model
 from llm.tokens.show import window_rows
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.windows import read_info, read_windows
-
-
-def load(model: Path, tokenizer: Path) -> tuple[GPT, Tokenizer]:
-    """Load a Hugging Face folder, or weights such as models/pretrained with the tokenizer of a file."""
-    if (model / "tokenizer.json").exists() or not (model / "model.safetensors").exists():
-        return open_model(model)
-    return load_model(model), Tokenizer.load(tokenizer)
 
 
 def continue_text(
@@ -39,7 +30,7 @@ def continue_text(
     """Yield the prompt and its continuation in pieces, then a line break."""
     if not all(stop):
         raise UserError("--stop: expected a text, got an empty one")
-    gpt, tokens = load(model, tokenizer)
+    gpt, tokens = open_model(model, tokenizer)
     generator = torch.Generator().manual_seed(seed)
     choose = sampler(temperature, top_k, generator, top_p, min_p) if temperature else greedy
     ids = generate(gpt, tokens.prompt(prompt), max_tokens, choose, tokens.eos_ids, repetition_penalty)
@@ -52,7 +43,7 @@ def list_neighbors(model: Path, tokenizer: Path, word: str, top: int) -> Iterato
     """Yield the `top` tokens whose embeddings are nearest to a word's by cosine, with and without a space before it."""
     if not word:
         raise UserError("WORD: expected a text, got an empty one")
-    gpt, tokens = load(model, tokenizer)
+    gpt, tokens = open_model(model, tokenizer)
     # Inside a text a word mostly begins with its space: that is another token, with another embedding.
     spellings = [tokens.encode(text) for text in (word, f" {word}")]
     found = list(dict.fromkeys(ids[0] for ids in spellings if len(ids) == 1))

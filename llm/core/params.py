@@ -117,7 +117,8 @@ def describe(value: Any) -> str:
     if isinstance(value, str):
         return f"text {value if len(value) <= 60 else value[:57] + '...'!r}"
     if isinstance(value, dict):
-        return f"a mapping with the keys {', '.join(map(str, value)) or '(none)'}"
+        keys = ", ".join(map(str, value)) or "(none)"
+        return f"a mapping with the keys {keys if keys.isprintable() else repr(keys)}"
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

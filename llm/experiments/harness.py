@@ -6,7 +6,7 @@ r"""Score the stage cloze's tasks with EleutherAI's lm-evaluation-harness, besid
 The package `lm_eval` is optional: `make extras`. Nothing is downloaded. The harness's own command line reads the same
 files, from the root of the project:
 
-    lm_eval --model hf --model_args pretrained=models/export,dtype=float32,add_bos_token=False \
+    lm_eval --model hf --model_args pretrained=models/export/hf,dtype=float32,add_bos_token=False \
         --include_path data/cloze --tasks groundup
 
 Contexts are cut out of documents, so none begins a text: without that argument the tokenizer would put a token there.

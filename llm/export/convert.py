@@ -1,7 +1,7 @@
 """A language model in `export.formats`, each file loaded by its client before it is given out.
 
-    gguf/model-f16.gguf  gguf/Modelfile  for llama.cpp and Ollama
-    onnx/model.onnx                      for ONNX Runtime
+gguf/model-f16.gguf  gguf/Modelfile  for llama.cpp and Ollama
+onnx/model.onnx                      for ONNX Runtime
 """
 
 import sys

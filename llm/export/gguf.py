@@ -140,20 +140,11 @@ def describe_vocabulary(library: tokenizers.Tokenizer) -> Vocabulary:
     if model["ignore_merges"] and pattern != "llama3" and any(len(parts_of(token, ranks)) > 2 for token in ranks):
         raise UserError(f"expected merges for each token with the split pattern {pattern}, got tokens without any")
     return Vocabulary(
-<<<<<<< HEAD
-        pre_tokenizer=PRE_TOKENIZERS[pattern],
-        tokens=[names[token] for token in range(len(names))],
-        merges=[f"{first} {second}" for first, second in model["merges"]],
-        special=special,
-        begin=tokenizer.bos_token,
-        composes=composes,
-=======
         PRE_TOKENIZERS[pattern],
         [names[token] for token in range(len(names))],
         [f"{first} {second}" for first, second in model["merges"]],
         special,
         tokenizer.bos_token,
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
     )
 
 

@@ -105,21 +105,6 @@ def compare_with_llama_cpp(
     texts = [*HOSTILE_TEXTS, *MORE_TEXTS, *PROMPTS]
     texts += [text[at : at + MAX_CHARACTERS] for at in range(0, len(text), MAX_CHARACTERS)]
     texts = [tokenizer.normalize(text) for text in texts]
-<<<<<<< HEAD
-    begun = {text: [tokenizer.bos_id, *tokenizer.encode(text)] for text in texts}
-    written = [prompt for prompt in PROMPTS if len(begun[prompt]) + n_new <= longest]
-    ids = tokenizer.encode(text)
-    befores, targets = _places(ids, tokenizer.bos_id, min(longest, SCORED_CONTEXT))
-    asked = [*prompts, *befores]
-    messages = chat.messages if chat else []
-    letter = tokenizer.encode("a")[0]
-    begun_with: list[list[int] | str] = [*openings, *written]
-    questions = (texts, asked, begun_with, messages, n_new, context, config.vocab_size, letter)
-    if process is None:
-        answers = _in_own_process(file, *questions)
-    else:
-        answers = process.submit(ask, str(file), torch.get_num_threads(), *questions).result()
-=======
     expected = {text: [tokenizer.bos_id, *tokenizer.encode(text)] for text in texts}
     written = [prompt for prompt in PROMPTS if len(expected[prompt]) + n_new <= longest]
     ids = tokenizer.encode(text)
@@ -130,8 +115,8 @@ def compare_with_llama_cpp(
             other_ids += server.chat_ids(chat.messages) != chat.ids
         letter = tokenizer.encode("a")[0]
         theirs = torch.stack([server.logprobs(prompt, config.vocab_size, letter) for prompt in [*prompts, *contexts]])
-        continuations = [server.generate(prompt, n_new) for prompt in [*openings, *written]]
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
+        begun_with: list[list[int] | str] = [*openings, *written]
+        continuations = [server.generate(prompt, n_new) for prompt in begun_with]
     ours = model.float().cpu()
     hidden = [ours.run_blocks(ours.embedding(torch.tensor([prompt])))[0][0, -1] for prompt in [*prompts, *contexts]]
     logits = ours.head(torch.stack(hidden))

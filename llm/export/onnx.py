@@ -154,7 +154,8 @@ def compare_with_onnxruntime(file: Path, model: GPT, seed: int) -> Parity:
         whole, pieces = session.logits([ids]), session.logits(ids.tensor_split(cuts, dim=1))
         new = session.generate(prompts, n_new)
     except Exception as error:  # ONNX Runtime's errors have no narrower class in common
-        raise UserError(f"{file.name}: expected a file that ONNX Runtime runs, {' '.join(str(error).split())}") from None
+        problem = " ".join(str(error).split())
+        raise UserError(f"{file.name}: expected a file that ONNX Runtime runs, {problem}") from None
     logits = ours(ids)
     return Parity(
         "ONNX Runtime",

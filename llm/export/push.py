@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 
 from llm.core.errors import UserError
+from llm.core.outputs import file_hash
 from llm.export import gguf, onnx
 from llm.export.clients import hf_folder
 from llm.export.hf.folder import CHAT_TEMPLATE, FILES, read_config_file
-from llm.report.markdown import named_weights, weights_line
 
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
 CARD = "README.md"
@@ -26,6 +26,7 @@ KNOWN = (
 )
 WEIGHTS = {".safetensors", ".gguf", ".onnx", ".onnx_data"}
 _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
+_CARD_HASH = re.compile(r"^sha256 of `[^`]+`: `([0-9a-f]{64})`$", re.MULTILINE)  # the line in a card of the pipeline
 _REPO = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+(?<!\.git)")
 
 
@@ -50,10 +51,10 @@ def files_to_push(folder: Path, converted: Path | None = None) -> dict[str, Path
 
 def _check_card(card: Path, weights: Path) -> None:
     """Raise UserError where the card names other weights; one that a person wrote names none."""
-    named = named_weights(card.read_text(encoding="utf-8", errors="replace"))
-    if named is not None and named != (found := weights_line(weights)):
+    named = _CARD_HASH.search(card.read_text(encoding="utf-8", errors="replace"))
+    if named and named[1] != (found := file_hash(weights)):
         raise UserError(
-            f"{card}: expected the card of the exported weights, {found}, got one of {named.split('`')[-2]}; "
+            f"{card}: expected the card of the weights with the sha256 {found}, got one of {named[1]}; "
             "dvc repro card writes the card again"
         )
 

@@ -147,18 +147,10 @@ def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "
     for prompt, prompt_ids in prompts.items():
         found = generate(prompt, do_sample=False, max_new_tokens=n_new, return_tensors=True)
         whole = list(found[0]["generated_token_ids"])
-<<<<<<< HEAD
-        others += is_other_continuation(ours, asked, whole, n_new, tokenizer.eos_ids, tie)
-    theirs.generation_config.eos_token_id = None  # all of the tokens are wanted
-    given = {"attention_mask": torch.ones_like(openings), "do_sample": False, "max_new_tokens": n_new}
-    new = theirs.generate(openings, **given)[:, openings.shape[1] :]
-    others += count_other_continuations(ours, openings, new, tie)
-=======
         mismatches += is_generation_mismatch(ours, prompt_ids, whole, n_new, tokenizer.eos_ids, tie)
     theirs.generation_config.eos_token_id = None  # random tokens are continued to the last
     options = {"attention_mask": torch.ones_like(random), "do_sample": False, "max_new_tokens": n_new}
     mismatches += count_mismatches(ours, random, theirs.generate(random, **options)[:, random.shape[1] :], tie)
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
     texts = [*HOSTILE_TEXTS, *PROMPTS, *([text] if text else [])]
     # `split_special_tokens`: <|endoftext|> in a text is ordinary text.
     other_ids = sum(
@@ -221,7 +213,7 @@ def tie_of(logits: Tensor, tie: float = TIE_NATS) -> float:
 
 @torch.no_grad()
 def count_mismatches(model: GPT, prompts: Tensor, new: Tensor, tie: float) -> int:
-    """Count the continuations (B, new) of prompts (B, T) with a token that is not the model's likeliest, but for ties."""
+    """Count the continuations (B, new) of prompts (B, T) with a token that is not the likeliest, but for ties."""
     logits = model(torch.cat([prompts, new[:, :-1]], dim=1))[:, -new.shape[1] :]  # (B, new, V)
     behind = logits.amax(dim=-1) - logits.gather(-1, new[..., None])[..., 0]
     return int((behind > tie).any(dim=-1).sum())

@@ -124,7 +124,7 @@ class GPT(nn.Module):
         apart = None if segments is None else (segments[:, :, None] != segments[:, None])[:, None]  # (B, 1, T, T)
         kept: list[Kept] = []
         for layer, block in enumerate(self.blocks):
-            masks = block_masks(dropout_keys, layer, len(x))
+            masks = block_masks(dropout_keys, layer, x.shape[0])  # len() would be a constant in torch.export
             x, layer_kept = block(x, rotation, start, past.layers[layer] if past else (), masks, apart)
             kept.append(layer_kept)
         return self.norm(x), Past(start + T, kept)

@@ -24,8 +24,8 @@ PYTHON_LICENSE = "https://docs.python.org/3/license.html"
 TRANSFORMERS = f"""
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{FOLDER}")
-model = AutoModelForCausalLM.from_pretrained("{FOLDER}")
+tokenizer = AutoTokenizer.from_pretrained("{FOLDER}/hf")
+model = AutoModelForCausalLM.from_pretrained("{FOLDER}/hf")
 ids = model.generate(**tokenizer("import ", return_tensors="pt"), max_new_tokens=20)
 print(tokenizer.decode(ids[0], skip_special_tokens=True))
 """
@@ -44,7 +44,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-tokenizer = Tokenizer.from_file("{FOLDER}/tokenizer.json")
+tokenizer = Tokenizer.from_file("{FOLDER}/hf/tokenizer.json")
 session = onnxruntime.InferenceSession("{FOLDER}/onnx/model.onnx")
 # The keys and values of no tokens, (1, heads, 0, width) a layer; what comes out as present goes in here next time.
 past = {{
@@ -62,7 +62,7 @@ from pathlib import Path
 from llm.export.hf.base import open_model
 from llm.model.generate import generate, greedy
 
-model, tokenizer = open_model(Path("{FOLDER}"))
+model, tokenizer = open_model(Path("{FOLDER}/hf"))
 ids = generate(model, tokenizer.prompt("import "), 20, greedy, tokenizer.eos_ids)
 print("import " + tokenizer.decode(list(ids)))
 """
@@ -139,7 +139,7 @@ def _front_matter(
     """The YAML that the Hub reads: its filters, and the figures as `model-index`."""
     export, evaluation = metrics["export"], metrics["evaluate"]
     front: dict[str, Any] = _license(sources)
-    front["library_name"] = "groundup" if "transformers" in export else "transformers"
+    front["library_name"] = "groundup" if "skipped" in export else "transformers"
     front["tags"] = ["groundup", config["family"]]
     front["tags"] += ["gguf"] if _written(export["gguf"]) else []
     front["tags"] += ["onnx"] if "bytes" in export.get("onnx", {}) else []
@@ -185,8 +185,8 @@ def _opening(metrics: dict[str, dict[str, Any]], config: dict[str, Any], sources
         f"{pretrain['epochs']} times over.",
         "",
     ]
-    if "transformers" in export:
-        return [*lines, f"Only this project computes it: {export['transformers']['skipped']}."]
+    if "skipped" in export:
+        return [*lines, f"Only this project computes it: {export['skipped']}."]
     return [
         *lines,
         f"Transformers' logits are within {export['max_logit_difference']} of the ones that it was trained with.",
@@ -408,11 +408,11 @@ def _loading(export: dict[str, Any], finetuned: dict[str, dict[str, Any]], promp
         return fence("python", snippet.replace('"import "', in_python))
 
     chats = [name for name, report in finetuned.items() if "answer_bits_per_byte" in report.get("test", {})]
-    shell = [f"python -m llm generate --model {FOLDER} {in_shell}", f"python -m llm serve {FOLDER}"]
+    shell = [f"python -m llm generate --model {FOLDER}/hf {in_shell}", f"python -m llm serve {FOLDER}/hf"]
     shell += [f"python -m llm chat models/finetuned/{name}" for name in chats]
     lines: list[str] = []
-    if "transformers" in export:
-        lines += [f"**Transformers**: not this one; {export['transformers']['skipped']}.", ""]
+    if "skipped" in export:
+        lines += [f"**Transformers**: not this one; {export['skipped']}.", ""]
     else:
         lines += ["**Transformers**", "", *code(TRANSFORMERS), ""]
     files = _written(export["gguf"])

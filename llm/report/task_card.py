@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from llm.export.gguf import FILES, MODELFILE
-from llm.export.hf.native import is_native
 from llm.export.hf.tensors import SINGLE, read_object
 from llm.export.onnx import FILE
 from llm.report.markdown import fence, front_matter, table, weights_line
@@ -63,14 +62,13 @@ def task_card(name: str, folder: Path, base: str, report: dict[str, Any], rows: 
 def _front_matter(name: str, folder: Path, base: str, config: dict[str, Any], report: dict[str, Any]) -> list[str]:
     pipeline = "text-classification" if "id2label" in config else "text-generation"
     formats = [kind for kind, there in (("gguf", _gguf(folder)), ("onnx", (folder / "onnx" / FILE).exists())) if there]
-    family = config["model"]["family"] if is_native(config) else config["model_type"]
     front = {
         "license": "unknown",  # of the rows, and so of what learnt from them
         "base_model": base,
         "base_model_relation": "finetune",
-        "library_name": "groundup" if is_native(config) else "transformers",
+        "library_name": "transformers",
         "pipeline_tag": pipeline,
-        "tags": ["groundup", family, *formats],
+        "tags": ["groundup", config["model_type"], *formats],
     }
     dataset = {"name": name, "type": "groundup", "split": "test"}
     if results := _results(report):
@@ -128,8 +126,6 @@ def _load_chat(name: str, folder: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _transformers(config: dict[str, Any], code: str) -> list[str]:
-    if is_native(config):
-        return ["**Transformers** has no architecture for it: only this project computes it.", ""]
     return ["**Transformers**", "", *fence("python", code), ""]
 
 

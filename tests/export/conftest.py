@@ -1,4 +1,4 @@
-"""What the tests of GGUF files share: llama.cpp in another process, tokenizers with other split patterns."""
+"""Shared by the tests of exports: shapes of each family, llama.cpp in another process, tokenizers of other patterns."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -6,7 +6,6 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from llm.export import llama_cpp
-from llm.export.llama_cpp import ask
 from llm.tokens.bpe import train_bpe
 
 TEXT = "def walk(path):\n    return [name for name in path if name]\n\nThe river runs, the rain falls; 2024 déjà vu.\n"
@@ -14,22 +13,21 @@ TEXT = "def walk(path):\n    return [name for name in path if name]\n\nThe river
 
 @pytest.fixture(scope="session")
 def other_process():
-    """A process for llama.cpp, which may wait for ever while a server is taken down."""
+    """A process for llama.cpp, which may block for ever while a server is destroyed."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         yield process
 
 
 @pytest.fixture
 def one_process(other_process, monkeypatch):
-    """llama.cpp in a process that the tests share: starting one takes longer than all that it is asked."""
-    monkeypatch.setattr(
-        llama_cpp, "_in_own_process", lambda file, *asked: other_process.submit(ask, str(file), 1, *asked).result()
-    )
+    """Have all tests use one process for llama.cpp: starting one takes longest."""
+    serve = llama_cpp.serve_file
+    monkeypatch.setattr(llama_cpp, "serve_file", lambda file, context, _: serve(file, context, other_process))
 
 
 @pytest.fixture(scope="session")
 def tokenizer_of(tmp_path_factory):
-    """A writer of tokenizer.json files of 320 tokens with other split patterns."""
+    """A function that writes a tokenizer.json of 320 tokens with another split pattern."""
 
     def train(pattern: str):
         path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"

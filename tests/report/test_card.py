@@ -235,7 +235,7 @@ def test_the_hub_reads_the_front_matter():
 
 def test_a_model_in_our_own_words_is_said_to_be_one():
     reason = "wanted a model that Transformers knows: model.family qwen3, given gru"
-    export = {"transformers": {"skipped": reason}, "gguf": {"gguf-f16": {"skipped": "wanted a causal model"}}}
+    export = {"skipped": reason, "gguf": {"gguf-f16": {"skipped": "wanted a causal model"}}}
     text = card({"export": export}, config=CONFIG | {"family": "gru"})
     assert text.count(reason) == 2
     data = ModelCard(text).data
@@ -259,7 +259,7 @@ def test_a_model_that_sees_the_future_is_not_offered_for_writing():
 def exported(tmp_path, monkeypatch, exported_folder):
     """An export where the snippets look for it."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(exported_folder, tmp_path / "models/export")
+    shutil.copytree(exported_folder, tmp_path / "models/export/hf")
     return tmp_path / "models/export"
 
 

@@ -101,15 +101,6 @@ def test_of_many_labels_the_first_are_named(write_labels):
     assert "label 50" not in text
 
 
-def test_a_classifier_in_our_own_words_is_not_offered_to_transformers(write_labels):
-    text = task_card("topics", write_labels(family="gru"), "models/export", LABELED)
-    assert "from transformers" not in text
-    assert "only this project computes it" in text
-    assert "python -m llm predict models/finetuned/topics rows.csv" in text
-    assert ModelCard(text).data.library_name == "groundup"
-    assert ModelCard(text).data.tags == ["groundup", "gru"]
-
-
 def test_the_snippet_of_a_model_that_answers_runs(chat, capsys):
     exec(snippet(task_card("answers", chat, "models/export", ANSWERED)), {})  # noqa: S102 (our own text)
     assert capsys.readouterr().out.endswith("\n")
@@ -121,7 +112,7 @@ def test_only_the_formats_that_are_there_are_offered(chat, draw_gpt, small_token
     assert "python -m llm chat models/finetuned/answers" in text
     assert "| answer bits per byte | 3.456 | 2.135 |" in text
     file = write_gguf(chat / "gguf", draw_gpt(), small_tokenizer_file, "gguf-q8_0", chat_template=TEMPLATE)
-    write_modelfile(chat / "gguf", file, draw_gpt().config, small_tokenizer_file, chat=True)
+    write_modelfile(file, draw_gpt().config, small_tokenizer_file, chat=True)
     (chat / "onnx").mkdir()
     shutil.copy(file, chat / "onnx/model.onnx")
     text = task_card("answers", chat, "models/export", ANSWERED)
@@ -133,10 +124,3 @@ def test_only_the_formats_that_are_there_are_offered(chat, draw_gpt, small_token
     assert [(result.metric_type, result.metric_value) for result in data.eval_results] == [
         ("answer_bits_per_byte", 2.135)
     ]
-
-
-def test_a_chat_model_in_our_own_words_is_for_our_commands_alone(place, draw_gpt, small_tokenizer_file):
-    write_folder(place / "answers", draw_gpt(positions="none"), small_tokenizer_file, chat_template=TEMPLATE)
-    text = task_card("answers", place / "answers", "models/export", ANSWERED)
-    assert "```python" not in text
-    assert "python -m llm chat models/finetuned/answers" in text

@@ -1,4 +1,4 @@
-"""The export stage writes a folder that Transformers loads, or nothing at all; and what other programs can have."""
+"""The stages export and convert write folders that other software loads, or the reason why not."""
 
 import json
 from pathlib import Path
@@ -10,37 +10,42 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm.core.errors import UserError
 from llm.export import verify
-from llm.export.hf.folder import FILES
+from llm.export.hf.classifier import ClassifierInfo, write_classifier
+from llm.export.hf.folder import FILES, write_folder
 from llm.export.params import ExportParams
+from llm.finetune.shared.chat import TEMPLATE
+from llm.model.classifier import Classifier
 from llm.model.weights import save_model
-from llm.tokens.bpe import train_bpe
 from llm.tokens.tokenizer import Tokenizer
-from stages.export import main
-
-OPTIONS = ("config", "model", "generation", "tokenizer_copy", "tokenizer_config")
+from stages import convert, export
 
 
 @pytest.fixture
-def weights(tmp_path, draw_gpt) -> Path:
-    save_model(tmp_path / "pretrained", draw_gpt())
-    return tmp_path / "pretrained"
+def run(tmp_path, draw_gpt, small_tokenizer_file):
+    """A function that exports drawn weights into a folder; returns the metrics."""
+
+    def run_export(folder: Path, *formats: str, **shape: object) -> dict:
+        save_model(tmp_path / "pretrained", draw_gpt(**shape))
+        outputs = {name: folder / name for name in ("hf", "gguf", "onnx")} | {"metrics": folder / "export.json"}
+        params = ExportParams(formats=list(formats))
+        export.main(seed=1, export=params, weights=tmp_path / "pretrained", tokenizer=small_tokenizer_file, **outputs)
+        return json.loads((folder / "export.json").read_text())
+
+    return run_export
 
 
-def _export(weights: Path, tokenizer: Path, folder: Path, formats: tuple[str, ...] = (), **other: Path) -> dict:
-    outputs = {option: folder / name for option, name in zip(OPTIONS, FILES, strict=True)} | other
-    outputs |= {"gguf": folder / "gguf", "onnx": folder / "onnx", "metrics": folder.parent / "export.json"}
-    main(seed=1, export=ExportParams(formats=list(formats)), weights=weights, tokenizer=tokenizer, **outputs)
-    return json.loads((folder.parent / "export.json").read_text())
+def skipped(folder: Path) -> str:
+    (path,) = folder.iterdir()
+    assert path.name == "skipped.json"
+    return json.loads(path.read_text())["skipped"]
 
 
 @torch.no_grad()
-def test_transformers_loads_what_was_pretrained(tmp_path, weights, draw_gpt, small_tokenizer_file):
-    metrics = _export(weights, small_tokenizer_file, tmp_path / "out/export")
-    folder = tmp_path / "out/export"
-    assert {path.name for path in folder.iterdir()} == {*FILES, "gguf", "onnx"}
-    # A reason instead of an empty folder, of which DVC would warn.
-    for format_ in ("gguf", "onnx"):
-        assert _read(folder / format_) == {"skipped.json": {"skipped": f"{format_} is not in export.formats"}}
+def test_transformers_loads_the_pretrained_model(tmp_path, run, draw_gpt):
+    metrics = run(tmp_path / "out")
+    folder = tmp_path / "out/hf"
+    assert {path.name for path in folder.iterdir()} == {*FILES}
+    assert skipped(tmp_path / "out/gguf") == "gguf is not in export.formats"
     ids = torch.arange(6, 46)[None]
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     torch.testing.assert_close(theirs(ids).logits, draw_gpt()(ids), atol=1e-4, rtol=0)
@@ -48,78 +53,63 @@ def test_transformers_loads_what_was_pretrained(tmp_path, weights, draw_gpt, sma
     assert metrics["tokenization_mismatches"] == 0
     assert metrics["bytes"] == sum((folder / name).stat().st_size for name in FILES)
     assert metrics["gguf"] == metrics["onnx"] == {}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert tokenizer("The rain")["input_ids"][0] == library.encode("The rain").ids[0] == tokenizer.bos_token_id == 0
 
 
-def test_a_second_run_writes_the_same_bytes(tmp_path, weights, small_tokenizer_file):
+def test_a_second_run_writes_the_same_bytes(tmp_path, run):
     for name in ("first", "second"):
-        _export(weights, small_tokenizer_file, tmp_path / name / "export", ("gguf-f16", "gguf-f32"))
-    for name in (*FILES, "gguf/model-f16.gguf", "gguf/model-f32.gguf", "gguf/Modelfile", "../export.json"):
-        assert (tmp_path / "first/export" / name).read_bytes() == (tmp_path / "second/export" / name).read_bytes()
+        run(tmp_path / name, "gguf-f16", "gguf-f32")
+    files = [path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*") if path.is_file()]
+    assert len(files) == len(FILES) + 5
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
-def test_llama_cpp_loads_what_was_pretrained(tmp_path, weights, small_tokenizer_file, capsys):
-    metrics = _export(weights, small_tokenizer_file, tmp_path / "export", ("gguf-f32",))["gguf"]
-    assert {path.name for path in (tmp_path / "export/gguf").iterdir()} == {"model-f32.gguf", "Modelfile"}
-    assert metrics["gguf-f32"].pop("max_logprob_difference") < 1e-4
-    assert metrics["gguf-f32"].pop("mean_divergence") < 1e-6
-    size = (tmp_path / "export/gguf/model-f32.gguf").stat().st_size
-    same = {"tokenization_mismatches": 0, "generation_mismatches": 0, "continuations": 25}
-    assert metrics == {"gguf-f32": {"bytes": size} | same}
-    assert "export:" not in capsys.readouterr().err
+@pytest.mark.parametrize("shape", [{"family": "gru"}, {"attention": "simplified"}, {"positions": "none"}], ids=str)
+def test_a_shape_without_architecture_is_skipped(tmp_path, run, shape):
+    formats = ("onnx",) if "positions" in shape else ()
+    metrics = run(tmp_path / "out", *formats, n_layers=1, **shape)
+    assert metrics["skipped"] == skipped(tmp_path / "out/hf")
+    assert "for which Transformers has an architecture, got" in metrics["skipped"]
+    assert metrics["gguf"] == {} and bool(metrics["onnx"]) == bool(formats)
 
 
-def _read(folder: Path) -> dict[str, object]:
-    return {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
-
-
-def test_onnx_runtime_loads_what_was_pretrained(tmp_path, draw_gpt, small_tokenizer_file, capsys):
-    save_model(tmp_path / "pretrained", draw_gpt(n_layers=1))
-    metrics = _export(tmp_path / "pretrained", small_tokenizer_file, tmp_path / "export", ("onnx",))
-    size = (tmp_path / "export/onnx/model.onnx").stat().st_size
-    assert [path.name for path in (tmp_path / "export/onnx").iterdir()] == ["model.onnx"]
-    assert _read(tmp_path / "export/gguf") == {"skipped.json": {"skipped": "gguf is not in export.formats"}}
-    assert metrics["gguf"] == {}
-    assert metrics["onnx"].pop("max_logit_difference") < 1e-4
-    assert metrics["onnx"].pop("mean_divergence") < 1e-6
-    same = {"tokenization_mismatches": 0, "generation_mismatches": 0, "continuations": 20}
-    assert metrics["onnx"] == {"bytes": size} | same
-    assert "export:" not in capsys.readouterr().err
-
-
-def test_what_only_llama_cpp_cannot_have_is_refused_where_it_was_asked_for(tmp_path, weights):
-    train_bpe(["The river runs, the rain falls. "], 320, "cl100k").save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"export\.formats: gguf-f16: .* given cl100k"):
-        _export(weights, tmp_path / "tokenizer.json", tmp_path / "export", ("gguf-f16",))
-    assert list((tmp_path / "export/gguf").iterdir()) == []
-    assert not (tmp_path / "export.json").exists()
-    assert _export(weights, tmp_path / "tokenizer.json", tmp_path / "again")["max_logit_difference"] < 1e-4
-
-
-def test_a_tokenizer_that_transformers_reads_otherwise_is_refused(tmp_path, weights, small_tokenizer_file, monkeypatch):
+def test_other_token_ids_in_transformers_are_refused(tmp_path, run, small_tokenizer_file, monkeypatch):
     ours = Tokenizer.load(small_tokenizer_file)
     monkeypatch.setattr(verify, "open_tokenizer", lambda folder: ours)
     monkeypatch.setattr(ours, "encode", lambda text: [7])
     with pytest.raises(UserError, match="10 of 10 texts with other ids, 5 of 25 other texts") as caught:
-        _export(weights, small_tokenizer_file, tmp_path / "out/export")
+        run(tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/export.json").exists()
 
 
-def test_a_text_begins_with_one_token_in_every_client(tmp_path, weights, small_tokenizer_file):
-    _export(weights, small_tokenizer_file, tmp_path / "export")
-    theirs = AutoTokenizer.from_pretrained(tmp_path / "export")
-    library = tokenizers.Tokenizer.from_file(str(tmp_path / "export/tokenizer.json"))
-    assert theirs("The rain")["input_ids"][0] == library.encode("The rain").ids[0] == theirs.bos_token_id == 0
+@pytest.fixture
+def run_convert(tmp_path):
+    """A function that converts the folder `model`; returns the metrics."""
+
+    def run_stage(*formats: str) -> dict:
+        outputs = {name: tmp_path / "out" / name for name in ("gguf", "onnx", "metrics")}
+        params = ExportParams(formats=list(formats))
+        convert.main(seed=1, export=params, name="task", model=tmp_path / "model", **outputs)
+        return json.loads((tmp_path / "out/metrics").read_text())
+
+    return run_stage
 
 
-@pytest.mark.parametrize("other", ["elsewhere/model.safetensors", "export/weights.safetensors"])
-def test_files_that_make_no_one_folder_are_refused(tmp_path, weights, small_tokenizer_file, other):
-    with pytest.raises(UserError, match="in one folder") as caught:
-        _export(weights, small_tokenizer_file, tmp_path / "export", model=tmp_path / other)
-    assert str(tmp_path / other) in str(caught.value)
+def test_a_finetuned_model_is_converted(tmp_path, run_convert, draw_gpt, small_tokenizer_file):
+    write_folder(tmp_path / "model", draw_gpt(), small_tokenizer_file, chat_template=TEMPLATE)
+    metrics = run_convert("gguf-f16")
+    assert metrics["gguf"]["gguf-f16"]["tokenization_mismatches"] == 0
+    assert "<|im_start|>" in (tmp_path / "out/gguf/Modelfile").read_text()
+    assert skipped(tmp_path / "out/onnx") == "onnx is not in export.formats"
 
 
-def test_weights_that_are_not_there_are_one_line(tmp_path, small_tokenizer_file):
-    with pytest.raises(UserError, match=r"config\.json") as caught:
-        _export(tmp_path / "nothing", small_tokenizer_file, tmp_path / "export")
-    assert "\n" not in str(caught.value)
+def test_a_classifier_or_a_skipped_task_is_not_converted(tmp_path, run_convert, draw_gpt, small_tokenizer_file):
+    info = ClassifierInfo(["a", "b"], ["text"], None, 16)
+    write_classifier(tmp_path / "model", Classifier(draw_gpt(), 2), small_tokenizer_file, info)
+    assert run_convert("gguf-f16")["skipped"] == skipped(tmp_path / "out/gguf") == skipped(tmp_path / "out/onnx")
+    (tmp_path / "model/skipped.json").write_text('{"skipped": "no rows"}')
+    assert run_convert("gguf-f16") == {"skipped": "no rows"}

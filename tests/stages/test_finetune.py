@@ -3,11 +3,9 @@
 import atexit
 import csv
 import json
-import multiprocessing
 import os
 import shutil
 import urllib.request
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -19,10 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from llm.core.errors import UserError
 from llm.core.tables import with_reason
-from llm.export.hf.classifier import read_classifier
-from llm.export.hf.folder import read_folder, write_folder
+from llm.export.hf.folder import read_folder
 from llm.finetune.shared.answers import answer
-from llm.finetune.shared.chat import prompt_ids
 from llm.tokens.tokenizer import Tokenizer
 from stages.finetune import main
 
@@ -55,9 +51,7 @@ def run(tmp_path, exported_folder, plain_cpu, write_corpus):
     """Runs the stage on a file and gives the folder of what it wrote."""
     corpus = write_corpus(tmp_path / "corpus", {"test": {"rain.py": "The river runs, the rain falls."}})
 
-    def run_stage(
-        task, data: Path, name: str = "out", base: Path = exported_folder, formats: tuple = (), **other: Path
-    ) -> Path:
+    def run_stage(task, data: Path, name: str = "out", base: Path = exported_folder, **other: Path) -> Path:
         out = tmp_path / name
         (out / "scratch").mkdir(parents=True)
         files = {"config": "config.json", "weights": "model.safetensors", "tokenizer": "tokenizer.json"}
@@ -70,7 +64,7 @@ def run(tmp_path, exported_folder, plain_cpu, write_corpus):
             "answers": "answers.json",
         }
         outputs = {option: out / file for option, file in outputs.items()}
-        given = {"task": task, "formats": list(formats), "n_seeds": 1, "seed": 1, "name": "topics", "data": data}
+        given = {"task": task, "n_seeds": 1, "seed": 1, "name": "topics", "data": data}
         given["held_out"] = corpus / "test.parquet"
         main(**given, scratch=out / "scratch", **inputs, **outputs)
         return out
@@ -184,23 +178,6 @@ def chat(file: str, messages: list[str], n_tokens: int) -> list[dict]:
 KEPT: list = []
 
 
-def test_the_instruction_model_answers_in_llama_cpp_as_it_does_here(run, rows_file, instruct):
-    pytest.importorskip("xllamacpp", reason="llama.cpp is the package xllamacpp (make extras)")
-    out = run(instruct, rows_file, formats=("gguf-f32",))
-    about = _metrics(out)["gguf"]["gguf-f32"]
-    assert (about["tokenization_mismatches"], about["generation_mismatches"]) == (0, 0)
-    assert "{{ range .Messages }}" in (out / "model/gguf/Modelfile").read_text()
-    model, tokenizer = read_folder(out / "model"), Tokenizer.load(out / "model/tokenizer.json")
-    messages = ["rain 4", "river 9\n\n  déjà vu"]
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        answers = process.submit(chat, str(out / "model/gguf/model-f32.gguf"), messages, 12).result()
-    for message, answered in zip(messages, answers, strict=True):
-        assert answered["usage"]["prompt_tokens"] == len(prompt_ids(tokenizer, message))
-        said = answered["choices"][0]["message"]["content"].strip()
-        assert said
-        assert said == answer(model, message, tokenizer, 12)
-
-
 def test_a_model_that_learned_preferences_is_one_that_answers(run, rows_file, instruct, make_task, tmp_path):
     """Its base is an instruction model's folder, as it is in practice."""
     base = run(instruct, rows_file, "base") / "model"
@@ -264,7 +241,7 @@ def test_a_base_of_others_gets_the_special_tokens_that_it_lacks(
     base = shutil.copytree(exported_folder, tmp_path / "base")
     (base / "tokenizer.json").write_text((base / "tokenizer.json").read_text().replace("<|pad|>", "<|fill|>"))
     out = run(task, rows_file, base=base)
-    assert "<|pad|> come behind its 320 tokens" in capsys.readouterr().err
+    assert "appended <|pad|> to its 320 tokens" in capsys.readouterr().err
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
     assert tokenizer.pad_token_id == 320
     assert tokenizer.convert_tokens_to_ids("<|fill|>") == 1
@@ -273,41 +250,13 @@ def test_a_base_of_others_gets_the_special_tokens_that_it_lacks(
     assert _files(out) == _files(run(task, rows_file, "again", base=base))
 
 
-@pytest.mark.parametrize("shape", [{"family": "gru"}, {"positions": "sinusoidal"}], ids=["gru", "waves"])
-def test_a_base_in_our_own_words_gives_models_in_our_own_words(
-    run, tmp_path, rows_file, draw_gpt, small_tokenizer_file, shape, classify, instruct
-):
-    base = tmp_path / "base"
-    write_folder(base, draw_gpt(**shape), small_tokenizer_file)
-    with pytest.raises(UserError, match=r"base: export\.formats: gguf-f16: wanted a model that Transformers knows"):
-        run(instruct, rows_file, "refused", base=base, formats=("gguf-f16",))
-    trained = run(instruct, rows_file, base=base, formats=())
-    assert _metrics(trained)["transformers"].keys() == {"skipped"}
-    assert list((trained / "model/gguf").iterdir()) == []
-    model = read_folder(trained / "model")
-    shown = (trained / "report.md").read_text().split("````text\nrain 4\n````")[1]
-    said = answer(model, "rain 4", Tokenizer.load(trained / "model/tokenizer.json"), 64)
-    assert f"**after**\n\n````text\n{said}\n" in shown
-    classified = run(classify, rows_file, "classified", base=base)
-    content = json.loads((classified / "model/config.json").read_text())
-    assert content["model_type"] == "groundup"
-    assert content["id2label"] == {"0": "rain", "1": "river"}
-    assert read_classifier(classified / "model")[2].labels == ["rain", "river"]
-    assert not (classified / "model/gguf").exists()
-    assert _files(classified) == _files(run(classify, rows_file, "again", base=base))
-
-
-@pytest.mark.parametrize("rung", ["simplified", "trainable"])
-def test_a_base_that_reads_what_comes_later_is_skipped(
-    run, tmp_path, rows_file, draw_gpt, small_tokenizer_file, task, rung
-):
-    base = tmp_path / "base"
-    write_folder(base, draw_gpt(attention=rung), small_tokenizer_file)
-    out = run(task, rows_file, base=base, formats=("gguf-f16",))
-    reason = _metrics(out)["skipped"]
-    assert f"model.attention {rung}" in reason
+def test_a_skipped_export_skips_the_task(run, tmp_path, rows_file, exported_folder, task):
+    base = shutil.copytree(exported_folder, tmp_path / "base")
+    (base / "skipped.json").write_text('{"skipped": "model.attention simplified"}')
+    out = run(task, rows_file, base=base)
+    assert _metrics(out) == {"skipped": "model.attention simplified"}
     assert [path.name for path in (out / "model").iterdir()] == ["skipped.json"]
-    assert reason in (out / "report.md").read_text()
+    assert "model.attention simplified" in (out / "report.md").read_text()
 
 
 def test_a_base_in_shards_is_given_as_its_folder(run, tmp_path, rows_file, exported_folder, classify):

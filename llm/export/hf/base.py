@@ -22,30 +22,16 @@ from llm.export.hf.tensors import MAX_SHOWN, read_object
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT
 from llm.model.grow import set_vocabulary
-<<<<<<< HEAD
-from llm.model.weights import set_weights
-from llm.tokens.pretrained import read_pretrained
-=======
 from llm.model.weights import load_model, set_weights
-from llm.tokens.templates import with_bos
 from llm.tokens.pretrained import read_pretrained
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.templates import with_bos
 from llm.tokens.tokenizer import Tokenizer, prefix_ids
 
 
 def read_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, int]:
-<<<<<<< HEAD
-    """The folder's tokenizer with SPECIAL_TOKENS, and how many tokens it had; those that it lacked have the last ids.
-
-    UserError in one line where there is none, or a broken one.
-    """
-    grown = read_pretrained(folder / "tokenizer.json", pattern="")  # such a file says itself how text is split
-=======
     """Return the folder's tokenizer with SPECIAL_TOKENS, and how many tokens it had; new ones have the last ids."""
     grown = read_pretrained(folder / "tokenizer.json", pattern="")  # the file has a split pattern of its own
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
     names = _library(folder).get_vocab()
     return grown, grown.get_vocab_size() - sum(name not in names for name in SPECIAL_TOKENS)
 

@@ -20,13 +20,9 @@ from llm.export.hf.config import BY_NAME, MAX_CONTEXT, describe_model, refuse
 from llm.export.hf.folder import describe_tokenizer, read_config_file, read_model, rename_weights
 from llm.export.hf.tensors import list_tensors, read_object, read_tensors, shorten, write_object, write_tensors
 from llm.model.classifier import Classifier
-<<<<<<< HEAD
+from llm.tokens.special import END_OF_TEXT
 from llm.tokens.templates import has_classifier_template, min_tokens, with_classifier_template
 from llm.tokens.tokenizer import Tokenizer, read_library
-=======
-from llm.tokens.templates import has_classifier_template, min_tokens, with_classifier_template
-from llm.tokens.tokenizer import END_OF_TEXT, Tokenizer, read_library
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
 
 SCORE = "score.weight"
 PROBLEM_TYPES = {False: "single_label_classification", True: "multi_label_classification"}
@@ -91,19 +87,11 @@ def write_classifier(folder: Path, model: Classifier, tokenizer_file: Path, info
     trunk: dict[str, Tensor] = {
         name: weight for name, weight in model.trunk.named_parameters() if name != "head.weight"
     }
-<<<<<<< HEAD
-    write_weights(folder / "model.safetensors", named_as_there(config, about, trunk) | {SCORE: model.score.weight})
-    with_classifier_template(library).save(str(folder / "tokenizer.json"))
-    # A text that spells a special token is ordinary text: a <|pad|> in it would hide what comes before.
-    asked = {"model_max_length": info.max_tokens, "split_special_tokens": True}
-    write_json(folder / "tokenizer_config.json", describe_tokenizer(config, tokenizer, chat=False) | asked)
-=======
     write_tensors(folder / "model.safetensors", rename_weights(config, content, trunk) | {SCORE: model.score.weight})
     with_classifier_template(library).save(str(folder / "tokenizer.json"))
     about = describe_tokenizer(info.max_tokens, tokenizer, END_OF_TEXT)
     # A text that spells a special token is ordinary text: a <|pad|> in it would hide the tokens before it.
     write_object(folder / "tokenizer_config.json", about | {"split_special_tokens": True})
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
 
 
 def read_classifier(folder: Path) -> tuple[Classifier, Tokenizer, ClassifierInfo]:
@@ -111,47 +99,6 @@ def read_classifier(folder: Path) -> tuple[Classifier, Tokenizer, ClassifierInfo
 
     UserError in one line for a file that is missing or changed, before memory is allocated for the model.
     """
-<<<<<<< HEAD
-    path = folder / "config.json"
-    if not path.exists():
-        raise UserError(f"{folder}: wanted a classifier's folder, it has no config.json")
-    content = read_object(path)
-    given = content.get("architectures")
-    if not isinstance(given, list) or len(given) != 1 or given[0] not in list(LANGUAGE_MODELS):
-        wanted = "a classifier, such as the task library makes it in models/finetuned/library"
-        raise UserError(f"{path}: architectures: wanted {wanted}, given {listed([params.describe(given)])}")
-    tokenizer_file = folder / "tokenizer.json"
-    tokenizer, info = Tokenizer.load(tokenizer_file), _read_info(content, path)
-    if not has_classifier_template(read_library(tokenizer_file)):
-        raise UserError(
-            f"{tokenizer_file}: wanted what `llm.tokens.templates` puts around a text, given another post_processor"
-        )
-    score = _find_score(folder, info)
-    as_language_model = content | {"architectures": [LANGUAGE_MODELS[given[0]]]}
-    # It has no head: where that is the embedding, none is looked for.
-    if is_native(content) and isinstance(content.get("model"), dict):
-        as_language_model["model"] = content["model"] | {"tie_embeddings": True}
-    else:
-        as_language_model["tie_word_embeddings"] = True
-    trunk = read_model(as_language_model, folder, beside=frozenset({SCORE}))
-    config, n_labels = trunk.config, len(info.labels)
-    if score.shape != (n_labels, config.d_model):
-        raise UserError(f"{folder}: {SCORE} is {score.shape}, wanted {(n_labels, config.d_model)}")
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: wanted at most the model's {config.vocab_size} tokens, given {tokenizer.vocab_size}"
-        )
-    if info.max_tokens > config.context_length:
-        wanted = f"at most the model's context of {config.context_length}"
-        _refuse(folder / "tokenizer_config.json", "model_max_length", wanted, info.max_tokens)
-    model = Classifier(trunk, n_labels).eval()
-    with torch.no_grad():
-        model.score.weight.copy_(read_tensors({SCORE: score})[SCORE])
-    return model, tokenizer, info
-
-
-def _find_score(folder: Path, info: ClassifierInfo) -> Stored:
-=======
     content, tokenizer_file = read_config_file(folder), folder / "tokenizer.json"
     if not is_classifier(content):
         expected = "a classifier, such as the task library makes it in models/finetuned/library"
@@ -159,7 +106,6 @@ def _find_score(folder: Path, info: ClassifierInfo) -> Stored:
     tokenizer, info = Tokenizer.load(tokenizer_file), _read_info(content, folder)
     if not has_classifier_template(read_library(tokenizer_file)):
         raise UserError(f"{tokenizer_file}: expected the post_processor of `llm.tokens.templates`, got another one")
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
     stored = list_tensors(folder)
     if SCORE not in stored:
         raise UserError(f"{folder}: {SCORE} is missing, the scores of {len(info.labels)} labels")
@@ -172,32 +118,10 @@ def _find_score(folder: Path, info: ClassifierInfo) -> Stored:
     return model, tokenizer, info
 
 
-<<<<<<< HEAD
-def _read_info(content: dict[str, Any], path: Path) -> ClassifierInfo:
-    names = content.get("id2label")
-    numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else []
-    if not isinstance(names, dict) or not names or set(names) != set(numbers) or not _are_texts(list(names.values())):
-        _refuse(path, "id2label", "the labels by their numbers from 0", names)
-    columns = content.get("text_columns")
-    if not isinstance(columns, list) or not 1 <= len(columns) <= MOST_TEXTS or not _are_texts(columns):
-        _refuse(path, "text_columns", "one column or two", columns)
-    separator, problem = content.get("label_separator"), content.get("problem_type")
-    if separator is not None and not (isinstance(separator, str) and separator):
-        _refuse(path, "label_separator", "text or nothing", separator)
-    if problem != PROBLEMS[separator is not None]:
-        _refuse(path, "problem_type", PROBLEMS[separator is not None], problem)
-    path = path.with_name("tokenizer_config.json")
-    max_tokens = read_object(path).get("model_max_length")
-    least = min_tokens(len(columns))
-    if type(max_tokens) is not int or not least <= max_tokens <= LONGEST_CONTEXT:
-        _refuse(path, "model_max_length", f"a number from {least} on", max_tokens)
-    return ClassifierInfo([names[number] for number in numbers], columns, separator, max_tokens)
-=======
 def is_classifier(content: dict[str, Any]) -> bool:
     """Return whether a config.json is of a classifier."""
     names = content.get("architectures")
     return isinstance(names, list) and len(names) == 1 and names[0] in list(LANGUAGE_MODELS)
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
 
 
 def _check_sizes(
@@ -207,7 +131,9 @@ def _check_sizes(
     if shape != expected:
         raise UserError(f"{folder}: {SCORE}: expected shape {expected}, got {shape}")
     if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(f"{folder}: expected at most the model's {config.vocab_size} tokens, got {tokenizer.vocab_size}")
+        raise UserError(
+            f"{folder}: expected at most the model's {config.vocab_size} tokens, got {tokenizer.vocab_size}"
+        )
     if info.max_tokens > config.context_length:
         most = f"at most the model's context of {config.context_length}"
         refuse(folder / "tokenizer_config.json", "model_max_length", most, info.max_tokens)

@@ -117,8 +117,7 @@ _MISTRAL = replace(
     language_model="MistralForCausalLM",
     classifier="MistralForSequenceClassification",
     fixed={"hidden_act": "silu"},
-    defaults=_LLAMA.defaults
-    | {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
+    defaults=_LLAMA.defaults | {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
 )
 BY_NAME = {of.language_model: (family, of) for family, of in ARCHITECTURES.items()} | {
     _MISTRAL.language_model: ("llama", _MISTRAL)
@@ -206,7 +205,9 @@ def _rope_theta(given: dict[str, Any], content: dict[str, Any], path: Path) -> A
 def _head_width(values: dict[str, Any], given: dict[str, Any], stored: dict[str, Stored], path: Path) -> int | None:
     """Return the width of a head where it is not the model's width divided by their number."""
     name, n_heads = "model.layers.0.self_attn.q_proj.weight", values["n_heads"]
-    rows = stored[name].shape[0] if name in stored and stored[name].shape else n_heads
+    if name not in stored or not stored[name].shape:
+        return None  # `check_tensors` refuses the file
+    rows = stored[name].shape[0]
     if rows % n_heads:
         refuse(path, "num_attention_heads", f"a divisor of {rows}, the rows of {name}", n_heads)
     width: int = rows // n_heads

@@ -43,12 +43,7 @@ def write_folder(folder: Path, model: GPT, tokenizer_file: Path, *, chat_templat
     if reason := unsupported_reason(config):
         raise UserError(reason)
     folder.mkdir(parents=True, exist_ok=True)
-<<<<<<< HEAD
-    config, tokenizer = model.config, Tokenizer.load(tokenizer_file)
     library = with_bos(read_library(tokenizer_file), tokenizer.bos_token)
-=======
-    library = with_bos(read_library(tokenizer_file), tokenizer.bos_token)
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
     library.save(str(folder / "tokenizer.json"))
     content = describe_model(config, tokenizer, library)
     write_object(folder / "config.json", content)
@@ -95,11 +90,11 @@ def skipped_reason(folder: Path) -> str | None:
 
 
 def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()) -> GPT:
-    """Read the model that a language model's config.json describes, from a folder's tensors except those `beside` it."""
+    """Read the model that a language model's config.json describes; a folder's tensors `beside` it are ignored."""
     config, architecture, stored, names = _read_headers(content, folder, beside)
     path = folder / "config.json"
     with torch.device("meta"):  # shapes that take no memory
-        ours = dict(GPT(config).named_parameters())
+        ours: dict[str, Tensor] = dict(GPT(config).named_parameters())
     expected = rename_weights(config, {"attention_bias": architecture is BIASED_LLAMA}, ours)
     if config.tie_embeddings and "lm_head.weight" in stored:
         expected["lm_head.weight"] = ours["embedding.weight"]
@@ -111,9 +106,9 @@ def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = f
             if weights.pop(name).any():
                 raise UserError(f"{path}: attention_bias: expected biases of zero in {name}, got others")
     weights = to_ours(config.family, config.n_layers, weights)
-    if config.tie_embeddings and "head.weight" in weights:
-        if not weights.pop("head.weight").equal(weights["embedding.weight"]):
-            raise UserError(f"{path}: tie_word_embeddings: expected false, for lm_head.weight is not the embedding")
+    embedding = weights["embedding.weight"]
+    if config.tie_embeddings and not weights.pop("head.weight", embedding).equal(embedding):
+        raise UserError(f"{path}: tie_word_embeddings: expected false, for lm_head.weight is not the embedding")
     model = GPT(config)
     set_weights(model, weights, folder)
     return model
@@ -142,67 +137,6 @@ def _zero_biases(config: ModelConfig) -> dict[str, Tensor]:
     return {name.format(layer): torch.zeros(config.d_model) for layer in range(config.n_layers)}
 
 
-<<<<<<< HEAD
-def _drop_zero_biases(weights: dict[str, Tensor], n_layers: int, path: Path) -> None:
-    """Take these biases away; UserError where one is not zero, for our model has none there."""
-    for name in (ZERO_BIAS.format(layer) for layer in range(n_layers)):
-        if weights.pop(name).any():
-            raise UserError(f"{path}: attention_bias: expected biases of zero in {name}, got others")
-
-
-def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write tensors in float32."""
-    cpu = {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in weights.items()}
-    # Transformers wants to be told the framework; one metadata key keeps the bytes the same from run to run.
-    save_file(cpu, path, metadata={"format": "pt"})
-
-
-def describe_model(config: ModelConfig, tokenizer: Tokenizer, library: tokenizers.Tokenizer) -> dict[str, Any]:
-    """The content of a language model's config.json, beside the tokenizer `library`."""
-    if why_native(config):
-        return native_config(config)
-    model_type, format_ = format_to_write(config, library)
-    values = config.model_dump() | {"n_heads": config.n_query_heads, "n_kv_heads": config.n_key_heads}
-    content = {
-        "architectures": [format_.language_model],
-        "model_type": model_type,
-        **{theirs: values[ours] for ours, theirs in format_.keys.items()},
-        **format_.fixed,
-        "torch_dtype": "float32",
-        "dtype": "float32",
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.special[END_OF_TEXT],
-        "pad_token_id": tokenizer.special[PAD],
-    }
-    if config.family == "gpt2":
-        content["n_ctx"] = config.context_length  # llama.cpp reads this one
-        content |= {f"{part}_pdrop": 0.0 for part in ("attn", "embd", "resid")}
-    else:
-        content["head_dim"] = config.head_dim
-        content["rope_parameters"] = {"rope_type": "default", "rope_theta": config.rope_theta}
-        content["attention_dropout"] = 0.0
-    return content
-
-
-def _generation(tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
-    ends = [tokenizer.special[name] for name in ((IM_END, END_OF_TEXT) if chat else (END_OF_TEXT,))]
-    return {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": ends if chat else ends[0],
-        "pad_token_id": tokenizer.special[PAD],
-    }
-
-
-def describe_tokenizer(config: ModelConfig, tokenizer: Tokenizer, chat: bool) -> dict[str, Any]:
-    """The content of tokenizer_config.json; the markers of a `chat` end what the model says."""
-    unknown = {} if tokenizer.unk_id is None else {"unk_token": UNKNOWN}
-    return {
-        **unknown,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        # The stream puts <|endoftext|> between documents, so that is what a text begins and ends with.
-        "bos_token": tokenizer.bos_token,
-        "eos_token": IM_END if chat else END_OF_TEXT,
-=======
 def describe_tokenizer(max_length: int, tokenizer: Tokenizer, end: str) -> dict[str, Any]:
     """Return the content of tokenizer_config.json; the token `end` ends what is generated."""
     return {
@@ -211,7 +145,6 @@ def describe_tokenizer(max_length: int, tokenizer: Tokenizer, end: str) -> dict[
         # The stream puts <|endoftext|> between documents, so that a text begins and ends with it.
         "bos_token": tokenizer.bos_token,
         "eos_token": end,
->>>>>>> 9ef8f71 (Export: one name map, formats, clients and conversion redrawn; no format of our own)
         "pad_token": PAD,
         "additional_special_tokens": [BOS, EOS],
         # Transformers 4 adds token_type_ids otherwise, which `generate` refuses.

@@ -14,8 +14,7 @@ import torch
 from llm.core.errors import UserError
 from llm.export.hf.base import open_base
 from llm.export.hf.classifier import ClassifierInfo, read_classifier, write_classifier
-from llm.export.hf.possible import why_native
-from llm.export.verify import compare_classifier_with_transformers, hush
+from llm.export.verify import compare_classifier_with_transformers, silence_transformers
 from llm.finetune.classify.baselines import score_baselines
 from llm.finetune.classify.classifier import Prepared, Rows, Trained, predict, prepare_rows, train_classifier
 from llm.finetune.classify.measures import (
@@ -140,7 +139,7 @@ def _spread(tests: Sequence[Scored], seed: int) -> dict[str, dict[str, float]]:
 def _compare_with_export(job: Job, model: Classifier, test: Rows) -> dict[str, Any]:
     """How far the written folder is from the model in float32, on the first rows of test as clients tokenize them.
 
-    UserError where Transformers, which is not asked where it has no architecture for the model, reads another one.
+    UserError where Transformers reads another one.
     """
     again, tokenizer, info = read_classifier(job.model)
     ours, texts = test.ids[:PARITY_ROWS], test.texts[:PARITY_ROWS]
@@ -155,12 +154,10 @@ def _compare_with_export(job: Job, model: Classifier, test: Rows) -> dict[str, A
         "rows_with_other_ids": sum(a != b for a, b in zip(ours, theirs, strict=True)),
         "rows": len(ours),
     }
-    if why_native(model.trunk.config):
-        return found
     parity = compare_classifier_with_transformers(job.model, again.cpu(), tokenizer, info, job.seed)
-    if not parity.agrees() or found["rows_with_other_ids"]:
+    if not parity.agrees or found["rows_with_other_ids"]:
         raise UserError(
-            f"{job.model}: {parity.describe('Transformers')}; {found['rows_with_other_ids']} of {len(ours)} rows of "
+            f"{job.model}: {parity.describe()}; {found['rows_with_other_ids']} of {len(ours)} rows of "
             "test have other ids"
         )
     return found | {"mean_divergence": parity.figures()["mean_divergence"]}
@@ -170,6 +167,6 @@ def client_ids(folder: Path, texts: list[list[str]], max_tokens: int) -> list[li
     """The ids of each row of one text or two, as AutoTokenizer of Transformers gives them to a classifier's clients."""
     from transformers import AutoTokenizer
 
-    hush()
+    silence_transformers()
     client: Any = AutoTokenizer.from_pretrained(folder)
     return [client(*row, truncation=True, max_length=max_tokens)["input_ids"] for row in texts]

@@ -1,17 +1,14 @@
 """An instruction task from files to files: a model that answers, in every format, its figures, a report of answers."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llm.core.outputs import write_json
-from llm.export.gguf import export_gguf
 from llm.export.hf.base import open_base
 from llm.export.hf.folder import write_folder
-from llm.export.onnx import export_onnx
 from llm.export.verify import verify_transformers
 from llm.finetune.data.labeled import describe_rows, rows_section
 from llm.finetune.data.messages import read_conversations
@@ -104,19 +101,14 @@ def write_examples(job: Job, rows: Sequence[Row], answers: dict[str, list[str]])
 
 
 def write_model(job: Job, trained: Trained, tokenizer_file: Path) -> dict[str, Any]:
-    """The curve, the folder, the GGUF files and ONNX of a model that answers; what was verified of the files.
+    """The curve and the folder of a model that answers; what was verified of the files.
 
     UserError where a client reads another model, or other ids of a conversation than training had.
     """
     (job.plots / "curve.svg").write_text(draw_curve(trained.curve.rows, "finetuning"), encoding="utf-8")
     model, chat = trained.model, chat_to_verify(Tokenizer.load(tokenizer_file))
     write_folder(job.model, model, tokenizer_file, chat_template=TEMPLATE)
-    gguf = partial(export_gguf, job.model / "gguf", model, tokenizer_file, job.formats, job.seed)
-    return {
-        "transformers": verify_transformers(job.model, model, job.seed, chat),
-        "gguf": gguf(chat_template=TEMPLATE, chat=chat),
-        "onnx": export_onnx(job.model / "onnx", model, job.seed) if "onnx" in job.formats else {},
-    }
+    return {"transformers": verify_transformers(job.model, model, job.seed, chat)}
 
 
 def by_figure(figures: dict[str, Figures]) -> dict[str, Figures]:

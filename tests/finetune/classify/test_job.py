@@ -57,7 +57,6 @@ def run(tmp_path, exported_folder, plain_cpu, make_task) -> Callable[..., tuple[
             n_seeds=n_seeds,
             machine=plain_cpu,
             scratch=out / "scratch",
-            formats=[],
         )
         task = make_task("classify", {"training.epochs": 4.0} | (changes or {}))
         return run_classify(job, task), out

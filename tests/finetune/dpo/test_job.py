@@ -43,7 +43,6 @@ def run(tmp_path, exported_folder, plain_cpu, make_task, write_corpus) -> Callab
             n_seeds=n_seeds,
             machine=plain_cpu,
             scratch=out / "scratch",
-            formats=[],
         )
         return run_dpo(job, make_task("dpo", {"training.epochs": 6.0} | (changes or {}))), out
 

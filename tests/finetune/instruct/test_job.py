@@ -66,7 +66,6 @@ def run(tmp_path, exported_folder, plain_cpu, make_task, write_corpus) -> Callab
             n_seeds=n_seeds,
             machine=plain_cpu,
             scratch=out / "scratch",
-            formats=[],
         )
         return run_instruct(job, make_task("instruct", {"training.epochs": 6.0} | (changes or {}))), out
 

@@ -1,4 +1,4 @@
-"""What params accept is exported; what cannot be exported is refused beforehand, with the key that is in the way."""
+"""An accepted shape and tokenizer can be exported; any other is refused beforehand, with its key."""
 
 import importlib.util
 import itertools
@@ -9,15 +9,13 @@ import tokenizers
 from pydantic import ValidationError
 
 from llm.core.errors import UserError
-from llm.export.check import export_problems
+from llm.export.formats import PRE_TOKENIZERS, export_problems, folder_problem
 from llm.export.gguf import describe_vocabulary, write_gguf
-from llm.export.hf import possible
-from llm.export.hf.config import FORMATS
+from llm.export.hf.config import ARCHITECTURES
 from llm.export.hf.folder import write_folder
-from llm.export.hf.possible import FAMILIES, PRE_TOKENIZERS, incompatibility_reason
-from llm.export.params import Format
+from llm.export.hf.supported import FAMILIES
+from llm.export.params import ExportParams, Format
 from llm.export.verify import compare_with_transformers
-from llm.finetune.shared.jobs import formats_problem
 from llm.model.config import ModelConfig, ModelParams
 from llm.tokens.bpe import PATTERNS, train_bpe
 from llm.tokens.words import train_chars, train_words
@@ -32,7 +30,6 @@ TOKENIZERS = {
     "word": ({"kind": "word"}, lambda: train_words(TEXTS, 320, 1, keep_whitespace=True)),
     "char": ({"kind": "char"}, lambda: train_chars(TEXTS, 320, 1)),
 }
-ALL = list(get_args(Format))
 
 
 def _shapes():
@@ -41,13 +38,8 @@ def _shapes():
     return itertools.product(*choices, ["none", "sinusoidal", "learned", "rope", None], [1, 2])
 
 
-def test_the_families_are_those_that_have_a_format():
-    assert set(FAMILIES) == set(FORMATS)
-
-
-def test_a_shape_is_refused_exactly_where_it_cannot_be_written(
-    tmp_path, draw_gpt, small_tokenizer_file, tokenize_params
-):
+def test_a_shape_is_refused_exactly_if_it_cannot_be_written(tmp_path, draw_gpt, small_tokenizer_file, tokenize_params):
+    assert set(FAMILIES) == set(ARCHITECTURES)
     n_written = 0
     for family, attention, positions, n_kv_heads in _shapes():
         shape = {"family": family, "attention": attention, "positions": positions, "n_kv_heads": n_kv_heads}
@@ -56,75 +48,83 @@ def test_a_shape_is_refused_exactly_where_it_cannot_be_written(
         except ValidationError:
             continue  # refused by its own section
         problems = export_problems(["gguf-f32"], model.config, tokenize_params())
-        assert [problem.startswith("export.formats: gguf-f32: ") for problem in problems] in ([], [True])
+        assert [problem.startswith("export.formats: gguf-f32: expected model.") for problem in problems] in ([], [True])
         if problems:
-            with pytest.raises(UserError) as caught:
-                write_gguf(tmp_path, model, small_tokenizer_file, "gguf-f32")
-            assert str(caught.value) in problems[0]
+            for write in (lambda *of: write_gguf(*of, "gguf-f32"), write_folder):
+                with pytest.raises(UserError) as caught:
+                    write(tmp_path / "none", model, small_tokenizer_file)
+                assert str(caught.value) in problems[0]
+            assert not (tmp_path / "none").exists()
         else:
             write_gguf(tmp_path, model, small_tokenizer_file, "gguf-f32")
+            write_folder(tmp_path / "folder", model, small_tokenizer_file)
             n_written += 1
-        write_folder(tmp_path / "folder", model, small_tokenizer_file)  # every one has a folder
     assert n_written > 20
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_every_family_is_exported_with_every_tokenizer(tmp_path, draw_gpt, tokenize_params, family, kind):
-    """The class that AutoTokenizer takes for a family gives our ids, whatever tokenizer was trained."""
+    """AutoTokenizer's class for a family gives our ids, whatever tokenizer was trained."""
     changes, train = TOKENIZERS[kind]
     library = train()
     library.save(str(tmp_path / "tokenizer.json"))
     model = draw_gpt(n_layers=1, family=family, n_kv_heads=2, vocab_size=library.get_vocab_size())
     write_folder(tmp_path / "folder", model, tmp_path / "tokenizer.json")
     parity = compare_with_transformers(tmp_path / "folder", model, 1, text="".join(TEXTS))
-    assert parity.agrees(), parity
+    assert parity.agrees, parity
     problems = export_problems(["gguf-f16"], model.config, tokenize_params(**changes))
     if kind in PRE_TOKENIZERS:
         assert problems == []
         describe_vocabulary(library)
     else:
         assert "tokenize." in problems[0] and problems[0].endswith("; or leave the format out")
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match="expected a byte-level BPE"):
             describe_vocabulary(library)
 
 
-def test_a_pattern_may_be_written_out(tokenize_params, config):
+def test_a_pattern_may_be_a_regular_expression(tokenize_params, config):
     assert export_problems(["gguf-f16"], config, tokenize_params(pattern=PATTERNS["gpt2"])) == []
 
 
-def test_a_tokenizer_that_is_brought_along_is_looked_at(tmp_path, small_tokenizer_file, tokenize_params, config):
-    params = tokenize_params(**{"from": str(small_tokenizer_file)})
-    assert export_problems(["gguf-f16"], config, params) == []
+def test_a_pretrained_tokenizer_is_read(tmp_path, small_tokenizer_file, tokenize_params, config):
+    assert export_problems(["gguf-f16"], config, tokenize_params(pretrained=str(small_tokenizer_file))) == []
     tokenizer = tokenizers.Tokenizer.from_file(str(small_tokenizer_file))
     tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    (problem,) = export_problems(["gguf-f16"], config, tokenize_params(**{"from": str(tmp_path / "tokenizer.json")}))
-    assert problem.startswith("export.formats: gguf-f16: tokenize.pretrained: wanted a byte-level BPE")
+    params = tokenize_params(pretrained=str(tmp_path / "tokenizer.json"))
+    (problem,) = export_problems(["gguf-f16"], config, params)
+    assert problem.startswith("export.formats: gguf-f16: tokenize.pretrained: expected a byte-level BPE")
 
 
 @pytest.mark.parametrize(("package", "format_"), [("gguf", "gguf-f16"), ("onnx", "onnx"), ("onnxscript", "onnx")])
-def test_a_package_that_is_missing_is_told_beforehand(monkeypatch, tokenize_params, config, package, format_):
+def test_a_missing_package_is_named(monkeypatch, tokenize_params, config, package, format_):
     find = importlib.util.find_spec
-    monkeypatch.setattr(possible.importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
     (problem,) = export_problems([format_], config, tokenize_params())
     assert f"expected the package {package}, it is not installed (make " in problem
 
 
 @pytest.mark.parametrize("shape", [{"family": "gru"}, {"attention": "simplified"}, {"attention": "trainable"}])
-def test_onnx_wants_keys_and_values(config, shape):
+def test_onnx_needs_keys_and_values(config, tokenize_params, shape):
     changed = ModelConfig(**config.model_dump() | shape | {"positions": "none"})
-    assert "keeps keys and values" in incompatibility_reason("onnx", changed)
-    assert incompatibility_reason("onnx", config.model_copy(update={"positions": "none"})) is None
+    (problem,) = export_problems(["onnx"], changed, tokenize_params())
+    assert "cache of keys and values" in problem and next(iter(shape.values())) in problem
+    assert export_problems(["onnx"], config.model_copy(update={"positions": "none"}), tokenize_params()) == []
 
 
-def test_a_base_is_looked_at_before_it_is_finetuned(tmp_path, exported_folder, draw_gpt, small_tokenizer_file):
-    assert formats_problem(exported_folder, ALL) is None
-    write_folder(tmp_path / "gru", draw_gpt(family="gru"), small_tokenizer_file)
-    assert formats_problem(tmp_path / "gru", []) is None
-    assert "export.formats: gguf-f16: wanted a model" in formats_problem(tmp_path / "gru", ["gguf-f16"])
-    assert "export.formats: onnx: expected a model that keeps" in formats_problem(tmp_path / "gru", ["onnx"])
+def test_a_base_is_checked_before_it_is_finetuned(tmp_path, exported_folder, draw_gpt):
+    assert folder_problem(exported_folder, list(get_args(Format))) is None
     train_bpe(TEXTS, 300, "cl100k").save(str(tmp_path / "tokenizer.json"))
     write_folder(tmp_path / "other", draw_gpt(), tmp_path / "tokenizer.json")
-    assert formats_problem(tmp_path / "other", ["onnx"]) is None
-    assert "gguf-q8_0: wanted a byte-level BPE" in formats_problem(tmp_path / "other", ["onnx", "gguf-q8_0"])
+    assert folder_problem(tmp_path / "other", ["onnx"]) is None
+    assert "export.formats: gguf-q8_0: expected a byte-level BPE" in folder_problem(
+        tmp_path / "other", ["onnx", "gguf-q8_0"]
+    )
+
+
+def test_a_repeated_or_unknown_format_is_refused():
+    with pytest.raises(ValidationError, match="expected each of formats once, got gguf-f16, gguf-f16"):
+        ExportParams(formats=["gguf-f16", "gguf-f16"])
+    with pytest.raises(ValidationError):
+        ExportParams(formats=["gguf-q4_0"])

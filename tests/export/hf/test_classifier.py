@@ -1,0 +1,198 @@
+"""A classifier's folder gives the same probabilities in Transformers, without code of ours, as here."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, pipeline
+from transformers.utils import logging
+
+from llm.core.errors import UserError
+from llm.export.hf.classifier import ClassifierInfo, read_classifier, write_classifier
+from llm.export.hf.folder import read_folder
+from llm.finetune.classify.classifier import encode_texts, predict
+from llm.model.classifier import Classifier
+from llm.tokens.templates import classifier_ids
+
+MAX_TOKENS = 16
+FAMILIES = {
+    "qwen3": {},
+    "qwen3, untied": {"tie_embeddings": False},
+    "qwen2": {"family": "qwen2"},
+    "qwen2, composing": {"family": "qwen2"},
+    "llama": {"family": "llama"},
+    "gpt2": {"family": "gpt2", "n_kv_heads": 2},
+    "gpt2, untied": {"family": "gpt2", "n_kv_heads": 2, "tie_embeddings": False},
+}
+LONG = "The rain falls " * 12
+TEXTS = ["The river runs", LONG, "déjà vu <|pad|><|endoftext|>", "   spaces, \n\n and 100%   "]
+PAIRS = [("The river runs", "the rain falls"), (LONG, "short"), ("short", LONG), (LONG, LONG + "!"), ("<|eos|>", "a")]
+LABELS = {2: ["rain", "river"], 3: ["rain", "river", "sun"]}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet():
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
+
+
+@pytest.fixture
+def write(tmp_path, draw_gpt, small_tokenizer_file):
+    """A function that writes a classifier with drawn scores and returns its folder."""
+
+    def write_one(n_labels: int = 3, n_texts: int = 1, separator: str | None = None, **shape: object) -> Path:
+        model = Classifier(draw_gpt(**shape), n_labels)
+        with torch.no_grad():
+            model.score.weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(2))
+        info = ClassifierInfo(LABELS[n_labels], ["text", "other"][:n_texts], separator, MAX_TOKENS)
+        write_classifier(tmp_path / "folder", model, small_tokenizer_file, info)
+        return tmp_path / "folder"
+
+    return write_one
+
+
+def probabilities(folder: Path, rows: list[list[str]], machine) -> torch.Tensor:
+    """Each label's probability for each row, by the folder read back here."""
+    model, tokenizer, info = read_classifier(folder)
+    ids = [classifier_ids(row, tokenizer.special, info.max_tokens) for row in encode_texts(rows, tokenizer)]
+    return info.probabilities(predict(model, ids, tokenizer.pad, 1, machine))
+
+
+def in_transformers(folder: Path, rows: list, batch_size: int) -> torch.Tensor:
+    """The same by the pipeline, with the arguments that a user gives."""
+    classify = pipeline("text-classification", model=str(folder), dtype=torch.float32, top_k=None)
+    numbers = classify.model.config.label2id
+    found = torch.empty(len(rows), len(numbers))
+    for row, scores in enumerate(classify(rows, truncation=True, batch_size=batch_size)):
+        for score in scores:
+            found[row, numbers[score["label"]]] = score["score"]
+    return found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_probabilities_are_those_of_transformers(write, plain_cpu, name):
+    folder = write(**FAMILIES[name])
+    if "composing" in name:  # Transformers 5 composes characters for every tokenizer of the type qwen2
+        library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        library.normalizer = tokenizers.normalizers.NFC()
+        library.save(str(folder / "tokenizer.json"))
+    ours = probabilities(folder, [[text] for text in TEXTS], plain_cpu)
+    torch.testing.assert_close(ours.sum(dim=-1), torch.ones(len(TEXTS)))
+    for batch_size in (1, len(TEXTS)):
+        torch.testing.assert_close(in_transformers(folder, TEXTS, batch_size), ours, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [{}, {"family": "gpt2", "n_kv_heads": 2}], ids=["qwen3", "gpt2"])
+def test_probabilities_of_pairs_are_those_of_transformers(write, plain_cpu, shape):
+    folder = write(n_texts=2, **shape)
+    ours = probabilities(folder, [list(pair) for pair in PAIRS], plain_cpu)
+    rows = [{"text": first, "text_pair": second} for first, second in PAIRS]
+    for batch_size in (1, len(PAIRS)):
+        torch.testing.assert_close(in_transformers(folder, rows, batch_size), ours, atol=1e-5, rtol=0)
+    swapped = probabilities(folder, [list(pair)[::-1] for pair in PAIRS], plain_cpu)
+    assert not torch.allclose(ours, swapped, atol=1e-3)
+
+
+@pytest.mark.parametrize(("n_labels", "separator"), [(2, None), (2, "|"), (3, "|")])
+def test_several_labels_have_a_probability_each(write, plain_cpu, n_labels, separator):
+    folder = write(n_labels=n_labels, separator=separator)
+    ours = probabilities(folder, [[text] for text in TEXTS], plain_cpu)
+    assert ours.shape == (len(TEXTS), n_labels)
+    torch.testing.assert_close(in_transformers(folder, TEXTS, 2), ours, atol=1e-5, rtol=0)
+    assert ((ours.sum(dim=-1) - 1).abs().max() > 0.1) == (separator is not None)
+
+
+def test_a_classifier_is_read_back(write, draw_gpt, tmp_path):
+    folder = write(n_texts=2, separator=", ")
+    model, tokenizer, info = read_classifier(folder)
+    assert info == ClassifierInfo(LABELS[3], ["text", "other"], ", ", MAX_TOKENS)
+    assert tokenizer.encode("rain <|eos|>") == tokenizer.encode("rain ") + tokenizer.encode("<|eos|>")
+    expected = dict(draw_gpt().named_parameters())
+    for name, weight in model.trunk.named_parameters():
+        assert torch.equal(weight, expected[name])
+    assert not model.training
+    write_classifier(tmp_path / "again", model, folder / "tokenizer.json", info)
+    written = [{path.name: path.read_bytes() for path in of.iterdir()} for of in (folder, tmp_path / "again")]
+    assert written[0] == written[1]
+
+
+def test_neither_kind_of_model_is_read_as_the_other(write, exported_folder):
+    with pytest.raises(UserError, match=r"architectures: expected a classifier, .*, got \['Qwen3ForCausalLM'\]"):
+        read_classifier(exported_folder)
+    with pytest.raises(UserError, match="architectures: expected one of Qwen3ForCausalLM"):
+        read_folder(write())
+
+
+def test_a_classifier_puts_its_token_at_the_end(write, exported_folder):
+    (begin, *ids), ours = (AutoTokenizer.from_pretrained(of)("The rain").input_ids for of in (exported_folder, write()))
+    assert (begin, ours) == (0, [*ids, 0])
+
+
+def _change(file: str, **values: object):
+    def change(folder: Path) -> None:
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def _change_weights(change):
+    def write_again(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return write_again
+
+
+def _remove_template(folder: Path) -> None:
+    library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    library.post_processor = tokenizers.processors.Sequence([])
+    library.save(str(folder / "tokenizer.json"))
+
+
+def _remove(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+INVALID = {
+    "no config": (_remove("config.json"), "has no config.json"),
+    "no weights": (_remove("model.safetensors"), "expected weights as safetensors"),
+    "no tokenizer": (_remove("tokenizer.json"), r"tokenizer\.json"),
+    "no tokenizer settings": (_remove("tokenizer_config.json"), "expected JSON"),
+    "no labels": (_change("config.json", id2label=None), "id2label: expected"),
+    "a missing label": (_change("config.json", id2label={"0": "a", "2": "b"}), "id2label: expected different labels"),
+    "a label twice": (_change("config.json", id2label={"0": "a", "1": "a"}), "id2label: expected different labels"),
+    "other labels than scores": (_change("config.json", id2label={"0": "a", "1": "b"}), r"\(2, 24\), got \(3, 24\)"),
+    "no columns": (_change("config.json", text_columns=None), "text_columns: expected"),
+    "three columns": (_change("config.json", text_columns=["a", "b", "c"]), "text_columns: expected"),
+    "another problem": (_change("config.json", problem_type="regression"), "problem_type: expected single_label"),
+    "a separator and one label": (_change("config.json", label_separator="|"), "problem_type: expected multi_label"),
+    "an empty separator": (_change("config.json", label_separator=""), "label_separator: expected"),
+    "no length": (
+        _change("tokenizer_config.json", model_max_length=None),
+        "model_max_length: expected a number from 2",
+    ),
+    "too long for the model": (_change("tokenizer_config.json", model_max_length=49), "the model's context of 48"),
+    "another template": (_remove_template, "got another one"),
+    "no scores": (_change_weights(lambda weights: weights.pop("score.weight")), "score.weight is missing"),
+    "scores of NaN": (
+        _change_weights(lambda weights: weights["score.weight"].fill_(float("nan"))),
+        "NaN or infinity in score.weight",
+    ),
+    "a missing weight": (_change_weights(lambda weights: weights.pop("model.norm.weight")), "norm.weight"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), INVALID.values(), ids=INVALID.keys())
+def test_an_invalid_folder_is_one_line(write, change, words, tmp_path):
+    folder = shutil.copytree(write(), tmp_path / "changed")
+    change(folder)
+    with pytest.raises(UserError, match=words) as caught:
+        read_classifier(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
