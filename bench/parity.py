@@ -46,7 +46,7 @@ from llm.finetune.shared.chat import TEMPLATE
 from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, next_token_loss
-from llm.report.markdown import table
+from llm.report.tables import Table
 from llm.tokens.special import IM_END, IM_START
 from llm.tokens.tokenizer import Tokenizer, train_tokenizer
 
@@ -100,11 +100,11 @@ def main() -> None:
     )
     print("Transformers and ONNX: the largest difference of logits. GGUF: of log-probabilities, in nats.\n")
     heads = ["family", "embeddings", "queries", "kind", "Transformers", *GGUF, "q8_0: bits a byte lost", "onnx", "ids"]
-    print("\n".join(table(heads, rows)))
+    print(Table(heads, rows))
     if came_in:
         print()
         heads = ["saved by Transformers", "embeddings", "saved as", "files", "largest difference of logits"]
-        print("\n".join(table([*heads, "out, in and out again"], [cells for cells, _ in came_in])))
+        print(Table([*heads, "out, in and out again"], [cells for cells, _ in came_in]))
         wrong += [" ".join(cells[:3]) for cells, is_same in came_in if not is_same]
     print(f"\n{time.perf_counter() - began:.0f} s, torch {torch.__version__}; {clients()}")
     if wrong:

@@ -30,7 +30,6 @@ LanguageModel = Annotated[Path, Argument(help="A Hugging Face folder of a langua
 TokenizerFile = Annotated[Path, Option(help="The tokenizer.json of weights without a tokenizer.")]
 Converted = Annotated[Path | None, Option(help="Folder of its GGUF and ONNX files, such as models/converted/NAME.")]
 MetricsFolder = Annotated[Path, Option(help="The folder of metrics.")]
-ReportsFolder = Annotated[Path, Option(help="The folder of reports.")]
 CorpusTable = Annotated[Path, Option(help="A corpus table.")]
 Encoding = Annotated[str | None, Option(help="Encoding of a text file, such as cp1252; detected by default.")]
 Header = Annotated[bool, Option(help="Whether a .csv or .tsv file has a header; else columns are 1, 2, …")]
@@ -149,7 +148,7 @@ def compare(
     revisions: Annotated[
         list[str] | None, Argument(metavar="[REV]...", help="Commits, branches, experiments, or workspace. See below.")
     ] = None,
-    out: Annotated[Path, Option(help="The picture of the learning curves.")] = REPORTS / "compare.svg",
+    out: Annotated[Path, Option(help="The picture of the learning curves.")] = Path("plots/compare.svg"),
 ) -> None:
     """Compare experiments: params and metrics that differ, learning curves, samples.
 
@@ -216,11 +215,12 @@ def push(
     message: Annotated[str | None, Option(help="The commit message.")] = None,
     yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
     converted: Converted = None,
+    card: Annotated[Path | None, Option(help="Its card, such as models/cards/NAME/README.md.")] = None,
 ) -> None:
     """Upload an export to the Hugging Face Hub, after listing the files."""
     from llm.export import push as hub
 
-    files = hub.files_to_push(folder, converted)
+    files = hub.files_to_push(folder, converted, card)
     hub.check_repo(repo)
     token = hub.find_token()
     typer.echo(hub.describe_upload(files, repo, private=private, revision=revision))
@@ -331,31 +331,31 @@ def preset(name: Annotated[str, Argument(help="The name of a file in presets/.")
 
 
 @app.command()
-def summary(
-    metrics: Annotated[Path, Argument(help="The folder of metrics.")] = METRICS, reports: ReportsFolder = REPORTS
-) -> None:
+def summary(metrics: Annotated[Path, Argument(help="The folder of metrics.")] = METRICS) -> None:
     """Show the metrics of the last run and texts of the model; exits with 1 if there are none."""
-    typer.echo(_describe_run(metrics, reports))
+    typer.echo(_describe_run(metrics))
 
 
 @app.command()
 def figures(
     pages: Annotated[list[Path], Argument(help="Pages with blocks of figures.")] = PAGES,
     metrics: MetricsFolder = METRICS,
-    reports: ReportsFolder = REPORTS,
+    reports: Annotated[Path, Option(help="The folder of reports, whose pictures are copied to docs/.")] = REPORTS,
 ) -> None:
-    """Write the metrics and texts of the last run into README.md and docs/."""
-    from llm.report.figures import write_figures
+    """Write the metrics, texts and pictures of the last run into README.md and docs/."""
+    from llm.report.figures import copy_pictures, write_figures
 
     for page in pages:
-        write_figures(page, metrics, _describe_run(metrics, reports))
+        write_figures(page, metrics, _describe_run(metrics))
         typer.echo(f"written: {page}")
+    for picture in copy_pictures(reports, Path("docs")):
+        typer.echo(f"written: {picture}")
 
 
-def _describe_run(metrics: Path, reports: Path) -> str:
+def _describe_run(metrics: Path) -> str:
     from llm.report.summary import describe_run
 
-    found = describe_run(metrics, reports, EXPORT)
+    found = describe_run(metrics, Path("models"))
     if not found:
         typer.echo(f"{metrics}: expected metrics of a run, got none; make repro trains and measures a model", err=True)
         raise typer.Exit(1)

@@ -1,53 +1,35 @@
-"""Every metric and every artifact → the model card beside the export."""
+"""Metrics and hashes → the model card beside the export, and the cards of finetuned models."""
 
 from pathlib import Path
-from typing import Annotated, Any
 
-from llm.core import stage
-from llm.core.stage import Input, Output, Param
-from llm.report.card import lineage_rows, read_metrics, write_card
-from llm.report.markdown import weights_line
+from llm.core import params, stage
+from llm.core.stage import Input, Output
+from llm.report import views
+from llm.report.card import write_card, write_task_card
+from llm.report.metrics import read_json, read_metrics
+from llm.report.reports import of_tasks
 
 
 def main(
-    sources: Annotated[list[dict[str, Any]], Param("prepare.sources")],
-    tokenizing: Annotated[dict[str, Any], Param("tokenize")],
-    training: Annotated[dict[str, Any], Param("pretrain")],
-    tasks: Annotated[dict[str, Any], Param("finetune.tasks")],
-    prepare: Input = Path("metrics/prepare.json"),
-    label: Input = Path("metrics/label.json"),
-    tokenize: Input = Path("metrics/tokenize.json"),
-    pretrain: Input = Path("metrics/pretrain.json"),
-    baselines: Input = Path("metrics/baselines.json"),
-    evaluate: Input = Path("metrics/evaluate.json"),
-    memorise: Input = Path("metrics/memorise.json"),
-    cloze: Input = Path("metrics/cloze.json"),
-    export: Input = Path("metrics/export.json"),
-    finetune: Input = Path("metrics/finetune"),
-    corpus: Input = Path("data/corpus"),
-    tokenizer: Input = Path("data/tokenizer/tokenizer.json"),
-    tokens: Input = Path("data/tokens"),
-    windows: Input = Path("data/windows"),
+    settings: Input = Path("params.yaml"),
+    metrics: Input = Path("metrics"),
+    data: Input = Path("data"),
     pretrained: Input = Path("models/pretrained"),
-    exported: Input = Path("models/export/hf/model.safetensors"),
+    exported: Input = Path("models/export/hf"),
     finetuned: Input = Path("models/finetuned"),
     card: Output = Path("models/export/README.md"),
+    cards: Output = Path("models/cards"),
 ) -> None:
-    """Write the card from the metrics files and the artifacts' hashes; `finetune` and `finetuned` are folders."""
-    files = {"prepare": prepare, "label": label, "tokenize": tokenize, "pretrain": pretrain}
-    files |= {"baselines": baselines, "evaluate": evaluate, "memorise": memorise, "cloze": cloze, "export": export}
-    artifacts = {"prepare": corpus, "tokenize": tokenizer, "tokenize ": tokens, "sample": windows}
-    artifacts |= {"pretrain": pretrained, "export": exported}
-    artifacts |= {f"finetune@{name}": finetuned / name for name in tasks}
-    text = write_card(
-        {name: read_metrics(path) for name, path in files.items()},
-        {name: read_metrics(finetune / f"{name}.json") for name in tasks},
-        lineage_rows(artifacts),
-        read_metrics(pretrained / "config.json"),
-        {"sources": sources, "tokenize": tokenizing, "pretrain": training},
-        weights_line(exported),
-    )
-    card.write_text(text, encoding="utf-8")
+    """Write `card`, and `cards`/NAME/README.md for each finetuned model."""
+    sections = params.read(settings)
+    found = of_tasks(read_metrics(metrics), sections)
+    lineage = views.lineage(data, pretrained, exported, finetuned)
+    config = read_json(pretrained / "config.json")
+    card.write_text(write_card(found, sections, config, exported, lineage), encoding="utf-8")
+    for name, task in sections["finetune"]["tasks"].items():
+        (cards / name).mkdir(parents=True)
+        text = write_task_card(name, task, found, finetuned / name)
+        (cards / name / "README.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from llm.core import params
 from llm.core.errors import UserError
+from llm.core.hashes import file_md5, listing_hash
 from llm.experiments.scaling_law import Run
-from llm.report.trace import file_md5, listing_hash, read_lock
+from llm.report.trace import read_lock
 
 ACTIVE = ("Queued", "Running")
 WAIT_SECONDS = 10.0  # between two looks at the queue; a look costs about a second of a core

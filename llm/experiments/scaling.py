@@ -1,6 +1,6 @@
 """Plan the ladder of `make scaling` and run it: sizes and budgets in; a fitted law and a prediction out.
 
-scaling.yaml → planned runs → experiments of DVC (llm.experiments.queue) → their metrics → a law → reports/scaling.md
+scaling.yaml → planned runs → experiments of DVC (llm.experiments.queue) → their metrics → a law → plots/scaling.md
 """
 
 import copy
@@ -20,7 +20,7 @@ from llm.experiments.scaling_law import MIN_VALUES, analyze
 from llm.tokens.windows import WindowsInfo, read_info
 
 LADDERS, WINDOWS = Path("scaling.yaml"), Path("data/windows")
-PAGE, PICTURE, METRICS = Path("reports/scaling.md"), Path("plots/scaling.svg"), Path("metrics/scaling.json")
+PAGE, PICTURE, METRICS = Path("plots/scaling.md"), Path("plots/scaling.svg"), Path("metrics/scaling.json")
 SECTIONS = ("model", "pretrain", "seed")  # of params.yaml, the ones of the stage pretrain
 
 Count = Annotated[int, Field(ge=1)]

@@ -30,8 +30,8 @@ _CARD_HASH = re.compile(r"^sha256 of `[^`]+`: `([0-9a-f]{64})`$", re.MULTILINE) 
 _REPO = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+(?<!\.git)")
 
 
-def files_to_push(folder: Path, converted: Path | None = None) -> dict[str, Path]:
-    """Return the files of an export by their names on the Hub; GGUF and ONNX files may be in a folder `converted`.
+def files_to_push(folder: Path, converted: Path | None = None, card: Path | None = None) -> dict[str, Path]:
+    """Return the files of an export by their names on the Hub; `converted` and `card` are those of a finetuned model.
 
     UserError where required files are missing, a file holds a token, or the card names other weights.
     """
@@ -39,6 +39,8 @@ def files_to_push(folder: Path, converted: Path | None = None) -> dict[str, Path
     read_config_file(hf)
     roots = [hf, folder, *([converted] if converted else [])]
     files = {name: root / name for name in KNOWN for root in reversed(roots) if (root / name).is_file()}
+    if card is not None:
+        files[CARD] = card
     if missing := [name for name in REQUIRED if name not in files]:
         raise UserError(f"{hf}: expected an export with {', '.join(REQUIRED)}, {missing[0]} is missing")
     for path in files.values():

@@ -61,6 +61,8 @@ TITLES = {
     "macro_f1": Title("macro-F1", "The mean of F1 over labels: a rare label counts as much as a frequent one."),
     "micro_f1": Title("micro-F1"),
     "roc_auc": Title("ROC AUC"),
+    "balanced_accuracy": Title("balanced accuracy"),
+    "accuracy_difference": Title("accuracy of this model, less it"),
     "log_loss": Title("log loss"),
     # answers
     "chosen_is_likelier": Title("better answer likelier", "The fraction of pairs whose better answer is likelier."),

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm.report.markdown import table
 from llm.report.plots import svg
+from llm.report.tables import Table
 
 TITLES = {"pretrained": "pretrained", "random_weights": "random weights", "tfidf": "TF-IDF, logistic regression"}
 
@@ -19,7 +19,7 @@ def markdown(details: dict[str, Any]) -> str:
         [TITLES[name], *(f"{point['accuracy_mean']:.3f} ± {point['accuracy_std']:.3f}" for point in _of(points, name))]
         for name in dict.fromkeys(point["system"] for point in points)
     ]
-    return "\n".join(table(["accuracy", *head], rows)) + "\n"
+    return f"{Table(['accuracy on test, mean ± std over seeds', *head], rows)}\n"
 
 
 def pictures(details: dict[str, Any]) -> dict[str, str]:

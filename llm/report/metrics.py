@@ -45,15 +45,23 @@ class Score(NamedTuple):
         return f"{self.value:z.{digits}f}{interval}"
 
 
+class Files(dict[str, dict[str, Any]]):
+    """The content of JSON files by stage; a stage without a file is a UserError."""
+
+    def __missing__(self, stage: str) -> dict[str, Any]:
+        raise UserError(f"{stage}.json: expected a metrics file, it is missing; run dvc repro")
+
+
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of a run: a row of `scores` for each metric of each system; in `content` every file by stage."""
+    """The metrics of a run: a row of `scores` for each metric of each system; `content` and `details` by stage."""
 
     scores: "pd.DataFrame"
-    content: dict[str, dict[str, Any]]
+    content: Files
+    details: Files
 
     @classmethod
-    def of(cls, content: dict[str, dict[str, Any]]) -> "Metrics":
+    def of(cls, content: dict[str, Any], details: dict[str, Any] | None = None) -> "Metrics":
         """Collect the scores in the content of metrics files."""
         import pandas as pd
 
@@ -64,7 +72,7 @@ class Metrics:
             for system, metrics in of.get(split, {}).items()
             for metric, score in fold_intervals(metrics).items()
         ]
-        return cls(pd.DataFrame(rows, columns=COLUMNS), content)
+        return cls(pd.DataFrame(rows, columns=COLUMNS), Files(content), Files(details or {}))
 
     def view(self, index: str, columns: str, **where: str | list[str]) -> "pd.DataFrame":
         """Return scores with a row for each `index` and a column for each `columns`, in the order of the files."""
@@ -92,9 +100,14 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """Read every file of metrics under a folder; none are no error."""
-    paths = sorted(path for path in folder.rglob("*.json") if not NOT_METRICS & {*path.relative_to(folder).parts})
-    return Metrics.of({path.relative_to(folder).with_suffix("").as_posix(): read_json(path) for path in paths})
+    """Read every file of metrics and of details under a folder; none are no error."""
+    content = {name: of for name, of in _read_folder(folder).items() if name.partition("/")[0] not in NOT_METRICS}
+    return Metrics.of(content, _read_folder(folder / "details"))
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    paths = sorted(folder.rglob("*.json"))
+    return {path.relative_to(folder).with_suffix("").as_posix(): read_json(path) for path in paths}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from llm.report.markdown import table
 from llm.report.plots import svg
+from llm.report.tables import Table
 
 SYMBOLS = {"E": "E", "alpha": "α", "beta": "β"}
 
 
 def markdown(details: dict[str, Any]) -> str:
-    """Return reports/scaling.md, from metrics/scaling.json."""
+    """Return plots/scaling.md, from metrics/scaling.json."""
     runs, outcome = details["runs"], details["outcome"]
     rows = sorted(runs, key=lambda run: (run["tokens"], run["parameters"]))
     lines = [
@@ -21,7 +21,7 @@ def markdown(details: dict[str, Any]) -> str:
         "L(N, D) = E + A / N^α + B / D^β: N parameters without the embedding, D training tokens, L nats per token of "
         "val. Every run's learning rate ends at zero. The last column is the error of the law.",
         "",
-        *table(["run", "N", "D", "epochs", "D / N", "loss", "law", "error"], map(_cells, rows)),
+        str(Table(["run", "N", "D", "epochs", "D / N", "loss", "law", "error"], [_cells(run) for run in rows])),
     ]
     if any(run["epochs"] > 1 for run in [*runs, *filter(None, [outcome])]):
         lines += [

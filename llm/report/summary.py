@@ -1,105 +1,105 @@
-"""What a run came to, on one screen: where the model is, what it scored, how to try it."""
+"""A run on one screen: scores, texts of the model, commands that use it."""
 
 import shlex
 from pathlib import Path
 from typing import Any
 
-from llm.report.card import read_metrics, tasks_to_show
+from llm.report import views
 from llm.report.excerpt import excerpt
-from llm.report.markdown import shell_string
+from llm.report.glossary import title
+from llm.report.metrics import Metrics, Score, fold_intervals, read_metrics
+from llm.report.tables import shell_string
 
-# What is shown of a model that answers, before and after its finetuning.
-ANSWERS = {
-    "chosen_is_likelier": "share of test pairs whose better answer is the likelier",
-    "answer_bits_per_byte": "bits per byte of held-out answers",
-}
+ANSWERS = ("chosen_is_likelier", "answer_bits_per_byte")  # shown of a model that answers, before and after
 TEXTS_SHOWN = 2
 INDENT, PROMPT_MARK = " " * 4, "  > "
-LONGEST_MESSAGE = 200  # characters of a command's options and message
+MAX_COMMAND_CHARS = 200  # of options and message
 
 
-def describe_run(metrics: Path, reports: Path, export: Path) -> str:
-    """Figures, texts of the model and how to try it; empty where no run left metrics."""
-    figures = summarise_run(metrics)
-    return figures and "\n".join([figures, *show_texts(reports), how_to_try(metrics, reports, export)])
+def describe_run(folder: Path, models: Path) -> str:
+    """Return the summary of the metrics in a folder; empty where there are none."""
+    metrics = read_metrics(folder)
+    scores = show_scores(metrics)
+    return scores and "\n".join([scores, *show_texts(metrics), show_commands(metrics, models)])
 
 
-def summarise_run(metrics: Path) -> str:
-    """A table in plain text, from the metrics folder; nothing where no run left any."""
+def show_scores(metrics: Metrics) -> str:
+    """Return tables of scores on test, or on val where there is no test."""
     parts = []
-    evaluation, baselines = _read(metrics / "evaluate.json"), _read(metrics / "baselines.json")
-    for split in ("test", "val"):
-        if split in evaluation:
-            by_name = {"this model": evaluation[split]["bits_per_byte"], **baselines.get(split, {})}
-            title = f"bits per byte of {split}, less is better"
-            own = {"this model": _interval(evaluation[split], "bits_per_byte")}
-            rows = sorted(by_name.items(), key=lambda row: row[1])
-            parts.append(_table(title, rows, own) + _beside_best(evaluation[split]))
-            break
+    evaluation, splits = metrics.content.get("evaluate", {}), metrics.splits("evaluate")
+    if splits:
+        rows = [[name.name, cells[-1]] for name, *cells in views.bits_per_byte(metrics).rows]
+        sentence = views.difference(metrics, splits[-1], digits=3)
+        parts.append(_table(f"bits per byte of {splits[-1]}, less is better", rows) + (sentence and f"  {sentence}\n"))
     if evaluation.get("sees_the_future"):
-        parts.append("Its attention reads what it has to predict: its bits per byte are no measure.\n")
-    finetuned = {path.stem: _read(path) for path in sorted((metrics / "finetune").glob("*.json"))}
-    for name, report in tasks_to_show(finetuned).items():
-        if isinstance(report.get("skipped"), str):  # else it counts the rows that were left out
+        parts.append("The attention of this model sees what it predicts: its bits per byte mean nothing.\n")
+    for name, report in metrics.tasks().items():
+        if "skipped" in report:
             parts.append(f"{name}: skipped, {report['skipped']}\n")
-        elif "pretrained" not in report["test"]:
-            measures = [measure for measure in ANSWERS if measure in report["test"]]
-            parts += [_before_and_after(name, report["test"], measure) for measure in measures]
+        elif views.is_classifier(report):
+            rows = [[row[0].name, row[1]] for row in views.task(report).rows]
+            parts.append(_table(f"{name}: accuracy on test", rows))
         else:
-            rows = sorted(((of, row["accuracy"]) for of, row in report["test"].items()), key=lambda row: -row[1])
-            intervals = {of: _interval(row, "accuracy") for of, row in report["test"].items()}
-            parts.append(_table(f"{name}: accuracy on test", rows, intervals))
-    if not parts and (metrics / "pretrain.json").is_file():
+            scores = {system: fold_intervals(of) for system, of in report["test"].items()}
+            shown = [metric for metric in ANSWERS if metric in scores["after"]]
+            parts += [
+                _table(f"{name}: {title(metric).name}", [[system, of.get(metric)] for system, of in scores.items()])
+                for metric in shown
+            ]
+    if not parts and "pretrain" in metrics.content:
         parts.append("No text was held out, so nothing was measured.\n")
     return "\n".join(parts)
 
 
-def show_texts(reports: Path) -> list[str]:
-    """Return the first texts of evaluation, and the first answer of each model that was finetuned to answer."""
+def show_texts(metrics: Metrics) -> list[str]:
+    """Return the first samples, and the first answer of each model that was finetuned to answer."""
     parts = []
-    written = _read(reports / "samples.json")
+    written = metrics.details.get("evaluate", {})
     if drawn := [sample for sample in written.get("samples", []) if not sample["greedy"]][:TEXTS_SHOWN]:
-        split = written["prompts_of"]
+        split = written["prompts_from"]
         prompts = f"beginnings of documents of {split}" if split else "prompts of params.yaml"
         texts = [_text(sample["prompt"], sample["text"], ended=sample["ended"]) for sample in drawn]
-        parts.append(_texts(f"{prompts}, continued ({drawn[0]['way']}; not selected)", texts))
-    for name, example in _first_answers(reports).items():
+        parts.append(_texts(f"{prompts}, continued ({drawn[0]['method']}; not selected)", texts))
+    for name, example in _first_answers(metrics).items():
         several = len(example["messages"]) > 1
         turns = [f"{of['role']}: {of['content']}" if several else of["content"] for of in example["messages"]]
         reference = excerpt(" ".join(example["reference"].split()), f"{INDENT}reference: ", lines=1)
         answered = [*_text("\n".join(turns), example["after"]), "", *reference]
-        parts.append(_texts(f"{name}: a message of test, answered (greedy; not selected)", [answered]))
+        parts.append(_texts(f"{name}: a prompt of test, answered (greedy; not selected)", [answered]))
     return parts
 
 
-def how_to_try(metrics: Path, reports: Path, export: Path) -> str:
-    """Where the model is, and commands: one continues a beginning of its own kind of text, others ask for an answer."""
+def show_commands(metrics: Metrics, models: Path) -> str:
+    """Return the place of the model, and commands that generate with it and chat with finetuned ones."""
+    export = models / "export" / "hf"
     if not (export / "config.json").is_file():
-        return f"There is no model in {export} yet: make repro trains it."
-    prompt = shell_string(_read(metrics / "evaluate.json").get("example_prompt", "1"))
+        export = models / "pretrained"  # a model that Transformers has no architecture for
+    if not (export / "config.json").is_file():
+        return f"There is no model in {models} yet: make repro trains it."
+    prompt = shell_string(metrics.content.get("evaluate", {}).get("example_prompt", "1"))
     lines = [f"The model is in {export}. Try it:"]
     lines += [f"  python -m llm generate --model {shlex.quote(str(export))} {prompt}"]
-    for name, example in _first_answers(reports).items():
-        folder = export.parent / "finetuned" / name
+    for name, example in _first_answers(metrics).items():
+        folder = models / "finetuned" / name
         if (folder / "chat_template.jinja").is_file():
             lines.append(f"  python -m llm chat {shlex.quote(str(folder))}{_message(example['messages'])}")
     return "\n".join(lines)
 
 
-def _first_answers(reports: Path) -> dict[str, dict[str, Any]]:
-    """The first example of each task whose model answers."""
-    found = {path.stem: _read(path)["answers"] for path in sorted((reports / "finetune").glob("*.json"))}
-    return {name: answers[0] for name, answers in found.items() if answers}
+def _first_answers(metrics: Metrics) -> dict[str, dict[str, Any]]:
+    """Return the first example of each task whose model answers."""
+    found = {name: of["answers"] for name, of in metrics.details.items() if of.get("answers")}
+    return {name.removeprefix("finetune/"): answers[0] for name, answers in found.items()}
 
 
 def _message(messages: list[dict[str, str]]) -> str:
-    """The words of a command that begin a conversation as an example does; none where that is long."""
+    """Return the options of a command that begins a conversation as an example does; none where that is long."""
     said = {of["role"]: of["content"] for of in reversed(messages)}  # the first of each role
     options = [f" --system {shell_string(said['system'])}"] if "system" in said else []
     words = "".join([*options, " --temperature 0 ", shell_string(said["user"])])
-    # A command takes what begins with a dash for an option, and none can hold a null character.
+    # A command reads an argument that begins with a dash as an option, and none can contain a null character.
     impossible = said["user"].startswith("-") or any("\0" in content for content in said.values())
-    return "" if impossible or len(words) > LONGEST_MESSAGE else words
+    return "" if impossible or len(words) > MAX_COMMAND_CHARS else words
 
 
 def _text(prompt: str, text: str, ended: bool = True) -> list[str]:
@@ -107,36 +107,14 @@ def _text(prompt: str, text: str, ended: bool = True) -> list[str]:
     return [*excerpt(prompt, PROMPT_MARK), *written]
 
 
-def _texts(title: str, texts: list[list[str]]) -> str:
-    return "\n".join([title, *(line for text in texts for line in ("", *text)), ""])
+def _texts(heading: str, texts: list[list[str]]) -> str:
+    return "\n".join([heading, *(line for text in texts for line in ("", *text)), ""])
 
 
-def _before_and_after(task: str, test: dict[str, dict[str, float]], name: str) -> str:
-    rows = [(when, test[name][when]) for when in ("before", "after")]
-    by_when = {when: {key: of[when] for key, of in test.items() if isinstance(of, dict)} for when, _ in rows}
-    return _table(f"{task}: {ANSWERS[name]}", rows, {when: _interval(of, name) for when, of in by_when.items()})
-
-
-def _beside_best(figures: dict[str, Any]) -> str:
-    """The difference to the best baseline, a line; empty where it was not measured."""
-    if "best_baseline" not in figures:
-        return ""
-    difference = f"{figures['bits_per_byte_difference']:z.3f}{_interval(figures, 'bits_per_byte_difference')}"
-    best = figures["best_baseline"].replace("_", " ")
-    return f"  this model − {best}: {difference.replace('-', '−')}, {figures['verdict']}\n"
-
-
-def _interval(figures: dict[str, Any], key: str) -> str:
-    """How far other text of the kind might move a figure; empty where that was not measured."""
-    if f"{key}_low" not in figures:
-        return ""
-    return f" [{figures[f'{key}_low']:.3f}, {figures[f'{key}_high']:.3f}]"
-
-
-def _table(title: str, rows: list[tuple[str, float]], notes: dict[str, str] | None = None) -> str:
-    lines = [f"  {name.replace('_', ' '):<24}{value:>8.3f}{(notes or {}).get(name, '')}" for name, value in rows]
-    return "\n".join([title, *lines, ""])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_metrics(path) if path.is_file() else {}
+def _table(heading: str, rows: list[list[Any]]) -> str:
+    width = max(24, *(len(name) + 2 for name, _ in rows))
+    lines = [heading]
+    for name, score in rows:
+        value, _, interval = score.show(3).partition(" ") if isinstance(score, Score) else ("–", "", "")
+        lines.append(f"  {name:<{width}}{value:>8} {interval}".rstrip())
+    return "\n".join([*lines, ""])

@@ -6,7 +6,6 @@ Hashes are DVC's: the md5 of the bytes of a file, and of the list of its files f
 hashed again, so that a changed byte is found even where size and time of the file are the same.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 from llm.core import params
 from llm.core.errors import UserError
+from llm.core.hashes import file_md5, listing_hash, md5
 from llm.report.metrics import flatten
 
 MAX_LISTED_FILES = 20  # of a folder without differences
@@ -140,22 +140,6 @@ def walk_back(stages: dict[str, dict[str, Any]], target: str) -> list[str]:
     return list(TopologicalSorter(readers).static_order())
 
 
-def listing_hash(files: dict[str, str]) -> str:
-    """Return DVC's hash of a folder: of the md5 of each file by its path in the folder.
-
-    >>> listing_hash({"b": "3b5d5c3712955042212316173ccf37be", "a": "60b725f10c9c85c70d97880dfe8191b3"})
-    '562ee692a592790b08e880eff9046f72.dir'
-    """
-    listing = [{"md5": files[path], "relpath": path} for path in sorted(files)]
-    return _md5(json.dumps(listing).encode()) + ".dir"
-
-
-def file_md5(path: Path) -> str:
-    """Return the md5 of the bytes of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 class Disk:
     """The files of the repository as they are now; each path is hashed once."""
 
@@ -190,10 +174,10 @@ class Disk:
         inside = content.files if content else {}
         return [str(PurePosixPath(path, name)) for name in inside if PurePosixPath(name).name != ".gitignore"]
 
-    def recorded_files(self, path: str, md5: str) -> dict[str, str] | None:
+    def recorded_files(self, path: str, recorded: str) -> dict[str, str] | None:
         """Return the files that a folder had at this hash, from DVC's cache or from Git; None if neither has them."""
-        sources = [self._cached_files(md5), *(self._committed_files(path, of) for of in (["--", "dvc.lock"], []))]
-        return next((files for files in sources if listing_hash(files) == md5), None)
+        sources = [self._cached_files(recorded), *(self._committed_files(path, of) for of in (["--", "dvc.lock"], []))]
+        return next((files for files in sources if listing_hash(files) == recorded), None)
 
     def damage(self, md5: str) -> str:
         """Return what is wrong with the copy in DVC's cache; empty where it is intact or absent."""
@@ -224,7 +208,7 @@ class Disk:
             return {}
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             files = {member.name: tar.extractfile(member) for member in tar}
-            return {str(PurePosixPath(name).relative_to(path)): _md5(of.read()) for name, of in files.items() if of}
+            return {str(PurePosixPath(name).relative_to(path)): md5(of.read()) for name, of in files.items() if of}
 
 
 def _step(name: str, stage: dict[str, Any], made: set[str], disk: Disk) -> Step:
@@ -304,7 +288,3 @@ def _library_line(metrics: Path) -> Line | None:
 def _overlap(one: str, other: str) -> bool:
     """Return whether two paths are the same, or one contains the other."""
     return PurePosixPath(one).is_relative_to(other) or PurePosixPath(other).is_relative_to(one)
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()

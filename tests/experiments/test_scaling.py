@@ -12,10 +12,10 @@ import pytest
 
 from llm.core import params
 from llm.core.errors import UserError
+from llm.core.hashes import file_md5
 from llm.experiments.queue import PATIENCE, PlannedRun, commands_in, make_runs, read_queue, wait_for
 from llm.experiments.scaling import METRICS, PAGE, PICTURE, Ladder, plan_runs, read_ladder, run_ladder
 from llm.experiments.scaling_law import Law
-from llm.report.trace import file_md5
 from llm.tokens.windows import WindowsInfo, write_info
 from llm.train.params import PretrainParams
 from llm.train.schedules import lr_factor

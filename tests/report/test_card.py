@@ -1,6 +1,5 @@
-"""The model card says what was measured, and nothing else."""
+"""Model cards: every figure is one that was measured, the Hub reads them, and their snippets run."""
 
-import copy
 import hashlib
 import json
 import re
@@ -13,246 +12,245 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from llm.__main__ import app
-from llm.core.errors import UserError
 from llm.export.gguf import write_gguf
-from llm.report.card import NO_DOCSTRINGS, lineage_rows, read_metrics, write_card
+from llm.report.card import write_card, write_task_card
+from llm.report.metrics import NO_DOCSTRINGS, Metrics
+from llm.report.tables import Table
+from tests.report.samples import CONFIG, CONTENT, DETAILS, PARAMS, merged, rows_of
 
-METRICS = {
-    "prepare": {
-        "bytes": {"train": 7654321, "val": 98765, "test": 123457},
-        "bytes_by_source": {"python": 8901234},
-        "dropped": {
-            "empty": {"documents": 31, "bytes": 0},
-            "exact_duplicate": {"documents": 47, "bytes": 83},
-            "near_duplicate": {"documents": 59, "bytes": 97},
-        },
-        "python": {"version": "3.13.7", "library_sha256": "ab" * 32},
-    },
-    "label": {"dropped": {"too_short_or_long": 67, "library_package_too_small": 71}},
-    "tokenize": {
-        "tokens": {"train": 2468013, "val": 35791, "test": 46802},
-        "vocab_size": 1913,
-        "bytes_per_token": {"train": 3.0203, "val": 3.0453, "test": 2.9086},
-        "lossless": True,
-    },
-    "pretrain": {
-        "parameters": 1357913,
-        "epochs": 4.625,
-        "flops_per_token": 10,
-        "tokens_seen": 2340000,
-        "selected_step": 1234,
-        "train_loss": 2.3456,
-        "val_loss": 2.7654,
-        "machine": {"device": "cpu", "threads": 3, "sharded": False},
-    },
-    "baselines": {"val": {"xz": 2.346, "4_gram": 2.457}, "test": {"xz": 2.568, "4_gram": 2.679}},
-    "evaluate": {
-        "val": {"bits_per_byte": 1.234},
-        "test": {"bits_per_byte": 1.345, "bits_per_byte_low": 1.301, "bits_per_byte_high": 1.399}
-        | {"best_baseline": "4_gram", "bits_per_byte_difference": -0.223, "verdict": "better, outside of chance"}
-        | {"bits_per_byte_difference_low": -0.317, "bits_per_byte_difference_high": -0.129},
-        "lossless_tokens": True,
-        "sees_the_future": False,
-        "quality": {
-            "split": "test",
-            "texts": 197,
-            "model": {"words": 4321, "real_words": 0.917, "real_words_low": 0.908, "real_words_high": 0.926},
-            "true": {"real_words": 0.953, "sections_parsed": 0.944},
-            "ratio": {"real_words": 0.962},
-        },
-        "example_prompt": 'It\'s "déjà vu"',
-    },
-    "cloze": {
-        "last_word": {"items": 137, "acc": 0.571, "acc_low": 0.481, "acc_high": 0.677, "chance": 0.253},
-        "left_out": {"closing_bracket": "3 items, wanted 50"},
-    },
-    "export": {"max_logit_difference": 8.58e-06, "gguf": {"gguf-f16": {"bytes": 1}}},
-}
-CONFIG = {"family": "qwen3", "attention": "grouped", "positions": None, "d_model": 192, "vocab_size": 1913}
-PYTHON = {"name": "python", "kind": "python", "include": ["*"]}
-PARAMS = {
-    "sources": [PYTHON],
-    "tokenize": {"kind": "bpe", "pattern": "qwen2", "from": None},
-    "pretrain": {
-        "max_steps": 1777,
-        "batch_size": 7,
-        "init_from": None,
-        "optimizer": {"kind": "muon", "muon_lr": 0.0213, "adamw_lr": 0.0061},
-        "schedule": {"kind": "wsd", "warmup_steps": 53},
-    },
-}
-FINETUNED = {
-    "topics": {
-        "rows": {"train": 1601, "val": 223, "test": 227},
-        "test": {
-            "pretrained": {"accuracy": 0.8123, "macro_f1": 0.7234},
-            "tfidf": {"accuracy": 0.6345, "macro_f1": 0.5456},
-        },
-        "settings": {"pretrained": {"rate": 0.017, "val_loss_by_rate": {"0.017": 0.5}}, "tfidf": {"C": 19.0}},
-    },
-    "answers": {
-        "rows": {"train": 1733, "val": 233, "test": 239},
-        "test": {"answer_bits_per_byte": {"before": 3.456, "after": 2.135}},
-        "settings": {},
-    },
-}
+WEIGHTS = b"weights"
+LINEAGE = Table(["made by", "file", "md5"], [["prepare", "data/corpus/train.parquet", "0" * 32]])
 
 
-def card(metrics: dict = METRICS, finetuned: dict = FINETUNED, lineage: tuple = (), **params: object) -> str:
-    """The card of these metrics; sections of params and `config` may be other ones."""
-    config = params.pop("config", CONFIG)
-    weights = f"sha256 of `model.safetensors`: `{'0f' * 32}`"
-    return write_card(METRICS | metrics, finetuned, list(lineage), config, PARAMS | params, weights)
+@pytest.fixture
+def write(tmp_path):
+    """Writes the card with metrics changed and params replaced."""
+
+    def write(changes: dict | None = None, config: dict = CONFIG, **params: object) -> str:
+        (tmp_path / "hf").mkdir(exist_ok=True)
+        (tmp_path / "hf" / "model.safetensors").write_bytes(WEIGHTS)
+        metrics = Metrics.of(merged(CONTENT, changes or {}), DETAILS)
+        return write_card(metrics, merged(PARAMS, params), config, tmp_path / "hf", LINEAGE)
+
+    return write
 
 
-def test_every_figure_in_the_text_is_in_the_metrics():
-    text = re.sub(r"^```.*?^```", "", card().split("# A language model")[1], flags=re.MULTILINE | re.DOTALL)
+def test_every_figure_in_the_text_was_measured(write):
+    text = re.sub(r"^```.*?^```", "", write().split("# A language model")[1], flags=re.MULTILINE | re.DOTALL)
     figures = re.findall(r"(?<![\w.`-])\d(?:[\w,.-]*\w)?", text)
-    given = set(_figures([METRICS, FINETUNED, CONFIG, PARAMS]))
-    # The 4 of the baseline's name, the level of the intervals, the licence's number, and a product: 10 × 2,340,000.
-    given |= {"4", "95", "3", "2.0", "2.34e", "07"}
-    assert len(figures) > 30
+    given = {value for figure in _figures([CONTENT, DETAILS, PARAMS]) for value in _forms(figure)}
+    # Names of systems, the level of the intervals, the license's number, and a product: 10 × 2,340,000.
+    given |= {"95", "9e", "3", "2.0", "2.34e", "07", "25", "50", "5-grams", "0" * 32}
+    assert len(figures) > 60
     assert [figure for figure in figures if figure.replace(",", "") not in given] == []
 
 
 @pytest.mark.parametrize(
-    "figure",
+    ("row", "cells"),
     [
-        *("1,357,913", "2,468,013", "7,654,321", "1,601", "4.625", "8.58e-06", "47", "71"),
-        *("1.345 [1.301, 1.399]", "2.568", "0.8123", "0.5456", "3.456", "2.135", "3.13.7", "ab" * 32),
-        *("0.571 [0.481, 0.677]", "1,913", "3.0453", "1,777 of 7 windows", "0.0213", "2.7654", "8,901,234"),
+        ("python", ["the source code of Python's standard library", "8,901,234"]),
+        ("tokens", ["2,468,013", "35,791", "46,802"]),
+        ("prepare: empty", ["31"]),
+        ("label: too short", ["67"]),
+        ("kind", ["byte-level BPE, split pattern \\S+\\|<x>"]),
+        ("parameters", ["1,357,913"]),
+        ("steps", ["1,234 of 1,777, 7 windows each"]),
+        ("optimizer", ["muon, muon_lr 0.0213, adamw_lr 0.0061"]),
+        ("this model", ["1.2500 [1.1250, 1.5000]", "1.3750 [1.1250, 1.5000]"]),
+        ("real words", ["0.9170 [0.9000, 0.9300]", "0.9530"]),
+        ("docstring sections that parse", ["–", "0.9440"]),
+        ("last word", ["137", "0.5710 [0.4810, 0.6770]", "0.5330", "0.2530"]),
+        ("25 tokens verbatim", ["0.0150", "0.0000"]),
+        ("this model, finetuned", ["0.8123 [0.7011, 0.9022]", "–", "0.7234", "0.8011", "0.0123"]),
+        ("TF-IDF", ["0.6345", "0.1778 [0.1234, 0.2345]", "0.5456", "–", "–"]),
+        ("better answer likelier", ["0.5123", "0.7345 [0.6543, 0.8012]"]),
+        ("gguf-f16", ["6,100,001", "within 0.009"]),
+        ("gguf-q8_0", ["3", "unverified: no client"]),
+        ("prepare", ["data/corpus/train.parquet", "0" * 32]),
     ],
 )
-def test_the_figures_that_matter_are_in_the_text(figure):
-    assert figure in card()
+def test_the_figures_that_matter_are_in_their_rows(write, row, cells):
+    assert rows_of(write())[row][: len(cells)] == cells
 
 
-def test_what_the_model_writes_stands_beside_the_true_continuations():
-    assert "| 197 continuations of test | model | true continuations |" in card()
-    assert "| real words | 0.917 [0.908, 0.926] | 0.953 |" in card()
-    assert "| sections parsed | – | 0.944 |" in card()
-    assert "continuations" not in card({"evaluate": METRICS["evaluate"] | {"quality": {"skipped": "too short"}}})
-
-
-def test_the_best_in_bits_per_byte_comes_first():
-    held_out = card().split("## Evaluation")[1]
-    assert held_out.index("this model") < held_out.index("xz") < held_out.index("4 gram")
-
-
-def test_the_best_baseline_is_named_with_the_difference_and_the_verdict():
-    words = "On test, the model less 4 gram, the best baseline: -0.223 [-0.317, -0.129] bits per byte, better, outside"
-    assert words in card()
-    assert "On val, the model less" not in card()  # where it was not measured
-
-
-def test_a_skipped_task_is_said_to_be_skipped_and_why():
-    text = card(finetuned={"topics": {"skipped": "no function of the corpus is left in test"}})
-    assert "## Finetuned: topics\n\nSkipped: no function of the corpus is left in test." in text
-
-
-def test_a_card_of_another_corpus_does_not_speak_of_python():
-    prepare = {key: value for key, value in METRICS["prepare"].items() if key != "python"} | {"dropped": {}}
-    own = {"name": "mine", "kind": "files", "globs": ["data/raw/**/*"]}
-    text = card(
-        {"prepare": prepare, "cloze": {"left_out": {}}, "label": {"dropped": {"too_short_or_long": 0}}},
-        {name: {"skipped": NO_DOCSTRINGS} for name in ("library", "docstring")},
-        sources=[own],
-    )
-    assert [line for line in text.splitlines() if re.search("inetuned|label|code may|dropped|import ['\"]", line)] == []
-    assert [line for line in text.splitlines() if "Python" in line] == ["**llama.cpp**, as a program or from Python"]
-
-
-def test_the_prompt_of_every_snippet_is_of_the_corpus():
-    text = card()
-    prompt = METRICS["evaluate"]["example_prompt"]
-    in_shell = [
-        line for line in text.splitlines() if "llm generate" in line or "llama-cli" in line or "ollama run" in line
+def test_the_best_system_is_first(write):
+    assert list(rows_of(write().split("## Evaluation")[1]))[2:5] == [
+        "this model",
+        "xz -9e, given the training text",
+        "bzip2 -9",
     ]
-    assert len(in_shell) == 3
-    assert all(prompt in shlex.split(line) for line in in_shell)
-    assert text.count(json.dumps(prompt, ensure_ascii=False)) >= 3
 
 
-def test_a_prompt_of_several_lines_stays_on_one_line_of_every_snippet():
-    prompt = "def f(x, y='a')\n\n"
-    text = card({"evaluate": METRICS["evaluate"] | {"example_prompt": prompt}})
-    assert text.count(r"$'def f(x, y=\'a\')\n\n'") == 3
-    assert text.count(r'"def f(x, y=\'a\')\n\n"'.replace("\\'", "'")) >= 3
+GONE = {"test": ..., "val": ...}
+NOTHING = {"model": {"prefixes": 0, "verbatim_25": ..., "verbatim_50": ..., "mean_verbatim_tokens": ...}}
 
 
-def test_without_held_out_text_it_says_that_nothing_was_measured():
-    text = card({"evaluate": {"example_prompt": "x"}, "baselines": {}, "cloze": {"left_out": {}}}, {})
-    assert "nothing was measured" in text
-    assert "bits per byte" not in text
-    assert "model-index" not in text
+@pytest.mark.parametrize(
+    ("changes", "shown", "absent"),
+    [
+        (
+            {},
+            "On test, this model less xz -9e, given the training text: -0.1600 [-0.2000, -0.1200] bits per",
+            "",
+        ),
+        ({}, "## Finetuned: none\n\nSkipped: no function of the corpus is left in test.", ""),
+        ({}, "- TF-IDF: C 19.0\n- this model, finetuned: learning rate 0.017, val loss by lr (0.017: 0.5)", ""),
+        (
+            {},
+            "answers/gguf` for llama.cpp and Ollama and in `models/converted/answers/onnx`",
+            "onnxruntime",
+        ),
+        ({}, "ollama create", "mean nothing"),
+        ({"evaluate": GONE, "cloze": {"test": ...}}, "nothing was measured", "model-index"),
+        ({"evaluate": {"sees_the_future": True}}, "its bits per byte mean nothing", "pipeline_tag"),
+        ({"evaluate": {"lossless_tokens": False}}, "its bits per byte are too low", ""),
+        ({"memorise": {"copies": True}}, "**The model copies**", ""),
+        (
+            {"memorise": {"train": NOTHING}},
+            "No document of train is long enough",
+            "The model copies",
+        ),
+        ({"memorise": {"copies": None, "test": NOTHING}}, "Test has no document", ""),
+        (
+            {"finetune/topics": {"test": {"tfidf": {"accuracy": 0.9}}}},
+            "On topics logistic regression on words",
+            "",
+        ),
+        (
+            {"export": {"gguf": {"Modelfile": {"skipped": "the pattern"}}}},
+            "Modelfile | – | skipped: the pattern",
+            "ollama",
+        ),
+        ({"finetune/none": {"skipped": NO_DOCSTRINGS}}, "## Finetuned: topics", "Finetuned: none"),
+    ],
+)
+def test_sentences_state_what_is_and_is_not_there(write, changes, shown, absent):
+    text = write(changes)
+    assert shown in text
+    assert not absent or absent not in text
 
 
-def test_text_of_the_users_own_is_not_called_pythons():
-    prepare = {key: value for key, value in METRICS["prepare"].items() if key != "python"}
+def test_a_card_of_another_corpus_does_not_mention_python(write):
+    prepare = {"python": ..., "dropped": {}, "bytes_by_source": {"mine": 4567}}
     sources = [
         {"name": "mine", "kind": "files", "globs": ["data/raw/*.txt"]},
         {"name": "web", "kind": "url", "url": "https://example.org/a.txt", "sha256": "cd" * 32},
-        {"name": "docs", "kind": "docstrings", "packages": ["numpy", "scipy"]},
         {"name": "hub", "kind": "huggingface", "dataset": "some/words", "revision": "ef" * 20},
     ]
-    text = card({"prepare": prepare | {"bytes_by_source": {"mine": 4567, "web": 5678}}}, {}, sources=sources)
-    assert "the user's own files" in text
-    assert "standard library" not in text
-    shown = ["data/raw/*.txt", "cd" * 32, "4,567", "dataset some/words", "ef" * 20, "numpy, scipy", "not known here"]
+    text = write({"prepare": prepare, "label": {"dropped": {"too_short": 0}}}, prepare={"sources": sources})
+    assert [line for line in text.splitlines() if "Python" in line] == ["**llama.cpp**, as a program or from Python"]
+    shown = ["the user's own files", "data/raw/*.txt", "cd" * 32, "4,567", "dataset some/words", "ef" * 20, "unknown"]
     assert [part for part in shown if part not in text] == []
-    assert ModelCard(text).data.license == "unknown"
+    assert "dropped" not in text
+    docs = [{"name": "docs", "kind": "docstrings", "packages": ["numpy", "scipy"]}]
+    assert "docstrings of Python packages: numpy, scipy | 0 | each package's own" in write(prepare={"sources": docs})
 
 
-def test_what_it_has_by_heart_stands_beside_what_it_never_saw():
-    prefixes = {"prefixes": 211, "verbatim_25": 0.0625, "mean_verbatim_tokens": 4.375}
-    memorise = {"train": prefixes, "test": prefixes | {"verbatim_25": 0.0375}, "copies": False}
-    memorise["samples"] = {"number": 13, "copied": 2}
-    text = card({"memorise": memorise}).split("## Memorisation")[1].split("\n## ")[0]
-    assert "| verbatim 25 | 0.0625 | 0.0375 |" in text
-    assert "2 of 13 samples" in text
-    assert "than chance may bring" in text
-    assert "The model copies" in card({"memorise": memorise | {"copies": True}})
-    alone = memorise | {"copies": None, "test": {"prefixes": 0}}
-    assert "| continued greedily | train |" in card({"memorise": alone})
-    assert "nothing was measured" in card({"memorise": memorise | {"train": {"prefixes": 0}}})
-    assert "Memorisation" not in card()
-
-
-# -- the front matter
-
-
-def test_the_hub_reads_the_front_matter():
-    data = ModelCard(card()).data
+def test_the_hub_reads_the_front_matter(write):
+    data = ModelCard(write()).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "text-generation", "other")
     assert data.tags == ["groundup", "qwen3", "gguf"]
-    assert data.metrics == ["accuracy", "bits_per_byte"]
     found = {(result.dataset_split, result.metric_type, result.metric_value) for result in data.eval_results}
-    assert found == {("val", "bits_per_byte", 1.234), ("test", "bits_per_byte", 1.345), ("test", "accuracy", 0.571)}
-    assert {result.task_type for result in data.eval_results} == {"text-generation", "multiple-choice"}
-    # What the library writes of it is what stands there.
+    assert found == {("val", "bits_per_byte", 1.25), ("test", "bits_per_byte", 1.375), ("test", "accuracy", 0.571)}
     assert ModelCardData(**data.__dict__).to_dict() == data.to_dict()
 
 
-def test_a_model_in_our_own_words_is_said_to_be_one():
-    reason = "wanted a model that Transformers knows: model.family qwen3, given gru"
-    export = {"skipped": reason, "gguf": {"gguf-f16": {"skipped": "wanted a causal model"}}}
-    text = card({"export": export}, config=CONFIG | {"family": "gru"})
-    assert text.count(reason) == 2
-    data = ModelCard(text).data
-    assert (data.library_name, data.tags) == ("groundup", ["groundup", "gru"])
-    assert "gguf-f16 is skipped: wanted a causal model." in text
+def test_the_card_of_a_model_that_was_not_exported(write, tmp_path):
+    export = {"skipped": "Transformers has no gru", "gguf": {}, "onnx": {}}
+    text = write({"export": export | {"bytes": ...}}, config=CONFIG | {"family": "gru"})
+    assert text.count("Transformers has no gru") == 2
+    assert (ModelCard(text).data.library_name, ModelCard(text).data.tags) == ("groundup", ["groundup", "gru"])
     assert [word for word in ("from transformers", "xllamacpp", "ollama") if word in text] == []
-    assert "python -m llm generate" in text
+    assert "python -m llm generate --model models/pretrained" in text
 
 
-def test_a_model_that_sees_the_future_is_not_offered_for_writing():
-    text = card({"evaluate": METRICS["evaluate"] | {"sees_the_future": True}})
-    assert ModelCard(text).data.pipeline_tag is None
-    assert "its bits per byte are no measure" in text
-    assert "its bits per byte are no measure" not in card()
+@pytest.mark.parametrize("prompt", ['It\'s "déjà vu"', "def f(x, y='a')\n\n"])
+def test_every_snippet_has_the_prompt_on_one_line(write, prompt):
+    text = write({"evaluate": {"example_prompt": prompt}})
+    lines = [line for line in text.splitlines() if re.search(r"llm generate|llama-cli|ollama run", line)]
+    (command,) = (line for line in lines if "llm generate" in line)
+    script = f"printf %s {command.split(' ', 6)[-1]}"
+    bash = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert len(lines) == 3
+    assert bash.stdout == prompt
+    assert text.count(repr(prompt)) == 5
+    if prompt.isprintable():
+        assert all(prompt in shlex.split(line) for line in lines)
 
 
-# -- how to load it
+def test_commands_are_those_of_this_project(write):
+    commands = re.findall(r"^python -m llm (\w+) ", write(), re.M)
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert commands == ["generate", "serve", "chat"]
+    assert set(commands) <= known
+
+
+def test_a_card_identifies_its_weights(write):
+    line = f"sha256 of `model.safetensors`: `{hashlib.sha256(WEIGHTS).hexdigest()}`"
+    assert line in write().splitlines()
+
+
+# -- cards of finetuned models
+
+
+@pytest.fixture
+def finetuned(tmp_path):
+    """Writes the card of a finetuned model, with keys of its config.json and metrics of a conversion."""
+
+    def write(name: str, config: dict | None = None, **converted: object) -> str:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"} | (config or {})))
+        (tmp_path / "model.safetensors").write_bytes(WEIGHTS)
+        metrics = Metrics.of(CONTENT | {f"convert/{name}": converted}, DETAILS)
+        return write_task_card(name, {"base": "models/export/hf"}, metrics, tmp_path)
+
+    return write
+
+
+def test_the_card_of_a_classifier(finetuned):
+    labels = {str(number): f"label {number:02}" for number in range(53)}
+    text = finetuned("topics", {"id2label": labels, "text_columns": ["a", "b"]})
+    data = ModelCard(text).data
+    assert (data.pipeline_tag, data.base_model, data.tags) == (
+        "text-classification",
+        "models/export/hf",
+        ["groundup", "qwen3"],
+    )
+    assert {(result.metric_type, result.metric_value) for result in data.eval_results} == {
+        ("accuracy", 0.8123),
+        ("f1", 0.7234),
+    }
+    assert "`label 49` and 3 more." in text and "label 50" not in text
+    assert "1,601 train, 223 val, 227 test rows" in text
+    assert "- dropped: 3 without a text" in text
+    assert rows_of(text)["TF-IDF"][0] == "0.6345"
+    assert f"sha256 of `model.safetensors`: `{hashlib.sha256(WEIGHTS).hexdigest()}`" in text.splitlines()
+    assert "python -m llm predict models/finetuned/topics rows.csv" in text
+    assert '"text_pair"' in text and '"text_pair"' not in finetuned("topics", {"id2label": labels})
+
+
+def test_the_card_of_a_model_that_answers(finetuned):
+    text = finetuned("answers")
+    assert [word for word in ("llama-cli", "ollama", "ONNX") if word in text] == []
+    assert "python -m llm chat models/finetuned/answers" in text
+    assert rows_of(text)["bits per byte of the right answers"] == ["3.4560", "2.1350"]
+    text = finetuned("answers", gguf={"gguf-q8_0": {"bytes": 1}}, onnx={"bytes": 1})
+    assert "llama-cli -m models/converted/answers/gguf/model-q8_0.gguf -cnv" in text
+    assert "ollama create answers -f models/converted/answers/gguf/Modelfile" in text
+    assert (ModelCard(text).data.pipeline_tag, ModelCard(text).data.tags) == (
+        "text-generation",
+        ["groundup", "qwen3", "gguf", "onnx"],
+    )
+    assert "ollama" not in finetuned("answers", gguf={"gguf-f16": {"bytes": 1}, "Modelfile": {"skipped": "x"}})
+    assert "Skipped: no function of the corpus is left in test." in finetuned("none")
+
+
+# -- snippets
+
+
+def snippet(text: str, word: str) -> str:
+    """The one piece of Python in a card that has a word in it."""
+    (found,) = (code for code in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if word in code)
+    return found
 
 
 @pytest.fixture
@@ -263,132 +261,72 @@ def exported(tmp_path, monkeypatch, exported_folder):
     return tmp_path / "models/export"
 
 
-def snippet(text: str, word: str) -> str:
-    """The one piece of Python in a card that has a word in it."""
-    (found,) = (code for code in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if word in code)
-    return found
-
-
-def test_the_snippets_write_the_same_text(exported, capsys, draw_gpt, small_tokenizer_file):
+def test_the_snippets_generate_the_same_text(write, exported, capsys, draw_gpt, small_tokenizer_file):
     pytest.importorskip("xllamacpp", reason="llama.cpp is the package xllamacpp (make extras)")
     written = []
     for word in ("from transformers", "llm.export.hf.base"):
-        exec(snippet(card(), word), {})  # noqa: S102 (our own text)
+        exec(snippet(write(), word), {})  # noqa: S102 (our own text)
         written.append(capsys.readouterr().out)
     write_gguf(exported / "gguf", draw_gpt(), small_tokenizer_file, "gguf-f16")
-    # A server that is taken down now and then waits for ever; this one ends with its process.
-    code = snippet(card(), "xllamacpp") + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"
+    # A server that is stopped may wait forever; this one ends with its process.
+    code = snippet(write(), "xllamacpp") + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr[-500:]
-    prompt = METRICS["evaluate"]["example_prompt"]
+    prompt = CONTENT["evaluate"]["example_prompt"]
     assert written[0].startswith(prompt) and len(written[0]) > len(prompt) + 20
     assert {*written, done.stdout} == {written[0]}
 
 
-def test_the_snippet_of_onnx_runs(exported, capsys, draw_gpt):
+def test_the_snippet_of_onnx_runs(write, exported, capsys, draw_gpt):
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is the package onnxruntime (the extra onnx)")
     from llm.export.onnx import write_onnx
 
     (exported / "onnx").mkdir()
     write_onnx(exported / "onnx", draw_gpt())
-    text = card({"export": METRICS["export"] | {"onnx": {"bytes": 1}}})
-    assert ModelCard(text).data.tags == ["groundup", "qwen3", "gguf", "onnx"]
-    exec(snippet(text, "onnxruntime"), {})  # noqa: S102 (our own text)
+    exec(snippet(write({"export": {"onnx": {"bytes": 1}}}), "onnxruntime"), {})  # noqa: S102 (our own text)
     assert capsys.readouterr().out
 
 
-def test_the_commands_are_those_of_this_project():
-    text = card()
-    commands = re.findall(r"^python -m llm (\w+) ", text, re.M)
-    assert commands == ["generate", "serve", "chat"]
-    assert "python -m llm chat models/finetuned/answers\n" in text
-    known = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert set(commands) <= known
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The folder of finetuned models, where the snippets look for them."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "models/finetuned"
 
 
-def test_what_was_not_written_is_not_offered():
-    assert "ollama" in card()
-    assert "onnxruntime" not in card()
-    other = {"gguf-f16": {"bytes": 1}, "Modelfile": {"skipped": "wanted the split pattern qwen2"}}
-    text = card({"export": METRICS["export"] | {"gguf": other}})
-    assert "ollama" not in text
-    assert "Modelfile is skipped: wanted the split pattern qwen2." in text
-    answers = FINETUNED["answers"] | {"gguf": {"gguf-f16": {"bytes": 1}}}
-    assert "`models/finetuned/answers/gguf`" in card(finetuned={"answers": answers})
-    assert "finetuned/answers/gguf" not in card()
-    answers |= {"onnx": {"bytes": 1}}
-    assert "and in `models/finetuned/answers/onnx` for ONNX Runtime" in card(finetuned={"answers": answers})
+@pytest.mark.parametrize("columns", [["text"], ["question", "answer"]])
+def test_the_snippet_of_a_classifier_runs(finetuned, place, capsys, draw_gpt, small_tokenizer_file, columns):
+    from llm.export.hf.classifier import ClassifierInfo, write_classifier
+    from llm.model.classifier import Classifier
+
+    folder, labels = place / "topics", ["rain", "river"]
+    write_classifier(folder, Classifier(draw_gpt(), 2), small_tokenizer_file, ClassifierInfo(labels, columns, None, 40))
+    text = finetuned("topics", {"id2label": dict(enumerate(labels)), "text_columns": columns})
+    exec(snippet(text, "pipeline"), {})  # noqa: S102 (our own text)
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert found.keys() == {"rain", "river"}
+    assert sum(map(float, found.values())) == pytest.approx(1)
 
 
-def test_a_label_with_a_bar_in_it_keeps_the_table_whole():
-    settings = {"pretrained": {"rate": 0.017}, "tfidf": {"label": "this | that"}}
-    text = card(finetuned={"topics": FINETUNED["topics"] | {"settings": settings}})
-    (line,) = (line for line in text.splitlines() if "this | that" in line.replace("\\|", "|"))
-    assert len(re.findall(r"(?<!\\)\|", line)) == 5
+def test_the_snippet_of_a_model_that_answers_runs(finetuned, place, capsys, draw_gpt, small_tokenizer_file):
+    from llm.export.hf.folder import write_folder
+    from llm.finetune.shared.chat import TEMPLATE
+
+    write_folder(place / "answers", draw_gpt(context_length=96), small_tokenizer_file, chat_template=TEMPLATE)
+    exec(snippet(finetuned("answers"), "apply_chat_template"), {})  # noqa: S102 (our own text)
+    assert capsys.readouterr().out.endswith("\n")
 
 
-def test_the_lineage_names_every_file_by_its_md5(tmp_path):
-    corpus, weights = tmp_path / "corpus", tmp_path / "model.safetensors"
-    corpus.mkdir()
-    (corpus / "val.parquet").write_bytes(b"held out")
-    (corpus / "train.parquet").write_bytes(b"to learn from")
-    weights.write_bytes(bytes(range(256)))
-    rows = lineage_rows({"prepare": corpus, "export": weights})
-    assert rows == [
-        ("prepare", "corpus/train.parquet", _md5(b"to learn from")),
-        ("prepare", "corpus/val.parquet", _md5(b"held out")),
-        ("export", "model.safetensors", _md5(bytes(range(256)))),
-    ]
-    text = card(lineage=rows)
-    assert [row for row in rows if not all(part in text for part in row)] == []
-    assert str(tmp_path) not in text
-
-
-def test_a_classifiers_figures_stand_with_their_intervals_differences_and_seeds():
-    topics = copy.deepcopy(FINETUNED["topics"])
-    topics["test"]["pretrained"] |= {"accuracy_low": 0.7011, "accuracy_high": 0.9022}
-    topics |= {"differences": {"tfidf": {"difference": -0.0155, "difference_low": -0.0311, "difference_high": 0.0066}}}
-    topics |= {"seeds": {"random_weights": {"macro_f1": {"mean": 0.4133, "std": 0.0177}}}}
-    text = card(finetuned={"topics": topics}).split("## Finetuned: topics")[1]
-    assert "| pretrained | 0.8123 [0.7011, 0.9022] | 0.7234 |" in text
-    assert "| tfidf | -0.0155 [-0.0311, 0.0066] |" in text
-    assert "| random weights | macro f1 | 0.4133 ± 0.0177 |" in text
-    assert "drawing rows of test anew" in text
-    assert "drawing rows" not in card()
-
-
-def test_every_figure_of_a_model_that_answers_is_in_the_card_before_and_after():
-    test = {
-        "chosen_is_likelier": {"before": 0.5123, "after": 0.7345},
-        "chosen_is_likelier_low": {"before": 0.4321, "after": 0.6543},
-        "chosen_is_likelier_high": {"before": 0.5987, "after": 0.8012},
-        "answer_bits_per_byte": {"before": 3.456, "after": 2.135},
-        "answers_scored": 100,
-    }
-    text = card(finetuned={"likes": FINETUNED["answers"] | {"test": test}})
-    assert "| chosen is likelier | 0.5123 [0.4321, 0.5987] | 0.7345 [0.6543, 0.8012] |" in text
-    assert "| answer bits per byte | 3.456 | 2.135 |" in text
-    assert "| chosen is likelier low" not in text
-
-
-@pytest.mark.parametrize("content", [None, "{", ""])
-def test_a_metrics_file_that_is_none_is_one_line_with_its_name(tmp_path, content):
-    path = tmp_path / "prepare.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError) as caught:
-        read_metrics(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _figures(value: object) -> list[str]:
+def _figures(value: object) -> list[object]:
     if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return [figure for part in value for figure in _figures(part)]
-    return [value if isinstance(value, str) else json.dumps(value)]
+        value = [*value.keys(), *value.values()]
+    return [figure for part in value for figure in _figures(part)] if isinstance(value, list) else [value]
+
+
+def _forms(value: object) -> list[str]:
+    """The ways to write a value, and the numbers in a text."""
+    if isinstance(value, str):
+        return [value, *re.findall(r"\d[\w.]*", value)]
+    if isinstance(value, float):
+        return [str(value), *(f"{value:.{digits}f}" for digits in (2, 4))]
+    return [str(value)]

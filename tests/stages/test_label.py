@@ -12,7 +12,7 @@ from llm.core.tables import SPLITS, empty_reason, read_table
 from llm.corpus.docstrings import module_text
 from llm.corpus.labels import DOCSTRING, LIBRARY
 from llm.corpus.params import LabelParams
-from llm.report.card import NO_DOCSTRINGS
+from llm.report.metrics import NO_DOCSTRINGS
 from stages.label import main
 
 PACKAGES = ("json", "xml")

@@ -1,0 +1,85 @@
+"""Metrics as scores, and the one renderer of tables."""
+
+import subprocess
+
+import pytest
+
+from llm.core.errors import UserError
+from llm.report.glossary import Title
+from llm.report.metrics import Metrics, Score, read_json, read_metrics
+from llm.report.tables import Code, Table, fence, shell_string
+from tests.report.samples import CONTENT
+
+TABLE = Table(
+    ["name", "a|b", "text"],
+    [
+        [Title("this <model>", "A note."), Score(0.5, 0.25, 0.75), Code("x`|`\n<y>")],
+        ["other", 12345, True],
+        ["third", None, "a\nb"],
+    ],
+    own="other",
+    digits=2,
+)
+TEXTS = ["plain", "it's", 'say "it"', "def f(x)\n\n", "a\\nb\n", "$HOME `ls` !\n", "день\u3000\u2028", "\x1b[2J", ""]
+
+
+def test_a_table_in_markdown():
+    assert str(TABLE).split("\n") == [
+        "| name | a\\|b | text |",
+        "| --- | ---: | --- |",
+        "| this <model> | 0.50 [0.25, 0.75] | `` x`\\|` <y> `` |",
+        "| other | 12,345 | yes |",
+        "| third | – | a b |",
+    ]
+
+
+def test_a_table_in_html_is_escaped_and_has_notes():
+    html = TABLE.__html__()
+    assert '<th scope="row">this &lt;model&gt;<small>A note.</small></th>' in html
+    assert '<td class="n">0.50<small>[0.25, 0.75]</small></td><td><code>x`|`\n&lt;y&gt;</code></td>' in html
+    assert '<tr class="own"><th scope="row">other</th>' in html
+
+
+def test_a_fence_is_longer_than_those_in_the_text():
+    assert fence("a ``` b", "text") == "````text\na ``` b\n````"
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "\U0001f600\x85"])
+def test_bash_reads_the_text_that_was_written(text):
+    command = f"printf %s {shell_string(text)}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
+    assert done.stdout.decode() == text
+    assert len(shell_string(text).splitlines()) == 1
+
+
+def test_scores_are_read_from_every_file(tmp_path):
+    for name in ("evaluate", "finetune/topics", "details/evaluate", "runtime/evaluate"):
+        path = tmp_path / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"test": {"model": {"a": 1.5, "a_low": 1.0, "a_high": 2.0}}, "other": {"b": 1}}')
+    metrics = read_metrics(tmp_path)
+    assert metrics.scores.values.tolist() == [
+        [stage, "test", "model", "a", Score(1.5, 1.0, 2.0)] for stage in ("evaluate", "finetune/topics")
+    ]
+    assert metrics.score("evaluate", "test", "model", "a") == Score(1.5, 1.0, 2.0)
+    assert metrics.score("evaluate", "val", "model", "a") is None
+    assert metrics.details["evaluate"]["other"] == {"b": 1}
+    with pytest.raises(UserError, match=r"^pretrain\.json: expected a metrics file, it is missing"):
+        metrics.content["pretrain"]
+
+
+def test_scores_are_arranged_by_index_and_columns():
+    frame = Metrics.of(CONTENT).view("system", "metric", stage="finetune/topics", metric=["accuracy", "macro_f1"])
+    assert frame.index.tolist() == ["tfidf", "pretrained"]
+    assert frame.loc["tfidf"].tolist() == [Score(0.6345), Score(0.5456)]
+    assert str(Table.of(frame, "on test", 2)).endswith("| this model, finetuned | 0.81 [0.70, 0.90] | 0.72 |")
+
+
+@pytest.mark.parametrize("content", [None, "{", ""])
+def test_a_file_without_json_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "prepare.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"prepare\.json: expected a JSON file") as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
