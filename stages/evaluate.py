@@ -12,8 +12,8 @@ from llm.core.outputs import write_json
 from llm.core.params import Count
 from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import iterate_rows
-from llm.evaluate.difference import read_baselines
-from llm.evaluate.generations import describe_samples, read_passage
+from llm.evaluate.breakdown import read_baselines
+from llm.evaluate.generations import describe_samples, generate_samples, read_passage
 from llm.evaluate.measure import measure, read_held_out, summarise_systems
 from llm.evaluate.params import EvaluateParams
 from llm.evaluate.prompts import choose_prompts, example_of
@@ -60,8 +60,9 @@ def main(
     if "skipped" in quality:
         print(f"evaluate: text quality is not measured: {quality['skipped']}")
     prompts_from, prompts = choose_prompts(evaluate, windows, encoder, seed)
+    generations = generate_samples(model, encoder, prompts, evaluate, seed)
     passage = read_passage(corpus, [*splits])
-    samples, scored = describe_samples(model, encoder, prompts, passage, evaluate, machine, seed)
+    samples, scored = describe_samples(model, encoder, generations, passage, evaluate, machine)
     limits = {"lossless_tokens": lossless, "sees_the_future": model.sees_the_future}
     others = {"matmul_dtype": machine.matmul_dtype, "example_prompt": example_of(prompts)}
     write_json(metrics, summarise_systems(splits, quality) | limits | others)

@@ -11,13 +11,7 @@ from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import read_table
 from llm.evaluate.generations import generate_samples
-from llm.evaluate.memorization import (
-    continue_prefixes,
-    copies,
-    describe_copies,
-    draw_positions,
-    search_generations,
-)
+from llm.evaluate.memorization import continue_prefixes, copies, draw_positions, search_generations
 from llm.evaluate.params import EvaluateParams, MemoriseParams
 from llm.evaluate.prompts import choose_prompts
 from llm.model.weights import load_model
@@ -42,27 +36,27 @@ def main(
     model = load_model(weights).to(machine.device)
     encoder, end_of_text = Tokenizer.load(tokenizer), read_info(windows).end_of_text
     train, test = (read_stream(windows, split) for split in ("train", "test"))
+    paths, ends = read_table(tokens / "train.parquet", ["path"])["path"], np.flatnonzero(train == end_of_text)
+
+    def place(position: int, length: int) -> dict[str, Any]:
+        text = encoder.decode(train[position : position + length].tolist())
+        return {"tokens": length, "document": paths[int(np.searchsorted(ends, position)) - 1].as_py(), "text": text}
+
     of_train, of_test = (
         continue_prefixes(model, stream, end_of_text, memorise, np.random.default_rng([seed, number]))
         for number, stream in enumerate((train, test))
     )
-    _, prompts = choose_prompts(evaluate, windows, encoder, seed)
-    samples = generate_samples(model, encoder, prompts, evaluate, seed)
     n_tokens = evaluate.sample_tokens
     draws = draw_positions(test, end_of_text, n_tokens, memorise.prefixes, np.random.default_rng([seed, 2]))
-    runs, generations = search_generations(samples, train, test, draws, n_tokens)
-    few: dict[str, Any] = {
-        "train": {"model": of_train.metrics()},
-        "test": {"model": of_test.metrics()},
-        "generations": generations,
-        "copies": copies(of_train, of_test),
-    }
+    _, prompts = choose_prompts(evaluate, windows, encoder, seed)
+    samples = generate_samples(model, encoder, prompts, evaluate, seed)
+    figures, runs = search_generations(samples, train, [test[at : at + n_tokens] for at in draws], place)
+    few: dict[str, Any] = {split: {"model": of.metrics()} for split, of in (("train", of_train), ("test", of_test))}
+    few |= {"generations": figures, "copies": copies(of_train, of_test)}
     write_json(metrics, few)
-    ends = np.flatnonzero(train == end_of_text)
-    paths = read_table(tokens / "train.parquet", ["path"])["path"].to_pylist()
-    copied = describe_copies(of_train, samples, runs, train, ends, paths, encoder)
     settings = {"prefix_tokens": of_train.prefix_tokens, "sample_tokens": n_tokens}
-    write_json(details, few | settings | {"sees_the_future": model.sees_the_future} | copied)
+    settings |= {"sees_the_future": model.sees_the_future}
+    write_json(details, few | settings | {"recalled": of_train.longest(place), "samples": runs})
 
 
 if __name__ == "__main__":

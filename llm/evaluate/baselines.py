@@ -1,8 +1,4 @@
-"""Baselines of bits per byte that a model has to beat: compressors, n-gram counts and a uniform distribution.
-
-held-out documents ─┬─compress──► bits of each document, alone and given the training text
-their token streams ─┴─predict──► bits of each document by n-gram counts of train
-"""
+"""Baselines of bits per byte that a model has to beat: compressors, n-gram counts and a uniform distribution."""
 
 import bz2
 import lzma
@@ -103,8 +99,8 @@ def _decoded_bits(train: bytes, documents: Sequence[bytes]) -> Floats:
 def zstd_bits(train: bytes, texts: Texts) -> dict[str, Floats]:
     """Return the bits (D,) of each split's documents by `zstd --ultra -22 --long`, given train by `--patch-from`.
 
-    The window is 128 MiB. Zstandard codes blocks of up to 128 KiB at once, so the size of a split is divided among its
-    documents in proportion to their sizes when each ends its block.
+    Zstandard codes blocks of up to 128 KiB at once, so the size of a split is divided among its documents in proportion
+    to their sizes when each ends its block.
     """
     n_bytes = len(train) + max((sum(map(len, documents)) for documents in texts.values()), default=0)
     parameters = zstandard.ZstdCompressionParameters.from_level(

@@ -1,11 +1,7 @@
 """Figures of held-out text and how far to trust them: bits per byte, bootstrap intervals, calibration.
 
-    documents       nats 10 30 20, bytes 5 10 10
-    one resample    documents 1, 3 and 3: (10 + 20 + 20) / (5 + 10 + 10) = 2.0
-    95% interval    the 2.5% and the 97.5% quantile of 2,000 resamples
-
 An interval covers other documents of the same kind for the same model; the variance between training seeds is not in
-it. Tokens of one document are alike: resampling tokens instead of documents would give too narrow an interval.
+it. Documents are resampled, not tokens: those of one document are alike, and would give too narrow an interval.
 """
 
 import math
@@ -24,11 +20,7 @@ Row = dict[str, Any]
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:
-    """Return the bits per UTF-8 byte of a text that costs `nats`, rounded to 5 places.
-
-    >>> bits_per_byte(3 * math.log(2), 2)
-    1.5
-    """
+    """Return the bits per UTF-8 byte of a text that costs `nats`, rounded to 5 places."""
     return round(nats / math.log(2) / n_bytes, 5)
 
 
@@ -61,11 +53,7 @@ def ratio_interval(numerators: Numbers, denominators: Numbers, rng: np.random.Ge
 def ratio_with_interval(
     name: str, numerators: Numbers, denominators: Numbers, rng: np.random.Generator, digits: int = 5
 ) -> dict[str, float]:
-    """Return sum(numerators) / sum(denominators) as `name`, its interval as `name_low` and `name_high`; rounded.
-
-    >>> ratio_with_interval("bits", np.array([1, 1]), np.array([3, 3]), np.random.default_rng(1))
-    {'bits': 0.33333, 'bits_low': 0.33333, 'bits_high': 0.33333}
-    """
+    """Return sum(numerators) / sum(denominators) as `name`, its interval as `name_low` and `name_high`; rounded."""
     row = {name: float(numerators.sum() / denominators.sum())}
     if interval := ratio_interval(numerators, denominators, rng):
         row |= {f"{name}_low": interval[0], f"{name}_high": interval[1]}
@@ -81,10 +69,8 @@ def calibration(
     weighted by their counts (Guo et al. 2017, arXiv:1706.04599).
 
     >>> rows, error = calibration(np.array([0.75, 0.75, 0.25, 0.25]), np.array([True, True, True, False]), n_bins=10)
-    >>> rows[0]
-    {'from': 0.2, 'to': 0.3, 'count': 2, 'confidence': 0.25, 'accuracy': 0.5}
-    >>> error  # (|0.75 - 1| + |0.25 - 0.5|) / 2
-    0.25
+    >>> rows[0], error
+    ({'from': 0.2, 'to': 0.3, 'count': 2, 'confidence': 0.25, 'accuracy': 0.5}, 0.25)
     """
     values = confidence.astype(np.float64)
     bins = np.searchsorted(np.arange(1, n_bins) / n_bins, values)

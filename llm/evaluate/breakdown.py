@@ -1,23 +1,31 @@
-"""Break the nats of a split down by document, by source and by position in the window.
-
-    nats of targets (N,) ──sum_by_document──► nats of documents (D,) ──► by_source, extremes
-    nats by position (C,) ──by_position──► 1 token before it, 2, 3–4, 5–8, …
+"""Break a split's nats down: by document, source, position in the window, n-grams that train has, and baseline.
 
 A row is a dict of plain, rounded values.
 """
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from llm.evaluate.bootstrap import Row, ratio_with_interval
+from llm.core.tables import read_table
+from llm.evaluate.bootstrap import Row, bits_per_byte, ratio_with_interval
+from llm.tokens.contamination import Stream, contamination
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 MIN_BYTES = 500  # of a hardest or easiest document; in shorter ones the first tokens, which are hard, dominate
+BETTER, WITHIN, WORSE = "better, outside of chance", "within chance", "worse, outside of chance"
+NO_INTERVAL = "no interval, so chance cannot be excluded"
+SEES_THE_FUTURE = "not valid, the model sees what it predicts"
+LOSSY = "not valid, the tokens do not hold all of the text"
 
 
 def sum_by_document(stream: NDArray[np.integer], end_of_text: int, values: NDArray[np.number]) -> Floats:
@@ -31,15 +39,15 @@ def sum_by_document(stream: NDArray[np.integer], end_of_text: int, values: NDArr
 
 
 def by_source(
-    sources: Sequence[str], nats: Floats, n_bytes: Ints, n_tokens: Ints, rng: np.random.Generator
+    sources: Sequence[str], nats: Floats, n_bytes: Ints, n_tokens: Floats, rng: np.random.Generator
 ) -> list[Row]:
     """Return a row per source, sorted by name, with an interval over its own documents; all arrays (D,)."""
     rows = []
     for source in sorted(set(sources)):
         own = np.array(sources) == source
-        row = {"source": source, "documents": int(own.sum())}
-        row |= {"bytes": int(n_bytes[own].sum()), "tokens": int(n_tokens[own].sum())}
-        rows.append(row | ratio_with_interval("bits_per_byte", nats[own] / math.log(2), n_bytes[own], rng))
+        counts = {"bytes": int(n_bytes[own].sum()), "tokens": int(n_tokens[own].sum())}
+        bits = ratio_with_interval("bits_per_byte", nats[own] / math.log(2), n_bytes[own], rng)
+        rows.append({"source": source, "documents": int(own.sum()), **counts, **bits})
     return rows
 
 
@@ -47,11 +55,6 @@ def extremes(names: Sequence[str], nats: Floats, n_bytes: Ints, n: int) -> tuple
     """Return the n documents with the most bits per byte, and the n with the fewest.
 
     Only documents of MIN_BYTES or more, or of the size of the largest, count. Ties keep their order.
-
-    >>> names, nats = ["a", "b", "c"], math.log(2) * np.array([1000.0, 900.0, 3000.0])
-    >>> hardest, easiest = extremes(names, nats, np.array([1000, 600, 20]), n=1)
-    >>> hardest + easiest
-    [{'document': 'b', 'bytes': 600, 'bits_per_byte': 1.5}, {'document': 'a', 'bytes': 1000, 'bits_per_byte': 1.0}]
     """
     bits = np.round(nats / math.log(2) / n_bytes, 5)
     long = np.flatnonzero(n_bytes >= min(MIN_BYTES, n_bytes.max()))
@@ -64,14 +67,7 @@ def extremes(names: Sequence[str], nats: Floats, n_bytes: Ints, n: int) -> tuple
 
 
 def by_position(position_nats: Floats, position_targets: Ints) -> list[Row]:
-    """Return the mean loss by position (C,) in the window: 1 token before the target, 2, 3–4, 5–8, … up to C.
-
-    >>> rows = by_position(np.array([8.0, 6.0, 5.0, 5.0, 4.0]), np.array([2, 2, 2, 2, 1]))
-    >>> rows[2]
-    {'from': 3, 'to': 4, 'targets': 4, 'nats_per_token': 2.5}
-    >>> rows[3]
-    {'from': 5, 'to': 5, 'targets': 1, 'nats_per_token': 4.0}
-    """
+    """Return the mean loss by position (C,) in the window: 1 token before the target, 2, 3–4, 5–8, … up to C."""
     rows, first = [], 0
     while first < len(position_nats):
         last = min(max(2 * first, 1), len(position_nats))
@@ -79,4 +75,104 @@ def by_position(position_nats: Floats, position_targets: Ints) -> list[Row]:
             nats = float(position_nats[first:last].sum()) / targets
             rows.append({"from": first + 1, "to": last, "targets": targets, "nats_per_token": round(nats, 5)})
         first = last
+    return rows
+
+
+class Baselines(NamedTuple):
+    """Bits per byte of a split by baseline, and bits of its documents (D,) where a baseline has them."""
+
+    bits_per_byte: dict[str, float]
+    document_bits: dict[str, Floats]
+
+
+def read_baselines(metrics: Path, document_bits: Path) -> dict[str, Baselines]:
+    """Read the outputs of the stage `baselines` by split."""
+    table = read_table(document_bits).to_pandas()
+    found = {}
+    for split, systems in json.loads(metrics.read_text(encoding="utf-8")).items():
+        bits = {str(name): column.to_numpy() for name, column in table[table["split"] == split].iloc[:, 2:].items()}
+        found[split] = Baselines({name: of["bits_per_byte"] for name, of in systems.items()}, bits)
+    return found
+
+
+def compare_with_baselines(bits: Floats, n_bytes: Ints, baselines: Baselines, rng: np.random.Generator) -> list[Row]:
+    """Compare the model's bits of documents (D,) with those of each baseline, the best baseline first.
+
+    The interval is that of a paired bootstrap: a document that is hard for one is hard for the other, so it is narrower
+    than those of the two figures. One document has none, nor has a baseline without bits of documents.
+    """
+    own = float(bits.sum()) / int(n_bytes.sum())
+    rows = []
+    for name, total in sorted(baselines.bits_per_byte.items(), key=lambda item: item[1]):
+        row: Row = {"baseline": name, "bits_per_byte": total}
+        if name in baselines.document_bits:
+            row |= ratio_with_interval("difference", bits - baselines.document_bits[name], n_bytes, rng)
+        rows.append(row | {"difference": round(own - total, 5)})  # of the totals, as the tables show them
+    return rows
+
+
+def summarise_best(rows: list[Row], sees_the_future: bool, is_lossless: bool) -> Row:
+    """Return the comparison with the best baseline and whether it is outside of chance, {} without a baseline."""
+    if not rows:
+        return {}
+    best, verdict = rows[0], WITHIN
+    if sees_the_future or not is_lossless:
+        verdict = SEES_THE_FUTURE if sees_the_future else LOSSY
+    elif "difference_low" not in best:
+        verdict = NO_INTERVAL
+    elif best["difference_high"] < 0 or best["difference_low"] > 0:
+        verdict = BETTER if best["difference_high"] < 0 else WORSE
+    figures = {f"bits_per_byte_{key}": value for key, value in best.items() if key.startswith("difference")}
+    return {"best_baseline": best["baseline"], **figures, "verdict": verdict}
+
+
+def mark_found(train: Stream, held_out: Sequence[NDArray[np.integer]], end_of_text: int, ngram: int) -> list[Flags]:
+    """Return for each held-out stream whether each of its tokens lies in an n-gram of `ngram` tokens that train has.
+
+    No n-gram crosses an end of text, which is never found. Memory: some 10 · (ngram + 1) bytes per held-out token.
+
+    >>> train, held_out = np.array([0, 5, 6, 7, 8, 0]), np.array([0, 1, 6, 7, 8, 2, 0])
+    >>> mark_found(train, [held_out], end_of_text=0, ngram=3)[0].astype(int).tolist()
+    [0, 0, 1, 1, 1, 0, 0]
+    """
+    starts, ngrams = [], []
+    for stream in held_out:
+        windows = sliding_window_view(stream, ngram) if len(stream) >= ngram else np.zeros((0, ngram), stream.dtype)
+        starts.append(np.flatnonzero((windows != end_of_text).all(axis=1)))
+        ngrams.append(windows[starts[-1]])
+    if not ngrams:
+        return []
+    found = np.split(_is_found(train, np.concatenate(ngrams), end_of_text), np.cumsum([*map(len, starts)]))
+    marks = []
+    for stream, own_starts, is_found in zip(held_out, starts, found, strict=False):
+        # +1 where a found n-gram begins and -1 after its end: the running sum is the number of n-grams over a token.
+        steps = np.zeros(len(stream) + 1, dtype=np.int64)
+        np.add.at(steps, own_starts[is_found], 1)
+        np.add.at(steps, own_starts[is_found] + ngram, -1)
+        marks.append(np.cumsum(steps[:-1]) > 0)
+    return marks
+
+
+def _is_found(train: Stream, ngrams: NDArray[np.integer], end_of_text: int) -> Flags:
+    """Return whether train has each n-gram (G, n); each is looked up as a document of its own."""
+    documents = np.insert(ngrams, 0, end_of_text, axis=1)
+    stream = np.append(documents.ravel(), np.asarray(end_of_text, dtype=ngrams.dtype))
+    # All n-grams are looked up, none is sampled out; small chunks stay in the cache.
+    by_document = contamination(
+        train, stream if len(ngrams) else stream[:0], end_of_text, ngrams.shape[1], max(len(ngrams), 1), 1 << 18
+    ).by_document
+    return np.asarray(by_document[:, 2] > 0)
+
+
+def split_by_found(nats: NDArray[np.floating], n_bytes: Ints, found: Flags) -> dict[str, Any]:
+    """Return the cost of the targets (N,) found in train, which may be memorized, and of all others.
+
+    `n_bytes` are a token's own, 0 for an end of text, which is never found. Ratios are None where there is no token.
+    """
+    rows: dict[str, Any] = {"token_fraction": round(float(found.mean()), 5)}
+    for name, of in (("found", found), ("not_found", ~found)):
+        total, n_tokens, size = float(nats[of].sum(dtype=np.float64)), int(of.sum()), int(n_bytes[of].sum())
+        per_token = round(total / n_tokens, 5) if n_tokens else None
+        rows[name] = {"tokens": n_tokens, "bytes": size, "nats_per_token": per_token}
+        rows[name]["bits_per_byte"] = bits_per_byte(total, size) if size else None
     return rows

@@ -1,7 +1,4 @@
-"""Make multiple-choice tasks of held-out documents, and score a model on them.
-
-documents ──find_gaps──► gaps ──draw_items──► Item(document, context, choices, answer) ──► figures of each task
-"""
+"""Make multiple-choice tasks of held-out documents, and score a model on them."""
 
 import heapq
 import json
@@ -26,22 +23,18 @@ MAX_DOCUMENTS = 1000  # of test, drawn at random
 MAX_CHARS = 1_000_000  # of a document: parsing takes many times the memory of the text
 CHARS_PER_TOKEN = 16  # characters before a choice that are encoded, for each token of the context
 MAX_TRIES = 200  # of a draw for words of about the same length
+Document = tuple[str, str]  # path and text
 
 
 def make_tasks(
     path: Path, tokenizer: Tokenizer, context_length: int, params: ClozeParams, seed: int
 ) -> tuple[dict[str, list[Item]], dict[str, dict[str, str]]]:
     """Return the items by task, made of a corpus table; and tasks that are skipped for too few items."""
-    rng = np.random.default_rng(seed)
+    rng, least = np.random.default_rng(seed), min(MIN_ITEMS, params.items)
     drawn = draw_items(read_documents(path, rng), tokenizer, context_length, params, rng)
-    least = min(MIN_ITEMS, params.items)
-    items = {task: found for task, found in drawn.items() if len(found) >= least}
-    skipped = {
-        task: {"skipped": f"{len(found)} items, expected at least {least}"}
-        for task, found in drawn.items()
-        if task not in items
-    }
-    return items, skipped
+    few = {task: len(items) for task, items in drawn.items() if len(items) < least}
+    reasons = {task: {"skipped": f"{n} items, expected at least {least}"} for task, n in few.items()}
+    return {task: items for task, items in drawn.items() if task not in few}, reasons
 
 
 def write_tasks(folder: Path, harness_folder: str, tasks: dict[str, list[Item]]) -> None:
@@ -66,7 +59,7 @@ def measure_tasks(model: GPT, tokenizer: Tokenizer, tasks: dict[str, list[Item]]
     return {"test": systems} if tasks else {}
 
 
-def read_documents(path: Path, rng: np.random.Generator) -> list[tuple[str, str]]:
+def read_documents(path: Path, rng: np.random.Generator) -> list[Document]:
     """Return path and text of a corpus table's documents; of many a random part, of long ones the beginning."""
     n_rows = read_table(path, ["path"]).num_rows
     drawn = set(rng.choice(n_rows, min(n_rows, MAX_DOCUMENTS), replace=False).tolist())
@@ -75,13 +68,9 @@ def read_documents(path: Path, rng: np.random.Generator) -> list[tuple[str, str]
 
 
 def draw_items(
-    documents: list[tuple[str, str]],
-    tokenizer: Tokenizer,
-    context_length: int,
-    params: ClozeParams,
-    rng: np.random.Generator,
+    documents: list[Document], tokenizer: Tokenizer, context_length: int, params: ClozeParams, rng: np.random.Generator
 ) -> dict[str, list[Item]]:
-    """Return up to params.items items of each task from documents (path, text); a task without a gap is left out.
+    """Return up to params.items items of each task; a task without a gap is left out.
 
     Documents take turns. A right text is repeated only when all rarer ones are used up: so the kinds of brackets are
     balanced, and knowing the most frequent word gains nothing.
@@ -104,7 +93,7 @@ def draw_items(
             turns_of[right].popleft()
             number, gap = turns[at]
             gap = gap if gap.wrong else gap._replace(wrong=_draw_similar(right, words, rng))
-            item = _make_item(*documents[number], gap, tokenizer, context_length, params.context_tokens, rng)
+            item = _make_item(documents[number], gap, tokenizer, (params.context_tokens, context_length), rng)
             if item is not None:
                 items[task].append(item)
             if turns_of[right]:
@@ -135,16 +124,13 @@ def _draw_similar(right: str, words: list[str], rng: np.random.Generator) -> tup
 
 
 def _make_item(
-    path: str,
-    text: str,
-    gap: Gap,
-    tokenizer: Tokenizer,
-    context_length: int,
-    context_tokens: int,
-    rng: np.random.Generator,
+    document: Document, gap: Gap, tokenizer: Tokenizer, max_tokens: tuple[int, int], rng: np.random.Generator
 ) -> Item | None:
-    """Return an item; None if the context lacks the evidence, or a token crosses from the context into a choice."""
-    encode = tokenizer.encode
+    """Return an item; None if the context lacks the evidence, or a token crosses from the context into a choice.
+
+    `max_tokens` are those of the context, and of the context and a choice.
+    """
+    (path, text), (context_tokens, context_length), encode = document, max_tokens, tokenizer.encode
     wrong = [gap.wrong[at] for at in rng.permutation(len(gap.wrong))[: N_CHOICES - 1].tolist()]
     answer = int(rng.integers(len(wrong) + 1))
     choices = [*wrong[:answer], gap.right, *wrong[answer:]]
@@ -152,24 +138,19 @@ def _make_item(
     # Encoding is slow, and a document may be long: only what can fit the context is encoded.
     before = text[max(gap.start - CHARS_PER_TOKEN * context_tokens, 0) : gap.start]
     context = cut_left(before, min(context_tokens, context_length - longest), encode)
-    if not wrong or not context.strip() or gap.start - len(context) > gap.reach:
-        return None
+    is_fair = wrong and context.strip() and gap.start - len(context) <= gap.reach
     # The harness encodes a special token's name in a text as the token.
-    if any(name in context + choice for name in tokenizer.special for choice in choices):
+    if not is_fair or any(name in context + choice for name in tokenizer.special for choice in choices):
         return None
-    pairs = [encode_pair(encode, context, choice) for choice in choices]
-    for pair, ids in zip(pairs, [encode(context + choice) for choice in choices], strict=True):
-        if [*pair[0], *pair[1]] != ids or not pair[1] or len(ids) > context_length:
-            return None
-    is_distinct = len({tuple(choice) for _, choice in pairs}) == len(choices)
-    return Item(path, context, choices, answer) if is_distinct else None
+    pairs = [(encode_pair(encode, context, choice), encode(context + choice)) for choice in choices]
+    splits = all(own and [*before, *own] == ids and len(ids) <= context_length for (before, own), ids in pairs)
+    is_distinct = len({tuple(own) for (_, own), _ in pairs}) == len(choices)
+    return Item(path, context, choices, answer) if splits and is_distinct else None
 
 
 def cut_left(text: str, max_tokens: int, encode: Encode) -> str:
     r"""Return the end of a text, at most so many tokens: from a line's beginning, or a word's if that leaves little.
 
-    >>> cut_left("one\ntwo three\nfour five", 20, encode=lambda text: list(text.encode()))
-    'two three\nfour five'
     >>> cut_left("one\ntwo three\nfour five", 18, encode=lambda text: list(text.encode()))
     'three\nfour five'
     """

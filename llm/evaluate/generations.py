@@ -46,60 +46,48 @@ def generate_samples(
 def describe_samples(
     model: GPT,
     tokenizer: Tokenizer,
-    prompts: list[str],
+    generations: list[Generation],
     passage: dict[str, str] | None,
     params: EvaluateParams,
     machine: Machine,
-    seed: int,
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Generate samples; return them and a held-out passage token by token, with the nats of each.
+    """Return generations and a held-out passage token by token, with the nats of each.
 
     The first `prompt_tokens` are the prompt's; `ended` says whether the model generated an end of text.
     """
-    generations = generate_samples(model, tokenizer, prompts, params, seed)
-    n_given = [len(tokenizer.encode(generation.prompt)) for generation in generations]
-    ids = [[*tokenizer.encode(generation.prompt), *generation.ids] for generation in generations]
-    ids += [tokenizer.encode(passage["text"])] if passage else []
-    nats = text_nats(model, ids, tokenizer.end_of_text, params, machine)
-    tokens = [
-        {"tokens": spell(tokenizer, own), "nats": [round(value, 5) for value in values]}
-        for own, values in zip(ids, nats, strict=True)
+    prompts = [tokenizer.encode(generation.prompt) for generation in generations]
+    texts = [[*prompt, *generation.ids] for prompt, generation in zip(prompts, generations, strict=True)]
+    texts += [tokenizer.encode(passage["text"])] if passage else []
+    nats = text_nats(model, texts, tokenizer.end_of_text, params, machine)
+    tokens: list[dict[str, Any]] = [
+        {"tokens": spell(tokenizer, ids), "nats": [round(value, 5) for value in values]}
+        for ids, values in zip(texts, nats, strict=True)
     ]
     samples = [
-        {
-            "prompt": generation.prompt,
-            "text": tokenizer.decode(generation.ids),
-            "method": generation.method,
-            "greedy": generation.method == GREEDY,
-            "ended": len(generation.ids) < params.sample_tokens,
-            "prompt_tokens": n,
-            **own,
-        }
-        for generation, n, own in zip(generations, n_given, tokens, strict=False)
+        {"prompt": prompt, "text": tokenizer.decode(ids), "method": method, "greedy": method == GREEDY}
+        | {"ended": len(ids) < params.sample_tokens, "prompt_tokens": len(of["tokens"]) - len(ids), **of}
+        for (prompt, method, ids), of in zip(generations, tokens, strict=False)
     ]
     return samples, passage | tokens[-1] if passage else None
 
 
 def read_passage(corpus: Path, splits: list[str]) -> dict[str, str] | None:
     """Return the first lines of the first document of the last split that fills a passage, else of the longest."""
-    if not splits:
-        return None
     best = {"path": "", "text": ""}
-    for row in iterate_rows(corpus / f"{splits[-1]}.parquet", ["path", "text"]):
-        if len(row["text"]) > len(best["text"]):
-            best = row
+    for row in iterate_rows(corpus / f"{splits[-1]}.parquet", ["path", "text"]) if splits else ():
+        best = row if len(row["text"]) > len(best["text"]) else best
         if len(best["text"]) >= PASSAGE_CHARS:
             break
     text = best["text"][:PASSAGE_CHARS]
     lines, line_break, _ = text.rpartition("\n")
-    return {"split": splits[-1], "document": best["path"], "text": lines + line_break or text}
+    return {"split": splits[-1], "document": best["path"], "text": lines + line_break or text} if splits else None
 
 
 def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     r"""Return the text of each token, so that they can be read one by one; joined, they read as the whole text.
 
     Bytes of an incomplete character are written as \xc3, control characters other than tabs and line breaks likewise.
-    Where the tokenizer drops whitespace, the space that its decoder adds before a token belongs to that token.
+    A space that the decoder adds before a token belongs to that token.
 
     >>> from llm.tokens.tokenizer import PATTERNS, TiktokenTokenizer, train_tokenizer
     >>> tokenizer = TiktokenTokenizer(train_tokenizer(["hi hi"], 263), PATTERNS["qwen2"])
@@ -112,8 +100,7 @@ def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
         is_spaced = tokenizer.decode(ids[at - 1 : at + 1]) == f"{bare[at - 1]} {bare[at]}"
         pieces.append(f" {bare[at]}" if is_spaced else bare[at])
     return [
-        "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in piece)
-        for piece in pieces
+        "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text) for text in pieces
     ]
 
 
@@ -124,7 +111,7 @@ def text_nats(
     stream = np.array([end_of_text, *(token for text in texts for token in (*text, end_of_text))], dtype=np.int64)
     context = model.config.context_length
     spans = plan_document_spans(stream, end_of_text, context, min(params.stride, context))
-    nats = score_tokens(model, stream, spans, params.batch_size, machine, "samples").nats  # (len(stream) - 1,)
+    nats = score_tokens(model, stream, spans, params.batch_size, machine, "samples").nats
     ends = np.cumsum([len(text) + 1 for text in texts])
     return [nats[end - len(text) - 1 : end - 1].tolist() for text, end in zip(texts, ends, strict=True)]
 

@@ -1,12 +1,10 @@
 """N-gram language model: interpolated modified Kneser-Ney (Chen and Goodman 1999), over token ids.
 
-    training stream → count_ngrams → one table per order → token_nats of another stream
-
     P(w | context) = (a(context w) - D(a(context w))) / a(context) + backoff(context) · P(w | shorter context)
 
 a is the count of the longest n-grams; for shorter ones it is the number of different tokens seen before them: "York" is
-frequent, but follows only "New", so after another context it is unlikely. D is the discount of a count. `backoff` is
-the sum of a context's discounts; below single tokens it is shared by the whole vocabulary.
+frequent, but follows only "New", so after another context it is unlikely. D is the discount of a count, `backoff` the
+sum of a context's discounts; below single tokens the whole vocabulary shares it.
 """
 
 from typing import NamedTuple
@@ -24,8 +22,8 @@ FALLBACK = (0.5, 1.0, 1.5)
 class Order(NamedTuple):
     """All n-grams of one length n.
 
-    A context is identified by its index among the n-grams of length n - 1, an n-gram by the key context · V + last
-    token. So a key fits 63 bits for any n.
+    The key of an n-gram is context · V + last token, with the index of the context among the shorter n-grams: so a key
+    fits 63 bits for any n.
     """
 
     keys: Ints  # (n-grams,), sorted
@@ -64,11 +62,7 @@ def _discount(keys: Ints, counts: Ints, n_contexts: int, vocab_size: int) -> Ord
 
 
 def discounts(counts: Ints) -> tuple[float, float, float]:
-    """Return the discounts of counts of one, two, and three or more (Chen and Goodman 1999, equation 26).
-
-    >>> discounts(np.array([1, 1, 1, 1, 2, 2, 3, 4]))
-    (0.5, 1.25, 1.0)
-    """
+    """Return the discounts of counts of one, two, and three or more (Chen and Goodman 1999, equation 26)."""
     once, twice, thrice, four = (int((counts == times).sum()) for times in (1, 2, 3, 4))
     if not (once and twice and thrice):
         return FALLBACK

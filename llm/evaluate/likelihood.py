@@ -1,14 +1,10 @@
 """Likelihood of a text under a language model, with a sliding window.
 
-    stream (N + 1,) ──plan_spans──► windows ──score_tokens──► Scores: nats of each target (N,), …
-
-Bits per byte divide by the UTF-8 bytes of the prepared text, not by tokens, so that models with different tokenizers,
-and compressors, can be compared.
+stream (N + 1,) ──plan_spans──► windows ──score_tokens──► Scores: nats of each target (N,), …
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -33,11 +29,24 @@ class Span(NamedTuple):
     last: int
 
 
+class Scores(NamedTuple):
+    """Predictions of a stream's N = len(stream) - 1 targets, in order.
+
+    Windows overlap: a target is scored in the first one that contains it. By position, all targets of a window count,
+    otherwise short contexts would come from the first window alone; `N_WHOLE` evenly spread windows are enough.
+    """
+
+    nats: NDArray[np.float32]  # (N,), of the target
+    top_probability: NDArray[np.float32]  # (N,), of the most likely token
+    is_top: NDArray[np.bool_]  # (N,), whether the target is the most likely token
+    position_nats: NDArray[np.float64]  # (context,), summed; a target at position p has p + 1 tokens before it
+    position_targets: NDArray[np.int64]  # (context,)
+
+
 def plan_spans(n_tokens: int, context_length: int, stride: int) -> list[Span]:
     """Return windows that score each token but the first exactly once, after up to a whole context.
 
-    Every window but the first scores its last `stride` targets, each with at least context_length - stride tokens
-    before it. The last window starts earlier, so that it is full.
+    Every window but the first scores its last `stride` targets. The last one starts earlier, so that it is full.
 
     >>> plan_spans(8, context_length=4, stride=2)
     [Span(start=0, first=0, last=4), Span(start=2, first=2, last=4), Span(start=3, first=3, last=4)]
@@ -54,37 +63,17 @@ def plan_document_spans(stream: NDArray[np.integer], end_of_text: int, context_l
     >>> plan_document_spans(np.array([0, 5, 6, 7, 0, 8, 0]), 0, context_length=4, stride=2)
     [Span(start=0, first=0, last=4), Span(start=4, first=0, last=2)]
     """
-    borders = np.flatnonzero(stream == end_of_text).tolist()
     return [
         Span(begin + span.start, span.first, span.last)
-        for begin, end in pairwise(borders)
+        for begin, end in pairwise(np.flatnonzero(stream == end_of_text).tolist())
         for span in plan_spans(end - begin + 1, context_length, stride)
     ]
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Predictions of a stream's N = len(stream) - 1 targets, in order.
-
-    Windows overlap: a target is scored in the first one that contains it. By position, all targets of a window count,
-    otherwise short contexts would come from the first window alone; `N_WHOLE` evenly spread windows are enough.
-    """
-
-    nats: NDArray[np.float32]  # (N,), of the target
-    top_probability: NDArray[np.float32]  # (N,), of the most likely token
-    is_top: NDArray[np.bool_]  # (N,), whether the target is the most likely token
-    position_nats: NDArray[np.float64]  # (context,), summed; a target at position p has p + 1 tokens before it
-    position_targets: NDArray[np.int64]  # (context,)
 
 
 def score_targets(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the nats of targets (...) under logits (..., V), the top probability, and whether the target has it.
 
     Of equal logits the first counts as the top.
-
-    >>> nats, top_probability, is_top = score_targets(torch.tensor([1.0, 3.0, 4.0]).log(), torch.tensor(1))
-    >>> round(nats.exp().item(), 4), round(top_probability.item(), 4), is_top.item()  # 3 of 8, 4 of 8
-    (2.6667, 0.5, False)
     """
     log_probabilities = logits.float().log_softmax(dim=-1)
     given = log_probabilities.gather(-1, targets[..., None])
@@ -99,16 +88,11 @@ def score_targets(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tens
 def score_tokens(
     model: GPT, stream: NDArray[np.integer], spans: list[Span], batch_size: int, machine: Machine, label: str
 ) -> Scores:
-    """Score each target of a stream once; `spans` are those of `plan_spans`, `label` names the progress bar."""
-    n_targets, context = max(len(stream) - 1, 0), model.config.context_length
-    scores = Scores(
-        nats=np.empty(n_targets, dtype=np.float32),
-        top_probability=np.empty(n_targets, dtype=np.float32),
-        is_top=np.empty(n_targets, dtype=np.bool_),
-        position_nats=np.zeros(context),
-        position_targets=np.zeros(context, dtype=np.int64),
-    )
-    with tqdm(total=n_targets, desc=label, unit=" tokens", unit_scale=True) as bar:
+    """Score the targets of spans; those of `plan_spans` score each target once. `label` names the progress bar."""
+    n, context = max(len(stream) - 1, 0), model.config.context_length
+    of_targets = np.zeros(n, dtype=np.float32), np.zeros(n, dtype=np.float32), np.zeros(n, dtype=np.bool_)
+    scores = Scores(*of_targets, np.zeros(context), np.zeros(context, dtype=np.int64))
+    with tqdm(total=sum(span.last - span.first for span in spans), desc=label, unit=" tokens", unit_scale=True) as bar:
         for batch, is_whole in _batches(spans, batch_size):
             begin = 0 if is_whole else min(span.first for span in batch)
             ids = _read_windows(stream, batch).to(machine.device)
@@ -117,9 +101,9 @@ def score_tokens(
                 logits = model.head(hidden[:, begin:])
             scored = [figure.cpu().numpy() for figure in score_targets(logits, ids[:, 1 + begin :])]
             for i, span in enumerate(batch):
-                targets = slice(span.start + span.first, span.start + span.last)
-                for of_all, of_batch in zip((scores.nats, scores.top_probability, scores.is_top), scored, strict=True):
-                    of_all[targets] = of_batch[i, span.first - begin : span.last - begin]
+                for of_all, of_batch in zip(of_targets, scored, strict=True):
+                    new = of_batch[i, span.first - begin : span.last - begin]
+                    of_all[span.start + span.first : span.start + span.last] = new
                 if is_whole:
                     scores.position_nats[: span.last] += scored[0][i, : span.last]
                     scores.position_targets[: span.last] += 1
@@ -130,8 +114,8 @@ def score_tokens(
 def _batches(spans: list[Span], batch_size: int) -> Iterator[tuple[list[Span], bool]]:
     """Yield batches of spans, and whether all their targets count by position; the first span is a batch of its own."""
     step = max(len(spans) // N_WHOLE, 1)
-    whole, others = spans[step::step], [span for number, span in enumerate(spans) if number % step]
-    for group, is_whole in ((spans[:1], True), (whole, True), (others, False)):
+    others = [span for number, span in enumerate(spans) if number % step]
+    for group, is_whole in ((spans[:1], True), (spans[step::step], True), (others, False)):
         for at in range(0, len(group), batch_size):
             yield group[at : at + batch_size], is_whole
 

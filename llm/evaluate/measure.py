@@ -1,9 +1,4 @@
-"""Measure one model on one split of held-out text: every figure, as plain values for JSON.
-
-stream, spans ──one pass over the model──► Scores ─┬─ sum, by document and source, by position, calibration
-└─ with the tokens that train has too ──► contamination
-some windows ──with less context──► what context is worth
-"""
+"""Measure one model on one split of held-out text: every figure, as plain values for JSON."""
 
 import math
 from pathlib import Path
@@ -14,12 +9,10 @@ from numpy.typing import NDArray
 
 from llm.core.device import Machine
 from llm.core.tables import read_table
+from llm.evaluate import breakdown
 from llm.evaluate.bootstrap import Row, calibration, ratio_with_interval
-from llm.evaluate.breakdown import by_position, by_source, extremes, sum_by_document
 from llm.evaluate.context import choose_windows, compare_contexts, losses_by_context
-from llm.evaluate.difference import Baselines, compare_with_baselines, reason_not_valid, summarise_best
 from llm.evaluate.likelihood import Span, plan_document_spans, plan_spans, score_tokens, summarise
-from llm.evaluate.overlap import mark_found, split_by_found
 from llm.evaluate.params import EvaluateParams
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
@@ -59,65 +52,58 @@ def read_held_out(windows: Path, tokens: Path, tokenizer: Tokenizer, ngram: int)
     """Return the splits that have text, val first."""
     info = read_info(windows)
     streams = {split: stream for split in ("val", "test") if len(stream := read_stream(windows, split))}
-    found = mark_found(StreamFile(windows, "train"), list(streams.values()), info.end_of_text, ngram)
+    found = breakdown.mark_found(StreamFile(windows, "train"), list(streams.values()), info.end_of_text, ngram)
     token_bytes = Usage(tokenizer).lengths()
     held_out = []
     for (split, stream), is_found in zip(streams.items(), found, strict=True):
         table = read_table(tokens / f"{split}.parquet", ["source", "path", "n_bytes"])
-        sources, paths, n_bytes = (table.column(name) for name in ("source", "path", "n_bytes"))
-        rows = sources.to_pylist(), paths.to_pylist(), n_bytes.to_numpy()
+        rows = table["source"].to_pylist(), table["path"].to_pylist(), table["n_bytes"].to_numpy()
         held_out.append(HeldOut(split, stream, info, *rows, token_bytes, ngram, is_found))
     return held_out
 
 
 def measure(
-    model: GPT, text: HeldOut, params: EvaluateParams, machine: Machine, baselines: Baselines, seed: int
+    model: GPT, text: HeldOut, params: EvaluateParams, machine: Machine, baselines: breakdown.Baselines, seed: int
 ) -> dict[str, Any]:
     """Score a split once and return its figures; `model` has those that metrics/evaluate.json has too."""
-    rng = np.random.default_rng(seed)
-    end_of_text = text.info.end_of_text
-    spans = text.plan_spans(model.config.context_length, params.stride)
+    rng, context = np.random.default_rng(seed), model.config.context_length
+    spans = text.plan_spans(context, params.stride)
     scores = score_tokens(model, text.stream, spans, params.batch_size, machine, f"evaluate {text.name}")
-    nats = sum_by_document(text.stream, end_of_text, scores.nats)  # (D,)
-    bits = nats / math.log(2)
-    n_tokens = sum_by_document(text.stream, end_of_text, np.ones(len(scores.nats))).astype(np.int64)
+    nats, n_tokens = (
+        breakdown.sum_by_document(text.stream, text.info.end_of_text, of)
+        for of in (scores.nats, np.ones(len(scores.nats)))
+    )
     assert len(nats) == len(text.n_bytes), "the stream and the table have different numbers of documents"
+    bits, n_bytes = nats / math.log(2), int(text.n_bytes.sum())
     bins, calibration_error = calibration(scores.top_probability, scores.is_top, N_BINS)
-    hardest, easiest = extremes(text.documents, nats, text.n_bytes, N_EXTREMES)
-    windows = choose_windows(spans, model.config.context_length)
+    hardest, easiest = breakdown.extremes(text.documents, nats, text.n_bytes, N_EXTREMES)
+    windows = choose_windows(spans, context)
     by_context = losses_by_context(model, text.stream, scores.nats, windows, params.batch_size, machine)
     # A generator of its own: other baselines leave all other intervals as they are.
-    differences = compare_with_baselines(bits, text.n_bytes, baselines, rng.spawn(1)[0])
+    differences = breakdown.compare_with_baselines(bits, text.n_bytes, baselines, rng.spawn(1)[0])
     summary: Row = {
-        **summarise(scores.nats, int(text.n_bytes.sum())),
+        **summarise(scores.nats, n_bytes),
         **ratio_with_interval("bits_per_byte", bits, text.n_bytes, rng),
         "accuracy": round(float(scores.is_top.mean()), 5),
         "calibration_error": calibration_error,
-        **summarise_best(differences, reason_not_valid(model.sees_the_future, text.info.lossless)),
+        **breakdown.summarise_best(differences, model.sees_the_future, text.info.lossless),
     }
+    # Windows that newly score a target which train has.
+    is_in_window = np.logical_or.reduceat(text.is_found[1:], [span.start + span.first for span in spans])
+    found = breakdown.split_by_found(scores.nats, text.token_bytes[text.stream[1:]], text.is_found[1:])
     return {
         "documents": len(nats),
-        "bytes": int(text.n_bytes.sum()),
+        "bytes": n_bytes,
         "model": summary,
         "baselines": differences,  # the best first
-        "sources": by_source(text.sources, nats, text.n_bytes, n_tokens, rng),
-        "positions": by_position(scores.position_nats, scores.position_targets),
+        "sources": breakdown.by_source(text.sources, nats, text.n_bytes, n_tokens, rng),
+        "positions": breakdown.by_position(scores.position_nats, scores.position_targets),
         "context": compare_contexts(by_context, rng),  # empty where no text is as long as the context
         "calibration": bins,
-        "contamination": {
-            "ngram": text.ngram,
-            "window_fraction": _window_fraction(spans, text.is_found),
-            **split_by_found(scores.nats, text.token_bytes[text.stream[1:]], text.is_found[1:]),
-        },
+        "contamination": {"ngram": text.ngram, "window_fraction": round(float(is_in_window.mean()), 5)} | found,
         "hardest": hardest,
         "easiest": easiest,
     }
-
-
-def _window_fraction(spans: list[Span], is_found: NDArray[np.bool_]) -> float:
-    """Return the fraction of windows that newly score a target which was found in train."""
-    begins = [span.start + span.first for span in spans]
-    return round(float(np.logical_or.reduceat(is_found[1:], begins).mean()), 5)
 
 
 def summarise_systems(splits: dict[str, dict[str, Any]], quality: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,10 @@
-"""Measure memorization: does the model reproduce its training text verbatim?
-
-    draw_positions ──► prefixes of train and of test ──continued greedily──► verbatim_lengths, against the true text
-    generated texts ──longest_runs──► the longest run of tokens that each shares with train
+"""Measure memorization: how much of its training text the model reproduces verbatim.
 
 Test is the control: text that the model reproduces without having seen it is boilerplate. As in Carlini et al. 2022
 (arXiv:2202.07646), a text is memorized if greedy decoding after its own prefix reproduces it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +14,10 @@ from numpy.typing import NDArray
 from llm.evaluate.generations import Generation, continue_rows
 from llm.evaluate.params import MemoriseParams
 from llm.model.gpt import GPT
-from llm.tokens.tokenizer import Tokenizer
 
 Stream = NDArray[np.integer]
 Ints = NDArray[np.int64]
+Place = Callable[[int, int], dict[str, Any]]  # what to show of a position in train and a number of tokens
 
 SHORT, LONG = 25, 50  # tokens verbatim; so many do not occur by chance, and 50 are Carlini et al.'s measure
 N_SHOWN = 10  # recalled texts
@@ -41,28 +38,30 @@ class Recall(NamedTuple):
     prefix_tokens: int
     lengths: Ints
 
-    def hits(self, n_tokens: int = SHORT) -> int:
-        """Return after how many prefixes at least so many tokens came back."""
-        return int((self.lengths >= n_tokens).sum())
-
     def metrics(self) -> dict[str, float]:
         """Return fractions of the prefixes; without prefixes there are none."""
-        n = len(self.lengths)
-        if not n:
+        if not len(self.lengths):
             return {"prefixes": 0}
-        fractions = {f"verbatim_{n_tokens}": round(self.hits(n_tokens) / n, 5) for n_tokens in (SHORT, LONG)}
-        return {"prefixes": n, **fractions, "mean_verbatim_tokens": round(float(self.lengths.mean()), 3)}
+        fractions = {f"verbatim_{n}": round(float((self.lengths >= n).mean()), 5) for n in (SHORT, LONG)}
+        mean = round(float(self.lengths.mean()), 3)
+        return {"prefixes": len(self.lengths), **fractions, "mean_verbatim_tokens": mean}
+
+    def longest(self, place: Place) -> list[dict[str, Any]]:
+        """Return the longest texts of SHORT tokens or more that came back, the longest first."""
+        best = [i for i in np.argsort(-self.lengths, kind="stable")[:N_SHOWN] if self.lengths[i] >= SHORT]
+        return [place(int(self.positions[i]) + self.prefix_tokens, int(self.lengths[i])) for i in best]
 
 
 def copies(train: Recall, test: Recall) -> bool | None:
     """Return whether more of train than of test comes back, beyond chance; None where one has no prefixes.
 
-    Beyond chance means two standard errors, with a hit and a miss added on either side, for small numbers (Agresti and
-    Caffo 2000).
+    Beyond chance: by two standard errors, with a hit and a miss added on either side (Agresti and Caffo 2000).
     """
     if not len(train.lengths) or not len(test.lengths):
         return None
-    (p, n), (other, other_n) = (((of.hits() + 1) / (len(of.lengths) + 2), len(of.lengths) + 2) for of in (train, test))
+    (p, n), (other, other_n) = (
+        (((of.lengths >= SHORT).sum() + 1) / (len(of.lengths) + 2), len(of.lengths) + 2) for of in (train, test)
+    )
     return bool(p - other > 2 * (p * (1 - p) / n + other * (1 - other) / other_n) ** 0.5)
 
 
@@ -83,9 +82,6 @@ def draw_positions(stream: Stream, end_of_text: int, length: int, n: int, rng: n
     """Draw up to n different positions, sorted, each the start of `length` tokens within one document.
 
     All such positions are equally likely; where there are fewer than n, all are returned.
-
-    >>> draw_positions(np.array([0, 5, 6, 7, 0, 8, 0]), 0, length=2, n=9, rng=np.random.default_rng(1))
-    array([1, 2])
     """
     ends = np.flatnonzero(stream == end_of_text)
     n_positions = np.maximum(np.diff(ends) - length, 0)  # of each document
@@ -96,11 +92,7 @@ def draw_positions(stream: Stream, end_of_text: int, length: int, n: int, rng: n
 
 
 def verbatim_lengths(generated: Stream, truth: Stream) -> Ints:
-    """Return how many tokens (B,) of each row of `generated` (B, T) equal `truth` (B, T) before the first difference.
-
-    >>> verbatim_lengths(np.array([[1, 2, 3], [9, 2, 3]]), np.array([[1, 2, 4], [1, 2, 3]]))
-    array([2, 0])
-    """
+    """Return how many tokens (B,) of `generated` (B, T) equal `truth` (B, T) before the first difference of a row."""
     return np.cumprod(generated == truth, axis=1, dtype=np.int64).sum(axis=1)
 
 
@@ -108,9 +100,6 @@ def longest_runs(texts: list[Stream], train: Stream, chunk_tokens: int = 1 << 22
     """Return each text's longest run of tokens that the training stream has too; None where no token does.
 
     Exact. Of runs of one length, it is the first in the stream, then in the text. The stream is read in chunks.
-
-    >>> longest_runs([np.array([7, 1, 2, 9]), np.array([8])], np.array([0, 1, 2, 3, 0, 7, 0]))
-    [Run(length=2, start=1, position=1), None]
     """
     runs: list[Run | None] = [None] * len(texts)
     longest = max(map(len, texts), default=0)
@@ -162,48 +151,22 @@ def _runs_of_chunk(texts: list[Stream], chunk: Ints) -> dict[int, Run]:
 
 def run_metrics(runs: list[Run | None]) -> dict[str, float]:
     """Return figures of the longest runs of texts; `copied` texts have one of SHORT tokens or more."""
-    lengths = [run.length if run else 0 for run in runs]
-    if not lengths:
+    lengths = np.array([run.length if run else 0 for run in runs])
+    if not runs:
         return {"texts": 0}
-    copied = sum(length >= SHORT for length in lengths)
-    return {"texts": len(runs), "median_run": float(np.median(lengths)), "longest_run": max(lengths), "copied": copied}
+    found = {"texts": len(runs), "median_run": float(np.median(lengths)), "longest_run": int(lengths.max())}
+    return found | {"copied": int((lengths >= SHORT).sum())}
 
 
 def search_generations(
-    generations: list[Generation], train: Stream, test: Stream, draws: Ints, n_tokens: int
-) -> tuple[list[Run | None], dict[str, Any]]:
-    """Return each generation's longest run in train; and figures, beside those of passages of test from `draws`."""
-    texts = [np.array(generation.ids, dtype=np.int64) for generation in generations]
-    runs = longest_runs([*texts, *(test[at : at + n_tokens] for at in draws)], train)
-    own, true = runs[: len(texts)], runs[len(texts) :]
-    return own, {"model": run_metrics(own), "true_text": run_metrics(true)}
-
-
-def describe_copies(
-    recall: Recall,
-    generations: list[Generation],
-    runs: list[Run | None],
-    train: Stream,
-    ends: Ints,
-    paths: Sequence[str],
-    tokenizer: Tokenizer,
-) -> dict[str, Any]:
-    """Return the longest recalled texts of train, and the longest run of each generation, with their documents."""
-
-    def place(position: int, length: int) -> dict[str, Any]:
-        text = tokenizer.decode(train[position : position + length].tolist())
-        return {"tokens": length, "document": paths[int(np.searchsorted(ends, position)) - 1], "text": text}
-
-    best = [i for i in np.argsort(-recall.lengths, kind="stable")[:N_SHOWN] if recall.lengths[i] >= SHORT]
-    return {
-        "recalled": [place(int(recall.positions[i]) + recall.prefix_tokens, int(recall.lengths[i])) for i in best],
-        "samples": [
-            {
-                "prompt": generation.prompt,
-                "method": generation.method,
-                "tokens": len(generation.ids),
-                "run": place(run.position, run.length) if run else None,
-            }
-            for generation, run in zip(generations, runs, strict=True)
-        ],
-    }
+    generations: list[Generation], train: Stream, passages: list[Stream], place: Place
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return figures of the longest runs in train, by system, and each generation's run. Passages are true text."""
+    runs = longest_runs([*(np.array(generation.ids, dtype=np.int64) for generation in generations), *passages], train)
+    own, true = runs[: len(generations)], runs[len(generations) :]
+    samples = [
+        {"prompt": prompt, "method": method, "tokens": len(ids)}
+        | {"run": place(run.position, run.length) if run else None}
+        for (prompt, method, ids), run in zip(generations, own, strict=True)
+    ]
+    return {"model": run_metrics(own), "true_text": run_metrics(true)}, samples

@@ -1,6 +1,4 @@
-"""Score multiple-choice items by log-probability: is the most likely of a few continuations the right one?
-
-    item ──encode_pair──► ids of context and choice ──score_items──► log-probabilities ──grade──► right or wrong
+"""Score multiple-choice items: whether the most likely of a few continuations is the right one.
 
 Tokens, sums and accuracies are those of EleutherAI's lm-evaluation-harness 0.4.13 for `output_type: multiple_choice`,
 so that it gives the same figures: see `llm.experiments.harness`.
@@ -40,9 +38,6 @@ def encode_pair(encode: Encode, context: str, choice: str) -> Pair:
 
     They are encoded as one text; as many ids as the context has alone are the context's. Whitespace at the context's
     end belongs to the choice.
-
-    >>> encode_pair(lambda text: [len(word) for word in text.split(" ")], "the rain ", "falls")
-    ([3, 4], [5])
     """
     ids, context_ids = encode(context + choice), encode(context.rstrip())
     return context_ids, ids[len(context_ids) :]
@@ -55,22 +50,20 @@ def score_items(model: GPT, encode: Encode, items: list[Item], batch_size: int =
     In float32 on every machine, as the harness. A context is read once for all its choices. UserError for an item that
     does not fit the model's context: it was made for another model.
     """
-    pairs = [[encode_pair(encode, item.context, choice) for choice in item.choices] for item in items]
-    length = model.config.context_length
-    for item, of_item in zip(items, pairs, strict=True):
-        for context, choice in of_item:
+    length, sums = model.config.context_length, [np.zeros(len(item.choices)) for item in items]
+    by_length = defaultdict[int, list[tuple[list[Pair], NDArray[np.float64]]]](list)  # by the ids of the context
+    for item, own in zip(items, sums, strict=True):
+        pairs = [encode_pair(encode, item.context, choice) for choice in item.choices]
+        for context, choice in pairs:
             if not context or not choice or len(context) + len(choice) > length:
                 raise UserError(
                     f"cloze: expected items for this tokenizer and a context of {length} tokens, got {len(context)} + "
                     f"{len(choice)} tokens in {item.document}"
                 )
-    sums = [np.zeros(len(item.choices)) for item in items]
-    by_length: dict[int, list[int]] = defaultdict(list)  # items by the number of ids of their contexts
-    for number, of_item in enumerate(pairs):
-        by_length[len(of_item[0][0])].append(number)
-    for numbers in by_length.values():
-        for at in range(0, len(numbers), batch_size):
-            _score_batch(model, [(pairs[number], sums[number]) for number in numbers[at : at + batch_size]])
+        by_length[len(pairs[0][0])].append((pairs, own))
+    for batch in by_length.values():
+        for at in range(0, len(batch), batch_size):
+            _score_batch(model, batch[at : at + batch_size])
     return sums
 
 
@@ -99,9 +92,6 @@ def grade(item: Item, scores: NDArray[np.float64]) -> tuple[bool, bool]:
     """Return whether the most likely choice is right, and whether the most likely per character is.
 
     These are the harness's `acc` and `acc_norm`. Of ties the first counts.
-
-    >>> grade(Item("", "The", [" rain", " riverbank"], 1), np.array([-5.0, -6.0]))
-    (False, True)
     """
     lengths = np.array([len(choice) for choice in item.choices])
     return int(scores.argmax()) == item.answer, int((scores / lengths).argmax()) == item.answer
@@ -126,17 +116,7 @@ def measure_items(items: list[Item], scores: list[NDArray[np.float64]], rng: np.
 def task_config(task: str, data_file: str) -> dict[str, Any]:
     """Return the harness's configuration of a task; `data_file` has an item per line, as JSON."""
     metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
-    return {
-        "task": f"{TAG}_{task}",
-        "tag": TAG,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": data_file}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "context",
-        "doc_to_choice": "choices",
-        "doc_to_target": "answer",
-        "target_delimiter": "",
-        "metric_list": metrics,
-        "metadata": {"version": 1.0},
-    }
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": data_file}}, "test_split": "test"}
+    columns = {"doc_to_text": "context", "doc_to_choice": "choices", "doc_to_target": "answer", "target_delimiter": ""}
+    config = {"task": f"{TAG}_{task}", "tag": TAG, **data, "output_type": "multiple_choice", **columns}
+    return config | {"metric_list": metrics, "metadata": {"version": 1.0}}

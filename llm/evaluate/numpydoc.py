@@ -1,12 +1,7 @@
-r"""Parse the sections of numpydoc docstrings: https://numpydoc.readthedocs.io/en/latest/format.html.
+"""Parse the sections of numpydoc docstrings: https://numpydoc.readthedocs.io/en/latest/format.html.
 
-    |Returns
-    |-------              as long as the title
-    |out : ndarray        an entry: `name : type`, or either alone
-    |    The sum.         its description is indented
-
-A section of entries has at least one. A name or a type alone is an entry where a description follows; any sentence
-looks like one. A text may begin and end anywhere: a section at its end that is correct so far has no verdict.
+A section of entries has at least one: `name : type`, or either alone where an indented description follows. A section
+at the end of a text that is correct so far has no verdict, for the text may be cut anywhere.
 """
 
 import re

@@ -16,9 +16,10 @@ MAX_TRIES = 1000  # documents that are read to find prompts that differ
 DOCUMENT_TOKENS = 8192  # of each document that are read
 
 
-def choose_prompts(
-    params: EvaluateParams, windows: Path, tokenizer: Tokenizer, seed: int
-) -> tuple[str | None, list[str]]:
+Prompts = tuple[str | None, list[str]]  # the split that they are from, and texts
+
+
+def choose_prompts(params: EvaluateParams, windows: Path, tokenizer: Tokenizer, seed: int) -> Prompts:
     """Return the prompts of params, or beginnings of documents of test, else of val, else of train, and their split."""
     if params.prompts is not None:
         return None, params.prompts
@@ -49,16 +50,11 @@ def draw_beginnings(
 
 
 def beginnings(document: str, rng: np.random.Generator) -> list[str]:
-    r"""Return up to `N_PROMPTS` texts that a document can be continued after, the preferred one first.
+    """Return up to `N_PROMPTS` texts that a document can be continued after, the preferred one first.
 
     In documentation these are signatures with the empty line after them, in random order. In any other text they are
     the first line, then first lines of paragraphs in random order; all of the first half, so that there is a true
     continuation to compare with.
-
-    >>> beginnings("Some functions.\n\n\ndef head(n=5)\n\nReturn the first rows.", np.random.default_rng(1))
-    ['def head(n=5)\n\n']
-    >>> beginnings("To be, or not to be,\nthat is the question:\nWhether ", np.random.default_rng(1))
-    ['To be, or not to be,\n']
     """
     if entries := split_entries(document):
         fitting = [entry.signature for entry in entries if len(entry.signature) <= PROMPT_CHARS]
@@ -71,12 +67,9 @@ def beginnings(document: str, rng: np.random.Generator) -> list[str]:
 
 
 def opening(text: str, max_chars: int) -> str:
-    r"""Return the first line with a word in it, with the lines before it and the line breaks after it.
+    """Return the first line with a word in it, with the lines before it and the line breaks after it.
 
     An unfinished line, or one of more than `max_chars` or `PROMPT_CHARS` characters, is cut.
-
-    >>> opening("---\ntitle: Rain\n\nIt rains.", 20), opening("It rains", 4)
-    ('---\ntitle: Rain\n\n', 'It')
     """
     line = re.match(r"(?:[^\w\n]*\n)*[^\n]*\n+", text)
     max_chars = min(max_chars, PROMPT_CHARS)
@@ -88,8 +81,6 @@ def cut_right(text: str, max_chars: int) -> str:
 
     >>> cut_right("It was the best of times, it was the worst of times", 32)
     'It was the best of times, it was'
-    >>> cut_right("short ", 32)
-    'short'
     """
     cut = text[:max_chars].rstrip()
     if text[len(cut) : len(cut) + 1].strip() and len(words := re.split(r"\s+\S*$", cut)[0]) >= max_chars // 2:

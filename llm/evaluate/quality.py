@@ -1,12 +1,9 @@
 """Measure text quality: the model's continuations of held-out text beside the true ones.
 
-    a document   ├── prompt ──┼── true continuation ──┤├── prompt ──┼── …
-    the model    ├── prompt ──┼── generated ──┤
-
-Documents are cut into passages side by side; some of all are drawn, so no text is measured twice. Both continuations of
-a prompt have as many tokens as the shorter of the two. True continuations have new words and repetitions too, so the
-model's figures are read beside theirs. Words are those of `llm.corpus.duplicates`, split at digits and underscores: a
-new number means nothing. The last word may be cut, and does not count; the first counts with its part in the prompt.
+Both continuations of a prompt have as many tokens as the shorter of the two. True continuations have new words and
+repetitions too, so the model's figures are read beside theirs. Words are those of `llm.corpus.duplicates`, split at
+digits and underscores: a new number means nothing. The last word may be cut, and does not count; the first counts with
+its part in the prompt.
 """
 
 import re
@@ -57,49 +54,45 @@ def measure_quality(
 
     Figures are {"skipped": reason} where nothing can be continued. Deterministic given the seed.
     """
-    n_prompt = min(params.prompt_tokens, model.config.context_length)
+    n_prompt, rng = min(params.prompt_tokens, model.config.context_length), np.random.default_rng(seed)
     if not params.texts:
         return {"skipped": "evaluate.quality.texts is 0"}, []
     if model.sees_the_future:
         return {"skipped": "the model's attention sees what it predicts, so it cannot generate"}, []
     if not held_out:
         return {"skipped": "no text was held out"}, []
-    text, rng, end_of_text = held_out[-1], np.random.default_rng(seed), held_out[-1].info.end_of_text
+    text, end_of_text = held_out[-1], held_out[-1].info.end_of_text
     passages = draw_passages(text.stream, end_of_text, n_prompt, params.new_tokens, params.texts, rng)
     if not len(passages.positions):
         least = n_prompt + min(MIN_TOKENS, params.new_tokens)
         reason = f"no document of {text.name} has {least} tokens (evaluate.quality.prompt_tokens is {n_prompt})"
         return {"skipped": reason}, []
     ids = [text.stream[at : at + n].tolist() for at, n in zip(passages.positions, passages.n_tokens, strict=True)]
-    prompts = [passage[:n_prompt] for passage in ids]
+    prompts, true = [passage[:n_prompt] for passage in ids], [passage[n_prompt:] for passage in ids]
     sample = batch_sampler(params.temperature, torch.Generator().manual_seed(seed))
     batch = torch.tensor(prompts, device=model.embedding.weight.device)
     generated = continue_rows(model, batch, params.new_tokens, sample, stop=end_of_text).tolist()
-    own = [ids[: ids.index(end_of_text)] if end_of_text in ids else ids for ids in generated]
-    true = [passage[n_prompt:] for passage in ids]
+    own = [new[: new.index(end_of_text)] if end_of_text in new else new for new in generated]
     lengths = np.array([min(len(a), len(b)) for a, b in zip(own, true, strict=True)])
-    sides = [
+    model_side, true_side = (
         [decode_after(tokenizer, prompt, new[:n]) for prompt, new, n in zip(prompts, side, lengths, strict=True)]
         for side in (own, true)
-    ]
+    )
     figures = {
         "split": text.name,
         "prompt_tokens": n_prompt,
         "new_tokens": params.new_tokens,
         "mean_tokens": round(float(lengths.mean()), 2),
-        "ended_sooner": round(float(np.mean([n < len(ids) for n, ids in zip(lengths, true, strict=True)])), 5),
+        "ended_sooner": round(float((lengths < [*map(len, true)]).mean()), 5),
         "temperature": params.temperature,
-        **compare_sides(sides[0], sides[1], passages.documents, train, rng),
+        **compare_sides(model_side, true_side, passages.documents, train, rng),
     }
     begins = np.flatnonzero(text.stream == end_of_text)[passages.documents] + 1
-    shown = [
-        {"document": text.documents[document], "token": int(at - begin)}
-        | decode_after(tokenizer, prompt, new)._asdict()
-        for document, at, begin, prompt, new in zip(
-            passages.documents, passages.positions, begins, prompts, own[:N_SHOWN], strict=False
-        )
+    places = zip(passages.documents, (passages.positions - begins).tolist(), prompts, own[:N_SHOWN], strict=False)
+    return figures, [
+        {"document": text.documents[document], "token": at, **decode_after(tokenizer, prompt, new)._asdict()}
+        for document, at, prompt, new in places
     ]
-    return figures, shown
 
 
 def draw_passages(
@@ -109,10 +102,6 @@ def draw_passages(
 
     They lie side by side from each document's beginning; the last of a document may be shorter, down to `MIN_TOKENS`
     new tokens. All are equally likely.
-
-    >>> stream = np.array([0, *range(1, 9), 0, 5, 0])
-    >>> [part.tolist() for part in draw_passages(stream, 0, 2, 1, 9, np.random.default_rng(1))]
-    [[1, 4], [3, 3], [0, 0]]
     """
     ends = np.flatnonzero(stream == end_of_text)
     lengths, size = np.diff(ends) - 1, prompt_tokens + new_tokens
@@ -149,11 +138,7 @@ def _split_at_digits(words: Iterable[str]) -> list[str]:
 
 
 def words_not_in(words: Iterable[str], train: Iterable[str]) -> set[str]:
-    """Return the words that occur in no training text; texts are read until every word is found.
-
-    >>> words_not_in(["river", "rivver"], ["The River_2 runs."])
-    {'rivver'}
-    """
+    """Return the words that occur in no training text; texts are read until every word is found."""
     left = set(words)
     for text in train:
         left.difference_update(_split_at_digits(set(words_of(text))))
@@ -167,7 +152,7 @@ def compare_sides(
 ) -> dict[str, Row]:
     """Return every figure of both sides (B,) and their ratio; a figure that cannot be measured is left out.
 
-    Text i is from document `documents[i]` (B,). Intervals are over documents.
+    Text i is from document `documents[i]`; intervals are over documents.
     """
     words = [[words_written(text) for text in texts] for texts in (model, true)]
     new = words_not_in((word for texts in words for text in texts for word in text), train)
@@ -181,7 +166,7 @@ def compare_sides(
 def _figures(
     texts: list[Continuation], words: list[list[str]], new: set[str], documents: Ints, rng: np.random.Generator
 ) -> Row:
-    # Of the line that begins in the prompt the title may be cut.
+    # In the line that begins in the prompt a title may be cut.
     lines = [text.text if text.prompt.endswith("\n") else text.text.partition("\n")[2] for text in texts]
     verdicts = [judge_sections(own) for own in lines]
     trigrams = [run for of in words for run in zip(of, of[1:], of[2:], strict=False)]

@@ -43,8 +43,8 @@ def test_every_prompt_is_continued_greedily_and_by_sampling(draw_gpt, tokenizer)
 
 @pytest.mark.parametrize("passage", [None, {"split": "test", "document": "a.py", "text": "the rain"}])
 def test_samples_and_a_passage_are_described_by_token(draw_gpt, tokenizer, plain_cpu, passage):
-    samples, shown = describe_samples(draw_gpt(), tokenizer, PROMPTS, passage, PARAMS, plain_cpu, 1)
     generated = generate_samples(draw_gpt(), tokenizer, PROMPTS, PARAMS, 1)
+    samples, shown = describe_samples(draw_gpt(), tokenizer, generated, passage, PARAMS, plain_cpu)
     for sample, of in zip(samples, generated, strict=True):
         assert (sample["prompt"], sample["method"], sample["text"]) == (of.prompt, of.method, tokenizer.decode(of.ids))
         assert "".join(sample["tokens"][: sample["prompt_tokens"]]) == of.prompt

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.difference import BETTER, WORSE, Baselines
+from llm.evaluate.breakdown import BETTER, WORSE, Baselines
 from llm.evaluate.measure import measure, summarise_systems
 from llm.evaluate.params import EvaluateParams, QualityParams
 

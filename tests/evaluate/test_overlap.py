@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.evaluate.overlap import mark_found, split_by_found
+from llm.evaluate.breakdown import mark_found, split_by_found
 from llm.tokens.contamination import contamination
 
 DOCUMENTS = st.lists(st.lists(st.integers(1, 3), max_size=7), max_size=5)

@@ -5,7 +5,7 @@ import pytest
 
 from llm.core.errors import UserError
 from llm.core.tables import TableWriter, tokens_schema
-from llm.evaluate.difference import BETTER, LOSSY, SEES_THE_FUTURE, WORSE
+from llm.evaluate.breakdown import BETTER, LOSSY, SEES_THE_FUTURE, WORSE
 from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.model.weights import save_model
 from llm.tokens.tokenizer import Tokenizer
