@@ -1,4 +1,4 @@
-"""Documentation out of source code: the same text from the same files, whatever the interpreter."""
+"""Documentation out of source code: the same text from the same files, in every interpreter."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -91,73 +91,66 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
     return install
 
 
-def test_documented_objects_come_in_the_order_of_the_file() -> None:
+def test_documented_objects_are_in_the_order_of_the_file() -> None:
     text = module_text(MODULE)
     assert text.startswith("Tools of the demo.\n\nThey are small.\n\n\ndef plain(")
     assert split_entries(text) == ENTRIES
-
-
-@pytest.mark.parametrize("source", ["", "x = 1\n", "def f():\n    return 1\n"])
-def test_a_module_without_docstrings_has_no_text(source: str) -> None:
-    assert module_text(source) == ""
+    assert [module_text(source) for source in ("", "x = 1\n", "def f():\n    return 1\n")] == [""] * 3
 
 
 @pytest.mark.parametrize("source", ["def f(:\n", "type X = int\n", "class A[T]: pass\n", "x = '\0'\n"])
-def test_what_python_3_11_does_not_parse_is_an_error_in_every_version(source: str) -> None:
+def test_only_syntax_of_python_3_11_is_parsed(source: str) -> None:
     with pytest.raises((SyntaxError, ValueError)):
         module_text(source)
 
 
 def test_modules_of_a_package_are_sorted_and_without_tests(package: Callable[..., Path]) -> None:
-    lock = package(demo__z=MODULE, demo__a=MODULE)
+    lock = package(installed="1.2+cpu", demo__z=MODULE, demo__a=MODULE)  # a build for a device is the same version
     assert [path for path, _ in package_files("demo-kit", lock)] == ["demo/__init__.py", "demo/a.py", "demo/z.py"]
 
 
 @pytest.mark.parametrize(
-    ("setting", "sentence"),
+    ("name", "setting", "problem"),
     [
-        ({"installed": "1.3"}, "demo-kit: expected version 1.2 of LOCK, got 1.3; run `make setup`"),
-        ({"pinned": "demo==1.2\n"}, "LOCK: expected a line demo-kit==VERSION for a source of docstrings, got none"),
+        ("demo-kit", {"installed": "1.3"}, "demo-kit: expected version 1.2 of LOCK, got 1.3; run `make setup`"),
+        (
+            "demo-kit",
+            {"pinned": "demo==1.2\n"},
+            "LOCK: expected a line demo-kit==VERSION for a source",
+        ),
+        ("no-kit", {"pinned": "no-kit==3\n"}, "no-kit: expected version 3, it is not installed; run `make setup`"),
     ],
 )
-def test_another_version_than_the_pinned_one_is_refused(
-    setting: dict[str, str], sentence: str, package: Callable[..., Path]
-) -> None:
+def test_only_the_pinned_version_is_read(name: str, setting: dict, problem: str, package: Callable[..., Path]) -> None:
     lock = package(**setting)
     with pytest.raises(UserError) as error:
-        package_files("demo-kit", lock)
-    assert str(error.value).replace(str(lock), "LOCK") == sentence
+        package_files(name, lock)
+    assert str(error.value).replace(str(lock), "LOCK").startswith(problem)
 
 
-def test_a_package_that_is_not_installed_is_refused(tmp_path: Path) -> None:
-    lock = tmp_path / "requirements.lock"
-    lock.write_text("no-such-kit==3\n")
-    with pytest.raises(UserError, match="no-such-kit: expected version 3, it is not installed; run `make setup`"):
-        package_files("no-such-kit", lock)
+LONG = " ".join(f"word{number}" for number in range(40))
 
 
-def test_a_build_for_another_device_is_the_same_version(package: Callable[..., Path]) -> None:
-    assert package_files("demo-kit", package(installed="1.2+cpu"))
-
-
-def test_a_source_yields_a_document_for_each_module_with_documentation(package: Callable[..., Path]) -> None:
-    lock = package(demo__bare="x = 1\n", demo__broken="def f(:\n", demo__left="'''Left out.'''\n")
-    source = DocstringsSource(name="docs", kind="docstrings", packages=["demo-kit"], exclude=["demo/left*"])
-    found = [one for unit in list_units(source, Path("data/raw"), lock) for one in read_unit(unit, 10**6)]
-    assert [one.path for one in found] == ["demo/__init__.py", "demo/broken.py"]
-    document, unreadable = found
-    assert isinstance(document, RawDocument) and document.text == module_text(MODULE)
-    assert isinstance(unreadable, Unreadable) and unreadable.reason == "not_parsed"
-
-
-def test_a_source_counts_what_it_leaves_out_across_modules_or_keeps_it(package: Callable[..., Path]) -> None:
-    long = " ".join(f"word{number}" for number in range(40))
-    lock = package(demo__a=f'"""First.\n\n{long}"""', demo__b=f'class B:\n    """Also.\n\n    {long}"""')
-    kept = {}
-    for repeated in ("drop", "keep"):
-        source = DocstringsSource(name="docs", kind="docstrings", packages=["demo-kit"], repeated=repeated)
-        units = list_units(source, Path("data/raw"), lock)
-        documents = [found for unit in units for found in read_unit(unit, 10**6) if isinstance(found, RawDocument)]
-        kept[repeated] = [document.path for document in documents], sum(unit.n_repeated for unit in units)
-    modules = ["demo/__init__.py", "demo/a.py"]
-    assert kept == {"drop": (modules, 1), "keep": ([*modules, "demo/b.py"], 0)}
+@pytest.mark.parametrize(
+    ("options", "paths", "n_repeated"),
+    [
+        ({}, ["__init__", "a", "broken", "left"], 1),
+        ({"exclude": ["demo/left*"]}, ["__init__", "a", "broken"], 1),
+        ({"repeated": "keep"}, ["__init__", "a", "b", "broken", "left"], 0),
+    ],
+)
+def test_a_documented_module_is_a_document(options, paths: list, n_repeated: int, package: Callable[..., Path]) -> None:
+    lock = package(
+        demo__bare="x = 1\n",
+        demo__broken="def f(:\n",
+        demo__left="'Left out.'\n",
+        demo__a=f'"""First.\n\n{LONG}"""',
+        demo__b=f'class B:\n    """Also.\n\n    {LONG}"""',
+    )
+    source = DocstringsSource(name="docs", kind="docstrings", packages=["demo-kit"], **options)
+    units = list_units(source, Path("data/raw"), lock)
+    found = [one for unit in units for one in read_unit(unit, 10**6)]
+    assert [one.path for one in found] == [f"demo/{name}.py" for name in paths]
+    assert found[0] == RawDocument("docs", "demo/__init__.py", module_text(MODULE))
+    assert [one.reason for one in found if isinstance(one, Unreadable)] == ["not_parsed"]
+    assert sum(unit.n_repeated for unit in units) == n_repeated

@@ -1,4 +1,4 @@
-"""Near duplicates: what is planted is found as often as the theory of banding says, and nothing else is."""
+"""Near duplicates: planted ones are found as often as the theory of banding says, and nothing else is."""
 
 import os
 import random
@@ -17,13 +17,13 @@ from llm.corpus.duplicates import (
     _NOT_PLAIN,
     _PLAIN_WORD,
     NearDuplicateParams,
+    RepeatFilter,
     representatives,
     signature,
     words_of,
 )
 
-WORDS = st.lists(st.sampled_from("abcd"), max_size=9)
-LINES = st.text("ab !?é\n", max_size=12)
+ACTIONS = st.sampled_from(["drop", "group"])
 
 
 def params(**values: object) -> NearDuplicateParams:
@@ -31,12 +31,12 @@ def params(**values: object) -> NearDuplicateParams:
     return NearDuplicateParams(**(defaults | values))
 
 
-def stand_for(texts: list[str], near: NearDuplicateParams) -> list[int]:
+def find(texts: list[str], near: NearDuplicateParams) -> list[int]:
     return representatives((signature(text, near) for text in texts), near).tolist()
 
 
 def estimate(one: bytes, other: bytes, near: NearDuplicateParams) -> float:
-    """The share of places in which two signatures agree."""
+    """The fraction of places in which two signatures agree."""
     return float(np.mean([a == b for a, b in zip(digest(one, near), digest(other, near), strict=True)]))
 
 
@@ -56,60 +56,53 @@ def pair(name: str, n_common: int, n_own: int) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("n_common", "n_own"), [(30, 35), (60, 20), (80, 10), (90, 5)])
-def test_planted_pairs_are_found_as_often_as_the_s_curve_says(n_common: int, n_own: int) -> None:
+def test_planted_pairs_are_found_by_the_s_curve(n_common: int, n_own: int) -> None:
     near = params(threshold=0.01, bands=8)  # so low a threshold leaves the decision to the bands
     similarity, places, n_pairs = n_common / (n_common + 2 * n_own), 64 // 8, 400
     expected = 1 - (1 - similarity**places) ** 8
-    found = stand_for([text for n in range(n_pairs) for text in pair(f"p{n}", n_common, n_own)], near)
-    assert set(found) <= {2 * n for n in range(n_pairs)} | {2 * n + 1 for n in range(n_pairs)}
-    share = sum(found[2 * n + 1] == 2 * n for n in range(n_pairs)) / n_pairs
-    assert share == pytest.approx(expected, abs=4 * sqrt(expected * (1 - expected) / n_pairs) + 0.01)
+    found = find([text for n in range(n_pairs) for text in pair(f"p{n}", n_common, n_own)], near)
+    assert all(one in (n, n - n % 2) for n, one in enumerate(found))
+    fraction = sum(found[2 * n + 1] == 2 * n for n in range(n_pairs)) / n_pairs
+    assert fraction == pytest.approx(expected, abs=4 * sqrt(expected * (1 - expected) / n_pairs) + 0.01)
 
 
 @pytest.mark.parametrize(("n_common", "n_own", "is_near"), [(95, 1, True), (60, 20, False)])
 def test_the_threshold_decides_among_candidates(n_common: int, n_own: int, is_near: bool) -> None:
     near = params(threshold=0.9, permutations=256, bands=256)  # one equal place makes a candidate
     texts = [text for n in range(100) for text in pair(f"p{n}", n_common, n_own)]
-    expected = [n - n % 2 if is_near else n for n in range(200)]
-    assert stand_for(texts, near) == expected
+    assert find(texts, near) == [n - n % 2 if is_near else n for n in range(200)]
 
 
-@pytest.mark.parametrize("action", ["drop", "group"])
-def test_distinct_documents_are_left_alone(action: str) -> None:
-    rng = random.Random(0)
-    texts = [" ".join(rng.choices([f"w{n}" for n in range(500)], k=120)) for _ in range(300)]
-    assert stand_for(texts, params(action=action, ngram=2)) == list(range(300))
-
-
-def test_of_near_documents_the_earliest_stays_wherever_they_stand() -> None:
+def test_the_earliest_of_near_documents_represents_them() -> None:
     one, near_to_one = pair("x", 97, 1)
     texts = ["what else", one, "a third thing", near_to_one, "the last", one]
-    assert stand_for(texts, params()) == [0, 1, 2, 1, 4, 1]
-    assert stand_for(texts[::-1], params()) == [0, 1, 0, 3, 0, 5]
+    assert find(texts, params()) == [0, 1, 2, 1, 4, 1]
+    assert find(texts[::-1], params()) == [0, 1, 0, 3, 0, 5]
+    assert find(["!!!", "???", "", "!!!", " ", ""], params()) == [0, 1, 2, 0, 4, 2]  # without words
+    assert find([], params()) == []
 
 
 def test_groups_join_chains_and_dropping_does_not() -> None:
     words = [f"w{n}" for n in range(120)]
     # Each step moves by 8 of 100 words: one step is a similarity of 92 / 108, two are 84 / 116.
-    chain = [" ".join(words[start : start + 100]) for start in (0, 8, 16)]
+    first, second, third = chain = [" ".join(words[start : start + 100]) for start in (0, 8, 16)]
     near = {"threshold": 0.79, "permutations": 1024, "bands": 256}
-    assert stand_for(chain, params(action="group", **near)) == [0, 0, 0]
-    assert stand_for(chain, params(action="drop", **near)) == [0, 0, 2]  # the third is near to the dropped one only
-    first, second, third = chain
-    assert stand_for([first, third, second], params(action="group", **near)) == [0, 0, 0]  # joined by the last
-    assert stand_for([first, third, second], params(action="drop", **near)) == [0, 1, 0]
+    assert find(chain, params(action="group", **near)) == [0, 0, 0]
+    assert find(chain, params(action="drop", **near)) == [0, 0, 2]  # the third is near to the dropped one only
+    assert find([first, third, second], params(action="group", **near)) == [0, 0, 0]  # joined by the last
+    assert find([first, third, second], params(action="drop", **near)) == [0, 1, 0]
 
 
-def expected_numbers(signatures: list[bytes], near: NearDuplicateParams) -> Iterator[int]:
+def by_all_pairs(signatures: list[bytes], near: NearDuplicateParams) -> Iterator[int]:
     """What `representatives` promises, by comparing every pair."""
     count = range(len(signatures))
     near_to = {n: {m for m in count if estimate(signatures[m], signatures[n], near) >= near.threshold} for n in count}
     stayed: list[int] = []
     for n in count:
         if near.action == "drop":
-            standing = next((m for m in stayed if m in near_to[n]), n)
-            stayed += [n] * (standing == n)
-            yield standing
+            first = next((m for m in stayed if m in near_to[n]), n)
+            stayed += [n] * (first == n)
+            yield first
         else:
             group = {n}
             while grown := set().union(*(near_to[m] for m in group)) - group:
@@ -118,28 +111,19 @@ def expected_numbers(signatures: list[bytes], near: NearDuplicateParams) -> Iter
 
 
 @settings(max_examples=60)
-@given(st.lists(WORDS, max_size=14), st.sampled_from(["drop", "group"]), st.floats(0.2, 1))
-def test_representatives_are_those_that_a_comparison_of_every_pair_finds(
-    documents: list[list[str]], action: str, threshold: float
-) -> None:
+@given(st.lists(st.lists(st.sampled_from("abcd"), max_size=9), max_size=14), ACTIONS, st.floats(0.2, 1))
+def test_a_comparison_of_every_pair_finds_the_same(documents: list[list[str]], action: str, threshold: float) -> None:
     near = params(action=action, threshold=threshold, permutations=16, bands=16)  # no near pair without a common band
     signatures = [signature(" ".join(words), near) for words in documents]
-    numbers = representatives(iter(signatures), near)
-    assert numbers.dtype == np.int64
-    assert numbers.tolist() == list(expected_numbers(signatures, near))
+    assert representatives(iter(signatures), near).tolist() == list(by_all_pairs(signatures, near))
 
 
 @settings(max_examples=50)
-@given(st.lists(LINES, min_size=1, max_size=6), st.sampled_from(["drop", "group"]), st.integers(1, 6))
+@given(st.lists(st.text("ab !?é\n", max_size=12), min_size=1, max_size=6), ACTIONS, st.integers(1, 6))
 def test_an_exact_copy_is_always_found(texts: list[str], action: str, ngram: int) -> None:
-    near = params(action=action, threshold=1.0, ngram=ngram, permutations=128, bands=1)
-    numbers = stand_for([*texts, *texts], near)
+    numbers = find([*texts, *texts], params(action=action, threshold=1.0, ngram=ngram, permutations=128, bands=1))
     assert numbers == [numbers[texts.index(text)] for text in texts] * 2
     assert max(numbers) < len(texts)
-
-
-def test_no_documents_have_no_representatives() -> None:
-    assert representatives([], params()).tolist() == []
 
 
 def test_estimates_are_near_the_true_similarity() -> None:
@@ -155,43 +139,31 @@ def test_estimates_are_near_the_true_similarity() -> None:
     assert abs(sum(errors) / len(errors)) < 4 * sqrt(0.25 / 256 / len(errors))
 
 
-def test_case_and_punctuation_make_no_difference_and_order_does() -> None:
-    near = params(ngram=2)
-    text = signature("The cat, the STRASSE.", near)
-    assert signature("the CAT — the straße", near) == text
-    assert signature("cat the straße the", near) != text
-
-
-def test_how_often_an_ngram_occurs_makes_no_difference() -> None:
-    near = params(ngram=2)
-    assert signature("a b a b", near) == signature("a b a b a b a b", near)
-    assert signature("a b a b", near) != signature("a b a b b", near)
-
-
-def test_a_text_of_fewer_words_than_n_is_one_ngram() -> None:
-    near = params(ngram=5)
-    signatures = [signature(text, near) for text in ["a", "a b", "b a", "a b c d", "a b c d e"]]
-    estimates = [estimate(one, other, near) for one in signatures for other in signatures if one != other]
-    assert len(estimates) == 20
-    assert max(estimates) < 0.2
-    assert signature("A, b!", near) == signatures[1]
-
-
-def test_a_text_without_words_is_like_its_copies_only() -> None:
-    assert stand_for(["!!!", "???", "", "!!!", " ", ""], params()) == [0, 1, 2, 0, 4, 2]
+@pytest.mark.parametrize(
+    ("one", "other", "ngram", "are_equal"),
+    [
+        ("The cat, the STRASSE.", "the CAT — the straße", 2, True),
+        ("The cat, the STRASSE.", "cat the straße the", 2, False),
+        ("a b a b", "a b a b a b a b", 2, True),  # how often an n-gram occurs makes no difference
+        ("a b a b", "a b a b b", 2, False),
+        ("A, B!", "a b", 5, True),  # fewer words than n are one n-gram
+        ("a b", "b a", 5, False),
+    ],
+)
+def test_a_signature_is_of_the_set_of_ngrams(one: str, other: str, ngram: int, are_equal: bool) -> None:
+    assert (signature(one, params(ngram=ngram)) == signature(other, params(ngram=ngram))) == are_equal
 
 
 def test_a_signature_is_the_same_in_every_process() -> None:
     text, near = "the river runs, the rain falls; déjà vu", params(ngram=2)
     program = (
-        "import sys; from llm.corpus.duplicates import signature; from llm.corpus.params import NearDuplicateParams;"
+        "import sys; from llm.corpus.duplicates import NearDuplicateParams, signature;"
         "sys.stdout.write(signature(sys.argv[1], NearDuplicateParams.model_validate_json(sys.argv[2])).hex())"
     )
-    for seed in ("1", "2"):
-        command = [sys.executable, "-c", program, text, near.model_dump_json()]
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-        assert bytes.fromhex(output) == signature(text, near)
+    command = [sys.executable, "-c", program, text, near.model_dump_json()]
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert bytes.fromhex(output) == signature(text, near)
 
 
 # Sentences of one word or letter that differs; what differs in the first five are marks alone.
@@ -211,24 +183,19 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("script", DIFFERENT)
-@pytest.mark.parametrize("ngram", [1, 5])
-def test_different_sentences_are_no_duplicates_in_any_script(script: str, ngram: int) -> None:
+def test_duplicates_are_found_in_any_script(script: str) -> None:
     texts = DIFFERENT[script]
-    near = params(ngram=ngram, threshold=0.8, permutations=128, bands=16)
-    assert stand_for(texts, near) == list(range(len(texts)))
-
-
-@pytest.mark.parametrize("script", DIFFERENT)
-def test_a_text_with_another_sentence_at_its_end_is_a_near_duplicate_in_any_script(script: str) -> None:
-    rng, letters = random.Random(0), [*"".join(DIFFERENT[script])]
+    for ngram in (1, 5):
+        assert find(texts, params(ngram=ngram, permutations=128)) == list(range(len(texts)))
+    rng, letters = random.Random(0), [*"".join(texts)]
+    long = ["".join(rng.choices(letters, k=1500)) for _ in range(6)]
+    copies = [f"{text}। {texts[0]}" for text in long]
     near = params(ngram=5, threshold=0.7, permutations=128, bands=32)
-    texts = ["".join(rng.choices(letters, k=1500)) for _ in range(6)]
-    copies = [f"{text}। {DIFFERENT[script][0]}" for text in texts]
-    assert stand_for(texts + copies, near) == [*range(6), *range(6)]
+    assert find(long + copies, near) == [*range(6), *range(6)]
 
 
 @given(st.text())
-def test_words_of_plain_text_are_runs_of_letters_digits_and_underscores(text: str) -> None:
+def test_plain_words_are_runs_of_letters(text: str) -> None:
     plain = _NOT_PLAIN.sub("", text.casefold())
     assert _ANY_WORD.findall(plain) == _PLAIN_WORD.findall(plain)
     assert words_of(plain) == _PLAIN_WORD.findall(plain.casefold())
@@ -245,5 +212,22 @@ def test_words_of_plain_text_are_runs_of_letters_digits_and_underscores(text: st
         ("cafe\u0301 ❤\ufe0f snake_case", ["cafe\u0301", "snake_case"]),
     ],
 )
-def test_a_word_has_its_marks_and_a_letter_of_an_unspaced_script_is_a_word(text: str, words: list[str]) -> None:
+def test_words_keep_their_marks(text: str, words: list[str]) -> None:
     assert words_of(text) == words
+
+
+LONG = " ".join(f"word{number}" for number in range(40))
+REPEATS = {
+    "the same": (LONG, LONG, True),
+    "one word differs": (LONG, LONG.replace("word20", "another"), True),
+    "more": (LONG, f"{LONG} {LONG[::-1]}", False),
+    "short": ("Return the result.", "Return the result.", False),
+    "others": (LONG, LONG[::-1], False),
+    "a part": (f"{LONG} {LONG[::-1]}", LONG, True),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "is_repeated"), REPEATS.values(), ids=REPEATS.keys())
+def test_a_text_repeats_earlier_ones(first: str, second: str, is_repeated: bool) -> None:
+    repeats = RepeatFilter()
+    assert [repeats.is_repeated(text) for text in (first, second)] == [False, is_repeated]

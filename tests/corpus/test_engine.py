@@ -1,4 +1,4 @@
-"""Reading and cleaning: the same rows in the same order, whatever does the work."""
+"""Reading and cleaning: the same documents in the same order, on one machine and with Ray."""
 
 import json
 import sys
@@ -10,50 +10,40 @@ import pytest
 from llm.core.errors import UserError
 from llm.corpus.clean import Cleaned
 from llm.corpus.engine import clean_units
-from llm.corpus.params import FilesSource, PrepareParams
+from llm.corpus.params import FilesSource
 from llm.corpus.sources import list_units
 
 NEAR = {"action": "drop", "threshold": 0.8, "ngram": 2, "permutations": 32, "bands": 8}
 
 
 @pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    """Files of several kinds, one of them damaged."""
-    folder = tmp_path / "raw"
-    folder.mkdir()
+def clean_with(tmp_path: Path, prepare_params: Callable) -> Callable[[str], list[Cleaned]]:
+    """A cleaner of files of several kinds, one of them damaged."""
     rows = [{"text": f"row {number} é\r\n"} for number in range(30)] + [{"no": "text"}]
-    (folder / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "a.txt").write_text("one text\x00 with controls")
-    (folder / "c.txt.gz").write_bytes(b"\x1f\x8b damaged")
-    (folder / "d.txt").write_text(" ")
-    return folder
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.txt").write_text("one text\x00 with controls")
+    (tmp_path / "c.txt.gz").write_bytes(b"\x1f\x8b damaged")
+    (tmp_path / "d.txt").write_text(" ")
+    source = FilesSource(name="mine", kind="files", globs=[f"{tmp_path.as_posix()}/*"])
+    units = list_units(source, tmp_path)
+    return lambda engine: list(
+        clean_units(units, prepare_params([source], engine=engine, clean={"near_duplicates": NEAR}))
+    )
 
 
-def clean_with(engine: str, raw: Path, prepare_params: Callable[..., PrepareParams]) -> list[Cleaned]:
-    source = FilesSource(name="mine", kind="files", globs=[f"{raw.as_posix()}/*"])
-    params = prepare_params([source], engine=engine, clean={"near_duplicates": NEAR})
-    return list(clean_units(list_units(source, raw), params))
-
-
-def test_here_documents_come_in_the_order_of_their_units(raw: Path, prepare_params: Callable) -> None:
-    documents = clean_with("local", raw, prepare_params)
+@pytest.mark.filterwarnings("ignore")  # ray's own, of its libraries
+def test_ray_cleans_the_same_documents(clean_with: Callable) -> None:
+    documents = clean_with("local")
     rows = [f"b.jsonl:{number}" for number in range(1, 32)]
     assert [document.path for document in documents] == ["a.txt", *rows, "c.txt.gz", "d.txt"]
     assert [document.reason for document in documents if document.reason] == ["no_field", "damaged", "empty"]
     assert documents[0].text == "one text with controls"
+    assert clean_with("ray") == documents
 
 
-@pytest.mark.filterwarnings("ignore")  # ray's own, of its libraries
-def test_ray_gives_what_is_given_here(raw: Path, prepare_params: Callable) -> None:
-    assert clean_with("ray", raw, prepare_params) == clean_with("local", raw, prepare_params)
-
-
-def test_without_ray_the_line_says_how_to_get_it(
-    raw: Path, prepare_params: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setitem(sys.modules, "ray.data", None)
-    with pytest.raises(
-        UserError, match=r"prepare\.engine: expected the package ray, it is not installed \(make extras\)"
-    ):
-        clean_with("ray", raw, prepare_params)
+def test_a_missing_ray_is_one_line(clean_with: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ray", "ray.data"):
+        monkeypatch.setitem(sys.modules, name, None)
+    expected = r"prepare\.engine: expected the package ray, it is not installed \(make extras\)"
+    with pytest.raises(UserError, match=expected):
+        clean_with("ray")

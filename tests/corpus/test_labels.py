@@ -1,4 +1,4 @@
-"""Documentation in, labeled rows out: no row gives its answer away, and none is in two splits."""
+"""Documentation in, labeled rows out: no row contains its answer, and none is in two splits."""
 
 from collections import Counter
 from typing import Any
@@ -51,6 +51,7 @@ ENTRIES = [
     ("class Thing(dict)", "Hold things."),
     ("async def Thing.method(self) -> str", "Wait."),
 ]
+SPLITS = ("train", "val", "test")
 
 
 def documented(path: str = "numpy/a.py", split: str = "train", docstring: str = "", signature: str = "") -> Documented:
@@ -70,10 +71,11 @@ def numbered(path: str, split: str, n: int) -> list[Documented]:
 
 
 @pytest.mark.parametrize("text", [CODE, module_text(CODE)], ids=["source code", "its documentation"])
-def test_code_and_its_documentation_have_the_same_entries(text: str) -> None:
+def test_code_and_documentation_have_the_same_entries(text: str) -> None:
     found = find_documented("pkg/a.py", "val", text)
     assert [(one.signature, one.docstring) for one in found] == ENTRIES
     assert {(one.path, one.split, one.package) for one in found} == {("pkg/a.py", "val", "pkg")}
+    assert [documented(path).package for path in ("zipfile.py", "a-b/c.py")] == ["zipfile", "a-b"]
 
 
 # The last ones are legal Python, and nested deeper than the parser goes: RecursionError and MemoryError.
@@ -83,13 +85,6 @@ WITHOUT = ["", "x = 1\n", "Some prose.\n", "def f(:\n", "x = '\0'\n", f"x = 1{' 
 @pytest.mark.parametrize("text", WITHOUT, ids=lambda text: text[:12])
 def test_a_text_without_docstrings_has_no_entries(text: str) -> None:
     assert find_documented("a.py", "train", text) == []
-
-
-@pytest.mark.parametrize(
-    ("path", "package"), [("numpy/linalg/_a.py", "numpy"), ("zipfile.py", "zipfile"), ("a-b/c.py", "a-b")]
-)
-def test_a_package_is_the_first_part_of_a_path(path: str, package: str) -> None:
-    assert documented(path).package == package
 
 
 @pytest.mark.parametrize(
@@ -105,46 +100,34 @@ def test_a_package_is_the_first_part_of_a_path(path: str, package: str) -> None:
         ("a.b", "a.b"),
     ],
 )
-def test_names_are_masked_with_the_dotted_path_behind_them(text: str, masked: str) -> None:
+def test_names_are_masked_with_their_dotted_path(text: str, masked: str) -> None:
     assert mask_names(text, ["numpy", "np", "scipy", "a|b", "a.c"]) == masked
+    assert mask_names(text, []) == text
 
 
-def test_without_names_nothing_is_masked() -> None:
-    assert mask_names("numpy", []) == "numpy"
-
-
-def test_an_alias_is_masked_where_it_is_imported_often() -> None:
+def test_common_aliases_are_masked() -> None:
     often = [">>> import numpy as np", ">>> import scipy.special as sc", ">>> import os as system"] * MIN_IMPORTS
     assert aliases_of({"numpy", "scipy"}, [*often, ">>> import numpy as foo"]) == {"np", "sc"}
     found = [
-        documented("numpy/a.py", split, f"{often[0]}\n>>> np.ones({n})")
-        for n in range(9)
+        documented(f"{name}/a.py", split, f"{often[0]}\n>>> np.ones({name == 'numpy'}, '{split}')")
+        for name in ("numpy", "scipy")
         for split in ("train", "test")
-    ]
-    assert {row["text"] for row in library([*found, *numbered("numpy/b.py", "test", 2)])[0]} == {
-        "Text 0 of yp.b/ypmun.",
-        "Text 1 of yp.b/ypmun.",
-    }, "the texts with examples were the same in train and in test"
+    ] * MIN_IMPORTS
+    assert not any("np." in row["text"] for row in library([*set(found), *found])[0])
 
 
-def test_rows_keep_the_split_and_the_path_of_their_document() -> None:
-    found = [one for split in ("train", "val", "test") for one in numbered(f"numpy/{split}.py", split, 2)]
-    for rows in (library(found)[0], docstring_rows(found, 99, Counter())):
+def test_rows_keep_split_path_and_columns() -> None:
+    found = [one for split in SPLITS for one in numbered(f"numpy/{split}.py", split, 2)]
+    for rows, schema in ((library(found)[0], LIBRARY), (docstring_rows(found, 99, Counter()), DOCSTRING)):
         assert Counter((row["path"], row["split"]) for row in rows) == Counter((one.path, one.split) for one in found)
+        assert {tuple(row) for row in rows} == {tuple(schema.names)}
 
 
-def test_a_text_that_occurs_more_than_once_when_masked_is_dropped_everywhere() -> None:
-    found = [
-        documented("numpy/a.py", "train", "Use numpy."),
-        documented("scipy/a.py", "test", "Use scipy."),
-        *(
-            documented(f"{name}/b.py", split, f"{name} {split}")
-            for name in ("numpy", "scipy")
-            for split in ("train", "test")
-        ),
-        documented("scipy/c.py", "test", "Only here."),
-    ]
-    rows, dropped = library(found)
+def test_a_text_that_occurs_twice_when_masked_is_dropped() -> None:
+    names = ("numpy", "scipy")
+    found = [documented("numpy/a.py", "train", "Use numpy."), documented("scipy/a.py", "test", "Use scipy.")]
+    found += [documented(f"{name}/b.py", split, f"{name} {split}") for name in names for split in ("train", "test")]
+    rows, dropped = library([*found, documented("scipy/c.py", "test", "Only here.")])
     assert [row["text"] for row in rows] == ["Only here."]
     assert dropped["library_same_text_twice"] == 6
 
@@ -153,29 +136,23 @@ def test_a_text_that_occurs_more_than_once_when_masked_is_dropped_everywhere() -
     ("changes", "labels"),
     [({}, {"big", "mid", "tie"}), ({"n_packages": 2}, {"big", "mid"}), ({"min_chars": 300}, set())],
 )
-def test_classes_are_the_packages_in_train_and_test_with_the_most_docstrings(changes, labels) -> None:
-    sizes = {"big": 4, "mid": 3, "tie": 3}
+def test_classes_are_the_largest_packages_in_train_and_test(changes: dict, labels: set[str]) -> None:
+    sizes = {"big": 4, "mid": 3, "tie": 3}.items()
     found = [
-        one
-        for name, n in sizes.items()
-        for split in ("train", "test")
-        for one in numbered(f"{name}/{split}.py", split, n)
+        one for name, n in sizes for split in ("train", "test") for one in numbered(f"{name}/{split}.py", split, n)
     ]
     found += numbered("learned/a.py", "train", 9) + numbered("asked/a.py", "test", 9) + numbered("no/a.py", "val", 9)
     assert {row["label"] for row in library(found, **changes)[0]} == labels
 
 
-def test_limits_of_a_document_and_of_a_package_count_what_they_drop() -> None:
-    found = [
-        one
-        for package in ("numpy", "scipy")
-        for module, split in (("a", "train"), ("b", "train"), ("c", "test"), ("d", "val"))
-        for one in numbered(f"{package}/{module}.py", split, 5)
-    ]
+def test_limits_count_what_they_drop() -> None:
+    modules = {"a": "train", "b": "train", "c": "test", "d": "val"}.items()
+    packages = ("numpy", "scipy")
+    found = [one for of in packages for name, split in modules for one in numbered(f"{of}/{name}.py", split, 5)]
     rows, dropped = library(found, max_rows_per_document=3, max_train_rows_per_package=4)
     assert max(Counter(row["path"] for row in rows).values()) == 3
     assert Counter((row["label"], row["split"]) for row in rows) == {
-        (package, split): n for package in ("numpy", "scipy") for split, n in (("train", 4), ("test", 3), ("val", 3))
+        (package, split): n for package in packages for split, n in (("train", 4), ("test", 3), ("val", 3))
     }
     assert len(rows) + sum(dropped.values()) == len(found)
     assert library(found[::-1], max_rows_per_document=3, max_train_rows_per_package=4)[0] == rows
@@ -202,22 +179,12 @@ def test_a_long_docstring_is_cut_at_the_end_of_a_line(docstring: str, text: str)
         ("Long. " * 20, None),
     ],
 )
-def test_an_answer_is_a_short_docstring_or_the_summary_of_a_long_one(docstring: str, answer: str | None) -> None:
+def test_an_answer_is_a_docstring_or_its_summary(docstring: str, answer: str | None) -> None:
     dropped = Counter[str]()
-    rows = docstring_rows([documented(docstring=docstring, signature="def f()")], 40, dropped)
-    assert [row["output"] for row in rows] == ([answer] if answer else [])
-    assert dropped == ({} if answer else {"docstring_long_summary": 1})
-    assert all(row["input"] == "def f()" and row["instruction"] == INSTRUCTION for row in rows)
-
-
-def test_a_signature_is_asked_about_once() -> None:
-    dropped = Counter[str]()
-    found = [documented(split=split, docstring=split, signature="def f()") for split in ("train", "test")]
-    assert [row["output"] for row in docstring_rows(found, 40, dropped)] == ["train"]
-    assert dropped == {"docstring_same_signature_twice": 1}
-
-
-def test_rows_have_the_columns_of_their_tables() -> None:
-    found = [documented(split=split, docstring=split) for split in ("train", "test")]
-    assert [list(row) for row in library(found)[0]] == [LIBRARY.names] * 2
-    assert [list(row) for row in docstring_rows(found, 40, Counter())] == [DOCSTRING.names] * 2
+    found = [documented(docstring=docstring, signature="def f()")]
+    rows = docstring_rows([*found, documented(split="test", docstring="Other.", signature="def f()")], 40, dropped)
+    assert rows[0] == {"instruction": INSTRUCTION, "input": "def f()", "output": answer or "Other."} | {
+        "split": "train" if answer else "test",
+        "path": "numpy/a.py",
+    }
+    assert dropped == ({"docstring_same_signature_twice": 1} if answer else {"docstring_long_summary": 1})

@@ -12,14 +12,14 @@ WORDS = st.sampled_from(["a", "bc", "def", "d", "é", "x.", "X."])
 SPACES = st.sampled_from([" ", " ", " ", "\n", "\n", "\n\n", " \n\t\n  ", "\n\n\n", "  "])
 TEXTS = st.lists(st.tuples(WORDS, SPACES), max_size=60).map(lambda pairs: "".join(w + s for w, s in pairs))
 TOP, DUPLICATE = (1, 2, 3, 4), (1, 5, 6, 10)
-# In the order in which they are looked at.
+# In the order in which they are applied.
 RULES = ["duplicate_lines", "duplicate_line_chars", "duplicate_paragraphs", "duplicate_paragraph_chars"]
 for n in range(1, 11):
     RULES += [f"top_ngram_chars_{n}"] * (n in TOP) + [f"duplicate_ngram_chars_{n}"] * (n in DUPLICATE)
 
 
 def limits(values: dict[str, float]) -> RepetitionParams:
-    """The limits of rules by their names; no share is above the 1.0 of the others."""
+    """The limits of rules by their names; no fraction is above the 1.0 of the others."""
     values = dict.fromkeys(RULES, 1.0) | values
     ngrams = {
         field: {str(n): values[f"{field}_{n}"] for n in lengths}
@@ -39,7 +39,7 @@ def paragraphs(text: str) -> list[str]:
     return found
 
 
-def shares(text: str) -> dict[str, float]:
+def fractions(text: str) -> dict[str, float]:
     """What each rule measures, by its definition."""
     found, total = {}, max(n_chars(text), 1)
     for name, pieces in [("line", text.split("\n")), ("paragraph", paragraphs(text))]:
@@ -62,25 +62,22 @@ def shares(text: str) -> dict[str, float]:
     return {rule: found[rule] for rule in RULES}
 
 
-@given(TEXTS)
-def test_each_rule_measures_what_its_definition_says(text: str) -> None:
-    for rule, share in shares(text).items():
-        assert 0 <= share <= 1
-        assert repetition(text, limits({rule: share})) is None
-        if share:
-            assert repetition(text, limits({rule: share - 1e-9})) == rule
-
-
 @given(TEXTS, st.fixed_dictionaries(dict.fromkeys(RULES, st.floats(0, 1))))
-def test_the_first_rule_broken_is_named(text: str, values: dict[str, float]) -> None:
-    broken = [rule for rule, share in shares(text).items() if share > values[rule]]
+def test_rules_are_applied_as_defined(text: str, values: dict[str, float]) -> None:
+    measured = fractions(text)
+    for rule, fraction in measured.items():
+        assert 0 <= fraction <= 1
+        assert repetition(text, limits({rule: fraction})) is None
+        if fraction:
+            assert repetition(text, limits({rule: fraction - 1e-9})) == rule
+    broken = [rule for rule, fraction in measured.items() if fraction > values[rule]]
     assert repetition(text, limits(values)) == (broken[0] if broken else None)
 
 
 @pytest.mark.parametrize(
-    ("rule", "text", "share"),
+    ("rule", "text", "fraction"),
     [
-        ("duplicate_lines", "a\nb\na\n\n\n  a", 2 / 4),  # what is blank is no line, an indent no difference
+        ("duplicate_lines", "a\nb\na\n\n\n  a", 2 / 4),  # a blank line is ignored, and so is an indent
         ("duplicate_line_chars", "a b\nlong-word\na b", 2 / 13),
         ("duplicate_paragraphs", "a\nb\n\na\nb\n \t\na", 1 / 3),
         ("duplicate_paragraph_chars", "a\nb\n\na\nb\n\na", 2 / 5),
@@ -90,36 +87,21 @@ def test_the_first_rule_broken_is_named(text: str, values: dict[str, float]) -> 
         ("top_ngram_chars_3", "one two three. one two three. four", 24 / 28),
         ("duplicate_ngram_chars_5", "a b c d e f a b c d e f", 6 / 12),  # a…e and b…f overlap
         ("duplicate_ngram_chars_10", "1 2 3 4 5 6 7 8 9 0 - 1 2 3 4 5 6 7 8 9 0", 10 / 21),
+        ("duplicate_lines", "one line and no other", 0),
+        ("duplicate_line_chars", "else\nElse\nelse.", 0),
+        ("duplicate_paragraphs", "a\na\na", 0),  # no blank line between: one paragraph
+        ("top_ngram_chars_4", "a b c d a b c e", 0),
+        ("duplicate_ngram_chars_5", "a b c d e x A b c d e", 0),  # case makes a difference
     ],
 )
-def test_shares_counted_by_hand(rule: str, text: str, share: float) -> None:
-    assert repetition(text, limits({rule: share})) is None
-    assert repetition(text, limits({rule: share - 1e-9})) == rule
-
-
-@pytest.mark.parametrize(
-    ("rule", "text"),
-    [
-        ("duplicate_lines", "one line and no other"),
-        ("duplicate_line_chars", "else\nElse\nelse."),
-        ("duplicate_paragraphs", "a\na\na"),  # no blank line between: one paragraph
-        ("top_ngram_chars_2", "a b c d eee f"),
-        ("top_ngram_chars_4", "a b c d a b c e"),
-        ("duplicate_ngram_chars_5", "a b c d e x A b c d e"),  # case makes a difference
-    ],
-)
-def test_what_is_no_repetition_breaks_not_even_a_limit_of_nothing(rule: str, text: str) -> None:
-    assert repetition(text, limits({rule: 0.0})) is None
+def test_fractions_counted_by_hand(rule: str, text: str, fraction: float) -> None:
+    assert repetition(text, limits({rule: fraction})) is None
+    assert not fraction or repetition(text, limits({rule: fraction - 1e-9})) == rule
 
 
 @given(st.lists(st.text("abcdefgh", min_size=1, max_size=6), unique=True, max_size=12), SPACES)
-def test_a_text_that_repeats_nothing_is_never_dropped_however_short(words: list[str], space: str) -> None:
+def test_a_text_without_repetition_breaks_no_rule(words: list[str], space: str) -> None:
     assert repetition(space.join(words), limits(dict.fromkeys(RULES, 0.0))) is None
-
-
-@pytest.mark.parametrize("text", ["", " ", "\n\n \t\n\n"])
-def test_a_text_without_words_breaks_no_rule(text: str) -> None:
-    assert repetition(text, limits(dict.fromkeys(RULES, 0.0))) is None
 
 
 def test_gophers_limits_drop_boilerplate_and_keep_prose() -> None:
@@ -132,16 +114,20 @@ def test_gophers_limits_drop_boilerplate_and_keep_prose() -> None:
     assert repetition(prose, RepetitionParams()) is None
 
 
-def test_a_rule_on_ngrams_that_is_not_asked_for_is_not_looked_at() -> None:
-    text = "ha " * 40
-    assert repetition(text, RepetitionParams(top_ngram_chars={}, duplicate_ngram_chars={})) is None
-    assert repetition(text, RepetitionParams(top_ngram_chars={"12": 0.5})) == "duplicate_ngram_chars_5"
-    only_long = RepetitionParams(top_ngram_chars={"12": 0.5}, duplicate_ngram_chars={})
-    assert repetition(text, only_long) == "top_ngram_chars_12"
+@pytest.mark.parametrize(
+    ("rules", "broken"),
+    [
+        ({"top_ngram_chars": {}, "duplicate_ngram_chars": {}}, None),
+        ({"top_ngram_chars": {"12": 0.5}}, "duplicate_ngram_chars_5"),
+        ({"top_ngram_chars": {"12": 0.5}, "duplicate_ngram_chars": {}}, "top_ngram_chars_12"),
+    ],
+)
+def test_only_the_given_lengths_are_applied(rules: dict[str, dict[str, float]], broken: str | None) -> None:
+    assert repetition("ha " * 40, RepetitionParams(**rules)) == broken
 
 
 @given(st.lists(WORDS, max_size=60), st.integers(1, 8))
-def test_repeated_ngrams_are_all_that_occur_twice_and_equal_ones_share_a_number(words: list[str], longest: int) -> None:
+def test_repeated_ngrams_occur_twice_and_have_numbers(words: list[str], longest: int) -> None:
     found = {n: (starts.tolist(), ngrams.tolist()) for n, starts, ngrams in repeated_ngrams(words, longest)}
     for n in range(1, longest + 1):
         ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
@@ -151,8 +137,4 @@ def test_repeated_ngrams_are_all_that_occur_twice_and_equal_ones_share_a_number(
         named = {ngrams[start]: number for start, number in zip(starts, numbers, strict=True)}
         assert [named[ngrams[start]] for start in starts] == numbers
         assert sorted(named.values()) == list(range(len(named)))
-
-
-def test_duplicates_of_nothing_are_none() -> None:
-    assert duplicates([]) == (0.0, 0)
-    assert duplicates(["", " "]) == (0.0, 0)
+    assert duplicates([]) == duplicates(["", " "]) == (0.0, 0)

@@ -1,15 +1,24 @@
-"""Documents that wait in a file, and which of them repeat an earlier one."""
+"""Documents in a file, which of them repeat an earlier one, and the corpus that is written of the others."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llm.corpus.clean import Cleaned, clean
+from llm.core.tables import SPLITS, read_table
+from llm.corpus.assemble import Dropped, write_corpus
+from llm.corpus.clean import clean, document_id
 from llm.corpus.document import RawDocument
-from llm.corpus.params import CleanParams
-from llm.corpus.spool import RULES, Spool, find_duplicates
+from llm.corpus.params import CleanParams, FilesSource, PrepareParams
+from llm.corpus.split import is_in_subset, split_of
+from llm.corpus.spool import RULES, Duplicates, Spool, find_duplicates
 
 NEAR = {"action": "drop", "threshold": 0.6, "ngram": 1, "permutations": 128, "bands": 64}
+SOURCES = [FilesSource(name=name, kind="files", globs=["any"]) for name in ("a", "b")]
+TEXTS = [("a" if number % 3 else "b", f"text number {number}") for number in range(60)]
 
 
 def rules(**changes: object) -> CleanParams:
@@ -17,56 +26,97 @@ def rules(**changes: object) -> CleanParams:
     return CleanParams(**(off | {"control_characters": "keep", "exact_duplicates": "drop"} | changes))
 
 
-def documents(texts: list[str], of: CleanParams) -> list[Cleaned]:
-    return [clean(RawDocument("mine", f"{number}.txt", text), of) for number, text in enumerate(texts)]
-
-
-def fill(path: Path, found: list[Cleaned], batch_bytes: int = 20) -> Spool:
-    with Spool(path, batch_bytes) as spool:
-        for document in found:
-            spool.add(document)
+def fill(folder: Path, texts: list[tuple[str, str]], of: CleanParams, batch_bytes: int = 30) -> Spool:
+    with Spool(folder / "spool", batch_bytes) as spool:
+        for number, (source, text) in enumerate(texts):
+            spool.add(clean(RawDocument(source, f"{number}", text), of))
     return spool
 
 
+def duplicates(folder: Path, texts: list[str], **changes: object) -> tuple[list[str], list[int]]:
+    of = rules(**changes)
+    found: Duplicates = find_duplicates(fill(folder, [("mine", text) for text in texts], of), of)
+    return [RULES[rule] for rule in found.rule], found.representative.tolist()
+
+
 @pytest.mark.parametrize("batch_bytes", [1, 20, 10**6])
-def test_documents_come_back_in_their_order_whatever_the_batches(batch_bytes: int, tmp_path: Path) -> None:
-    found = documents([f"text number {number}" for number in range(10)], rules())
-    spool = fill(tmp_path / "spool", found, batch_bytes)
+def test_documents_are_read_back_in_order(batch_bytes: int, tmp_path: Path) -> None:
+    spool = fill(tmp_path, TEXTS, rules(), batch_bytes)
     rows = [row for batch in spool.batches(["path", "text", "n_bytes"]) for row in batch.to_pylist()]
-    assert rows == [{"path": one.path, "text": one.text, "n_bytes": one.n_bytes} for one in found]
-    assert [f"{high:016x}{low:016x}" for high, low in spool.ids().tolist()] == [one.doc_id for one in found]
+    expected = [{"path": f"{n}", "text": text, "n_bytes": len(text)} for n, (_, text) in enumerate(TEXTS)]
+    assert rows == expected
+    assert [f"{high:016x}{low:016x}" for high, low in spool.ids().tolist()] == [document_id(text) for _, text in TEXTS]
 
 
-def test_no_documents_are_no_batches(tmp_path: Path) -> None:
-    spool = fill(tmp_path / "spool", [])
-    assert sum(batch.num_rows for batch in spool.batches(["text"])) == 0
-    assert spool.ids().shape == (0, 2)
-    assert find_duplicates(spool, rules()).rule.tolist() == []
+@given(st.lists(st.sampled_from("abcde"), max_size=9))
+def test_the_first_of_equal_texts_stays(texts: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found, representative = duplicates(Path(folder), texts)
+        assert duplicates(Path(folder), texts, exact_duplicates="keep")[0] == [""] * len(texts)
+    assert representative == [texts.index(text) for text in texts]
+    assert found == ["" if texts.index(text) == n else "exact_duplicate" for n, text in enumerate(texts)]
 
 
-def test_a_repeated_text_is_dropped_in_favour_of_its_first_occurrence(tmp_path: Path) -> None:
-    spool = fill(tmp_path / "spool", documents(["a b", "c", "a b", "c", "a b"], rules()))
-    verdict = find_duplicates(spool, rules())
-    assert verdict.representative.tolist() == [0, 1, 0, 1, 0]
-    assert [RULES[rule] for rule in verdict.rule] == ["", "", *["exact_duplicate"] * 3]
-    kept = find_duplicates(spool, rules(exact_duplicates="keep"))
-    assert kept.rule.tolist() == [0] * 5
-
-
-def test_near_and_exact_duplicates_are_told_apart(tmp_path: Path) -> None:
-    words = " ".join(f"w{number}" for number in range(30))
-    texts = ["something else entirely", words, words, f"{words} more", "short"]
-    near = rules(near_duplicates=NEAR)
-    verdict = find_duplicates(fill(tmp_path / "spool", documents(texts, near)), near)
-    assert [RULES[rule] for rule in verdict.rule] == ["", "", "exact_duplicate", "near_duplicate", ""]
-    assert verdict.representative.tolist() == [0, 1, 1, 1, 4]
-
-
-def test_a_group_keeps_its_documents_and_has_one_that_representative_all(tmp_path: Path) -> None:
+def test_near_duplicates_are_dropped_or_grouped(tmp_path: Path) -> None:
     words = [f"w{number}" for number in range(40)]
+    long = " ".join(words[:30])
+    texts = ["something else entirely", long, long, f"{long} more", "short"]
+    expected = ["", "", "exact_duplicate", "near_duplicate", ""], [0, 1, 1, 1, 4]
+    assert duplicates(tmp_path, texts, near_duplicates=NEAR) == expected
     # Each is near to the next one, the first not to the last.
-    texts = [" ".join(words[start : start + 32]) for start in (0, 4, 8)] + ["short"]
-    group = rules(near_duplicates=NEAR | {"action": "group", "threshold": 0.7})
-    verdict = find_duplicates(fill(tmp_path / "spool", documents(texts, group)), group)
-    assert verdict.rule.tolist() == [0, 0, 0, 0]
-    assert verdict.representative.tolist() == [0, 0, 0, 3]
+    chain = [" ".join(words[start : start + 32]) for start in (0, 4, 8)] + ["short"]
+    group = NEAR | {"action": "group", "threshold": 0.7}
+    assert duplicates(tmp_path, chain, near_duplicates=group) == ([""] * 4, [0, 0, 0, 3])
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable:
+    """A writer of a corpus of texts; gives back the rows, the totals, what was dropped."""
+
+    def write(texts: list[tuple[str, str]], prepare: PrepareParams) -> tuple[dict, dict, dict]:
+        dropped = Dropped()
+        spool = fill(tmp_path, texts, prepare.clean)
+        totals = write_corpus(tmp_path / "corpus", spool, find_duplicates(spool, prepare.clean), prepare, dropped)
+        rows = {split: read_table(tmp_path / "corpus" / f"{split}.parquet").to_pylist() for split in SPLITS}
+        return rows, totals, {rule: (of["documents"], of["bytes"], of["examples"]) for rule, of in dropped.items()}
+
+    return write
+
+
+def test_a_documents_hash_decides_its_split(write: Callable, prepare_params: Callable) -> None:
+    rows, totals, dropped = write(TEXTS, prepare_params(SOURCES, {"val": 0.3, "test": 0.3}))
+    assert {row["text"]: split for split in SPLITS for row in rows[split]} == {
+        text: split_of(document_id(text), 0.3, 0.3) for _, text in TEXTS
+    }
+    for split in SPLITS:
+        numbers = [int(row["path"]) for row in rows[split]]
+        assert numbers == sorted(numbers)
+        assert totals["documents", split] == len(rows[split])
+        assert totals["bytes", split] == sum(len(row["text"]) for row in rows[split])
+    assert totals["documents", "source b"] == 20
+    assert totals["bytes", "source a"] == sum(len(text) for source, text in TEXTS if source == "a")
+    assert dropped == {}
+
+
+def test_dropped_documents_have_examples(write: Callable, prepare_params: Callable) -> None:
+    rows, totals, dropped = write(TEXTS, prepare_params(SOURCES, subset_fraction=0.4))
+    chosen = [text for _, text in TEXTS if is_in_subset(document_id(text), 0.4)]
+    assert [row["text"] for row in rows["train"]] == chosen
+    left = [(str(n), text) for n, (_, text) in enumerate(TEXTS) if text not in chosen]
+    examples = [[path, ""] for path, _ in left[:5]]
+    n_bytes = sum(len(text) for _, text in left)
+    assert dropped == {"beyond_subset_fraction": (len(left), n_bytes, examples)}
+    rows, totals, dropped = write(TEXTS[:5] + TEXTS[2:4], prepare_params(SOURCES))
+    assert [row["text"] for row in rows["train"]] == [text for _, text in TEXTS[:5]]
+    assert dropped == {"exact_duplicate": (2, 26, [["5", "like 2"], ["6", "like 3"]])}
+    assert totals["documents", "train"] == 5
+
+
+def test_documents_are_cut_by_position(write: Callable, prepare_params: Callable) -> None:
+    split = {"method": "position", "val": 0.1, "test": 0.2}
+    texts = [("a", "0123456789é"), ("b", "x" * 10)]
+    rows, totals, dropped = write(texts, prepare_params(SOURCES, split, subset_fraction=0.9))
+    assert [[row["text"] for row in rows[name]] for name in SPLITS] == [["0123456", "xxxxxx"], ["7", "x"], ["89", "xx"]]
+    assert totals["bytes", "train"] == 13
+    assert dropped["beyond_subset_fraction"][:2] == (2, 3)  # "é" and "x"
+    assert [row["doc_id"] for row in rows["test"]] == [document_id("89"), document_id("xx")]

@@ -4,23 +4,23 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llm.core.tables import SPLITS, empty_reason, read_table
 from llm.corpus.docstrings import module_text
-from llm.corpus.labels import DOCSTRING, LIBRARY
+from llm.corpus.labels import DOCSTRING, LIBRARY, NO_DOCSTRINGS
 from llm.corpus.params import LabelParams
-from llm.report.metrics import NO_DOCSTRINGS
+from llm.report import metrics as report
 from stages.label import main
 
 PACKAGES = ("json", "xml")
-Label = Callable[..., tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]]
+LIMITS = {"n_packages": 5, "max_train_rows_per_package": 99, "max_rows_per_document": 99}
+LIMITS |= {"min_chars": 1, "max_chars": 2000, "max_answer_chars": 50}
 
 
 def code(package: str, split: str) -> str:
-    """Return three functions that name their package; the docstring of each is its own."""
+    """Three functions that name their package; the docstring of each is its own."""
     return "\n".join(
         f'def {package}_{split}_{name}(value):\n    """Return the {name} of a {split} value.\n\n'
         f'    At length, by {package}.check in {len(package)} steps.\n    """\n    return {package}.check(value)\n\n'
@@ -37,25 +37,25 @@ CORPUS = {
     }
     for split in SPLITS
 }
+BARE = {"json/plain.py": code("json", "test").replace("Return", "Long " * 20)}
 
 
 @pytest.fixture
-def label(tmp_path: Path, write_corpus: Callable[..., Path]) -> Label:
-    """A runner of the stage; gives back the rows of both tables and the metrics."""
+def label(tmp_path: Path, write_corpus: Callable[..., Path]) -> Callable:
+    """A runner of the stage; gives back the rows of both tables, the metrics, and the reasons of empty tables."""
 
-    def run(documents: dict[str, dict[str, str]], **changes: int) -> tuple[list, list, dict]:
-        knobs = {"n_packages": 5, "max_train_rows_per_package": 99, "max_rows_per_document": 99}
-        knobs |= {"min_chars": 1, "max_chars": 2000, "max_answer_chars": 50} | changes
-        library, docstring, metrics = (tmp_path / name for name in ("library.parquet", "docstring.parquet", "m.json"))
-        main(LabelParams(**knobs), write_corpus(tmp_path / "corpus", documents), library, docstring, metrics)
-        rows = [read_table(path).to_pylist() for path in (library, docstring)]
-        return *rows, json.loads(metrics.read_text())
+    def run(documents: dict[str, dict[str, str]], **changes: int) -> tuple[list, list, dict, list]:
+        tables, metrics = [tmp_path / f"{name}.parquet" for name in ("library", "docstring")], tmp_path / "m.json"
+        main(LabelParams(**(LIMITS | changes)), write_corpus(tmp_path / "corpus", documents), *tables, metrics)
+        assert [read_table(path).schema for path in tables] == [LIBRARY, DOCSTRING]
+        rows = [read_table(path).to_pylist() for path in tables]
+        return *rows, json.loads(metrics.read_text()), [empty_reason(path) for path in tables]
 
     return run
 
 
-def test_every_docstring_becomes_a_row_of_its_package_in_the_split_of_its_document(label: Label) -> None:
-    library, docstring, metrics = label(CORPUS)
+def test_every_docstring_becomes_a_row(label: Callable, tmp_path: Path) -> None:
+    library, docstring, metrics, _ = label(CORPUS)
     split_of = {path: split for split, documents in CORPUS.items() for path in documents}
     assert Counter((row["label"], row["split"]) for row in library) == {
         (package, split): 3 for package in PACKAGES for split in SPLITS
@@ -71,42 +71,31 @@ def test_every_docstring_becomes_a_row_of_its_package_in_the_split_of_its_docume
     assert metrics["library"] == metrics["docstring"] == dict.fromkeys(SPLITS, 6)
     assert metrics["library_packages"] == dict.fromkeys(PACKAGES, 9)
     assert "empty_reason" not in metrics
+    written = [path.read_bytes() for path in sorted(tmp_path.glob("*.parquet"))]
+    label(CORPUS)
+    assert written == [path.read_bytes() for path in sorted(tmp_path.glob("*.parquet"))]
 
 
-@pytest.mark.parametrize(
-    "documents", [{}, {"train": {"a.py": "def f():\n    return 1\n"}, "val": {"b.md": "def f()\n\nReturn 1."}}]
-)
-def test_without_docstrings_both_tables_are_empty_and_say_why(
-    documents: dict[str, dict[str, str]], label: Label, tmp_path: Path
-) -> None:
-    library, docstring, metrics = label(documents)
-    assert library == docstring == []
-    reason = NO_DOCSTRINGS
-    assert metrics["empty_reason"] == {"library": reason, "docstring": reason}
-    for name, schema in (("library", LIBRARY), ("docstring", DOCSTRING)):
-        assert empty_reason(tmp_path / f"{name}.parquet") == reason
-        assert read_table(tmp_path / f"{name}.parquet").schema == schema
+NO_TEST = "no docstring of the corpus is left in test"
+NO_PACKAGE = "no package of the corpus is in train and in test"
+EMPTY = {
+    "no documents": ({}, [NO_DOCSTRINGS] * 2),
+    "no docstrings": (
+        {"train": {"a.py": "def f():\n    return 1\n"}, "val": {"b.md": "def f()\n\nReturn 1."}},
+        [NO_DOCSTRINGS] * 2,
+    ),
+    "long docstrings in test": ({"train": CORPUS["train"], "val": CORPUS["val"], "test": BARE}, [None, NO_TEST]),
+    "another package in test": (
+        {"train": {"json/a.py": code("json", "a")}, "test": {"xml/a.py": code("xml", "a")}},
+        [NO_PACKAGE, "no docstring of the corpus is left in val"],
+    ),
+}
 
 
-def test_a_table_with_nothing_held_out_is_empty_and_says_so(label: Label, tmp_path: Path) -> None:
-    bare = {"json/plain.py": code("json", "test").replace("Return", "Long " * 20)}
-    library, docstring, metrics = label({"train": CORPUS["train"], "val": CORPUS["val"], "test": bare})
-    assert len(library) == 9 and docstring == []
-    reason = "no docstring of the corpus is left in test"
-    assert metrics["empty_reason"] == {"docstring": reason}
-    assert empty_reason(tmp_path / "docstring.parquet") == reason
-    assert empty_reason(tmp_path / "library.parquet") is None
-
-
-def test_without_a_package_in_train_and_test_there_is_no_class(label: Label, tmp_path: Path) -> None:
-    library, docstring, _ = label({"train": {"json/a.py": code("json", "a")}, "test": {"xml/a.py": code("xml", "a")}})
-    assert library == [] and docstring == []
-    assert empty_reason(tmp_path / "library.parquet") == "no package of the corpus is in train and in test"
-
-
-def test_the_same_corpus_gives_the_same_bytes(label: Label, tmp_path: Path) -> None:
-    both = []
-    for _ in range(2):
-        label(CORPUS, max_train_rows_per_package=4)
-        both.append([(tmp_path / f"{name}.parquet").read_bytes() for name in ("library", "docstring")])
-    assert both[0] == both[1]
+@pytest.mark.parametrize(("documents", "reasons"), EMPTY.values(), ids=EMPTY.keys())
+def test_an_empty_table_has_a_reason(documents: dict, reasons: list, label: Callable) -> None:
+    library, docstring, metrics, found = label(documents)
+    assert found == reasons and report.NO_DOCSTRINGS == NO_DOCSTRINGS  # the page leaves such tasks out
+    assert [not rows for rows in (library, docstring)] == [reason is not None for reason in reasons]
+    named = zip(("library", "docstring"), reasons, strict=True)
+    assert metrics["empty_reason"] == {task: reason for task, reason in named if reason}
