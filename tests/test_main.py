@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm import __main__ as command_line
+from llm.commands import options
 from llm.export.hf.folder import read_folder
 from llm.model.embeddings import nearest
 from llm.model.weights import save_model
@@ -166,7 +167,7 @@ def test_summary_without_metrics_exits_with_1(tmp_path, folder):
 def test_summary_shows_how_to_try_the_model(tmp_path, monkeypatch):
     for name, content in {"pretrain": {}, "evaluate": {"example_prompt": "Это 'река' и"}}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    monkeypatch.setattr(command_line, "EXPORT", tmp_path)
+    monkeypatch.setattr(options, "EXPORT", tmp_path)
     assert "There is no model in" in _run("summary", tmp_path)
     (tmp_path / "config.json").write_text("{}")
     command = next(line for line in _run("summary", tmp_path).splitlines() if "llm generate" in line)

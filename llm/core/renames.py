@@ -26,6 +26,7 @@ RENAMES = {
     "pretrain.keep": "checkpoint_selection",
     "finetune.seeds": "n_seeds",
     "finetune.tasks.*.kind=prefer": "dpo",
+    "finetune.tasks.*.base=models/export": "models/export/hf",
     "finetune.tasks.*.too_long": "on_overflow",
     "finetune.tasks.*.too_long=cut": "truncate",
     "finetune.tasks.*.learn": "loss_on",

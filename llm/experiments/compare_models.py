@@ -7,7 +7,6 @@ scored, each once and after its own document alone. Its end is not, since some m
 the figures of `llm.evaluate.likelihood`, which include ends, do not compare.
 """
 
-import json
 import math
 import textwrap
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.core.tables import iterate_rows
 from llm.evaluate.likelihood import Span, plan_spans
+from llm.export.hf.base import is_ours
 from llm.model.weights import load_model
 from llm.tokens.special import END_OF_TEXT
 
@@ -164,7 +164,7 @@ def _load(folder: Path, tokenizer_file: Path, machine: Machine) -> _Model:
     # Without this check a missing folder would be looked up as a name in the Hub's cache.
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: expected a Hugging Face folder, got no config.json")
-    if _is_own_weights(folder):
+    if is_ours(folder):
         gpt = load_model(folder).eval().to(machine.device)
         own = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), eos_token=END_OF_TEXT)
         size, context = gpt.config.vocab_size, gpt.config.context_length
@@ -193,14 +193,6 @@ def _load(folder: Path, tokenizer_file: Path, machine: Machine) -> _Model:
         context_length=getattr(shape, "max_position_embeddings", None),
         parameters=sum(weight.numel() for weight in model.parameters()),
     )
-
-
-def _is_own_weights(folder: Path) -> bool:
-    try:
-        content = json.loads((folder / "config.json").read_bytes())
-    except ValueError:
-        return False
-    return isinstance(content, dict) and "family" in content and "model_type" not in content
 
 
 def _check_causal(model: _Model, start: int, folder: Path, machine: Machine) -> None:

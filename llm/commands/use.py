@@ -1,0 +1,169 @@
+"""Commands that use a model: generate, chat, serve, predict, push, and a look inside."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from llm.commands import options as opt
+from llm.core.errors import UserError
+
+
+def generate(
+    prompt: Annotated[str, Argument(help="The text to continue.")],
+    model: opt.ModelFolder = opt.EXPORT,
+    tokenizer: opt.TokenizerFile = opt.TOKENIZER,
+    max_tokens: opt.MaxTokens = 100,
+    temperature: opt.Temperature = 0.8,
+    top_k: Annotated[int, Option(min=1, help="Sample from the K most probable tokens.")] = 50,
+    top_p: opt.TopP = None,
+    min_p: Annotated[
+        float | None, Option(min=0, max=1, help="Minimum probability, as a fraction of the most probable token's.")
+    ] = None,
+    repetition_penalty: Annotated[float, Option(min=1, help="Above 1, tokens of the context are less probable.")] = 1.0,
+    stop: Annotated[list[str] | None, Option(help="Stop before this text; can be repeated.")] = None,
+    seed: opt.Seed = 1,
+) -> None:
+    """Continue a text."""
+    import torch
+
+    from llm.export.hf.base import open_model
+    from llm.model import generate as decoding
+
+    if stop and not all(stop):
+        raise UserError("--stop: expected a text, got an empty one")
+    gpt, tokens = open_model(model, tokenizer)
+    generator = torch.Generator().manual_seed(seed)
+    choose = decoding.sampler(temperature, top_k, generator, top_p, min_p) if temperature else decoding.greedy
+    ids = decoding.generate(gpt, tokens.prompt(prompt), max_tokens, choose, tokens.eos_ids, repetition_penalty)
+    sys.stdout.write(prompt)
+    for piece in decoding.stream_text(ids, tokens.decode, tuple(stop or ())):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def neighbours(
+    word: Annotated[str, Argument(help="A word, case-sensitive.")],
+    model: opt.ModelFolder = opt.EXPORT,
+    tokenizer: opt.TokenizerFile = opt.TOKENIZER,
+    top: Annotated[int, Option(min=1, help="Number of neighbors.")] = 10,
+) -> None:
+    """List the tokens whose embeddings have the highest cosine similarity to a word's."""
+    from llm.export.hf.base import open_model
+    from llm.model.embeddings import nearest
+
+    if not word:
+        raise UserError("WORD: expected a text, got an empty one")
+    gpt, tokens = open_model(model, tokenizer)
+    # Inside a text a word mostly begins with its space: that is another token, with another embedding.
+    spellings = [tokens.encode(text) for text in (word, f" {word}")]
+    found = list(dict.fromkeys(ids[0] for ids in spellings if len(ids) == 1))
+    if not found:
+        parts = " ".join(repr(tokens.decode([token])) for token in spellings[0])
+        typer.echo(f"{word!r} is {len(spellings[0])} tokens: {parts}; the neighbors are of the last one")
+        found = spellings[0][-1:]
+    for token in found:
+        typer.echo(f"{tokens.decode([token])!r}, id {token}")
+        for other, cosine in nearest(gpt.embedding.weight.detach(), token, top):
+            typer.echo(f"  {cosine:6.3f}  {tokens.decode([other])!r}")
+
+
+def windows(
+    show: Annotated[int, Option(min=1, help="Number of input and target rows.")] = 5,
+    split: Annotated[str, Option(help="train, val, test, or a segmentation such as train-1.")] = "train",
+    window: Annotated[int, Option(min=0, help="Number of the window, from 0.")] = 0,
+    folder: Annotated[Path, Option(help="The windows of the stage sample.")] = opt.WINDOWS,
+    tokenizer: Annotated[Path, Option(help="A tokenizer.json.")] = opt.TOKENIZER,
+) -> None:
+    """Show training examples: rows of input and target, as ids and as text."""
+    from llm.tokens.show import window_rows
+    from llm.tokens.tokenizer import Tokenizer
+    from llm.tokens.windows import read_info, read_windows
+
+    info, found = read_info(folder), read_windows(folder, split)
+    if window >= len(found.starts):
+        raise UserError(f"--window: expected less than the {len(found.starts)} windows of {split}, got {window}")
+    typer.echo(f"{split}: {len(found.starts):,} windows of up to {info.context_length} tokens, stride {info.stride}")
+    typer.echo(f"window {window} begins at token {found.starts[window]:,} of {len(found.stream):,}")
+    typer.echo("\n".join(window_rows(found, window, show, Tokenizer.load(tokenizer))))
+
+
+def chat(
+    folder: Annotated[Path, Argument(help="A Hugging Face folder of an instruction-tuned model.")],
+    message: Annotated[str | None, Argument(help="Answer this message only; by default, one per line.")] = None,
+    temperature: opt.Temperature = 0.8,
+    top_p: opt.TopP = None,
+    seed: opt.Seed = 1,
+    max_tokens: opt.MaxTokens = 200,
+    system: Annotated[str | None, Option(help="The system message.")] = None,
+) -> None:
+    """Chat with a model in the terminal; a pipe is read line by line."""
+    from llm.serve.terminal import Manner
+    from llm.serve.terminal import chat as run_chat
+
+    if message is not None and not message.strip():
+        raise UserError("MESSAGE: expected a text, got an empty one")
+    run_chat(folder, Manner(temperature, top_p, max_tokens, seed, system), sys.stdin, sys.stdout, message)
+
+
+def serve(
+    folder: Annotated[Path, Argument(help="A Hugging Face folder, such as models/finetuned/docstring.")] = opt.EXPORT,
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free port, which is printed.")] = 8000,
+    slots: Annotated[int, Option(min=1, max=4096, help="Sequences decoded in parallel; others wait.")] = 32,
+    host: Annotated[str, Option(help="The address to listen on.")] = "127.0.0.1",
+    public: Annotated[bool, Option("--public", help="Allow a host that other machines can reach.")] = False,
+) -> None:
+    """Serve a model over HTTP with the API of OpenAI: completions, chat completions, models."""
+    from llm.serve.run import serve as serve_folder
+
+    serve_folder(folder, host, port, slots, public)
+
+
+def predict(
+    folder: Annotated[Path, Argument(help="A classifier, such as models/finetuned/library.")],
+    file: Annotated[Path, Argument(help="Rows with texts: .csv, .tsv, .jsonl, .json or .parquet, of any size.")],
+    out: Annotated[Path | None, Option(help="Output file; FILE.predictions beside the file by default.")] = None,
+    text: Annotated[
+        list[str] | None, Option(help="An input column, if named differently than in training; can be given twice.")
+    ] = None,
+    every_label: Annotated[bool, Option("--all", help="Add the probability of each label.")] = False,
+    header: opt.Header = True,
+    encoding: opt.Encoding = None,
+) -> None:
+    """Add a finetuned classifier's predictions to the rows of a file."""
+    from llm.core.device import Machine
+    from llm.finetune.classify.predict import predict_file
+
+    found = predict_file(
+        folder, file, out, text or [], Machine.find(), every_label=every_label, header=header, encoding=encoding
+    )
+    without = f", {found.without_text:,} of them without text and prediction" if found.without_text else ""
+    typer.echo(f"{found.out}: {found.rows:,} rows{without}")
+    if found.encoding:
+        typer.echo(f"{file}: detected the encoding {found.encoding}; --encoding sets another")
+
+
+def push(
+    folder: Annotated[Path, Argument(help="An export: models/export, or models/finetuned/NAME.")],
+    repo: Annotated[str, Argument(help="OWNER/NAME on the Hugging Face Hub.")],
+    private: Annotated[bool, Option("--private", help="Create a private repository.")] = False,
+    revision: Annotated[str, Option(help="The branch; created if missing.")] = "main",
+    message: Annotated[str | None, Option(help="The commit message.")] = None,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
+    converted: opt.Converted = None,
+) -> None:
+    """Upload an export to the Hugging Face Hub, after listing the files."""
+    from llm.export import push as hub
+
+    files = hub.files_to_push(folder, converted)
+    hub.check_repo(repo)
+    token = hub.find_token()
+    typer.echo(hub.describe_upload(files, repo, private=private, revision=revision))
+    if not yes and not sys.stdin.isatty():
+        raise UserError("--yes: expected without a terminal to confirm in; nothing was uploaded")
+    if not yes and not typer.confirm("Upload?"):
+        raise typer.Exit(1)
+    typer.echo(hub.push(files, repo, token, private=private, revision=revision, message=message))
