@@ -67,7 +67,7 @@ def verify_export(
     table, wrong = measure(folder, seed, corpus, chat_to_verify, converted)
     typer.echo(table)
     if wrong:
-        raise UserError(f"{folder}: expected differences within the table's limits, got more for {', '.join(wrong)}")
+        raise UserError(f"{folder}: expected differences within the table's limits, exceeded by {', '.join(wrong)}")
 
 
 def harness(
