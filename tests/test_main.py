@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from llm import __main__ as command_line
-from llm.commands import options
 from llm.export.hf.folder import read_folder
 from llm.model.embeddings import nearest
 from llm.model.weights import save_model
@@ -165,13 +164,16 @@ def test_summary_without_metrics_exits_with_1(tmp_path, folder):
 
 
 def test_summary_shows_how_to_try_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("metrics").mkdir()
     for name, content in {"pretrain": {}, "evaluate": {"example_prompt": "Это 'река' и"}}.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    monkeypatch.setattr(options, "EXPORT", tmp_path)
-    assert "There is no model in" in _run("summary", tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    command = next(line for line in _run("summary", tmp_path).splitlines() if "llm generate" in line)
-    assert shlex.split(command) == ["python", "-m", "llm", "generate", "--model", str(tmp_path), "Это 'река' и"]
+        Path(f"metrics/{name}.json").write_text(json.dumps(content))
+    assert "There is no model in" in _run("summary")
+    Path("models/export/hf").mkdir(parents=True)
+    Path("models/export/hf/config.json").write_text("{}")
+    command = next(line for line in _run("summary").splitlines() if "llm generate" in line)
+    assert shlex.split(command)[:4] == ["python", "-m", "llm", "generate"]
+    assert shlex.split(command)[-1] == "Это 'река' и"
 
 
 @pytest.fixture

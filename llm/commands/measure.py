@@ -27,7 +27,7 @@ def compare(
     revisions: Annotated[
         list[str] | None, Argument(metavar="[REV]...", help="Commits, branches, experiments, or workspace. See below.")
     ] = None,
-    out: Annotated[Path, Option(help="The picture of the learning curves.")] = opt.REPORTS / "compare.svg",
+    out: Annotated[Path, Option(help="The picture of the learning curves.")] = Path("plots/compare.svg"),
 ) -> None:
     """Compare experiments: params and metrics that differ, learning curves, samples.
 

@@ -16,8 +16,6 @@ ModelFolder = Annotated[Path, Option(help="A Hugging Face folder, or weights suc
 LanguageModel = Annotated[Path, Argument(help="A Hugging Face folder of a language model.")]
 TokenizerFile = Annotated[Path, Option(help="The tokenizer.json of weights without a tokenizer.")]
 Converted = Annotated[Path | None, Option(help="Folder of its GGUF and ONNX files, such as models/converted/NAME.")]
-MetricsFolder = Annotated[Path, Option(help="The folder of metrics.")]
-ReportsFolder = Annotated[Path, Option(help="The folder of reports.")]
 CorpusTable = Annotated[Path, Option(help="A corpus table.")]
 Encoding = Annotated[str | None, Option(help="Encoding of a text file, such as cp1252; detected by default.")]
 Header = Annotated[bool, Option(help="Whether a .csv or .tsv file has a header; else columns are 1, 2, …")]

@@ -50,31 +50,30 @@ def add_task(
     typer.echo("\n".join(lines))
 
 
-def summary(
-    metrics: Annotated[Path, Argument(help="The folder of metrics.")] = opt.METRICS,
-    reports: opt.ReportsFolder = opt.REPORTS,
-) -> None:
+def summary(metrics: Annotated[Path, Argument(help="The folder of metrics.")] = opt.METRICS) -> None:
     """Show the metrics of the last run and texts of the model; exits with 1 if there are none."""
-    typer.echo(_describe_run(metrics, reports))
+    typer.echo(_describe_run(metrics))
 
 
 def figures(
     pages: Annotated[list[Path], Argument(help="Pages with blocks of figures.")] = opt.PAGES,
-    metrics: opt.MetricsFolder = opt.METRICS,
-    reports: opt.ReportsFolder = opt.REPORTS,
+    metrics: Annotated[Path, Option(help="The folder of metrics.")] = opt.METRICS,
+    reports: Annotated[Path, Option(help="The folder of reports, whose pictures are copied to docs/.")] = opt.REPORTS,
 ) -> None:
-    """Write the metrics and texts of the last run into README.md and docs/."""
-    from llm.report.figures import write_figures
+    """Write the metrics, texts and pictures of the last run into README.md and docs/."""
+    from llm.report.figures import copy_pictures, write_figures
 
     for page in pages:
-        write_figures(page, metrics, _describe_run(metrics, reports))
+        write_figures(page, metrics, _describe_run(metrics))
         typer.echo(f"written: {page}")
+    for picture in copy_pictures(reports, Path("docs")):
+        typer.echo(f"written: {picture}")
 
 
-def _describe_run(metrics: Path, reports: Path) -> str:
+def _describe_run(metrics: Path) -> str:
     from llm.report.summary import describe_run
 
-    found = describe_run(metrics, reports, opt.EXPORT)
+    found = describe_run(metrics, Path("models"))
     if not found:
         typer.echo(f"{metrics}: expected metrics of a run, got none; make repro trains and measures a model", err=True)
         raise typer.Exit(1)

@@ -154,11 +154,12 @@ def push(
     message: Annotated[str | None, Option(help="The commit message.")] = None,
     yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
     converted: opt.Converted = None,
+    card: Annotated[Path | None, Option(help="Its card, such as models/cards/NAME/README.md.")] = None,
 ) -> None:
     """Upload an export to the Hugging Face Hub, after listing the files."""
     from llm.export import push as hub
 
-    files = hub.files_to_push(folder, converted)
+    files = hub.files_to_push(folder, converted, card)
     hub.check_repo(repo)
     token = hub.find_token()
     typer.echo(hub.describe_upload(files, repo, private=private, revision=revision))
