@@ -137,6 +137,18 @@ def tokenize_params() -> Callable:
     return lambda **changes: TokenizeParams(**(TOKENIZE | changes))
 
 
+EVALUATE = {"stride": 11, "batch_size": 3, "prompts": ["def "], "sample_tokens": 13, "temperature": 0.8, "top_k": 7}
+QUALITY = {"texts": 7, "prompt_tokens": 5, "new_tokens": 9, "temperature": 0.7}
+
+
+@pytest.fixture(scope="session")
+def evaluate_params() -> Callable:
+    """A maker of the section `evaluate`."""
+    from llm.evaluate.params import EvaluateParams
+
+    return lambda **changes: EvaluateParams(**(EVALUATE | {"quality": QUALITY} | changes))
+
+
 @pytest.fixture(scope="session")
 def window_params() -> Callable:
     """A maker of the section `sample`."""

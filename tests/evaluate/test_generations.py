@@ -17,34 +17,29 @@ from llm.evaluate.generations import (
     spell,
     text_nats,
 )
-from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.model.generate import generate, greedy
 from llm.tokens.tokenizer import LibraryTokenizer
 from llm.tokens.words import train_words
 
-QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
-PARAMS = EvaluateParams(
-    stride=11, batch_size=2, prompts=None, sample_tokens=13, temperature=0.75, top_k=50, quality=QUALITY
-)
 PROMPTS = ["def ", "The "]
 
 
-def test_every_prompt_is_continued_greedily_and_by_sampling(draw_gpt, tokenizer):
+def test_every_prompt_is_continued_greedily_and_by_sampling(draw_gpt, tokenizer, evaluate_params):
     model = draw_gpt()
-    first, again, other = (generate_samples(model, tokenizer, PROMPTS, PARAMS, seed) for seed in (1, 1, 2))
+    first, again, other = (generate_samples(model, tokenizer, PROMPTS, evaluate_params(), seed) for seed in (1, 1, 2))
     assert [(of.prompt, of.method) for of in first] == [
-        (prompt, method) for prompt in PROMPTS for method in ("greedy", "temperature 0.75, top 50")
+        (prompt, method) for prompt in PROMPTS for method in ("greedy", "temperature 0.8, top 7")
     ]
     assert all(0 < len(of.ids) <= 13 for of in first)
     assert first == again
     assert [a == b for a, b in zip(first, other, strict=True)] == [True, False, True, False]
-    assert generate_samples(model, tokenizer, [], PARAMS, 1) == []
+    assert generate_samples(model, tokenizer, [], evaluate_params(), 1) == []
 
 
 @pytest.mark.parametrize("passage", [None, {"split": "test", "document": "a.py", "text": "the rain"}])
-def test_samples_and_a_passage_are_described_by_token(draw_gpt, tokenizer, plain_cpu, passage):
-    generated = generate_samples(draw_gpt(), tokenizer, PROMPTS, PARAMS, 1)
-    samples, shown = describe_samples(draw_gpt(), tokenizer, generated, passage, PARAMS, plain_cpu)
+def test_samples_and_a_passage_are_described_by_token(draw_gpt, tokenizer, plain_cpu, evaluate_params, passage):
+    generated = generate_samples(draw_gpt(), tokenizer, PROMPTS, evaluate_params(), 1)
+    samples, shown = describe_samples(draw_gpt(), tokenizer, generated, passage, evaluate_params(), plain_cpu)
     for sample, of in zip(samples, generated, strict=True):
         assert (sample["prompt"], sample["method"], sample["text"]) == (of.prompt, of.method, tokenizer.decode(of.ids))
         assert "".join(sample["tokens"][: sample["prompt_tokens"]]) == of.prompt
@@ -83,16 +78,16 @@ def test_a_space_that_the_decoder_adds_belongs_to_the_token_after_it(tokenizer):
     assert spell(tokenizer, [tokenizer.end_of_text]) == ["<|endoftext|>"]
 
 
-def test_each_text_is_scored_after_the_end_of_text_alone(draw_gpt, plain_cpu):
+def test_each_text_is_scored_after_the_end_of_text_alone(draw_gpt, plain_cpu, evaluate_params):
     texts = [[7, 200, 31], [], [9, 9, 8, 150, 77, 4] * 5]
     model = draw_gpt(context_length=48)
-    for text, nats in zip(texts, text_nats(model, texts, 0, PARAMS, plain_cpu), strict=True):
+    for text, nats in zip(texts, text_nats(model, texts, 0, evaluate_params(), plain_cpu), strict=True):
         logits = model(torch.tensor([[0, *text]]))[0, :-1].log_softmax(dim=-1)
         by_hand = -logits[torch.arange(len(text)), torch.tensor(text, dtype=torch.long)]
         np.testing.assert_allclose(nats, by_hand.detach().numpy(), atol=1e-4)
     model = draw_gpt(context_length=17, tie_embeddings=False)  # shorter than the last text
     torch.nn.init.zeros_(model.head.weight)
-    assert text_nats(model, texts, 0, PARAMS, plain_cpu)[2] == pytest.approx([math.log(320)] * 30, abs=1e-4)
+    assert text_nats(model, texts, 0, evaluate_params(), plain_cpu)[2] == pytest.approx([math.log(320)] * 30, abs=1e-4)
 
 
 SHAPES = {"grouped": {}, "gpt2": {"family": "gpt2"}, "gru": {"family": "gru"}, "future": {"attention": "trainable"}}

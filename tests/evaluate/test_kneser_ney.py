@@ -103,10 +103,10 @@ def test_a_bigram_by_hand():
         assert _probability(stream, 2, 4, [0], word) == pytest.approx(shorter)
 
 
-@pytest.mark.parametrize("stream", [[], [3]], ids=["nothing", "one token"])
-def test_without_ngrams_all_words_are_equally_likely(stream):
-    orders = count_ngrams(np.array(stream, dtype=np.uint16), 5, V)
-    assert token_nats(orders, STREAM, V) == pytest.approx(math.log(V))
+def test_without_ngrams_all_words_are_equally_likely():
+    for stream in ([], [3]):
+        orders = count_ngrams(np.array(stream, dtype=np.uint16), 5, V)
+        assert token_nats(orders, STREAM, V) == pytest.approx(math.log(V))
 
 
 def test_ids_of_a_large_vocabulary_do_not_collide():

@@ -6,28 +6,18 @@ import torch
 
 from llm.evaluate.breakdown import BETTER, WORSE, Baselines
 from llm.evaluate.measure import measure, summarise_systems
-from llm.evaluate.params import EvaluateParams, QualityParams
 
 VOCAB, CONTEXT = 320, 17
 DOCUMENTS = {"code/a.py": [11, 12, 13, 14] * 9, "prose/b": [21, 22] * 4, "code/c.py": [31, 32, 33] * 5}
-PARAMS = EvaluateParams(
-    stride=11,
-    batch_size=3,
-    prompts=[],
-    sample_tokens=1,
-    temperature=1.0,
-    top_k=1,
-    quality=QualityParams(texts=0, prompt_tokens=1, new_tokens=1, temperature=1.0),
-)
 
 
 @pytest.fixture
-def run(hold_out, plain_cpu):
+def run(hold_out, plain_cpu, evaluate_params):
     """Measures a model on three documents, of which train has the last."""
 
     def run(model, baselines=Baselines({}, {}), **changes):  # noqa: B008 (not changed)
         text = hold_out(DOCUMENTS, found=(31, 32, 33))
-        return measure(model, text, PARAMS.model_copy(update=changes), plain_cpu, baselines, seed=1)
+        return measure(model, text, evaluate_params(**changes), plain_cpu, baselines, seed=1)
 
     return run
 

@@ -3,13 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.evaluate.prompts import N_PROMPTS, choose_prompts, draw_beginnings, example_of
 
-QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
-PARAMS = EvaluateParams(
-    stride=8, batch_size=2, prompts=None, sample_tokens=13, temperature=0.75, top_k=50, quality=QUALITY
-)
 LINE = "Now is the winter of our discontent made glorious summer by this sun of York; and all the clouds"
 DOCSTRINGS = "A module.\n\nMore.\n\n\ndef f(x, y=1)\n\nReturn it.\n\n\nclass A.B(C)\n\nOne.\n\nTwo."
 LONG_SIGNATURE = f"def g({', '.join(map(str, range(40)))})\n\nLong."
@@ -39,13 +34,13 @@ def test_a_prompt_is_a_line_of_a_document_and_the_breaks_after_it(tokenizer, doc
 
 
 @pytest.fixture
-def choose(tmp_path, write_windows_folder, tokenizer):
+def choose(tmp_path, write_windows_folder, tokenizer, evaluate_params):
     """Chooses prompts of documents by split."""
 
-    def choose(seed=1, **splits):
+    def choose(seed=1, prompts=None, **splits):
         ids = {split: [tokenizer.encode(text) for text in splits.get(split, [])] for split in ("train", "val", "test")}
         folder = write_windows_folder(tmp_path / str(len([*tmp_path.iterdir()])), ids, 320, 8)
-        return choose_prompts(PARAMS, folder, tokenizer, seed)
+        return choose_prompts(evaluate_params(prompts=prompts), folder, tokenizer, seed)
 
     return choose
 
@@ -76,9 +71,8 @@ def test_prompts_are_of_train_only_without_held_out_text(choose, split, empty):
     assert choose(**texts)[1][0].split()[0] == split
 
 
-def test_given_prompts_are_taken_as_they_are(choose, tmp_path, tokenizer):
-    params = PARAMS.model_copy(update={"prompts": ["def "]})
-    assert choose_prompts(params, tmp_path, tokenizer, seed=1) == (None, ["def "])
+def test_given_prompts_are_taken_as_they_are(choose):
+    assert choose(prompts=["def "], test=["The river"]) == (None, ["def "])
     assert choose() == (None, [])
 
 

@@ -6,16 +6,11 @@ import pytest
 from llm.core.errors import UserError
 from llm.core.tables import TableWriter, tokens_schema
 from llm.evaluate.breakdown import BETTER, LOSSY, SEES_THE_FUTURE, WORSE
-from llm.evaluate.params import EvaluateParams, QualityParams
 from llm.model.weights import save_model
 from llm.tokens.tokenizer import Tokenizer
 from stages import evaluate
 
 VOCAB, CONTEXT, NGRAM = 320, 17, 4
-QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
-PARAMS = EvaluateParams(
-    stride=11, batch_size=3, prompts=["def "], sample_tokens=5, temperature=0.8, top_k=7, quality=QUALITY
-)
 BASELINES = {"val": {"xz": 0.5, "trigram": 9.5}, "test": {"xz": 1.5, "unigram": 8.5}}
 BITS = {"val": {"xz": [12.0, 4.5]}, "test": {"xz": [49.5]}}  # by document, of VAL and TEST
 TRAIN, VAL, TEST = [[6] * 30, [11, 12, 13] * 3], [[6, 7, 8, 9] * 7, [10] * 5], [[11, 12, 13] * 11]  # of a byte each
@@ -26,11 +21,21 @@ INTERVALS = {f"{of}_{end}" for of in ("bits_per_byte", "bits_per_byte_difference
 
 
 @pytest.fixture
-def run(tmp_path, draw_gpt, write_windows_folder, write_corpus, write_document_bits, small_tokenizer_file, plain_cpu):
+def run(
+    tmp_path,
+    draw_gpt,
+    write_windows_folder,
+    write_corpus,
+    write_document_bits,
+    small_tokenizer_file,
+    evaluate_params,
+    plain_cpu,
+):
     """Runs the stage on held-out documents of the source `mine`; returns metrics, details and rows of the plots."""
 
-    def run(name="run", baselines=BASELINES, bits=BITS, model=None, seed=1, params=PARAMS, lossless=True, **ids):
+    def run(name="run", baselines=BASELINES, bits=BITS, model=None, seed=1, lossless=True, **ids):
         boundary = ids.pop("boundary", "cross")
+        params = evaluate_params(sample_tokens=5, prompts=ids.pop("prompts", ["def "]))
         folder = tmp_path / name
         windows = write_windows_folder(folder / "windows", {"train": TRAIN} | ids, VOCAB, CONTEXT, boundary=boundary)
         for split in ("val", "test"):
@@ -160,11 +165,11 @@ def test_a_skipped_quality_has_a_reason(run, capsys, documents, reason):
 
 def test_default_prompts_are_of_test(run, small_tokenizer_file):
     ids = Tokenizer.load(small_tokenizer_file).encode("The river runs\nThe rain falls; it falls")
-    metrics, details, _ = run("drawn", params=PARAMS.model_copy(update={"prompts": None}), test=[ids])
+    metrics, details, _ = run(prompts=None, test=[ids])
     assert details["prompts_from"] == "test"
     assert {of["prompt"] for of in details["samples"]} == {"The river runs\n"} == {metrics["example_prompt"]}
 
 
-def test_missing_weights_are_refused(tmp_path, plain_cpu):
+def test_missing_weights_are_refused(tmp_path, evaluate_params, plain_cpu):
     with pytest.raises(UserError, match=r"config\.json"):
-        evaluate.main(PARAMS, NGRAM, 1, *(tmp_path / str(number) for number in range(10)))
+        evaluate.main(evaluate_params(), NGRAM, 1, *(tmp_path / str(number) for number in range(10)))

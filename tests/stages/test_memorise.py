@@ -5,16 +5,12 @@ import torch
 
 from llm.core.errors import UserError
 from llm.core.tables import TableWriter, tokens_schema
-from llm.evaluate.params import EvaluateParams, MemoriseParams, QualityParams
+from llm.evaluate.params import MemoriseParams
 from llm.model.weights import save_model
 from stages import memorise
 
 FIRST, VOCAB = 6, 320  # no special token is among those from FIRST
 PARAMS = MemoriseParams(prefixes=20, prefix_tokens=5)
-QUALITY = QualityParams(texts=7, prompt_tokens=5, new_tokens=9, temperature=0.7)
-EVALUATE = EvaluateParams(
-    stride=8, batch_size=2, prompts=["def "], sample_tokens=40, temperature=0.8, top_k=7, quality=QUALITY
-)
 # Train counts upwards, as the model below does; test counts in steps of three.
 UPWARDS = {"first.py": range(FIRST, 180), "sec|ond.py": range(150, VOCAB)}
 IN_THREES = {"other.py": range(FIRST, VOCAB, 3), "more.py": range(FIRST + 1, VOCAB, 3)}
@@ -37,10 +33,10 @@ def counter(draw_gpt):
 
 
 @pytest.fixture
-def run(tmp_path, write_windows_folder, small_tokenizer_file, plain_cpu):
+def run(tmp_path, write_windows_folder, small_tokenizer_file, evaluate_params, plain_cpu):
     """Runs the stage on a model and on documents by path; returns its metrics and its details."""
 
-    def run(model, train=UPWARDS, test=IN_THREES, name="run", params=PARAMS, evaluate=EVALUATE, seed=1):
+    def run(model, train=UPWARDS, test=IN_THREES, name="run", params=PARAMS, prompts=("def ",), seed=1):
         folder = tmp_path / name
         documents = {"train": train, "test": test}
         ids = {split: [list(text) for text in texts.values()] for split, texts in documents.items()}
@@ -52,9 +48,8 @@ def run(tmp_path, write_windows_folder, small_tokenizer_file, plain_cpu):
                     table.write(row | {"n_tokens": len(text), "n_bytes": len(text)})
         save_model(folder / "weights", model)
         outputs = [folder / "memorise.json", folder / "details.json"]
-        memorise.main(
-            params, evaluate, seed, folder / "weights", windows, folder / "tokens", small_tokenizer_file, *outputs
-        )
+        inputs = [folder / "weights", windows, folder / "tokens", small_tokenizer_file]
+        memorise.main(params, evaluate_params(sample_tokens=40, prompts=[*prompts]), seed, *inputs, *outputs)
         return [json.loads(path.read_text(encoding="utf-8")) for path in outputs]
 
     return run
@@ -116,12 +111,11 @@ def test_there_are_as_many_prefixes_as_the_text_has(run, counter, changes, train
 
 
 def test_a_prefix_is_no_longer_than_the_context_and_prompts_may_be_none(run, counter):
-    evaluate = EVALUATE.model_copy(update={"prompts": []})
-    metrics, details = run(counter, params=MemoriseParams(prefixes=3, prefix_tokens=100), evaluate=evaluate)
+    metrics, details = run(counter, params=MemoriseParams(prefixes=3, prefix_tokens=100), prompts=())
     assert details["prefix_tokens"] == 64
     assert metrics["generations"]["model"] == {"texts": 0}
 
 
-def test_missing_weights_are_refused(tmp_path, plain_cpu):
+def test_missing_weights_are_refused(tmp_path, evaluate_params, plain_cpu):
     with pytest.raises(UserError, match=r"config\.json"):
-        memorise.main(PARAMS, EVALUATE, 1, *(tmp_path / name for name in ("weights", "x", "y", "z", "m", "r")))
+        memorise.main(PARAMS, evaluate_params(), 1, *(tmp_path / name for name in ("weights", "x", "y", "z", "m", "r")))
