@@ -17,7 +17,7 @@ from llm.export.onnx import FILE, compare_with_onnxruntime, files_of
 from llm.export.verify import Chat, Parity, compare_classifier_with_transformers, compare_with_transformers
 from llm.tokens.tokenizer import Tokenizer
 
-HEAD = (
+HEAD = [
     "file",
     "client",
     "bytes",
@@ -27,7 +27,7 @@ HEAD = (
     "other ids",
     "other texts",
     "bits lost",
-)
+]
 NONE = "–"
 MakeChat = Callable[[Tokenizer], Chat]
 
@@ -48,7 +48,7 @@ def verify_export(
     the client of a file is not installed.
     """
     found = list(_compare(folder, seed, text, make_chat, converted or folder))
-    lines = [HEAD, *(_line(files, parity) for files, parity in found)]
+    lines = [tuple(HEAD), *(_line(files, parity) for files, parity in found)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     return "\n".join(table), [files[0].name for files, parity in found if not parity.agrees]

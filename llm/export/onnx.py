@@ -9,8 +9,7 @@ the `present` of one call is the `past_key_values` of the next. The packages are
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -66,8 +65,12 @@ def write_onnx(folder: Path, model: GPT) -> Path:
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    with _silence():
-        graph = _trace(model.float().cpu())
+    logging.disable(logging.WARNING)  # of torch's exporter: deprecations, optional packages
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            graph = _trace(model.float().cpu())
+    finally:
+        logging.disable(logging.NOTSET)
     # The metadata has the paths of the source code, so that another folder would give other bytes.
     ClearMetadataAndDocStringPass()(graph)
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,20 +122,6 @@ class _CachedModel(nn.Module):
         layers = list(zip(past[::2], past[1::2], strict=True))
         hidden, present = self.model.run_blocks(self.model.embedding(ids), Past(past[0].shape[2], [*layers]))
         return self.model.head(hidden), *(part for layer in present.layers for part in layer)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep back torch's notes on its exporter: deprecations, optional packages."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from llm.export import llama_cpp
+from llm.export.onnx import write_onnx
 from llm.tokens.bpe import train_bpe
 
 TEXT = "def walk(path):\n    return [name for name in path if name]\n\nThe river runs, the rain falls; 2024 déjà vu.\n"
@@ -23,6 +24,12 @@ def one_process(other_process, monkeypatch):
     """Have all tests use one process for llama.cpp: starting one takes longest."""
     serve = llama_cpp.serve_file
     monkeypatch.setattr(llama_cpp, "serve_file", lambda file, context, _: serve(file, context, other_process))
+
+
+@pytest.fixture(scope="session")
+def onnx_file(tmp_path_factory, draw_gpt):
+    """The graph of a small model, which takes seconds to trace. Only to be read."""
+    return write_onnx(tmp_path_factory.mktemp("onnx") / "new", draw_gpt())
 
 
 @pytest.fixture(scope="session")

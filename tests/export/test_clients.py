@@ -13,7 +13,6 @@ from llm.export import verify
 from llm.export.clients import verify_export
 from llm.export.gguf import write_gguf
 from llm.export.hf.classifier import ClassifierInfo, write_classifier
-from llm.export.onnx import write_onnx
 from llm.model.classifier import Classifier
 
 TEXT = "The river runs, the rain falls; 2024 déjà vu. <|endoftext|>\n" * 3
@@ -61,13 +60,13 @@ def test_the_file_of_another_model_is_named(folder, draw_gpt, small_tokenizer_fi
     write_gguf(folder / "gguf", draw_gpt(seed=2), small_tokenizer_file, "gguf-f32")
     shown = CliRunner().invoke(app, ["verify-export", str(folder)])
     assert isinstance(shown.exception, UserError)
-    assert str(shown.exception).endswith("exceeded by model-f32.gguf")
+    assert str(shown.exception).endswith("got more for model-f32.gguf")
     assert len(shown.output.splitlines()) == 4
 
 
-def test_a_graph_is_compared(tmp_path, exported_folder, draw_gpt):
+def test_a_graph_is_compared(tmp_path, exported_folder, onnx_file):
     shutil.copytree(exported_folder, tmp_path / "hf")
-    file = write_onnx(tmp_path / "onnx", draw_gpt())
+    file = shutil.copytree(onnx_file.parent, tmp_path / "onnx") / onnx_file.name
     table, wrong = verify_export(tmp_path, 1)
     cells = table.splitlines()[2].split()
     assert cells[:4] == ["model.onnx", "ONNX", "Runtime", f"{file.stat().st_size:,}"]

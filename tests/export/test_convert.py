@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,18 +11,20 @@ from llm.core.errors import UserError
 from llm.export import convert as module
 from llm.export import gguf
 from llm.export.convert import convert
+from llm.export.onnx import FILE
 from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
 from llm.tokens.bpe import train_bpe
 from llm.tokens.tokenizer import Tokenizer
 
 
 @pytest.fixture
-def run(tmp_path, draw_gpt, small_tokenizer_file, one_process):
+def run(tmp_path, draw_gpt, small_tokenizer_file, one_process, onnx_file, monkeypatch):
     """A function that converts a small model; returns the figures and the names of the files."""
+    monkeypatch.setattr(module, "write_onnx", lambda folder, model: shutil.copytree(onnx_file.parent, folder) / FILE)
 
     def run_convert(*formats: str, model=None, tokenizer_file=small_tokenizer_file, **chat):
         folders = tmp_path / "gguf", tmp_path / "onnx"
-        figures = convert(model or draw_gpt(n_layers=1), tokenizer_file, formats, 1, *folders, **chat)
+        figures = convert(model or draw_gpt(), tokenizer_file, formats, 1, *folders, **chat)
         return figures, {path.name for folder in folders for path in folder.iterdir()}
 
     return run_convert
@@ -68,10 +71,8 @@ def test_a_file_that_its_client_reads_otherwise_ends_it(run, draw_gpt, monkeypat
     monkeypatch.setattr(gguf, "halves_to_pairs", lambda weight, head_dim: weight)
     with pytest.raises(UserError, match=r"formats: gguf-f16: expected the same .* in llama\.cpp .* of at most 0\.001"):
         run("gguf-f16", model=draw_gpt(family="llama"))
-    write = module.write_onnx
-    monkeypatch.setattr(module, "write_onnx", lambda folder, _: write(folder, draw_gpt(n_layers=1, seed=2)))
     with pytest.raises(UserError, match=r"formats: onnx: expected the same .* in ONNX Runtime .* 20 of 20 other texts"):
-        run("onnx")
+        run("onnx", model=draw_gpt(seed=2))
 
 
 def test_a_tokenizer_that_llama_cpp_lacks_is_refused(run, tmp_path):

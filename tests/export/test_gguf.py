@@ -6,47 +6,21 @@ import gguf as library
 import numpy as np
 import pytest
 import tokenizers
-import torch
 
 from llm.core.errors import UserError
 from llm.export import llama_cpp
-from llm.export.gguf import FILES, to_gguf, write_gguf, write_modelfile
-from llm.export.hf.names import to_theirs
+from llm.export.gguf import FILES, write_gguf, write_modelfile
 from llm.export.llama_cpp import bounds_of, compare_with_llama_cpp
 from llm.finetune.shared.chat import TEMPLATE
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.tokenizer import Tokenizer, read_library
-
-every_family = pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "gpt2"])
 
 
 def _fields(path) -> dict:
     return {name: field.contents() for name, field in library.GGUFReader(path).fields.items()}
 
 
-@every_family
-def test_names_are_those_of_the_library(draw_gpt, family):
-    model = draw_gpt(family=family, n_kv_heads=2, tie_embeddings=False)
-    weights = dict(model.named_parameters())
-    architecture = {name: number for number, name in library.MODEL_ARCH_NAMES.items()}[family]
-    theirs = library.get_tensor_name_map(architecture, model.config.n_layers)
-    known = {theirs.get_name(name, try_suffixes=(".weight", ".bias")) for name in to_theirs(family, 2, weights)}
-    assert set(to_gguf(model.config, weights)) == known
-
-
-def test_only_queries_and_keys_of_llama_are_reordered(draw_gpt):
-    model = draw_gpt(family="llama", d_model=48, n_heads=6, n_kv_heads=2)
-    weights = dict(model.named_parameters())
-    of_llama = to_gguf(model.config, weights)
-    plain = to_gguf(model.config.model_copy(update={"family": "qwen3"}), weights)
-    moved = {name for name in plain if not torch.equal(plain[name], of_llama[name])}
-    assert moved == {f"blk.{layer}.attn_{part}.weight" for layer in (0, 1) for part in ("q", "k")}
-    key, before = of_llama["blk.0.attn_k.weight"], plain["blk.0.attn_k.weight"]
-    assert torch.equal(key[8:16:2], before[8:12])
-    assert torch.equal(key[9:16:2], before[12:16])
-
-
-@every_family
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
 @pytest.mark.parametrize("format_", FILES)
 def test_a_second_file_has_the_same_bytes(tmp_path, draw_gpt, small_tokenizer_file, family, format_):
     model = draw_gpt(family=family, n_kv_heads=2)

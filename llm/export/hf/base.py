@@ -146,13 +146,9 @@ def _check_shape(shape: ModelConfig, expected: ModelConfig, folder: Path) -> Non
     keys = [key for key in ModelParams.model_fields if key not in {"positions", "dropout"}]
     if expected.position_scheme != "rope":
         keys.remove("rope_theta")
-    pairs = {f"model.{key}": (getattr(expected, key), getattr(shape, key)) for key in keys}
-    pairs["model.positions"] = (expected.position_scheme, shape.position_scheme)
-    differing = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    pairs = {key: (getattr(expected, key), getattr(shape, key)) for key in keys}
+    pairs["positions"] = (expected.position_scheme, shape.position_scheme)
+    differing = [f"model.{key}: expected {ours}, got {other}" for key, (ours, other) in pairs.items() if ours != other]
     if differing:
-        shown = list(differing.items())[:MAX_SHOWN]
-        raise UserError(
-            f"pretrain.init_from: expected {', '.join(f'{key}: {pair[0]}' for key, pair in shown)} as in {folder}, "
-            f"got {', '.join(str(pair[1]) for _, pair in shown)}"
-            + (f"; {len(differing) - len(shown)} more keys differ" if len(differing) > len(shown) else "")
-        )
+        more = f"; {len(differing) - MAX_SHOWN} more keys differ" if len(differing) > MAX_SHOWN else ""
+        raise UserError(f"pretrain.init_from: {folder} has another shape: {'; '.join(differing[:MAX_SHOWN])}{more}")

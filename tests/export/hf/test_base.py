@@ -157,13 +157,16 @@ def test_the_width_of_heads_comes_from_the_folder(tmp_path, draw_gpt, small_toke
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"d_model": 36}, "expected model.d_model: 24 as in "),
-        ({"family": "llama", "n_layers": 3}, "expected model.family: qwen3, model.n_layers: 2 as in "),
-        ({"norm_eps": 1e-5}, "model.norm_eps: 1e-06"),
-        ({"rope_theta": 5.0}, "model.rope_theta: 10000.0"),
-        ({"tie_embeddings": False}, "model.tie_embeddings: True"),
-        ({"attention": "causal"}, "model.attention: grouped"),
-        ({"positions": "learned"}, "model.positions: rope"),
+        ({"d_model": 36}, "model.d_model: expected 24, got 36"),
+        (
+            {"family": "llama", "n_layers": 3},
+            "model.family: expected qwen3, got llama; model.n_layers: expected 2, got 3",
+        ),
+        ({"norm_eps": 1e-5}, "model.norm_eps: expected 1e-06"),
+        ({"rope_theta": 5.0}, "model.rope_theta: expected 10000.0"),
+        ({"tie_embeddings": False}, "model.tie_embeddings: expected True"),
+        ({"attention": "causal"}, "model.attention: expected grouped"),
+        ({"positions": "learned"}, "model.positions: expected rope"),
         (
             {"family": "llama", "n_layers": 3, "d_ff": 8, "d_model": 36, "n_heads": 3, "norm_eps": 1.0},
             "1 more keys differ",
