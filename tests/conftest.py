@@ -28,6 +28,14 @@ def small_tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tokenizer(small_tokenizer_file: Path) -> Any:
+    """The small tokenizer, loaded."""
+    from llm.tokens.tokenizer import Tokenizer
+
+    return Tokenizer.load(small_tokenizer_file)
+
+
+@pytest.fixture(scope="session")
 def draw_gpt() -> Callable:
     """A maker of small models of 320 tokens; all weights are drawn, so that no block passes its input on as it is."""
     import torch
@@ -256,7 +264,6 @@ TRAINING = {
 }
 ROWS = {
     "base": "base",
-    "weights": "model.safetensors",
     "data": "rows.csv",
     "encoding": None,
     "split_column": "split",

@@ -3,6 +3,7 @@
 Skipped without a CUDA device. `python -m bench.gpu` runs this file with its other checks.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,7 @@ from llm.core.errors import UserError
 from llm.evaluate.context import losses_by_context
 from llm.evaluate.generations import continue_rows
 from llm.evaluate.likelihood import plan_spans, score_tokens
-from llm.finetune.classify.job import run_classify
-from llm.finetune.dpo.job import run_dpo
-from llm.finetune.instruct.job import run_instruct
-from llm.finetune.shared.jobs import Job
+from llm.finetune.shared.job import Job
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT
 from llm.model.weights import load_model, save_model
@@ -236,7 +234,6 @@ COLUMNS = {
     "instruct": ["prompt", "completion"],
     "dpo": ["prompt", "chosen", "rejected"],
 }
-RUN = {"classify": run_classify, "instruct": run_instruct, "dpo": run_dpo}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -265,13 +262,13 @@ def test_finetuning_runs_from_rows_to_figures(
         held_out=tmp_path / "test.parquet",
         model=tmp_path / "model",
         plots=tmp_path / "plots",
-        report=tmp_path / "report.md",
         seed=1,
         n_seeds=1,
         machine=replace(gpu, matmul_dtype=dtype),
         scratch=tmp_path / "scratch",
     )
-    metrics = RUN[kind](job, make_task(kind, {"training.epochs": 4.0} | changes))
+    run = importlib.import_module(f"llm.finetune.{kind}.job").run
+    metrics = run(job, make_task(kind, {"training.epochs": 4.0} | changes)).metrics
     assert metrics["test"]
     assert "nan" not in str(metrics).lower()
     assert (tmp_path / "model" / "config.json").exists()

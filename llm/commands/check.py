@@ -17,7 +17,7 @@ from llm.corpus.params import LabelParams, PrepareParams
 from llm.evaluate.params import BaselinesParams, ClozeParams, EvaluateParams, MemoriseParams
 from llm.export.formats import export_problems
 from llm.export.params import ExportParams
-from llm.finetune.params import ClassifyTask, FinetuneParams, Task
+from llm.finetune.params import ClassifyTask, FinetuneParams, Task, with_defaults
 from llm.model.config import ModelParams
 from llm.tokens.params import TokenizeParams, WindowParams
 from llm.train.params import PretrainParams
@@ -47,7 +47,10 @@ FINETUNED, GIVEN, WIRING = Path("models/finetuned"), Path("data/given"), Path("d
 
 def check_params(path: Path) -> Params:
     """Return all of a params file, checked; UserError names every wrong key in one line."""
-    checked: Params = params.check(Params, params.read(path), "", path)
+    content = params.read(path)
+    if "finetune" in content:
+        content["finetune"] = with_defaults(content["finetune"])
+    checked: Params = params.check(Params, content, "", path)
     problems = [*_section_problems(checked), *_given_problems(checked)]
     # A tokenizer with a problem of its own cannot be exported either: one line is enough.
     if not problems:

@@ -29,10 +29,11 @@ from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.export.hf.base import open_base
 from llm.finetune.classify.baselines import score_baselines
-from llm.finetune.classify.classifier import Prepared, Rows, prepare_rows, train_classifier
+from llm.finetune.classify.classifier import Prepared, Rows, make_objective, prepare_rows, score_split
 from llm.finetune.classify.measures import measure
 from llm.finetune.data.labeled import read_classify
-from llm.finetune.params import ClassifyTask, Task
+from llm.finetune.params import ClassifyTask, load_task
+from llm.finetune.shared.fit import Run, fit
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
@@ -76,7 +77,7 @@ def write_learning_curve(params_file: Path, name: str, fractions: Sequence[float
 
 def read_task(params_file: Path, name: str) -> tuple[ClassifyTask, int]:
     """Return a classification task and the seed; UserError where it is missing or of another kind."""
-    task = params.load(params_file, f"finetune.tasks.{name}", Task)
+    task = load_task(params_file, name)
     if not isinstance(task, ClassifyTask):
         raise UserError(f"{params_file}: finetune.tasks.{name}.kind: expected classify, got {task.kind}")
     return task, params.load(params_file, "seed", int)
@@ -136,10 +137,12 @@ def _run(
     if point.system == "random_weights":
         method, make = method.model_copy(update={"kind": "full"}), partial(_draw_model, load_base, point.seed)
     name, machine = f"{point.system} {point.fraction} seed {point.seed}", Machine.find()
-    trained = train_classifier(make, prepared, task, method, training, pad_id, point.seed, machine, scratch, name)
-    figures = measure(trained.test, 1.0, point.seed)
-    steps = trained.setting["steps"]
-    return Outcome(point, len(chosen), steps, trained.rate, figures["accuracy"], figures["macro_f1"])
+    task = task.model_copy(update={"training": training, "method": method})
+    run = Run(name, point.seed, machine, scratch)
+    fitted = fit(make_objective(make, prepared, task, pad_id, run), method, training, run)
+    test = score_split(fitted.model, prepared.rows["test"], pad_id, batch_size, machine)
+    figures = measure(test, 1.0, point.seed)
+    return Outcome(point, len(chosen), fitted.setting["steps"], fitted.lr, figures["accuracy"], figures["macro_f1"])
 
 
 def _draw_model(load_base: Callable[[], GPT], seed: int) -> GPT:

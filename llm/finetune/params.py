@@ -1,55 +1,56 @@
-"""The `finetune` section of params.yaml: one section a task, tagged by its kind."""
+"""The `finetune` section of params.yaml: defaults that tasks share, and for each task what differs."""
 
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic.fields import FieldInfo
 
-from llm.core.params import EncodingName, Section
+from llm.core import params
+from llm.core.params import Count, EncodingName, Section
 
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
+Model = TypeVar("Model", bound=Section)
 
 
 class MethodParams(Section):
-    """Which weights learn. All keys stand there for every kind, so that an experiment changes `kind` alone.
+    """Which weights are trained. Every kind has all keys, so that an experiment changes `kind` alone.
 
-    `lora` adds two narrow matrices to each target (Hu et al. 2021, arXiv:2106.09685), `dora` a length for each of its
-    rows too (Liu et al. 2024, arXiv:2402.09353).
+    LoRA: Hu et al. 2021, arXiv:2106.09685. DoRA: Liu et al. 2024, arXiv:2402.09353.
     """
 
     kind: Literal["full", "lora", "dora", "head", "last_k_blocks"]
     rank: Count
-    alpha: Rate
+    alpha: Positive
     targets: list[Target] = Field(min_length=1)
     k: Count
 
 
 class TrainingParams(Section):
-    """How long and how fast; the rate is picked on val from `learning_rates`, after short runs."""
+    """Duration and learning rates; of several rates, the one with the lowest loss on val after short runs is used."""
 
-    epochs: Rate
+    epochs: Positive
     batch_size: Count
-    learning_rates: list[Rate] = Field(min_length=1)
+    learning_rates: list[Positive] = Field(min_length=1)
     lr_search_fraction: Annotated[float, Field(gt=0, le=1)]
-    adamw_lr_ratio: Rate
+    adamw_lr_ratio: Positive
     layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Annotated[float, Field(ge=0)]
-    max_grad_norm: Rate
-    warmup_fraction: Share
-    decay_fraction: Share
+    max_grad_norm: Positive
+    warmup_fraction: Fraction
+    decay_fraction: Fraction
     n_evals: Count
     early_stopping_patience: Count | None
 
 
 class TaskParams(Section):
-    """What every kind of task has: a base, a file of rows with their splits, a method, a training."""
+    """Keys of every kind of task."""
 
     base: str
-    weights: str
     data: str
-    encoding: EncodingName | None = None  # null: found, and told where it is a guess
+    encoding: EncodingName | None = None  # null: detected
     split_column: str | None
     group_column: str | None
     on_error: Literal["fail", "skip"]
@@ -59,7 +60,7 @@ class TaskParams(Section):
 
 
 class ClassifyTask(TaskParams):
-    """One text or two → one of the labels in the file, or any number of them."""
+    """Predict one label, or any number of labels, of one text or two."""
 
     kind: Literal["classify"]
     header: bool
@@ -72,20 +73,32 @@ class ClassifyTask(TaskParams):
     zero_shot: str | None
 
     @model_validator(mode="after")
-    def _the_template_has_its_places(self) -> Self:
+    def _check_template(self) -> Self:
         if self.zero_shot is not None and not self.zero_shot.endswith("{label}"):
-            raise ValueError("wanted zero_shot to end in {label}, or null")
+            raise ValueError(f"expected zero_shot null or a template that ends in {{label}}, got {self.zero_shot!r}")
+        if self.zero_shot is not None and self.label_separator is not None:
+            raise ValueError("expected zero_shot null where a row has any number of labels (label_separator)")
         return self
 
 
-class _Rows(Section):
-    """A column that every kind of rows may have: the text of a system message, empty in rows without one."""
+class RowColumns(Section):
+    """Columns of a conversation; `system` holds the text of a system message and may be empty in a row."""
 
     system: str | None = None
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read, the answer last."""
+        return [column for name, column in self if name != "kind" and column is not None]
 
-class AlpacaRows(_Rows):
-    """An instruction, perhaps an input, an answer."""
+    @property
+    def optional(self) -> frozenset[str]:
+        """The columns that may be empty in a row."""
+        return frozenset(filter(None, (self.system, getattr(self, "input", None))))
+
+
+class AlpacaRows(RowColumns):
+    """An instruction, an optional input, an answer."""
 
     kind: Literal["alpaca"]
     instruction: str
@@ -93,7 +106,7 @@ class AlpacaRows(_Rows):
     output: str
 
 
-class PromptRows(_Rows):
+class PromptRows(RowColumns):
     """A prompt and its completion."""
 
     kind: Literal["prompt_completion"]
@@ -101,14 +114,14 @@ class PromptRows(_Rows):
     completion: str
 
 
-class MessagesRows(_Rows):
+class MessagesRows(RowColumns):
     """A list of {role, content}; roles are system, user and assistant."""
 
     kind: Literal["messages"]
     messages: str
 
 
-class ShareGPTRows(_Rows):
+class ShareGPTRows(RowColumns):
     """A list of {from, value}; senders are system, human and gpt."""
 
     kind: Literal["sharegpt"]
@@ -119,7 +132,7 @@ MessageRows = Annotated[AlpacaRows | PromptRows | MessagesRows | ShareGPTRows, F
 
 
 class InstructTask(TaskParams):
-    """Conversations → a model that answers."""
+    """Train a model that answers on conversations."""
 
     kind: Literal["instruct"]
     rows: MessageRows
@@ -129,26 +142,91 @@ class InstructTask(TaskParams):
 
 
 class DPOTask(TaskParams):
-    """A prompt with a better and a worse answer → a model that gives the better one more weight.
+    """Direct preference optimization on pairs of answers (Rafailov et al. 2023, arXiv:2305.18290).
 
-    Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290); `beta` keeps the model near its base.
-    What `input_column` holds comes behind the prompt, as in rows of the kind alpaca; it may be empty.
+    `beta` limits the distance from the base. A text in `input_column` is appended to the prompt, as in alpaca rows.
     """
 
     kind: Literal["dpo"]
     prompt_column: str
-    input_column: str | None = None
+    input_column: str | None
     chosen_column: str
     rejected_column: str
-    beta: Rate
+    beta: Positive
 
 
 Task = Annotated[ClassifyTask | InstructTask | DPOTask, Field(discriminator="kind")]
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+KINDS: dict[str, type[TaskParams]] = {"classify": ClassifyTask, "instruct": InstructTask, "dpo": DPOTask}
+
+
+def _partial(model: type[Model], without: tuple[str, ...] = (), **sections: Any) -> Any:
+    """Return a model with the same keys, all of them optional."""
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if name not in without:
+            kind = sections.get(name, field.annotation)
+            fields[name] = (kind, FieldInfo.merge_field_infos(field, annotation=kind, default=None))
+    return create_model(f"Partial{model.__name__}", __base__=Section, **fields)
+
+
+_SECTIONS: dict[str, Any] = {"method": _partial(MethodParams), "training": _partial(TrainingParams)}
+_STATED = ("kind", "base", "data", "rows")  # by each task
+_BY_KIND: dict[str, Any] = {kind: (_partial(of, _STATED, **_SECTIONS), None) for kind, of in KINDS.items()}
+# Keys of every kind, and below `classify`, `instruct` and `dpo` the keys of one kind.
+Defaults: Any = create_model("Defaults", __base__=_partial(TaskParams, _STATED, **_SECTIONS), **_BY_KIND)
 
 
 class FinetuneParams(Section):
-    """The whole `finetune` section; a stage instance takes one task of it."""
+    """The whole `finetune` section, after `with_defaults`; a stage instance takes one task of it."""
 
     n_seeds: Count
+    defaults: Defaults
     tasks: dict[TaskName, Task]
+
+
+class StatedTask(BaseModel):
+    """The keys that every task states itself; others are merged from the defaults by `resolve_task`."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+    kind: Literal["classify", "instruct", "dpo"]
+    base: str
+    data: str
+
+
+def with_defaults(finetune: Any) -> Any:
+    """Return the plain `finetune` section with the defaults merged into each task."""
+    if not isinstance(finetune, dict) or not isinstance(finetune.get("tasks"), dict):
+        return finetune
+    defaults = finetune.get("defaults")
+    return finetune | {"tasks": {name: merge_defaults(task, defaults) for name, task in finetune["tasks"].items()}}
+
+
+def merge_defaults(task: Any, defaults: Any) -> Any:
+    """Return a plain task with the defaults of its kind, merged by key in nested sections.
+
+    >>> merge_defaults({"kind": "dpo", "a": {"x": 1}}, {"a": {"x": 0, "y": 2}, "dpo": {"beta": 0.1}})
+    {'a': {'x': 1, 'y': 2}, 'beta': 0.1, 'kind': 'dpo'}
+    """
+    if not isinstance(task, dict) or not isinstance(defaults, dict):
+        return task
+    shared = {key: value for key, value in defaults.items() if key not in KINDS}
+    return _merge(_merge(shared, defaults.get(task.get("kind", "")) or {}), task)
+
+
+def _merge(below: Any, above: Any) -> Any:
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return below | {key: _merge(below.get(key), value) for key, value in above.items()}
+
+
+def resolve_task(task: Any, defaults: Any, name: str, path: Path | str = "params.yaml") -> Any:
+    """Return the task `name` of a params file as its params class; UserError names the keys that are wrong."""
+    return params.check(Task, merge_defaults(task, defaults), f"finetune.tasks.{name}", path)
+
+
+def load_task(path: Path, name: str) -> Any:
+    """Return a task of a params file."""
+    content = params.read(path)
+    task = params.find(content, f"finetune.tasks.{name}", path)
+    return resolve_task(task, content["finetune"].get("defaults"), name, path)

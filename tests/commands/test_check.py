@@ -92,9 +92,6 @@ PATIENCE = {"pretrain.early_stopping_patience": 2, "pretrain.checkpoint_selectio
     ],
 )
 def test_sections_that_do_not_fit_are_named(changes: dict[str, Any], message: str, change: Change) -> None:
-    if f"{LIBRARY}.method" in changes:
-        method = params.load(ROOT / "params.yaml", f"{LIBRARY}.method", dict[str, Any])
-        changes = {f"{LIBRARY}.method": method | changes[f"{LIBRARY}.method"]}
     assert refusal(change(changes)) == message
 
 

@@ -1,9 +1,6 @@
-"""What a classifier has to beat: rows in three splits → the scores of two baselines that know no language.
+"""Baselines of a classifier without language: the majority, and TF-IDF with logistic regression.
 
-    majority    every row gets the labels' shares in train: the most frequent one, or those of more than half of it
-    tfidf       weighted counts of words and of pairs of them, and logistic regression
-
-Two texts of a row are read as one, with a space between them.
+Two texts of a row are joined by a space.
 """
 
 import warnings
@@ -19,74 +16,70 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from llm.core.tables import SPLITS
 from llm.finetune.classify.classifier import Prepared, Rows
-from llm.finetune.classify.measures import Rival, Scored, log_loss
+from llm.finetune.classify.measures import Scored, SystemPredictions, log_loss
 
-# The strengths of regularisation that logistic regression is tuned over, on val; a larger C is a weaker one.
-TFIDF_CS = (1.0, 10.0, 100.0)
+TFIDF_CS = (1.0, 10.0, 100.0)  # inverse strengths of regularization, searched on val
 WORDS = r"\w+|[^\w\s]"
 
 
-def score_baselines(prepared: Prepared, seed: int) -> dict[str, Rival]:
-    """The rows `majority` and `tfidf`. Nothing is learnt or chosen from test."""
-    # Short products of vectors: two threads that wait for a busy core took 25 times as long as one.
+def score_baselines(prepared: Prepared, seed: int) -> dict[str, SystemPredictions]:
+    """Return the systems `majority` and `tfidf`; nothing is fitted to test."""
+    # Short vector products: two threads that wait for a busy core took 25 times as long as one.
     with threadpool_limits(1):
         return {"majority": _majority(prepared), "tfidf": _tfidf(prepared, seed)}
 
 
-def _majority(prepared: Prepared) -> Rival:
-    """Where rows have one label the scores are log-probabilities, else logits: both give the shares in train again."""
+def _majority(prepared: Prepared) -> SystemPredictions:
+    """Predict the frequencies of labels in train: log-probabilities of one label, logits of any number."""
     train, val, test = (prepared.rows[split] for split in SPLITS)
     if train.labels.ndim == 1:
         scores = np.log(np.bincount(train.labels, minlength=len(prepared.labels)) / len(train.labels))
-        given = [prepared.labels[scores.argmax()]]
+        predicted = [prepared.labels[scores.argmax()]]
     else:
-        # One row more of either kind, so that a label of all rows has a logit too.
+        # One row more with and without each label, so that a label of all rows has a finite logit.
         scores = logit((train.labels.sum(axis=0) + 1) / (len(train.labels) + 2))
-        given = [label for label, score in zip(prepared.labels, scores, strict=True) if score > 0]
+        predicted = [label for label, score in zip(prepared.labels, scores, strict=True) if score > 0]
 
     def score(rows: Rows) -> Scored:
         return Scored(rows.labels, np.tile(scores, (len(rows.labels), 1)).astype(np.float32))
 
-    return Rival(score(val), score(test), {"label": ", ".join(given)})
+    return SystemPredictions(score(val), score(test), {"label": ", ".join(predicted)})
 
 
-def _tfidf(prepared: Prepared, seed: int) -> Rival:
-    """The C with the lowest log loss on val."""
+def _tfidf(prepared: Prepared, seed: int) -> SystemPredictions:
+    """Fit logistic regression to words and pairs of words; C has the lowest log loss on val."""
     train, val, test = (prepared.rows[split] for split in SPLITS)
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORDS)
-    counted = words.fit_transform(_joined(train))
-    val_counted, test_counted = words.transform(_joined(val)), words.transform(_joined(test))
-    fitted, tried = {}, {}
-    for strength in TFIDF_CS:
-        fitted[strength] = _fit(LogisticRegression(C=strength, max_iter=500, random_state=seed), counted, train.labels)
-        tried[strength] = round(log_loss(Scored(val.labels, _scores(fitted[strength], val_counted))), 5)
-    best = min(tried, key=lambda strength: tried[strength])
-    setting = {"C": best, "val_loss_by_C": {str(strength): loss for strength, loss in tried.items()}}
-    return Rival(
-        Scored(val.labels, _scores(fitted[best], val_counted)),
-        Scored(test.labels, _scores(fitted[best], test_counted)),
-        setting,
-    )
+    features = words.fit_transform(_joined(train))
+    val_features, test_features = words.transform(_joined(val)), words.transform(_joined(test))
+    fitted, losses = {}, {}
+    for c in TFIDF_CS:
+        fitted[c] = _fit(LogisticRegression(C=c, max_iter=500, random_state=seed), features, train.labels)
+        losses[c] = round(log_loss(Scored(val.labels, _scores(fitted[c], val_features))), 5)
+    best = min(losses, key=lambda c: losses[c])
+    setting = {"C": best, "val_loss_by_C": {str(c): loss for c, loss in losses.items()}}
+    val_scores, test_scores = _scores(fitted[best], val_features), _scores(fitted[best], test_features)
+    return SystemPredictions(Scored(val.labels, val_scores), Scored(test.labels, test_scores), setting)
 
 
 def _joined(rows: Rows) -> list[str]:
     return [" ".join(texts) for texts in rows.texts]
 
 
-def _fit(model: LogisticRegression, counted: Any, labels: NDArray[np.int64]) -> Any:
-    """A softmax over the labels (N,), or a regression for each of them (N, L)."""
+def _fit(model: LogisticRegression, features: Any, labels: NDArray[np.int64]) -> Any:
+    """Fit a softmax over the labels (N,), or one regression for each label (N, L)."""
     if labels.ndim == 1:
-        return model.fit(counted, labels)
+        return model.fit(features, labels)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Label .* is present in all training examples")
-        return OneVsRestClassifier(model).fit(counted, labels)
+        return OneVsRestClassifier(model).fit(features, labels)
 
 
-def _scores(model: Any, counted: Any) -> NDArray[np.float32]:
-    """(N, L): log-probabilities of one label a row, logits of any number of them."""
-    logits = model.decision_function(counted)
+def _scores(model: Any, features: Any) -> NDArray[np.float32]:
+    """Return log-probabilities of one label, or logits of any number; (N, L)."""
+    logits = model.decision_function(features)
     if isinstance(model, OneVsRestClassifier):
-        return logits.reshape(counted.shape[0], -1).astype(np.float32)
-    if logits.ndim == 1:  # of two labels: that of the second over the first
+        return logits.reshape(features.shape[0], -1).astype(np.float32)
+    if logits.ndim == 1:  # binary: the logit of the second label against the first
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
     return log_softmax(logits, axis=1).astype(np.float32)

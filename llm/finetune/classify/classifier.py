@@ -1,14 +1,13 @@
-"""A pretrained model and labeled texts → a classifier.
+"""Labeled texts as rows of ids, and the loss of a classifier on them.
 
-    a table of texts, labels, splits ──prepare_rows──► ids and labels as numbers ──train_classifier──► Classifier
+    table of texts, labels, splits ──prepare_rows──► ids, labels as numbers ──make_objective──► losses of a Classifier
 
-One text or two make a row (`llm.tokens.templates`). A row has one label, learned by cross-entropy over all of them,
-or any number, where every label is a yes or no of its own.
+A row is one text or two (`llm.tokens.templates`). It has one label, with cross-entropy over all labels, or any number,
+with binary cross-entropy for each label.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,24 +19,19 @@ from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.core.tables import SPLITS
 from llm.finetune.classify.measures import Scored
-from llm.finetune.data.batches import RowBatches, in_order, pad
+from llm.finetune.data.batches import RowBatches, by_length, pad
 from llm.finetune.data.labeled import Labeled
-from llm.finetune.params import ClassifyTask, MethodParams, TrainingParams
-from llm.finetune.shared.adapters import apply_method, count_trained, merge
-from llm.finetune.shared.fit import fit
+from llm.finetune.params import ClassifyTask
+from llm.finetune.shared.fit import Objective, Run
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
 from llm.tokens.templates import classifier_ids, min_tokens
 from llm.tokens.tokenizer import Tokenizer
-from llm.train.curve import Curve
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One split: a row's token ids in their frame, its texts, its label as a number.
-
-    Labels are (rows,), or where a row has any number of them (rows, labels) of 0 and 1.
-    """
+    """One split: framed token ids, texts, and label numbers (rows,), or (rows, labels) of 0 and 1."""
 
     ids: list[list[int]]
     texts: list[list[str]]
@@ -46,66 +40,62 @@ class Rows:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The task's rows by split, the labels' names, and what was cut or left out."""
+    """A task's rows by split, the names of labels, counts of rows."""
 
     rows: dict[str, Rows]
     labels: list[str]
-    report: dict[str, Any]
-
-    @property
-    def is_multilabel(self) -> bool:
-        """Whether a row has any number of labels."""
-        return self.rows["train"].labels.ndim == 2
+    counts: dict[str, Any]
 
 
 def prepare_rows(labeled: Labeled, task: ClassifyTask, tokenizer: Tokenizer, context_length: int) -> Prepared:
-    """Tokenize the texts and number the labels, which are those of train in the order of the alphabet."""
+    """Tokenize the texts and number the labels of train in sorted order."""
     least = min_tokens(len(task.text_columns))
     if not least <= task.max_tokens <= context_length:
-        raise UserError(f"max_tokens: wanted {least} to {context_length}, the base's context, given {task.max_tokens}")
+        expected = f"{least} to {context_length}, the base's context"
+        raise UserError(f"max_tokens: expected {expected}, got {task.max_tokens}")
     table = labeled.table
     labels = sorted({label for row in table.loc[table["split"] == "train", "labels"] for label in row})
-    rows, n_cut = {}, 0
+    rows, n_truncated = {}, 0
     for split in SPLITS:
         part = table[table["split"] == split]
         texts = part["texts"].tolist()
         encoded = encode_texts(texts, tokenizer)
-        n_cut += sum(sum(map(len, row)) + len(row) > task.max_tokens for row in encoded)
+        n_truncated += sum(sum(map(len, row)) + len(row) > task.max_tokens for row in encoded)
         ids = [classifier_ids(row, tokenizer.special, task.max_tokens) for row in encoded]
-        numbers = number_labels(part["labels"].tolist(), labels, any_number=task.label_separator is not None)
+        numbers = number_labels(part["labels"].tolist(), labels, multilabel=task.label_separator is not None)
         rows[split] = Rows(ids, texts, numbers)
-    report = {"rows": {split: len(part.ids) for split, part in rows.items()}, "rows_cut_to_max_tokens": n_cut}
-    return Prepared(rows, labels, report | labeled.counts)
+    counts = {"rows": {split: len(part.ids) for split, part in rows.items()}, "truncated": n_truncated}
+    return Prepared(rows, labels, counts | labeled.counts)
 
 
 def encode_texts(texts: list[list[str]], tokenizer: Tokenizer) -> list[list[list[int]]]:
-    """The ids of each text of each row, without the frame."""
+    """Return the ids of each text of each row, without the frame."""
     ids = iter(tokenizer.encode_batch([text for row in texts for text in row], n_threads=2))
     return [[next(ids).tolist() for _ in row] for row in texts]
 
 
-def number_labels(rows: list[list[str]], labels: list[str], any_number: bool) -> NDArray[np.int64]:
-    """The place of each row's label among `labels` (rows,), or with `any_number` ones at their places (rows, labels).
+def number_labels(rows: list[list[str]], labels: list[str], multilabel: bool) -> NDArray[np.int64]:
+    """Return the index of each row's label (rows,), or with `multilabel` 1 at the indices of its labels (rows, labels).
 
-    >>> number_labels([["sun"], ["rain"]], ["rain", "sun"], any_number=False)
+    >>> number_labels([["sun"], ["rain"]], ["rain", "sun"], multilabel=False)
     array([1, 0])
-    >>> number_labels([["sun", "rain"], []], ["rain", "sun"], any_number=True)
+    >>> number_labels([["sun", "rain"], []], ["rain", "sun"], multilabel=True)
     array([[1, 1],
            [0, 0]])
     """
-    place = {label: number for number, label in enumerate(labels)}
-    if not any_number:
-        return np.array([place[label] for (label,) in rows], dtype=np.int64)
+    index = {label: number for number, label in enumerate(labels)}
+    if not multilabel:
+        return np.array([index[label] for (label,) in rows], dtype=np.int64)
     ones = np.zeros((len(rows), len(labels)), dtype=np.int64)
     for number, row in enumerate(rows):
-        ones[number, [place[label] for label in row]] = 1
+        ones[number, [index[label] for label in row]] = 1
     return ones
 
 
 def balanced_weights(labels: NDArray[np.int64], n_labels: int) -> Tensor:
-    """What a row of each label weighs, so that all labels weigh alike: rows / (labels · rows of it), as scikit-learn.
+    """Return weights with which all labels weigh the same, as in scikit-learn: rows / (labels · rows with it).
 
-    (labels,); where a row has any number of labels (2, labels), of a label's absence and of its presence.
+    (labels,); with any number of labels (2, labels), of the absence and the presence of each.
 
     >>> balanced_weights(np.array([0, 0, 0, 1]), 2)
     tensor([0.6667, 2.0000])
@@ -114,15 +104,15 @@ def balanced_weights(labels: NDArray[np.int64], n_labels: int) -> Tensor:
         counts = np.bincount(labels, minlength=n_labels)
     else:
         counts = np.stack([(labels == 0).sum(axis=0), (labels == 1).sum(axis=0)])
-    # What no row has weighs something, and is never asked for.
+    # A finite weight for what no row has; it is never used.
     return torch.from_numpy(len(labels) / (len(counts) * np.maximum(counts, 1))).float()
 
 
 def label_loss(scores: Tensor, target: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
-    """The mean loss in nats of scores (B, labels): cross-entropy of a target (B,), binary cross-entropy of (B, labels).
+    """Return the mean loss in nats of scores (B, labels): cross-entropy of a target (B,), else binary (B, labels).
 
-    `weights` are those of `balanced_weights`, and the mean is weighted by them. With `smoothing` that share of the
-    target is spread over all labels evenly (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+    `weights` are those of `balanced_weights`; the mean is weighted. `smoothing` is the fraction of the target that is
+    spread evenly over labels (Szegedy et al. 2016, arXiv:1512.00567, section 7).
     """
     if target.ndim == 1:
         return nn.functional.cross_entropy(scores, target, weights, label_smoothing=smoothing)
@@ -134,84 +124,41 @@ def label_loss(scores: Tensor, target: Tensor, weights: Tensor | None = None, sm
     return (losses * weight).sum() / weight.sum()
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A classifier whose trunk is a plain GPT again, its curve, the scores of val and test, and what it was made by."""
-
-    model: Classifier
-    curve: Curve
-    val: Scored
-    test: Scored
-    rate: float
-    setting: dict[str, Any]
-
-
-def train_classifier(
-    make_trunk: Callable[[], GPT],
-    prepared: Prepared,
-    task: ClassifyTask,
-    method: MethodParams,
-    training: TrainingParams,
-    pad_id: int,
-    seed: int,
-    machine: Machine,
-    scratch: Path,
-    name: str,
-) -> Trained:
-    """Train a classifier on a trunk that `make_trunk` gives anew for each rate that is tried, then score val and test.
-
-    The map to scores is trained by every `method`. `name` keeps the run's state apart from others in `scratch`.
-    """
-    train_rows, val = prepared.rows["train"], prepared.rows["val"]
-    batches = RowBatches([len(ids) for ids in train_rows.ids], training.batch_size, seed)
-    n_steps = max(1, round(training.epochs * batches.per_epoch))
-    n_labels = len(prepared.labels)
-    weights = balanced_weights(train_rows.labels, n_labels) if task.class_weights == "balanced" else None
-    here = None if weights is None else weights.to(machine.device)
-
-    def make() -> Classifier:
-        trunk = make_trunk()
-        apply_method(trunk, method, torch.Generator().manual_seed(seed))
-        return Classifier(trunk, n_labels).to(machine.device)
+def make_objective(
+    load_base: Callable[[], GPT], prepared: Prepared, task: ClassifyTask, pad_id: int, run: Run
+) -> Objective[Classifier]:
+    """Return the losses of a classifier on a base; its linear map to scores is trained by every method."""
+    train, val, n_labels = prepared.rows["train"], prepared.rows["val"], len(prepared.labels)
+    batches = RowBatches([len(ids) for ids in train.ids], task.training.batch_size, run.seed)
+    weights = balanced_weights(train.labels, n_labels) if task.class_weights == "balanced" else None
+    weights_on_device = None if weights is None else weights.to(run.machine.device)
 
     def step_loss(model: Classifier, step: int) -> Tensor:
         numbers = batches.at(step)
-        rows = [train_rows.ids[number] for number in numbers]
-        scores = _scores(model, rows, pad_id, machine, model.trunk.dropout_keys(seed, step))
-        target = torch.from_numpy(train_rows.labels[numbers]).to(machine.device)
-        return label_loss(scores, target, here, task.label_smoothing)
+        rows, keys = [train.ids[number] for number in numbers], model.trunk.dropout_keys(run.seed, step)
+        target = torch.from_numpy(train.labels[numbers]).to(run.machine.device)
+        scores = _scores(model, rows, pad_id, run.machine, keys)
+        return label_loss(scores, target, weights_on_device, task.label_smoothing)
 
     def val_loss(model: Classifier) -> float:
-        scores = predict(model, val.ids, pad_id, training.batch_size, machine)
+        scores = predict(model, val.ids, pad_id, task.training.batch_size, run.machine)
         return float(label_loss(scores, torch.from_numpy(val.labels), weights))
 
-    fitted = fit(make, step_loss, val_loss, n_steps, training, machine, scratch, name)
-    model = fitted.model
-    n_trained = count_trained(model)
-    merge(model.trunk)
-    scored = {
-        split: Scored(part.labels, predict(model, part.ids, pad_id, training.batch_size, machine).numpy())
-        for split, part in prepared.rows.items()
-        if split != "train"
-    }
-    setting = {
-        "method": method.kind,
-        "trained_weights": n_trained,
-        "weights": model.n_parameters(),
-        "rate": fitted.rate,
-        "steps": n_steps,
-        "val_loss_by_rate": fitted.tried,
-    }
-    return Trained(model, fitted.curve, scored["val"], scored["test"], fitted.rate, setting)
+    return Objective(load_base, lambda trunk: Classifier(trunk, n_labels), step_loss, val_loss, batches.per_epoch)
 
 
 @torch.no_grad()
 def predict(model: Classifier, ids: list[list[int]], pad_id: int, batch_size: int, machine: Machine) -> Tensor:
-    """Scores (rows, labels) on the CPU, in the order of `ids`."""
+    """Return scores (rows, labels) on the CPU, in the order of `ids`."""
     scores = torch.empty(len(ids), model.score.weight.shape[0])
-    for numbers in in_order([len(row) for row in ids], 4 * batch_size):
+    for numbers in by_length([len(row) for row in ids], 4 * batch_size):
         scores[numbers] = _scores(model, [ids[number] for number in numbers], pad_id, machine).cpu()
     return scores
+
+
+def score_split(model: Classifier, rows: Rows, pad_id: int, batch_size: int, machine: Machine) -> Scored:
+    """Return the scores of a split beside its labels."""
+    return Scored(rows.labels, predict(model, rows.ids, pad_id, batch_size, machine).numpy())
 
 
 def _scores(

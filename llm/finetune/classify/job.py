@@ -1,145 +1,128 @@
-"""A classification task from files to files: a classifier as a folder, its figures beside its rivals', plots, a report.
+"""A classification task: labeled texts in, a calibrated classifier and its figures beside those of baselines out."""
 
-For a classifier neither GGUF nor ONNX is written: llama.cpp has no architecture of ours with labels.
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from llm.core.errors import UserError
-from llm.export.hf.base import open_base
 from llm.export.hf.classifier import ClassifierInfo, read_classifier, write_classifier
 from llm.export.verify import compare_classifier_with_transformers, silence_transformers
 from llm.finetune.classify.baselines import score_baselines
-from llm.finetune.classify.classifier import Prepared, Rows, Trained, predict, prepare_rows, train_classifier
+from llm.finetune.classify.classifier import Prepared, Rows, make_objective, predict, prepare_rows, score_split
 from llm.finetune.classify.measures import (
-    Rival,
     Scored,
+    SystemPredictions,
     by_label,
+    curves,
     difference,
-    draw_plots,
-    draw_rows,
     fit_temperature,
+    log_loss,
     measure,
-    write_report,
 )
 from llm.finetune.classify.zero_shot import zero_shot
-from llm.finetune.data.labeled import describe_rows, read_classify, rows_section
+from llm.finetune.data.labeled import read_classify
 from llm.finetune.params import ClassifyTask
-from llm.finetune.shared.jobs import Job
+from llm.finetune.shared.fit import Fitted, Objective, Run
+from llm.finetune.shared.job import Base, Figures, Job, Outcome, fit_seeds, open_base, print_rows
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.tokens.tokenizer import Tokenizer
+from llm.train.curve import write_curve
 
-# The rows whose accuracy is held against the finetuned model's, row by row.
-COMPARED = ("tfidf", "random_weights")
-SUMMARISED = ("accuracy", "macro_f1")
+COMPARED = ("tfidf", "random_weights")  # with the finetuned model, row by row
+SUMMARIZED = ("accuracy", "macro_f1")
 PARITY_ROWS = 64
-EXPORTED = """
-The scores of the exported model are divided by {temperature}, the temperature that val's log loss is lowest at, so its
-probabilities are calibrated in every client; the likeliest label stays the likeliest.
-"""
 
 
-@dataclass(frozen=True)
-class Runs:
-    """What the seeds made of a row: the first one's classifier, and the scores of test of all."""
+def run(job: Job, task: ClassifyTask) -> Outcome:
+    """Train on the base and on random weights, score every system once on test, write the folder and the curve.
 
-    first: Trained
-    tests: list[Scored]
-
-
-def run_classify(job: Job, task: ClassifyTask) -> dict[str, Any]:
-    """Train on the base and on random weights, score all rows on test once, write everything; the metrics.
-
-    Every row is measured at a temperature of its own, fitted on val. The exported model's scores are divided by it.
+    Each system has a temperature of its own, fitted to val; the scores of the exported model are divided by it.
     """
-    if task.zero_shot is not None and task.label_separator is not None:
-        raise UserError(
-            f"zero_shot: wanted null where a row has any number of labels (label_separator), given {task.zero_shot!r}"
-        )
-    tokenizer_file, load_base = open_base(job.base, job.scratch / "tokenizer.json")
-    tokenizer, base = Tokenizer.load(tokenizer_file), load_base()
-    prepared = prepare_rows(read_classify(job.data, task, job.seed), task, tokenizer, base.config.context_length)
-    told = describe_rows(prepared.report, task.max_tokens)
-    print("\n".join(told), flush=True)
-    runs = _train(job, task, prepared, load_base, base, tokenizer.pad)
-    rivals = score_baselines(prepared, job.seed)
-    rivals |= {row: Rival(run.first.val, run.first.test, run.first.setting) for row, run in runs.items()}
+    base = open_base(job)
+    untrained = base.load()
+    labeled = read_classify(job.data, task, job.seed)
+    prepared = prepare_rows(labeled, task, base.tokenizer, untrained.config.context_length)
+    notes = print_rows(prepared.counts, task)
+    fitted, spreads = {}, {}
+    systems = score_baselines(prepared, job.seed)
+    for name in ("pretrained", "random_weights"):
+        fitted[name], systems[name], spreads[name] = _train(job, task, prepared, base, untrained, name)
     if task.zero_shot is not None:
-        base = base.to(job.machine.device)
-        rivals["zero_shot"] = zero_shot(base, tokenizer, prepared, task.zero_shot, job.machine)
-    temperatures = {row: fit_temperature(rival.val) for row, rival in rivals.items()}
-    figures = {row: measure(rival.test, temperatures[row], job.seed) for row, rival in rivals.items()}
-    best, temperature = runs["pretrained"].first, temperatures["pretrained"]
-    differences = {row: difference(best.test, rivals[row].test, job.seed) for row in COMPARED}
-    settings = {row: rival.setting for row, rival in rivals.items()}
-    draw_plots(job.plots, prepared.labels, best.test, temperature, best.curve.rows)
-    draw_rows(job.plots, figures)
-    described = {row: (figures[row], setting) for row, setting in settings.items()}
-    write_report(job.report, described, by_label(best.test, prepared.labels), differences)
-    with job.report.open("a", encoding="utf-8") as report:
-        report.write(EXPORTED.format(temperature=temperature))
-        report.write(rows_section(told))
+        untrained = untrained.to(job.machine.device)
+        systems["zero_shot"] = zero_shot(untrained, base.tokenizer, prepared, task.zero_shot, job.machine)
+    temperatures = {name: fit_temperature(system.val) for name, system in systems.items()}
+    figures = {name: measure(of.test, temperatures[name], job.seed) for name, of in systems.items()}
+    test, temperature, best = systems["pretrained"].test, temperatures["pretrained"], fitted["pretrained"]
+    for name in COMPARED:
+        figures[name] |= difference(test, systems[name].test, job.seed)
+    figures = {name: of | spreads.get(name, {}) for name, of in figures.items()}
+    write_curve(job.plots / "curve.tsv", best.curve.rows)
+    _write_confusion(job.plots / "confusion.csv", test, prepared.labels)
     with torch.no_grad():
         best.model.score.weight.div_(temperature)
     info = ClassifierInfo(prepared.labels, task.text_columns, task.label_separator, task.max_tokens)
-    write_classifier(job.model, best.model, tokenizer_file, info)
+    write_classifier(job.model, best.model, base.tokenizer_file, info)
     metrics = {
-        **prepared.report,
+        **prepared.counts,
+        "val": {name: {"log_loss": round(log_loss(of.val), 5)} for name, of in systems.items()},
         "test": figures,
-        "differences": differences,
-        "settings": settings,
-        "export": _compare_with_export(job, best.model, prepared.rows["test"]),
+        "transformers": _compare_with_transformers(job, best.model, prepared.rows["test"]),
     }
-    if job.n_seeds > 1:
-        metrics["seeds"] = {row: _spread(run.tests, job.seed) for row, run in runs.items()}
-    return metrics
+    details = {
+        "kind": "classify",
+        **metrics,
+        **notes,
+        "settings": {name: of.setting for name, of in systems.items()},
+        "labels": prepared.labels,
+        "by_label": by_label(test, prepared.labels),
+        "curve": best.curve.rows,
+        **curves(test, temperature, prepared.labels),
+    }
+    return Outcome(metrics, details)
 
 
 def _train(
-    job: Job, task: ClassifyTask, prepared: Prepared, load_base: Callable[[], GPT], base: GPT, pad_id: int
-) -> dict[str, Runs]:
-    """The runs of each trained row; the first seed tunes the rate for the others."""
+    job: Job, task: ClassifyTask, prepared: Prepared, base: Base, untrained: GPT, name: str
+) -> tuple[Fitted[Classifier], SystemPredictions, Figures]:
+    """Fit a system with each seed: the model and scores of the first one, mean and deviation over seeds."""
+    pad, size = base.tokenizer.pad, task.training.batch_size
 
-    def train(row: str, seed: int, rates: list[float]) -> Trained:
+    def score(model: Classifier, split: str) -> Scored:
+        return score_split(model, prepared.rows[split], pad, size, job.machine)
+
+    def objective(run: Run) -> Objective[Classifier]:
         def draw() -> GPT:
-            return GPT(base.config, torch.Generator().manual_seed(seed))
+            return GPT(untrained.config, torch.Generator().manual_seed(run.seed))
 
-        # Random weights have nothing to keep, so that all of them learn.
-        make, kind = (load_base, task.method.kind) if row == "pretrained" else (draw, "full")
-        method = task.method.model_copy(update={"kind": kind})
-        training = task.training.model_copy(update={"learning_rates": rates})
-        name = row if seed == job.seed else f"{row} seed {seed}"
-        return train_classifier(make, prepared, task, method, training, pad_id, seed, job.machine, job.scratch, name)
+        return make_objective(base.load if name == "pretrained" else draw, prepared, task, pad, run)
 
-    runs = {}
-    for row in ("pretrained", "random_weights"):
-        first = train(row, job.seed, task.training.learning_rates)
-        later = range(job.seed + 1, job.seed + job.n_seeds)
-        runs[row] = Runs(first, [first.test, *(train(row, seed, [first.rate]).test for seed in later)])
-    return runs
+    def measure_test(model: Classifier, label: str) -> Figures:
+        return measure(score(model, "test"), 1.0, job.seed)
+
+    if name == "random_weights":  # nothing to preserve: all weights are trained
+        task = task.model_copy(update={"method": task.method.model_copy(update={"kind": "full"})})
+    fitted, figures = fit_seeds(job, name, task, objective, measure_test, SUMMARIZED, digits=4)
+    predictions = SystemPredictions(score(fitted.model, "val"), score(fitted.model, "test"), fitted.setting)
+    return fitted, predictions, {key: of for key, of in figures.items() if key.endswith(("_mean", "_std"))}
 
 
-def _spread(tests: Sequence[Scored], seed: int) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation over the seeds' runs, the deviation being that of a sample."""
-    measured = [measure(test, 1.0, seed) for test in tests]
-    values = {name: np.array([figures[name] for figures in measured]) for name in SUMMARISED}
-    return {
-        name: {"mean": round(float(of.mean()), 4), "std": round(float(of.std(ddof=1)), 4)}
-        for name, of in values.items()
-    }
+def _write_confusion(path: Path, test: Scored, labels: list[str]) -> None:
+    """Write a row for each prediction of one label, for `dvc plots`."""
+    if test.is_multilabel:
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["actual", "predicted"])
+        writer.writerows([labels[a], labels[p]] for a, p in zip(test.actual, test.predict(), strict=True))
 
 
-def _compare_with_export(job: Job, model: Classifier, test: Rows) -> dict[str, Any]:
-    """How far the written folder is from the model in float32, on the first rows of test as clients tokenize them.
+def _compare_with_transformers(job: Job, model: Classifier, test: Rows) -> dict[str, Any]:
+    """Return how far the written folder is from the model in float32, on rows of test as clients tokenize them.
 
-    UserError where Transformers reads another one.
+    UserError where it differs, or where Transformers computes another model.
     """
     again, tokenizer, info = read_classifier(job.model)
     ours, texts = test.ids[:PARITY_ROWS], test.texts[:PARITY_ROWS]
@@ -149,22 +132,21 @@ def _compare_with_export(job: Job, model: Classifier, test: Rows) -> dict[str, A
         info.probabilities(predict(of.to(machine.device), ids, tokenizer.pad, 16, machine))
         for of, ids in ((model, ours), (again, theirs))
     )
-    found: dict[str, Any] = {
-        "max_probability_difference": float(f"{(here - there).abs().max().item():.3g}"),
-        "rows_with_other_ids": sum(a != b for a, b in zip(ours, theirs, strict=True)),
-        "rows": len(ours),
-    }
+    mismatches = sum(a != b for a, b in zip(ours, theirs, strict=True))
     parity = compare_classifier_with_transformers(job.model, again.cpu(), tokenizer, info, job.seed)
-    if not parity.agrees or found["rows_with_other_ids"]:
-        raise UserError(
-            f"{job.model}: {parity.describe()}; {found['rows_with_other_ids']} of {len(ours)} rows of "
-            "test have other ids"
-        )
-    return found | {"mean_divergence": parity.figures()["mean_divergence"]}
+    if not parity.agrees or mismatches:
+        ids = f"{mismatches} of {len(ours)} rows of test have other ids"
+        raise UserError(f"{job.model}: {parity.describe()}; {ids}")
+    return {
+        "max_probability_difference": float(f"{(here - there).abs().max().item():.3g}"),
+        "tokenization_mismatches": mismatches,
+        "rows": len(ours),
+        "mean_divergence": parity.figures()["mean_divergence"],
+    }
 
 
 def client_ids(folder: Path, texts: list[list[str]], max_tokens: int) -> list[list[int]]:
-    """The ids of each row of one text or two, as AutoTokenizer of Transformers gives them to a classifier's clients."""
+    """Return the ids of each row of texts, as AutoTokenizer of Transformers gives them."""
     from transformers import AutoTokenizer
 
     silence_transformers()

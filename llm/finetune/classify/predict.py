@@ -1,4 +1,4 @@
-"""A classifier and a file of texts in, the same file with a prediction in every row out: `python -m llm predict`."""
+"""Predictions of a classifier for the rows of a file: `python -m llm predict`."""
 
 import math
 from collections.abc import Sequence
@@ -18,17 +18,13 @@ from llm.model.classifier import Classifier
 from llm.tokens.templates import classifier_ids
 from llm.tokens.tokenizer import Tokenizer
 
-CHUNK_ROWS = 512
-BATCH_ROWS = 16
+CHUNK_ROWS, BATCH_ROWS = 512, 16
 DIGITS = 6  # of a probability
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Where they were written, how many rows there are, how many of them have no text and no prediction.
-
-    `encoding` is the file's one where it was guessed, with the confidence in it.
-    """
+    """The output, its rows, those without a text and so without a prediction, and a guessed encoding of the file."""
 
     out: Path
     rows: int
@@ -50,35 +46,32 @@ def predict_file(
 ) -> Predictions:
     """Add `prediction` and `probability` to the rows of `file`, and with `every_label` the probability of each label.
 
-    The texts are in `text_columns`, or where none are named in the columns that the classifier was trained on.
-    Written is `out`, or FILE.predictions beside the file, whole or not at all; what is wrong is a UserError in one
-    line. See `llm.finetune.data.columns` for the formats and the `header`.
+    Texts are in `text_columns`, by default those of training. `out` (default FILE.predictions) is complete or absent;
+    an invalid file is a UserError in one line.
     """
     params.check(EncodingName | None, encoding, "--encoding", "predict")
     model, tokenizer, info = read_classifier(folder)
     if text_columns and len(text_columns) != len(info.text_columns):
-        given = ", ".join(text_columns)
-        raise UserError(f"--text: wanted {len(info.text_columns)} in number, as {folder} learned from, given {given}")
-    # The same probabilities in every chunk and client: rounded products would hang on the rows of a batch.
+        expected = f"{len(info.text_columns)} of them, as {folder} was trained on"
+        raise UserError(f"--text: expected {expected}, got {', '.join(text_columns)}")
+    # Equal probabilities in any chunk: rounded products would depend on the other rows of a batch.
     machine = replace(machine, matmul_dtype="float32")
     model = model.to(machine.device)
-    each = [f"probability_{label}" for label in info.labels] if every_label else []
-    change = Change(
-        text_columns or info.text_columns, ["prediction", "probability", *each], header, chunk_rows, encoding
-    )
+    names = ["prediction", "probability", *(f"probability_{label}" for label in info.labels if every_label)]
+    change = Change(text_columns or info.text_columns, names, header, chunk_rows, encoding)
     out = out or file.with_name(f"{file.stem}.predictions{file.suffix}")
-    n_rows, n_empty = 0, 0
+    n_rows = n_empty = 0
     with tqdm(desc="predict", unit=" rows") as bar:
 
         def add(texts: list[list[str]]) -> list[list[Value]]:
             nonlocal n_rows, n_empty
             places = [place for place, row in enumerate(texts) if all(text.strip() for text in row)]
-            rows = _probabilities(model, tokenizer, info, [texts[place] for place in places], machine)
-            added: list[list[Value]] = [[None] * len(change.names) for _ in texts]
-            for place, probabilities in zip(places, rows, strict=True):
-                shown = probabilities if every_label else []
-                chosen, probability = choose(probabilities, info)
-                added[place] = [chosen, *(round(of, DIGITS) for of in (probability, *shown))]
+            added: list[list[Value]] = [[None] * len(names) for _ in texts]
+            found = _probabilities(model, tokenizer, info, [texts[place] for place in places], machine)
+            for place, probabilities in zip(places, found, strict=True):
+                label, probability = choose(probabilities, info)
+                numbers = [probability, *(probabilities if every_label else [])]
+                added[place] = [label, *(round(number, DIGITS) for number in numbers)]
             n_rows, n_empty = n_rows + len(texts), n_empty + len(texts) - len(places)
             bar.update(len(texts))
             return added
@@ -88,10 +81,9 @@ def predict_file(
 
 
 def choose(probabilities: Sequence[float], info: ClassifierInfo) -> tuple[str, float]:
-    """The predicted label and its probability.
+    """Return the predicted label and its probability.
 
-    Where labels are any number, all those above one half, and the probability that just these are right: each label is
-    a yes or no of its own.
+    With any number of labels: those above one half, and the probability that exactly these are right.
 
     >>> choose([0.2, 0.8], ClassifierInfo(["rain", "sun"], ["text"], None, 9))
     ('sun', 0.8)
@@ -108,7 +100,6 @@ def choose(probabilities: Sequence[float], info: ClassifierInfo) -> tuple[str, f
 def _probabilities(
     model: Classifier, tokenizer: Tokenizer, info: ClassifierInfo, texts: list[list[str]], machine: Machine
 ) -> list[list[float]]:
-    """Of each label, for each row of texts."""
     if not texts:
         return []
     ids = [classifier_ids(row, tokenizer.special, info.max_tokens) for row in encode_texts(texts, tokenizer)]

@@ -1,51 +1,89 @@
-"""Rows of unequal length in batches of nearly equal ones, so that little of the work is on padding."""
+"""Batches of rows of unequal length: sorted by length or packed, a pure function of the seed and the step."""
+
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+GROUP_BATCHES = 16  # whose rows are sorted by length
 
 
 class RowBatches:
-    """Which rows a step takes: each of an epoch once, by step number, a pure function of the seed.
+    """The rows of each training step: every row once per epoch, shuffled by seed and epoch.
 
-    An epoch's shuffled rows are sorted by length within groups of 16 batches, and the batches are shuffled.
+    Rows are sorted by length within groups of batches, and the batches are shuffled, so that little is padding.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int):
         self.lengths, self.batch_size, self.seed = np.array(lengths), batch_size, seed
-        self.per_epoch = -(-len(lengths) // batch_size)
-        self._epoch = -1
-        self._batches: list[list[int]] = []
+        self._epoch, self._batches = 0, self._draw(0)
+        self.per_epoch = len(self._batches)
 
-    def at(self, step: int) -> list[int]:
-        """The numbers of a step's rows."""
+    def at(self, step: int) -> Any:
+        """Return the rows of a step."""
         epoch, within = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._batches = epoch, self._shuffle(epoch)
+            self._epoch, self._batches = epoch, self._draw(epoch)
         return self._batches[within]
 
-    def _shuffle(self, epoch: int) -> list[list[int]]:
-        drawn = np.random.default_rng([self.seed, epoch])
-        order = drawn.permutation(len(self.lengths))
-        group = 16 * self.batch_size
+    def _draw(self, epoch: int) -> list[Any]:
+        rng = np.random.default_rng([self.seed, epoch])
+        return self._shuffle(rng.permutation(len(self.lengths)), rng)
+
+    def _shuffle(self, order: NDArray[np.int64], rng: np.random.Generator) -> list[Any]:
         batches: list[list[int]] = []
-        for at in range(0, len(order), group):
-            rows = order[at : at + group]
-            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
-            batches += [
-                rows[start : start + self.batch_size].tolist() for start in range(0, len(rows), self.batch_size)
-            ]
-        drawn.shuffle(batches)
+        for group in _chunks(order, GROUP_BATCHES * self.batch_size):
+            rows = group[np.argsort(self.lengths[group], kind="stable")]
+            batches += [batch.tolist() for batch in _chunks(rows, self.batch_size)]
+        rng.shuffle(batches)
         return batches
 
 
-def in_order(lengths: list[int], batch_size: int) -> list[list[int]]:
-    """All rows once, the short ones first: for scoring, where the order is of no account."""
-    rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    return [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+class PackedBatches(RowBatches):
+    """The packs of each training step, lists of rows that fit `room` tokens together; every epoch has as many packs."""
+
+    def __init__(self, lengths: list[int], room: int, batch_size: int, seed: int):
+        self.room = room
+        super().__init__(lengths, batch_size, seed)
+
+    def _shuffle(self, order: NDArray[np.int64], rng: np.random.Generator) -> list[Any]:
+        packs = first_fit(self.lengths, order[np.argsort(-self.lengths[order], kind="stable")], self.room)
+        rng.shuffle(packs)
+        return _chunks(packs, self.batch_size)
+
+
+def first_fit(lengths: NDArray[np.int64], order: NDArray[np.int64], room: int) -> list[list[int]]:
+    """Return rows, taken in `order`, each in the first pack that has room for it.
+
+    With decreasing lengths there are at most 11/9 of the fewest packs, and 6/9 of one (Dósa 2007, ESCAPE).
+
+    >>> first_fit(np.array([5, 3, 2, 4, 6]), np.array([4, 0, 3, 1, 2]), 8)
+    [[4, 2], [0, 1], [3]]
+    """
+    assert lengths.max() <= room, "a row that fits no pack"
+    packs: list[list[int]] = []
+    free = np.full(len(lengths), room)
+    for row in order.tolist():
+        pack = int(np.argmax(free[: len(packs) + 1] >= lengths[row]))
+        if pack == len(packs):
+            packs.append([])
+        packs[pack].append(row)
+        free[pack] -= lengths[row]
+    return packs
+
+
+def by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Return batches of all rows once, short ones first: for scoring, where the order does not matter."""
+    return _chunks(sorted(range(len(lengths)), key=lambda row: lengths[row]), batch_size)
+
+
+def _chunks(rows: Any, size: int) -> list[Any]:
+    return [rows[at : at + size] for at in range(0, len(rows), size)]
 
 
 def pad(rows: list[list[int]], fill: int) -> Tensor:
-    """Rows as one int64 tensor (B, longest), filled up on the right."""
+    """Return rows as one int64 tensor (B, longest), padded on the right."""
     longest = max(map(len, rows))
     return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])

@@ -1,4 +1,4 @@
-r"""Rows of four kinds in, conversations out: who says what, one after the other.
+r"""Rows of four kinds in, conversations out.
 
     {"instruction": "Add.", "input": "1 2", "output": "3"}                                alpaca
     {"prompt": "Add.\n\n1 2", "completion": "3"}                                          prompt_completion
@@ -7,8 +7,8 @@ r"""Rows of four kinds in, conversations out: who says what, one after the other
 
         → [Message("user", "Add.\n\n1 2"), Message("assistant", "3")]
 
-A list may also be its JSON text, as in a cell of a CSV. A conversation begins with a system message or none; then
-user and assistant take turns, and the assistant has the last word.
+A list may also be JSON text, as in a cell of a CSV. A conversation begins with at most one system message; then user
+and assistant alternate, and the assistant is last.
 """
 
 import json
@@ -21,167 +21,130 @@ from llm.core import params
 from llm.core.errors import UserError
 from llm.core.tables import SPLITS
 from llm.finetune.data.labeled import Labeled, read_records
-from llm.finetune.params import (
-    AlpacaRows,
-    DPOTask,
-    InstructTask,
-    MessageRows,
-    MessagesRows,
-    PromptRows,
-    ShareGPTRows,
-)
+from llm.finetune.params import AlpacaRows, DPOTask, InstructTask, MessageRows, MessagesRows, PromptRows, ShareGPTRows
 from llm.finetune.shared.chat import Message
 
 Conversation = list[Message]
 Parsed = TypeVar("Parsed")
+Row = Mapping[str, Any]
 
 ROLES = {role: role for role in ("system", "user", "assistant")}
-# Files of the kind sharegpt name the sender by the model that once answered.
+# ShareGPT files name the sender by the model that answered.
 SENDERS = ROLES | {"human": "user"} | dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "bot"), "assistant")
 
 
 class RowError(Exception):
-    """What is wrong with a row: a `reason` to count it under, and what was wanted and given."""
+    """An invalid row: a `reason` to count it under, and what was expected and found."""
 
-    def __init__(self, reason: str, what: str):
-        super().__init__(what)
+    def __init__(self, reason: str, problem: str):
+        super().__init__(problem)
         self.reason = reason
-
-
-def columns_of(rows: MessageRows) -> tuple[list[str], frozenset[str]]:
-    """The columns that rows of a kind are made of, and those of them that may be empty."""
-    system = [] if rows.system is None else [rows.system]
-    match rows:
-        case AlpacaRows():
-            given = [] if rows.input is None else [rows.input]
-            return [*system, rows.instruction, *given, rows.output], frozenset([*system, *given])
-        case PromptRows():
-            columns = [rows.prompt, rows.completion]
-        case MessagesRows():
-            columns = [rows.messages]
-        case ShareGPTRows():
-            columns = [rows.conversations]
-    return [*system, *columns], frozenset(system)
 
 
 def read_conversations(
     path: Path, task: InstructTask, seed: int
 ) -> tuple[dict[str, list[Conversation]], dict[str, Any]]:
-    """Read the conversations of a file by split, and the counts of what is left out."""
-    columns, may_be_empty = columns_of(task.rows)
-    labeled = read_records(path, task, columns, seed, may_be_empty)
-    return read_rows(labeled, task, lambda row: to_conversation(row, task.rows))
+    """Return the conversations of a file by split, and counts of the rows that were dropped."""
+    labeled = read_records(path, task, task.rows.columns, seed, task.rows.optional)
+    return parse_rows(labeled, task, lambda row: to_conversation(row, task.rows))
 
 
-def read_rows(
-    labeled: Labeled, task: InstructTask | DPOTask, parse: Callable[[Mapping[str, Any]], Parsed]
+def parse_rows(
+    labeled: Labeled, task: InstructTask | DPOTask, parse: Callable[[Row], Parsed]
 ) -> tuple[dict[str, list[Parsed]], dict[str, Any]]:
-    """What `parse` makes of each row, by split, and the counts of what is left out.
-
-    A row with which something is wrong is a UserError that names its number, or with on_error: skip it is counted.
-    """
+    """Return each row parsed, by split, and counts; an invalid row is a UserError, or with on_error: skip counted."""
     parsed: dict[str, list[Parsed]] = {split: [] for split in SPLITS}
-    skipped = Counter(labeled.counts["skipped"])
+    dropped = Counter(labeled.counts["dropped"])
     for record in labeled.table.to_dict("records"):
         try:
             parsed[record["split"]].append(parse({str(name): value for name, value in record.items()}))
         except RowError as error:
             if task.on_error == "fail":
                 raise UserError(f"{task.data}: row {record['row']}: {error}") from None
-            skipped[error.reason] += 1
-    return parsed, labeled.counts | {"skipped": dict(sorted(skipped.items()))}
+            dropped[error.reason] += 1
+    return parsed, labeled.counts | {"dropped": dict(sorted(dropped.items()))}
 
 
-def to_conversation(row: Mapping[str, Any], rows: MessageRows) -> Conversation:
-    """The conversation of a row. RowError where it is none; answers have no whitespace around them."""
+def to_conversation(row: Row, rows: MessageRows) -> Conversation:
+    """Return the conversation of a row, answers stripped of surrounding whitespace; RowError for an invalid one."""
     match rows:
         case AlpacaRows():
-            asked = user_message(_text(row, rows.instruction), _text(row, rows.input) if rows.input else None)
-            said = [Message("user", asked), Message("assistant", _text(row, rows.output))]
+            turns = [_user(row, rows.instruction, rows.input), Message("assistant", _text(row, rows.output))]
         case PromptRows():
-            said = [Message("user", _text(row, rows.prompt)), Message("assistant", _text(row, rows.completion))]
+            turns = [_user(row, rows.prompt), Message("assistant", _text(row, rows.completion))]
         case MessagesRows():
-            said = _messages(row[rows.messages], rows.messages, "role", "content", ROLES)
+            turns = _messages(row[rows.messages], rows.messages, "role", "content", ROLES)
         case ShareGPTRows():
-            said = _messages(row[rows.conversations], rows.conversations, "from", "value", SENDERS)
+            turns = _messages(row[rows.conversations], rows.conversations, "from", "value", SENDERS)
     if rows.system is not None and (system := _text(row, rows.system)).strip():
-        said = [Message("system", system), *said]
-    _check(said, "assistant", columns_of(rows)[0][-1])
-    return [Message(role, content.strip() if role == "assistant" else content) for role, content in said]
+        turns = [Message("system", system), *turns]
+    _check(turns, "assistant", rows.columns[-1])
+    return [Message(role, content.strip() if role == "assistant" else content) for role, content in turns]
 
 
-def to_prompt(row: Mapping[str, Any], column: str, input_column: str | None = None) -> Conversation:
-    """A text as one message of the user's, or a list of messages of which the last is the user's. RowError for else.
-
-    Behind a text comes that of `input_column`, if there is one.
-    """
+def to_prompt(row: Row, column: str, input_column: str | None = None) -> Conversation:
+    """Return a text, with the text of `input_column` appended, as a user message; or a list of messages as it is."""
     value = row[column]
     if isinstance(value, str) and not _is_list_of_messages(value):
-        said = [Message("user", user_message(value, _text(row, input_column) if input_column else None))]
+        turns = [_user(row, column, input_column)]
     else:
-        said = _messages(value, column, "role", "content", ROLES)
-    _check(said, "user", column)
-    return said
+        turns = _messages(value, column, "role", "content", ROLES)
+    _check(turns, "user", column)
+    return turns
 
 
-def to_answer(row: Mapping[str, Any], column: str) -> str:
-    """A text without the whitespace around it. RowError where it is none, or empty."""
+def to_answer(row: Row, column: str) -> str:
+    """Return a text without surrounding whitespace; RowError for an empty one."""
     text = _text(row, column).strip()
     if not text:
-        raise RowError("empty_content", f"{column}: wanted text, given none")
+        raise RowError("empty_content", f"{column}: expected text, got nothing")
     return text
 
 
-def user_message(instruction: str, given: str | None) -> str:
-    r"""An instruction and its input, if there is one, as one message.
-
-    >>> user_message("Add.", "1 2")
-    'Add.\n\n1 2'
-    """
-    return f"{instruction}\n\n{given}" if given else instruction
+def _user(row: Row, column: str, input_column: str | None = None) -> Message:
+    instruction, given = _text(row, column), _text(row, input_column) if input_column else ""
+    return Message("user", f"{instruction}\n\n{given}" if given else instruction)
 
 
-def _text(row: Mapping[str, Any], column: str) -> str:
+def _text(row: Row, column: str) -> str:
     value = row[column]
     if not isinstance(value, str):
-        raise RowError("not_a_text", f"{column}: wanted text, given {params.describe(value)}")
+        raise RowError("not_a_text", f"{column}: expected text, got {params.describe(value)}")
     return value
 
 
 def _messages(value: Any, column: str, sender: str, content: str, roles: Mapping[str, str]) -> Conversation:
-    """The messages of a list of mappings, with the roles that their senders are."""
+    """Return the messages of a list of mappings, with the roles of their senders."""
     items = _parse_json(value) if isinstance(value, str) else value
     if not isinstance(items, list):
-        raise RowError("not_a_list", f"{column}: wanted a list of messages, given {params.describe(value)}")
-    said = []
+        raise RowError("not_a_list", f"{column}: expected a list of messages, got {params.describe(value)}")
+    turns = []
     for number, item in enumerate(items, start=1):
         where = f"{column}: message {number}"
         if not isinstance(item, Mapping) or not all(isinstance(item.get(key), str) for key in (sender, content)):
-            raise RowError(
-                "not_a_message", f"{where}: wanted texts called {sender} and {content}, given {params.describe(item)}"
-            )
+            problem = f"expected the texts {sender} and {content}, got {params.describe(item)}"
+            raise RowError("not_a_message", f"{where}: {problem}")
         role = roles.get(item[sender].lower())
         if role is None:
-            raise RowError("unknown_role", f"{where}: {sender}: wanted {', '.join(roles)}, given {item[sender]!r}")
-        said.append(Message(role, item[content]))
-    return said
+            raise RowError("unknown_role", f"{where}: {sender}: expected {', '.join(roles)}, got {item[sender]!r}")
+        turns.append(Message(role, item[content]))
+    return turns
 
 
-def _check(said: Conversation, last: str, column: str) -> None:
-    """RowError unless user and assistant take turns, behind a system message or none, and nothing is empty."""
-    for number, message in enumerate(said, start=1):
+def _check(turns: Conversation, last: str, column: str) -> None:
+    """Raise RowError unless user and assistant alternate after an optional system message, and nothing is empty."""
+    n_system = int(bool(turns) and turns[0].role == "system")
+    for number, message in enumerate(turns):
+        expected = ("user", "assistant")[(number - n_system) % 2] if number >= n_system else "system"
+        where = f"{column}: message {number + 1}"
         if not message.content.strip():
-            raise RowError("empty_content", f"{column}: message {number}: wanted text, given none")
-    n_system = int(bool(said) and said[0].role == "system")
-    for number, message in enumerate(said[n_system:], start=n_system + 1):
-        wanted = "user" if (number - n_system) % 2 else "assistant"
-        if message.role != wanted:
-            words = f"wanted one of the {wanted}'s, given one of the {message.role}'s"
-            raise RowError("wrong_order", f"{column}: message {number}: {words}")
-    if len(said) == n_system or said[-1].role != last:
-        given = f"one of the {said[-1].role}'s" if said else "none"
+            raise RowError("empty_content", f"{where}: expected text, got nothing")
+        if message.role != expected:
+            raise RowError("wrong_order", f"{where}: expected the role {expected}, got {message.role}")
+    if len(turns) == n_system or turns[-1].role != last:
         reason = "no_answer" if last == "assistant" else "no_question"
-        raise RowError(reason, f"{column}: wanted a last message of the {last}'s, given {given}")
+        found = turns[-1].role if turns else "no message"
+        raise RowError(reason, f"{column}: expected a last message of the {last}, got {found}")
 
 
 def _is_list_of_messages(text: str) -> bool:

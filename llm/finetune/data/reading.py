@@ -1,8 +1,4 @@
-"""A file of labeled rows in, a table of its rows out, numbered as an editor shows them.
-
-CSV and TSV with a header or without, JSON lines, a JSON array, Parquet. Values of a .csv or .tsv are text;
-`llm.corpus.readers.rows` finds what separates them, and `RowsFile` says what was found.
-"""
+"""A file of labeled rows as a table: CSV and TSV with or without a header, JSON lines or array, Parquet."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +9,13 @@ import pandas as pd
 
 from llm.core.errors import UserError
 from llm.corpus.readers.encodings import Encoding
-from llm.corpus.readers.rows import JSON_LINES, SUFFIXES, open_rows
+from llm.corpus.readers.rows import SUFFIXES, open_rows
 from llm.corpus.readers.streams import ContentError
-
-JSON = (*JSON_LINES, ".json")
 
 
 @dataclass(frozen=True)
 class RowsFile:
-    """All columns and rows; of a text file its encoding, and of a .csv or .tsv how its rows are separated.
-
-    The index counts rows from 1, and lines where each is a JSON object.
-    """
+    """Columns and rows, numbered from 1, or by lines of JSON; the encoding and the dialect of a text file."""
 
     table: pd.DataFrame
     encoding: Encoding | None = None
@@ -32,15 +23,11 @@ class RowsFile:
 
 
 def read_file(path: Path, header: bool = True, encoding: str | None = None) -> RowsFile:
-    """Read a file of rows; its encoding is found unless one is given.
-
-    Without a `header` the columns of a .csv or .tsv are called 1, 2, …. UserError in one line for a file that is not
-    of its kind.
-    """
+    """Read a file of rows; UserError in one line for one that cannot be read."""
     if path.is_dir():
         raise UserError(f"{path}: expected a file of labeled rows, got a folder")
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: expected a {', '.join(SUFFIXES)} file, got {path.suffix or 'no ending'}")
+        raise UserError(f"{path}: expected a {', '.join(SUFFIXES)} file, got {path.suffix or 'no suffix'}")
     try:
         with open_rows(path, header, encoding) as rows:
             found = list(rows)
@@ -56,26 +43,26 @@ def read_file(path: Path, header: bool = True, encoding: str | None = None) -> R
 
 
 def as_text(value: Any) -> str:
-    """A value of a cell as text; nothing is the empty text, and a whole number has no point.
+    """Return the value of a cell as text; a missing value is empty, and a whole number has no decimal point.
 
     >>> as_text(None), as_text(2.0), as_text(True)
     ('', '2', 'true')
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or (isinstance(value, float) and pd.isna(value)) or value is pd.NA:
+    if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
         return ""
     if isinstance(value, bool):
-        return "true" if value else "false"
+        return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, bytes):
-        return value.decode(errors="backslashreplace")  # a Parquet file need not say that its bytes are text
+    if isinstance(value, bytes):  # a Parquet file need not declare bytes as text
+        return value.decode(errors="backslashreplace")
     return str(value)
 
 
 def some(values: list[str], n_shown: int = 5) -> str:
-    """The first few values for the line of an error, long ones cut.
+    """Return the first values on one line, long ones shortened.
 
     >>> some(["a", "b", "c"], n_shown=2)
     'a, b and 1 more'

@@ -1,39 +1,35 @@
-"""A model that answers, and prompts with a better and a worse answer → one that prefers the better ones.
+"""Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290): a loss on pairs of answers.
 
-    prompt, chosen, rejected ──► log-probabilities of both answers, of the model and of its base ──dpo_loss──► GPT
+    prompt, chosen, rejected ──► log-probabilities of both answers under the model and the base ──dpo_loss──► nats
 
-Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290). The reward of an answer is implicit in the
-model: beta times how much likelier it has become than it was for the base. No model of rewards is trained.
+The reward of an answer is implicit: beta times the log-ratio of its probability under the model and under the base.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llm.core.device import Machine
-from llm.core.tables import SPLITS
-from llm.evaluate.bootstrap import ratio_interval
-from llm.finetune.data.batches import RowBatches, in_order
+from llm.evaluate.bootstrap import ratio_with_interval
+from llm.finetune.data.batches import RowBatches, by_length
 from llm.finetune.data.labeled import read_records
-from llm.finetune.data.messages import Conversation, RowError, read_rows, to_answer, to_prompt
-from llm.finetune.instruct.instruct import LEARNED, Row, check_length, check_splits, make_row, sums_by_row, token_losses
-from llm.finetune.params import DPOTask, TrainingParams
-from llm.finetune.shared.chat import Message, turn_ids
-from llm.finetune.shared.language import Trained, train_language_model
+from llm.finetune.data.messages import Conversation, RowError, parse_rows, to_answer, to_prompt
+from llm.finetune.params import DPOTask
+from llm.finetune.shared.chat import Message
+from llm.finetune.shared.fit import Objective, Run
+from llm.finetune.shared.job import Base
+from llm.finetune.shared.rows import ASSISTANT, Row, check_length, count_rows, make_row, sums_by_row, token_losses
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
-COUNTED = LEARNED["assistant"]
 
-
-@dataclass(frozen=True)
-class Preference:
+class Preference(NamedTuple):
     """A conversation up to a question, and two answers to it."""
 
     prompt: Conversation
@@ -43,7 +39,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class Pair:
-    """A preference as two rows; what is counted of each is its last answer with the marker that ends it."""
+    """A preference as two rows, in which the last answer counts."""
 
     chosen: Row
     rejected: Row
@@ -54,60 +50,52 @@ class Pair:
         return max(len(self.chosen.ids), len(self.rejected.ids))
 
 
+Pairs = dict[str, list[Pair]]  # by split
+
+
 def read_preferences(path: Path, task: DPOTask, seed: int) -> tuple[dict[str, list[Preference]], dict[str, Any]]:
-    """Read the preferences of a file by split, and the counts of what is left out."""
-    may_be_empty = [] if task.input_column is None else [task.input_column]
-    columns = [task.prompt_column, *may_be_empty, task.chosen_column, task.rejected_column]
-    labeled = read_records(path, task, columns, seed, frozenset(may_be_empty))
-    return read_rows(labeled, task, lambda row: to_preference(row, task))
+    """Return the preferences of a file by split, and counts of the rows that were dropped."""
+    optional = [] if task.input_column is None else [task.input_column]
+    columns = [task.prompt_column, *optional, task.chosen_column, task.rejected_column]
+    labeled = read_records(path, task, columns, seed, frozenset(optional))
+    return parse_rows(labeled, task, lambda row: to_preference(row, task))
 
 
 def to_preference(row: Mapping[str, Any], task: DPOTask) -> Preference:
-    """The preference of a row of the file. RowError where it is none."""
+    """Return the preference of a row; RowError for an invalid one."""
     prompt = to_prompt(row, task.prompt_column, task.input_column)
     chosen, rejected = to_answer(row, task.chosen_column), to_answer(row, task.rejected_column)
     if chosen == rejected:
-        raise RowError(
-            "equal_answers", f"wanted two answers that differ in {task.chosen_column} and {task.rejected_column}"
-        )
+        columns = f"{task.chosen_column} and {task.rejected_column}"
+        raise RowError("equal_answers", f"expected different answers in {columns}, got equal ones")
     return Preference(prompt, chosen, rejected)
 
 
 def prepare_pairs(
     preferences: dict[str, list[Preference]], task: DPOTask, tokenizer: Tokenizer, base: ModelConfig
-) -> tuple[dict[str, list[Pair]], dict[str, Any]]:
-    """Pairs by split of which both rows fit `max_tokens`, and how many were kept and dropped."""
+) -> tuple[Pairs, dict[str, Any]]:
+    """Return pairs by split whose rows have at most `max_tokens`, and counts of the pairs that were dropped."""
     check_length(task.max_tokens, base)
-    pairs: dict[str, list[Pair]] = {split: [] for split in SPLITS}
-    n_dropped = 0
-    for split in SPLITS:
-        for of in preferences[split]:
-            asked = [turn_ids(tokenizer, message) for message in of.prompt]
-            answers = [Message("assistant", text) for text in (of.chosen, of.rejected)]
-            chosen, rejected = (
-                make_row(
-                    [*of.prompt, answer],
-                    [*asked, turn_ids(tokenizer, answer)],
-                    tokenizer.bos_id,
-                    last_only=True,
-                )
-                for answer in answers
-            )
-            pair = Pair(chosen, rejected)
-            if pair.length > task.max_tokens:
-                n_dropped += 1
-            else:
-                pairs[split].append(pair)
-    n_pairs = {split: len(part) for split, part in pairs.items()}
-    check_splits(n_pairs, task.data, task.max_tokens)
-    return pairs, {"rows": n_pairs, "dropped_too_long": n_dropped}
+
+    def make_pair(of: Preference) -> Pair:
+        chosen, rejected = (
+            make_row(tokenizer, [*of.prompt, Message("assistant", text)], last_only=True)
+            for text in (of.chosen, of.rejected)
+        )
+        return Pair(chosen, rejected)
+
+    every = {split: [make_pair(of) for of in part] for split, part in preferences.items()}
+    pairs = {split: [pair for pair in part if pair.length <= task.max_tokens] for split, part in every.items()}
+    n_dropped = sum(len(every[split]) - len(part) for split, part in pairs.items())
+    chosen = {split: [pair.chosen for pair in part] for split, part in pairs.items()}
+    return pairs, {"rows": count_rows(chosen, task.data, task.max_tokens), "dropped": {"too_long": n_dropped}}
 
 
 def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """Equation 7 for each pair: −log σ(β (log π(c)/π₀(c) − log π(r)/π₀(r))), in nats; (B,).
+    """Return equation 7 for each pair, −log σ(β (log π(c)/π₀(c) − log π(r)/π₀(r))), in nats; (B,).
 
-    `policy` and `reference` (B, 2) are log-probabilities of the chosen and of the rejected answer, of the model and
-    of its base. Equal ones give log 2.
+    `policy` and `reference` (B, 2) are log-probabilities of the chosen and the rejected answer under the model and the
+    base. Equal ones give log 2.
 
     >>> dpo_loss(torch.tensor([[-2.0, -3.0]]), torch.tensor([[-2.0, -3.0]]), 0.1)
     tensor([0.6931])
@@ -116,7 +104,7 @@ def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
 
 
 def reward_margins(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """How much more implicit reward the chosen answer has than the rejected one; (B,)."""
+    """Return the implicit reward of the chosen answer less that of the rejected one; (B,)."""
     rewards = beta * (policy - reference)
     return rewards[:, 0] - rewards[:, 1]
 
@@ -124,67 +112,50 @@ def reward_margins(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
 def pair_log_probabilities(
     model: GPT, pairs: list[Pair], pad_id: int, machine: Machine, dropout_keys: Tensor | None = None
 ) -> Tensor:
-    """Log-probability of the chosen and of the rejected answer to each prompt, with their end markers; (pairs, 2)."""
+    """Return log-probabilities of the chosen and the rejected answers with their end markers; (pairs, 2)."""
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    losses = token_losses(model, [[row] for row in rows], COUNTED, pad_id, machine, dropout_keys)
-    return -sums_by_row(losses, rows, COUNTED).view(2, len(pairs)).T
+    losses = token_losses(model, [[row] for row in rows], ASSISTANT, pad_id, machine, dropout_keys)
+    return -sums_by_row(losses, rows, ASSISTANT).view(2, len(pairs)).T
 
 
 @torch.no_grad()
 def score_pairs(model: GPT, pairs: list[Pair], pad_id: int, batch_size: int, machine: Machine) -> Tensor:
-    """`pair_log_probabilities` of all pairs, in their order, on the CPU: (pairs, 2)."""
+    """Return `pair_log_probabilities` of all pairs in their order, on the CPU; (pairs, 2)."""
     scores = torch.empty(len(pairs), 2)
-    for numbers in in_order([pair.length for pair in pairs], batch_size):
-        chosen = [pairs[number] for number in numbers]
-        scores[numbers] = pair_log_probabilities(model, chosen, pad_id, machine).cpu()
+    for numbers in by_length([pair.length for pair in pairs], batch_size):
+        scores[numbers] = pair_log_probabilities(model, [pairs[n] for n in numbers], pad_id, machine).cpu()
     return scores
 
 
-def train_preferences(
-    load_base: Callable[[], GPT],
-    pairs: dict[str, list[Pair]],
-    reference: dict[str, Tensor],
-    task: DPOTask,
-    training: TrainingParams,
-    pad_id: int,
-    seed: int,
-    machine: Machine,
-    scratch: Path,
-    name: str,
-) -> Trained:
-    """Train on the pairs of train; the weights with the lowest loss on val stay.
-
-    `reference` has the base's scores of each split's pairs, as `score_pairs` gives them: the base is asked just once.
-    """
-    batches = RowBatches([pair.length for pair in pairs["train"]], training.batch_size, seed)
+def make_objective(pairs: Pairs, reference: dict[str, Tensor], task: DPOTask, base: Base, run: Run) -> Objective[GPT]:
+    """Return the mean loss of pairs; `reference` holds the base's `score_pairs` of each split, computed once."""
+    size, pad = task.training.batch_size, base.tokenizer.pad
+    batches = RowBatches([pair.length for pair in pairs["train"]], size, run.seed)
 
     def step_loss(model: GPT, step: int) -> Tensor:
         numbers = batches.at(step)
-        chosen = [pairs["train"][number] for number in numbers]
-        policy = pair_log_probabilities(model, chosen, pad_id, machine, model.dropout_keys(seed, step))
-        return dpo_loss(policy, reference["train"][numbers].to(machine.device), task.beta).mean()
+        batch, keys = [pairs["train"][number] for number in numbers], model.dropout_keys(run.seed, step)
+        policy = pair_log_probabilities(model, batch, pad, run.machine, keys)
+        return dpo_loss(policy, reference["train"][numbers].to(run.machine.device), task.beta).mean()
 
     def val_loss(model: GPT) -> float:
-        policy = score_pairs(model, pairs["val"], pad_id, training.batch_size, machine)
+        policy = score_pairs(model, pairs["val"], pad, size, run.machine)
         return float(dpo_loss(policy, reference["val"], task.beta).mean())
 
-    n_steps = max(1, round(training.epochs * batches.per_epoch))
-    return train_language_model(
-        load_base, step_loss, val_loss, n_steps, task.method, training, seed, machine, scratch, name
-    )
+    return Objective(base.load, lambda trunk: trunk, step_loss, val_loss, batches.per_epoch)
 
 
 def preference_figures(policy: Tensor, reference: Tensor, beta: float, seed: int) -> dict[str, float]:
-    """What scores (pairs, 2) of a model and of its base come to.
+    """Return figures of scores (pairs, 2) of a model and of its base.
 
-    `chosen_is_likelier`: the share of pairs whose chosen answer has the higher log-probability, with its 95%
-    interval. `reward_margin`: the mean of β (log-ratio of the chosen − log-ratio of the rejected). `chosen_log_ratio`:
-    the mean of log π(c)/π₀(c) in nats an answer, how far the model has moved; below 0 the chosen became less likely.
+    `chosen_is_likelier` is the fraction of pairs whose chosen answer has the higher log-probability. `reward_margin` is
+    the mean of β (log-ratio of chosen − log-ratio of rejected). `chosen_log_ratio` is the mean of log π(c)/π₀(c), nats
+    per answer: the distance from the base, negative where chosen answers became less likely.
     """
     is_likelier = (policy[:, 0] > policy[:, 1]).long().numpy()
-    figures = {"chosen_is_likelier": float(is_likelier.mean())}
-    if interval := ratio_interval(is_likelier, np.ones_like(is_likelier), np.random.default_rng(seed)):
-        figures |= dict(zip(("chosen_is_likelier_low", "chosen_is_likelier_high"), interval, strict=True))
-    figures["reward_margin"] = float(reward_margins(policy, reference, beta).mean())
-    figures["chosen_log_ratio"] = float((policy - reference)[:, 0].mean())
-    return {name: round(value, 5) for name, value in figures.items()}
+    figures = ratio_with_interval(
+        "chosen_is_likelier", is_likelier, np.ones_like(is_likelier), np.random.default_rng(seed)
+    )
+    figures["reward_margin"] = round(float(reward_margins(policy, reference, beta).mean()), 5)
+    figures["chosen_log_ratio"] = round(float((policy - reference)[:, 0].mean()), 5)
+    return figures

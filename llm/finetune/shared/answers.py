@@ -1,27 +1,26 @@
-"""A model's greedy answers to held-out prompts, beside the reference: figures, and a page to be read.
+"""Greedy answers of a model to held-out prompts, and their figures against references.
 
-"It runs fast." where "it runs" is wanted   →   token F1 0.67, exact match 0, chrF 47.4
+"It runs fast." for "it runs"   →   token F1 0.67, exact match 0, chrF 47.4
 """
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from llm.finetune.data.messages import Conversation
-from llm.finetune.shared.chat import prompt_ids
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT
 from llm.tokens.special import END_OF_TEXT, IM_END
 from llm.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
+ANSWER_TOKENS = 128
 
 
 def spread(rows: Sequence[T], n: int) -> list[T]:
-    """Up to `n` of the rows, evenly spread, the first among them.
+    """Return up to `n` of the rows, evenly spaced from the first.
 
     >>> spread("abcdefg", 3)
     ['a', 'c', 'e']
@@ -30,59 +29,33 @@ def spread(rows: Sequence[T], n: int) -> list[T]:
     return [rows[number * len(rows) // n] for number in range(n)]
 
 
-def answer(model: GPT, user: str, tokenizer: Tokenizer, max_new_tokens: int) -> str:
-    """The greedy answer to a user's message."""
-    return answer_ids(model, prompt_ids(tokenizer, user), tokenizer, max_new_tokens)
-
-
-def answer_ids(model: GPT, prompt: list[int], tokenizer: Tokenizer, max_new_tokens: int) -> str:
-    """The greedy answer to the ids of a conversation and of an answer's opening; it ends where the context does."""
+def answer(model: GPT, prompt: list[int], tokenizer: Tokenizer, max_new_tokens: int = ANSWER_TOKENS) -> str:
+    """Return the greedy answer to a conversation's ids with the opening of an answer, within the context."""
     stop = frozenset({tokenizer.special[IM_END], tokenizer.special[END_OF_TEXT]})
     room = model.config.context_length - len(prompt) + 1
     return tokenizer.decode(generate(model, prompt, min(max_new_tokens, room), greedy, stop)).strip()
 
 
 def score_answers(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Token F1 and exact match, means from 0 to 1, and chrF of all of them, from 0 to 100."""
+    """Return token F1 and exact match, means from 0 to 1, and chrF of the whole, from 0 to 100."""
     import sacrebleu
 
     pairs = list(zip(answers, references, strict=True))
     return {
         "token_f1": round(float(np.mean([token_f1(*pair) for pair in pairs])), 5),
-        "exact_match": round(float(np.mean([given.strip() == wanted.strip() for given, wanted in pairs])), 5),
+        "exact_match": round(float(np.mean([answer.strip() == reference.strip() for answer, reference in pairs])), 5),
         # Character n-grams up to 6, recall twice as heavy as precision (Popović 2015, W15-3049).
         "chrf": round(sacrebleu.corpus_chrf(list(answers), [list(references)]).score, 3),
     }
 
 
-def token_f1(given: str, wanted: str) -> float:
-    """The harmonic mean of precision and recall of words, each as often as it stands there (SQuAD, arXiv:1606.05250).
+def token_f1(answer: str, reference: str) -> float:
+    """Return the harmonic mean of precision and recall over words (SQuAD, arXiv:1606.05250), ignoring case.
 
-    Case is of no account; a sign of punctuation is a word of its own.
-
-    >>> round(token_f1("It runs fast.", "it runs"), 2)  # 2 of 4 words are right, 2 of 2 are found
+    >>> round(token_f1("It runs fast.", "it runs"), 2)  # precision 2/4, recall 2/2
     0.67
     """
-    ours, theirs = (Counter(re.findall(r"\w+|[^\w\s]", text.lower())) for text in (given, wanted))
+    ours, theirs = (Counter(re.findall(r"\w+|[^\w\s]", text.lower())) for text in (answer, reference))
     if not ours or not theirs:
         return float(ours == theirs)
-    n_same = (ours & theirs).total()
-    return 2 * n_same / (ours.total() + theirs.total())
-
-
-def show_answers(prompts: Sequence[Conversation], answers: Mapping[str, Sequence[str]]) -> str:
-    """Prompts, each with what every heading of `answers` has to say to it, as Markdown."""
-    parts = [f"# Answers to {len(prompts)} held-out prompts"]
-    for number, prompt in enumerate(prompts):
-        parts += ["", f"## Prompt {number + 1}"]
-        for role, content in prompt:
-            parts += ["", *([f"{role}:", ""] if len(prompt) > 1 else []), *_fence(content)]
-        for title, texts in answers.items():
-            parts += ["", f"**{title}**", "", *_fence(texts[number])]
-    return "\n".join(parts) + "\n"
-
-
-def _fence(text: str) -> list[str]:
-    # A fence is longer than any in the text.
-    marks = "`" * max(4, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return [f"{marks}text", text, marks]
+    return 2 * (ours & theirs).total() / (ours.total() + theirs.total())

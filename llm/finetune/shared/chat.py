@@ -1,9 +1,8 @@
-r"""Messages as the token ids that training, evaluation and everybody's chat program agree on: ChatML.
+r"""Messages as token ids in ChatML, equal in training, evaluation and any chat program.
 
     <|endoftext|><|im_start|>system\n…<|im_end|>\n<|im_start|>user\n…<|im_end|>\n<|im_start|>assistant\n…<|im_end|>\n
 
-A conversation begins as every text does; then any number of turns, a system message or none. The markers are single
-tokens, put in as ids: the same characters inside a message are ordinary text.
+The markers are single tokens, inserted as ids: the same characters inside a message are ordinary text.
 """
 
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from llm.export.verify import Chat
 from llm.tokens.special import IM_END, IM_START
 from llm.tokens.tokenizer import Tokenizer
 
-# The same in Jinja, for `tokenizer.apply_chat_template` and llama.cpp. A test holds the two together.
+# The same in Jinja, for `tokenizer.apply_chat_template` and llama.cpp; a test compares the two.
 TEMPLATE = (
     "{{- bos_token -}}"
     "{%- for message in messages -%}"
@@ -25,14 +24,14 @@ TEMPLATE = (
 
 
 class Message(NamedTuple):
-    """Who speaks (system, user or assistant), and what is said."""
+    """Text of a role: system, user or assistant."""
 
     role: str
     content: str
 
 
 class Turn(NamedTuple):
-    """A message as ids: its opening up to the line's end, what is said, the marker that ends it, and a line's end."""
+    """A message as ids: the line of its role, the content, the end marker, a line end."""
 
     opening: list[int]
     content: list[int]
@@ -41,9 +40,9 @@ class Turn(NamedTuple):
 
 
 def turn_ids(tokenizer: Tokenizer, message: tuple[str, str]) -> Turn:
-    """The ids of one message (role, content) in its frame; all four parts together are what `TEMPLATE` makes of it."""
+    """Return the ids of one message (role, content); joined, the parts are those of `TEMPLATE`."""
     role, content = message
-    # A tokenizer may see what is said otherwise without the line before it, so both are encoded as one text.
+    # Encoded as one text: the first tokens of the content may depend on the line before it.
     whole, opening = tokenizer.encode(f"{role}\n{content}"), tokenizer.encode(f"{role}\n")
     n_same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(whole, opening, strict=False))))
     start, end = tokenizer.special[IM_START], tokenizer.special[IM_END]
@@ -51,7 +50,7 @@ def turn_ids(tokenizer: Tokenizer, message: tuple[str, str]) -> Turn:
 
 
 def conversation_ids(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) -> list[int]:
-    """All messages (role, content), and the opening of the answer to them: what a model continues."""
+    """Return the ids of messages (role, content) and of the opening of the next answer."""
     if tokenizer.encode_chat is not None:
         return tokenizer.encode_chat(list(messages))
     turns = [token for message in messages for part in turn_ids(tokenizer, message) for token in part]
@@ -59,12 +58,12 @@ def conversation_ids(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) 
 
 
 def prompt_ids(tokenizer: Tokenizer, user: str) -> list[int]:
-    """A user's message and the opening of the answer."""
+    """Return the ids of a user's message and of the opening of the answer."""
     return conversation_ids(tokenizer, [("user", user)])
 
 
 def chat_to_verify(tokenizer: Tokenizer) -> Chat:
-    """Return a conversation for the clients of an export, and its ids as training has them."""
-    said = [("system", "Be brief."), ("user", "Name a river.\n"), ("assistant", "déjà vu"), ("user", " And 2 more?")]
-    messages = [{"role": role, "content": content} for role, content in said]
-    return Chat(messages, conversation_ids(tokenizer, said))
+    """Return a conversation to compare clients of an export with, and its ids."""
+    turns = [("system", "Be brief."), ("user", "Name a river.\n"), ("assistant", "déjà vu"), ("user", " And 2 more?")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return Chat(messages, conversation_ids(tokenizer, turns))

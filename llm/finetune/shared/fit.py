@@ -1,94 +1,127 @@
-"""The part that classifiers and instruction models share: try the rates, take the best on val, train.
+"""Fit of one model, for every kind of task: apply a method to the base, search the learning rate on val, train.
 
-Every run goes through the one training loop in `llm.train.loop`, with a state of its own in the scratch folder.
+base ──apply_method──► a part is trainable ──wrap──► model ──train──► best weights on val ──merge──► plain weights
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from llm.core.device import Machine
-from llm.finetune.params import TrainingParams
-from llm.finetune.shared.adapters import lr_multipliers
+from llm.finetune.params import MethodParams, TrainingParams
+from llm.finetune.shared.adapters import apply_method, count_trained, lr_multipliers, merge
+from llm.model.classifier import Classifier
+from llm.model.gpt import GPT
 from llm.train.checkpoint import RunState
 from llm.train.curve import Curve
 from llm.train.loop import TrainConfig, train
 from llm.train.params import OptimizerParams, ScheduleParams
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound=GPT | Classifier)
+
+
+@dataclass(frozen=True)
+class Objective(Generic[Model]):
+    """A model around the base and its losses: `step_loss` of a training step by number, `val_loss` of all of val."""
+
+    load_base: Callable[[], GPT]
+    wrap: Callable[[GPT], Model]
+    step_loss: Callable[[Model, int], Tensor]
+    val_loss: Callable[[Model], float]
+    steps_per_epoch: int
+
+
+class Run(NamedTuple):
+    """Name, seed and place of a fit; a killed one resumes from a state in `scratch` under its name."""
+
+    name: str
+    seed: int
+    machine: Machine
+    scratch: Path
 
 
 @dataclass(frozen=True)
 class Fitted(Generic[Model]):
-    """A trained model, the rate that it was trained with, each tried rate's validation loss, its curve."""
+    """A trained model without adapters, its learning rate, its curve, and its setting for the metrics."""
 
     model: Model
-    rate: float
-    tried: dict[str, float]
+    lr: float
     curve: Curve
+    setting: dict[str, Any]
 
 
-def fit(
-    make: Callable[[], Model],
-    step_loss: Callable[[Model, int], Tensor],
-    val_loss: Callable[[Model], float],
-    n_steps: int,
-    training: TrainingParams,
-    machine: Machine,
-    scratch: Path,
-    label: str,
-) -> Fitted[Model]:
-    """Train a model that `make` gives anew each time, for `n_steps`, at the rate that does best on val.
+def fit(objective: Objective[Model], method: MethodParams, training: TrainingParams, run: Run) -> Fitted[Model]:
+    """Train at the learning rate with the lowest loss on val; the weights with the lowest loss on val are returned.
 
-    With several rates each first gets a run of `lr_search_fraction` of the steps, with a whole schedule of its own.
-    Only the weights that require a gradient learn, and a run that goes on after a kill has the others from `make`.
+    Of several rates each first trains for `lr_search_fraction` of the steps, with a whole schedule of its own. Every
+    run starts from a base that is loaded anew; `run.seed` draws what the method adds.
     """
-
-    def run(rate: float, steps: int, name: str) -> tuple[Model, Curve]:
-        model = make()
-        plan = TrainConfig(
-            n_steps=steps,
-            optimizer=OptimizerParams(
-                # For adapters too, so that `learning_rates` means one thing: AdamW was no better. On `library`, rank
-                # 24, two seeds, it left 0.87 and 0.97 nats on test to Muon's 0.80 and 0.91; at rank 8 they were alike.
-                kind="muon",
-                muon_lr=rate,
-                adamw_lr=rate * training.adamw_lr_ratio,
-                weight_decay=training.weight_decay,
-                max_grad_norm=training.max_grad_norm,
-            ),
-            schedule=ScheduleParams(
-                kind="wsd",
-                warmup_steps=round(steps * training.warmup_fraction),
-                decay_fraction=training.decay_fraction,
-                final_lr_fraction=0.0,
-            ),
-            eval_every_steps=max(1, steps // training.n_evals),
-            checkpoint_every_steps=50,
-            checkpoint_selection="best",
-            early_stopping_patience=training.early_stopping_patience,
-            lr_multipliers=lr_multipliers(model, training.layerwise_lr_decay),
-            divergence_hint="lower training.learning_rates or a larger training.warmup_fraction",
-            label=f"{label} {name}".strip(),
-        )
-        state = RunState(scratch / machine.key() / f"{label} {name}".replace(" ", "-"))
-        curve = train(
-            model,
-            lambda step: [step_loss(model, step)],
-            lambda: val_loss(model),
-            plan,
-            machine,
-            state,
-        )
-        return model, curve
-
-    tried = {}
+    n_steps = max(1, round(training.epochs * objective.steps_per_epoch))
+    val_losses = {}
     if len(training.learning_rates) > 1:
-        steps = max(1, round(n_steps * training.lr_search_fraction))
-        tried = {rate: run(rate, steps, f"rate {rate}")[1].best()["val_loss"] for rate in training.learning_rates}
-    rate = min(tried, key=lambda rate: tried[rate]) if tried else training.learning_rates[0]
-    model, curve = run(rate, n_steps, "")
-    return Fitted(model, rate, {str(rate): loss for rate, loss in tried.items()}, curve)
+        n_search = max(1, round(n_steps * training.lr_search_fraction))
+        for lr in training.learning_rates:
+            _, curve = _train(objective, method, training, run, lr, n_search, f"rate {lr}")
+            val_losses[lr] = curve.best()["val_loss"]
+    lr = min(val_losses, key=lambda lr: val_losses[lr]) if val_losses else training.learning_rates[0]
+    model, curve = _train(objective, method, training, run, lr, n_steps)
+    setting: dict[str, Any] = {"method": method.kind, "trained_weights": count_trained(model)}
+    merge(model)
+    setting |= {"weights": model.n_parameters(), "learning_rate": lr, "steps": n_steps}
+    setting["val_loss_by_learning_rate"] = {str(lr): loss for lr, loss in val_losses.items()}
+    return Fitted(model, lr, curve, setting)
+
+
+def _train(
+    objective: Objective[Model],
+    method: MethodParams,
+    training: TrainingParams,
+    run: Run,
+    lr: float,
+    n_steps: int,
+    part: str = "",
+) -> tuple[Model, Curve]:
+    base = objective.load_base()
+    apply_method(base, method, torch.Generator().manual_seed(run.seed))
+    model = objective.wrap(base)
+    model.to(run.machine.device)
+    name = f"{run.name} {part}".strip()
+    plan = TrainConfig(
+        n_steps=n_steps,
+        # For adapters too, so that `learning_rates` has one meaning: AdamW was not better. On `library`, rank 24, two
+        # seeds, it reached 0.87 and 0.97 nats on test, Muon 0.80 and 0.91; at rank 8 they were equal.
+        optimizer=OptimizerParams(
+            kind="muon",
+            muon_lr=lr,
+            adamw_lr=lr * training.adamw_lr_ratio,
+            weight_decay=training.weight_decay,
+            max_grad_norm=training.max_grad_norm,
+        ),
+        schedule=ScheduleParams(
+            kind="wsd",
+            warmup_steps=round(n_steps * training.warmup_fraction),
+            decay_fraction=training.decay_fraction,
+            final_lr_fraction=0.0,
+        ),
+        eval_every_steps=max(1, n_steps // training.n_evals),
+        checkpoint_every_steps=50,
+        checkpoint_selection="best",
+        early_stopping_patience=training.early_stopping_patience,
+        lr_multipliers=lr_multipliers(model, training.layerwise_lr_decay),
+        divergence_hint="lower training.learning_rates or a larger training.warmup_fraction",
+        label=name,
+    )
+    state = RunState(run.scratch / run.machine.key() / name.replace(" ", "-"))
+    curve = train(
+        model,
+        lambda step: [objective.step_loss(model, step)],
+        lambda: objective.val_loss(model),
+        plan,
+        run.machine,
+        state,
+    )
+    return model, curve

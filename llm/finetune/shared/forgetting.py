@@ -1,7 +1,7 @@
-"""What a finetuned model has forgotten: bits per byte of held-out text of the kind that pretraining was on.
+"""Forgetting: bits per byte of a finetuned model on held-out text of the pretraining corpus.
 
-Measured by text and not by ids, so that a base with a tokenizer of its own is measured by the same bytes. Windows are
-bounded, and so are the logits held at a time: attention's memory and time grow with the square of a base's context.
+Bytes, not tokens, so that bases with other tokenizers are comparable. Windows and logits are bounded: attention grows
+with the square of the base's context.
 """
 
 from pathlib import Path
@@ -15,33 +15,29 @@ from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
 N_BYTES = 1 << 16
-MOST_POSITIONS = 1024  # of a window
-MOST_LOGITS = 1 << 25  # at a time
+MAX_POSITIONS = 1024  # of a window
+MAX_LOGITS = 1 << 25  # in memory at a time
 
 
 def read_held_out(path: Path, n_bytes: int = N_BYTES) -> list[str]:
-    """The first texts of a corpus table, in order, up to `n_bytes` of UTF-8; the last one may be cut short."""
+    """Return the first `n_bytes` of UTF-8 of a corpus table as texts."""
     texts: list[str] = []
     for row in iterate_rows(path, ["text"]):
         if n_bytes <= 0:
             break
-        text = row["text"].encode()[:n_bytes].decode(errors="ignore")
+        texts.append(row["text"].encode()[:n_bytes].decode(errors="ignore"))
         n_bytes -= len(row["text"].encode())
-        texts.append(text)
     return [text for text in texts if text]
 
 
 def base_figures(
     model: GPT, texts: list[str], tokenizer: Tokenizer, batch_size: int, machine: Machine, label: str
 ) -> dict[str, float]:
-    """Bits for each UTF-8 byte of the texts, `base_bits_per_byte`; nothing where there is no text.
-
-    Windows have the base's context, of MOST_POSITIONS tokens at most.
-    """
+    """Return `base_bits_per_byte` of the texts, in windows of the base's context; nothing without text."""
     if not texts:
         return {}
     stream = np.array([token for text in texts for token in (tokenizer.bos_id, *tokenizer.encode(text))])
-    length = min(model.config.context_length, MOST_POSITIONS)
-    batch_size = max(1, min(batch_size, MOST_LOGITS // (length * model.config.vocab_size)))
+    length = min(model.config.context_length, MAX_POSITIONS)
+    batch_size = max(1, min(batch_size, MAX_LOGITS // (length * model.config.vocab_size)))
     nats = score_tokens(model, stream, plan_spans(len(stream), length, length), batch_size, machine, label).nats
     return {"base_bits_per_byte": summarise(nats, sum(len(text.encode()) for text in texts))["bits_per_byte"]}

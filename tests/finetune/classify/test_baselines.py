@@ -1,4 +1,4 @@
-"""Baselines by hand, and what holds for a fair one: it learns what words decide, and nothing from test."""
+"""Baselines by hand: they learn what words decide, and nothing from test."""
 
 from dataclasses import replace
 
@@ -10,86 +10,72 @@ from llm.finetune.classify.classifier import Prepared, Rows
 from llm.finetune.classify.measures import measure
 
 RAIN, RIVER = "the rain falls {}", "a river runs {}"
+SIZES = {"train": 24, "val": 6, "test": 6}
 
 
-def _rows(texts: list[list[str]], labels: list) -> Rows:
+def rows(texts: list[list[str]], labels: list) -> Rows:
     return Rows([[7]] * len(texts), texts, np.array(labels, dtype=np.int64))
 
 
-def _prepared(make, labels: list[str], **sizes: int) -> Prepared:
-    return Prepared({split: make(n) for split, n in sizes.items()}, labels, {})
-
-
-def _rain_and_river(n: int) -> Rows:
+def one_label(n: int) -> Rows:
     """n rows of rain, twice as many of a river."""
-    return _rows(
-        [[RAIN.format(i)] for i in range(n)] + [[RIVER.format(i)] for i in range(2 * n)], [0] * n + [1] * 2 * n
-    )
+    texts = [[RAIN.format(i)] for i in range(n)] + [[RIVER.format(i)] for i in range(2 * n)]
+    return rows(texts, [0] * n + [1] * 2 * n)
 
 
-def _rain_or_river(n: int) -> Rows:
-    """Texts of two parts, each of which is one of the labels, or none; all of them are weather."""
+def any_labels(n: int) -> Rows:
+    """Texts of two parts, each of one of the labels or none; all of them are weather."""
     texts = [[RAIN.format(i) if i % 2 else "none", RIVER.format(i) if i % 3 else "none"] for i in range(n)]
-    return _rows(texts, [[int("rain" in a), int("river" in b), 1] for a, b in texts])
+    return rows(texts, [[int("rain" in a), int("river" in b), 1] for a, b in texts])
 
 
-SIZES = {"train": 24, "val": 6, "test": 6}
-ONE = _prepared(_rain_and_river, ["rain", "river"], **SIZES)
-ANY = _prepared(_rain_or_river, ["rain", "river", "weather"], **SIZES)
+ONE = Prepared({split: one_label(n) for split, n in SIZES.items()}, ["rain", "river"], {})
+ANY = Prepared({split: any_labels(n) for split, n in SIZES.items()}, ["rain", "river", "weather"], {})
 
 
-def test_the_majority_gives_the_shares_of_train():
-    rival = score_baselines(ONE, seed=1)["majority"]
-    assert rival.setting == {"label": "river"}
-    np.testing.assert_allclose(rival.test.probabilities(), [[1 / 3, 2 / 3]] * 18, rtol=1e-6)
-    assert measure(rival.test, 1.0, seed=1)["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
+def test_the_majority_has_the_frequencies_of_train():
+    found = score_baselines(ONE, seed=1)["majority"]
+    assert found.setting == {"label": "river"}
+    np.testing.assert_allclose(found.test.probabilities(), [[1 / 3, 2 / 3]] * 18, rtol=1e-6)
+    assert measure(found.test, 1.0, seed=1)["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
+    found = score_baselines(ANY, seed=1)["majority"]
+    # Of 24 rows 12 have rain and 16 a river; one row with and one without each label is added.
+    np.testing.assert_allclose(found.test.probabilities()[0], [13 / 26, 17 / 26, 25 / 26], rtol=1e-6)
+    assert found.setting == {"label": "river, weather"}
+    assert found.test.predict().tolist() == [[0, 1, 1]] * 6
 
 
-def test_the_majority_of_any_number_of_labels_is_each_ones_own():
-    rival = score_baselines(ANY, seed=1)["majority"]
-    # Of 24 rows 12 are of rain and 16 of a river, and one of either kind is added.
-    np.testing.assert_allclose(rival.test.probabilities()[0], [13 / 26, 17 / 26, 25 / 26], rtol=1e-6)
-    assert rival.setting == {"label": "river, weather"}
-    assert rival.test.predict().tolist() == [[0, 1, 1]] * 6
-
-
-def test_what_a_word_decides_is_learned_from_either_text():
+def test_words_of_either_text_are_learned():
     for prepared in (ONE, ANY):
-        rival = score_baselines(prepared, seed=1)["tfidf"]
-        assert rival.val.is_right().all()
-        assert rival.test.is_right().all()
-        assert (rival.test.actual == prepared.rows["test"].labels).all()
+        found = score_baselines(prepared, seed=1)["tfidf"]
+        assert found.val.is_right().all()
+        assert found.test.is_right().all()
+        assert (found.test.actual == prepared.rows["test"].labels).all()
 
 
 def test_scores_of_one_label_are_log_probabilities():
-    three = replace(
-        ONE,
-        labels=["rain", "river", "snow"],
-        rows={split: _rows([["rain"], ["river"], ["snow"]] * 4, [0, 1, 2] * 4) for split in SIZES},
-    )
-    for prepared in (ONE, three):
-        for rival in score_baselines(prepared, seed=1).values():
-            np.testing.assert_allclose(np.exp(rival.val.scores).sum(axis=1), 1, rtol=1e-5)
+    three = {split: rows([["rain"], ["river"], ["snow"]] * 4, [0, 1, 2] * 4) for split in SIZES}
+    for prepared in (ONE, Prepared(three, ["rain", "river", "snow"], {})):
+        for found in score_baselines(prepared, seed=1).values():
+            np.testing.assert_allclose(np.exp(found.val.scores).sum(axis=1), 1, rtol=1e-5)
 
 
-def test_the_strength_is_the_one_that_val_likes_best():
-    noisy = replace(
-        ONE, rows=ONE.rows | {"val": _rows([[RAIN.format(0)], [RAIN.format(1)], [RIVER.format(1)]], [1, 0, 1])}
-    )
-    chosen = [score_baselines(prepared, seed=1)["tfidf"].setting for prepared in (ONE, noisy)]
-    for setting in chosen:
-        tried = setting["val_loss_by_C"]
-        assert tried[str(setting["C"])] == min(tried.values())
-    assert chosen[0]["C"] == 100
-    assert chosen[1]["C"] < 100
+def test_the_regularization_is_chosen_on_val():
+    val = rows([[RAIN.format(0)], [RAIN.format(1)], [RIVER.format(1)]], [1, 0, 1])
+    settings = [
+        score_baselines(prepared, seed=1)["tfidf"].setting
+        for prepared in (ONE, replace(ONE, rows=ONE.rows | {"val": val}))
+    ]
+    for setting in settings:
+        assert setting["val_loss_by_C"][str(setting["C"])] == min(setting["val_loss_by_C"].values())
+    assert settings[0]["C"] == 100 > settings[1]["C"]
 
 
 @pytest.mark.parametrize("prepared", [ONE, ANY], ids=["one", "any"])
-def test_nothing_is_chosen_by_the_labels_of_test(prepared):
+def test_labels_of_test_are_not_used(prepared):
     test = prepared.rows["test"]
     other = replace(prepared, rows=prepared.rows | {"test": replace(test, labels=1 - test.labels)})
-    for row, rival in score_baselines(prepared, seed=1).items():
-        again = score_baselines(other, seed=1)[row]
-        assert again.setting == rival.setting
-        assert (again.test.scores == rival.test.scores).all()
-        assert (again.test.actual == 1 - rival.test.actual).all()
+    for name, found in score_baselines(prepared, seed=1).items():
+        again = score_baselines(other, seed=1)[name]
+        assert again.setting == found.setting
+        assert (again.test.scores == found.test.scores).all()

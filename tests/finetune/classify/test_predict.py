@@ -104,9 +104,9 @@ def test_other_columns_may_be_named_but_as_many(write, tmp_path, plain_cpu):
     _write(tmp_path / "same.csv", ["a", "b"], [["y", "x"]])
     same = predict_file(folder, tmp_path / "same.csv", None, [], plain_cpu)
     assert _read(named.out)[0]["probability"] == _read(same.out)[0]["probability"]
-    with pytest.raises(UserError, match=r"--text: wanted 2 in number, .*, given one"):
+    with pytest.raises(UserError, match=r"--text: expected 2 of them, .*, got one"):
         predict_file(folder, tmp_path / "rows.csv", None, ["one"], plain_cpu)
-    with pytest.raises(UserError, match="wanted the columns a, b; a, b is not among one, two"):
+    with pytest.raises(UserError, match="expected columns a, b, got one, two"):
         predict_file(folder, tmp_path / "rows.csv", None, [], plain_cpu)
 
 
@@ -116,7 +116,7 @@ def test_the_command_says_where_the_rows_are_and_how_many(write, tmp_path):
     command = ["predict", str(write()), str(tmp_path / "rows.tsv"), "--out", str(tmp_path / "out.tsv")]
     result = CliRunner().invoke(app, [*command, "--text", "2", "--no-header", "--all"], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "out.tsv: 2 rows, 1 of them without a text and so without a prediction" in result.stdout
+    assert "out.tsv: 2 rows, 1 of them without text and prediction" in result.stdout
     first, second = (tmp_path / "out.tsv").read_text().splitlines()
     assert len(first.split("\t")) == 7
     assert second == "2" + "\t" * 6
@@ -128,9 +128,11 @@ def test_the_command_tells_of_a_guessed_encoding_and_refuses_half_a_character(wr
         "id;text\n1;où êtes-vous allés à Noël ?\n2;déjà vu, près du château\n".encode("cp1252")
     )
     command = ["predict", str(write()), str(tmp_path / "rows.csv")]
-    assert "rows.csv: read as cp1252, guessed, confidence " in CliRunner().invoke(app, command).stdout
-    assert "read as" not in CliRunner().invoke(app, [*command, "--encoding", "cp1252"]).stdout
+    assert "rows.csv: detected the encoding cp1252, guessed, confidence " in CliRunner().invoke(app, command).stdout
+    assert "detected the encoding" not in CliRunner().invoke(app, [*command, "--encoding", "cp1252"]).stdout
     (tmp_path / "rows.jsonl").write_text('{"text": "a\\ud83d"}\n')
     result = CliRunner().invoke(app, ["predict", str(write()), str(tmp_path / "rows.jsonl")])
     assert isinstance(result.exception, UserError)
-    assert str(result.exception).endswith(r"rows.jsonl: line 1: expected characters, got half of one, \ud83d")
+    assert str(result.exception).endswith(
+        r"rows.jsonl: line 1: expected Unicode text, got half a surrogate pair, \ud83d"
+    )

@@ -59,25 +59,25 @@ def test_a_batch_of_more_labels_than_fit_at_once_is_scored_alike(draw_gpt, plain
 
 def test_the_label_stands_behind_the_filled_template(draw_gpt, tokenizer, plain_cpu):
     model = draw_gpt()
-    rival = zero_shot(model, tokenizer, _prepared(["the rain falls"], ["a {label}"]), TEMPLATE, plain_cpu)
-    for text, scores in zip(["the rain falls", "a {label}"], rival.test.scores, strict=True):
-        prompt = [tokenizer.end_of_text, *tokenizer.encode(f"{text}\n# about")]
+    found = zero_shot(model, tokenizer, _prepared(["the rain falls"], ["a {label}"]), TEMPLATE, plain_cpu)
+    for text, scores in zip(["the rain falls", "a {label}"], found.test.scores, strict=True):
+        prompt = [tokenizer.bos_id, *tokenizer.encode(f"{text}\n# about")]
         slow = [_slow(model, prompt, tokenizer.encode(f" {label}")) for label in ("rain", "the river")]
         np.testing.assert_allclose(scores, slow, atol=1e-4)
-    assert rival.setting["template"] == TEMPLATE
-    assert rival.setting["rows_cut_to_context"] == 0
-    assert rival.val.actual.tolist() == [0, 0]
-    assert rival.test.actual.tolist() == [1, 1]
+    assert found.setting["template"] == TEMPLATE
+    assert found.setting["truncated"] == 0
+    assert found.val.actual.tolist() == [0, 0]
+    assert found.test.actual.tolist() == [1, 1]
 
 
 def test_what_a_label_scores_after_no_text_is_taken_off_for_the_second_figure(draw_gpt, tokenizer, plain_cpu):
     model = draw_gpt()
     texts = [["the rain"], ["falls"], ["walk the path"], ["2024"], ["a river"], ["déjà vu"]]
     prepared = _prepared(*texts)
-    rival = zero_shot(model, tokenizer, prepared, TEMPLATE, plain_cpu)
+    found = zero_shot(model, tokenizer, prepared, TEMPLATE, plain_cpu)
     empty = zero_shot(model, tokenizer, _prepared([""]), TEMPLATE, plain_cpu).test.scores
-    right = (rival.test.scores - empty).argmax(axis=1) == 1
-    assert rival.setting["accuracy_less_empty_text"] == round(float(right.mean()), 4)
+    right = (found.test.scores - empty).argmax(axis=1) == 1
+    assert found.setting["accuracy_less_empty_text"] == round(float(right.mean()), 4)
 
 
 @given(st.lists(st.text("the rain\nfalls é", max_size=300), min_size=1, max_size=2))
@@ -86,20 +86,20 @@ def test_a_long_text_is_cut_at_its_end_until_all_fits(draw_gpt, tokenizer, texts
     template = "{text}\n# about {label}" if len(texts) == 1 else "{text_1} / {text_2}\n# about {label}"
     machine = replace(Machine.find(), device="cpu", matmul_dtype="float32")
     model = draw_gpt(context_length=32)
-    rival = zero_shot(model, tokenizer, _prepared(texts), template, machine)
-    assert np.isfinite(rival.test.scores).all()
+    found = zero_shot(model, tokenizer, _prepared(texts), template, machine)
+    assert np.isfinite(found.test.scores).all()
     whole = template.removesuffix(" {label}").replace("{text}", texts[0]).replace("{text_1}", texts[0])
     whole = whole.replace("{text_2}", texts[-1])
     room = 32 - len(tokenizer.encode(" the river"))
     fits = 1 + len(tokenizer.encode(whole)) <= room
-    assert rival.setting["rows_cut_to_context"] == 2 * (not fits)
+    assert found.setting["truncated"] == 2 * (not fits)
 
 
 def test_the_longer_of_two_texts_is_cut_first(draw_gpt, tokenizer, plain_cpu):
     model, template = draw_gpt(), "{text_1} / {text_2} is {label}"
     long = zero_shot(model, tokenizer, _prepared(["x " * 100, "the rain"]), template, plain_cpu)
     other = zero_shot(model, tokenizer, _prepared(["x " * 100, "walk"]), template, plain_cpu)
-    assert long.setting["rows_cut_to_context"] == 2
+    assert long.setting["truncated"] == 2
     assert not np.allclose(long.test.scores, other.test.scores, atol=1e-3)
     beyond = zero_shot(model, tokenizer, _prepared(["x " * 100 + "y", "the rain"]), template, plain_cpu)
     np.testing.assert_allclose(long.test.scores, beyond.test.scores, atol=1e-4)
@@ -118,13 +118,13 @@ def test_the_longer_of_two_texts_is_cut_first(draw_gpt, tokenizer, plain_cpu):
     ],
 )
 def test_a_template_without_its_places_is_refused_in_one_line(template, n_texts):
-    with pytest.raises(UserError, match=r"^zero_shot: wanted .*, given .*$") as caught:
+    with pytest.raises(UserError, match=r"^zero_shot: expected .*, got .*$") as caught:
         read_template(template, n_texts)
     assert template in str(caught.value)
 
 
 def test_a_template_that_leaves_no_room_is_refused(draw_gpt, tokenizer, plain_cpu):
-    with pytest.raises(UserError, match=r"^zero_shot: wanted a template that leaves room .* tokens"):
+    with pytest.raises(UserError, match=r"^zero_shot: expected a template that leaves room .* tokens"):
         zero_shot(
             draw_gpt(context_length=8), tokenizer, _prepared(["x"]), "{text} " + "y z " * 9 + "{label}", plain_cpu
         )
@@ -134,15 +134,15 @@ def test_a_label_without_tokens_is_refused(draw_gpt, tmp_path, plain_cpu):
     file = tmp_path / "tokenizer.json"
     train_words(["the rain falls"], 100, 1, keep_whitespace=False).save(str(file))
     prepared = _prepared(["rain"], labels=("rain", " "))
-    with pytest.raises(UserError, match=r"^zero_shot: wanted labels that .* tokens for, or null, given ' '$"):
+    with pytest.raises(UserError, match=r"^zero_shot: expected labels that .* can encode, or null, got ' '$"):
         zero_shot(draw_gpt(), Tokenizer.load(file), prepared, TEMPLATE, plain_cpu)
 
 
 def test_a_token_of_template_and_label_together_is_no_part_of_the_prompt(draw_gpt, tokenizer, plain_cpu):
     # "t" + "he" is one token behind a space.
     assert len(tokenizer.encode(" the")) == 1
-    rival = zero_shot(draw_gpt(), tokenizer, _prepared(["x"], labels=("he", "rain")), "{text} t{label}", plain_cpu)
-    prompt = [tokenizer.end_of_text, *tokenizer.encode("x t")]
+    found = zero_shot(draw_gpt(), tokenizer, _prepared(["x"], labels=("he", "rain")), "{text} t{label}", plain_cpu)
+    prompt = [tokenizer.bos_id, *tokenizer.encode("x t")]
     np.testing.assert_allclose(
-        rival.test.scores[0], [_slow(draw_gpt(), prompt, tokenizer.encode(of)) for of in ("he", "rain")], atol=1e-4
+        found.test.scores[0], [_slow(draw_gpt(), prompt, tokenizer.encode(of)) for of in ("he", "rain")], atol=1e-4
     )

@@ -1,14 +1,17 @@
-"""Labeled rows come in as they are written, and a bad file says where it is bad."""
+"""Labeled rows are read as they were written; invalid ones are named in one line, or dropped and counted."""
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
 
 from llm.core.errors import UserError
 from llm.finetune.data.labeled import read_classify, read_records
+from llm.finetune.data.messages import read_conversations
 
+# What a spreadsheet or pandas would convert.
 ROWS = [
     {"text": "one", "label": "1", "split": "train"},
     {"text": "two, and a comma", "label": "NA", "split": "val"},
@@ -16,202 +19,125 @@ ROWS = [
     {"text": "007", "label": "NA", "split": "train"},
     {"text": "nan", "label": "null", "split": "train"},
 ]
+SUFFIXES = [".csv", ".tsv", ".jsonl", ".json", ".parquet"]
 
-SPLIT = ["train", "val", "test"]
 
-
-def _write(path: Path, rows: list[dict]) -> Path:
+def write(path: Path, rows: list[dict]) -> Path:
     match path.suffix:
-        case ".csv":
-            pd.DataFrame(rows).to_csv(path, index=False)
-        case ".tsv":
-            pd.DataFrame(rows).to_csv(path, index=False, sep="\t")
         case ".json":
             path.write_text(json.dumps(rows), encoding="utf-8")
         case ".jsonl":
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         case ".parquet":
             pd.DataFrame(rows).to_parquet(path)
+        case suffix:
+            pd.DataFrame(rows).to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
     return path
 
 
-@pytest.fixture(params=[".csv", ".tsv", ".jsonl", ".json", ".parquet"])
-def ending(request) -> str:
+@pytest.fixture(params=SUFFIXES)
+def suffix(request) -> str:
     return request.param
 
 
 @pytest.fixture
 def read(make_task):
-    """Reads a file by a task with changed keys; seed 1."""
+    """Read a file by a task with changed keys; seed 1."""
 
-    def read_file(path: Path, **changes):
-        return read_classify(path, make_task("classify", changes), 1)
+    def read_file(path: Path, seed: int = 1, **changes):
+        return read_classify(path, make_task("classify", changes), seed)
 
     return read_file
 
 
-@pytest.fixture
-def error(read):
-    """The one line that a file ends in."""
-
-    def tell(path: Path, **changes) -> str:
-        with pytest.raises(UserError) as caught:
-            read(path, **changes)
-        message = str(caught.value)
-        assert str(path) in message
-        assert "\n" not in message
-        return message
-
-    return tell
+def many(n: int = 200, **columns: Any) -> list[dict]:
+    rows = [{"text": f"text {number}", "label": "abc"[number % 3], "of": f"{number // 4}"} for number in range(n)]
+    return [row | {key: value(number) for key, value in columns.items()} for number, row in enumerate(rows)]
 
 
-def _plain(labeled, text: str = "text", label: str = "label", split: str = "split") -> list[dict]:
-    """The rows as they were written, of one text and one label."""
-    rows = labeled.table.to_dict("records")
-    return [{text: row["texts"][0], label: row["labels"][0], split: row["split"]} for row in rows]
-
-
-def test_every_value_is_the_text_that_was_written(tmp_path, ending, read):
-    labeled = read(_write(tmp_path / f"rows{ending}", ROWS))
-    assert _plain(labeled) == ROWS
-    assert labeled.table["row"].tolist() == [1, 2, 3, 4, 5]
-    marks = {".csv": "commas", ".tsv": "tabs"}
-    told = {"dialect": f"separated by {marks[ending]}, quotes enclose cells"} if ending in marks else {}
-    assert labeled.counts == {"skipped": {}} | told
-
-
-def test_columns_of_other_names_are_found(tmp_path, ending, read):
+def test_every_value_is_the_text_that_was_written(tmp_path, suffix, read):
     renamed = [{"created_at": row["text"], "date": row["label"], "fold": row["split"], "weight": "3"} for row in ROWS]
-    path = _write(tmp_path / f"rows{ending}", renamed)
-    assert _plain(read(path, text_columns=["created_at"], label_column="date", split_column="fold")) == ROWS
+    labeled = read(
+        write(tmp_path / f"rows{suffix}", renamed),
+        text_columns=["created_at"],
+        label_column="date",
+        split_column="fold",
+    )
+    found = labeled.table
+    rows = zip(found["texts"], found["labels"], found["split"], strict=True)
+    assert [{"text": texts[0], "label": labels[0], "split": split} for texts, labels, split in rows] == ROWS
+    assert found["row"].tolist() == [1, 2, 3, 4, 5]
+    separators = {".csv": "commas", ".tsv": "tabs"}
+    told = {"dialect": f"separated by {separators[suffix]}, quotes enclose cells"} if suffix in separators else {}
+    assert labeled.counts == {"dropped": {}} | told
 
 
-@pytest.mark.parametrize("separator", [",", "\t"])
-def test_without_a_header_columns_have_numbers(tmp_path, read, separator):
-    path = tmp_path / ("rows.csv" if separator == "," else "rows.tsv")
-    path.write_text("".join(f"{row['label']}{separator}text {n}\n" for n, row in enumerate(ROWS * 8)))
-    labeled = read(path, header=False, text_columns=["2"], label_column="1", split_column=None)
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_without_a_header_columns_have_numbers(tmp_path, read, name):
+    separator = "," if name == "rows.csv" else "\t"
+    (tmp_path / name).write_text("".join(f"{'ab'[n % 2]}{separator}text {n}\n" for n in range(40)))
+    labeled = read(tmp_path / name, header=False, text_columns=["2"], label_column="1", split_column=None)
     assert sorted(labeled.table["row"]) == list(range(1, 41))
     assert labeled.table.loc[labeled.table["row"] == 5, "texts"].tolist() == [["text 4"]]
 
 
-def test_quotes_are_text_in_a_plain_tsv(tmp_path, read):
-    path = tmp_path / "rows.tsv"
-    lines = [f'{"ham" if n % 2 else "spam"}\t"text {n}' for n in range(40)]
-    path.write_text("\n".join(lines))
-    labeled = read(path, header=False, text_columns=["2"], label_column="1", split_column=None)
-    assert sorted(texts[0] for texts in labeled.table["texts"]) == sorted(f'"text {n}' for n in range(40))
-
-
-@pytest.mark.parametrize("bom", ["", "\ufeff"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_mark_at_the_start_and_other_line_ends_change_nothing(tmp_path, read, bom, end):
-    path = tmp_path / "rows.csv"
-    rows = [
-        f"déjà {n},{'a' if n % 2 else 'b'},{split}" for n, split in enumerate(["train", "train", "val", "test"] * 3)
-    ]
-    path.write_bytes((bom + end.join(["text,label,split", *rows])).encode())
-    assert [row["text"] for row in _plain(read(path))] == [f"déjà {n}" for n in range(12)]
-
-
 @pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
-def test_numbers_and_truth_become_text(tmp_path, kind, read):
-    for values, texts in (([0, 1], "01"), ([0.0, 1.0], "01"), ([False, True], ("false", "true"))):
-        rows = [row | {"label": values[n % 2]} for n, row in enumerate(ROWS * 2)]
-        rows = [row | {"text": f"{row['text']} {n}"} for n, row in enumerate(rows)]
-        labeled = read(_write(tmp_path / f"rows{kind}", rows))
-        assert [row["label"] for row in _plain(labeled)] == [texts[n % 2] for n in range(10)]
-
-
-def test_two_texts_a_row(tmp_path, ending, read):
-    rows = [row | {"more": f"{row['text']}!"} for row in ROWS]
-    labeled = read(_write(tmp_path / f"rows{ending}", rows), text_columns=["more", "text"])
-    assert labeled.table["texts"].tolist() == [[f"{row['text']}!", row["text"]] for row in ROWS]
+@pytest.mark.parametrize(("values", "texts"), [([0, 1], "01"), ([0.0, 1.0], "01"), ([False, True], ("false", "true"))])
+def test_numbers_and_booleans_become_text(tmp_path, kind, read, values, texts):
+    rows = many(40, label=lambda n: values[n % 2])
+    table = read(write(tmp_path / f"rows{kind}", rows), split_column=None).table
+    assert all(labels == [texts[(row - 1) % 2]] for labels, row in zip(table["labels"], table["row"], strict=True))
 
 
 @pytest.mark.parametrize("as_list", [False, True])
-def test_any_number_of_labels(tmp_path, ending, read, as_list):
-    as_list = as_list and ending in (".jsonl", ".parquet")  # a separated file has no lists
+def test_two_texts_and_any_number_of_labels(tmp_path, suffix, read, as_list):
     given = [["b", "a"], [], ["a"], ["a", "b"], ["b"]]
-    rows = [row | {"label": of if as_list else " | ".join(of)} for row, of in zip(ROWS, given, strict=True)]
-    labeled = read(_write(tmp_path / f"rows{ending}", rows), label_separator="|")
-    assert labeled.table["labels"].tolist() == [["a", "b"], [], ["a"], ["a", "b"], ["b"]]
+    as_list = as_list and suffix in (".jsonl", ".parquet")
+    rows = [
+        row | {"label": of if as_list else " | ".join(of), "more": f"{row['text']}!"}
+        for row, of in zip(ROWS, given, strict=True)
+    ]
+    table = read(write(tmp_path / f"rows{suffix}", rows), label_separator="|", text_columns=["more", "text"]).table
+    assert table["labels"].tolist() == [["a", "b"], [], ["a"], ["a", "b"], ["b"]]
+    assert table["texts"].tolist() == [[f"{row['text']}!", row["text"]] for row in ROWS]
 
 
-def _many(n: int = 200) -> list[dict]:
-    return [{"text": f"text {number}", "label": "abc"[number % 3], "of": f"{number // 4}"} for number in range(n)]
-
-
-def test_without_a_split_column_every_label_has_its_share(tmp_path, ending, read):
-    table = read(_write(tmp_path / f"rows{ending}", _many()), split_column=None).table
-    share = table.assign(label=table["labels"].str[0]).groupby("label")["split"].value_counts(normalize=True)
+def test_drawn_splits_are_stratified_and_depend_on_the_seed(tmp_path, read):
+    path = write(tmp_path / "rows.csv", many())
+    one, same, other = (read(path, seed, split_column=None).table for seed in (1, 1, 2))
+    assert one["split"].tolist() == same["split"].tolist() != other["split"].tolist()
+    fractions = one.assign(label=one["labels"].str[0]).groupby("label")["split"].value_counts(normalize=True)
     for label in "abc":
-        assert share[label].to_dict() == pytest.approx({"train": 0.7, "test": 0.2, "val": 0.1}, abs=0.02)
+        assert fractions[label].to_dict() == pytest.approx({"train": 0.7, "test": 0.2, "val": 0.1}, abs=0.02)
 
 
-def test_the_seed_decides_on_the_splits(tmp_path, make_task):
-    path = _write(tmp_path / "rows.csv", _many())
-    task = make_task("classify", {"split_column": None})
-    one, same, other = (read_classify(path, task, seed).table["split"].tolist() for seed in (1, 1, 2))
-    assert one == same != other
-
-
-def test_a_group_stays_in_one_split(tmp_path, read):
-    path = _write(tmp_path / "rows.csv", _many())
-    table = read(path, split_column=None, group_column="of").table
-    groups = (table["row"] - 1) // 4
-    assert table.groupby(groups)["split"].nunique().max() == 1
+@pytest.mark.parametrize("changes", [{"group_column": "of"}, {"text_columns": ["of", "text"], "group_column": "of"}])
+def test_a_group_stays_in_one_split(tmp_path, read, changes):
+    table = read(write(tmp_path / "rows.csv", many()), split_column=None, **changes).table
+    assert table.groupby((table["row"] - 1) // 4)["split"].nunique().max() == 1
     assert set(table["split"]) == {"train", "val", "test"}
 
 
-def test_a_mapping_for_labels_is_skipped_and_counted(tmp_path, read):
-    rows = [row | {"label": [row["label"]]} for row in _many(40)]
-    rows[7]["label"] = {"a": 1, "b": 0}
-    rows[9]["label"] = [["a"], "b"]
-    labeled = read(_write(tmp_path / "rows.jsonl", rows), split_column=None, label_separator="|", on_error="skip")
-    assert labeled.counts["skipped"] == {"nested_labels": 2}
-    assert len(labeled.table) == 38
-
-
-def test_the_first_of_two_texts_may_be_the_group(tmp_path, ending, read):
-    rows = [row | {"texts": f"premise {n // 4}"} for n, row in enumerate(_many())]
-    changes = {"text_columns": ["texts", "text"], "group_column": "texts", "split_column": None}
-    table = read(_write(tmp_path / f"rows{ending}", rows), **changes).table
-    assert table.groupby(table["texts"].str[0])["split"].nunique().max() == 1
-    assert set(table["split"]) == {"train", "val", "test"}
-
-
-def test_the_same_text_again_is_dropped_and_counted(tmp_path, read):
-    rows = _many(60) + [row | {"text": f"  {row['text']} "} for row in _many(5)]
-    labeled = read(_write(tmp_path / "rows.csv", rows), split_column=None)
-    assert labeled.counts["dropped_same_row_again"] == 5
+def test_duplicates_are_dropped_where_splits_are_drawn(tmp_path, read):
+    rows = many(60) + [row | {"text": f"  {row['text']} "} for row in many(5)]
+    labeled = read(write(tmp_path / "rows.csv", rows), split_column=None)
+    assert labeled.counts["dropped"] == {"duplicate": 5}
     assert labeled.table["row"].max() == 60
 
 
-def test_other_names_of_val_are_known_and_a_missing_one_is_drawn_from_train(tmp_path, read):
-    rows = [row | {"split": "test" if n % 5 == 0 else "train"} for n, row in enumerate(_many(100))]
-    labeled = read(_write(tmp_path / "rows.csv", rows))
-    assert labeled.counts["drawn_from_train"]["val"] == (labeled.table["split"] == "val").sum() > 0
-    assert (labeled.table["split"] == "test").sum() == 20
-    rows = [row | {"split": ["train", "validation", "test"][n % 3]} for n, row in enumerate(_many(99)[::-1])]
-    rows = [row | {"label": "ab"[n // 3 % 2]} for n, row in enumerate(rows)]
-    table = read(_write(tmp_path / "rows.csv", rows)).table
-    assert table["split"].value_counts().to_dict() == {"train": 33, "val": 33, "test": 33}
-
-
 @pytest.mark.parametrize("missing", ["val", "test"])
-def test_a_split_that_is_drawn_from_train_shares_no_text_with_it(tmp_path, read, missing):
-    given = "test" if missing == "val" else "val"
-    rows = [row | {"split": given if n % 5 == 0 else "train"} for n, row in enumerate(_many(100))]
-    again = [row | {"text": f" {row['text']}"} for row in rows]
-    labeled = read(_write(tmp_path / "rows.csv", rows + again))
-    texts = labeled.table["texts"].str[0].str.strip()
-    assert labeled.table.groupby(texts)["split"].nunique().max() == 1
-    assert labeled.counts["dropped_same_row_again"] == 80
-    assert labeled.table["split"].value_counts()[given] == 40  # the file's own split stays as it is
+def test_a_missing_split_is_drawn_from_train(tmp_path, read, missing):
+    given = "test" if missing == "val" else "validation"
+    rows = many(100, split=lambda n: given if n % 5 == 0 else "train")
+    labeled = read(write(tmp_path / "rows.csv", rows + [row | {"text": f" {row['text']}"} for row in rows]))
+    table, texts = labeled.table, labeled.table["texts"].str[0].str.strip()
+    assert table.groupby(texts)["split"].nunique().max() == 1
+    assert labeled.counts["dropped"] == {"duplicate": 80}
+    assert labeled.counts["drawn_from_train"] == {missing: (table["split"] == missing).sum()}
+    assert table["split"].value_counts()["test" if missing == "val" else "val"] == 40  # the file's own split
 
 
-SKIPPED = {
+DROPPED = {
     "empty_text": {"text": " "},
     "empty_label": {"label": ""},
     "unknown_split": {"split": "fourth"},
@@ -223,115 +149,150 @@ SKIPPED = {
 }
 
 
-@pytest.mark.parametrize("reason", SKIPPED)
-def test_what_is_wrong_with_a_row_fails_or_is_skipped_and_counted(tmp_path, ending, read, error, reason):
-    rows = [row | {"split": ["train", "train", "val", "test"][n % 4]} for n, row in enumerate(_many(48))]
-    rows.append(rows[4] | {"text": "the last one", "split": "train"} | SKIPPED[reason])
-    path = _write(tmp_path / f"rows{ending}", rows)
-    wrong = {"in_two_splits": "row 1", "conflicting_labels": "row 4, 49"}.get(reason, "row 49")
-    assert error(path, min_rows_per_label=2).endswith(wrong)
+@pytest.mark.parametrize("reason", DROPPED)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_invalid_row_fails_or_is_dropped_and_counted(tmp_path, read, reason, suffix):
+    rows = many(48, split=lambda n: ["train", "train", "val", "test"][n % 4])
+    rows.append(rows[4] | {"text": "the last one", "split": "train"} | DROPPED[reason])
+    path = write(tmp_path / f"rows{suffix}", rows)
+    numbers = {"in_two_splits": "1", "conflicting_labels": "4, 49"}.get(reason, "49")
+    with pytest.raises(UserError, match=f"^[^\n]*row {numbers}$"):
+        read(path, min_rows_per_label=2)
     labeled = read(path, min_rows_per_label=2, on_error="skip")
     n = 2 if reason == "conflicting_labels" else 1
-    assert labeled.counts["skipped"] == {reason: n}
+    assert labeled.counts["dropped"] == {reason: n}
     assert len(labeled.table) == 49 - n
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(tmp_path, ending, error):
-    message = error(_write(tmp_path / f"rows{ending}", ROWS), label_column="answer")
-    assert "answer is not among" in message
-    assert "text, label, split" in message
-
-
-@pytest.mark.parametrize("column", ["text", "label", "split"])
-@pytest.mark.parametrize("empty", ["", "  "])
-def test_an_empty_value_is_named_by_column_and_row(tmp_path, ending, error, column, empty):
-    rows = [dict(row) for row in ROWS]
-    rows[1][column] = rows[4][column] = empty
-    message = error(_write(tmp_path / f"rows{ending}", rows))
-    assert f"{column}: " in message
-    assert message.endswith("row 2, 5")
-
-
-@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
-def test_nothing_in_place_of_a_value_is_named_by_column_and_row(tmp_path, kind, error):
-    rows = [dict(row) for row in ROWS]
-    rows[2]["label"] = None
-    assert error(_write(tmp_path / f"rows{kind}", rows)).endswith("label: wanted text in every row, empty in row 3")
-
-
-def test_many_empty_rows_are_counted_after_the_first_few(tmp_path, ending, error):
-    rows = [row | {"text": ""} for row in ROWS * 4]
-    assert error(_write(tmp_path / f"rows{ending}", rows)).endswith("row 1, 2, 3, 4, 5 and 15 more")
-
-
-def test_a_table_without_rows_is_an_error(tmp_path, ending, error):
-    path = tmp_path / f"rows{ending}"
-    match ending:
-        case ".json":
-            path.write_text("[]")
-        case ".jsonl":
-            path.write_text("")
-        case ".parquet":
-            pd.DataFrame({"text": [], "label": [], "split": []}, dtype=str).to_parquet(path)
-        case _:
-            path.write_text("text,label,split\n".replace(",", "\t" if ending == ".tsv" else ","))
-    assert "wanted labeled rows, given none" in error(path)
-
-
-def test_two_splits_without_rows_are_an_error(tmp_path, ending, error):
-    rows = [row for row in ROWS if row["split"] == "train"]
-    assert "val has none of" in error(_write(tmp_path / f"rows{ending}", rows))
-
-
-@pytest.mark.parametrize("name", ["rows.txt", "rows.xlsx", "rows"])
-def test_a_file_of_another_kind_names_the_kinds_that_are_read(tmp_path, error, name):
-    path = tmp_path / name
-    path.write_text("text\n")
-    assert ".csv, .tsv, .jsonl, .ndjson, .json, .parquet" in error(path)
-
-
-def test_a_file_that_is_not_there_is_an_error(tmp_path, ending, error):
-    assert "there is none" in error(tmp_path / f"rows{ending}")
-
-
-def test_one_column_in_two_parts_is_an_error(tmp_path, ending, error):
-    path = _write(tmp_path / f"rows{ending}", ROWS)
-    assert "text, text, split" in error(path, label_column="text")
-
-
-def test_records_keep_lists_and_texts_as_they_are(tmp_path, make_task):
-    messages = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "gone"}]
-    rows = [{"messages": [*messages, {"role": "user", "content": f"{n}"}], "split": SPLIT[n % 3]} for n in range(9)]
-    task = make_task("instruct", {"rows": {"kind": "messages", "messages": "messages"}})
+def test_records_keep_lists_and_optional_texts(tmp_path, make_task):
+    turns = [{"role": "user", "content": "go"}, {"role": "assistant", "content": "gone"}]
+    rows = [{"turns": [*turns, {"role": "user", "content": f"{n}"}], "of": f"{n // 4}"} for n in range(80)]
+    task = make_task("instruct", {"split_column": None, "group_column": "of"})
     for kind in (".jsonl", ".parquet"):
-        labeled = read_records(_write(tmp_path / f"rows{kind}", rows), task, ["messages"], 1)
-        assert labeled.table["messages"].tolist() == [row["messages"] for row in rows]
-
-
-def test_an_input_may_be_empty_and_same_rows_are_dropped(tmp_path, make_task):
-    rows = [{"instruction": "Repeat.", "input": "" if n == 0 else f"word {n}", "output": f"{n}"} for n in range(60)]
-    path = _write(tmp_path / "alpaca.jsonl", [*rows, rows[7]])
+        table = read_records(write(tmp_path / f"rows{kind}", rows), task, ["turns"], 1).table
+        assert table["turns"].tolist() == [row["turns"] for row in rows]
+        assert table["split"].groupby((table["row"] - 1) // 4).nunique().max() == 1
+    rows = [{"ask": "Repeat.", "given": "" if n == 0 else f"word {n}", "output": f"{n}"} for n in range(60)]
     task = make_task("instruct", {"split_column": None})
-    labeled = read_records(path, task, ["instruction", "input", "output"], 1, frozenset({"input"}))
-    assert labeled.table.loc[0, "input"] == ""
-    assert labeled.counts == {"skipped": {}, "dropped_same_row_again": 1}
+    path = write(tmp_path / "alpaca.jsonl", [*rows, rows[7]])
+    labeled = read_records(path, task, ["ask", "given", "output"], 1, frozenset({"given"}))
+    assert labeled.table.loc[0, "given"] == ""
+    assert labeled.counts == {"dropped": {"duplicate": 1}}
     assert labeled.table["split"].value_counts().to_dict() == {"train": 42, "test": 12, "val": 6}
 
 
-def test_rows_of_one_prompt_stay_together_where_it_is_the_group(tmp_path, make_task):
-    rows = [{"prompt": f"p {n // 4}", "completion": f"c {n}"} for n in range(80)]
-    task = make_task("instruct", {"split_column": None, "group_column": "prompt"})
-    table = read_records(_write(tmp_path / "rows.jsonl", rows), task, ["prompt", "completion"], 1).table
-    assert len(table) == 80
-    assert table.groupby("prompt")["split"].nunique().max() == 1
-    assert table["prompt"].tolist() == [row["prompt"] for row in rows]
+class Broken(NamedTuple):
+    content: str | bytes
+    line: str  # after the file's name
+    changes: dict[str, Any] = {}
+    suffix: str = ".csv"
 
 
-def test_an_output_may_not_be_empty(tmp_path, make_task):
-    rows = [{"prompt": f"{n}", "completion": "" if n == 3 else "x", "split": SPLIT[n % 3]} for n in range(9)]
-    path = _write(tmp_path / "rows.csv", rows)
-    with pytest.raises(UserError, match="completion: wanted text in every row, empty in row 4"):
-        read_records(path, make_task("instruct"), ["prompt", "completion"], 1)
-    labeled = read_records(path, make_task("instruct", {"on_error": "skip"}), ["prompt", "completion"], 1)
-    assert labeled.counts["skipped"] == {"empty_text": 1}
-    assert labeled.table["row"].tolist() == [1, 2, 3, 5, 6, 7, 8, 9]
+DRAWN = {"split_column": None}
+GOOD = "text,label,split\none,a,train\ntwo,b,train\nthree,a,val\nfour,b,test\n"
+GROUPED = DRAWN | {"group_column": "author"}
+ANY = DRAWN | {"label_separator": "|"}
+CLASSIFY = {
+    "header alone": Broken("text,label,split\n", "expected labeled rows, got none"),
+    "no lines": Broken("\n\n", "expected labeled rows, got none", suffix=".jsonl"),
+    "field count": Broken(GOOD + "five,a\n", "line 6: expected 3 fields, as in the first row, got 2"),
+    "missing column": Broken(GOOD, "expected columns stars, got text, label, split", {"label_column": "stars"}),
+    "same column": Broken(GOOD, "expected different columns, got text, text, split", {"label_column": "text"}),
+    "two of a name": Broken(
+        "text,text,label,split\none,uno,a,train\n", "text: expected one column of this name, got several"
+    ),
+    "empty text": Broken(GOOD.replace("two", "  "), "text: expected text, got nothing in row 2"),
+    "empty labels": Broken(
+        GOOD + "five,,train\n" * 7, "label: expected text, got nothing in row 5, 6, 7, 8, 9 and 2 more"
+    ),
+    "list of texts": Broken(
+        '{"text": ["a"], "label": "a"}\n', "text: expected text, got a list or a mapping in row 1", DRAWN, ".jsonl"
+    ),
+    "list of labels": Broken(
+        '{"text": "one", "label": ["a"]}\n',
+        "label: expected one label, got a list (see label_separator) in row 1",
+        DRAWN,
+        ".jsonl",
+    ),
+    "nested labels": Broken(
+        '{"text": "one", "label": {"a": 1}}\n{"text": "two", "label": [["a"], "b"]}\n',
+        "label: expected labels, got a mapping or a list within a list in row 1, 2",
+        ANY,
+        ".jsonl",
+    ),
+    "split name": Broken(GOOD.replace("test", "holdout"), "split: expected train, val or test, got holdout in row 4"),
+    "two splits": Broken(
+        GOOD + "one,a,test\n", "split: expected each text in one split, got it in a later one too, in row 1"
+    ),
+    "two labels": Broken(
+        GOOD + "one,b,train\n", "label: expected the same label for the same text, got several in row 1, 5"
+    ),
+    "one split": Broken(
+        GOOD.replace("test", "train").replace("val", "train"),
+        "expected rows in train, val and test, got none in val of 4",
+    ),
+    "few groups": Broken(
+        "text,label,author\none,a,x\ntwo,b,x\nthree,a,y\nfour,b,y\n",
+        "expected rows in train, val and test, got none in val of 4 in 2 groups",
+        GROUPED,
+    ),
+    "empty group": Broken(
+        "text,label,author\none,a,x\ntwo,b,\n", "author: expected text, got nothing in row 2", GROUPED
+    ),
+    "group in two splits": Broken(
+        "text,label,split,author\none,a,train,x\ntwo,b,train,y\nthree,a,val,z\nfour,b,test,x\n",
+        "author: expected each group in one split, got several in row 1, 4",
+        {"group_column": "author"},
+    ),
+    "one label": Broken(GOOD.replace(",b,", ",a,"), "label: expected two labels or more in train, got a"),
+    "rare label": Broken(
+        GOOD + "five,a,train\n",
+        "label: expected at least 2 rows of each label in train, got 1 of b, in row 2, 4",
+        {"min_rows_per_label": 2},
+    ),
+    "label of two lines": Broken(
+        GOOD.replace("b,test", '"b\nand more",test'),
+        "label: expected labels that train has, got 'b\\nand more' in row 4",
+    ),
+    "nothing left": Broken(
+        "text,label,split\n,a,train\n,b,test\n",
+        "expected rows in train, val and test, got none in train of 0; dropped: 2 empty_text",
+        {"on_error": "skip"},
+    ),
+}
+ALPACA = {"kind": "alpaca", "instruction": "instruction", "input": "input", "output": "output"}
+INSTRUCT = {
+    "missing columns": Broken("question,answer\n1?,2\n", "expected columns prompt, completion, got question, answer"),
+    "empty answer": Broken("prompt,completion\n1?,2\n2?,\n", "completion: expected text, got nothing in row 2"),
+    "null": Broken(
+        '{"instruction": null, "input": "", "output": "1"}\n',
+        "instruction: expected text, got nothing in row 1",
+        {"rows": ALPACA},
+        ".jsonl",
+    ),
+    "text for messages": Broken(
+        "".join(f'{{"messages": "hello {n}"}}\n' for n in range(5)),
+        "row 1: messages: expected a list of messages, got text 'hello 0'",
+        {"rows": {"kind": "messages", "messages": "messages"}},
+        ".jsonl",
+    ),
+    "reserved name": Broken(
+        "row,completion\n1?,2\n",
+        "expected columns of other names than split and row, got row",
+        {"rows": {"kind": "prompt_completion", "prompt": "row", "completion": "completion"}},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("classify", name) for name in CLASSIFY] + [("instruct", name) for name in INSTRUCT]
+)
+def test_a_broken_file_is_one_line(tmp_path, make_task, kind, name):
+    broken = (CLASSIFY if kind == "classify" else DRAWN | INSTRUCT)[name]
+    path = tmp_path / f"rows{broken.suffix}"
+    path.write_bytes(broken.content if isinstance(broken.content, bytes) else broken.content.encode())
+    changes = broken.changes if kind == "classify" else DRAWN | broken.changes
+    task = make_task(kind, {"data": str(path)} | changes)
+    with pytest.raises(UserError) as caught:
+        read_classify(path, task, 1) if kind == "classify" else read_conversations(path, task, 1)
+    assert str(caught.value) == f"{path}: {broken.line}"

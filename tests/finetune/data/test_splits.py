@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.finetune.data.splits import SHARES, draw_splits
+from llm.finetune.data.splits import FRACTIONS, draw_splits
 
 LABELS = st.lists(st.sampled_from("abc"), min_size=1, max_size=120)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -32,8 +32,8 @@ def test_every_label_has_its_share_as_far_as_its_rows_go(labels, seed):
         assert found["train"] >= 1
         assert found["test"] + found["val"] >= min(n - 1, 1)
         if n >= 3:
-            for split, share in SHARES.items():
-                assert found[split] == max(1, round(share * n))
+            for split, fraction in FRACTIONS.items():
+                assert found[split] == max(1, round(fraction * n))
 
 
 @given(n_pairs=st.integers(2, 60), seed=SEEDS)
@@ -87,10 +87,10 @@ def test_with_groups_the_shares_are_held_of_all_and_of_each_label(n_labels, bigg
     groups = np.repeat(np.arange(len(sizes)), sizes).astype(str).tolist()
     labels = (rng.integers(0, 1000, len(groups)) % n_labels).astype(str)
     splits = draw_splits(len(groups), 1, labels.tolist(), groups)
-    for split, share in (SHARES | {"train": 0.7}).items():
-        assert (splits == split).mean() == pytest.approx(share, abs=0.01)
+    for split, fraction in (FRACTIONS | {"train": 0.7}).items():
+        assert (splits == split).mean() == pytest.approx(fraction, abs=0.01)
         for label in set(labels):
-            assert (splits[labels == label] == split).mean() == pytest.approx(share, abs=0.05)
+            assert (splits[labels == label] == split).mean() == pytest.approx(fraction, abs=0.05)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -103,7 +103,7 @@ def test_the_seed_alone_decides(grouped):
 
 @given(labels=LABELS, seed=SEEDS, split=st.sampled_from(["test", "val"]))
 def test_one_split_may_be_drawn_alone(labels, seed, split):
-    found = set(draw_splits(len(labels), seed, labels, shares={split: SHARES[split]}))
+    found = set(draw_splits(len(labels), seed, labels, fractions={split: FRACTIONS[split]}))
     assert found == ({"train", split} if len(labels) > len(set(labels)) else {"train"})
 
 

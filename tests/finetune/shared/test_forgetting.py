@@ -57,6 +57,6 @@ def test_windows_and_logits_are_bounded_on_a_base_with_a_long_context(draw_gpt, 
     model.run_blocks = lambda x, *rest: seen.append(x.shape[:2]) or run_blocks(x, *rest)
     text = "the rain falls " * 1000
     base_figures(model, [text], tokenizer, 512, plain_cpu, "before")
-    assert {length for _, length in seen} == {forgetting.MOST_POSITIONS}
-    assert 1 < max(size * length * 320 for size, length in seen) <= forgetting.MOST_LOGITS
+    assert {length for _, length in seen} == {forgetting.MAX_POSITIONS}
+    assert 1 < max(size * length * 320 for size, length in seen) <= forgetting.MAX_LOGITS
     assert sum(size * length for size, length in seen) >= len(tokenizer.encode(text))

@@ -1,0 +1,107 @@
+"""The skeleton of a task's job: a base, a fit with each seed, figures with mean and standard deviation over seeds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm.core.device import Machine
+from llm.export.hf import base as hf
+from llm.finetune.data.labeled import describe_rows
+from llm.finetune.params import TaskParams
+from llm.finetune.shared.fit import Fitted, Model, Objective, Run, fit
+from llm.model.gpt import GPT
+from llm.tokens.tokenizer import Tokenizer
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Inputs (`held_out` is a corpus table), the folders `model` and `plots` to write, seeds, machine and scratch."""
+
+    data: Path
+    base: Path
+    held_out: Path
+    model: Path
+    plots: Path
+    seed: int
+    n_seeds: int
+    machine: Machine
+    scratch: Path
+
+
+class Outcome(NamedTuple):
+    """Metrics for Git, and what reports show in addition."""
+
+    metrics: dict[str, Any]
+    details: dict[str, Any]
+
+
+class Base(NamedTuple):
+    """A base's tokenizer with our special tokens, and a loader of its model."""
+
+    tokenizer_file: Path
+    tokenizer: Tokenizer
+    load: Callable[[], GPT]
+
+
+def open_base(job: Job) -> Base:
+    """Open the base of a job; UserError in one line for an unsuitable folder."""
+    tokenizer_file, load = hf.open_base(job.base, job.scratch / "tokenizer.json")
+    return Base(tokenizer_file, Tokenizer.load(tokenizer_file), load)
+
+
+def print_rows(counts: dict[str, Any], task: TaskParams) -> dict[str, Any]:
+    """Print how the file was read; return the same lines for the details."""
+    notes = describe_rows(counts, task.max_tokens)
+    print("\n".join(notes), flush=True)
+    return {"row_notes": notes}
+
+
+def fit_seeds(
+    job: Job,
+    name: str,
+    task: TaskParams,
+    objective: Callable[[Run], Objective[Model]],
+    measure: Callable[[Model, str], Figures],
+    summarized: Sequence[str],
+    digits: int,
+) -> tuple[Fitted[Model], Figures]:
+    """Fit with each seed; return the model of the first one and its figures.
+
+    With several seeds the figures have NAME_mean and NAME_std (of a sample) of the `summarized` ones. The first seed
+    searches the learning rate for the others.
+    """
+    run = Run(name, job.seed, job.machine, job.scratch)
+    first = fit(objective(run), task.method, task.training, run)
+    figures = measure(first.model, "after")
+    tuned = task.training.model_copy(update={"learning_rates": [first.lr]})
+    of_seeds = [figures]
+    for seed in range(job.seed + 1, job.seed + job.n_seeds):
+        run = Run(f"{name} seed {seed}", seed, job.machine, job.scratch)
+        of_seeds.append(measure(fit(objective(run), task.method, tuned, run).model, f"seed {seed}"))
+    return first, figures | (mean_and_std(of_seeds, summarized, digits) if job.n_seeds > 1 else {})
+
+
+def mean_and_std(runs: Sequence[Figures], names: Sequence[str], digits: int) -> Figures:
+    """Return the mean and the standard deviation of the named figures over runs, the deviation being a sample's.
+
+    >>> mean_and_std([{"a": 1.0}, {"a": 3.0}], ["a", "b"], 4)
+    {'a_mean': 2.0, 'a_std': 1.4142}
+    """
+    found: Figures = {}
+    for name in names:
+        if name in runs[0]:
+            values = np.array([run[name] for run in runs])
+            found[f"{name}_mean"] = round(float(values.mean()), digits)
+            found[f"{name}_std"] = round(float(values.std(ddof=1)), digits)
+    return found
+
+
+def merge_counts(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Return counts of rows joined, and those of dropped rows under `dropped`, without reasons of no row."""
+    dropped = {reason: n for part in parts for reason, n in part["dropped"].items() if n}
+    return {key: value for part in parts for key, value in part.items()} | {"dropped": dropped}

@@ -1,0 +1,146 @@
+"""Conversations as rows of ids, and the losses of their answers: what instruction and preference tasks share.
+
+messages ──make_row──► ids, and the part of each: PROMPT, ANSWER or END ──token_losses──► nats of counted tokens
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from llm.core.device import Machine
+from llm.core.errors import UserError
+from llm.evaluate.bootstrap import ratio_with_interval
+from llm.finetune.data.batches import by_length, pad
+from llm.finetune.data.messages import Conversation
+from llm.finetune.shared.chat import turn_ids
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT
+from llm.tokens.tokenizer import Tokenizer
+
+IGNORED = -100
+PROMPT, ANSWER, END = range(3)  # parts of a row; END is the marker after an answer
+Parts = frozenset[int]
+ASSISTANT: Parts = frozenset({ANSWER, END})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A conversation, or the part of it that fits, up to the last token of its last answer.
+
+    `parts` holds PROMPT, ANSWER or END for each id; `n_bytes` are the UTF-8 bytes of the answers.
+    """
+
+    messages: Conversation
+    ids: list[int]
+    parts: list[int]
+    n_bytes: int
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The ids before the last answer."""
+        return self.ids[: len(self.parts) - self.parts[::-1].index(PROMPT)]
+
+    def target(self, counted: Parts) -> list[int]:
+        """Return the ids of the `counted` parts, IGNORED for others and for the first id, which has no context."""
+        pairs = zip(self.ids, self.parts, strict=True)
+        return [token if part in counted and place else IGNORED for place, (token, part) in enumerate(pairs)]
+
+    def n_counted(self, counted: Parts) -> int:
+        """Return how many targets are not IGNORED."""
+        return sum(part in counted for part in self.parts[1:])
+
+
+def make_row(tokenizer: Tokenizer, messages: Conversation, last_only: bool = False) -> Row:
+    """Return the row of a conversation that ends in an answer; with `last_only` earlier answers are PROMPT."""
+    ids, parts, n_bytes = [tokenizer.bos_id], [PROMPT], 0
+    for number, message in enumerate(messages):
+        turn = turn_ids(tokenizer, message)
+        is_answer = message.role == "assistant" and (number == len(messages) - 1 or not last_only)
+        ids += [*turn.opening, *turn.content, *turn.end, *turn.rest]
+        inside = [*[ANSWER] * len(turn.content), END] if is_answer else [PROMPT] * (len(turn.content) + 1)
+        parts += [*[PROMPT] * len(turn.opening), *inside, *[PROMPT] * len(turn.rest)]
+        n_bytes += len(message.content.encode()) if is_answer else 0
+    end = end_of_answers(parts)
+    return Row(messages, ids[:end], parts[:end], n_bytes)
+
+
+def end_of_answers(parts: list[int]) -> int:
+    """Return the number of tokens up to the last one of an answer or its end; 0 without one."""
+    return max((end for end, part in enumerate(parts, start=1) if part != PROMPT), default=0)
+
+
+def check_length(max_tokens: int, base: ModelConfig) -> None:
+    """Raise UserError where rows may be longer than the base's context."""
+    if max_tokens > base.context_length:
+        raise UserError(f"max_tokens: expected at most the base's context of {base.context_length}, got {max_tokens}")
+
+
+def count_rows(rows: dict[str, list[Row]], data: str, max_tokens: int) -> dict[str, int]:
+    """Return the number of rows of each split; UserError for an empty one."""
+    for split, part in rows.items():
+        if not part:
+            raise UserError(f"{data}: expected rows of at most {max_tokens} tokens in {split}, got none")
+    return {split: len(part) for split, part in rows.items()}
+
+
+def token_losses(
+    model: GPT,
+    packs: list[list[Row]],
+    counted: Parts,
+    pad_id: int,
+    machine: Machine,
+    dropout_keys: Tensor | None = None,
+) -> Tensor:
+    """Return the loss in nats of every token of the `counted` parts, row after row: (tokens,).
+
+    The rows of a pack are concatenated, and attention between them is masked.
+    """
+    ids = pad([[token for row in pack for token in row.ids] for pack in packs], pad_id)[:, :-1].to(machine.device)
+    targets = pad([[token for row in pack for token in row.target(counted)] for pack in packs], IGNORED)[:, 1:]
+    targets, segments = targets.to(machine.device), None
+    if any(len(pack) > 1 for pack in packs):
+        numbers = [[number for number, row in enumerate(pack) for _ in row.ids] for pack in packs]
+        segments = pad(numbers, IGNORED)[:, :-1].to(machine.device)
+    with machine.autocast():
+        hidden, _ = model.run_blocks(model.embedding(ids), dropout_keys=dropout_keys, segments=segments)
+        # The head is the largest matrix: it is applied to counted tokens alone.
+        is_counted = targets != IGNORED
+        logits = model.head(hidden[is_counted])
+    return nn.functional.cross_entropy(logits.float(), targets[is_counted], reduction="none")
+
+
+def sums_by_row(losses: Tensor, rows: list[Row], counted: Parts) -> Tensor:
+    """Return the result of `token_losses` summed by row: (rows,)."""
+    return torch.stack([part.sum() for part in losses.split([row.n_counted(counted) for row in rows])])
+
+
+@torch.no_grad()
+def row_nats(
+    model: GPT, rows: list[Row], counted: Parts, pad_id: int, batch_size: int, machine: Machine
+) -> NDArray[np.float64]:
+    """Return the loss in nats of the `counted` parts of each row, summed: (rows,)."""
+    nats = np.empty(len(rows))
+    for numbers in by_length([len(row.ids) for row in rows], batch_size):
+        batch = [rows[number] for number in numbers]
+        losses = token_losses(model, [[row] for row in batch], counted, pad_id, machine)
+        nats[numbers] = sums_by_row(losses.double(), batch, counted).cpu().numpy()
+    return nats
+
+
+def answer_figures(
+    model: GPT, rows: list[Row], pad_id: int, batch_size: int, machine: Machine, seed: int
+) -> dict[str, float]:
+    """Return bits per UTF-8 byte of the answers, with the 95% interval over rows, and nats per token.
+
+    The markers that end answers do not count.
+    """
+    counted = frozenset({ANSWER})
+    bits = row_nats(model, rows, counted, pad_id, batch_size, machine) / math.log(2)
+    n_bytes = np.array([row.n_bytes for row in rows])
+    figures = ratio_with_interval("answer_bits_per_byte", bits, n_bytes, np.random.default_rng(seed))
+    nats_per_token = bits.sum() * math.log(2) / sum(row.n_counted(counted) for row in rows)
+    return figures | {"answer_nats_per_token": round(float(nats_per_token), 5)}

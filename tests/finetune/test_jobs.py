@@ -1,0 +1,160 @@
+"""Jobs of every kind from files to files: metrics by system, details, a folder that is the measured model."""
+
+import importlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import pipeline
+from transformers.utils import logging
+
+from llm.core.errors import UserError
+from llm.export.hf.classifier import read_classifier
+from llm.export.hf.folder import read_folder
+from llm.finetune.classify.measures import Scored, log_loss
+from llm.finetune.shared import language
+from llm.finetune.shared.answers import answer, score_answers
+from llm.finetune.shared.chat import TEMPLATE, conversation_ids
+from tests.finetune.conftest import TOPICS, rows_of
+
+SYSTEMS = {"majority", "tfidf", "random_weights", "pretrained"}
+KINDS = ("classify", "instruct", "dpo")
+
+
+def test_the_classifier_is_calibrated_in_transformers_as_measured(run_job):
+    ran = run_job("classify", {"zero_shot": "{text} is {label}"})
+    test = ran.metrics["test"]
+    assert test.keys() == SYSTEMS | {"zero_shot"} == ran.details["settings"].keys() == ran.metrics["val"].keys()
+    assert {name for name, of in test.items() if "accuracy_difference" in of} == {"tfidf", "random_weights"}
+    assert ran.metrics["rows"] == {"train": 18, "val": 6, "test": 6}
+    logging.disable_progress_bar()
+    classify = pipeline("text-classification", model=str(ran.folder / "model"), dtype=torch.float32, top_k=None)
+    rows = rows_of("classify")
+    rows = rows[rows["split"] == "test"]
+    scores = np.empty((len(rows), 3), dtype=np.float32)
+    for row, found in enumerate(classify(rows["text"].tolist(), truncation=True)):
+        scores[row, [TOPICS.index(of["label"]) for of in found]] = np.log([of["score"] for of in found])
+    scored = Scored(np.array([TOPICS.index(label) for label in rows["label"]]), scores)
+    measured = test["pretrained"]
+    assert measured["temperature"] != 1
+    assert log_loss(scored) == pytest.approx(measured["log_loss_at_temperature"], abs=2e-5)
+    assert scored.is_right().mean() == pytest.approx(measured["accuracy"], abs=1e-4)
+    confusion = pd.read_csv(ran.folder / "plots/confusion.csv")
+    assert confusion["actual"].tolist() == rows["label"].tolist()
+    assert confusion["predicted"].tolist() == [TOPICS[number] for number in scored.predict()]
+    counts = pd.crosstab(confusion["actual"], confusion["predicted"]).reindex(TOPICS, columns=TOPICS, fill_value=0)
+    assert ran.details["confusion"] == counts.to_numpy().tolist()
+
+
+def test_texts_are_truncated_as_by_clients(run_job):
+    metrics = run_job("classify", {"text_columns": ["text", "other"], "max_tokens": 8}).metrics
+    assert metrics["truncated"] > 0
+    assert metrics["transformers"]["rows"] == 6
+    assert metrics["transformers"]["tokenization_mismatches"] == 0
+    assert metrics["transformers"]["max_probability_difference"] < 1e-6
+
+
+def test_any_number_of_labels_is_classified(run_job):
+    ran = run_job("classify", {"label_column": "labels", "label_separator": "|", "text_columns": ["text", "other"]})
+    assert ran.metrics["test"].keys() == SYSTEMS
+    info = read_classifier(ran.folder / "model")[2]
+    assert (info.labels, info.label_separator, info.text_columns) == (TOPICS, "|", ["text", "other"])
+    assert "confusion" not in ran.details
+    assert not (ran.folder / "plots/confusion.csv").exists()
+
+
+def test_random_weights_are_trained_as_a_whole(run_job):
+    ran = run_job("classify", {"method.kind": "lora", "training.learning_rates": [0.002, 0.02]})
+    tuned, drawn = ran.details["settings"]["pretrained"], ran.details["settings"]["random_weights"]
+    assert (tuned["method"], drawn["method"]) == ("lora", "full")
+    assert tuned["trained_weights"] < tuned["weights"] == drawn["trained_weights"] == drawn["weights"]
+    for setting in (tuned, drawn):
+        assert setting["val_loss_by_learning_rate"].keys() == {"0.002", "0.02"}
+
+
+def test_answers_before_and_after_are_those_of_the_models(run_job, exported_folder, tokenizer):
+    ran = run_job("instruct")
+    test = ran.metrics["test"]
+    assert test["after"]["answer_bits_per_byte"] < test["before"]["answer_bits_per_byte"]
+    assert test["after"]["base_bits_per_byte"] != test["before"]["base_bits_per_byte"]
+    rows = rows_of("instruct")
+    rows = rows[rows["split"] == "test"]
+    prompts = [conversation_ids(tokenizer, [("user", text)]) for text in rows["prompt"]]
+    for system, folder in (("before", exported_folder), ("after", ran.folder / "model")):
+        answers = [answer(read_folder(folder), prompt, tokenizer) for prompt in prompts]
+        assert score_answers(answers, rows["completion"].tolist()).items() <= test[system].items()
+        shown = {of["messages"][0]["content"]: of[system] for of in ran.details["answers"]}
+        assert shown == dict(zip(rows["prompt"], answers, strict=True))
+    assert ran.details["answers"][0].keys() == {"messages", "before", "after", "reference"}
+    # In drawn order.
+    assert [of["messages"][0]["content"] for of in ran.details["answers"]] != rows["prompt"].tolist()
+
+
+def test_fewer_rows_are_answered_and_shown(run_job, monkeypatch):
+    job = importlib.import_module("llm.finetune.instruct.job")
+    monkeypatch.setattr(job, "ANSWERS_SCORED", 4)
+    monkeypatch.setattr(language, "ANSWERS_SHOWN", 2)
+    ran = run_job("instruct", {"training.epochs": 1.0}, held_out="")
+    assert (ran.details["answers_scored"], len(ran.details["answers"])) == (4, 2)
+    assert "base_bits_per_byte" not in ran.metrics["test"]["after"]
+
+
+def test_packed_rows_train_a_part_of_the_model(run_job, exported_folder):
+    ran = run_job("instruct", {"packing": True, "max_tokens": 48, "method.kind": "last_k_blocks"})
+    before, after = ran.metrics["test"]["before"], ran.metrics["test"]["after"]
+    assert after["answer_bits_per_byte"] < before["answer_bits_per_byte"]
+    weights = [dict(read_folder(folder).named_parameters()) for folder in (exported_folder, ran.folder / "model")]
+    changed = {name for name, weight in weights[0].items() if not torch.equal(weight, weights[1][name])}
+    assert changed
+    assert not any(name.startswith(("blocks.0", "embedding")) for name in changed)
+
+
+def test_chosen_answers_become_likelier(run_job):
+    ran = run_job("dpo", {"training.epochs": 8.0})
+    before, after = ran.metrics["test"]["before"], ran.metrics["test"]["after"]
+    assert before["reward_margin"] == before["chosen_log_ratio"] == 0.0
+    assert after["reward_margin"] > 0.1
+    assert ran.metrics["val"]["before"]["loss"] == pytest.approx(0.69315, abs=1e-5)
+    assert ran.metrics["val"]["after"]["loss"] < 0.69
+    assert {"answer_bits_per_byte", "base_bits_per_byte"} <= after.keys()
+    assert ran.details["settings"]["after"]["beta"] == 0.1
+    assert (ran.folder / "model/chat_template.jinja").read_text() == TEMPLATE
+    assert ran.details["answers"][0].keys() == {"messages", "before", "after", "reference", "rejected"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "system", "summarized"),
+    [
+        ("classify", "pretrained", {"accuracy", "macro_f1"}),
+        ("instruct", "after", {"answer_bits_per_byte", "answer_nats_per_token", "base_bits_per_byte"}),
+        ("dpo", "after", {"chosen_is_likelier", "reward_margin", "chosen_log_ratio"}),
+    ],
+)
+def test_seeds_have_a_mean_and_the_first_model_stays(run_job, capsys, kind, system, summarized):
+    changes = {"training.learning_rates": [0.002, 0.02], "method.kind": "lora", "training.epochs": 2.0}
+    one, two = run_job(kind, changes, name="one"), run_job(kind, changes, n_seeds=2, name="two")
+    first, several = one.metrics["test"][system], two.metrics["test"][system]
+    added = several.keys() - first.keys()
+    assert first.items() <= several.items()
+    assert added >= {f"{name}_{end}" for name in summarized for end in ("mean", "std")}
+    assert all(key.endswith(("_mean", "_std")) for key in added)
+    assert one.files() == two.files()
+    assert str(one.folder).encode() not in b"".join(one.files().values())
+    said = capsys.readouterr().err  # the first seed searches the learning rate for the others
+    assert "seed 2:" in said
+    assert "seed 2 rate" not in said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_read_is_printed_and_in_the_details(run_job, capsys, kind):
+    ran = run_job(kind, {"max_tokens": 16 if kind == "classify" else 40, "training.epochs": 1.0})
+    assert ran.details["row_notes"][0] == "rows: 18 train, 6 val, 6 test"
+    assert "dialect: separated by commas, quotes enclose cells" in ran.details["row_notes"]
+    assert "\n".join(ran.details["row_notes"]) in capsys.readouterr().out
+    assert ran.details["kind"] == kind
+
+
+def test_a_row_with_a_problem_ends_the_job(run_job):
+    with pytest.raises(UserError, match=r"expected columns missing, got text, other"):
+        run_job("classify", {"text_columns": ["missing"]})

@@ -1,0 +1,49 @@
+"""A task is its defaults and what it states; a wrong key of either is named."""
+
+import pytest
+
+from llm.core.errors import UserError
+from llm.finetune.params import load_task, resolve_task
+
+TRAINING = "{epochs: 1.0, batch_size: 8, learning_rates: [0.1], lr_search_fraction: 0.5, adamw_lr_ratio: 0.1, \
+layerwise_lr_decay: 1.0, weight_decay: 0.0, max_grad_norm: 1.0, warmup_fraction: 0.1, decay_fraction: 0.5, n_evals: 2, \
+early_stopping_patience: null}"
+PARAMS = f"""
+finetune:
+  n_seeds: 1
+  defaults:
+    split_column: null
+    group_column: null
+    on_error: fail
+    max_tokens: 32
+    method: {{kind: full, rank: 2, alpha: 4.0, targets: [query], k: 1}}
+    training: {TRAINING}
+    dpo: {{beta: 0.1, input_column: null, training: {{learning_rates: [0.01]}}}}
+    instruct: {{on_overflow: drop, loss_on: assistant, packing: false}}
+  tasks:
+    pairs:
+      {{kind: dpo, base: b, data: d.csv, prompt_column: p, chosen_column: c, rejected_column: r,
+       method: {{kind: lora}}, training: {{epochs: 3.0}}}}
+"""
+
+
+def test_a_task_has_the_defaults_that_it_does_not_state(tmp_path):
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    task = load_task(tmp_path / "params.yaml", "pairs")
+    assert (task.beta, task.max_tokens, task.method.kind, task.method.rank) == (0.1, 32, "lora", 2)
+    # The task, the defaults of its kind, those of all kinds.
+    assert (task.training.epochs, task.training.learning_rates, task.training.batch_size) == (3.0, [0.01], 8)
+
+
+def test_the_template_of_zero_shot_fits_the_labels(make_task):
+    with pytest.raises(ValueError, match=r"null or a template that ends in \{label\}"):
+        make_task("classify", {"zero_shot": "{text} {label}?"})
+    with pytest.raises(ValueError, match=r"null where a row has any number of labels \(label_separator\)"):
+        make_task("classify", {"zero_shot": "{text} {label}", "label_separator": "|"})
+
+
+def test_a_key_that_is_missing_everywhere_is_named():
+    with pytest.raises(
+        UserError, match=r"^params.yaml: finetune.tasks.mine.split_column: .* finetune.tasks.mine.header: "
+    ):
+        resolve_task({"kind": "classify", "base": "b", "data": "d"}, {}, "mine")
