@@ -27,7 +27,7 @@ RENAMES = {
     "finetune.seeds": "n_seeds",
     "finetune.tasks.*.kind=prefer": "dpo",
     "finetune.tasks.*.base=models/export": "models/export/hf",
-    "finetune.tasks.*.weights": "base, which names the whole folder",
+    "finetune.tasks.*.weights": "base (the folder of the weights)",
     "finetune.tasks.*.too_long": "on_overflow",
     "finetune.tasks.*.too_long=cut": "truncate",
     "finetune.tasks.*.learn": "loss_on",
