@@ -77,13 +77,9 @@ def calibration(
     counts = np.bincount(bins, minlength=n_bins)
     confident, right = (np.bincount(bins, weights=weights, minlength=n_bins) for weights in (values, is_right))
     rows = [
-        {
-            "from": round(i / n_bins, 4),
-            "to": round((i + 1) / n_bins, 4),
-            "count": int(counts[i]),
-            "confidence": round(float(confident[i] / counts[i]), 5),
-            "accuracy": round(float(right[i] / counts[i]), 5),
-        }
-        for i in np.flatnonzero(counts).tolist()
+        {"from": round(i / n_bins, 4), "to": round((i + 1) / n_bins, 4), "count": int(n)}
+        | {"confidence": round(float(sure / n), 5), "accuracy": round(float(hits / n), 5)}
+        for i, (n, sure, hits) in enumerate(zip(counts, confident, right, strict=True))
+        if n
     ]
     return rows, round(float(np.abs(confident - right).sum()) / len(values), 5)

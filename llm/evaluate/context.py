@@ -12,29 +12,20 @@ from llm.evaluate.likelihood import Span, score_tokens
 from llm.model.gpt import GPT
 
 N_WINDOWS = 128
-DOUBLINGS = 4  # from the shortest context to all of it
+DOUBLINGS = 4  # from the shortest context to all of it; half of the shortest are the targets at a window's end
 Losses = NDArray[np.float64]
+Stream = NDArray[np.integer]
 
 
 def choose_windows(spans: list[Span], context_length: int, n: int = N_WINDOWS) -> list[Span]:
     """Return up to n evenly spread windows of the whole context, with as many new targets as are compared."""
-    n_new = _n_compared(context_length)
+    n_new = max(context_length >> DOUBLINGS + 1, 1)
     full = [span for span in spans if span.last == context_length and span.last - span.first >= n_new]
     return [full[i] for i in np.linspace(0, len(full) - 1, min(n, len(full))).round().astype(int)]
 
 
-def _n_compared(context_length: int) -> int:
-    """Return how many targets at a window's end are compared: half of the shortest context, but at least one."""
-    return max(context_length >> DOUBLINGS + 1, 1)
-
-
 def losses_by_context(
-    model: GPT,
-    stream: NDArray[np.integer],
-    nats: NDArray[np.floating],
-    windows: list[Span],
-    batch_size: int,
-    machine: Machine,
+    model: GPT, stream: Stream, nats: NDArray[np.floating], windows: list[Span], batch_size: int, machine: Machine
 ) -> dict[int, Losses]:
     """Return the mean loss (W,) of the last targets of W windows by tokens of context; {} without windows.
 
@@ -42,7 +33,7 @@ def losses_by_context(
     context as the key says.
     """
     context = model.config.context_length
-    n, ends = _n_compared(context), [span.start + context for span in windows]
+    n, ends = max(context >> DOUBLINGS + 1, 1), [span.start + context for span in windows]
     shorter = {max(context >> halvings, 1) for halvings in range(1, DOUBLINGS + 1)} - {context}
     scored = {}
     for length in sorted(shorter) if windows else ():

@@ -14,6 +14,7 @@ import re
 import tokenize
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -112,23 +113,17 @@ def _closing_brackets(source: _Source) -> Iterator[Gap]:
     """
     stack: list[int] = []  # offsets of open brackets
     last: dict[str, int] = {}  # offset of the last opening bracket of each kind
-    for kind, sign, at in _python_tokens(source):
-        if kind == tokenize.OP and sign in OPENING.values():
-            stack.append(at)
-            last[sign] = at
-        elif kind == tokenize.OP and sign in OPENING and stack:
-            opener = stack.pop()
-            others = [start for other, start in last.items() if other != OPENING[sign]]
-            if others and source.text[at - 1].isalnum():
-                yield Gap(at, sign, tuple(other for other in OPENING if other != sign), min(opener, max(others)))
-
-
-def _python_tokens(source: _Source) -> Iterator[tuple[int, str, int]]:
-    try:
+    with suppress(tokenize.TokenError, SyntaxError):  # in places stricter than the parser
         for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
-            yield token.type, token.string, source.offset(*token.start)
-    except (tokenize.TokenError, SyntaxError):  # in places stricter than the parser
-        return
+            sign, at = token.string, source.offset(*token.start)
+            if token.type == tokenize.OP and sign in OPENING.values():
+                stack.append(at)
+                last[sign] = at
+            elif token.type == tokenize.OP and sign in OPENING and stack:
+                opener = stack.pop()
+                others = [start for other, start in last.items() if other != OPENING[sign]]
+                if others and source.text[at - 1].isalnum():
+                    yield Gap(at, sign, tuple(other for other in OPENING if other != sign), min(opener, max(others)))
 
 
 def _argument_names(tree: ast.Module, source: _Source) -> Iterator[Gap]:

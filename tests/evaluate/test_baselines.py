@@ -66,15 +66,6 @@ def test_documents_add_up_to_the_text_as_a_whole(bits):
 
 
 @BITS
-def test_no_split_helps_another(bits):
-    texts = {"val": [TEXT], "test": [_letters(7, 500), TEXT]}
-    both = bits(b"abc", texts)
-    assert list(both) == ["val", "test"]
-    for split in texts:
-        assert both[split] == pytest.approx(bits(b"abc", {split: texts[split]})[split], rel=0.01)
-
-
-@BITS
 @pytest.mark.parametrize("documents", [[], [b""], [b"", b""]])
 def test_nothing_costs_nothing(bits, documents):
     assert bits(TEXT[:100], {"test": documents})["test"].tolist() == [0.0] * len(documents)
