@@ -49,7 +49,7 @@ def main(
     machine.retain_freed_memory()
     model = load_model(weights).to(machine.device)
     encoder, lossless = Tokenizer.load(tokenizer), read_info(windows).lossless
-    if model.sees_the_future:
+    if not model.config.is_causal:
         print(f"evaluate: warning: {model.config.attention} attention sees what it predicts", file=sys.stderr)
     if not lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte are too low", file=sys.stderr)
@@ -63,7 +63,7 @@ def main(
     generations = generate_samples(model, encoder, prompts, evaluate, seed)
     passage = read_passage(corpus, [*splits])
     samples, scored = describe_samples(model, encoder, generations, passage, evaluate, machine)
-    limits = {"lossless_tokens": lossless, "sees_the_future": model.sees_the_future}
+    limits = {"lossless_tokens": lossless, "sees_the_future": not model.config.is_causal}
     others = {"matmul_dtype": machine.matmul_dtype, "example_prompt": example_of(prompts)}
     write_json(metrics, summarise_systems(splits, quality) | limits | others)
     texts: dict[str, Any] = {"prompts_from": prompts_from, "sample_tokens": evaluate.sample_tokens, "samples": samples}

@@ -117,12 +117,12 @@ def _train(
         else:
             compiled = pays_to_compile(pretrain.compile, flops * pretrain.max_steps / n_processes(), machine)
             loss = LanguageLoss(gpt.to(machine.device), machine, compiled)
-        if gpt.sees_the_future:
+        if not gpt.config.is_causal:
             print("pretrain: this model sees the tokens that it is to tell: its losses mean nothing", file=sys.stderr)
         peak = sum_over_processes(matmul_peak(machine))
         print(f"pretrain: matrix products reach {peak / 1e9:,.0f} GFLOP/s here, MFU is of that", file=sys.stderr)
 
-        can_write = not (gpt.sees_the_future or machine.sharded)
+        can_write = gpt.config.is_causal and not machine.sharded
 
         def step_losses(step: int) -> Iterator[Tensor]:
             # Each part of a batch drops other elements, whichever process has it.
@@ -203,7 +203,7 @@ def _base(pretrain: PretrainParams, given: Path) -> Path | None:
 def _first_weights(config: ModelConfig, pretrain: PretrainParams, base: Path | None, tokenizer: Path, seed: int) -> GPT:
     if base is not None:
         return read_first_weights(base, config, tokenizer)
-    if pretrain.init == "previous_token_heads" and not config.can_look_back:
+    if pretrain.init == "previous_token_heads" and not config.supports_previous_token_heads:
         raise UserError(
             "pretrain.init: wanted random or null for a model without causal attention and rotary positions, "
             "given previous_token_heads"

@@ -79,7 +79,7 @@ def _section_problems(checked: Params) -> Iterator[str]:
         yield "sample.weights: expected a source to train on, got 0 for each one"
     if pretrain.early_stopping_patience is not None and not checked.prepare.split.val:
         yield "pretrain.early_stopping_patience: expected held-out text (prepare.split.val above 0) to stop by, got 0"
-    if pretrain.init == "previous_token_heads" and not checked.model.can_look_back:
+    if pretrain.init == "previous_token_heads" and not checked.model.supports_previous_token_heads:
         yield (
             "pretrain.init: expected random or null for a model without causal attention and rotary positions, "
             "got previous_token_heads"

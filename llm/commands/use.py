@@ -31,15 +31,16 @@ def generate(
 
     from llm.export.hf.base import open_model
     from llm.model import generate as decoding
+    from llm.model.text_stream import stream_text
 
     if stop and not all(stop):
         raise UserError("--stop: expected a text, got an empty one")
     gpt, tokens = open_model(model, tokenizer)
     generator = torch.Generator().manual_seed(seed)
-    choose = decoding.sampler(temperature, top_k, generator, top_p, min_p) if temperature else decoding.greedy
+    choose = decoding.sampler(decoding.SamplingParams(temperature, top_k, top_p, min_p), generator)
     ids = decoding.generate(gpt, tokens.prompt(prompt), max_tokens, choose, tokens.eos_ids, repetition_penalty)
     sys.stdout.write(prompt)
-    for piece in decoding.stream_text(ids, tokens.decode, tuple(stop or ())):
+    for piece in stream_text(ids, tokens.decode, tuple(stop or ())):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
@@ -101,12 +102,13 @@ def chat(
     system: Annotated[str | None, Option(help="The system message.")] = None,
 ) -> None:
     """Chat with a model in the terminal; a pipe is read line by line."""
-    from llm.serve.terminal import Manner
+    from llm.serve.terminal import GenerationOptions
     from llm.serve.terminal import chat as run_chat
 
     if message is not None and not message.strip():
         raise UserError("MESSAGE: expected a text, got an empty one")
-    run_chat(folder, Manner(temperature, top_p, max_tokens, seed, system), sys.stdin, sys.stdout, message)
+    options = GenerationOptions(temperature, top_p, max_tokens, seed, system)
+    run_chat(folder, options, sys.stdin, sys.stdout, message)
 
 
 def serve(

@@ -12,8 +12,9 @@ from llm.core.device import Machine
 from llm.core.tables import iterate_rows
 from llm.evaluate.likelihood import plan_document_spans, score_tokens
 from llm.evaluate.params import EvaluateParams
-from llm.model.generate import generate, greedy, sampler
-from llm.model.gpt import GPT, Past
+from llm.model.generate import SamplingParams, generate, greedy, sampler
+from llm.model.gpt import GPT
+from llm.model.kv_cache import KVCache
 from llm.tokens.tokenizer import Tokenizer
 
 MAX_ROWS = 256  # of a batch, so that memory does not grow with their number
@@ -36,7 +37,8 @@ def generate_samples(
     found = []
     for number, prompt in enumerate(prompts):
         ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
-        sample = sampler(params.temperature, params.top_k, torch.Generator().manual_seed(seed + number))
+        sampling = SamplingParams(params.temperature, params.top_k)
+        sample = sampler(sampling, torch.Generator().manual_seed(seed + number))
         for method, choose in {GREEDY: greedy, f"temperature {params.temperature}, top {params.top_k}": sample}.items():
             new = generate(model, ids, params.sample_tokens, choose, stop=frozenset({tokenizer.end_of_text}))
             found.append(Generation(prompt, method, list(new)))
@@ -150,17 +152,17 @@ def _continue_batch(
     length = model.config.context_length
     written = ids.new_full((len(ids), n_new), -1 if stop is None else stop)
     read = unread = ids[:, -length:]
-    past: Past | None = None
+    cache = KVCache(model.config.n_layers, min(length, ids.shape[1] + n_new)) if model.config.is_causal else None
     for at in range(n_new):
         if read.shape[1] > length:
             read = unread = read[:, -max(length // 2, 1) :]
-            past = None
-        hidden, kept = model.run_blocks(model.embedding(unread), past)
-        new = choose(model.head(hidden[:, -1]).float())
+            if cache:
+                cache.length = 0
+        new = choose(model.head(model.run_blocks(model.embedding(unread), cache)[:, -1]).float())
         if stop is not None and at:
             new = new.where(written[:, at - 1 : at] != stop, stop)
         written[:, at : at + 1], read = new, torch.cat([read, new], dim=1)
         if stop is not None and bool((new == stop).all()):
             break
-        unread, past = (read, None) if model.sees_the_future else (new, kept)
+        unread = new if cache else read
     return written

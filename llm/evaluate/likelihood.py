@@ -97,7 +97,7 @@ def score_tokens(
             begin = 0 if is_whole else min(span.first for span in batch)
             ids = _read_windows(stream, batch).to(machine.device)
             with machine.autocast():
-                hidden, _ = model.run_blocks(model.embedding(ids[:, :-1]).to(machine.dtype))
+                hidden = model.run_blocks(model.embedding(ids[:, :-1]).to(machine.dtype))
                 logits = model.head(hidden[:, begin:])
             scored = [figure.cpu().numpy() for figure in score_targets(logits, ids[:, 1 + begin :])]
             for i, span in enumerate(batch):

@@ -86,7 +86,7 @@ def measure(
         **ratio_with_interval("bits_per_byte", bits, text.n_bytes, rng),
         "accuracy": round(float(scores.is_top.mean()), 5),
         "calibration_error": calibration_error,
-        **breakdown.summarise_best(differences, model.sees_the_future, text.info.lossless),
+        **breakdown.summarise_best(differences, not model.config.is_causal, text.info.lossless),
     }
     # Windows that newly score a target which train has.
     is_in_window = np.logical_or.reduceat(text.is_found[1:], [span.start + span.first for span in spans])

@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from llm.core.errors import UserError
 from llm.evaluate.bootstrap import ratio_with_interval
 from llm.evaluate.likelihood import score_targets
-from llm.model.gpt import GPT, Past
+from llm.model.gpt import GPT
+from llm.model.kv_cache import KVCache
 
 Encode = Callable[[str], list[int]]
 Pair = tuple[list[int], list[int]]  # the ids of a context and of one choice after it
@@ -69,7 +70,6 @@ def score_items(model: GPT, encode: Encode, items: list[Item], batch_size: int =
 
 def _score_batch(model: GPT, batch: list[tuple[list[Pair], NDArray[np.float64]]]) -> None:
     """Add to each item's sums the log-probabilities of its choices; all B contexts have P ids."""
-    assert not model.sees_the_future, "the KV cache of a context would depend on the choice"
     device = model.embedding.weight.device
     contexts = torch.tensor([pairs[0][0] for pairs, _ in batch], device=device)  # (B, P)
     # Choice c of item b is one of R rows; it reads the context's last id and all its own but the last.
@@ -77,12 +77,10 @@ def _score_batch(model: GPT, batch: list[tuple[list[Pair], NDArray[np.float64]]]
     owner = torch.tensor([b for b, _, _ in rows], device=device)  # (R,)
     targets = pad_sequence([torch.tensor(choice) for _, _, choice in rows], batch_first=True).to(device)  # (R, T)
     read = torch.cat([contexts[owner, -1:], targets[:, :-1]], dim=1)
-    past = None
+    cache = KVCache(model.config.n_layers)
     if contexts.shape[1] > 1:
-        _, of_contexts = model.run_blocks(model.embedding(contexts[:, :-1]))
-        layers = [tuple(kept[owner] for kept in layer) for layer in of_contexts.layers]
-        past = Past(of_contexts.length, layers)
-    hidden, _ = model.run_blocks(model.embedding(read), past)  # (R, T, D)
+        model.run_blocks(model.embedding(contexts[:, :-1]), cache)
+    hidden = model.run_blocks(model.embedding(read), cache.select(owner))  # (R, T, D)
     nats = score_targets(model.head(hidden), targets)[0].cpu().numpy()  # (R, T)
     for (b, c, choice), of_row in zip(rows, nats, strict=True):
         batch[b][1][c] -= of_row[: len(choice)].sum()

@@ -57,7 +57,7 @@ def measure_quality(
     n_prompt, rng = min(params.prompt_tokens, model.config.context_length), np.random.default_rng(seed)
     if not params.texts:
         return {"skipped": "evaluate.quality.texts is 0"}, []
-    if model.sees_the_future:
+    if not model.config.is_causal:
         return {"skipped": "the model's attention sees what it predicts, so it cannot generate"}, []
     if not held_out:
         return {"skipped": "no text was held out"}, []

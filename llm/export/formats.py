@@ -53,7 +53,7 @@ def incompatibility_reason(format_: Format, config: ModelParams) -> str | None:
     """Return why a shape cannot be written in a format on this machine, or None where it can."""
     reason = unsupported_reason(config)
     if format_ == "onnx":
-        has_keys = config.family != "gru" and not config.sees_the_future
+        has_keys = config.family != "gru" and config.is_causal
         got = f"{config.family} with attention {config.attention}"
         reason = None if has_keys else f"expected a model with a cache of keys and values, got {got}"
     return reason or missing_package(*PACKAGES[format_.split("-")[0]])

@@ -118,7 +118,7 @@ def compare_with_llama_cpp(
         begun_with: list[list[int] | str] = [*openings, *written]
         continuations = [server.generate(prompt, n_new) for prompt in begun_with]
     ours = model.float().cpu()
-    hidden = [ours.run_blocks(ours.embedding(torch.tensor([prompt])))[0][0, -1] for prompt in [*prompts, *contexts]]
+    hidden = [ours.run_blocks(ours.embedding(torch.tensor([prompt])))[0, -1] for prompt in [*prompts, *contexts]]
     logits = ours.head(torch.stack(hidden))
     logprobs = logits.double().log_softmax(dim=-1)
     at = (torch.arange(len(prompts), len(theirs)), torch.tensor(targets, dtype=torch.long))

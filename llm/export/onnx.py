@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +26,9 @@ from llm.export.verify import (
     random_texts,
     tie_of,
 )
-from llm.model import attention
 from llm.model.config import ModelConfig
-from llm.model.gpt import GPT, Past
+from llm.model.gpt import GPT
+from llm.model.kv_cache import KVCache, LayerCache
 
 FILE = "model.onnx"
 WEIGHTS = "model.onnx_data"  # the name that Transformers.js loads
@@ -86,8 +85,7 @@ def _trace(model: GPT) -> Any:
     ids = torch.zeros(B, T, dtype=torch.long)
     past = [torch.zeros(B, config.n_key_heads, P, config.head_dim) for _ in input_names(config)]
     open_ = torch.export.Dim.DYNAMIC
-    # The model writes into the buffers of its cache, which a graph has not.
-    with torch.no_grad(), patch.object(attention, "extend", lambda buffer, start, new: torch.cat([buffer, new], dim=2)):
+    with torch.no_grad():
         program = torch.export.export(
             _CachedModel(model), (ids, past), dynamic_shapes=({0: open_, 1: open_}, [{0: open_, 2: open_}] * len(past))
         )
@@ -119,9 +117,11 @@ class _CachedModel(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, past: list[Tensor]) -> tuple[Tensor, ...]:
-        layers = list(zip(past[::2], past[1::2], strict=True))
-        hidden, present = self.model.run_blocks(self.model.embedding(ids), Past(past[0].shape[2], [*layers]))
-        return self.model.head(hidden), *(part for layer in present.layers for part in layer)
+        cache = KVCache(len(self.model.blocks))
+        cache.length = past[0].shape[2]
+        cache.layers = [LayerCache(tensors=pair) for pair in zip(past[::2], past[1::2], strict=True)]
+        hidden = self.model.run_blocks(self.model.embedding(ids), cache)
+        return self.model.head(hidden), *(tensor for layer in cache.layers for tensor in layer.tensors)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""What shape the model has: the `model` section of params.yaml, and the whole configuration of a built model.
+"""The model's shape: the section `model` of params.yaml, and the whole configuration of a built model.
 
-A family is a bundle of parts: which norm, which feed-forward, biases or none. Beside it stand two choices that are
-experiments: the rung of the attention ladder, and how the model learns where a token stands.
+A family is a bundle of parts: norm, feed-forward, biases. Beside it are two choices for experiments: the rung of the
+attention ladder, and the position scheme.
 """
 
 from dataclasses import dataclass, replace
@@ -11,15 +11,15 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from llm.core.params import Section
 
-Count = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
 Positions = Literal["none", "sinusoidal", "learned", "rope"]
 
 
 @dataclass(frozen=True)
 class Family:
-    """The parts that a family is made of. `positions` are those that its published models have.
+    """The parts of a family; `positions` are those of its published models.
 
-    `qkv_bias` is of the maps to queries, keys and values, `bias` of all others.
+    `qkv_bias` is for the query, key and value projections, `bias` for all other maps.
     """
 
     norm: Literal["rms", "layer"]
@@ -36,48 +36,47 @@ FAMILIES = {
     "qwen2": replace(_LLAMA, qkv_bias=True),
     "llama": _LLAMA,
     "gpt2": Family(norm="layer", feed_forward="gelu", qk_norm=False, qkv_bias=True, bias=True, positions="learned"),
-    # A GRU stands where the others attend; its state knows the order of what it has read.
-    "gru": replace(_LLAMA, positions="none"),
+    "gru": replace(_LLAMA, positions="none"),  # the state of a GRU depends on the order of the tokens
 }
 
 
 class ModelParams(Section):
-    """The knobs of the shape. Defaults stand in params.yaml alone, so that a reader finds them in one place."""
+    """The section `model`. Defaults are in params.yaml alone, so that a reader finds them in one place."""
 
     family: Literal["qwen3", "qwen2", "llama", "gpt2", "gru"]
     attention: Literal["simplified", "trainable", "causal", "multi_head", "grouped"]
     positions: Positions | None
-    d_model: Count
-    n_layers: Count
-    n_heads: Count
-    n_kv_heads: Count
-    d_ff: Count
+    d_model: PositiveInt
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    n_kv_heads: PositiveInt
+    d_ff: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
     rope_theta: Annotated[float, Field(gt=1)]
     norm_eps: Annotated[float, Field(gt=0)]
     tie_embeddings: bool
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.d_model % self.n_query_heads:
-            raise ValueError(
-                f"wanted d_model divisible by n_heads, given d_model {self.d_model} and n_heads {self.n_heads}"
-            )
-        if self.n_query_heads % self.n_key_heads:
-            raise ValueError(
-                f"wanted n_heads divisible by n_kv_heads, given n_heads {self.n_heads} and n_kv_heads {self.n_kv_heads}"
-            )
-        if self.position_scheme == "rope" and not self.has_queries:
-            raise ValueError(
-                f"wanted positions none, sinusoidal or learned where no queries and keys are there to be turned, "
-                f"given rope with family {self.family} and attention {self.attention}"
-            )
-        if self.position_scheme == "rope" and self.head_dim % 2:
-            raise ValueError(
-                f"wanted an even d_model / n_heads (RoPE turns pairs), given {self.d_model} / {self.n_query_heads}"
-            )
-        if self.position_scheme == "sinusoidal" and self.d_model % 2:
-            raise ValueError(f"wanted an even d_model (a sine and a cosine a wavelength), given {self.d_model}")
+    def _check_shape(self) -> Self:
+        rope, sinusoidal = self.position_scheme == "rope", self.position_scheme == "sinusoidal"
+        n_heads, d_model = self.n_query_heads, self.d_model
+        for problem, expected, got in (
+            (d_model % n_heads, "d_model divisible by n_heads", f"d_model {d_model} and n_heads {n_heads}"),
+            (
+                n_heads % self.n_key_heads,
+                "n_heads divisible by n_kv_heads",
+                f"n_heads {n_heads} and n_kv_heads {self.n_kv_heads}",
+            ),
+            (
+                rope and not self.has_queries,
+                "positions none, sinusoidal or learned for a model without queries and keys",
+                f"rope with family {self.family} and attention {self.attention}",
+            ),
+            (rope and self.head_dim % 2, "an even d_model / n_heads (RoPE turns pairs)", f"{d_model} / {n_heads}"),
+            (sinusoidal and d_model % 2, "an even d_model (a sine and a cosine per wavelength)", f"{d_model}"),
+        ):
+            if problem:
+                raise ValueError(f"expected {expected}, got {got}")
         return self
 
     @property
@@ -87,7 +86,7 @@ class ModelParams(Section):
 
     @property
     def position_scheme(self) -> Positions:
-        """`positions`, or where it is null the family's own; none where that would have nothing to turn."""
+        """`positions`, or where it is null the family's own; none where RoPE has no queries and keys to turn."""
         if self.positions is not None:
             return self.positions
         return self.parts.positions if self.has_queries else "none"
@@ -98,23 +97,33 @@ class ModelParams(Section):
         return self.family != "gru" and self.attention != "simplified"
 
     @property
-    def sees_the_future(self) -> bool:
-        """Whether a position reads what comes after it, so that its prediction of the next token is no prediction."""
-        return self.family != "gru" and self.attention in ("simplified", "trainable")
+    def is_causal(self) -> bool:
+        """Whether a position's output depends on itself and earlier positions only."""
+        return self.family == "gru" or self.attention not in ("simplified", "trainable")
 
     @property
-    def can_look_back(self) -> bool:
-        """Whether there is causal attention with rotary positions, by which a head can tell how far away a token is."""
-        return self.position_scheme == "rope" and not self.sees_the_future
+    def non_causal_reason(self) -> str | None:
+        """Why a model is for learning only, in one line that names the key; None for a causal one.
+
+        The one check for everything that exports, finetunes, evaluates or serves a model.
+        """
+        if self.is_causal:
+            return None
+        return f"model.attention {self.attention} is not causal: each position attends to the tokens it has to predict"
+
+    @property
+    def supports_previous_token_heads(self) -> bool:
+        """Whether there is causal attention with RoPE, by which a head can attend by distance."""
+        return self.position_scheme == "rope" and self.is_causal
 
     @property
     def n_query_heads(self) -> int:
-        """Heads that there are in fact: one below the rung `multi_head`, and in a GRU."""
+        """The number of heads in use: one below the rung `multi_head`, and in a GRU."""
         return self.n_heads if self.family != "gru" and self.attention in ("multi_head", "grouped") else 1
 
     @property
     def n_key_heads(self) -> int:
-        """Key and value heads that there are in fact: only the rung `grouped` shares them."""
+        """The number of key and value heads in use: only the rung `grouped` shares them."""
         return self.n_kv_heads if self.family != "gru" and self.attention == "grouped" else self.n_query_heads
 
     @property
@@ -124,11 +133,11 @@ class ModelParams(Section):
 
 
 class ModelConfig(ModelParams):
-    """A model's whole shape: the knobs, what the data decides, and what a model that was brought along decides."""
+    """A model's whole shape: the section, and what the data or a pretrained model decides."""
 
-    vocab_size: Count
-    context_length: Count
-    head_width: Count | None = None  # where it is another one than d_model / n_heads, as in Qwen3 0.6B
+    vocab_size: PositiveInt
+    context_length: PositiveInt
+    head_width: PositiveInt | None = None  # where it differs from d_model / n_heads, as in Qwen3 0.6B
 
     @property
     def head_dim(self) -> int:
@@ -136,6 +145,6 @@ class ModelConfig(ModelParams):
         return self.head_width or super().head_dim
 
     @model_serializer(mode="wrap")
-    def _without_a_width_that_is_not_there(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_null_head_width(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = dump(self)
         return values if self.head_width else {key: value for key, value in values.items() if key != "head_width"}

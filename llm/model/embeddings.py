@@ -1,6 +1,6 @@
-"""Embeddings: a token's id picks a row of a learned matrix (V, D), and tokens used alike end up with rows alike.
+"""Embeddings: a token's id selects a row of a learned matrix (V, D); tokens with similar uses get similar rows.
 
-The look-up is a product with a one-hot vector, without the zeros: id 5 picks the sixth row, since ids begin at 0.
+The look-up equals a product with a one-hot vector, without the zeros. Ids count from 0.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def nearest(embedding: Tensor, token: int, top: int) -> list[tuple[int, float]]:
-    """The `top` ids whose rows of embedding (V, D) point most nearly where `token`'s does, with their cosines.
+    """Return the `top` ids whose rows of embedding (V, D) have the highest cosine with `token`'s, and the cosines.
 
     >>> nearest(torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 4.0]]), 0, 2)
     [(2, 0.6000000238418579), (1, 0.0)]

@@ -1,6 +1,6 @@
 """The small parts of a block: a linear map, norms and feed-forwards. All keep (..., D) shapes.
 
-Modules come with weights of zeros or ones, or empty: `GPT` draws all of them from one generator.
+Modules start with weights of zeros or ones, or uninitialized: `GPT` draws all of them from one generator.
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """y = x Wᵀ, plus b where there is a bias; weight (d_out, d_in), left empty, bias (d_out,)."""
+    """y = x Wᵀ + b, the bias optional; weight (d_out, d_in) is uninitialized, bias (d_out,) is zero."""
 
     def __init__(self, d_in: int, d_out: int, bias: bool = False):
         super().__init__()
@@ -30,26 +30,24 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) → the same shape and dtype."""
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return (wide * scale * self.weight).to(x.dtype)
+        return self._normalize(x.float()).to(x.dtype)
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        scale = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
+        return x * scale * self.weight
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(RMSNorm):
     """(x − mean(x)) / std(x) · weight + bias over the last axis (Ba et al. 2016, arXiv:1607.06450), in float32."""
 
     def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        super().__init__(width, eps)
         self.bias = nn.Parameter(torch.zeros(width))
-        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) → the same shape and dtype."""
         wide = x.float()
-        wide = wide - wide.mean(dim=-1, keepdim=True)
-        scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return (wide * scale * self.weight + self.bias).to(x.dtype)
+        return (self._normalize(wide - wide.mean(dim=-1, keepdim=True)) + self.bias).to(x.dtype)
 
 
 class SwiGLU(nn.Module):

@@ -1,8 +1,7 @@
-"""Where a token stands: attention alone sees its past as a set, so the position has to be said.
+"""Position encodings: without them, attention sees the past as a set.
 
-Three ways beside saying nothing. A table of sines is added to the embeddings; a table of learned vectors is added
-(`GPT.positions`); or queries and keys are turned by an angle that grows with the position, so that their product
-knows the distance. The tables here are fixed, and no weights.
+Three schemes beside none: a table of sines is added to the embeddings; a learned table is added (`GPT.positions`); or
+RoPE turns queries and keys by an angle that grows with the position, so that their product depends on the distance.
 """
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor
 
 
 def sinusoidal_table(context_length: int, d_model: int) -> Tensor:
-    """Sines and cosines of positions, (T, D) float32 (Vaswani et al. 2017, arXiv:1706.03762, section 3.5).
+    """Compute sines and cosines of positions, (T, D) float32 (Vaswani et al. 2017, arXiv:1706.03762, section 3.5).
 
-    Columns 2i and 2i + 1 are sin and cos of position / 10000^(2i/D): a clock with D / 2 hands of different speed.
+    Columns 2i and 2i + 1 are sin and cos of position / 10000^(2i/D): a clock with D / 2 hands of different speeds.
 
     >>> sinusoidal_table(2, 4).round(decimals=2)
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
@@ -23,7 +22,7 @@ def sinusoidal_table(context_length: int, d_model: int) -> Tensor:
 
 
 def rope_table(context_length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions, each (T, C) float32, for the half-split layout.
+    """Compute cosines and sines of rotary positions, each (T, C) float32, for the half-split layout.
 
     Pair i of a head is turned by position · theta^(-2i/C) (Su et al. 2021, RoFormer, arXiv:2104.09864). The
     pairs are (i, i + C/2), as in Llama's and Qwen's published weights, not (2i, 2i + 1) as in the paper.
@@ -39,7 +38,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
+def segment_positions(segments: Tensor) -> Tensor:
+    """Return the position (B, T) of each token in its own text, from a number for each text (B, T).
+
+    >>> segment_positions(torch.tensor([[7, 7, 7, 8, 9, 9]]))
+    tensor([[0, 1, 2, 0, 0, 1]])
+    """
+    position = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return position - position.where(begins, 0).cummax(dim=1).values
+
+
 def _angles(context_length: int, width: int, theta: float) -> Tensor:
-    """(T, width / 2) float64: position · theta^(-2i/width)."""
+    """Compute (T, width / 2) float64: position · theta^(-2i/width)."""
     frequency = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     return torch.outer(torch.arange(context_length, dtype=torch.float64), frequency)

@@ -1,12 +1,13 @@
-"""Write and read a model's weights as safetensors."""
+"""Save, load and resize a model's weights."""
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm.core import params
 from llm.core.errors import UserError
@@ -23,40 +24,67 @@ def save_model(folder: Path, model: GPT) -> None:
 
 
 def load_model(folder: Path) -> GPT:
-    """Read what `save_model` wrote; UserError names what is missing or has another shape."""
+    """Read what `save_model` wrote; UserError names a missing file, or tensors that do not fit."""
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
-        raise UserError(f"{path}: wanted a model's config.json, it is missing or no JSON") from None
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: expected a model's config.json, got: {error}") from None
     model = GPT(params.check(ModelConfig, content, "model", path))
     set_weights(model, read_safetensors(folder / "model.safetensors"), folder)
     return model
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file; UserError where it is missing, cut short or none."""
+    """Read all tensors of a file; UserError where it is missing, truncated or of another format."""
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: wanted weights, there is no such file") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: wanted a safetensors file, {error}") from None
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"{path}: expected a safetensors file, got: {error}") from None
 
 
 def set_weights(model: GPT, weights: dict[str, Tensor], where: Path) -> None:
-    """Copy tensors into the model by name; every one has to be there, with the shape, and none may be left."""
-    wanted = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    given = {name: tuple(weight.shape) for name, weight in weights.items()}
-    problems = [f"{name} is missing" for name in wanted.keys() - given.keys()]
-    problems += [f"{name} is not a part of the model" for name in given.keys() - wanted.keys()]
-    problems += [
-        f"{name} is {given[name]}, wanted {wanted[name]}"
-        for name in wanted.keys() & given.keys()
-        if wanted[name] != given[name]
+    """Copy tensors into the model; UserError names those that are missing, unexpected or of another shape."""
+    expected = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    got = {name: tuple(weight.shape) for name, weight in weights.items()}
+    problems = [
+        f"{name}: expected {expected.get(name, 'no such tensor')}, got {got.get(name, 'none')}"
+        for name in sorted(expected.keys() | got.keys())
+        if expected.get(name) != got.get(name)
     ]
     if problems:
-        raise UserError(f"{where}: {'; '.join(sorted(problems)[:5])}" + (" …" if len(problems) > 5 else ""))
+        raise UserError(f"{where}: {'; '.join(problems[:5])}" + (" …" if len(problems) > 5 else ""))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(weights[name])
+
+
+def resize_embeddings(model: GPT, n_known: int, n_tokens: int) -> None:
+    """Give embedding and head `n_tokens` rows, in place: the first `n_known` stay, the others are their mean.
+
+    Why the mean: a random row may point anywhere, and its token may become likelier than all others. The mean's logit
+    is the mean of the known tokens' logits, whatever the hidden state, so a new token takes no more probability than
+    an average one (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
+    """
+    assert 0 < n_known <= min(n_tokens, model.config.vocab_size)
+    if n_known == n_tokens == model.config.vocab_size:
+        return
+    model.embedding = nn.Embedding.from_pretrained(resize_rows(model.embedding.weight, n_known, n_tokens), freeze=False)
+    if model.config.tie_embeddings:
+        model.head.weight = cast(nn.Parameter, model.embedding.weight)
+    else:
+        model.head.weight = nn.Parameter(resize_rows(model.head.weight, n_known, n_tokens))
+    model.config = model.config.model_copy(update={"vocab_size": n_tokens})
+
+
+@torch.no_grad()
+def resize_rows(rows: Tensor, n_known: int, n: int) -> Tensor:
+    """Return rows (n, D): the first `n_known` of (V, D), and then their mean.
+
+    >>> resize_rows(torch.tensor([[1.0], [3.0], [9.0]]), n_known=2, n=4).flatten().tolist()
+    [1.0, 3.0, 2.0, 2.0]
+    """
+    known = rows[:n_known]
+    # Summed in float64, so that rounding to float32 hides the order in which threads add.
+    mean = known.mean(dim=0, dtype=torch.float64).to(rows.dtype)
+    return torch.cat([known, mean.expand(n - n_known, -1)])

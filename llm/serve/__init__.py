@@ -1,1 +1,1 @@
-"""A model that answers: over HTTP as OpenAI's server does, many texts at once, and in the terminal."""
+"""Serving: a model over HTTP with OpenAI's API, many texts at once, and as a chat in the terminal."""

@@ -1,7 +1,7 @@
-"""A conversation as the ids that a finetuned model continues: the template that it was trained with.
+"""The chat template: a conversation as the ids that a finetuned model continues.
 
-Our own template is written as ids, so that a marker inside a message is ordinary text. A template of others is
-rendered by Transformers, as its clients do it.
+Our own template is written as ids, so that a marker inside a message is ordinary text. Other templates are rendered
+by Transformers, as its clients do.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,14 @@ class TemplateError(RequestError, UserError):
 
 
 def can_chat(folder: Path) -> bool:
-    """Whether a Hugging Face folder has a chat template, ours or one of others."""
+    """Return whether a Hugging Face folder has a chat template."""
     return _template(folder) is not None
 
 
-def conversation_of_others(folder: Path) -> Callable[[list[Message]], list[int]] | None:
-    """Return what makes ids of messages by the folder's own template; None where that is ours, or there is none.
+def foreign_template(folder: Path) -> Callable[[list[Message]], list[int]] | None:
+    """Return a function that encodes messages by the folder's own template; None where that is ours, or missing.
 
-    What it returns raises TemplateError for messages that the template refuses, such as a system message.
+    It raises TemplateError for messages that the template refuses, such as a system message.
     """
     if (template := _template(folder)) is None or template.strip() == TEMPLATE:
         return None
@@ -39,22 +39,22 @@ def conversation_of_others(folder: Path) -> Callable[[list[Message]], list[int]]
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
-    def to_ids(messages: list[Message]) -> list[int]:
-        asked = [{"role": role, "content": content} for role, content in messages]
+    def encode(messages: list[Message]) -> list[int]:
+        turns = [{"role": role, "content": content} for role, content in messages]
         try:
-            ids: list[int] = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-        except Exception as error:  # a template of others may raise what it likes
+            ids: list[int] = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        except Exception as error:  # a template may raise anything
             reason = " ".join(str(error).split())
             raise TemplateError(f"expected messages that {folder.name}'s chat template takes, got: {reason}") from None
         return ids
 
-    return to_ids
+    return encode
 
 
 def _template(folder: Path) -> str | None:
-    """The Jinja of a folder: a file of its own, or in older folders a part of tokenizer_config.json."""
+    """Read a folder's Jinja template: a file of its own, or in older folders a part of tokenizer_config.json."""
     file, config = folder / CHAT_TEMPLATE, folder / "tokenizer_config.json"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    given = read_object(config).get("chat_template") if config.is_file() else None
-    return given if isinstance(given, str) else None
+    template = read_object(config).get("chat_template") if config.is_file() else None
+    return template if isinstance(template, str) else None

@@ -1,8 +1,8 @@
-"""Continuous batching: texts wait in a queue, take a free slot, go on together, and leave as soon as they are done.
+"""Continuous batching: requests wait in a queue, are admitted to a free slot, and leave as soon as they are done.
 
-    Job → submit → Engine (a thread of its own) → tell(Piece), Piece, …, the last with a finish reason
+    Request → submit → Engine (a thread of its own) → on_delta(Delta), Delta, …, the last with a finish reason
 
-As in Orca (Yu et al. 2022, OSDI): no text waits for the longest of a batch, for the batch is made anew at each token.
+As in Orca (Yu et al. 2022, OSDI) no request waits for the longest of a batch: the batch is formed anew at each token.
 """
 
 import threading
@@ -13,16 +13,18 @@ from typing import Literal
 
 from torch import Tensor
 
-from llm.serve.draw import Drawer, Logprob, logprob_of
-from llm.serve.slots import Slots
-from llm.serve.text import TextStream
+from llm.model.decoder import Decoder
+from llm.model.gpt import GPT
+from llm.model.kv_cache import KVCache
+from llm.model.text_stream import TextStream
+from llm.serve.sampler import Logprob, Sampler, logprob_of
 
 Finish = Literal["stop", "length", "aborted"]
 
 
 @dataclass(frozen=True)
-class Written:
-    """A token of the text that is given out: where in the text it begins, and its log-probabilities if asked for."""
+class SampledToken:
+    """A token of the text that was returned, where in the text it begins, and its log-probability if asked for."""
 
     token: int
     start: int
@@ -30,178 +32,173 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What is new of a text. The last piece says why it ended."""
+class Delta:
+    """The new part of a text. The last delta has the finish reason."""
 
     text: str
-    written: list[Written]
+    tokens: list[SampledToken]
     finish: Finish | None = None
-    n_tokens: int = 0  # drawn in all up to now, with what was cut off by a stop string
-    prompt: list[Logprob | None] = field(default_factory=list)  # on the first piece, where they were asked for
+    n_tokens: int = 0  # sampled in all up to now, including those that a stop string cut off
+    prompt: list[Logprob | None] = field(default_factory=list)  # on the first delta, where they were asked for
 
 
-ABORTED = Piece("", [], "aborted")  # of a text that was cancelled, or whose engine was closed
+ABORTED = Delta("", [], "aborted")  # for a request that was cancelled, or whose engine was closed
 
 
 @dataclass(eq=False)
-class Job:
-    """One text to be written. `tell` is called in the engine's thread: it must be quick."""
+class Request:
+    """One text to generate. `on_delta` is called in the engine's thread, so it must return quickly."""
 
     ids: list[int]
     max_tokens: int
-    drawer: Drawer
+    sampler: Sampler
     text: TextStream
-    tell: Callable[[Piece], None]
-    whole: bool = False  # whether it is told once, at its end
+    on_delta: Callable[[Delta], None]
+    stream: bool = True  # otherwise there is one delta, at the end
     prompt_logprobs: bool = False
-    cancelled: bool = False  # anybody may set it: the slot is free at the next token
+    cancelled: bool = False  # may be set from any thread: the slot is free at the next token
 
 
 class Engine:
-    """Slots, and the thread that fills them. `ends` are the ids that end a text and are not given out."""
+    """The slots of a model, and the thread that fills them. `stop_ids` end a text and are not returned."""
 
-    def __init__(self, slots: Slots, ends: frozenset[int], n_tokens: int):
-        self.slots, self.ends, self.n_tokens = slots, ends, n_tokens
-        self._waiting: deque[Job] = deque()
-        self._live: dict[int, Turn] = {}
+    def __init__(self, model: GPT, n_slots: int, stop_ids: frozenset[int], vocab_size: int):
+        self.decoder, self.stop_ids, self.vocab_size = Decoder(model, batched=True), stop_ids, vocab_size
+        # Allocated once and for the whole context: exhausted memory is an error at the start.
+        self._free = [self.decoder.new_cache(model.config.context_length) for _ in range(n_slots)]
+        self._live: list[Sequence] = []
+        self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End all texts where they are, as aborted."""
+        """Abort all requests, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         if self._thread.ident:
             self._thread.join()
 
-    def submit(self, job: Job) -> None:
-        """Put a text into the queue. A text of a closed engine is aborted at once."""
+    def submit(self, request: Request) -> None:
+        """Queue a request; a closed engine aborts it at once."""
         with self._changed:
             if not self._closed:
-                self._waiting.append(job)
+                self._waiting.append(request)
                 self._changed.notify()
                 return
-        job.tell(ABORTED)
+        request.on_delta(ABORTED)
 
     def load(self) -> dict[str, int]:
-        """How many slots there are, how many texts are live in them, and how many wait."""
-        return {"slots": self.slots.n_slots, "live": len(self._live), "waiting": len(self._waiting)}
+        """Count slots, requests live in them, and requests that wait."""
+        live = len(self._live)
+        return {"slots": len(self._free) + live, "live": live, "waiting": len(self._waiting)}
 
     def _run(self) -> None:
         try:
             while self._wait():
-                self._let_go()
-                self._take_in()
+                self._evict([sequence for sequence in self._live if sequence.request.cancelled])
+                self._admit()
                 self._step()
         finally:
             with self._changed:
                 self._closed = True
-            for job in (*(turn.job for turn in self._live.values()), *self._waiting):
-                job.tell(ABORTED)
-            self._live.clear()
-            self._waiting.clear()
+            self._evict(list(self._live))
+            while self._waiting:
+                self._waiting.popleft().on_delta(ABORTED)
 
     def _wait(self) -> bool:
-        """Sleep while there is nothing to do; False when the engine is closed."""
+        """Sleep while there is nothing to do; return False when the engine is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting or self._live)
             return not self._closed
 
-    def _let_go(self) -> None:
-        for slot in [slot for slot, turn in self._live.items() if turn.job.cancelled]:
-            self._live.pop(slot).job.tell(ABORTED)
+    def _evict(self, sequences: "list[Sequence]") -> None:
+        for sequence in sequences:
+            self._release(sequence)
+            sequence.request.on_delta(ABORTED)
 
-    def _take_in(self) -> None:
-        """Read a prompt of those who wait for each slot that is free."""
-        for slot in range(self.slots.n_slots):
-            if slot in self._live:
-                continue
-            if (job := self._next()) is None:
-                return
-            self._live[slot] = turn = Turn(job)
-            logits = self.slots.read(slot, job.ids, job.prompt_logprobs)[:, : self.n_tokens]
-            if not turn.begin(logits, self.ends):
-                del self._live[slot]
+    def _release(self, sequence: "Sequence") -> None:
+        self._live.remove(sequence)
+        self._free.append(sequence.cache)
 
-    def _next(self) -> Job | None:
-        """The first who waits and was not cancelled."""
-        while self._waiting:
+    def _admit(self) -> None:
+        """Prefill waiting prompts while slots are free."""
+        while self._waiting and self._free:
             with self._changed:
-                job = self._waiting.popleft()
-            if not job.cancelled:
-                return job
-            job.tell(ABORTED)
-        return None
+                request = self._waiting.popleft()
+            if request.cancelled:
+                request.on_delta(ABORTED)
+                continue
+            sequence = Sequence(request, self._free.pop())
+            sequence.cache.length = 0
+            self._live.append(sequence)
+            logits = self.decoder.prefill(sequence.cache, request.ids, request.prompt_logprobs)
+            if not sequence.begin(logits[:, : self.vocab_size], self.stop_ids):
+                self._release(sequence)
 
     def _step(self) -> None:
-        """All live texts one token on."""
-        if not self._live:
+        """Append one token to each live sequence."""
+        if not (live := list(self._live)):
             return
-        slots = list(self._live)
-        logits = self.slots.step(slots, [self._live[slot].last for slot in slots])[:, : self.n_tokens]
-        for slot, row in zip(slots, logits, strict=True):
-            if not self._live[slot].go_on(row, self.ends):
-                del self._live[slot]
+        logits = self.decoder.step([sequence.cache for sequence in live], [sequence.last for sequence in live])
+        for sequence, row in zip(live, logits, strict=True):
+            if not sequence.append(row[: self.vocab_size], self.stop_ids):
+                self._release(sequence)
 
 
-class Turn:
-    """A job that has a slot: what was written of it and not yet told."""
+class Sequence:
+    """A request in a slot: its cache, and what was sampled but not returned yet."""
 
-    def __init__(self, job: Job):
-        self.job, self.last = job, 0
+    def __init__(self, request: Request, cache: KVCache):
+        self.request, self.cache, self.last = request, cache, 0
         self._prompt: list[Logprob | None] = []
-        self._untold: list[Written] = []
+        self._tokens: list[SampledToken] = []
         self._pieces: list[str] = []
 
-    def begin(self, logits: Tensor, ends: frozenset[int]) -> bool:
-        """After the prompt's logits, (1, V) or (T, V); as `go_on`."""
-        job = self.job
-        if job.prompt_logprobs:
-            n = job.drawer.drawing.n_logprobs or 0
-            after = zip(job.ids[1:], logits[:-1], strict=True)
+    def begin(self, logits: Tensor, stop_ids: frozenset[int]) -> bool:
+        """Take the prompt's logits, (1, V) or (T, V); otherwise as `append`."""
+        request = self.request
+        if request.prompt_logprobs:
+            n = request.sampler.params.n_logprobs or 0
+            after = zip(request.ids[1:], logits[:-1], strict=True)
             self._prompt = [None, *(logprob_of(row, token, n) for token, row in after)]
-        if job.max_tokens == 0:
-            self.finish("length")
-            return False
-        return self.go_on(logits[-1], ends)
+        if request.max_tokens == 0:
+            return self._finish("length")
+        return self.append(logits[-1], stop_ids)
 
-    def go_on(self, logits: Tensor, ends: frozenset[int]) -> bool:
-        """Draw from the logits (V,) of the next token and tell what is certain; whether the text is still open."""
-        job, text = self.job, self.job.text
-        token, logprob = job.drawer.draw(logits)
-        if token in ends:
-            self.finish("stop")
-            return False
+    def append(self, logits: Tensor, stop_ids: frozenset[int]) -> bool:
+        """Sample from the logits (V,) of the next token, and return whether the text is still open."""
+        request, text = self.request, self.request.text
+        token, logprob = request.sampler.sample(logits)
+        if token in stop_ids:
+            return self._finish("stop")
         self.last = token
         self._pieces.append(text.add(token))
-        self._untold.append(Written(token, text.starts[-1], logprob))
+        self._tokens.append(SampledToken(token, text.starts[-1], logprob))
         if text.stopped:
-            self.finish("stop")
-        elif len(text.tokens) == job.max_tokens:
-            self.finish("length")
-        else:
-            if self._pieces[-1] and not job.whole:
-                self._tell(None)
-            return True
+            return self._finish("stop")
+        if len(text.tokens) == request.max_tokens:
+            return self._finish("length")
+        if self._pieces[-1] and request.stream:
+            self._send(None)
+        return True
+
+    def _finish(self, reason: Finish) -> bool:
+        self._pieces.append(self.request.text.end())
+        self._send(reason)
         return False
 
-    def finish(self, why: Finish) -> None:
-        """Tell the rest."""
-        self._pieces.append(self.job.text.end())
-        self._tell(why)
-
-    def _tell(self, finish: Finish | None) -> None:
-        text = self.job.text
-        # A token is told when its text is; one that is cut off by a stop string never is.
-        ended = finish is not None and not text.stopped
-        written = [token for token in self._untold if ended or token.start < text.length]
-        self._untold = self._untold[len(written) :]
-        piece = Piece("".join(self._pieces), written, finish, len(text.tokens), self._prompt)
+    def _send(self, finish: Finish | None) -> None:
+        text = self.request.text
+        # A token is sent with its text; one that a stop string cuts off never is.
+        complete = finish is not None and not text.stopped
+        tokens = [token for token in self._tokens if complete or token.start < text.length]
+        self._tokens = self._tokens[len(tokens) :]
+        delta = Delta("".join(self._pieces), tokens, finish, len(text.tokens), self._prompt)
         self._pieces, self._prompt = [], []
-        self.job.tell(piece)
+        self.request.on_delta(delta)

@@ -1,7 +1,7 @@
-"""What clients may ask: the fields of OpenAI's requests that are served here.
+"""The schema of requests: the fields of OpenAI's API that are served here.
 
-A field that would change the answer and is not served is refused; one that changes nothing is ignored. A field that is
-null was not given, at whatever depth: client libraries write out all of an object's fields.
+A field that would change the response and is not served is refused; one that changes nothing is ignored. A null field
+counts as absent, at any depth: client libraries write out all of an object's fields.
 """
 
 from collections.abc import Callable
@@ -20,24 +20,23 @@ class Strict(BaseModel):
     """An object whose values have exactly the declared types: "1" is not a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    # Fields that answers do not depend on, and the values that leave an answer as it is in fields that are not served.
+    # Fields that responses do not depend on, and for unserved fields the values that leave a response as it is.
     harmless: ClassVar[frozenset[str]] = frozenset()
     defaults: ClassVar[dict[str, list[Any]]] = {}
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out(cls, given: Any) -> Any:
-        """Leave out what is null, what changes nothing, and of the fields that are not served all but one."""
-        if not isinstance(given, dict):
-            return given
-        known = cls.model_fields
-        asked = {
+    def _drop_ignored(cls, content: Any) -> Any:
+        """Drop null fields, those that change nothing, and all but one of the unknown: one error is enough."""
+        if not isinstance(content, dict):
+            return content
+        relevant = {
             key: value
-            for key, value in given.items()
+            for key, value in content.items()
             if value is not None and key not in cls.harmless and value not in cls.defaults.get(key, ())
         }
-        other = next((key for key in asked if key not in known), None)
-        return {key: value for key, value in asked.items() if key in known or key == other}
+        unknown = next((key for key in relevant if key not in cls.model_fields), None)
+        return {key: value for key, value in relevant.items() if key in cls.model_fields or key == unknown}
 
 
 def _kind_of_prompt(value: Any) -> str | None:
@@ -60,7 +59,7 @@ def _kind(value: Any) -> str | None:
 
 
 def _one_of(names: str, choose: Callable[[Any], str | None] = _kind) -> Discriminator:
-    """Choose an alternative before it is validated: what is wrong is then told of this one alone."""
+    """Choose an alternative before validation, so that errors are those of this one alone."""
     return Discriminator(choose, custom_error_type="wrong_type", custom_error_message=f"one of {names}")
 
 
@@ -79,14 +78,14 @@ Stop = Annotated[Annotated[StopText, Tag(TEXT)] | StopTexts, _one_of("a string o
 
 
 class StreamOptions(Strict):
-    """What a stream tells beside its text."""
+    """Options of a stream."""
 
     include_usage: bool = False
-    include_obfuscation: bool = False  # fills up chunks to hide their lengths on the way: there is no way here
+    include_obfuscation: bool = False  # pads chunks against eavesdroppers; ignored here
 
 
-class Request(Strict):
-    """What both routes take. `top_k` and `min_p` are no fields of OpenAI's."""
+class ApiRequest(Strict):
+    """The fields of both routes. `top_k` and `min_p` are additions to OpenAI's."""
 
     harmless = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
     defaults: ClassVar[dict[str, list[Any]]] = {
@@ -121,12 +120,12 @@ class Request(Strict):
 
     @property
     def include_usage(self) -> bool:
-        """Whether a stream ends with how many tokens there were."""
+        """Whether a stream ends with the counts of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class CompletionRequest(Request):
-    """A text to go on with, or several: as text, or as ids that are read as they are."""
+class CompletionRequest(ApiRequest):
+    """One or several prompts to continue: texts, or ids that are read as they are."""
 
     prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0)] = 16
@@ -136,13 +135,13 @@ class CompletionRequest(Request):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """Each text."""
+        """The prompts as a list."""
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
             return [self.prompt]
         return list(self.prompt)
 
     @model_validator(mode="after")
-    def _fit(self) -> "CompletionRequest":
+    def _check_counts(self) -> "CompletionRequest":
         if self.best_of is not None and self.best_of < self.n:
             hint = f"best_of must be greater than or equal to n, but got best_of {self.best_of} and n {self.n}"
             message = f"You requested that the server return more choices than it will generate (HINT: {hint})."
@@ -151,11 +150,9 @@ class CompletionRequest(Request):
             message = f"'best_of' does not support {self.best_of} with this model. Only n ({self.n}) is supported."
             raise RequestError(f"Unsupported value: {message}", "best_of", "unsupported_value")
         if len(self.prompts) * self.n > MAX_ITEMS:
-            message = f"Expected an array with maximum length {MAX_ITEMS // self.n} for n = {self.n}, "
-            given = f"but got an array with length {len(self.prompts)} instead."
-            raise RequestError(
-                f"Invalid 'prompt': array too long. {message}{given}", "prompt", "array_above_max_length"
-            )
+            limit = f"Expected an array with maximum length {MAX_ITEMS // self.n} for n = {self.n}"
+            message = f"{limit}, but got an array with length {len(self.prompts)} instead."
+            raise RequestError(f"Invalid 'prompt': array too long. {message}", "prompt", "array_above_max_length")
         return self
 
 
@@ -171,7 +168,7 @@ Content = Annotated[Text | TextParts, _one_of("a string or array of objects")]
 
 
 class Message(Strict):
-    """One turn. A developer's message is what a system message was called before, and trains as one."""
+    """One turn. OpenAI renamed the role `system` to `developer`."""
 
     defaults: ClassVar[dict[str, list[Any]]] = {"tool_calls": [[]], "annotations": [[]]}
 
@@ -181,12 +178,12 @@ class Message(Strict):
 
     @property
     def turn(self) -> tuple[str, str]:
-        """The role that the chat template has, and the content as one text."""
+        """The role in the chat template, and the content as one text."""
         role = "system" if self.role == "developer" else self.role
         return role, self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ChatRequest(Request):
+class ChatRequest(ApiRequest):
     """A conversation to answer. Without a limit an answer may fill the context."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
@@ -196,25 +193,25 @@ class ChatRequest(Request):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @model_validator(mode="after")
-    def _fit(self) -> "ChatRequest":
+    def _check_logprobs(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
             message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled."
             raise RequestError(message, "top_logprobs", "invalid_value")
         return self
 
 
-# Fields that OpenAI has: a client is told apart from a mistake that it asked for something that is not served.
-UNSUPPORTED = frozenset(
-    {*Request.defaults, *Message.defaults, "audio", "prediction", "reasoning_effort", "refusal", "web_search_options"}
-)
-Kind = TypeVar("Kind", bound=Request)
+# OpenAI's other fields: a client gets another error for them than for a misspelled name.
+UNSUPPORTED = frozenset({*ApiRequest.defaults, *Message.defaults, "audio", "prediction", "reasoning_effort"}) | {
+    "refusal",
+    "web_search_options",
+}
+Parsed = TypeVar("Parsed", bound=ApiRequest)
 
 
-def parse_request(kind: type[Kind], body: bytes) -> Kind:
-    """Parse and validate a body; RequestError for the first thing that is wrong.
+def parse_request(kind: type[Parsed], body: bytes) -> Parsed:
+    """Parse and validate a body; RequestError for the first problem.
 
-    Half a surrogate pair, which no tokenizer and no answer can hold, is refused wherever it stands, as is nesting
-    without end: pydantic's parser does so, and Python's does not.
+    pydantic's parser, unlike Python's, refuses half a surrogate pair, which no tokenizer can encode, and deep nesting.
     """
     try:
         content = from_json(body)

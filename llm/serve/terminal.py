@@ -1,6 +1,6 @@
-"""`python -m llm chat`: a conversation in the terminal, or with a pipe, a line a message.
+"""`python -m llm chat`: a conversation in the terminal, or from a pipe with one message a line.
 
-lines → messages, with all that was said before → the answer, piece by piece
+lines → messages, after all earlier ones → the answer, in pieces
 """
 
 import sys
@@ -13,8 +13,9 @@ from typing import TextIO
 import torch
 
 from llm.core.errors import UserError
-from llm.model.generate import generate, greedy, sampler, stream_text
+from llm.model.generate import SamplingParams, generate, sampler
 from llm.model.gpt import GPT
+from llm.model.text_stream import stream_text
 from llm.serve.chat import Message, can_chat, conversation_ids
 from llm.serve.run import load
 from llm.tokens.special import IM_END
@@ -22,8 +23,8 @@ from llm.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How answers are written. Temperature 0 takes the likeliest token each time."""
+class GenerationOptions:
+    """How answers are generated. Temperature 0 is greedy."""
 
     temperature: float
     top_p: float | None
@@ -33,95 +34,92 @@ class Manner:
 
 
 class Conversation:
-    """What was said, and the one generator that all its answers are drawn by."""
+    """The messages so far, and the one random generator of all answers."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, manner: Manner):
-        self.model, self.tokenizer, self.manner = model, tokenizer, manner
-        self.begin_anew()
+    def __init__(self, model: GPT, tokenizer: Tokenizer, options: GenerationOptions):
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.reset()
 
-    def begin_anew(self) -> None:
-        """Forget all turns."""
+    def reset(self) -> None:
+        """Drop all messages and seed the generator again."""
         self.turns: list[Message] = []
-        self._generator = torch.Generator().manual_seed(self.manner.seed)
+        self._generator = torch.Generator().manual_seed(self.options.seed)
 
-    def make_room(self, user: str) -> int:
-        """Take the user's message in, drop the oldest turns that no longer fit, and say how many.
+    def add_user(self, user: str) -> int:
+        """Add the user's message; drop the oldest turns that no longer fit, and return how many.
 
-        UserError where the message alone does not fit; then nothing is changed. Up to half of the context is kept
-        free for the answer.
+        UserError where the message alone does not fit; then nothing changes. Up to half of the context is kept free
+        for the answer.
         """
         context, turns = self.model.config.context_length, [*self.turns, ("user", user)]
-        room = context - min(self.manner.max_tokens, context // 2) + 1
+        room = context - min(self.options.max_tokens, context // 2) + 1
         n_dropped = 0
         while (length := len(self._ids(turns[n_dropped:]))) > room and n_dropped < len(turns) - 1:
             n_dropped += 2  # a question and its answer
         if length > room:
-            raise UserError(f"wanted a message of at most {room} tokens with its frame, given {length}")
+            raise UserError(f"expected a message of at most {room} tokens with its template, got {length}")
         self.turns = turns[n_dropped:]
         return n_dropped // 2
 
     def answer(self) -> Generator[str]:
-        """The answer to the last message, in pieces; what came of it belongs to the conversation."""
-        manner, tokenizer = self.manner, self.tokenizer
+        """Yield the answer to the last message in pieces; it is added to the conversation, also if cut short."""
+        options, tokenizer = self.options, self.tokenizer
         ids = self._ids(self.turns)
-        n_tokens = min(manner.max_tokens, self.model.config.context_length - len(ids) + 1)
-        choose = sampler(manner.temperature, None, self._generator, manner.top_p) if manner.temperature else greedy
-        ends = tokenizer.eos_ids | {tokenizer.special[IM_END]}
+        n_tokens = min(options.max_tokens, self.model.config.context_length - len(ids) + 1)
+        choose = sampler(SamplingParams(options.temperature, top_p=options.top_p), self._generator)
+        stop_ids = tokenizer.eos_ids | {tokenizer.special[IM_END]}
         pieces = []
         try:
-            for piece in stream_text(generate(self.model, ids, n_tokens, choose, ends), tokenizer.decode):
+            for piece in stream_text(generate(self.model, ids, n_tokens, choose, stop_ids), tokenizer.decode):
                 pieces.append(piece)
                 yield piece
         finally:
             self.turns.append(("assistant", "".join(pieces)))
 
     def _ids(self, turns: list[Message]) -> list[int]:
-        system = [("system", self.manner.system)] if self.manner.system else []
+        system = [("system", self.options.system)] if self.options.system else []
         return conversation_ids(self.tokenizer, [*system, *turns])
 
 
-def chat(folder: Path, manner: Manner, lines: TextIO, out: TextIO, message: str | None = None) -> None:
-    """Answer a message, of any number of lines; without one, line after line until /quit or the end.
+def chat(folder: Path, options: GenerationOptions, lines: TextIO, out: TextIO, message: str | None = None) -> None:
+    """Answer one message, of any number of lines; without it, line after line until /quit or the end.
 
-    UserError for a model that was not finetuned to answer, and for a message that does not fit.
+    UserError for a model without a chat template, and for a message that does not fit.
     """
     if (folder / "config.json").exists() and not can_chat(folder):
-        raise UserError(
-            f"{folder}: wanted a model with a chat template, this one has none; use: python -m llm generate"
-        )
-    conversation = Conversation(*load(folder), manner)
+        raise UserError(f"{folder}: expected a model with a chat template, got none; use: python -m llm generate")
+    conversation = Conversation(*load(folder), options)
     if message is not None:
-        conversation.make_room(message)
+        conversation.add_user(message)
         _answer(conversation, out)
         return
-    if isinstance(lines, TextIOWrapper):  # bytes that are no text are marked as such, as in files
+    if isinstance(lines, TextIOWrapper):  # bytes that are not valid text are replaced, as in files
         lines.reconfigure(errors="replace")
-    asks = lines.isatty()
-    if asks:
-        import readline  # noqa: F401 (input() then knows the arrow keys)
+    if interactive := lines.isatty():
+        import readline  # noqa: F401 (gives input() a history and arrow keys)
 
         print("/new starts over, /quit or Ctrl-D ends, Ctrl-C ends an answer", file=out)
-    for line in _typed(lines) if asks else lines:
+    for line in _typed(lines) if interactive else lines:
         match line.strip():
             case "":
                 continue
             case "/quit":
                 return
             case "/new":
-                conversation.begin_anew()
+                conversation.reset()
                 print("(a new conversation)", file=out, flush=True)
             case user:
-                _say(conversation, user, out)
+                _take_turn(conversation, user, out)
 
 
-def _say(conversation: Conversation, user: str, out: TextIO) -> None:
+def _take_turn(conversation: Conversation, user: str, out: TextIO) -> None:
     try:
-        n_dropped = conversation.make_room(user)
+        n_dropped = conversation.add_user(user)
     except UserError as error:
         print(f"({error})", file=out, flush=True)
         return
     if n_dropped:
-        print(f"(the context is full: the oldest {n_dropped} of the turns before are forgotten)", file=out)
+        print(f"(the context is full: the oldest {n_dropped} turns were dropped)", file=out)
     _answer(conversation, out)
 
 
@@ -136,7 +134,7 @@ def _answer(conversation: Conversation, out: TextIO) -> None:
 
 
 def _typed(lines: TextIO) -> Iterator[str]:
-    """What is typed at a prompt."""
+    """Yield the lines that are typed at a prompt."""
     assert lines is sys.stdin
     while True:
         try:

@@ -38,7 +38,7 @@ class LanguageLoss:
 
     def _after_embedding(self, embedded: Tensor, target: Tensor, dropout_keys: Tensor | None) -> Tensor:
         with self.machine.autocast():
-            hidden, _ = self.model.run_blocks(embedded, dropout_keys=dropout_keys)
+            hidden = self.model.run_blocks(embedded, dropout_keys=dropout_keys)
             logits = self.model.head(hidden)
         return next_token_loss(logits, target)
 

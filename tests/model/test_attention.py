@@ -9,7 +9,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from llm.model.attention import (
     Attention,
     causal_attention,
-    extend,
     grouped_query_attention,
     merge_heads,
     multi_head_attention,
@@ -17,6 +16,7 @@ from llm.model.attention import (
     simplified_attention,
     split_heads,
 )
+from llm.model.kv_cache import LayerCache
 from llm.model.positions import rope_table
 
 # B sequences, T positions, K key/value heads, G query heads to each, C head width.
@@ -169,17 +169,6 @@ def test_heads_split_and_merged_are_as_before(x):
     assert torch.equal(merge_heads(split_heads(wide, K)), wide)
 
 
-def test_a_buffer_grows_as_a_list_does_and_keeps_what_was_written():
-    whole = _randn(B, K, 40, C)
-    buffer, moves = whole[:, :, :3], 0
-    for start in range(3, 40):
-        longer = extend(buffer, start, whole[:, :, start : start + 1])
-        moves += longer is not buffer
-        buffer = longer
-        assert torch.equal(buffer[:, :, : start + 1], whole[:, :, : start + 1])
-    assert moves == 4  # room for 3, then 8, 18, 38, 78
-
-
 @pytest.fixture
 def make_layer(config):
     """A maker of a layer with drawn weights, at any rung."""
@@ -199,21 +188,19 @@ def _table(layer):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("room", [0, T, 20])
 @pytest.mark.parametrize("attention", ["causal", "multi_head", "grouped"])
-def test_a_layer_read_in_pieces_is_the_layer_read_at_once(make_layer, config, attention):
+def test_a_layer_read_in_pieces_is_the_layer_read_at_once(make_layer, config, attention, room):
     layer = make_layer(attention=attention)
     x = _randn(B, T, config.d_model)
     cos, sin = _table(layer)
-    whole, expected = layer(x, (cos, sin))
+    whole = layer(x, (cos, sin))
     assert whole.shape == x.shape
-    kept, pieces = (), []
-    for a, b in ((0, 5), (5, 6), (6, 7), (7, T)):
-        piece, kept = layer(x[:, a:b], (cos[a:b], sin[a:b]), a, kept)
-        pieces.append(piece)
+    cache = LayerCache(room)
+    pieces = [layer(x[:, a:b], (cos[a:b], sin[a:b]), cache, a) for a, b in ((0, 5), (5, 6), (6, 7), (7, T))]
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
-    for buffer, once in zip(kept, expected, strict=True):
-        torch.testing.assert_close(buffer[:, :, :T], once)
-        assert once.shape == (B, {"causal": 1, "multi_head": 6, "grouped": 3}[attention], T, layer.head_dim)
+    n_heads = {"causal": 1, "multi_head": 6, "grouped": 3}[attention]
+    assert {tensor.shape for tensor in cache.tensors} == {(B, n_heads, room or T, layer.head_dim)}
 
 
 @torch.no_grad()
@@ -226,7 +213,7 @@ def test_a_layer_is_its_rung_between_its_maps(make_layer, config, attention):
     parts = [split_heads(q, n_heads)]
     parts += [split_heads(part, n_kv_heads).repeat_interleave(n_heads // n_kv_heads, dim=1) for part in (k, v)]
     gathered = scaled_dot_product_attention(*parts, is_causal=attention != "trainable")
-    torch.testing.assert_close(layer(x, None)[0], merge_heads(gathered) @ layer.out.weight.T)
+    torch.testing.assert_close(layer(x), merge_heads(gathered) @ layer.out.weight.T)
 
 
 @torch.no_grad()
@@ -234,9 +221,9 @@ def test_a_layer_without_positions_cannot_tell_the_order_of_the_past_and_with_th
     layer = make_layer()
     x = _randn(1, T, config.d_model)
     swapped = x[:, [1, 0, *range(2, T)]]
-    torch.testing.assert_close(layer(swapped, None)[0][:, 2:], layer(x, None)[0][:, 2:])
+    torch.testing.assert_close(layer(swapped)[:, 2:], layer(x)[:, 2:])
     turned = _table(layer)
-    assert (layer(swapped, turned)[0][:, 2:] - layer(x, turned)[0][:, 2:]).abs().max() > 1e-3
+    assert (layer(swapped, turned)[:, 2:] - layer(x, turned)[:, 2:]).abs().max() > 1e-3
 
 
 @torch.no_grad()
@@ -244,7 +231,7 @@ def test_with_qk_norm_the_size_of_queries_and_keys_does_not_matter_and_without_i
     x = _randn(1, T, config.d_model)
     for family, same in (("qwen3", True), ("llama", False)):
         layer = make_layer(family=family)
-        before = layer(x, _table(layer))[0]
+        before = layer(x, _table(layer))
         layer.query.weight *= 10
         layer.key.weight *= 0.5
-        assert torch.allclose(layer(x, _table(layer))[0], before, atol=1e-3, rtol=1e-3) == same
+        assert torch.allclose(layer(x, _table(layer)), before, atol=1e-3, rtol=1e-3) == same

@@ -39,9 +39,9 @@ def test_heads_share_the_models_width(config):
         ({"family": "bert"}, "model.family: expected 'qwen3', 'qwen2', 'llama', 'gpt2' or 'gru'"),
         ({"attention": "flash"}, "model.attention: expected 'simplified', 'trainable', 'causal', 'multi_head' or"),
         ({"positions": "alibi"}, "model.positions"),
-        ({"positions": "rope", "family": "gru"}, "given rope with family gru"),
+        ({"positions": "rope", "family": "gru"}, "got rope with family gru"),
         ({"positions": "rope", "attention": "simplified"}, "and attention simplified"),
-        ({"positions": "sinusoidal", "attention": "causal", "d_model": 61}, "wanted an even d_model"),
+        ({"positions": "sinusoidal", "attention": "causal", "d_model": 61}, "expected an even d_model"),
         ({"attention": "causal", "d_model": 61}, "61 / 1"),
         ({"dropout": 1.0}, "model.dropout"),
         ({"dropout": -0.1}, "model.dropout"),
@@ -99,11 +99,12 @@ def test_the_rung_says_how_many_heads_there_are(knobs, attention, heads):
     shape = ModelParams(**knobs | {"attention": attention})
     assert (shape.n_query_heads, shape.n_key_heads) == heads
     assert shape.head_dim * heads[0] == shape.d_model
-    assert shape.sees_the_future == (attention in ("simplified", "trainable"))
+    assert shape.is_causal == (attention not in ("simplified", "trainable"))
+    assert (shape.non_causal_reason is None) == shape.is_causal
 
 
 def test_heads_that_a_rung_ignores_need_not_fit(knobs):
     assert ModelParams(**knobs | {"attention": "causal", "n_heads": 7}).head_dim == 60
     assert ModelParams(**knobs | {"attention": "multi_head", "n_kv_heads": 4}).head_dim == 10
     gru = ModelParams(**knobs | {"family": "gru", "attention": "trainable", "d_model": 61})
-    assert not gru.sees_the_future
+    assert gru.is_causal

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llm.model.dropout import PLACES, block_masks, draw_noise, dropout, noise_at
+from llm.model.dropout import N_OFFSETS, block_masks, draw_noise, dropout, noise_at
 
 B, T = 3, 11
 
@@ -42,7 +42,7 @@ def test_the_noise_is_a_pure_function_of_the_shape_and_its_part_of_seed_and_step
     assert set(noise.unique().tolist()) == {0, 1}
     places = {noise_at(noise, seed, step).storage_offset() for _ in range(2) for seed in (1, 2) for step in (1, 2, 3)}
     assert len(places) == 2 * 3
-    assert max(places) < PLACES
+    assert max(places) < N_OFFSETS
 
 
 def test_a_step_copies_no_noise(shape):
@@ -79,10 +79,10 @@ def test_a_model_drops_by_seed_and_step_alone(draw_gpt, shape, kind):
     x = torch.randn(B, T, shape.d_model, generator=torch.Generator().manual_seed(1))
 
     def read(*keys):
-        return model.run_blocks(x, dropout_keys=model.dropout_keys(*keys))[0]
+        return model.run_blocks(x, dropout_keys=model.dropout_keys(*keys))
 
     assert torch.equal(read(1, 2), read(1, 2))
-    whole = model.run_blocks(x)[0]
+    whole = model.run_blocks(x)
     for other in ((1, 3), (2, 2)):
         assert (read(*other) - read(1, 2)).abs().max() > 1e-2
         assert (read(*other) - whole).abs().max() > 1e-2
@@ -102,6 +102,6 @@ def test_each_of_a_blocks_places_is_dropped_at(draw_gpt, shape, monkeypatch, fam
     for only in (0, 1, 2, None):
         masks = [None if number != only else draw_noise(shape) for number in range(3)]
         monkeypatch.setattr("llm.model.gpt.block_masks", lambda *_, masks=masks: masks)
-        outs.append(model.run_blocks(x)[0])
+        outs.append(model.run_blocks(x))
     changed = [bool((out - outs[-1]).abs().max() > 1e-3) for out in outs[:-1]]
     assert changed == [family != "gru", True, True]  # a GRU has no attention weights

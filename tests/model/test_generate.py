@@ -4,14 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.model.generate import (
+    SamplingParams,
     generate,
     greedy,
     keep_min_p,
     keep_top_k,
     keep_top_p,
-    penalise_repetition,
+    repetition_penalized,
     sampler,
-    stream_text,
 )
 
 PROMPT = [3, 1, 4, 1, 5]
@@ -87,7 +87,9 @@ def test_the_given_ids_stay_as_they_are(model):
 
 def test_the_same_seed_draws_the_same_text_and_another_seed_another(model):
     def draw(seed):
-        return list(generate(model, PROMPT, 11, sampler(1.0, None, torch.Generator().manual_seed(seed))))
+        return list(
+            generate(model, PROMPT, 11, sampler(SamplingParams(1.0, None), torch.Generator().manual_seed(seed)))
+        )
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
@@ -107,33 +109,35 @@ def test_greedy_takes_the_likeliest(logits):
 
 
 def test_at_temperature_one_ids_are_drawn_as_often_as_they_are_likely(logits):
-    shares = _shares(sampler(1.0, None, torch.Generator().manual_seed(1)), logits)
+    shares = _shares(sampler(SamplingParams(1.0, None), torch.Generator().manual_seed(1)), logits)
     torch.testing.assert_close(shares, logits.exp(), atol=0.04, rtol=0)
 
 
 def test_a_lower_temperature_prefers_the_likely_and_a_higher_one_evens_out(logits):
     cold, warm, hot = (
-        _shares(sampler(temperature, None, torch.Generator().manual_seed(1)), logits)[1]
+        _shares(sampler(SamplingParams(temperature, None), torch.Generator().manual_seed(1)), logits)[1]
         for temperature in (0.5, 1.0, 2.0)
     )
     assert cold > warm > hot > 0.25
 
 
 def test_only_the_top_k_are_drawn_in_their_proportions(logits):
-    shares = _shares(sampler(1.0, 2, torch.Generator().manual_seed(1)), logits)
+    shares = _shares(sampler(SamplingParams(1.0, 2), torch.Generator().manual_seed(1)), logits)
     torch.testing.assert_close(shares, torch.tensor([0, 4 / 7, 0, 3 / 7]), atol=0.04, rtol=0)
     assert not shares[[0, 2]].any()
 
 
 def test_the_top_one_is_greedy_and_a_top_beyond_the_vocabulary_is_all(logits):
-    assert _shares(sampler(5.0, 1, torch.Generator()), logits, n=50)[1] == 1
-    every, beyond = (_shares(sampler(1.0, k, torch.Generator().manual_seed(1)), logits) for k in (None, 100))
+    assert _shares(sampler(SamplingParams(5.0, 1), torch.Generator()), logits, n=50)[1] == 1
+    every, beyond = (
+        _shares(sampler(SamplingParams(1.0, k), torch.Generator().manual_seed(1)), logits) for k in (None, 100)
+    )
     assert torch.equal(every, beyond)
 
 
 def test_drawing_leaves_the_logits_as_they_are(logits):
     before = logits.clone()
-    sampler(0.5, 2, torch.Generator())(logits)
+    sampler(SamplingParams(0.5, 2), torch.Generator())(logits)
     assert torch.equal(logits, before)
 
 
@@ -200,7 +204,7 @@ def test_a_repetition_penalty_falls_once_on_what_was_seen(logits, seen, penalty)
         for token, value in enumerate(logits.tolist())
     ]
     before = logits.clone()
-    torch.testing.assert_close(penalise_repetition(logits, seen, penalty), torch.tensor(expected))
+    torch.testing.assert_close(repetition_penalized(logits, seen, penalty), torch.tensor(expected))
     assert torch.equal(logits, before)
 
 
@@ -215,7 +219,7 @@ def test_a_strong_repetition_penalty_ends_repetition_in_greedy_text(model, confi
     [({"top_p": 0.5}, {1, 3}), ({"min_p": 0.6}, {1, 3}), ({"top_p": 0.9, "min_p": 0.3}, {1, 2, 3})],
 )
 def test_a_sampler_draws_from_what_its_filters_left_in_their_proportions(logits, filters, left):
-    shares = _shares(sampler(1.0, None, torch.Generator().manual_seed(1), **filters), logits)
+    shares = _shares(sampler(SamplingParams(1.0, None, **filters), torch.Generator().manual_seed(1)), logits)
     expected = torch.tensor([float(logits[token].exp()) if token in left else 0.0 for token in range(4)])
     torch.testing.assert_close(shares, expected / expected.sum(), atol=0.04, rtol=0)
     assert {token for token in range(4) if shares[token]} == left
@@ -223,54 +227,4 @@ def test_a_sampler_draws_from_what_its_filters_left_in_their_proportions(logits,
 
 def test_temperature_comes_before_the_filters(logits):
     # At half the temperature the shares are squared: 0.16 of 0.30 is more than half of it all.
-    assert _shares(sampler(0.5, None, torch.Generator(), top_p=0.5), logits, n=50)[1] == 1
-
-
-letters = st.text("abé", max_size=12)
-
-
-@given(letters, st.lists(st.text("abé", min_size=1, max_size=4), max_size=3))
-def test_streamed_text_is_the_text_up_to_the_stop_string_that_is_complete_first(text, stop):
-    # A byte a token, so that characters and stop strings are cut everywhere.
-    def decode(tokens):
-        return bytes(tokens).decode("utf-8", errors="replace")
-
-    ends = [n for n in range(len(text) + 1) if any(text[:n].endswith(word) for word in stop)]
-    if ends:
-        begun = [ends[0] - len(word) for word in stop if text[: ends[0]].endswith(word)]
-        expected = text[: min(begun)]
-    else:
-        expected = text
-    pieces = list(stream_text(list(text.encode()), decode, tuple(stop)))
-    assert "".join(pieces) == expected
-    assert all(pieces)
-
-
-def test_text_comes_as_soon_as_it_is_certain():
-    asked = []
-
-    def tokens():
-        for letter in "one, two; three":
-            asked.append(letter)
-            yield ord(letter)
-
-    stream = stream_text(tokens(), lambda ids: "".join(map(chr, ids)), stop=(", three", "; t"))
-    came = [(piece, "".join(asked)) for piece in stream]
-    assert came[:3] == [("o", "o"), ("n", "on"), ("e", "one")]
-    assert came[3] == (", tw", "one, tw")
-    assert "".join(piece for piece, _ in came) == "one, two"
-    assert "".join(asked) == "one, two; t"
-
-
-def test_half_a_character_at_the_end_is_shown_when_nothing_more_comes():
-    def decode(tokens):
-        return bytes(tokens).decode("utf-8", errors="replace")
-
-    assert list(stream_text("hé".encode()[:2], decode)) == ["h", "\ufffd"]
-
-
-def test_a_stop_string_ends_the_asking_for_tokens(model):
-    drawn = generate(model, PROMPT, 20, greedy)
-    text = list(stream_text(drawn, lambda ids: "x" * len(ids), stop=("xxx",)))
-    assert text == []
-    assert len(list(drawn)) == 17
+    assert _shares(sampler(SamplingParams(0.5, None, top_p=0.5), torch.Generator()), logits, n=50)[1] == 1

@@ -3,6 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from llm.model.gpt import GPT, next_token_loss, uniform_loss
+from llm.model.kv_cache import KVCache
 
 B, T = 3, 11
 # The default, and one change of it at a time.
@@ -55,7 +56,7 @@ def test_changing_the_future_leaves_the_past_logits_as_they_were(model, config):
     after = model(ids)
     torch.testing.assert_close(after[:, :7], before[:, :7])
     assert (after[:, 7:] - before[:, 7:]).abs().amax(dim=-1).min() > 1e-3
-    assert not model.sees_the_future
+    assert model.config.is_causal
 
 
 @pytest.mark.parametrize("kind", FAR_SEEING)
@@ -65,10 +66,9 @@ def test_the_first_two_rungs_see_the_future(model, config):
     before = model(ids)
     ids[:, 7:] = (ids[:, 7:] + 1) % config.vocab_size
     assert (model(ids) - before)[:, :7].abs().amax(dim=-1).min() > 1e-4
-    assert model.sees_the_future
-    _, past = model.run_blocks(model.embedding(ids))
-    with pytest.raises(AssertionError, match="future"):
-        model.run_blocks(model.embedding(ids[:, :1]), past)
+    assert not model.config.is_causal
+    with pytest.raises(AssertionError, match="not causal"):
+        model.run_blocks(model.embedding(ids[:, :1]), KVCache(model.config.n_layers))
 
 
 @every_kind_at_all
@@ -92,13 +92,22 @@ def test_sequences_of_a_batch_do_not_see_each_other(model, config):
 @every_kind
 def test_a_text_read_in_pieces_has_the_hidden_states_of_one(model, config):
     x = model.embedding(_ids(config))
-    whole, _ = model.run_blocks(x)
-    past, pieces = None, []
-    for a, b in ((0, 1), (1, 5), (5, 6), (6, 7), (7, T)):
-        piece, past = model.run_blocks(x[:, a:b], past)
-        pieces.append(piece)
-    torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
-    assert past.length == T
+    whole = model.run_blocks(x)
+    for room in (0, config.context_length):
+        cache = KVCache(model.config.n_layers, room)
+        pieces = [model.run_blocks(x[:, a:b], cache) for a, b in ((0, 1), (1, 5), (5, 6), (6, 7), (7, T))]
+        torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
+        assert cache.length == T
+
+
+@torch.no_grad()
+@every_kind
+def test_rows_of_a_cache_continue_on_their_own(model, config):
+    x = model.embedding(_ids(config))
+    model.run_blocks(x[:, :7], cache := KVCache(model.config.n_layers))
+    rows = torch.tensor([2, 0, 0])
+    continued = model.run_blocks(x[rows, 7:], cache.select(rows))
+    torch.testing.assert_close(continued, model.run_blocks(x)[rows, 7:])
 
 
 @torch.no_grad()
@@ -116,9 +125,9 @@ def test_more_tokens_than_the_context_are_refused(model, config):
     assert model(_ids(config, full)).isfinite().all()
     with pytest.raises(AssertionError, match="context"):
         model(_ids(config, full + 1))
-    _, past = model.run_blocks(model.embedding(_ids(config, full)))
+    model.run_blocks(model.embedding(_ids(config, full)), cache := KVCache(config.n_layers))
     with pytest.raises(AssertionError, match="context"):
-        model.run_blocks(model.embedding(_ids(config, 1)), past)
+        model.run_blocks(model.embedding(_ids(config, 1)), cache)
 
 
 @every_kind_at_all
@@ -135,7 +144,7 @@ def test_a_fresh_model_starts_near_the_uniform_loss(shape, tied):
 def test_fresh_blocks_pass_their_input_on(shape):
     model = GPT(shape, torch.Generator().manual_seed(1), "random")
     x = model.embedding(_ids(shape))
-    assert torch.equal(model.run_blocks(x)[0], model.norm(x))
+    assert torch.equal(model.run_blocks(x), model.norm(x))
 
 
 @every_kind_at_all
@@ -151,7 +160,6 @@ def test_fresh_weights_depend_on_the_generator_alone(shape):
     undrawn = {name for name, weight in first.items() if weight.ndim == 2} - drawn
     assert {name.split(".", 2)[2] for name in undrawn} <= {
         "attention.out.weight",
-        "recurrence.out.weight",
         "feed_forward.down.weight",
     }
     assert {"embedding.weight", "head.weight", "blocks.1.feed_forward.up.weight"} <= differ
@@ -192,9 +200,9 @@ def test_learned_and_sinusoidal_positions_are_added_to_the_embeddings(draw_gpt, 
     )
     for model in (learned, waves):
         model.blocks, model.norm = plain.blocks, plain.norm
-    torch.testing.assert_close(learned.run_blocks(x)[0], plain.run_blocks(x + learned.positions(torch.arange(T)))[0])
+    torch.testing.assert_close(learned.run_blocks(x), plain.run_blocks(x + learned.positions(torch.arange(T))))
     root = config.d_model**0.5
-    torch.testing.assert_close(waves.run_blocks(x)[0], plain.run_blocks(root * x + waves.waves[:T])[0])
+    torch.testing.assert_close(waves.run_blocks(x), plain.run_blocks(root * x + waves.waves[:T]))
 
 
 def test_knowing_nothing_costs_the_uniform_loss():

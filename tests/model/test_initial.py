@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llm.model.attention import _hide_future
+from llm.model.attention import _mask_future
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, next_token_loss
 from llm.model.positions import rotate
@@ -41,7 +41,7 @@ def _looks(model, layer, x):
     )
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     q, k = rotate(q, model.cos[:T], model.sin[:T]), rotate(k, model.cos[:T], model.sin[:T])
-    return _hide_future(q @ k.mT / attention.head_dim**0.5).softmax(dim=-1)
+    return _mask_future(q @ k.mT / attention.head_dim**0.5).softmax(dim=-1)
 
 
 @every_kind
@@ -60,7 +60,7 @@ def test_the_first_heads_of_the_first_layer_look_one_two_and_three_tokens_back(k
 def test_random_weights_look_nowhere():
     model = _fresh("random")
     x = model.embedding(_ids())
-    assert torch.equal(model.run_blocks(x)[0], model.norm(x))
+    assert torch.equal(model.run_blocks(x), model.norm(x))
     assert _looks(model, 0, x).diagonal(-1, dim1=-2, dim2=-1).mean() < 0.3
 
 
@@ -90,7 +90,7 @@ def test_null_takes_it_where_the_model_can_have_it():
     ],
 )
 def test_it_takes_causal_attention_with_rotary_positions(changes, can):
-    assert ModelConfig(**SHAPE | changes).can_look_back == can
+    assert ModelConfig(**SHAPE | changes).supports_previous_token_heads == can
     assert next_token_loss(_fresh(**changes)(_ids()), _ids(seed=3)).isfinite()
 
 

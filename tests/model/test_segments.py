@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from llm.model.gpt import GPT, places_in
+from llm.model.gpt import GPT
+from llm.model.positions import segment_positions
 
 LENGTHS = [5, 1, 7, 3]
 SHAPES = [
@@ -23,7 +24,7 @@ def _texts() -> list[torch.Tensor]:
 
 
 def _hidden(model: GPT, ids: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
-    return model.run_blocks(model.embedding(ids[None]), segments=segments)[0][0]
+    return model.run_blocks(model.embedding(ids[None]), segments=segments)[0]
 
 
 def _segments(lengths: list[int]) -> torch.Tensor:
@@ -39,7 +40,7 @@ def test_texts_in_one_row_are_what_they_are_alone(model):
 def test_no_gradient_goes_from_one_text_to_another(draw_gpt):
     model, texts = draw_gpt(), _texts()
     embedded = model.embedding(torch.cat(texts)[None]).detach().requires_grad_()
-    hidden, _ = model.run_blocks(embedded, segments=_segments(LENGTHS))
+    hidden = model.run_blocks(embedded, segments=_segments(LENGTHS))
     hidden[0, 6:13].sum().backward()
     touched = embedded.grad[0].abs().sum(dim=-1) > 0
     assert touched.tolist() == [False] * 6 + [True] * 7 + [False] * 3
@@ -49,7 +50,7 @@ def test_rows_of_a_batch_have_segments_of_their_own(draw_gpt):
     model = draw_gpt()
     ids = torch.cat(_texts())
     segments = torch.cat([_segments(LENGTHS), _segments([8, 8])])
-    both = model.run_blocks(model.embedding(ids.expand(2, -1)), segments=segments)[0]
+    both = model.run_blocks(model.embedding(ids.expand(2, -1)), segments=segments)
     for row, alone in zip(both, segments, strict=True):
         torch.testing.assert_close(row, _hidden(model, ids, alone[None]), atol=1e-5, rtol=0)
     assert not torch.allclose(both[0, 6], both[1, 6])
@@ -62,9 +63,12 @@ def test_one_text_in_a_row_is_as_if_nothing_was_said(model):
 
 @pytest.mark.parametrize("shape", [{"family": "gru"}, {"attention": "trainable"}], ids=["gru", "trainable"])
 def test_what_cannot_keep_texts_apart_says_so(draw_gpt, shape):
-    with pytest.raises(AssertionError, match=r"texts? "):
+    with pytest.raises(AssertionError, match=r"causal|segments"):
         _hidden(draw_gpt(**shape), torch.cat(_texts()), _segments(LENGTHS))
 
 
 def test_positions_begin_anew_in_each_text():
-    assert places_in(torch.tensor([[3, 3, 1, 1, 1], [0, 1, 0, 0, 2]])).tolist() == [[0, 1, 0, 1, 2], [0, 0, 0, 1, 0]]
+    assert segment_positions(torch.tensor([[3, 3, 1, 1, 1], [0, 1, 0, 0, 2]])).tolist() == [
+        [0, 1, 0, 1, 2],
+        [0, 0, 0, 1, 0],
+    ]

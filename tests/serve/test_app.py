@@ -377,7 +377,7 @@ def test_a_text_that_is_too_long_in_any_case_is_not_tokenized(talker, tokenizer,
     assert served.longest_token == longest
     monkeypatch.setattr(tokenizer, "encode", lambda text: pytest.fail(f"{len(text)} characters were tokenized"))
     text = "é" * (longest * (talker.config.context_length + 1) // 2 + 1)
-    for tokenize in (app._prompt_ids, lambda served, text: app._conversation_ids(served, [("user", text)])):
+    for tokenize in (app.prompt_ids, lambda served, text: app.message_ids(served, [("user", text)])):
         with pytest.raises(
             app.RequestError, match=r"maximum context length is 1024 tokens\. However, your .* at least"
         ):

@@ -5,10 +5,9 @@ import queue
 import pytest
 
 from llm.model.generate import generate, greedy
-from llm.serve.draw import Drawer, Drawing
-from llm.serve.engine import ABORTED, Engine, Job, Piece
-from llm.serve.slots import make_slots
-from llm.serve.text import TextStream
+from llm.model.text_stream import TextStream
+from llm.serve.engine import ABORTED, Delta, Engine, Request
+from llm.serve.sampler import RequestSampling, Sampler
 
 PATIENCE = 30
 
@@ -17,22 +16,23 @@ def _decode(tokens):
     return "".join(chr(token + 256) for token in tokens)
 
 
-class Told:
-    """A job, and what was told of it."""
+class Recorded:
+    """A job, and what was recorded of it."""
 
-    def __init__(self, ids, max_tokens, seed=None, stop=(), whole=False, **drawing):
-        self.pieces = queue.Queue()
-        drawer = Drawer(Drawing(temperature=0 if seed is None else 1, **drawing), (seed or 0, 0))
-        self.job = Job(ids, max_tokens, drawer, TextStream(_decode, stop), self.pieces.put, whole)
+    def __init__(self, ids, max_tokens, seed=None, stop=(), stream=True):
+        self.deltas = queue.Queue()
+        sampler = Sampler(RequestSampling(temperature=0 if seed is None else 1), (seed or 0, 0))
+        text = TextStream(_decode, stop)
+        self.request = Request(ids, max_tokens, sampler, text, self.deltas.put, stream)
 
-    def all(self) -> list[Piece]:
-        pieces = [self.pieces.get(timeout=PATIENCE)]
-        while pieces[-1].finish is None:
-            pieces.append(self.pieces.get(timeout=PATIENCE))
-        return pieces
+    def all(self) -> list[Delta]:
+        deltas = [self.deltas.get(timeout=PATIENCE)]
+        while deltas[-1].finish is None:
+            deltas.append(self.deltas.get(timeout=PATIENCE))
+        return deltas
 
     def text(self) -> str:
-        return "".join(piece.text for piece in self.all())
+        return "".join(delta.text for delta in self.all())
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def engine_of():
     made = []
 
     def make(model, n_slots, ends=frozenset()):
-        engine = Engine(make_slots(model, n_slots), ends, 320)
+        engine = Engine(model, n_slots, ends, 320)
         engine.start()
         made.append(engine)
         return engine
@@ -59,15 +59,15 @@ def _greedy(model, ids, n):
 def test_more_texts_than_slots_are_all_what_generate_makes_of_them(engine_of, draw_gpt, shape):
     model = draw_gpt(**shape).eval()
     engine = engine_of(model, 3)
-    jobs = [Told([7 + number, 3], 5 + number) for number in range(10)]
-    for told in jobs:
-        engine.submit(told.job)
-    for number, told in enumerate(jobs):
-        pieces = told.all()
-        assert [token.token for piece in pieces for token in piece.written] == _greedy(
+    jobs = [Recorded([7 + number, 3], 5 + number) for number in range(10)]
+    for recorded in jobs:
+        engine.submit(recorded.request)
+    for number, recorded in enumerate(jobs):
+        deltas = recorded.all()
+        assert [token.token for delta in deltas for token in delta.tokens] == _greedy(
             model, [7 + number, 3], 5 + number
         )
-        assert (pieces[-1].finish, pieces[-1].n_tokens) == ("length", 5 + number)
+        assert (deltas[-1].finish, deltas[-1].n_tokens) == ("length", 5 + number)
     assert engine.load() == {"slots": 3, "live": 0, "waiting": 0}
 
 
@@ -75,81 +75,81 @@ def test_a_seed_draws_the_same_text_alone_and_among_others(engine_of, talker):
     alone = engine_of(talker, 1)
     texts = []
     for seed in range(4):
-        told = Told([9, 8, 7], 40, seed)
-        alone.submit(told.job)
-        texts.append(told.text())
+        recorded = Recorded([9, 8, 7], 40, seed)
+        alone.submit(recorded.request)
+        texts.append(recorded.text())
     assert len(set(texts)) == 4
     crowded = engine_of(talker, 5)
-    others = [Told([20 + number] * (1 + number), 10 + 7 * number, 90 + number) for number in range(8)]
-    wanted = [Told([9, 8, 7], 40, seed) for seed in range(4)]
-    for told in [*others[:3], wanted[0], *others[3:6], *wanted[1:], *others[6:]]:
-        crowded.submit(told.job)
-    assert [told.text() for told in wanted] == texts
+    others = [Recorded([20 + number] * (1 + number), 10 + 7 * number, 90 + number) for number in range(8)]
+    wanted = [Recorded([9, 8, 7], 40, seed) for seed in range(4)]
+    for recorded in [*others[:3], wanted[0], *others[3:6], *wanted[1:], *others[6:]]:
+        crowded.submit(recorded.request)
+    assert [recorded.text() for recorded in wanted] == texts
 
 
 def test_an_id_that_ends_a_text_is_not_given_out(engine_of, talker):
     ids = _greedy(talker, [9, 8, 7], 12)
     end = next(token for token in ids[2:] if token not in ids[:2])
-    told = Told([9, 8, 7], 12)
-    engine_of(talker, 1, frozenset({end})).submit(told.job)
-    pieces = told.all()
-    assert [token.token for piece in pieces for token in piece.written] == ids[: ids.index(end)]
-    assert pieces[-1].finish == "stop"
+    recorded = Recorded([9, 8, 7], 12)
+    engine_of(talker, 1, frozenset({end})).submit(recorded.request)
+    deltas = recorded.all()
+    assert [token.token for delta in deltas for token in delta.tokens] == ids[: ids.index(end)]
+    assert deltas[-1].finish == "stop"
 
 
-def test_a_stop_string_frees_the_slot_and_what_it_cuts_off_is_never_told(engine_of, talker):
+def test_a_stop_string_frees_the_slot_and_what_it_cuts_off_is_never_recorded(engine_of, talker):
     ids = _greedy(talker, [9, 8, 7], 30)
     stop = _decode(ids[5:8])
     begin = _decode(ids).index(stop)
-    for whole in (True, False):
-        told = Told([9, 8, 7], 900, stop=(stop,), whole=whole)
-        engine_of(talker, 1).submit(told.job)
-        pieces = told.all()
-        assert "".join(piece.text for piece in pieces) == _decode(ids[:begin])
-        assert [token.token for piece in pieces for token in piece.written] == ids[:begin]
-        assert (pieces[-1].finish, pieces[-1].n_tokens) == ("stop", begin + 3)
-        assert (len(pieces) == 1) == whole
+    for stream in (True, False):
+        recorded = Recorded([9, 8, 7], 900, stop=(stop,), stream=stream)
+        engine_of(talker, 1).submit(recorded.request)
+        deltas = recorded.all()
+        assert "".join(delta.text for delta in deltas) == _decode(ids[:begin])
+        assert [token.token for delta in deltas for token in delta.tokens] == ids[:begin]
+        assert (deltas[-1].finish, deltas[-1].n_tokens) == ("stop", begin + 3)
+        assert (len(deltas) == 1) == (not stream)
 
 
 def test_a_text_of_no_tokens_is_read_only(engine_of, talker):
-    told = Told([9, 8, 7], 0)
-    engine_of(talker, 1).submit(told.job)
-    assert told.all() == [Piece("", [], "length")]
+    recorded = Recorded([9, 8, 7], 0)
+    engine_of(talker, 1).submit(recorded.request)
+    assert recorded.all() == [Delta("", [], "length")]
 
 
 def test_who_cancels_frees_the_slot_for_the_next(engine_of, talker):
     engine = engine_of(talker, 1)
-    long, waiting, next_ = Told([9], 1000), Told([10], 1000), Told([11], 2)
-    for told in (long, waiting, next_):
-        engine.submit(told.job)
-    long.pieces.get(timeout=PATIENCE)
-    waiting.job.cancelled = True
-    long.job.cancelled = True
+    long, waiting, next_ = Recorded([9], 1000), Recorded([10], 1000), Recorded([11], 2)
+    for recorded in (long, waiting, next_):
+        engine.submit(recorded.request)
+    long.deltas.get(timeout=PATIENCE)
+    waiting.request.cancelled = True
+    long.request.cancelled = True
     assert len(next_.all()[-1].text) >= 1
-    pieces = long.all()
-    assert pieces[-1] == ABORTED
-    assert len(pieces) < 1000
+    deltas = long.all()
+    assert deltas[-1] == ABORTED
+    assert len(deltas) < 1000
     assert waiting.all() == [ABORTED]
 
 
 def test_closing_ends_everybody(engine_of, talker):
     engine = engine_of(talker, 1)
-    jobs = [Told([9], 1000), Told([10], 1000)]
-    for told in jobs:
-        engine.submit(told.job)
-    jobs[0].pieces.get(timeout=PATIENCE)
+    jobs = [Recorded([9], 1000), Recorded([10], 1000)]
+    for recorded in jobs:
+        engine.submit(recorded.request)
+    jobs[0].deltas.get(timeout=PATIENCE)
     engine.close()
-    late = Told([11], 2)
-    engine.submit(late.job)
-    assert [told.all()[-1].finish for told in (*jobs, late)] == ["aborted"] * 3
+    late = Recorded([11], 2)
+    engine.submit(late.request)
+    assert [recorded.all()[-1].finish for recorded in (*jobs, late)] == ["aborted"] * 3
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("failing", ["read", "step"])
+@pytest.mark.parametrize("failing", ["prefill", "step"])
 def test_a_failure_leaves_nobody_waiting(engine_of, talker, monkeypatch, failing):
     engine = engine_of(talker, 1)
-    monkeypatch.setattr(engine.slots, failing, lambda *_: 1 / 0)
-    jobs = [Told([9], 10), Told([10], 10)]
-    for told in jobs:
-        engine.submit(told.job)
-    assert [told.all()[-1].finish for told in jobs] == ["aborted"] * 2
+    monkeypatch.setattr(engine.decoder, failing, lambda *_: 1 / 0)
+    jobs = [Recorded([9], 10), Recorded([10], 10)]
+    for recorded in jobs:
+        engine.submit(recorded.request)
+    assert [recorded.all()[-1].finish for recorded in jobs] == ["aborted"] * 2

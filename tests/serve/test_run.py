@@ -15,12 +15,12 @@ from llm.serve.run import bind, load, name_of, serve
 def test_a_missing_package_is_named(monkeypatch, tmp_path, missing):
     find = importlib.util.find_spec
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name == missing else find(name))
-    with pytest.raises(UserError, match=f"wanted the package {missing}, it is not installed \\(make extras\\)"):
+    with pytest.raises(UserError, match=f"expected the package {missing}, it is not installed \\(make extras\\)"):
         serve(tmp_path, "127.0.0.1", 0, 1, public=False)
 
 
 def test_a_host_that_others_reach_is_refused_unless_it_is_meant(tmp_path):
-    with pytest.raises(UserError, match=r"--host: wanted 127\.0\.0\.1 or localhost, or --public beside it"):
+    with pytest.raises(UserError, match=r"--host: expected 127\.0\.0\.1 or localhost, or --public beside it"):
         serve(tmp_path, "0.0.0.0", 0, 1, public=False)  # noqa: S104 (it is refused)
     with pytest.raises(UserError, match=r"no config\.json"):
         serve(tmp_path, "0.0.0.0", 0, 1, public=True)  # noqa: S104 (it is not reached)
@@ -29,7 +29,7 @@ def test_a_host_that_others_reach_is_refused_unless_it_is_meant(tmp_path):
 def test_a_port_that_is_taken_is_named():
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port: wanted one that is free on 127.0.0.1, given {port}"):
+        with pytest.raises(UserError, match=f"--port: expected a free one on 127.0.0.1, got {port}"):
             bind("127.0.0.1", port)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -39,7 +39,7 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(tmp_path, draw_gpt
     from llm.export.hf.folder import write_folder
 
     write_folder(tmp_path, draw_gpt(vocab_size=310), small_tokenizer_file)
-    with pytest.raises(UserError, match="at most the model's 310 tokens, given 320"):
+    with pytest.raises(UserError, match="at most the model's 310 tokens, got 320"):
         load(tmp_path)
 
 

@@ -12,10 +12,10 @@ from llm.core.errors import UserError
 from llm.finetune.shared.chat import prompt_ids
 from llm.serve.chat import can_chat, conversation_ids
 from llm.serve.run import load
-from llm.serve.terminal import Conversation, Manner, chat
+from llm.serve.terminal import Conversation, GenerationOptions, chat
 from llm.tokens.tokenizer import Tokenizer
 
-MANNER = Manner(temperature=0.8, top_p=None, max_tokens=12, seed=1, system=None)
+OPTIONS = GenerationOptions(temperature=0.8, top_p=None, max_tokens=12, seed=1, system=None)
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def tokenizer(small_tokenizer_file):
     return Tokenizer.load(small_tokenizer_file)
 
 
-def _talk(folder, text, **manner):
+def _talk(folder, text, **options):
     out = io.StringIO()
-    chat(folder, Manner(**(vars(MANNER) | manner)), io.StringIO(text), out)
+    chat(folder, GenerationOptions(**(vars(OPTIONS) | options)), io.StringIO(text), out)
     return out.getvalue()
 
 
@@ -96,14 +96,14 @@ def test_the_same_seed_gives_the_same_conversation(chat_folder):
 
 
 def test_what_was_said_is_read_again_until_a_new_beginning(talker, tokenizer):
-    talk = Conversation(talker, tokenizer, MANNER)
+    talk = Conversation(talker, tokenizer, OPTIONS)
     answers = []
     for user in ("Why?", "Why?"):
-        assert talk.make_room(user) == 0
+        assert talk.add_user(user) == 0
         answers.append("".join(talk.answer()))
     assert talk.turns == [("user", "Why?"), ("assistant", answers[0]), ("user", "Why?"), ("assistant", answers[1])]
-    talk.begin_anew()
-    talk.make_room("Why?")
+    talk.reset()
+    talk.add_user("Why?")
     assert "".join(talk.answer()) == answers[0] != answers[1]
 
 
@@ -113,24 +113,24 @@ def test_new_starts_over_and_quit_ends(chat_folder):
 
 
 def test_the_oldest_turns_are_dropped_when_the_context_is_full(draw_gpt, tokenizer):
-    talk = Conversation(draw_gpt(context_length=96).eval(), tokenizer, MANNER)
+    talk = Conversation(draw_gpt(context_length=96).eval(), tokenizer, OPTIONS)
     dropped = 0
     for number in range(12):
-        dropped += talk.make_room(f"Why {number}?")
+        dropped += talk.add_user(f"Why {number}?")
         list(talk.answer())
         assert len(conversation_ids(tokenizer, talk.turns[:-1])) <= 96 - 12 + 1
     assert dropped == 12 - len(talk.turns) // 2 > 0
     assert talk.turns[-2][1] == "Why 11?"
     before = list(talk.turns)
-    with pytest.raises(UserError, match="wanted a message of at most 85 tokens"):
-        talk.make_room("Why? " * 50)
+    with pytest.raises(UserError, match="expected a message of at most 85 tokens"):
+        talk.add_user("Why? " * 50)
     assert talk.turns == before
 
 
 def test_dropped_turns_and_messages_that_are_too_long_are_said_in_a_line(chat_folder):
     said = _talk(chat_folder, f"{'Why? ' * 180}\n{'And? ' * 180}\n{'No! ' * 600}\n", max_tokens=5)
-    assert "(the context is full: the oldest 1 of the turns before are forgotten)\n" in said
-    assert "(wanted a message of at most 1020 tokens with its frame, given " in said
+    assert "(the context is full: the oldest 1 turns were dropped)\n" in said
+    assert "(expected a message of at most 1020 tokens with its template, got " in said
 
 
 def test_the_command_reads_a_pipe(chat_folder):
@@ -152,5 +152,5 @@ def test_a_folder_that_is_no_model_is_named(tmp_path):
 
 def test_bytes_that_are_no_text_are_marked_and_answered(chat_folder):
     out = io.StringIO()
-    chat(chat_folder, MANNER, io.TextIOWrapper(io.BytesIO(b"h\xff\n"), encoding="utf-8"), out)
+    chat(chat_folder, OPTIONS, io.TextIOWrapper(io.BytesIO(b"h\xff\n"), encoding="utf-8"), out)
     assert out.getvalue() == _talk(chat_folder, "h\ufffd\n")

@@ -247,9 +247,9 @@ def test_dropout_is_another_one_at_each_step_and_in_each_part_and_none_at_valida
         asked.append((seed, step))
         return draw(self, seed, step)
 
-    def noting_run(self, x, past=None, dropout_keys=None):
+    def noting_run(self, x, cache=None, dropout_keys=None):
         told.append((self.training, dropout_keys is not None))
-        return run_blocks(self, x, past, dropout_keys)
+        return run_blocks(self, x, cache, dropout_keys)
 
     monkeypatch.setattr(GPT, "dropout_keys", noting_draw)
     monkeypatch.setattr(GPT, "run_blocks", noting_run)

@@ -1,7 +1,7 @@
 """A folder of weights as the model that finetuning, pretraining or generation starts from.
 
     tokenizer.json     50257 tokens           →  50262: <|pad|>, <|bos|>, <|eos|>, <|im_start|>, <|im_end|>
-    model.safetensors  embedding (50257, D)   →  (50262, D), the new rows as `llm.model.grow` makes them
+    model.safetensors  embedding (50257, D)   →  (50262, D), the new rows as `resize_embeddings` makes them
 
 Finetuning takes the folder's shape and the grown tokenizer. Pretraining has windows of ids and a shape of its own, and
 both must be the folder's.
@@ -21,8 +21,7 @@ from llm.export.hf.folder import read_config_file, read_folder
 from llm.export.hf.tensors import MAX_SHOWN, read_object
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT
-from llm.model.grow import set_vocabulary
-from llm.model.weights import load_model, set_weights
+from llm.model.weights import load_model, resize_embeddings, set_weights
 from llm.tokens.pretrained import read_pretrained
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.templates import with_bos
@@ -59,7 +58,7 @@ def read_base(folder: Path, n_known: int, n_tokens: int) -> GPT:
     model = read_folder(folder)
     if n_known > model.config.vocab_size:
         raise UserError(f"{folder}: expected at most the model's {model.config.vocab_size} tokens, got {n_known}")
-    set_vocabulary(model, n_known, n_tokens)
+    resize_embeddings(model, n_known, n_tokens)
     return model
 
 

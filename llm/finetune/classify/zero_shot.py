@@ -21,7 +21,8 @@ from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.finetune.classify.classifier import Prepared
 from llm.finetune.classify.measures import Scored, SystemPredictions
-from llm.model.gpt import GPT, Past
+from llm.model.gpt import GPT
+from llm.model.kv_cache import KVCache
 from llm.tokens.tokenizer import Tokenizer
 
 LABEL = "{label}"
@@ -97,7 +98,6 @@ def score_labels(
 
     A prompt is read once for all labels; prompts of one length are batched.
     """
-    assert not model.sees_the_future, "the cache of a prompt would depend on the label"
     lengths = torch.tensor([len(label) for label in labels])
     padded = pad_sequence([torch.tensor(label) for label in labels], batch_first=True)  # (L, T)
     is_label = torch.arange(padded.shape[1]) < lengths[:, None]
@@ -119,15 +119,16 @@ def score_labels(
 def _score_batch(model: GPT, prompts: Tensor, labels: Tensor, is_label: Tensor) -> Tensor:
     """Return (B, L) of prompts (B, P) and labels (L, T), padded where `is_label` (L, T) is false."""
     B, L = len(prompts), len(labels)
-    past = model.run_blocks(model.embedding(prompts[:, :-1]))[1] if prompts.shape[1] > 1 else None
+    cache = KVCache(model.config.n_layers)
+    if prompts.shape[1] > 1:
+        model.run_blocks(model.embedding(prompts[:, :-1]), cache)
     scores = torch.empty(B * L, device=prompts.device)
     for at in range(0, B * L, ROWS_AT_ONCE):
         row = torch.arange(at, min(at + ROWS_AT_ONCE, B * L), device=prompts.device)
         prompt, label = row // L, row % L  # (R,)
         # Input: the prompt's last token, and all tokens of the label but the last.
         ids = torch.cat([prompts[prompt, -1:], labels[label, :-1]], dim=1)  # (R, T)
-        mine = past and Past(past.length, [tuple(kept[prompt] for kept in layer) for layer in past.layers])
-        hidden, _ = model.run_blocks(model.embedding(ids), mine)
+        hidden = model.run_blocks(model.embedding(ids), cache.select(prompt))
         counts = is_label[label]
         logits = model.head(hidden[counts]).float()
         nats = torch.zeros(ids.shape, device=prompts.device)

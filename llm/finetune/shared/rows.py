@@ -106,7 +106,7 @@ def token_losses(
         numbers = [[number for number, row in enumerate(pack) for _ in row.ids] for pack in packs]
         segments = pad(numbers, IGNORED)[:, :-1].to(machine.device)
     with machine.autocast():
-        hidden, _ = model.run_blocks(model.embedding(ids), dropout_keys=dropout_keys, segments=segments)
+        hidden = model.run_blocks(model.embedding(ids), dropout_keys=dropout_keys, segments=segments)
         # The head is the largest matrix: it is applied to counted tokens alone.
         is_counted = targets != IGNORED
         logits = model.head(hidden[is_counted])

@@ -6,8 +6,7 @@ from tokenizers import decoders, pre_tokenizers
 from tokenizers.models import Unigram, WordPiece
 from tokenizers.trainers import UnigramTrainer, WordPieceTrainer
 
-from llm.model.generate import stream_text
-from llm.serve.text import TextStream
+from llm.model.text_stream import TextStream, stream_text
 from llm.tokens.tokenizer import train_tokenizer
 from llm.tokens.words import train_words
 
@@ -16,19 +15,53 @@ def _decode(tokens):
     return bytes(tokens).decode("utf-8", errors="replace")
 
 
-@given(
-    st.binary(max_size=12), st.text("abé", max_size=10), st.lists(st.text("abé", min_size=1, max_size=4), max_size=3)
-)
-def test_the_pieces_are_those_of_stream_text(noise, text, stop):
-    tokens = [*text.encode(), *noise]
-    stream, pieces = TextStream(_decode, tuple(stop)), []
-    for token in tokens:
-        pieces.append(stream.add(token))
-        if stream.stopped:
-            break
-    pieces.append(stream.end())
-    assert [piece for piece in pieces if piece] == list(stream_text(tokens, _decode, tuple(stop)))
-    assert stream.length == len("".join(pieces))
+letters = st.text("abé", max_size=12)
+
+
+@given(letters, st.lists(st.text("abé", min_size=1, max_size=4), max_size=3))
+def test_streamed_text_is_the_text_up_to_the_stop_string_that_is_complete_first(text, stop):
+    # A byte a token, so that characters and stop strings are cut everywhere.
+    def decode(tokens):
+        return bytes(tokens).decode("utf-8", errors="replace")
+
+    ends = [n for n in range(len(text) + 1) if any(text[:n].endswith(word) for word in stop)]
+    if ends:
+        begun = [ends[0] - len(word) for word in stop if text[: ends[0]].endswith(word)]
+        expected = text[: min(begun)]
+    else:
+        expected = text
+    pieces = list(stream_text(list(text.encode()), decode, tuple(stop)))
+    assert "".join(pieces) == expected
+    assert all(pieces)
+
+
+def test_text_comes_as_soon_as_it_is_certain():
+    asked = []
+
+    def tokens():
+        for letter in "one, two; three":
+            asked.append(letter)
+            yield ord(letter)
+
+    stream = stream_text(tokens(), lambda ids: "".join(map(chr, ids)), stop=(", three", "; t"))
+    came = [(piece, "".join(asked)) for piece in stream]
+    assert came[:3] == [("o", "o"), ("n", "on"), ("e", "one")]
+    assert came[3] == (", tw", "one, tw")
+    assert "".join(piece for piece, _ in came) == "one, two"
+    assert "".join(asked) == "one, two; t"
+
+
+def test_half_a_character_at_the_end_is_shown_when_nothing_more_comes():
+    def decode(tokens):
+        return bytes(tokens).decode("utf-8", errors="replace")
+
+    assert list(stream_text("hé".encode()[:2], decode)) == ["h", "\ufffd"]
+
+
+def test_a_stop_string_ends_the_generation():
+    tokens = iter(range(20))
+    assert list(stream_text(tokens, lambda ids: "x" * len(ids), stop=("xxx",))) == []
+    assert len(list(tokens)) == 17
 
 
 def test_a_token_begins_where_the_text_before_it_ended():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llm.model.grow import resize_rows, set_vocabulary
+from llm.model.weights import resize_embeddings, resize_rows
 
 KNOWN = 300
 
@@ -20,7 +20,7 @@ IDS = torch.randint(0, KNOWN, (2, 40), generator=torch.Generator().manual_seed(1
 @torch.no_grad()
 def test_logits_of_known_tokens_stay_and_a_new_one_has_their_mean(model, n_tokens):
     before = model(IDS)[..., :KNOWN]
-    set_vocabulary(model, KNOWN, n_tokens)
+    resize_embeddings(model, KNOWN, n_tokens)
     after = model(IDS)
     assert after.shape == (2, 40, n_tokens) and model.config.vocab_size == n_tokens
     torch.testing.assert_close(after[..., :KNOWN], before, atol=0, rtol=0)
@@ -31,13 +31,13 @@ def test_logits_of_known_tokens_stay_and_a_new_one_has_their_mean(model, n_token
 
 @torch.no_grad()
 def test_new_tokens_together_are_no_likelier_than_as_many_average_ones(model):
-    set_vocabulary(model, 320, 326)
+    resize_embeddings(model, 320, 326)
     assert (model(IDS).softmax(dim=-1)[..., 320:].sum(dim=-1) <= 6 / 326).all()
 
 
 def test_a_tied_head_stays_tied_and_an_untied_one_apart(model):
     names = set(dict(model.named_parameters()))
-    set_vocabulary(model, 320, 326)
+    resize_embeddings(model, 320, 326)
     assert set(dict(model.named_parameters())) == names
     assert (model.head.weight is model.embedding.weight) == model.config.tie_embeddings
     assert all(weight.requires_grad for weight in model.parameters())
@@ -45,7 +45,7 @@ def test_a_tied_head_stays_tied_and_an_untied_one_apart(model):
 
 def test_as_many_tokens_as_rows_change_nothing(model):
     embedding = model.embedding
-    set_vocabulary(model, 320, 320)
+    resize_embeddings(model, 320, 320)
     assert model.embedding is embedding
 
 
