@@ -27,6 +27,8 @@ from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.templates import with_bos
 from llm.tokens.tokenizer import Tokenizer, prefix_ids
 
+TOKENIZER = Path("data/tokenizer/tokenizer.json")  # of weights in models/pretrained, which come without one
+
 
 def read_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, int]:
     """Return the folder's tokenizer with SPECIAL_TOKENS, and how many tokens it had; new ones have the last ids."""
@@ -62,13 +64,13 @@ def read_base(folder: Path, n_known: int, n_tokens: int) -> GPT:
     return model
 
 
-def open_model(folder: Path, tokenizer_file: Path | None = None) -> tuple[GPT, Tokenizer]:
+def open_model(folder: Path, tokenizer_file: Path = TOKENIZER) -> tuple[GPT, Tokenizer]:
     """Return a language model and its tokenizer to generate text with, from any Hugging Face folder of `open_base`.
 
-    With a `tokenizer_file`, the folder may also be weights of ours, such as models/pretrained. Tokens that the folder
+    The folder may also be weights of ours, such as models/pretrained, for ids of `tokenizer_file`. Tokens that a folder
     lacks have no row, so none of them is generated.
     """
-    if is_ours(folder) and tokenizer_file is not None:
+    if is_ours(folder):
         return load_model(folder).eval(), Tokenizer.load(tokenizer_file)
     read_config_file(folder)
     _, n_known = read_tokenizer(folder)

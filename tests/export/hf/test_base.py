@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from llm.__main__ import app
 from llm.core.errors import UserError
-from llm.export.hf.base import open_base, open_model, read_base, read_first_weights, read_tokenizer
+from llm.export.hf.base import TOKENIZER, open_base, open_model, read_base, read_first_weights, read_tokenizer
 from llm.export.hf.folder import read_folder, write_folder
 from llm.model.config import ModelConfig
 from llm.model.weights import save_model
+from llm.serve.run import load
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.templates import with_bos
 from llm.tokens.tokenizer import Tokenizer
@@ -197,13 +198,17 @@ def test_the_tokenizer_of_tokenize_is_accepted(foreign, tmp_path, shape):
 
 
 @pytest.mark.parametrize("shape", [{}, {"family": "gru"}, {"positions": "sinusoidal"}], ids=str)
-def test_our_own_weights_are_opened_with_a_tokenizer_file(tmp_path, draw_gpt, small_tokenizer_file, shape):
+def test_our_own_weights_are_opened_with_a_tokenizer(tmp_path, draw_gpt, small_tokenizer_file, monkeypatch, shape):
     save_model(tmp_path / "pretrained", draw_gpt(**shape))
     model, tokenizer = open_model(tmp_path / "pretrained", small_tokenizer_file)
     torch.testing.assert_close(model.state_dict(), draw_gpt(**shape).state_dict(), atol=0, rtol=0)
     assert tokenizer.prompt("The") == [0, *Tokenizer.load(small_tokenizer_file).encode("The")]
     arguments = ["generate", "The", "--temperature", "0", "--model", str(tmp_path / "pretrained")]
     assert CliRunner().invoke(app, [*arguments, "--tokenizer", str(small_tokenizer_file)]).output.startswith("The")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / TOKENIZER).parent.mkdir(parents=True)
+    shutil.copy(small_tokenizer_file, TOKENIZER)
+    assert load(tmp_path / "pretrained")[1].prompt("The") == tokenizer.prompt("The")  # as `serve` does
 
 
 def test_a_folder_without_a_model_is_one_line_with_the_reason(tmp_path):
