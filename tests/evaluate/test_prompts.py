@@ -10,14 +10,12 @@ DOCSTRINGS = "A module.\n\nMore.\n\n\ndef f(x, y=1)\n\nReturn it.\n\n\nclass A.B
 LONG_SIGNATURE = f"def g({', '.join(map(str, range(40)))})\n\nLong."
 BEGINNINGS = {
     "signatures and the empty line": ([DOCSTRINGS], {"def f(x, y=1)\n\n", "class A.B(C)\n\n"}),
-    "a long signature": ([f"{DOCSTRINGS}\n\n\n{LONG_SIGNATURE}"], {"def f(x, y=1)\n\n", "class A.B(C)\n\n"}),
     "only such": ([LONG_SIGNATURE], set()),
     "source code": (["import os\n\n\ndef f(x):\n    return x\n\n    # no\n\n"], {"import os\n\n\n", "def f(x):\n"}),
     "prose is cut between words": ([LINE * 2], {LINE[:80].rpartition(" ")[0]}),
     "verse": (["Two roads,\nand sorry\nI could not\ntravel"], {"Two roads,\n"}),
     "few documents give paragraphs too": (["One.\n\nTwo.\n\nThree.\n\nFour."], {"One.\n\n", "Two.\n\n"}),
     "chinese": (["今天天气很好，我们去散步。\n" * 3, "好" * 400], {"今天天气很好，我们去散步。\n", "好" * 80}),
-    "rows": (["id,text,label\n1,a,b\n2,c,d\n3,e,f\n"], {"id,text,label\n"}),
     "front matter": (["---\ntitle: Rain\n---\n\nIt rains and it rains."], {"---\ntitle: Rain\n"}),
     "one character": (["x"], set()),
     "no words": (["---\n***\n", "\n" * 50, ""], set()),
