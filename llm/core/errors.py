@@ -13,7 +13,7 @@ TOO_LARGE = re.compile(
     "can't allocate memory|out of memory|size calculation overflowed|array is too big|Maximum allowed"
 )
 FULL = {errno.ENOSPC, errno.EDQUOT}
-FILE = "{}: expected a folder, got a file"
+MISPLACED = {errno.ENOTDIR, errno.EEXIST, errno.ENOENT}  # perhaps a file where a folder is needed
 FULL_BYTES = 1 << 20  # a disk with less free space than this is named as full
 # The expectation by error number; the message of the system follows it.
 EXPECTED = {
@@ -74,23 +74,26 @@ def error_number(error: Exception) -> int | None:
 
 
 def _describe(error: Exception, number: int, written: Iterable[Path]) -> str:
-    names = (getattr(error, "filename", None), getattr(error, "filename2", None))
-    files = [os.fsdecode(name) for name in names if isinstance(name, bytes | str | os.PathLike)]
+    files = _files_of(error)
     where = " → ".join(files)
     if number in FULL:
         full = where or ", ".join(_full_disks(written)) or "the disk"
         return f"{full}: no space left, {os.strerror(number)}; free some and run it again"
-    if number in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT) and len(files) == 1 and (file := _file_in_path(where)):
-        return f"{where}: expected folders above it, {file} is a file" if file != Path(where) else FILE.format(where)
-    message = os.strerror(number) if number != errno.EIO else " ".join(str(error).split()) or os.strerror(number)
+    if number in MISPLACED and len(files) == 1 and (file := _file_above(where)):
+        return f"{where}: expected folders above it, {file} is a file"
+    message = " ".join(str(error).split()) if number == errno.EIO else os.strerror(number)
     expected = f"expected {EXPECTED[number]}, got: " if number in EXPECTED else ""
     return f"{where}: {expected}{message}".removeprefix(": ")
+
+
+def _files_of(error: Exception) -> list[str]:
+    names = (getattr(error, "filename", None), getattr(error, "filename2", None))
+    return [os.fsdecode(name) for name in names if isinstance(name, bytes | str | os.PathLike)]
 
 
 def _full_disks(written: Iterable[Path]) -> list[str]:
     return [str(path) for path in dict.fromkeys(written) if path.exists() and shutil.disk_usage(path).free < FULL_BYTES]
 
 
-def _file_in_path(name: str) -> Path | None:
-    """Return the file that stands where a path needs a folder."""
-    return next((path for path in (Path(name), *Path(name).parents) if path.is_file()), None)
+def _file_above(name: str) -> Path | None:
+    return next((path for path in Path(name).parents if path.is_file()), None)
