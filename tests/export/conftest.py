@@ -10,6 +10,27 @@ from llm.export.onnx import write_onnx
 from llm.tokens.bpe import train_bpe
 
 TEXT = "def walk(path):\n    return [name for name in path if name]\n\nThe river runs, the rain falls; 2024 déjà vu.\n"
+LARGE = {"d_model": 48, "n_heads": 6, "n_kv_heads": 2, "n_layers": 3}
+# Head counts, widths and layers that differ from each other, so that a swapped axis cannot pass.
+SHAPES = {
+    "tied": {},
+    "untied": {"tie_embeddings": False},
+    "grouped queries": LARGE | {"rope_theta": 500.0},
+    "more rows than tokens": {"vocab_size": 333},
+    "one wide head": {"attention": "causal"},
+    "heads of another width": {"head_width": 14},
+    "qwen2": {"family": "qwen2"} | LARGE,
+    "llama, untied": {"family": "llama", "tie_embeddings": False} | LARGE,
+    "llama, many heads": {"family": "llama", "attention": "multi_head", "d_model": 30, "n_heads": 3},
+    "gpt2": {"family": "gpt2", "n_kv_heads": 2, "n_layers": 3, "norm_eps": 1e-3},
+    "gpt2, untied": {"family": "gpt2", "d_model": 30, "n_heads": 3, "n_kv_heads": 3, "tie_embeddings": False},
+}
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
+def shape(request):
+    """A shape that other software has an architecture for."""
+    return request.param
 
 
 @pytest.fixture(scope="session")
