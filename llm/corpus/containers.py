@@ -32,6 +32,9 @@ import zstandard
 
 from llm.corpus.readers.streams import BUFFER_BYTES, ChunkStream, ContentError, one_line, open_buffered, printable
 
+FREE_BYTES = 100_000_000  # that may come out of any file
+MAX_RATIO = 200  # of bytes that come out to bytes that go in
+MAX_MEMBERS = 1_000_000  # of a zip
 WINDOW_BYTES = 1 << 31  # how far back xz and zstd may refer: as much as `zstd --long=31` needs
 ZIP_HEADER_BYTES = 30  # before each member, its name not counted
 SHORT_SUFFIXES = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
@@ -43,14 +46,6 @@ DAMAGE = (
     *(EOFError, OSError, ValueError, OverflowError, NotImplementedError, struct.error, zlib.error),
     *(lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile, tarfile.TarError),
 )
-
-
-class Limits(NamedTuple):
-    """How much may come out of a file, and how many members a zip may have."""
-
-    free_bytes: int = 100_000_000  # before the ratio matters
-    ratio: int = 200  # of the bytes that come out to those that went in
-    members: int = 1_000_000
 
 
 class Entry(NamedTuple):
@@ -78,21 +73,20 @@ class Member(NamedTuple):
 
 @dataclass
 class Budget:
-    """The bytes that may come out of decompressors for those that went in."""
+    """The bytes that may come out of decompressors for those that go in."""
 
     n_in: int
-    limits: Limits
     n_out: int = 0
 
     def spend(self, n_bytes: int) -> None:
         """Count bytes that came out; ContentError where they are too many."""
         self.n_out += n_bytes
-        if self.n_out > max(self.limits.free_bytes, self.limits.ratio * self.n_in):
-            expected = f"expected at most {self.limits.ratio} bytes from each compressed byte"
+        if self.n_out > max(FREE_BYTES, MAX_RATIO * self.n_in):
+            expected = f"expected at most {MAX_RATIO} bytes from each compressed byte"
             raise ContentError("bomb", f"{expected}, got {self.n_out} from {self.n_in}")
 
 
-def open_entries(file: Path, path: str, limits: Limits = Limits()) -> Iterator[Entry]:  # noqa: B008 (immutable)
+def open_entries(file: Path, path: str) -> Iterator[Entry]:
     """Yield the file itself, or the members of an archive: of a tar in its order, of a zip sorted by name.
 
     `path` is its name in documents' paths. Raises nothing for a file's content: an entry that cannot be read has a
@@ -105,14 +99,14 @@ def open_entries(file: Path, path: str, limits: Limits = Limits()) -> Iterator[E
     try:
         with open_buffered(file) as whole:
             n_bytes = os.fstat(whole.fileno()).st_size
-            budget = Budget(n_bytes, limits)
+            budget = Budget(n_bytes)
             stream = _decompress(whole, compressions, [budget])
             if suffix not in (".zip", ".tar"):
                 yield Entry(path, suffix, n_bytes, stream)
                 return
             if suffix == ".zip" and compressions:
                 raise ContentError("nested_archive", "expected a .zip as it is, got one that is compressed again")
-            members = _zip_members(stream, limits) if suffix == ".zip" else _tar_members(stream)
+            members = _zip_members(stream) if suffix == ".zip" else _tar_members(stream)
             entries = _member_entries(members, path, budget) if stream.peek(1) else iter(())
             if (first := next(entries, None)) is None:
                 raise ContentError("empty", "expected an archive of files, got an empty one")
@@ -237,7 +231,7 @@ def _member_entries(members: Iterator[Member], archive: str, budget: Budget) -> 
             continue
         with closing(content):
             n_packed = member.n_bytes if member.n_packed is None else member.n_packed
-            budgets = [budget, Budget(n_packed, budget.limits)]
+            budgets = [budget, Budget(n_packed)]
             in_tar = member.n_packed is None
             stream = ChunkStream(_guard(_chunks(content), "a whole member of an archive", [] if in_tar else budgets))
             suffix, compressions = split_suffixes(member.name)
@@ -288,9 +282,9 @@ def _tar_members(stream: io.BufferedReader) -> Iterator[Member]:
                 raise ContentError("damaged", "expected a tar archive alone, got one that is followed by other bytes")
 
 
-def _zip_members(stream: io.BufferedReader, limits: Limits) -> Iterator[Member]:
+def _zip_members(stream: io.BufferedReader) -> Iterator[Member]:
     with _as_damage("a whole zip archive"), zipfile.ZipFile(stream) as archive:
-        _check_directory(archive, limits)
+        _check_directory(archive)
         for member in sorted(archive.infolist(), key=lambda member: member.orig_filename):
             # The upper half of the attributes is a mode where a Unix wrote them, else zero.
             is_file = stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG}
@@ -301,11 +295,11 @@ def _zip_members(stream: io.BufferedReader, limits: Limits) -> Iterator[Member]:
             )
 
 
-def _check_directory(archive: zipfile.ZipFile, limits: Limits) -> None:
+def _check_directory(archive: zipfile.ZipFile) -> None:
     """Raise ContentError for a zip whose members overlap or are too many."""
     members = sorted(archive.infolist(), key=lambda member: member.header_offset)
-    if len(members) > limits.members:
-        raise ContentError("bomb", f"expected at most {limits.members} members in a zip, got {len(members)}")
+    if len(members) > MAX_MEMBERS:
+        raise ContentError("bomb", f"expected at most {MAX_MEMBERS} members in a zip, got {len(members)}")
     ends = [member.header_offset + ZIP_HEADER_BYTES + member.compress_size for member in members]
     starts = [member.header_offset for member in members[1:]]
     if any(end > start for end, start in zip(ends, [*starts, archive.start_dir], strict=bool(members))):

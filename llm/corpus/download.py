@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from requests import Response, Session
 
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, and between two pieces of the body
-LONGEST_WAIT_SECONDS = 120.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 120.0
+RETRIES = 5
+MAX_BYTES = 1 << 40
 CHUNK_BYTES = 1 << 16
 
 
@@ -46,24 +48,15 @@ def default_cache() -> Path:
     return (Path(root) if root else user_cache_path("groundup")) / "downloads"
 
 
-def fetch(
-    url: str,
-    sha256: str,
-    cache: Path,
-    *,
-    name: str,
-    retries: int = 5,
-    wait_seconds: float = 1.0,
-    max_bytes: int = 1 << 40,
-) -> Path:
+def fetch(url: str, sha256: str, cache: Path, *, name: str) -> Path:
     """Return the local path of the file at `url` (http or https) with this SHA-256, downloaded if it is not cached.
 
-    `name` is the source's, for messages. Transient failures are retried, at most `retries` times in a row without a
-    byte more; the first wait lasts `wait_seconds`, each further one twice as long. Of several processes one downloads,
-    the others wait. UserError if no file of that hash comes, or one beyond `max_bytes`.
+    `name` is the source's, for messages. Transient failures are retried, at most RETRIES times in a row without a byte
+    more, after waits that double. Of several processes one downloads, the others wait. UserError if no file of that
+    hash comes, or one beyond MAX_BYTES.
     """
     path = cache / sha256 / _file_name(url)
-    download = _Download(url, path.with_name(f"{path.name}.part"), f"source {name}: {url}", max_bytes)
+    download = _Download(url, path.with_name(f"{path.name}.part"), f"source {name}: {url}")
     try:
         if _has_hash(path, sha256):
             return path  # without a lock: a cache that is filled but read-only serves as well
@@ -72,7 +65,7 @@ def fetch(
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends
             if not _has_hash(path, sha256):  # else another process was faster
                 path.unlink(missing_ok=True)
-                download.run(sha256, retries, wait_seconds)
+                download.run(sha256)
                 download.part.replace(path)
     except OSError as error:
         raise UserError(f"{download.where}: expected a cache that can be written to at {path}, got {error}") from None
@@ -105,15 +98,14 @@ class _Download:
     url: str
     part: Path  # the bytes so far
     where: str  # for messages
-    max_bytes: int
 
-    def run(self, sha256: str, retries: int, wait_seconds: float) -> None:
+    def run(self, sha256: str) -> None:
         """Complete `part`; UserError where its hash is another one."""
         from requests import Session
 
         with Session() as session:
             for _ in range(2):  # a part may be of another content: then the second time, from zero, is right
-                self._complete(session, retries, wait_seconds)
+                self._complete(session)
                 if (got := _sha256(self.part)) == sha256:
                     return
                 self.part.unlink()
@@ -122,7 +114,7 @@ class _Download:
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
 
-    def _complete(self, session: "Session", retries: int, wait_seconds: float) -> None:
+    def _complete(self, session: "Session") -> None:
         furthest, n_failures = self._size(), 0
         while True:
             try:
@@ -130,9 +122,9 @@ class _Download:
             except _TransientError as error:
                 n_failures = 1 if self._size() > furthest else n_failures + 1
                 furthest = max(furthest, self._size())
-                if n_failures > retries:
+                if n_failures > RETRIES:
                     raise UserError(f"{self.where}: {error}, tried {n_failures} times") from None
-                wait = min(max(wait_seconds * 2 ** (n_failures - 1), error.wait_seconds), LONGEST_WAIT_SECONDS)
+                wait = min(max(FIRST_WAIT_SECONDS * 2 ** (n_failures - 1), error.wait_seconds), LONGEST_WAIT_SECONDS)
                 tqdm.write(f"{self.where}: {error}, next try in {wait:g} s", file=sys.stderr)
                 sleep(wait)
 
@@ -175,8 +167,8 @@ class _Download:
     def _receive(self, response: "Response", start: int, total: int | None) -> None:
         from urllib3.exceptions import HTTPError
 
-        too_long = f"{self.where}: expected at most {self.max_bytes} bytes, got"
-        if total is not None and total > self.max_bytes:
+        too_long = f"{self.where}: expected at most {MAX_BYTES} bytes, got"
+        if total is not None and total > MAX_BYTES:
             raise UserError(f"{too_long} {total}")
         n_bytes, problem = start, ""
         bar = tqdm(initial=start, total=total, desc=self.part.stem, unit="B", unit_scale=True)
@@ -184,13 +176,13 @@ class _Download:
             handle.truncate(start)
             try:
                 # Raw, for the hash is of the bytes as they are sent; read1 returns the bytes that are there.
-                while n_bytes <= self.max_bytes and (piece := response.raw.read1(CHUNK_BYTES, decode_content=False)):
+                while n_bytes <= MAX_BYTES and (piece := response.raw.read1(CHUNK_BYTES, decode_content=False)):
                     handle.write(piece)
                     n_bytes += len(piece)
                     bar.update(len(piece))
             except HTTPError as error:
                 problem = f" ({_one_line(error)})"
-        if n_bytes > self.max_bytes:
+        if n_bytes > MAX_BYTES:
             self.part.unlink()
             raise UserError(f"{too_long} more")
         if problem or (total is not None and n_bytes < total):

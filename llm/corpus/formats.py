@@ -52,23 +52,18 @@ def read_file(file: Path, path: str, source: FilesSource | UrlSource, max_docume
     no_field, not_unicode.
     """
     for entry in open_entries(file, path):
-        yield from read_entry(entry, source, max_document_bytes)
-
-
-def read_entry(entry: Entry, source: FilesSource | UrlSource, max_document_bytes: int) -> Iterator[Found]:
-    """Yield the documents of a file in its container."""
-    is_empty = True
-    try:
-        if isinstance(entry.content, ContentError):
-            raise entry.content
-        for found in _read(entry, entry.content, source, max_document_bytes):
-            is_empty = is_empty and isinstance(found, FileNote)
-            yield found
-        if is_empty:
-            raise ContentError("empty", "expected text, got none")
-    except (ContentError, OSError) as error:
-        problem = error if isinstance(error, ContentError) else unreadable(error)
-        yield Unreadable(source.name, entry.path, problem.reason, str(problem), entry.n_bytes)
+        is_empty = True
+        try:
+            if isinstance(entry.content, ContentError):
+                raise entry.content
+            for found in _read(entry, entry.content, source, max_document_bytes):
+                is_empty = is_empty and isinstance(found, FileNote)
+                yield found
+            if is_empty:
+                raise ContentError("empty", "expected text, got none")
+        except (ContentError, OSError) as error:
+            problem = error if isinstance(error, ContentError) else unreadable(error)
+            yield Unreadable(source.name, entry.path, problem.reason, str(problem), entry.n_bytes)
 
 
 def _read(
@@ -184,10 +179,6 @@ def is_undivided(path: str) -> bool:
     return re.search(r":\d+$", path) is None
 
 
-def _read_python(stream: io.BufferedReader, _: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
-    yield from _whole_document(stream, limit)
-
-
 def _read_object(stream: io.BufferedReader, source: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
     """Yield the field of one JSON object, or else the text of the file as it is."""
     for place, whole, n_bytes in _whole_document(stream, limit):
@@ -216,7 +207,7 @@ READERS: dict[str, Callable[[io.BufferedReader, FilesSource | UrlSource, int], I
     ".html": _read_html,
     ".htm": _read_html,
     ".xhtml": _read_html,
-    ".py": _read_python,
+    ".py": lambda stream, _, limit: _whole_document(stream, limit),
 }
 
 

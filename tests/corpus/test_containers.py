@@ -20,7 +20,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.corpus.containers import Entry, Limits, open_entries, split_suffixes
+from llm.corpus import containers
+from llm.corpus.containers import Entry, open_entries, split_suffixes
 from llm.corpus.readers.streams import ContentError, printable
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -32,7 +33,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 COMPRESSIONS = [suffix for suffix in COMPRESS if suffix]
 NOISE = random.Random(7).randbytes(300_000)  # as long compressed as it is: a cut falls within it
-SMALL = Limits(free_bytes=1000, ratio=10, members=3)
+SMALL = {"FREE_BYTES": 1000, "MAX_RATIO": 10, "MAX_MEMBERS": 3}
 ZEROS = b"\0" * 100_000
 
 
@@ -60,23 +61,26 @@ def make_tar(members: dict[str, bytes], strange: tarfile.TarInfo | None = None) 
 MAKE = {"a.zip": make_zip, "a.tar": make_tar}
 
 
-def outcome(folder: Path, name: str, content: bytes, limits: Limits = Limits()) -> tuple[dict, dict]:  # noqa: B008
+def outcome(folder: Path, name: str, content: bytes, **limits: int) -> tuple[dict, dict]:
     (folder / "file").write_bytes(content)
-    return outcome_of(folder / "file", name, limits)
+    return outcome_of(folder / "file", name, **limits)
 
 
-def outcome_of(file: Path, name: str, limits: Limits = Limits()) -> tuple[dict, dict]:  # noqa: B008
+def outcome_of(file: Path, name: str, **limits: int) -> tuple[dict, dict]:
     """Paths with their bytes, and paths with the reason why there are none."""
     contents, reasons = {}, {}
-    for entry in open_entries(file, name, limits):
-        try:
-            if isinstance(entry.content, ContentError):
-                raise entry.content
-            contents[entry.path] = entry.content.read()
-        except ContentError as error:
-            reasons[entry.path] = error.reason
-            problem = str(error)
-            assert problem.startswith("expected ") and "got " in problem and "\n" not in problem
+    with pytest.MonkeyPatch.context() as patch:
+        for constant, value in limits.items():
+            patch.setattr(containers, constant, value)
+        for entry in open_entries(file, name):
+            try:
+                if isinstance(entry.content, ContentError):
+                    raise entry.content
+                contents[entry.path] = entry.content.read()
+            except ContentError as error:
+                reasons[entry.path] = error.reason
+                problem = str(error)
+                assert problem.startswith("expected ") and "got " in problem and "\n" not in problem
     return contents, reasons
 
 
@@ -280,20 +284,20 @@ def test_bombs_are_refused_at_every_layer(suffix: str, tmp_path: Path) -> None:
         "f.tar": make_tar({"noise": NOISE, f"x.txt{suffix}": bomb}),  # long honest bytes do not pay for a bomb
         f"g.txt.gz{suffix}": COMPRESS[suffix](gzip.compress(ZEROS)),
     }.items():
-        contents, reasons = outcome(tmp_path, name, content, SMALL)
+        contents, reasons = outcome(tmp_path, name, content, **SMALL)
         assert list(reasons.values()) == ["bomb"], name
         assert len(contents) == (name == "f.tar")
 
 
 def test_limits_hold_for_all_members_together(tmp_path: Path) -> None:
     three = make_zip({"1": ZEROS, "2": ZEROS, "3": b"a"})
-    contents, reasons = outcome(tmp_path, "a.zip", three, SMALL._replace(free_bytes=150_000))
+    contents, reasons = outcome(tmp_path, "a.zip", three, **(SMALL | {"FREE_BYTES": 150_000}))
     assert contents["a.zip/1"] == ZEROS and reasons["a.zip/2"] == "bomb"
-    assert outcome(tmp_path, "a.zip", make_zip(FOUR), SMALL) == ({}, {"a.zip": "bomb"})
-    assert len(outcome(tmp_path, "a.zip", make_zip(dict(list(FOUR.items())[:3])), SMALL)[0]) == 3
+    assert outcome(tmp_path, "a.zip", make_zip(FOUR), **SMALL) == ({}, {"a.zip": "bomb"})
+    assert len(outcome(tmp_path, "a.zip", make_zip(dict(list(FOUR.items())[:3])), **SMALL)[0]) == 3
     text = "".join(f"{n} is the number after {n - 1}.\n" for n in range(20_000)).encode()
     content = make_zip({"a.txt": text, "b.txt.gz": gzip.compress(text)})  # compresses well, but is no bomb
-    assert outcome(tmp_path, "a.zip", content, Limits(1000, 200))[1] == {}
+    assert outcome(tmp_path, "a.zip", content, FREE_BYTES=1000)[1] == {}
 
 
 @pytest.mark.parametrize("suffix", [".bz2", ".zst"])

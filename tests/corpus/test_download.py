@@ -170,7 +170,10 @@ def get(server: Server, tmp_path: Path, waits: list[float]) -> Callable[..., Pat
 
     def get(*script: Answer, **options: object) -> Path:
         server.script = list(script) or [whole]
-        return fetch(server.url(), SHA256, tmp_path, **({"name": "mine"} | options))
+        with pytest.MonkeyPatch.context() as patch:
+            for constant, value in options.items():
+                patch.setattr(download, constant, value)
+            return fetch(server.url(), SHA256, tmp_path, name="mine")
 
     return get
 
@@ -232,25 +235,25 @@ def test_a_download_is_resumed(given_part: bytes | None, script: list[Answer], r
 
 
 def test_each_byte_is_sent_once(get: Callable[..., Path], server: Server, waits: list[float]) -> None:
-    get(*[ranged(20_000)] * 9, whole, retries=1)  # failures with more bytes each time do not use up the tries
+    get(*[ranged(20_000)] * 9, whole, RETRIES=1)  # failures with more bytes each time do not use up the tries
     assert (server.n_sent, waits) == (LENGTH, [1.0] * 9)
 
 
 # The script, the options, what is said, how many requests, the waits.
 FAILURES = {
-    "no more bytes": ([ranged(1000), ranged(0)], {"retries": 3}, f"expected {LENGTH} bytes, got 1000 ", 4, [1, 2, 4]),
-    "the same place": ([plain(n_bytes=HALF)], {"retries": 2}, f"expected {LENGTH} bytes, got {HALF} ", 3, [1, 2]),
+    "no more bytes": ([ranged(1000), ranged(0)], {"RETRIES": 3}, f"expected {LENGTH} bytes, got 1000 ", 4, [1, 2, 4]),
+    "the same place": ([plain(n_bytes=HALF)], {"RETRIES": 2}, f"expected {LENGTH} bytes, got {HALF} ", 3, [1, 2]),
     "trouble": (
         [status(503)],
-        {"retries": 2},
+        {"RETRIES": 2},
         "expected status 200, got 503 Service Unavailable, tried 3 times",
         3,
         [1, 2],
     ),
     "too small a length": ([plain(length=9)], {}, f"expected the sha256 {SHA256}, got ", 2, []),
     "another content": ([plain(b"another", length=7)], {}, f"expected the sha256 {SHA256}, got ", 2, []),
-    "an endless body": ([endless], {"max_bytes": 300_000}, "expected at most 300000 bytes, got more", 1, []),
-    "too long": ([whole], {"max_bytes": LENGTH - 1}, f"expected at most {LENGTH - 1} bytes, got {LENGTH}", 1, []),
+    "an endless body": ([endless], {"MAX_BYTES": 300_000}, "expected at most 300000 bytes, got more", 1, []),
+    "too long": ([whole], {"MAX_BYTES": LENGTH - 1}, f"expected at most {LENGTH - 1} bytes, got {LENGTH}", 1, []),
     "a loop": (
         [redirect("/books/rain.txt.gz")],
         {},
@@ -279,7 +282,7 @@ def test_a_failure_is_one_line(script, options, problem, n_requests, waited, get
 
 @pytest.mark.parametrize("code", [500, 502, 503, 504, 429])
 def test_a_server_in_trouble_is_tried_again(code: int, get: Callable[..., Path], waits: list[float], capsys) -> None:
-    assert get(status(code), status(code), whole, wait_seconds=0.5).read_bytes() == CONTENT
+    assert get(status(code), status(code), whole, FIRST_WAIT_SECONDS=0.5).read_bytes() == CONTENT
     assert waits == [0.5, 1.0]
     out, err = capsys.readouterr()
     assert out == "" and f"expected status 200, got {code} " in err and ", next try in 0.5 s" in err
@@ -298,9 +301,9 @@ def test_the_server_may_state_the_wait(header: str, wait: float, get: Callable[.
 def test_no_server_is_tried_again(tmp_path: Path, waits: list[float]) -> None:
     with Server() as gone:
         url = gone.url()
-    with pytest.raises(UserError, match=rf"^source mine: {url}: expected an answer, got .*, tried 3 times$"):
-        fetch(url, SHA256, tmp_path, name="mine", retries=2)
-    assert waits == [1.0, 2.0]
+    with pytest.raises(UserError, match=rf"^source mine: {url}: expected an answer, got .*, tried 6 times$"):
+        fetch(url, SHA256, tmp_path, name="mine")
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
 @pytest.mark.parametrize("sent", [0, HALF])

@@ -21,9 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from llm.corpus.containers import Limits, open_entries
 from llm.corpus.document import FileNote, RawDocument, Unreadable
-from llm.corpus.formats import is_undivided, read_entry, read_file
+from llm.corpus.formats import is_undivided, read_file
 from llm.corpus.params import FilesSource, UrlSource
 
 LIMIT = 10_000
@@ -452,11 +451,10 @@ def test_damaged_parquet_is_named(content: bytes, container: str, tmp_path: Path
     assert read(tmp_path, f"a.parquet{container}", pack("", content)) == ({}, {"": "damaged"})
 
 
-def test_compressed_parquet_is_limited_too(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(gzip.compress(as_parquet(TEXTS) + b"\0" * 1_000_000))
-    entries = open_entries(tmp_path / "file", "a.parquet.gz", Limits(free_bytes=1000, ratio=2))
-    (found,) = read_entry(next(entries), mine(), LIMIT)
-    assert (found.path, found.reason) == ("a.parquet.gz", "bomb")
+def test_compressed_parquet_is_limited_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm.corpus.containers.FREE_BYTES", 1000)
+    content = gzip.compress(as_parquet(TEXTS) + b"\0" * 1_000_000)
+    assert read(tmp_path, "a.parquet.gz", content) == ({}, {"": "bomb"})
 
 
 # Encodings.
