@@ -22,17 +22,9 @@ from llm.corpus.containers import Entry, open_entries, unreadable
 from llm.corpus.document import DIALECT, DOUBTFUL_ENCODING, FileNote, Found, RawDocument, Unreadable
 from llm.corpus.params import FilesSource, UrlSource
 from llm.corpus.readers.encodings import decode, open_text
-from llm.corpus.readers.rows import (
-    LIMIT_ADVICE,
-    SUFFIXES,
-    Rows,
-    check_unicode,
-    json_type,
-    parse_json,
-    rows_of,
-    too_long,
-)
-from llm.corpus.readers.streams import BUFFER_BYTES, ContentError, one_line
+from llm.corpus.readers.json_values import json_type, parse
+from llm.corpus.readers.rows import SUFFIXES, Row, Rows, check_unicode, rows_of
+from llm.corpus.readers.streams import BUFFER_BYTES, LIMIT_ADVICE, ContentError, one_line, too_long
 
 # What a page does not show; resiliparse itself leaves out scripts, styles and templates.
 INVISIBLE = ["head", "title", "script", "style", "template", "[hidden]"] + [
@@ -87,10 +79,7 @@ def _read(
         rows = rows_of(stream, entry.suffix, column=field, max_row_bytes=2 * max_document_bytes)
         if rows.dialect and rows.dialect.delimiter != ",":
             yield FileNote(source.name, entry.path, DIALECT, str(rows.dialect))
-        column = rows.columns.index(field) if rows.columns else 0
-        texts: Iterator[Text] = (
-            (f":{row.number}", _attempt(_row_text, row, field, column), row.n_bytes) for row in rows
-        )
+        texts = _row_texts(rows, field)
     else:
         texts = READERS.get(entry.suffix, _read_text)(stream, source, max_document_bytes)
     for place, text, n_bytes in texts:
@@ -134,7 +123,7 @@ def _row_texts(rows: Rows, field: str) -> Iterator[Text]:
         yield f":{row.number}", _attempt(_row_text, row, field, column), row.n_bytes
 
 
-def _row_text(row: Any, field: str, column: int) -> str:
+def _row_text(row: Row, field: str, column: int) -> str:
     if row.problem:
         raise row.problem
     if isinstance(row.values, list):
@@ -187,7 +176,7 @@ def _read_object(stream: io.BufferedReader, source: FilesSource | UrlSource, lim
 
 
 def _object_text(content: str, field: str) -> str:
-    value = parse_json(content.encode())
+    value = parse(content.encode())
     return _field_text(value if isinstance(value, dict) else {}, field)
 
 
@@ -220,7 +209,7 @@ def _whole_document(stream: io.BufferedReader, limit: int, advice: str = LIMIT_A
     n_bytes = len(content)
     while block := stream.read1(BUFFER_BYTES):
         n_bytes += len(block)
-    yield "", too_long("a document", n_bytes, limit, advice), n_bytes
+    yield "", too_long("a document", n_bytes, limit, advice=advice), n_bytes
 
 
 def _split(stream: io.BufferedReader, separator: bytes, limit: int) -> Iterator[tuple[bytes, int, bool]]:

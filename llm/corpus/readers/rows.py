@@ -24,17 +24,15 @@ from typing import Any, NamedTuple
 
 from llm.corpus.readers.dialects import Dialect, find_dialect, read_cells
 from llm.corpus.readers.encodings import Encoding, decode, open_text
-from llm.corpus.readers.streams import BUFFER_BYTES, ContentError, one_line, open_buffered
+from llm.corpus.readers.json_values import Values, json_array, json_lines, json_type
+from llm.corpus.readers.streams import BUFFER_BYTES, REST, ContentError, one_line, open_buffered, too_long
 
 SEPARATED = (".csv", ".tsv")
 JSON_LINES = (".jsonl", ".ndjson")
 SUFFIXES = (*SEPARATED, *JSON_LINES, ".json", ".parquet")
 NO_LIMIT = 1 << 60
 ROWS_PER_BATCH = 64  # of Parquet that are in memory at a time
-FIRST_ROW, NEXT_ROW = re.compile(r"\s*\[\s*"), re.compile(r"\s*,\s*|\s*(?=\])")
 HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # which JSON can spell: not a character, and without bytes in UTF-8
-REST = "what follows is not read"
-LIMIT_ADVICE = "raise prepare.max_document_bytes"
 
 
 class Row(NamedTuple):
@@ -111,13 +109,15 @@ def rows_of(
     found.
     """
     if suffix in SEPARATED:
-        return _table(stream, dialect or _dialect_of(stream, suffix), header, column, max_row_bytes)
+        dialect = dialect or _dialect_of(stream, suffix)
+        rows = _table_rows(stream, dialect, max_row_bytes, first=0 if header else 1)
+        return _with_header(rows, dialect, header, column)
     if suffix == ".parquet":
         return _parquet(stream, column)
     is_fast = column is not None
     if (suffix == ".json" or not is_fast) and stream.peek(1).lstrip().startswith(b"["):
-        return Rows(_array_rows(stream, max_row_bytes, is_fast), is_array=True)
-    return Rows(_line_rows(stream, max_row_bytes, is_fast))
+        return Rows(_json_rows(json_array(stream, max_row_bytes, is_fast), "row"), is_array=True)
+    return Rows(_json_rows(json_lines(stream, max_row_bytes, is_fast), "line"))
 
 
 def check_unicode(values: Any) -> None:
@@ -129,18 +129,12 @@ def check_unicode(values: Any) -> None:
         raise ContentError("not_unicode", f"expected Unicode text, got half a surrogate pair, \\u{ord(half[0]):x}")
 
 
-def too_long(what: str, n_bytes: int, limit: int, advice: str = LIMIT_ADVICE) -> ContentError:
-    """Return the error for a document, a row or a line beyond the limit."""
-    return ContentError("too_long", f"expected {what} of at most {limit} bytes, got {n_bytes}; {advice}")
-
-
 def _check_column(column: str | None, names: list[str]) -> None:
     if column is not None and column not in names:
         raise ContentError("no_field", f"expected a column {column}, got {one_line(', '.join(names))}")
 
 
-def _table(stream: io.BufferedReader, dialect: Dialect, header: bool, column: str | None, max_row_bytes: int) -> Rows:
-    rows = _table_rows(stream, dialect, max_row_bytes, first=0 if header else 1)
+def _with_header(rows: Iterator[Row], dialect: Dialect, header: bool, column: str | None) -> Rows:
     first = next(rows, None)
     if first is None:
         raise ContentError("empty", f"expected {'a header and ' if header else ''}rows, got an empty file")
@@ -169,7 +163,7 @@ def _table_rows(stream: io.BufferedReader, dialect: Dialect, limit: int, first: 
                 n_bytes += len(line)
             if n_bytes > limit:
                 # Where the row ends cannot be found: the line may be within quotes.
-                raise too_long("a row", n_bytes, limit, f"{REST}; {LIMIT_ADVICE}")
+                raise too_long("a row", n_bytes, limit, REST)
             yield line
 
     for number, cells in enumerate(read_cells(_decoded(lines()), dialect), first):
@@ -178,97 +172,12 @@ def _table_rows(stream: io.BufferedReader, dialect: Dialect, limit: int, first: 
         n_bytes = 0
 
 
-def _line_rows(stream: io.BufferedReader, limit: int, is_fast: bool) -> Iterator[Row]:
-    number = 0
-    while line := stream.readline(limit + 1):
-        number, n_bytes = number + 1, len(line)
-        if n_bytes > limit:
-            while not line.endswith(b"\n") and (line := stream.readline(BUFFER_BYTES)):
-                n_bytes += len(line)
-            yield Row(number, f"line {number}", {}, n_bytes, too_long("a line", n_bytes, limit))
-        elif not line.isspace():
-            yield _json_row(number, "line", n_bytes, line, is_fast)
-
-
-def _json_row(number: int, unit: str, n_bytes: int, content: bytes, is_fast: bool) -> Row:
-    place = f"{unit} {number}"
-    try:
-        value = parse_json(content, is_fast)
-        if not isinstance(value, dict):
-            raise ContentError("bad_row", f"expected a JSON object, got {json_type(value)}")
-    except ContentError as error:
-        return Row(number, place, {}, n_bytes, error)
-    return Row(number, place, value, n_bytes)
-
-
-def parse_json(content: bytes, is_fast: bool = True) -> Any:
-    """Parse a JSON value; NaN, Infinity and half a surrogate pair are taken, as Python writes them.
-
-    The fast parser makes floats of the largest integers. ContentError for content that is not JSON.
-    """
-    import orjson
-
-    try:
-        if is_fast:
-            return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        pass  # slower below, for what orjson refuses
-    try:
-        return json.loads(decode(content))
-    except json.JSONDecodeError as error:
-        problem = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-        raise ContentError(
-            "bad_row", f"expected a JSON object on each line, or one array, got invalid JSON: {problem}"
-        ) from None
-    except (ValueError, RecursionError):
-        raise ContentError("bad_row", "expected a JSON object, got one that is too deep or too long") from None
-
-
-def json_type(value: object) -> str:
-    """Return what JSON calls the type of a value."""
-    kinds = {type(None): "null", bool: "a boolean", list: "an array", dict: "an object", str: "a string"}
-    return kinds.get(type(value), "a number")
-
-
-def _array_rows(stream: io.BufferedReader, limit: int, is_fast: bool) -> Iterator[Row]:
-    """Yield the objects of an array one by one; little more than the longest one is in memory."""
-    bytes_to_text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    text, at, number, is_end, n_more = "", 0, 0, False, BUFFER_BYTES
-    while not (begin := (NEXT_ROW if number else FIRST_ROW).match(text, at)) or not text.startswith("]", begin.end()):
-        end, problem, may_be_cut = _end_of_value(text, begin.end() if begin else None, at)
-        if begin and not problem and (end < len(text) or is_end):
-            content = text[begin.end() : end].encode("utf-8", "surrogateescape")
-            number, at, n_more = number + 1, end, BUFFER_BYTES
-            yield _json_row(number, "row", len(content), content, is_fast)
-            continue
-        if is_end or not may_be_cut:
-            problem = problem or "the end of the file"
-            raise ContentError(
-                "bad_row", f"row {number + 1}: expected a JSON object or the array's end, got {problem}; {REST}"
-            )
-        if len(text) - at > limit:
-            raise too_long("a row", len(text) - at, limit, f"{REST}; {LIMIT_ADVICE}")
-        # The row may be cut. Each time twice as much is read, for it is parsed anew.
-        block = stream.read(n_more)
-        is_end = len(block) < n_more
-        text, at, n_more = text[at:] + bytes_to_text(block, is_end), 0, 2 * n_more
-    assert begin
-    if text[begin.end() + 1 :].strip() or stream.read(BUFFER_BYTES).strip():
-        raise ContentError("bad_row", f"expected one JSON array, got more behind it; {REST}")
-
-
-def _end_of_value(text: str, begin: int | None, at: int) -> tuple[int, str, bool]:
-    """Return where a value ends, what is wrong with it, and whether more text could mend that."""
-    if begin is None:
-        rest = text[at : at + 20].strip()
-        return at, repr(rest) if rest else "the end of the file", not rest
-    try:
-        return json.JSONDecoder().raw_decode(text, begin)[1], "", True
-    except json.JSONDecodeError as error:
-        may_be_cut = error.msg.startswith("Unterminated") or error.pos > len(text) - 20
-        return at, one_line(error.msg), may_be_cut
-    except (ValueError, RecursionError):
-        return at, "one that is too deep or too long", False
+def _json_rows(values: Values, unit: str) -> Iterator[Row]:
+    for number, value, n_bytes in values:
+        problem = value if isinstance(value, ContentError) else None
+        if not isinstance(value, dict | ContentError):
+            problem = ContentError("bad_row", f"expected a JSON object, got {json_type(value)}")
+        yield Row(number, f"{unit} {number}", {} if problem else value, n_bytes, problem)
 
 
 def _parquet(stream: io.BufferedReader, column: str | None) -> Rows:
@@ -305,26 +214,18 @@ def _is_text(kind: Any) -> bool:
 
 
 def _parquet_rows(file: Any, names: list[str]) -> Iterator[Row]:
-    import pyarrow as pa
-
     number = 0
-    texts = {name for name in names if _is_text(file.schema_arrow.field(name).type)}
     with _as_damage(), file:
         for batch in file.iter_batches(ROWS_PER_BATCH, columns=names, use_threads=False):
-            # A file may call bytes a string that are not UTF-8: each text is decoded here, with an error of its own.
-            columns = [
-                batch[name].cast(pa.large_string()).view(pa.large_binary()) if name in texts else batch[name]
-                for name in names
-            ]
-            for values in zip(*(column.to_pylist() for column in columns), strict=True):
+            for at in range(batch.num_rows):
                 number += 1
-                yield _parquet_row(number, dict(zip(names, values, strict=True)), texts)
+                yield _parquet_row(number, batch.slice(at, 1))
 
 
-def _parquet_row(number: int, values: dict[str, Any], texts: set[str]) -> Row:
-    place, n_bytes = f"row {number}", sum(len(values[name] or b"") for name in texts)
+def _parquet_row(number: int, batch: Any) -> Row:
+    values, problem = {}, None
     try:
-        decoded = {name: decode(values[name]) for name in texts if values[name] is not None}
-    except ContentError as error:
-        return Row(number, place, {}, n_bytes, error)
-    return Row(number, place, values | decoded, n_bytes)
+        (values,) = batch.to_pylist()
+    except UnicodeDecodeError as error:  # a file may call bytes a string that are not UTF-8
+        problem = ContentError("not_text", f"expected text in UTF-8, got other bytes ({one_line(error)})")
+    return Row(number, f"row {number}", values, batch.nbytes, problem)

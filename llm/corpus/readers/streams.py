@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BUFFER_BYTES = 1 << 18
+REST = "what follows is not read"
+LIMIT_ADVICE = "raise prepare.max_document_bytes"
 
 
 def open_buffered(path: Path) -> io.BufferedReader:
@@ -82,3 +84,9 @@ def printable(text: str) -> str:
 def one_line(problem: object) -> str:
     """Return a library's message on one line of at most 200 characters."""
     return printable(textwrap.shorten(str(problem), 200, placeholder="…"))
+
+
+def too_long(what: str, n_bytes: int, limit: int, note: str = "", advice: str = LIMIT_ADVICE) -> ContentError:
+    """Return the error for a document, a row or a line beyond the limit."""
+    problem = f"expected {what} of at most {limit} bytes, got {n_bytes}; "
+    return ContentError("too_long", f"{problem}{note}{'; ' * bool(note)}{advice}")

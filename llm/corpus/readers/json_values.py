@@ -1,0 +1,100 @@
+r"""The values of JSON lines and of a JSON array, as a stream.
+
+    {"a": 1}⏎{"a"⏎      json_lines ──► (1, {"a": 1}, 9), (2, ContentError("bad_row", "…"), 5)
+    [{"a": 1}, {}]      json_array ──► (1, {"a": 1}, 8), (2, {}, 2)
+
+Each is the number of a line or a row, a value or the error in its place, and its bytes.
+"""
+
+import codecs
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from llm.corpus.readers.encodings import decode
+from llm.corpus.readers.streams import BUFFER_BYTES, REST, ContentError, one_line, too_long
+
+FIRST, NEXT = re.compile(r"\s*\[\s*"), re.compile(r"\s*,\s*|\s*(?=\])")
+TOO_DEEP = "one that is too deep or too long"
+
+Values = Iterator[tuple[int, Any, int]]
+
+
+def json_lines(stream: io.BufferedReader, limit: int, is_fast: bool) -> Values:
+    """Yield the value of each line that is not blank; lines of more than `limit` bytes are not kept."""
+    number = 0
+    while line := stream.readline(limit + 1):
+        number, n_bytes = number + 1, len(line)
+        if n_bytes > limit:
+            while not line.endswith(b"\n") and (line := stream.readline(BUFFER_BYTES)):
+                n_bytes += len(line)
+            yield number, too_long("a line", n_bytes, limit), n_bytes
+        elif not line.isspace():
+            yield number, parse(line, is_fast), n_bytes
+
+
+def parse(content: bytes, is_fast: bool = True) -> Any:
+    """Return a JSON value, or the ContentError; NaN, Infinity and half a surrogate pair are taken, as Python does.
+
+    The fast parser makes floats of the largest integers.
+    """
+    import orjson
+
+    with suppress(orjson.JSONDecodeError):  # then Python's is slower, and takes more
+        if is_fast:
+            return orjson.loads(content)
+    try:
+        return json.loads(decode(content))
+    except ContentError as error:
+        return error
+    except json.JSONDecodeError as error:
+        got = f"got invalid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+        return ContentError("bad_row", f"expected a JSON object on each line, or one array, {got}")
+    except (ValueError, RecursionError):
+        return ContentError("bad_row", f"expected a JSON object, got {TOO_DEEP}")
+
+
+def json_array(stream: io.BufferedReader, limit: int, is_fast: bool) -> Values:
+    """Yield the values of an array; little more than the longest one is in memory. ContentError where it is broken."""
+    bytes_to_text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    text, at, number, is_end, n_more = "", 0, 0, False, BUFFER_BYTES
+    while not (begin := (NEXT if number else FIRST).match(text, at)) or not text.startswith("]", begin.end()):
+        end, problem, may_be_cut = _end_of_value(text, begin.end() if begin else None, at)
+        if begin and not problem and (end < len(text) or is_end):
+            content = text[begin.end() : end].encode("utf-8", "surrogateescape")
+            number, at, n_more = number + 1, end, BUFFER_BYTES
+            yield number, parse(content, is_fast), len(content)
+            continue
+        if is_end or not may_be_cut:
+            expected = f"row {number + 1}: expected a JSON object or the array's end"
+            raise ContentError("bad_row", f"{expected}, got {problem or 'the end of the file'}; {REST}")
+        if len(text) - at > limit:
+            raise too_long("a row", len(text) - at, limit, REST)
+        # The value may be cut. Each time twice as much is read, for it is parsed anew.
+        block = stream.read(n_more)
+        is_end = len(block) < n_more
+        text, at, n_more = text[at:] + bytes_to_text(block, is_end), 0, 2 * n_more
+    if text[begin.end() + 1 :].strip() or stream.read(BUFFER_BYTES).strip():
+        raise ContentError("bad_row", f"expected one JSON array, got more behind it; {REST}")
+
+
+def _end_of_value(text: str, begin: int | None, at: int) -> tuple[int, str, bool]:
+    """Return where a value ends, what is wrong with it, and whether more text could mend that."""
+    if begin is None:
+        rest = text[at : at + 20].strip()
+        return at, repr(rest) if rest else "the end of the file", not rest
+    try:
+        return json.JSONDecoder().raw_decode(text, begin)[1], "", True
+    except json.JSONDecodeError as error:
+        return at, one_line(error.msg), error.msg.startswith("Unterminated") or error.pos > len(text) - 20
+    except (ValueError, RecursionError):
+        return at, TOO_DEEP, False
+
+
+def json_type(value: object) -> str:
+    """Return what JSON calls the type of a value."""
+    kinds = {type(None): "null", bool: "a boolean", list: "an array", dict: "an object", str: "a string"}
+    return kinds.get(type(value), "a number")
