@@ -3,49 +3,30 @@
     a.jsonl.gz ──► Entry("a.jsonl.gz", ".jsonl", 57, stream)
     b.zip      ──► Entry("b.zip/x.txt", ".txt", 12, stream), Entry("b.zip/../y", "", 3, ContentError("bad_path", "…"))
 
-Suffixes decide. Bytes pass from layer to layer, a buffer at a time:
-
-    file ──► gunzip ──► tar member ──► unxz ──► stream
-
-A layer whose bytes are damaged, or whose output is far larger than its input, raises `ContentError`.
+Suffixes decide. Bytes pass from layer to layer, a buffer at a time: file ──► gunzip ──► tar member ──► unxz ──► stream.
 """
 
-import bz2
-import gzip
 import io
-import lzma
 import os
 import re
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
-import zstandard
-
+from llm.corpus.compression import Budget, as_damage, chunks, decompress, guard, split_suffixes
 from llm.corpus.readers.streams import BUFFER_BYTES, ChunkStream, ContentError, one_line, open_buffered, printable
 
-FREE_BYTES = 100_000_000  # that may come out of any file
-MAX_RATIO = 200  # of bytes that come out to bytes that go in
 MAX_MEMBERS = 1_000_000  # of a zip
-WINDOW_BYTES = 1 << 31  # how far back xz and zstd may refer: as much as `zstd --long=31` needs
 ZIP_HEADER_BYTES = 30  # before each member, its name not counted
-SHORT_SUFFIXES = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 ARCHIVES = {".zip", ".tar", ".7z", ".rar"}  # the last two are only refused, within another one
 # Folders of version control and caches, and files of operating systems, beside those that begin with a dot.
 LEFT_OUT = {"__pycache__", "__MACOSX", "CVS", "RCS", "SCCS", "_darcs", "Thumbs.db", "desktop.ini"}
-# What the libraries raise for bytes that are not what the suffix says.
-DAMAGE = (
-    *(EOFError, OSError, ValueError, OverflowError, NotImplementedError, struct.error, zlib.error),
-    *(lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile, tarfile.TarError),
-)
+HIDDEN = "expected a visible file, got a hidden one or one of version control or a cache"
 
 
 class Entry(NamedTuple):
@@ -71,21 +52,6 @@ class Member(NamedTuple):
     open: Callable[[], Any]
 
 
-@dataclass
-class Budget:
-    """The bytes that may come out of decompressors for those that go in."""
-
-    n_in: int
-    n_out: int = 0
-
-    def spend(self, n_bytes: int) -> None:
-        """Count bytes that came out; ContentError where they are too many."""
-        self.n_out += n_bytes
-        if self.n_out > max(FREE_BYTES, MAX_RATIO * self.n_in):
-            expected = f"expected at most {MAX_RATIO} bytes from each compressed byte"
-            raise ContentError("bomb", f"{expected}, got {self.n_out} from {self.n_in}")
-
-
 def open_entries(file: Path, path: str) -> Iterator[Entry]:
     """Yield the file itself, or the members of an archive: of a tar in its order, of a zip sorted by name.
 
@@ -100,7 +66,7 @@ def open_entries(file: Path, path: str) -> Iterator[Entry]:
         with open_buffered(file) as whole:
             n_bytes = os.fstat(whole.fileno()).st_size
             budget = Budget(n_bytes)
-            stream = _decompress(whole, compressions, [budget])
+            stream = decompress(whole, compressions, [budget])
             if suffix not in (".zip", ".tar"):
                 yield Entry(path, suffix, n_bytes, stream)
                 return
@@ -123,100 +89,9 @@ def unreadable(error: OSError | ValueError) -> ContentError:
     return ContentError("unreadable", f"expected a file that can be read, got {getattr(error, 'strerror', 0) or error}")
 
 
-def split_suffixes(name: str) -> tuple[str, list[str]]:
-    """Return the suffix that names the format, and those of the compressions around it, the outermost first.
-
-    >>> split_suffixes("a/b.jsonl.GZ")
-    ('.jsonl', ['.gz'])
-    >>> split_suffixes("b.tgz")
-    ('.tar', ['.gz'])
-    """
-    rest = PurePosixPath(name.lower())
-    rest = rest.with_suffix(SHORT_SUFFIXES.get(rest.suffix, rest.suffix))
-    compressions = []
-    while rest.suffix in DECOMPRESSORS:
-        compressions.append(rest.suffix)
-        rest = rest.with_suffix("")
-    return rest.suffix, compressions
-
-
 def is_hidden(path: PurePosixPath) -> bool:
     """Return whether a file is hidden or of version control or a cache, in a folder or an archive."""
     return any(part.startswith(".") or part in LEFT_OUT for part in path.parts)
-
-
-def hidden() -> ContentError:
-    """Return the error for a file that `is_hidden`."""
-    problem = "expected a visible file, got a hidden one or one of version control or a cache"
-    return ContentError("hidden", problem)
-
-
-@contextmanager
-def _as_damage(what: str) -> Iterator[None]:
-    try:
-        yield
-    except DAMAGE as error:
-        problem = f"expected {what}, got one that is cut short, damaged or something else ({one_line(error)})"
-        raise ContentError("damaged", problem) from None
-
-
-# Compression.
-
-
-def _decompress(stream: io.BufferedReader, compressions: list[str], budgets: list[Budget]) -> io.BufferedReader:
-    for suffix in compressions:
-        chunks = DECOMPRESSORS[suffix](stream)
-        stream = ChunkStream(_guard(chunks, f"a whole {suffix} stream", budgets)).buffered()
-    return stream
-
-
-def _guard(chunks: Iterator[bytes], what: str, budgets: list[Budget]) -> Iterator[bytes]:
-    with _as_damage(what):
-        for chunk in chunks:
-            for budget in budgets:
-                budget.spend(len(chunk))
-            yield chunk
-
-
-def _chunks(stream: io.BufferedIOBase) -> Iterator[bytes]:
-    # read1 reads the layer below once: a longer read would lose what it had when its next part fails.
-    while chunk := stream.read1(BUFFER_BYTES):
-        yield chunk
-
-
-def _frames(
-    stream: io.BufferedReader, new: Callable[[], Any], input_bytes: int = BUFFER_BYTES, max_length: tuple[int, ...] = ()
-) -> Iterator[bytes]:
-    """Yield the content of concatenated frames.
-
-    bz2.open and lzma.open take a frame with a damaged beginning for the end of the file, and zstandard's stream_reader
-    does so where a frame is cut.
-    """
-    data = stream.read1(input_bytes)
-    while data:
-        frame = new()
-        while not frame.eof:
-            if not data and getattr(frame, "needs_input", True) and not (data := stream.read1(input_bytes)):
-                raise EOFError("it ends within a frame")
-            if chunk := frame.decompress(data, *max_length):
-                yield chunk
-            data = b""
-        data = frame.unused_data or stream.read1(input_bytes)
-
-
-def _new_zstd() -> Any:
-    return zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
-
-
-DECOMPRESSORS: dict[str, Callable[[io.BufferedReader], Iterator[bytes]]] = {
-    ".gz": lambda stream: _chunks(gzip.GzipFile(fileobj=stream)),
-    ".bz2": partial(_frames, new=bz2.BZ2Decompressor, max_length=(BUFFER_BYTES,)),
-    ".xz": partial(_frames, new=partial(lzma.LZMADecompressor, memlimit=WINDOW_BYTES), max_length=(BUFFER_BYTES,)),
-    ".zst": partial(_frames, new=_new_zstd, input_bytes=1024),  # 4 bytes may become 128 KiB, which come out at once
-}
-
-
-# Archives.
 
 
 def _member_entries(members: Iterator[Member], archive: str, budget: Budget) -> Iterator[Entry]:
@@ -233,9 +108,9 @@ def _member_entries(members: Iterator[Member], archive: str, budget: Budget) -> 
             n_packed = member.n_bytes if member.n_packed is None else member.n_packed
             budgets = [budget, Budget(n_packed)]
             in_tar = member.n_packed is None
-            stream = ChunkStream(_guard(_chunks(content), "a whole member of an archive", [] if in_tar else budgets))
+            stream = ChunkStream(guard(chunks(content), "a whole member of an archive", [] if in_tar else budgets))
             suffix, compressions = split_suffixes(member.name)
-            yield Entry(path, suffix, member.n_bytes, _decompress(stream.buffered(), compressions, budgets))
+            yield Entry(path, suffix, member.n_bytes, decompress(stream.buffered(), compressions, budgets))
         if in_tar and stream.failure:
             return  # the archive itself is damaged here, as its member's stream has said
 
@@ -248,7 +123,7 @@ def _is_document(member: Member) -> bool:
     if member.is_folder:
         return False
     if is_hidden(path):
-        raise hidden()
+        raise ContentError("hidden", HIDDEN)
     if not member.is_file:
         raise ContentError("not_a_file", "expected a regular file, got a link, a device or a sparse file")
     if (suffix := split_suffixes(name)[0]) in ARCHIVES:
@@ -270,7 +145,7 @@ class _TarInfo(tarfile.TarInfo):
 
 
 def _tar_members(stream: io.BufferedReader) -> Iterator[Member]:
-    with _as_damage("a whole tar archive"), tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo) as tar:
+    with as_damage("a whole tar archive"), tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo) as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep each of them
             is_file = member.isreg() and not member.issparse()
@@ -283,7 +158,7 @@ def _tar_members(stream: io.BufferedReader) -> Iterator[Member]:
 
 
 def _zip_members(stream: io.BufferedReader) -> Iterator[Member]:
-    with _as_damage("a whole zip archive"), zipfile.ZipFile(stream) as archive:
+    with as_damage("a whole zip archive"), zipfile.ZipFile(stream) as archive:
         _check_directory(archive)
         for member in sorted(archive.infolist(), key=lambda member: member.orig_filename):
             # The upper half of the attributes is a mode where a Unix wrote them, else zero.
@@ -313,5 +188,5 @@ def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
     if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         got = f"got compression method {member.compress_type}"
         raise ContentError("unsupported", f"expected a member that is stored or deflated, {got}")
-    with _as_damage("a whole member of an archive"):
+    with as_damage("a whole member of an archive"):
         return archive.open(member)

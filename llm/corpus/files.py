@@ -6,7 +6,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from llm.core.errors import UserError
-from llm.corpus.containers import hidden, is_hidden
+from llm.corpus.containers import HIDDEN, is_hidden
 from llm.corpus.readers.streams import ContentError
 
 # What Git, DVC and the stage `folders` keep beside the user's files.
@@ -42,7 +42,7 @@ def is_hidden_in(raw: Path, file: Path) -> bool:
 def incompatible(file: Path, path: str) -> ContentError | None:
     """Return the error for a path that is left out, or whose changes DVC does not see; else None."""
     if is_hidden(PurePosixPath(path)):
-        return hidden()
+        return ContentError("hidden", HIDDEN)
     if file.is_dir() and file.is_symlink():
         problem = "expected files, got a linked folder, whose changes DVC does not see; copy it here"
         return ContentError("linked_folder", problem)

@@ -139,7 +139,7 @@ def _field_text(row: Any, field: str) -> str:
         raise ContentError("no_field", f"expected a field {field}, got {got}")
     if not isinstance(text := row[field], str):
         raise ContentError("not_text", f"expected a string in the field {field}, got {json_type(text)}")
-    check_unicode({field: text})
+    check_unicode(text)
     return text
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from llm.core.errors import UserError
 from llm.corpus.document import RawDocument, Unreadable
 from llm.corpus.params import HuggingFaceSource
-from llm.corpus.readers.rows import HALF_A_PAIR
 
 
 def read_dataset(source: HuggingFaceSource, max_document_bytes: int) -> Iterator[RawDocument | Unreadable]:
@@ -51,7 +50,7 @@ def check_dataset(source: HuggingFaceSource, raw: Path) -> None:
 
 
 def _problem(text: str, n_bytes: int, max_document_bytes: int) -> tuple[str, str] | None:
-    if HALF_A_PAIR.search(text):
+    if n_bytes != len(text.encode(errors="ignore")):
         return "not_unicode", "Unicode text, got a lone surrogate"
     return ("too_long", f"at most {max_document_bytes} bytes, got {n_bytes}") if n_bytes > max_document_bytes else None
 

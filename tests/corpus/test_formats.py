@@ -452,7 +452,7 @@ def test_damaged_parquet_is_named(content: bytes, container: str, tmp_path: Path
 
 
 def test_compressed_parquet_is_limited_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm.corpus.containers.FREE_BYTES", 1000)
+    monkeypatch.setattr("llm.corpus.compression.FREE_BYTES", 1000)
     content = gzip.compress(as_parquet(TEXTS) + b"\0" * 1_000_000)
     assert read(tmp_path, "a.parquet.gz", content) == ({}, {"": "bomb"})
 

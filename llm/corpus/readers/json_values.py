@@ -18,6 +18,7 @@ from llm.corpus.readers.encodings import decode
 from llm.corpus.readers.streams import BUFFER_BYTES, REST, ContentError, one_line, too_long
 
 FIRST, NEXT = re.compile(r"\s*\[\s*"), re.compile(r"\s*,\s*|\s*(?=\])")
+DECODER = json.JSONDecoder()
 TOO_DEEP = "one that is too deep or too long"
 
 Values = Iterator[tuple[int, Any, int]]
@@ -57,16 +58,15 @@ def parse(content: bytes, is_fast: bool = True) -> Any:
         return ContentError("bad_row", f"expected a JSON object, got {TOO_DEEP}")
 
 
-def json_array(stream: io.BufferedReader, limit: int, is_fast: bool) -> Values:
+def json_array(stream: io.BufferedReader, limit: int) -> Values:
     """Yield the values of an array; little more than the longest one is in memory. ContentError where it is broken."""
     bytes_to_text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
     text, at, number, is_end, n_more = "", 0, 0, False, BUFFER_BYTES
     while not (begin := (NEXT if number else FIRST).match(text, at)) or not text.startswith("]", begin.end()):
-        end, problem, may_be_cut = _end_of_value(text, begin.end() if begin else None, at)
+        value, end, problem, may_be_cut = _next_value(text, begin.end() if begin else None, at)
         if begin and not problem and (end < len(text) or is_end):
-            content = text[begin.end() : end].encode("utf-8", "surrogateescape")
-            number, at, n_more = number + 1, end, BUFFER_BYTES
-            yield number, parse(content, is_fast), len(content)
+            content, number, at, n_more = text[begin.end() : end], number + 1, end, BUFFER_BYTES
+            yield number, *_undamaged(content, value)
             continue
         if is_end or not may_be_cut:
             expected = f"row {number + 1}: expected a JSON object or the array's end"
@@ -81,17 +81,26 @@ def json_array(stream: io.BufferedReader, limit: int, is_fast: bool) -> Values:
         raise ContentError("bad_row", f"expected one JSON array, got more behind it; {REST}")
 
 
-def _end_of_value(text: str, begin: int | None, at: int) -> tuple[int, str, bool]:
-    """Return where a value ends, what is wrong with it, and whether more text could mend that."""
+def _next_value(text: str, begin: int | None, at: int) -> tuple[Any, int, str, bool]:
+    """Return a value, its end, what is wrong with it, and whether more text could mend that."""
     if begin is None:
         rest = text[at : at + 20].strip()
-        return at, repr(rest) if rest else "the end of the file", not rest
+        return None, at, repr(rest) if rest else "the end of the file", not rest
     try:
-        return json.JSONDecoder().raw_decode(text, begin)[1], "", True
+        return *DECODER.raw_decode(text, begin), "", True
     except json.JSONDecodeError as error:
-        return at, one_line(error.msg), error.msg.startswith("Unterminated") or error.pos > len(text) - 20
+        return None, at, one_line(error.msg), error.msg.startswith("Unterminated") or error.pos > len(text) - 20
     except (ValueError, RecursionError):
-        return at, TOO_DEEP, False
+        return None, at, TOO_DEEP, False
+
+
+def _undamaged(content: str, value: Any) -> tuple[Any, int]:
+    """Return the value, or the error for damaged bytes in it, and its bytes."""
+    try:
+        return value, len(content.encode())
+    except UnicodeEncodeError:
+        damaged = content.encode("utf-8", "surrogateescape")
+        return parse(damaged), len(damaged)
 
 
 def json_type(value: object) -> str:

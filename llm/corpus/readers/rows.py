@@ -14,7 +14,6 @@ that an editor shows: lines in JSON lines, else rows from 1. Rows are streamed, 
 import codecs
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,7 +31,6 @@ JSON_LINES = (".jsonl", ".ndjson")
 SUFFIXES = (*SEPARATED, *JSON_LINES, ".json", ".parquet")
 NO_LIMIT = 1 << 60
 ROWS_PER_BATCH = 64  # of Parquet that are in memory at a time
-HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # which JSON can spell: not a character, and without bytes in UTF-8
 
 
 class Row(NamedTuple):
@@ -116,17 +114,22 @@ def rows_of(
         return _parquet(stream, column)
     is_fast = column is not None
     if (suffix == ".json" or not is_fast) and stream.peek(1).lstrip().startswith(b"["):
-        return Rows(_json_rows(json_array(stream, max_row_bytes, is_fast), "row"), is_array=True)
-    return Rows(_json_rows(json_lines(stream, max_row_bytes, is_fast), "line"))
+        return Rows(_object_rows(json_array(stream, max_row_bytes), "row"), is_array=True)
+    return Rows(_object_rows(json_lines(stream, max_row_bytes, is_fast), "line"))
 
 
 def check_unicode(values: Any) -> None:
-    """Raise ContentError for damaged bytes in cells of a table, and for half a surrogate pair in JSON."""
+    """Raise ContentError for damaged bytes in a list of cells, and for half a surrogate pair in text or JSON."""
     if isinstance(values, list):
         for cell in values:
             decode(cell.encode("utf-8", "surrogateescape"))
-    elif half := HALF_A_PAIR.search(json.dumps(values, ensure_ascii=False, default=str)):
-        raise ContentError("not_unicode", f"expected Unicode text, got half a surrogate pair, \\u{ord(half[0]):x}")
+        return
+    text = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"expected Unicode text, got half a surrogate pair, \\u{ord(text[error.start]):x}"
+        raise ContentError("not_unicode", problem) from None
 
 
 def _check_column(column: str | None, names: list[str]) -> None:
@@ -172,7 +175,7 @@ def _table_rows(stream: io.BufferedReader, dialect: Dialect, limit: int, first: 
         n_bytes = 0
 
 
-def _json_rows(values: Values, unit: str) -> Iterator[Row]:
+def _object_rows(values: Values, unit: str) -> Iterator[Row]:
     for number, value, n_bytes in values:
         problem = value if isinstance(value, ContentError) else None
         if not isinstance(value, dict | ContentError):
@@ -192,7 +195,7 @@ def _parquet(stream: io.BufferedReader, column: str | None) -> Rows:
     if column is not None and not _is_text(kind := schema.field(column).type):
         raise ContentError("not_text", f"expected strings in the column {column}, got {one_line(kind)}")
     names = [column] if column is not None else names
-    return Rows(_parquet_rows(file, names), names)
+    return Rows(_object_rows(_parquet_values(file, names), "row"), names)
 
 
 @contextmanager
@@ -213,19 +216,18 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(values) or types.is_large_string(values) or types.is_string_view(values))
 
 
-def _parquet_rows(file: Any, names: list[str]) -> Iterator[Row]:
-    number = 0
+def _parquet_values(file: Any, names: list[str]) -> Values:
     with _as_damage(), file:
-        for batch in file.iter_batches(ROWS_PER_BATCH, columns=names, use_threads=False):
-            for at in range(batch.num_rows):
-                number += 1
-                yield _parquet_row(number, batch.slice(at, 1))
+        batches = file.iter_batches(ROWS_PER_BATCH, columns=names, use_threads=False)
+        for number, value in enumerate(chain.from_iterable(map(_objects, batches)), 1):
+            texts = value.values() if isinstance(value, dict) else ()
+            yield number, value, sum(len(text) for text in texts if isinstance(text, str))
 
 
-def _parquet_row(number: int, batch: Any) -> Row:
-    values, problem = {}, None
+def _objects(batch: Any) -> list[dict[str, Any] | ContentError]:
     try:
-        (values,) = batch.to_pylist()
+        return list(batch.to_pylist())
     except UnicodeDecodeError as error:  # a file may call bytes a string that are not UTF-8
-        problem = ContentError("not_text", f"expected text in UTF-8, got other bytes ({one_line(error)})")
-    return Row(number, f"row {number}", values, batch.nbytes, problem)
+        if batch.num_rows > 1:
+            return [value for at in range(batch.num_rows) for value in _objects(batch.slice(at, 1))]
+        return [ContentError("not_text", f"expected text in UTF-8, got other bytes ({one_line(error)})")]
