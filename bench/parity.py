@@ -39,7 +39,7 @@ from llm.export.verify import (
     Parity,
     compare_classifier_with_transformers,
     compare_with_transformers,
-    hush,
+    silence_transformers,
     tie_of,
 )
 from llm.finetune.shared.chat import TEMPLATE
@@ -76,7 +76,7 @@ def main() -> None:
     if missing:
         raise SystemExit(f"expected the package {missing[0]}, it is not installed (make extras)")
     torch.set_num_threads(1)
-    hush()
+    silence_transformers()
     began = time.perf_counter()
     text, held_out = read_library()
     with (
@@ -199,19 +199,19 @@ def try_formats(
     """Return a cell for each column of a language model, with a chat template if one is given."""
     write_folder(folder, model, file, chat_template=template)
     theirs = compare_with_transformers(folder, model, SEED, held_out)
-    cells = [figure(theirs, theirs.agrees())]
+    cells = [figure(theirs)]
     other_ids, lost = theirs.tokenization_mismatches, 0.0
     for format_ in GGUF:
         bounds = bounds_of(model.config.family, format_)
         path = write_gguf(folder / "gguf", model, file, format_, chat_template=template)
         found = compare_with_llama_cpp(path, model, tokenizer, SEED, bounds, held_out, process)
-        cells.append(figure(found, found.agrees(bounds.divergence)))
+        cells.append(figure(found))
         other_ids += found.tokenization_mismatches
         assert found.bits_per_byte_lost is not None
         lost = found.bits_per_byte_lost  # the last is Q8_0's
     onnx = compare_with_onnxruntime(write_onnx(folder / "onnx", model), model, SEED)
     cells.append(Cell(f"{lost:z.5f}", agrees=True))
-    cells.append(figure(onnx, onnx.agrees()))
+    cells.append(figure(onnx))
     return [*cells, same_ids(other_ids)]
 
 
@@ -224,12 +224,13 @@ def try_classifier(model: GPT, tokenizer: Tokenizer, file: Path, held_out: str, 
     write_classifier(folder, classifier, file, info)
     found = compare_classifier_with_transformers(folder, classifier, tokenizer, info, SEED, held_out)
     others = [Cell(NONE, agrees=True)] * (len(GGUF) + 2)
-    return [Cell(f"{found.max_logit_difference:.1e}", found.agrees()), *others, same_ids(found.tokenization_mismatches)]
+    return [Cell(f"{found.max_difference:.1e}", found.agrees), *others, same_ids(found.tokenization_mismatches)]
 
 
-def figure(found: Parity, agrees: bool) -> Cell:
+def figure(found: Parity) -> Cell:
     """Return a cell with the largest difference and the number of equal continuations."""
-    return Cell(f"{found.max_logit_difference:.1e}, {found.continuations - found.generation_mismatches}", agrees)
+    n_equal = found.continuations - found.generation_mismatches
+    return Cell(f"{found.max_difference:.1e}, {n_equal}", found.agrees)
 
 
 def same_ids(other: int) -> Cell:

@@ -97,7 +97,8 @@ def measure_libraries(folder: Path) -> None:
     path, threads = folder / "data/tokenizer/tokenizer.json", os.cpu_count() or 1
     texts: list[str] = read_table(folder / "data/corpus/train.parquet", ["text"]).column("text").to_pylist()
     n_bytes = sum(len(text.encode()) for text in texts)
-    ours, library = Tokenizer.load(path), tokenizers.Tokenizer.from_file(str(path))
+    ours: Any = Tokenizer.load(path)
+    library = tokenizers.Tokenizer.from_file(str(path))
     encoders = {
         "tiktoken encode_ordinary_batch": lambda: ours._encoding.encode_ordinary_batch(texts, num_threads=threads),
         "tokenizers encode_batch_fast": lambda: library.encode_batch_fast(texts),
