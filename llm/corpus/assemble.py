@@ -73,15 +73,20 @@ def write_corpus(
     """Write `folder`/{train,val,test}.parquet; count documents that do not stay in `dropped`."""
     totals: Totals = Counter()
     deciding = spool.ids()[duplicates.representative]  # a group's documents share the split of its representative
-    notes = _note_duplicates(spool, duplicates)
+    first = _examples(duplicates)
+    paths: dict[int, str] = {}  # of the examples and their representatives, which come before them
     at = 0
     with ExitStack() as stack:
         tables = {split: stack.enter_context(TableWriter(folder / f"{split}.parquet", CORPUS)) for split in SPLITS}
         for batch in spool.batches(CORPUS.names):
             rules = duplicates.rule[at : at + batch.num_rows]
             sizes = batch.column("n_bytes").to_numpy()
+            shown = [number for number in {*first, *first.values()} if at <= number < at + batch.num_rows]
+            paths |= {number: batch.column("path")[number - at].as_py() for number in shown}
             for row in np.flatnonzero(rules):
-                dropped.count(RULES[rules[row]], n_bytes=int(sizes[row]), **notes.get(at + int(row), NO_NOTE))
+                number = at + int(row)
+                note = f"like {paths[first[number]]}" if number in first else ""
+                dropped.count(RULES[rules[row]], paths.get(number, ""), int(sizes[row]), note)
             stay = rules == 0
             ids = deciding[at : at + batch.num_rows][stay]
             for split, part in _by_split(batch.filter(pa.array(stay)), ids, prepare, dropped):
@@ -89,6 +94,13 @@ def write_corpus(
                 _count(part, split, totals)
             at += batch.num_rows
     return totals
+
+
+def _examples(duplicates: Duplicates) -> dict[int, int]:
+    """Return the first few documents that each rule drops, with their representatives."""
+    rules = range(1, len(RULES))
+    numbers = [int(number) for rule in rules for number in np.flatnonzero(duplicates.rule == rule)[:N_EXAMPLES]]
+    return {number: int(duplicates.representative[number]) for number in numbers}
 
 
 def _by_split(
@@ -131,20 +143,3 @@ def _count(part: pa.Table, split: str, totals: Totals) -> None:
         for group in (split, f"source {row['source']}"):
             totals["documents", group] += row["n_bytes_count"]
             totals["bytes", group] += row["n_bytes_sum"]
-
-
-NO_NOTE = {"path": "", "note": ""}
-
-
-def _note_duplicates(spool: Spool, duplicates: Duplicates) -> dict[int, dict[str, str]]:
-    """Return the path of the first few documents that each rule drops, and whose duplicates they are."""
-    rules = range(1, len(RULES))
-    shown = [int(number) for rule in rules for number in np.flatnonzero(duplicates.rule == rule)[:N_EXAMPLES]]
-    first = {number: int(duplicates.representative[number]) for number in shown}
-    paths: dict[int, str] = {}
-    at = 0
-    for batch in spool.batches(["path"]) if shown else ():
-        inside = [number for number in {*first, *first.values()} if at <= number < at + batch.num_rows]
-        paths |= {number: batch.column("path")[number - at].as_py() for number in inside}
-        at += batch.num_rows
-    return {number: {"path": paths[number], "note": f"like {paths[first[number]]}"} for number in shown}

@@ -23,13 +23,8 @@ def read_dataset(source: HuggingFaceSource, max_document_bytes: int) -> Iterator
     """
     for number, row in enumerate(_rows(source), start=1):
         path, text = f"{source.split}:{number}", row.get(source.text_field)
-        if isinstance(text, str):
-            n_bytes = len(text.encode(errors="surrogatepass"))
-            problem = _problem(text, n_bytes, max_document_bytes)
-        else:
-            reason, got = ("no_field", "nothing") if text is None else ("not_text", type(text).__name__)
-            n_bytes, problem = 0, (reason, f"text, got {got}")
-        if problem:
+        n_bytes = len(text.encode(errors="surrogatepass")) if isinstance(text, str) else 0
+        if problem := _problem(text, n_bytes, max_document_bytes):
             reason, expected = problem
             yield Unreadable(source.name, path, reason, f"field {source.text_field}: expected {expected}", n_bytes)
         else:
@@ -49,7 +44,11 @@ def check_dataset(source: HuggingFaceSource, raw: Path) -> None:
         raise UserError(f"{expected} without links, got {link}; copy it there")
 
 
-def _problem(text: str, n_bytes: int, max_document_bytes: int) -> tuple[str, str] | None:
+def _problem(text: object, n_bytes: int, max_document_bytes: int) -> tuple[str, str] | None:
+    if text is None:
+        return "no_field", "text, got nothing"
+    if not isinstance(text, str):
+        return "not_text", f"text, got {type(text).__name__}"
     if n_bytes != len(text.encode(errors="ignore")):
         return "not_unicode", "Unicode text, got a lone surrogate"
     return ("too_long", f"at most {max_document_bytes} bytes, got {n_bytes}") if n_bytes > max_document_bytes else None
