@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llm.core.errors import UserError
 from llm.export.hf.config import BIASED_LLAMA, Architecture, architecture_of, describe_model, read_shape
-from llm.export.hf.names import current_names, to_ours, to_theirs
+from llm.export.hf.names import to_ours, to_theirs, with_current_names
 from llm.export.hf.supported import unsupported_reason
 from llm.export.hf.tensors import (
     Stored,
@@ -91,16 +91,14 @@ def skipped_reason(folder: Path) -> str | None:
 
 def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()) -> GPT:
     """Read the model that a language model's config.json describes; a folder's tensors `beside` it are ignored."""
-    config, architecture, stored, names = _read_headers(content, folder, beside)
-    path = folder / "config.json"
+    config, architecture, stored = _read_headers(content, folder, beside)
     with torch.device("meta"):  # shapes that take no memory
         ours: dict[str, Tensor] = dict(GPT(config).named_parameters())
     expected = rename_weights(config, {"attention_bias": architecture is BIASED_LLAMA}, ours)
     if config.tie_embeddings and "lm_head.weight" in stored:
         expected["lm_head.weight"] = ours["embedding.weight"]
     check_tensors(stored, expected, architecture.language_model, folder)
-    tensors = read_tensors({names[name]: stored[name] for name in names})
-    weights = {name: tensors[names[name]] for name in names}
+    weights, path = read_tensors(stored), folder / "config.json"
     if architecture is BIASED_LLAMA:
         for name in _zero_biases(config):
             if weights.pop(name).any():
@@ -116,13 +114,12 @@ def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = f
 
 def _read_headers(
     content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()
-) -> tuple[ModelConfig, Architecture, dict[str, Stored], dict[str, str]]:
-    """Return the shape, and the tensors and their names in the file by today's names."""
+) -> tuple[ModelConfig, Architecture, dict[str, Stored]]:
+    """Return the shape, and the tensors by their names in Transformers."""
     family, architecture = architecture_of(content, folder / "config.json")
     in_file = {name: tensor for name, tensor in list_tensors(folder).items() if name not in beside}
-    names = current_names(family, in_file)
-    stored = {name: in_file[names[name]] for name in names}
-    return read_shape(content, stored, folder / "config.json"), architecture, stored, names
+    stored = with_current_names(family, in_file)
+    return read_shape(content, stored, folder / "config.json"), architecture, stored
 
 
 def rename_weights(config: ModelConfig, content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ blocks.3.attention.query.weight  ↔  model.layers.3.self_attn.q_proj.weight
 import re
 from collections.abc import Collection, Iterator
 from itertools import count
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 # Our modules → their module, for weights and biases alike; `{}` is the number of the block. Several of ours are stacked
 # along their outputs.
 Modules = dict[tuple[str, ...], str]
+Tensors = TypeVar("Tensors")
 
 LLAMA: Modules = {
     ("embedding",): "model.embed_tokens",
@@ -91,17 +93,19 @@ def _transpose(name: str, weight: Tensor) -> Tensor:
     return weight.T if _TRANSPOSED.fullmatch(name) else weight
 
 
-def current_names(family: str, stored: Collection[str]) -> dict[str, str]:
-    """Return today's names in Transformers → the names in a file, of all tensors that may be weights.
+def with_current_names(family: str, stored: dict[str, Tensors]) -> dict[str, Tensors]:
+    """Return the tensors of a file under today's names in Transformers, without buffers.
 
-    The first release of GPT-2 has no prefix; causal masks and RoPE's frequencies in a file are left out.
+    The first release of GPT-2 has no prefix.
 
-    >>> current_names("gpt2", ["h.0.attn.bias", "h.0.attn.c_attn.bias"])
-    {'transformer.h.0.attn.c_attn.bias': 'h.0.attn.c_attn.bias'}
+    >>> with_current_names("gpt2", {"h.0.attn.bias": 1, "h.0.attn.c_attn.bias": 2})
+    {'transformer.h.0.attn.c_attn.bias': 2}
     """
     bare = family == "gpt2" and not any(name.startswith(_GPT2_PREFIX) for name in stored)
-    current = {name if not bare or name == "lm_head.weight" else f"{_GPT2_PREFIX}{name}": name for name in stored}
-    return {name: in_file for name, in_file in current.items() if not _BUFFERS.fullmatch(name)}
+    current = {
+        f"{_GPT2_PREFIX}{name}" if bare and name != "lm_head.weight" else name: of for name, of in stored.items()
+    }
+    return {name: of for name, of in current.items() if not _BUFFERS.fullmatch(name)}
 
 
 def count_layers(family: str, names: Collection[str]) -> int:

@@ -26,9 +26,10 @@ MAX_SHOWN = 5
 
 
 class Stored(NamedTuple):
-    """A tensor as a file's header describes it."""
+    """A tensor as a file's header describes it, and its name there."""
 
     file: Path
+    name: str
     shape: tuple[int, ...]
     dtype: str
 
@@ -55,7 +56,7 @@ def read_tensors(stored: dict[str, Stored]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in sorted({tensor.file for tensor in stored.values()}):
         with safe_open(file, framework="pt") as opened:
-            tensors |= {name: opened.get_tensor(name) for name, tensor in stored.items() if tensor.file == file}
+            tensors |= {name: opened.get_tensor(of.name) for name, of in stored.items() if of.file == file}
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise UserError(f"{folder}: expected finite weights, got NaN or infinity in {shorten(broken)}")
     return tensors
@@ -143,7 +144,7 @@ def _read_header(file: Path) -> dict[str, Stored]:
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (it is not a mapping)
-            stored = {name: Stored(file, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            stored = {name: Stored(file, name, tuple(of.get_shape()), of.get_dtype()) for name, of in slices.items()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: expected a safetensors file, {_cut(' '.join(str(error).split()))}") from None
     # Nothing in the file limits the other sizes of a shape with a 0 in it.

@@ -30,7 +30,7 @@ def read(draw_gpt):
         content = {"architectures": [architecture]} | content | {"sliding_window": None} | changes
         model = draw_gpt(family=family, **({"n_kv_heads": 2} if family == "gpt2" else {}) | (drawn or {}))
         tensors = to_theirs(family, model.config.n_layers, dict(model.named_parameters()))
-        stored = {name: Stored(PATH, tuple(tensor.shape), "F32") for name, tensor in tensors.items()}
+        stored = {name: Stored(PATH, name, tuple(tensor.shape), "F32") for name, tensor in tensors.items()}
         return read_shape(content, stored, PATH)
 
     return read_config
@@ -137,7 +137,7 @@ def test_a_missing_window_is_mistrals_default():
     content = {"architectures": [MISTRAL]} | LLAMA_KEYS | {"max_position_embeddings": 8192}
     names = [f"model.layers.{layer}.input_layernorm.weight" for layer in (0, 1)]
     with pytest.raises(UserError, match=r"sliding_window: .* 8192, got 4096"):
-        read_shape(content, {name: Stored(PATH, (24,), "F32") for name in names}, PATH)
+        read_shape(content, {name: Stored(PATH, name, (24,), "F32") for name in names}, PATH)
 
 
 @pytest.mark.parametrize("names", [None, [], [LLAMA] * 2, [{}], [[LLAMA]], LLAMA])
