@@ -15,9 +15,9 @@ import torch
 
 from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
-from llm.evaluate.context import losses_by_context
 from llm.evaluate.generations import continue_rows
 from llm.evaluate.likelihood import plan_spans, score_tokens
+from llm.evaluate.measure import losses_by_context
 from llm.finetune.shared.job import Job
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.context import choose_windows, compare_contexts, losses_by_context
 from llm.evaluate.likelihood import Span, plan_document_spans, plan_spans, score_tokens
+from llm.evaluate.measure import choose_windows, compare_contexts, losses_by_context
 
 CONTEXT, N = 64, 300  # so 2 targets a window, after 4, 8, 16, 32 and 64 tokens
 STREAM = np.random.default_rng(1).integers(320, size=N).astype(np.uint16)
