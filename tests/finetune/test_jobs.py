@@ -146,13 +146,22 @@ def test_seeds_have_a_mean_and_the_first_model_stays(run_job, capsys, kind, syst
     assert "seed 2 rate" not in said
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_was_read_is_printed_and_in_the_details(run_job, capsys, kind):
-    ran = run_job(kind, {"max_tokens": 16 if kind == "classify" else 40, "training.epochs": 1.0})
-    assert ran.details["row_notes"][0] == "rows: 18 train, 6 val, 6 test"
-    assert "dialect: separated by commas, quotes enclose cells" in ran.details["row_notes"]
-    assert "\n".join(ran.details["row_notes"]) in capsys.readouterr().out
-    assert ran.details["kind"] == kind
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("classify", "truncated to max_tokens (6): 30 of 30 rows (100.0%)"),
+        ("instruct", "dropped: 17 too_long"),
+        ("dpo", "rows: 18 train, 6 val, 6 test"),
+    ],
+)
+def test_what_was_read_is_printed_and_in_the_details(run_job, capsys, kind, line):
+    changes = {"classify": {"max_tokens": 6}, "instruct": {"max_tokens": 29}, "dpo": {"on_error": "skip"}}
+    ran = run_job(kind, changes[kind] | {"training.epochs": 1.0})
+    notes = ran.details["row_notes"]
+    assert notes[0].startswith("rows: ")
+    assert "dialect: separated by commas, quotes enclose cells" in notes
+    assert "\n".join(notes) in capsys.readouterr().out
+    assert line in notes
 
 
 def test_a_row_with_a_problem_ends_the_job(run_job):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from llm import __main__ as command_line
 from llm.core.errors import UserError
-from llm.finetune.shared.chat import prompt_ids
+from llm.finetune.shared.chat import conversation_ids as trained_ids
 from llm.serve.chat import can_chat, conversation_ids
 from llm.serve.run import load
 from llm.serve.terminal import Conversation, GenerationOptions, chat
@@ -46,7 +46,7 @@ def test_a_message_that_cannot_be_answered_is_an_error(chat_folder, message, wha
 
 
 def test_one_question_is_what_finetuning_trained_on(tokenizer):
-    assert conversation_ids(tokenizer, [("user", "Why?")]) == prompt_ids(tokenizer, "Why?")
+    assert conversation_ids(tokenizer, [("user", "Why?")]) == trained_ids(tokenizer, [("user", "Why?")])
 
 
 def test_a_conversation_is_what_the_template_makes_of_it(chat_folder, tokenizer):

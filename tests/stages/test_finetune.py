@@ -1,6 +1,5 @@
 """The stage writes a model that others load and its figures, or the reason why there are none."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from llm.core import params
@@ -66,18 +64,6 @@ def files_of(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_the_classifier_in_transformers_is_the_one_that_was_measured(run, rows_file):
-    out = run("classify", rows_file)
-    model = AutoModelForSequenceClassification.from_pretrained(out / "model")
-    tokenizer = AutoTokenizer.from_pretrained(out / "model")
-    test = ROWS[ROWS["split"] == "test"]
-    with torch.no_grad():
-        scores = model(**tokenizer(test["text"].tolist(), padding=True, truncation=True, return_tensors="pt")).logits
-    predicted = [model.config.id2label[number] for number in scores.argmax(dim=-1).tolist()]
-    assert (test["label"] == predicted).mean() == read(out)["test"]["pretrained"]["accuracy"]
-    assert pd.read_csv(out / "plots/confusion.csv")["predicted"].tolist() == predicted
-
-
 def test_the_answers_in_transformers_are_those_that_were_scored(run, rows_file):
     out = run("instruct", rows_file)
     model = AutoModelForCausalLM.from_pretrained(out / "model")
@@ -101,18 +87,6 @@ def test_a_second_run_writes_the_same_bytes(run, rows_file, tmp_path, kind):
     first, second = (files_of(run(kind, rows_file, name)) for name in ("first", "second"))
     assert first == second
     assert [name for name, content in first.items() if str(tmp_path).encode() in content] == []
-
-
-@pytest.mark.parametrize("kind", ["classify", "instruct"])
-def test_rows_that_are_dropped_or_truncated_are_reported(run, tmp_path, capsys, kind):
-    rows = ROWS.assign(text=ROWS["text"].where(ROWS.index != 3, " ").where(ROWS.index != 4, 'rain "x" ' * 40))
-    rows.to_csv(tmp_path / "rows.tsv", index=False, sep="\t", quoting=csv.QUOTE_NONE, quotechar=None)
-    out = run(kind, tmp_path / "rows.tsv", on_error="skip")
-    lines = read(out, "details")["row_notes"]
-    dropped = "dropped: 1 empty_text" + (", 1 too_long" if kind == "instruct" else "")
-    assert {"dialect: separated by tabs, quotes are text", dropped} <= set(lines)
-    assert ("truncated to max_tokens (40): 1 of 39 rows (2.6%)" in lines) is (kind == "classify")
-    assert "\n".join(lines) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", CHANGES)

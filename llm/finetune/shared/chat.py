@@ -57,11 +57,6 @@ def conversation_ids(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) 
     return [tokenizer.bos_id, *turns, *turn_ids(tokenizer, ("assistant", "")).opening]
 
 
-def prompt_ids(tokenizer: Tokenizer, user: str) -> list[int]:
-    """Return the ids of a user's message and of the opening of the answer."""
-    return conversation_ids(tokenizer, [("user", user)])
-
-
 def chat_to_verify(tokenizer: Tokenizer) -> Chat:
     """Return a conversation to compare clients of an export with, and its ids."""
     turns = [("system", "Be brief."), ("user", "Name a river.\n"), ("assistant", "déjà vu"), ("user", " And 2 more?")]

@@ -1,7 +1,5 @@
 """A file of rows is a table of the texts that were written; cells of other types have one spelling."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,23 +21,14 @@ def test_rows_are_numbered_as_in_the_file(tmp_path):
     assert (table.columns.tolist(), table.index.tolist()) == (["a", "a"], [1, 2])
 
 
-FRENCH = ["déjà vu à Montréal", "l'été où il a neigé", "façade près du château", "où êtes-vous allés à Noël ?"]
-
-
-@pytest.mark.parametrize(
-    ("encoding", "named", "told"),
-    [("utf-16", None, None), ("cp1252", None, "cp1252, guessed"), ("cp1252", "cp1252", None)],
-)
-@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
-def test_a_guessed_encoding_is_doubtful(tmp_path, name, encoding, named, told):
-    lines = [f"{text};{n}\r\n" for n, text in enumerate(["text", *FRENCH])]
-    if name == "rows.jsonl":
-        lines = [json.dumps({"text": text}, ensure_ascii=False) + "\r\n" for text in FRENCH]
-    (tmp_path / name).write_bytes("".join(lines).encode(encoding))
-    found = read_file(tmp_path / name, encoding=named)
-    assert found.table["text"].tolist() == FRENCH
-    assert found.dialect == ("separated by semicolons, quotes enclose cells" if name == "rows.csv" else None)
-    assert ", ".join(found.encoding).startswith(told) if told else not found.encoding.doubt
+def test_a_guessed_encoding_is_doubtful(tmp_path):
+    text = "où êtes-vous allés à Noël, près du château ?"
+    (tmp_path / "rows.csv").write_bytes(f"text;n\r\n{text};1\r\n".encode("cp1252"))
+    for named in (None, "cp1252"):
+        found = read_file(tmp_path / "rows.csv", encoding=named)
+        assert found.table["text"].tolist() == [text]
+        assert found.dialect == "separated by semicolons, quotes enclose cells"
+        assert bool(found.encoding.doubt) is (named is None)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet", "rows.txt", "rows"])

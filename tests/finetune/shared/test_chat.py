@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from llm.export.hf.folder import write_folder
-from llm.finetune.shared.chat import TEMPLATE, Message, conversation_ids, prompt_ids, turn_ids
+from llm.finetune.shared.chat import TEMPLATE, Message, conversation_ids, turn_ids
 from llm.tokens.special import IM_END, IM_START
 from llm.tokens.tokenizer import Tokenizer
 
@@ -48,13 +48,6 @@ def test_any_conversation_has_the_ids_of_the_template(ours, theirs, messages):
     assert [ours.bos_id, *(token for part in parts for token in part)] == theirs.apply_chat_template(
         as_theirs, return_dict=False
     )
-
-
-@pytest.mark.parametrize("user", MESSAGES)
-def test_a_prompt_is_a_conversation_of_one_message(ours, theirs, user):
-    asked = [{"role": "user", "content": user}]
-    expected = theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-    assert prompt_ids(ours, user) == expected
 
 
 @pytest.mark.parametrize("content", ["It runs.", "return [name]\n  for name", "}", "ñ 你好", "1 2 3"])
