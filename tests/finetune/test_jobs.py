@@ -149,13 +149,13 @@ def test_seeds_have_a_mean_and_the_first_model_stays(run_job, capsys, kind, syst
 @pytest.mark.parametrize(
     ("kind", "line"),
     [
-        ("classify", "truncated to max_tokens (6): 30 of 30 rows (100.0%)"),
+        ("classify", "truncated to max_tokens (4): 30 of 30 rows (100.0%)"),
         ("instruct", "dropped: 17 too_long"),
         ("dpo", "rows: 18 train, 6 val, 6 test"),
     ],
 )
 def test_what_was_read_is_printed_and_in_the_details(run_job, capsys, kind, line):
-    changes = {"classify": {"max_tokens": 6}, "instruct": {"max_tokens": 29}, "dpo": {"on_error": "skip"}}
+    changes = {"classify": {"max_tokens": 4}, "instruct": {"max_tokens": 29}, "dpo": {"on_error": "skip"}}
     ran = run_job(kind, changes[kind] | {"training.epochs": 1.0})
     notes = ran.details["row_notes"]
     assert notes[0].startswith("rows: ")

@@ -100,7 +100,7 @@ def _train(
         return make_objective(base.load if name == "pretrained" else draw, prepared, task, pad, run)
 
     def measure_test(model: Classifier, label: str) -> Figures:
-        return measure(score(model, "test"), 1.0, job.seed)
+        return measure(score(model, "test"), 1.0, job.seed) if job.n_seeds > 1 else {}
 
     if name == "random_weights":  # nothing to preserve: all weights are trained
         task = task.model_copy(update={"method": task.method.model_copy(update={"kind": "full"})})
