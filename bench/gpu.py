@@ -32,7 +32,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -458,15 +458,15 @@ def time_step(name: str, dry: bool) -> None:
     else:
         setting = Setting(QWEN3, machine.matmul_dtype, compiled=True)
         steps = iter([("adamw", their_step(gpt, setting, machine))])
-    kind, step = next(steps)
+    first = next(steps)
     began = time.perf_counter()
-    first_step(partial(step, 0, *batch))
+    first_step(partial(first[1], 0, *batch))
     seconds = time.perf_counter() - began
     if machine.device == "cuda":
         torch.cuda.empty_cache()
     print(json.dumps({"seconds": seconds}), flush=True)
     sys.stdin.readline()
-    while step is not None:
+    for kind, step in chain([first], steps):  # the next optimizer is made when the one before is done
         if machine.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         took = [timed(partial(step, number, *batch), machine) for number in range(1, 1 + WARMUP_STEPS + N_STEPS)]
@@ -484,7 +484,6 @@ def time_step(name: str, dry: bool) -> None:
             ),
             flush=True,
         )
-        kind, step = next(steps, ("", None))
 
 
 def first_step(step: Callable[[], Any], tries: int = 4) -> None:
