@@ -5,16 +5,13 @@
 Every figure is read from what the stages wrote; the words are in card.md.jinja and task_card.md.jinja.
 """
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from llm.core.outputs import file_hash
 from llm.report import views
-from llm.report.memorise import VERDICTS, prefixes
+from llm.report.memorise import VERDICTS
 from llm.report.metrics import Metrics, fold_intervals, read_json
 from llm.report.tables import Table, render
 
@@ -30,7 +27,6 @@ LICENSES = {
 }
 TOKENIZERS = {"bpe": "byte-level BPE", "word": "words", "char": "characters"}
 MAX_SHOWN_LABELS = 50
-LIKELIHOODS = ("answer_bits_per_byte", "answer_nats_per_token")
 
 
 def write_card(
@@ -46,22 +42,13 @@ def write_card(
         config=config,
         origin=" and ".join(dict.fromkeys(ORIGINS.get(source["kind"], "the user's own files") for source in sources)),
         weights=_identify(exported / WEIGHTS),
-        tables={
+        tables=views.tables(metrics, params, config, lineage)
+        | {
             "sources": _sources(content["prepare"], sources),
-            "corpus": views.corpus(metrics),
-            "dropped": views.dropped(metrics),
             "tokenizer": _tokenizer(content["tokenize"], params["tokenize"]),
             "config": Table(["key", "value"], [[f"`{key}`", value] for key, value in config.items()]),
-            "training": views.training(metrics, params, config),
-            "bits_per_byte": views.bits_per_byte(metrics),
-            "quality": views.quality(metrics),
-            "cloze": views.cloze(metrics),
-            "prefixes": prefixes(content["memorise"]),
-            "tasks": {name: views.task(report) for name, report in tasks.items() if "test" in report},
-            "formats": views.formats(content["export"]),
-            "lineage": lineage,
         },
-        differences={split: views.difference(metrics, split) for split in metrics.splits("evaluate")},
+        differences={split: views.difference(metrics, split) for split in metrics.splits()},
         verdict=VERDICTS[content["memorise"]["copies"]],
         tasks=tasks,
         chats=[name for name, of in tasks.items() if "after" in of.get("test", {})],
@@ -82,7 +69,7 @@ def write_task_card(name: str, task: Mapping[str, Any], metrics: Metrics, folder
     return render(
         "task_card.md.jinja",
         name=name,
-        front=_task_front_matter(name, task["base"], config, report, converted),
+        front=_task_front_matter(name, task["base"], config, metrics),
         base=task["base"],
         report=report,
         labels=labels,
@@ -107,43 +94,34 @@ def _written(export: Mapping[str, Any]) -> str:
     return f"model-{formats[0].removeprefix('gguf-')}.gguf" if formats else ""
 
 
-def _front_matter(metrics: Metrics, config: dict[str, Any], sources: list[dict[str, Any]]) -> str:
-    """Return the YAML that the Hub reads: its filters, and the scores as `model-index`."""
-    content = metrics.content
-    export, kinds = content["export"], {source["kind"] for source in sources}
+def _front_matter(metrics: Metrics, config: dict[str, Any], sources: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the Hub reads: its filters, and the scores as `model-index`."""
+    content, kinds = metrics.content, {source["kind"] for source in sources}
     front: dict[str, Any] = {"license": "unknown"}
     if kinds == {"python"}:
         front = {"license": "other", "license_name": "psf-2.0", "license_link": PYTHON_LICENSE}
     elif kinds == {"docstrings"}:
         front = {"license": "other", "license_name": "of-each-package"}
-    front["library_name"] = "groundup" if "skipped" in export else "transformers"
-    front["tags"] = ["groundup", config["family"], *_format_tags(export)]
-    results = [
-        _result("text-generation", "held-out text", split, "bits_per_byte", score.value)
-        for split in metrics.splits("evaluate")
-        if (score := metrics.score("evaluate", split, "model", "bits_per_byte"))
-    ]
-    for name, score in fold_intervals(content["cloze"].get("test", {}).get("model", {})).items():
-        if name.endswith("_accuracy"):
-            task = name.removesuffix("_accuracy").replace("_", " ")
-            results.append(_result("multiple-choice", task, "test", "accuracy", score.value))
+    front["library_name"] = "groundup" if "skipped" in content["export"] else "transformers"
+    front["tags"] = ["groundup", config["family"], *_format_tags(content["export"])]
     if not content["evaluate"].get("sees_the_future"):
         front["pipeline_tag"] = "text-generation"
-    return _yaml(front, f"groundup-{config['family']}", results)
+    results = [
+        _result("text-generation", "held-out text", split, "bits_per_byte", score.value)
+        for split in metrics.splits()
+        if (score := metrics.systems("evaluate", split)["model"].get("bits_per_byte"))
+    ]
+    results += [
+        _result("multiple-choice", name.removesuffix("_accuracy").replace("_", " "), "test", "accuracy", score.value)
+        for name, score in metrics.systems("cloze", "test").get("model", {}).items()
+        if name.endswith("_accuracy")
+    ]
+    return front | _index(f"groundup-{config['family']}", results)
 
 
-def _task_front_matter(
-    name: str, base: str, config: dict[str, Any], report: Mapping[str, Any], converted: Mapping[str, Any]
-) -> str:
+def _task_front_matter(name: str, base: str, config: dict[str, Any], metrics: Metrics) -> dict[str, Any]:
+    report, converted = metrics.content[f"finetune/{name}"], metrics.content.get(f"convert/{name}", {})
     pipeline = "text-classification" if "id2label" in config else "text-generation"
-    front = {
-        "license": "unknown",  # of the rows, and so of the model that learned from them
-        "base_model": base,
-        "base_model_relation": "finetune",
-        "library_name": "transformers",
-        "pipeline_tag": pipeline,
-        "tags": ["groundup", config["model_type"], *_format_tags(converted)],
-    }
     scores = report["test"].get("pretrained") or report["test"]["after"]
     names = {"accuracy": "accuracy", "macro_f1": "f1"} if views.is_classifier(report) else {of: of for of in scores}
     results = [
@@ -151,7 +129,15 @@ def _task_front_matter(
         for metric, score in fold_intervals(scores).items()
         if metric in names
     ]
-    return _yaml(front, name, results)
+    return {
+        "license": "unknown",  # of the rows, and so of the model that learned from them
+        "base_model": base,
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": pipeline,
+        "tags": ["groundup", config["model_type"], *_format_tags(converted)],
+        **_index(name, results),
+    }
 
 
 def _format_tags(export: Mapping[str, Any]) -> list[str]:
@@ -164,15 +150,10 @@ def _result(task: str, name: str, split: str, metric: str, value: float) -> dict
     return {"task": {"type": task}, "dataset": dataset, "metrics": [measured]}
 
 
-def _yaml(front: dict[str, Any], name: str, results: list[dict[str, Any]]) -> str:
-    """Return front matter as the Hub reads it: https://huggingface.co/docs/hub/model-cards."""
-    if results:
-        front["metrics"] = sorted({result["metrics"][0]["type"] for result in results})
-        front["model-index"] = [{"name": name, "results": results}]
-    text, yaml = io.StringIO(), YAML()
-    yaml.default_flow_style = False
-    yaml.dump(front, text)
-    return text.getvalue()
+def _index(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return results as the Hub reads them: https://huggingface.co/docs/hub/model-cards."""
+    kinds = sorted({result["metrics"][0]["type"] for result in results})
+    return {"metrics": kinds, "model-index": [{"name": name, "results": results}]} if results else {}
 
 
 def _sources(prepare: Mapping[str, Any], sources: list[dict[str, Any]]) -> Table:

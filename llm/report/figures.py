@@ -67,7 +67,7 @@ def _run(_: Metrics, metrics: Path) -> str:
 
 
 def _bits_per_byte(metrics: Metrics, _: Path) -> str:
-    split, pretrain = metrics.splits("evaluate")[-1], metrics.content["pretrain"]
+    split, pretrain = metrics.splits()[-1], metrics.content["pretrain"]
     return (
         f"{views.bits_per_byte(metrics, digits=3)}\n\nOn {split}, {views.difference(metrics, split, digits=3)}. The "
         f"model has {pretrain['parameters']:,} parameters and was trained on {pretrain['tokens_seen']:,} tokens, "

@@ -1,25 +1,19 @@
 """Read the metrics of all stages: one shape for every view of them.
 
     metrics/evaluate.json  {"test": {"model": {"bits_per_byte": 1.2, "bits_per_byte_low": 1.1, …}}, "quality": …}
-        scores   stage     split  system  metric         score
-                 evaluate  test   model   bits_per_byte  1.2 [1.1, 1.3]
-        content  {"evaluate": {"test": …, "quality": …}}
+    Metrics.systems("evaluate", "test")  →  {"model": {"bits_per_byte": Score(1.2, 1.1, 1.3)}}
 
 The interval of a metric is in the keys METRIC_low and METRIC_high beside it.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from llm.core.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 SPLITS = ("train", "val", "test")
-COLUMNS = ("stage", "split", "system", "metric", "score")
 NOT_METRICS = {"runtime", "details"}  # folders in the folder of metrics
 NO_DOCSTRINGS = "the corpus has no docstrings"  # why the tasks that `label` makes of docstrings are skipped
 
@@ -37,10 +31,8 @@ class Score(NamedTuple):
         >>> Score(1.18, 1.171, 1.19).show(2), Score(0.5).show(), Score(1234).show(), Score("better").show()
         ('1.18 [1.17, 1.19]', '0.5000', '1,234', 'better')
         """
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
-            return str(self.value)
-        if isinstance(self.value, int):
-            return f"{self.value:,}"
+        if not isinstance(self.value, float):
+            return f"{self.value:,}" if isinstance(self.value, int) else str(self.value)
         interval = "" if self.low is None else f" [{self.low:z.{digits}f}, {self.high:z.{digits}f}]"
         return f"{self.value:z.{digits}f}{interval}"
 
@@ -52,57 +44,31 @@ class Files(dict[str, dict[str, Any]]):
         raise UserError(f"{stage}.json: expected a metrics file, it is missing; run dvc repro")
 
 
-@dataclass(frozen=True)
 class Metrics:
-    """The metrics of a run: a row of `scores` for each metric of each system; `content` and `details` by stage."""
+    """The metrics of a run, and the details, by stage; those of tasks as finetune/TASK."""
 
-    scores: "pd.DataFrame"
-    content: Files
-    details: Files
+    def __init__(self, content: Mapping[str, Any], details: Mapping[str, Any] | None = None):
+        self.content, self.details = Files(content), Files(details or {})
 
-    @classmethod
-    def of(cls, content: dict[str, Any], details: dict[str, Any] | None = None) -> "Metrics":
-        """Collect the scores in the content of metrics files."""
-        import pandas as pd
+    def systems(self, stage: str, split: str) -> dict[str, dict[str, Score]]:
+        """Return the scores of a stage on a split by system and metric, empty where it has none."""
+        found = self.content.get(stage, {}).get(split, {})
+        return {system: fold_intervals(metrics) for system, metrics in found.items()}
 
-        rows = [
-            (stage, split, system, metric, score)
-            for stage, of in content.items()
-            for split in SPLITS
-            for system, metrics in of.get(split, {}).items()
-            for metric, score in fold_intervals(metrics).items()
-        ]
-        return cls(pd.DataFrame(rows, columns=COLUMNS), Files(content), Files(details or {}))
-
-    def view(self, index: str, columns: str, **where: str | list[str]) -> "pd.DataFrame":
-        """Return scores with a row for each `index` and a column for each `columns`, in the order of the files."""
-        found = self.scores
-        for column, value in where.items():
-            found = found[found[column].isin([value] if isinstance(value, str) else value)]
-        wide = found.pivot(index=index, columns=columns, values="score")
-        return wide.loc[found[index].unique(), found[columns].unique()]
-
-    def score(self, stage: str, split: str, system: str, metric: str) -> Score | None:
-        """Return one score, None where it was not measured."""
-        metrics = self.content.get(stage, {}).get(split, {}).get(system, {})
-        return fold_intervals(metrics).get(metric)
-
-    def splits(self, stage: str) -> list[str]:
-        """Return the splits that a stage scored, test last."""
-        return [split for split in SPLITS if self.content.get(stage, {}).get(split)]
+    def splits(self) -> list[str]:
+        """Return the splits that were evaluated, test last."""
+        return [split for split in SPLITS if self.content.get("evaluate", {}).get(split)]
 
     def tasks(self) -> dict[str, dict[str, Any]]:
         """Return the metrics of each finetuning task, without the tasks of docstrings where there are none."""
-        found = {
-            name.removeprefix("finetune/"): of for name, of in self.content.items() if name.startswith("finetune/")
-        }
-        return {name: of for name, of in found.items() if of.get("skipped") != NO_DOCSTRINGS}
+        found = {name: of for name, of in self.content.items() if name.startswith("finetune/")}
+        return {name.removeprefix("finetune/"): of for name, of in found.items() if of.get("skipped") != NO_DOCSTRINGS}
 
 
 def read_metrics(folder: Path) -> Metrics:
     """Read every file of metrics and of details under a folder; none are no error."""
     content = {name: of for name, of in _read_folder(folder).items() if name.partition("/")[0] not in NOT_METRICS}
-    return Metrics.of(content, _read_folder(folder / "details"))
+    return Metrics(content, _read_folder(folder / "details"))
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:
@@ -119,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def fold_intervals(metrics: dict[str, Any]) -> dict[str, Score]:
+def fold_intervals(metrics: Mapping[str, Any]) -> dict[str, Score]:
     """Join each metric with its `_low` and `_high`.
 
     >>> fold_intervals({"bits": 1.18, "bits_low": 1.171, "bits_high": 1.19, "tokens": 12})

@@ -95,18 +95,8 @@ def write_page(metrics: Metrics, params: Mapping[str, Any], pictures: Mapping[st
         differences={split: views.difference(metrics, split) for split in splits},
         evaluation=evaluate.tables(details) if splits else None,
         quality=details["quality"],
-        tables={
-            "corpus": views.corpus(metrics),
-            "dropped": views.dropped(metrics),
-            "training": views.training(metrics, params, params["model"]),
-            "bits_per_byte": views.bits_per_byte(metrics),
-            "prefixes": memorise.prefixes(content["memorise"]),
-            "cloze": views.cloze(metrics),
-            "tasks": {name: views.task(of) for name, of in tasks.items() if "test" in of},
-            "formats": views.formats(content["export"]),
-            "lineage": lineage,
-            "params": [describe_section(name, value) for name, value in params.items()],
-        },
+        tables=views.tables(metrics, params, params["model"], lineage),
+        sections_of_params=[describe_section(name, value) for name, value in params.items()],
         verdict=memorise.VERDICTS[content["memorise"]["copies"]],
         tasks=tasks,
         samples=[Text.of(of["prompt"], of["method"], of) for of in details["samples"]],
@@ -126,9 +116,9 @@ def _of_task(pictures: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 def _n_worse(metrics: Metrics) -> tuple[int, int]:
     """Return how many baselines need more bits than the model on the last split, and how many there are."""
-    if not metrics.splits("evaluate"):
+    if not metrics.splits():
         return 0, 0
-    split = metrics.splits("evaluate")[-1]
+    split = metrics.splits()[-1]
     own = metrics.content["evaluate"][split]["model"]["bits_per_byte"]
     others = [of["bits_per_byte"] for of in metrics.content["baselines"][split].values()]
     return sum(other > own for other in others), len(others)

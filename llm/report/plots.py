@@ -234,15 +234,6 @@ def draw_roc(
     return svg(draw, 9, 4.5)
 
 
-def draw_note(text: str) -> str:
-    """Draw a text in place of a picture."""
-
-    def draw(figure: Figure) -> None:
-        figure.text(0.5, 0.5, text, ha="center", va="center")
-
-    return svg(draw, 5, 1.5)
-
-
 def shorten(name: str) -> str:
     """Return a name on one line, short enough to leave room for the picture.
 

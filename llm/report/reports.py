@@ -56,4 +56,4 @@ def of_tasks(metrics: Metrics, params: dict[str, Any]) -> Metrics:
         {name: of for name, of in files.items() if "/" not in name or name.partition("/")[2] in tasks}
         for files in (metrics.content, metrics.details)
     )
-    return Metrics.of(content | {f"finetune/{name}": metrics.content[f"finetune/{name}"] for name in tasks}, details)
+    return Metrics(content | {f"finetune/{name}": metrics.content[f"finetune/{name}"] for name in tasks}, details)

@@ -26,7 +26,7 @@ def describe_run(folder: Path, models: Path) -> str:
 def show_scores(metrics: Metrics) -> str:
     """Return tables of scores on test, or on val where there is no test."""
     parts = []
-    evaluation, splits = metrics.content.get("evaluate", {}), metrics.splits("evaluate")
+    evaluation, splits = metrics.content.get("evaluate", {}), metrics.splits()
     if splits:
         rows = [[name.name, cells[-1]] for name, *cells in views.bits_per_byte(metrics).rows]
         sentence = views.difference(metrics, splits[-1], digits=3)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import escape
@@ -17,10 +17,8 @@ from markupsafe import escape
 from llm.report.glossary import Title, title
 from llm.report.metrics import Score
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 ABSENT = "–"
+MARKUP = "\\`*_[]<>|#"
 NUMERIC = re.compile(r"[-+–−\d*]")  # how a cell of a column of numbers begins
 
 
@@ -52,15 +50,6 @@ class Table:
     rows: Sequence[Sequence[Any]]
     own: str = ""
     digits: int = 4
-
-    @classmethod
-    def of(cls, frame: "pd.DataFrame", head: str = "", digits: int = 4, own: str = "") -> "Table":
-        """Make a table of scores, as `Metrics.view` returns them."""
-        rows = [
-            [title(str(name)), *(cell if isinstance(cell, Score) else None for cell in cells)]
-            for name, *cells in frame.itertuples()
-        ]
-        return cls([head, *(title(str(name)).name for name in frame.columns)], rows, title(own).name, digits)
 
     def __str__(self) -> str:
         """Return the table in Markdown; columns of numbers are aligned to the right."""
@@ -116,7 +105,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"code": Code, "fence": fence, "shell": shell_string, "python": repr}
+    environment.filters |= {"code": Code, "fence": fence, "shell": shell_string, "python": repr, "plain": plain}
     environment.globals |= {"title": title, "table": Table}
     return environment
 
@@ -130,6 +119,15 @@ def fence(code: str, language: str = "") -> str:
     """Return a block of code in Markdown; its fence is longer than any in the text."""
     quotes = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
     return f"{quotes}{language}\n{code}\n{quotes}"
+
+
+def plain(text: str) -> str:
+    r"""Return a text on one line, with Markdown's signs escaped and without characters that cannot be printed.
+
+    >>> plain("# *a*\n\x1b|")
+    '\\# \\*a\\* \\|'
+    """
+    return "".join(f"\\{char}" if char in MARKUP else char for char in " ".join(text.split()) if char.isprintable())
 
 
 def shell_string(text: str) -> str:

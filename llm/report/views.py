@@ -1,65 +1,57 @@
 """Tables of a run that the page, the cards, the summary and the documents share: views of its metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm.core.hashes import file_md5, md5
+from llm.report import memorise
 from llm.report.glossary import Title, title
-from llm.report.metrics import SPLITS, Metrics, fold_intervals
+from llm.report.metrics import SPLITS, Metrics, Score, fold_intervals
 from llm.report.tables import Code, Table
 
 MAX_LISTED_FILES = 100  # of an artifact
-MAKERS = {
-    "data/raw": "you",
-    "data/given": "you",
-    "data/corpus": "prepare",
-    "data/labeled/builtin": "label",
-    "data/labeled": "you",
-    "data/tokenizer": "tokenize",
-    "data/tokens": "tokenize",
-    "data/windows": "sample",
-    "data/baselines.parquet": "baselines",
-    "data/cloze": "cloze",
-    "models/pretrained": "pretrain",
-    "models/export/hf": "export",
-    "models/export/gguf": "export",
-    "models/export/onnx": "export",
-    "models/export": "card",
-    "models/cards": "card",
-    "models/finetuned": "finetune",
-    "models/converted": "convert",
-}
 NOT_ARTIFACTS = {".keep", ".gitkeep", ".folders", ".gitignore"}  # files that keep a folder in place
 CLASSIFIER = (
-    "accuracy",
-    "accuracy_difference",
-    "macro_f1",
-    "log_loss",
-    "accuracy_mean",
-    "accuracy_std",
-    "macro_f1_mean",
-    "macro_f1_std",
+    *("accuracy", "accuracy_difference", "macro_f1", "log_loss"),
+    *("accuracy_mean", "accuracy_std", "macro_f1_mean", "macro_f1_std"),
 )
+Systems = Mapping[str, Mapping[str, Score]]
+
+
+def tables(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, Any], lineage: Table) -> dict[str, Any]:
+    """Return the tables that the page and the card show; `config` is the model's config.json or section of params."""
+    return {
+        "corpus": corpus(metrics),
+        "dropped": dropped(metrics),
+        "training": training(metrics, params, config),
+        "bits_per_byte": bits_per_byte(metrics),
+        "quality": quality(metrics),
+        "cloze": cloze(metrics),
+        "prefixes": memorise.prefixes(metrics.content["memorise"]),
+        "tasks": {name: task(report) for name, report in metrics.tasks().items() if "test" in report},
+        "formats": formats(metrics.content["export"]),
+        "lineage": lineage,
+    }
+
+
+def by_metric(systems: Systems, names: Sequence[str], head: str, digits: int = 4) -> Table:
+    """Return a row for each metric and a column for each system."""
+    rows = [[title(name), *(of.get(name) for of in systems.values())] for name in names]
+    return Table([head, *(title(system).name for system in systems)], rows, digits=digits)
 
 
 def corpus(metrics: Metrics) -> Table:
     """Return the size of the text by split."""
     prepare, tokenize = metrics.content["prepare"], metrics.content["tokenize"]
-    rows = [
-        [Title("documents", "Files, pages or rows, after cleaning."), *_by_split(prepare["documents"])],
-        [Title("bytes", "The size of the prepared text in UTF-8."), *_by_split(prepare["bytes"])],
-        [Title("tokens", "The units that the model reads and writes."), *_by_split(tokenize["tokens"])],
-        [
-            Title("bytes per token", "More bytes per token: more text in the model's context."),
-            *_by_split(tokenize["bytes_per_token"]),
-        ],
-    ]
+    counts = {
+        Title("documents", "Files, pages or rows, after cleaning."): prepare["documents"],
+        Title("bytes", "The size of the prepared text in UTF-8."): prepare["bytes"],
+        Title("tokens", "The units that the model reads and writes."): tokenize["tokens"],
+        Title("bytes per token", "More bytes per token: more text in the context."): tokenize["bytes_per_token"],
+    }
+    rows = [[name, *(values.get(split) for split in SPLITS)] for name, values in counts.items()]
     return Table(["the text", *SPLITS], rows, digits=2)
-
-
-def _by_split(values: Mapping[str, Any]) -> list[Any]:
-    return [values.get(split) for split in SPLITS]
 
 
 def dropped(metrics: Metrics) -> Table:
@@ -70,20 +62,18 @@ def dropped(metrics: Metrics) -> Table:
 
 
 def training(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, Any]) -> Table:
-    """Return the model and how it was trained; `config` is its config.json or the section `model`."""
+    """Return the model and how it was trained."""
     pretrain, tokenize, own = metrics.content["pretrain"], metrics.content["tokenize"], params["pretrain"]
     optimizer, schedule = own["optimizer"], own["schedule"]
     rates = [key for key in ("muon_lr", "adamw_lr") if key == "adamw_lr" or optimizer["kind"] == "muon"]
     losses = {"train": pretrain["train_loss"], "val": pretrain.get("val_loss")}
     flops = pretrain["flops_per_token"] * pretrain["tokens_seen"]
     attention = "without attention" if config["family"] == "gru" else f"{config['attention']} attention"
+    used = f"{tokenize['vocab_used']:,} of its tokens occur in the text."
     rows = [
         [Title("parameters", "The numbers that training sets."), pretrain["parameters"]],
         ["architecture", f"{config['family']}, {attention}, {config['n_layers']} layers, width {config['d_model']}"],
-        [
-            Title("vocabulary", f"{tokenize['vocab_used']:,} of its tokens occur in the text."),
-            f"{tokenize['vocab_size']:,} tokens",
-        ],
+        [Title("vocabulary", used), f"{tokenize['vocab_size']:,} tokens"],
         ["context", f"{params['sample']['context_length']:,} tokens"],
         ["steps", f"{pretrain['selected_step']:,} of {own['max_steps']:,}, {own['batch_size']:,} windows each"],
         ["tokens seen", f"{pretrain['tokens_seen']:,}, {pretrain['epochs']} epochs of the training text"],
@@ -102,66 +92,64 @@ def training(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, A
 
 def bits_per_byte(metrics: Metrics, digits: int = 4) -> Table:
     """Return the bits per byte of the model and its baselines by split, the best on the last split first."""
-    scores = {
-        system: [metrics.score(stage, split, system, "bits_per_byte") for split in metrics.splits("evaluate")]
-        for stage in ("baselines", "evaluate")
-        for system in _systems(metrics, stage)
-    }
-    rows = sorted((row for row in scores.items() if row[1][-1]), key=lambda row: row[1][-1].value)  # type: ignore[union-attr]
-    head = ["bits per byte, less is better", *metrics.splits("evaluate")]
-    return Table(head, [[title(system), *cells] for system, cells in rows], title("model").name, digits)
-
-
-def _systems(metrics: Metrics, stage: str) -> list[str]:
-    splits = metrics.splits("evaluate")
-    return list(metrics.content.get(stage, {}).get(splits[-1], {})) if splits else []
+    splits = metrics.splits()
+    found = [metrics.systems("baselines", split) | metrics.systems("evaluate", split) for split in splits]
+    last = {name: of["bits_per_byte"] for name, of in found[-1].items() if "bits_per_byte" in of} if found else {}
+    rows = [
+        [title(name), *(of.get(name, {}).get("bits_per_byte") for of in found)]
+        for name in sorted(last, key=lambda name: float(last[name].value))
+    ]
+    return Table(["bits per byte, less is better", *splits], rows, title("model").name, digits)
 
 
 def difference(metrics: Metrics, split: str, digits: int = 4) -> str:
     """Return a sentence that compares the model with the best baseline; empty where there is none."""
-    best, verdict, of = (
-        metrics.score("evaluate", split, "model", name)
-        for name in ("best_baseline", "verdict", "bits_per_byte_difference")
-    )
-    if not best or not of or not verdict:
+    model = metrics.systems("evaluate", split).get("model", {})
+    if "best_baseline" not in model:
         return ""
-    return f"{title('model').name} less {title(best.value).name}: {of.show(digits)} bits per byte, {verdict.value}"
+    best, verdict = title(model["best_baseline"].value).name, model["verdict"].value
+    difference = model["bits_per_byte_difference"].show(digits)
+    return f"{title('model').name} less {best}: {difference} bits per byte, {verdict}"
 
 
 def quality(metrics: Metrics, digits: int = 4) -> Table | None:
     """Return the text quality of the model beside the true text; None where it was not measured."""
-    found = metrics.scores[(metrics.scores.stage == "evaluate") & (metrics.scores.system == "true_text")]
-    if found.empty:
-        return None
-    split, names = found.split.iloc[0], list(found.metric)
-    return Table.of(metrics.view("metric", "system", stage="evaluate", split=split, metric=names), split, digits)
+    for split in metrics.splits():
+        systems = metrics.systems("evaluate", split)
+        if "true_text" in systems:
+            return by_metric(systems, list(systems["true_text"]), split, digits)
+    return None
 
 
 def cloze(metrics: Metrics) -> Table | None:
     """Return the accuracy on multiple-choice tasks made of test; None where there are none."""
-    systems = metrics.content["cloze"].get("test")
+    systems = metrics.systems("cloze", "test")
     if not systems:
         return None
-    model, chance = fold_intervals(systems["model"]), fold_intervals(systems["chance"])
-    tasks, names = [name.removesuffix("_accuracy") for name in chance], ("items", "accuracy", "accuracy_norm")
-    rows = [
-        [task.replace("_", " "), *(model[f"{task}_{name}"] for name in names), chance[f"{task}_accuracy"]]
-        for task in tasks
-    ]
+    model, chance = systems["model"], systems["chance"]
+    rows = []
+    for task in (name.removesuffix("_accuracy") for name in chance):
+        scores = [model[f"{task}_{name}"] for name in ("items", "accuracy", "accuracy_norm")]
+        rows.append([task.replace("_", " "), *scores, chance[f"{task}_accuracy"]])
     return Table(["task", "items", "accuracy", "accuracy by character", "chance"], rows)
 
 
 def task(report: Mapping[str, Any], digits: int = 4) -> Table:
     """Return the scores of a finetuned model on test: beside other systems, or before and after."""
-    scores = {system: fold_intervals(of) for system, of in report["test"].items()}
-    if "pretrained" not in scores:
-        names = dict.fromkeys(name for of in scores.values() for name in of)
-        rows = [[title(name), *(of.get(name) for of in scores.values())] for name in names]
-        return Table(["on test", *scores], rows, digits=digits)
-    shown = [name for name in CLASSIFIER if any(name in of for of in scores.values())]
-    ordered = sorted(scores.items(), key=lambda row: -row[1]["accuracy"].value)
+    systems = {system: fold_intervals(of) for system, of in report["test"].items()}
+    if not is_classifier(report):
+        return by_metric(
+            systems, list(dict.fromkeys(name for of in systems.values() for name in of)), "on test", digits
+        )
+    shown = [name for name in CLASSIFIER if any(name in of for of in systems.values())]
+    ordered = sorted(systems.items(), key=lambda row: -row[1]["accuracy"].value)
     rows = [[title(system), *(of.get(name) for name in shown)] for system, of in ordered]
     return Table(["on test", *(title(name).name for name in shown)], rows, title("pretrained").name, digits)
+
+
+def is_classifier(report: Mapping[str, Any]) -> bool:
+    """Return whether the metrics of a task are those of a classifier."""
+    return "pretrained" in report.get("test", {})
 
 
 def settings(details: Mapping[str, Any]) -> str:
@@ -181,15 +169,10 @@ def settings(details: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def is_classifier(report: Mapping[str, Any]) -> bool:
-    """Return whether the metrics of a task are those of a classifier."""
-    return "pretrained" in report.get("test", {})
-
-
-def formats(metrics: Mapping[str, Any]) -> Table:
+def formats(export: Mapping[str, Any]) -> Table:
     """Return the files of an export for other software: their size and how far their outputs are from ours."""
-    files = {"Transformers": metrics} if "bytes" in metrics or "skipped" in metrics else {}
-    files |= {**metrics.get("gguf", {}), **({"onnx": metrics["onnx"]} if metrics.get("onnx") else {})}
+    files = {"Transformers": export} if "bytes" in export or "skipped" in export else {}
+    files |= {**export.get("gguf", {}), **({"onnx": export["onnx"]} if export.get("onnx") else {})}
     rows = []
     for name, of in files.items():
         parity = next((f"within {of[key]}" for key in of if key.startswith("max_")), None)
@@ -199,17 +182,14 @@ def formats(metrics: Mapping[str, Any]) -> Table:
 
 
 def lineage(*folders: Path) -> Table:
-    """Return the md5 of every file under folders, in order; an artifact of many files has one row."""
-    by_artifact: dict[str, dict[str, str]] = {}
+    """Return the md5 of every file under folders; an artifact, such as data/raw, of many files has one row."""
+    artifacts: dict[str, dict[str, str]] = {}
     for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
-        name = path.as_posix()
         if path.name not in NOT_ARTIFACTS:
-            artifact = next((of for of in MAKERS if name.startswith(of)), path.parent.as_posix())
-            by_artifact.setdefault(artifact, {})[name] = file_md5(path)
+            artifacts.setdefault("/".join(path.parts[:2]), {})[path.as_posix()] = file_md5(path)
     rows = []
-    for artifact, files in by_artifact.items():
+    for artifact, files in artifacts.items():
         listing = "".join(f"{of}  {name}\n" for name, of in files.items())
         folded = {f"{artifact}: {len(files):,} files, the md5 of their list": md5(listing.encode())}
-        shown = folded if len(files) > MAX_LISTED_FILES else files
-        rows += [[MAKERS.get(artifact, ""), Code(name), Code(of)] for name, of in shown.items()]
-    return Table(["made by", "file", "md5"], rows)
+        rows += [[Code(name), Code(of)] for name, of in (folded if len(files) > MAX_LISTED_FILES else files).items()]
+    return Table(["file", "md5"], rows)

@@ -19,7 +19,7 @@ from llm.report.tables import Table
 from tests.report.samples import CONFIG, CONTENT, DETAILS, PARAMS, merged, rows_of
 
 WEIGHTS = b"weights"
-LINEAGE = Table(["made by", "file", "md5"], [["prepare", "data/corpus/train.parquet", "0" * 32]])
+LINEAGE = Table(["file", "md5"], [["data/corpus/train.parquet", "0" * 32]])
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def write(tmp_path):
     def write(changes: dict | None = None, config: dict = CONFIG, **params: object) -> str:
         (tmp_path / "hf").mkdir(exist_ok=True)
         (tmp_path / "hf" / "model.safetensors").write_bytes(WEIGHTS)
-        metrics = Metrics.of(merged(CONTENT, changes or {}), DETAILS)
+        metrics = Metrics(merged(CONTENT, changes or {}), DETAILS)
         return write_card(metrics, merged(PARAMS, params), config, tmp_path / "hf", LINEAGE)
 
     return write
@@ -66,7 +66,7 @@ def test_every_figure_in_the_text_was_measured(write):
         ("better answer likelier", ["0.5123", "0.7345 [0.6543, 0.8012]"]),
         ("gguf-f16", ["6,100,001", "within 0.009"]),
         ("gguf-q8_0", ["3", "unverified: no client"]),
-        ("prepare", ["data/corpus/train.parquet", "0" * 32]),
+        ("data/corpus/train.parquet", ["0" * 32]),
     ],
 )
 def test_the_figures_that_matter_are_in_their_rows(write, row, cells):
@@ -200,7 +200,7 @@ def finetuned(tmp_path):
     def write(name: str, config: dict | None = None, **converted: object) -> str:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"} | (config or {})))
         (tmp_path / "model.safetensors").write_bytes(WEIGHTS)
-        metrics = Metrics.of(CONTENT | {f"convert/{name}": converted}, DETAILS)
+        metrics = Metrics(CONTENT | {f"convert/{name}": converted}, DETAILS)
         return write_task_card(name, {"base": "models/export/hf"}, metrics, tmp_path)
 
     return write

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from llm.report.evaluate import continuations, evaluation, pictures, samples
-from tests.report.samples import EVALUATE, MODEL, OTHER, QUALITY, SPLIT, rows_of
+from tests.report.samples import EVALUATE, MODEL, SPLIT, rows_of
 
 
 def with_test(**changes: object) -> dict:
@@ -82,11 +82,11 @@ def test_samples_and_continuations_are_in_fences():
 
 
 def test_pictures_show_the_last_split_in_order():
-    found = pictures(EVALUATE | {"splits": {"val": OTHER, "test": SPLIT}})
+    found = pictures(EVALUATE | {"splits": {"test": SPLIT}})
     bars = found["bits_per_byte"]
     assert found.keys() == {"bits_per_byte", "context", "calibration"}
     assert bars.index(">xz -9e, given the trai") > 0
     assert ">1.250<" in bars
     assert all(">held-out text (test)<" in picture for picture in found.values())
-    nothing = pictures(EVALUATE | {"splits": {}, "quality": QUALITY})
+    nothing = pictures(EVALUATE | {"splits": {}})
     assert all(">no text was held out<" in picture for picture in nothing.values())

@@ -17,7 +17,7 @@ CONFUSION = draw_confusion([[1, 2], [0, 3]], ["<a>", "b"], "labels")
 BARS = draw_bars({"this": 1.0, "<that>": 2.0}, "bars", "unit", "this")
 PICTURES = {"vocabulary": BARS, "curve": CURVE, "bits_per_byte": BARS, "context": BARS, "calibration": BARS}
 PICTURES |= {"finetune/topics/curve": CURVE, "finetune/topics/confusion": CONFUSION, "finetune/answers/curve": CURVE}
-LINEAGE = Table(["made by", "file", "md5"], [["you", Code("raw/<c>.txt"), Code("0123abc")]])
+LINEAGE = Table(["file", "md5"], [[Code("raw/<c>.txt"), Code("0123abc")]])
 VOID = {"meta", "link", "br"}
 NOTHING = {"model": {"prefixes": 0}}
 EMPTY = {"splits": {}, "passage": None, "samples": [], "quality": {"skipped": "no text was held out"}}
@@ -57,7 +57,7 @@ class Page(HTMLParser):
 def write(changes: dict | None = None, evaluate: dict | None = None, **params: object) -> str:
     """The page, with metrics, details of the evaluation or params changed."""
     details = DETAILS | {"evaluate": EVALUATE | (evaluate or {})}
-    metrics = Metrics.of(merged(CONTENT, changes or {}), details)
+    metrics = Metrics(merged(CONTENT, changes or {}), details)
     return write_page(metrics, merged(PARAMS, params), PICTURES, LINEAGE)
 
 

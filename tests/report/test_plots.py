@@ -12,7 +12,6 @@ from llm.report.plots import (
     draw_curve,
     draw_curves,
     draw_intervals,
-    draw_note,
     draw_reliability,
     draw_roc,
     draw_vocabulary,
@@ -44,7 +43,6 @@ PICTURES = {
         {"mine": (0.5, 0.25, 0.75), "theirs": (0.5 + bend / 8, None, None)}, "title", "unit", "mine"
     ),
     "vocabulary": lambda bend: draw_vocabulary([9, 3, 0, 1], [0, 1, 2, 4 + int(bend)]),
-    "note": lambda bend: draw_note(f"title {bend}" if bend else "title"),
 }
 FETCHED = re.compile(r"""(?:href|src)\s*=\s*["'](?!\#|data:)|url\((?!\#)|@import|<script|<\?xml-stylesheet""")
 

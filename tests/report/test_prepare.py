@@ -40,4 +40,4 @@ def test_tables_notes_and_rules_are_shown() -> None:
 def test_documents_cannot_add_markdown() -> None:
     evil = {"documents": 1, "bytes": 1, "examples": [["a`b\n# c", "# head\n<b>*x*</b> \x1b[31m|"]]}
     (line,) = [line for line in markdown(details(dropped={"empty": evil})).splitlines() if line.startswith("- ")]
-    assert line == r"- `a'b# c` · \# head \<b\>\*x\*\</b\> \[31m\|"
+    assert line == r"- `` a`b # c `` · \# head \<b\>\*x\*\</b\> \[31m\|"

@@ -12,7 +12,7 @@ from tests.report.samples import CONTENT, DETAILS, EXAMPLE, merged
 
 
 def scores(changes: dict | None = None) -> str:
-    return show_scores(Metrics.of(merged(CONTENT, changes or {})))
+    return show_scores(Metrics(merged(CONTENT, changes or {})))
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_sentences_state_what_was_measured(changes, shown, absent):
 
 
 def test_a_run_without_held_out_text_and_no_run(tmp_path):
-    assert show_scores(Metrics.of({"pretrain": {}})) == "No text was held out, so nothing was measured.\n"
+    assert show_scores(Metrics({"pretrain": {}})) == "No text was held out, so nothing was measured.\n"
     assert describe_run(tmp_path / "nowhere", tmp_path) == ""
 
 
 def test_the_first_sample_and_the_first_answer_are_shown():
-    assert "\n".join(show_texts(Metrics.of({}, DETAILS))).splitlines() == [
+    assert "\n".join(show_texts(Metrics({}, DETAILS))).splitlines() == [
         "beginnings of documents of test, continued (temperature 0.7, top 50; not selected)",
         "",
         "  > <i>",
@@ -85,14 +85,14 @@ def test_the_first_sample_and_the_first_answer_are_shown():
         "    reference: Run. Fast.",
     ]
     given = merged(DETAILS, {"evaluate": {"prompts_from": None}})
-    assert show_texts(Metrics.of({}, given))[0].startswith("prompts of params.yaml, continued (")
-    assert show_texts(Metrics.of({}, {"evaluate": {"samples": []}})) == []
+    assert show_texts(Metrics({}, given))[0].startswith("prompts of params.yaml, continued (")
+    assert show_texts(Metrics({}, {"evaluate": {"samples": []}})) == []
 
 
 def test_an_answer_without_a_word_is_shown_as_nothing():
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     details = {"finetune/a": {"answers": [EXAMPLE | {"messages": messages, "after": "\n"}]}}
-    lines = show_texts(Metrics.of({}, details))[0].splitlines()
+    lines = show_texts(Metrics({}, details))[0].splitlines()
     assert lines[2:5] == ["  > system: Be brief.", "  > user: Why?", "    (nothing)"]
 
 
@@ -110,7 +110,7 @@ def test_an_answer_without_a_word_is_shown_as_nothing():
 def test_commands_continue_a_prompt_and_ask_a_model_that_answers(tmp_path, messages, words):
     turns = [{"role": role, "content": content} for role, content in messages]
     details = {"finetune/my-task": {"answers": [EXAMPLE | {"messages": turns}]}}
-    metrics, folder = Metrics.of(CONTENT, details), tmp_path / "finetuned/my-task"
+    metrics, folder = Metrics(CONTENT, details), tmp_path / "finetuned/my-task"
     assert "There is no model" in show_commands(metrics, tmp_path)
     for path in (tmp_path / "pretrained/config.json", folder / "config.json"):
         path.parent.mkdir(parents=True)

@@ -6,9 +6,8 @@ import pytest
 
 from llm.core.errors import UserError
 from llm.report.glossary import Title
-from llm.report.metrics import Metrics, Score, read_json, read_metrics
+from llm.report.metrics import Score, read_json, read_metrics
 from llm.report.tables import Code, Table, fence, shell_string
-from tests.report.samples import CONTENT
 
 TABLE = Table(
     ["name", "a|b", "text"],
@@ -58,21 +57,12 @@ def test_scores_are_read_from_every_file(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('{"test": {"model": {"a": 1.5, "a_low": 1.0, "a_high": 2.0}}, "other": {"b": 1}}')
     metrics = read_metrics(tmp_path)
-    assert metrics.scores.values.tolist() == [
-        [stage, "test", "model", "a", Score(1.5, 1.0, 2.0)] for stage in ("evaluate", "finetune/topics")
-    ]
-    assert metrics.score("evaluate", "test", "model", "a") == Score(1.5, 1.0, 2.0)
-    assert metrics.score("evaluate", "val", "model", "a") is None
+    assert metrics.content.keys() == {"evaluate", "finetune/topics"}
+    assert metrics.systems("evaluate", "test") == {"model": {"a": Score(1.5, 1.0, 2.0)}}
+    assert metrics.systems("evaluate", "val") == metrics.systems("other", "test") == {}
     assert metrics.details["evaluate"]["other"] == {"b": 1}
     with pytest.raises(UserError, match=r"^pretrain\.json: expected a metrics file, it is missing"):
         metrics.content["pretrain"]
-
-
-def test_scores_are_arranged_by_index_and_columns():
-    frame = Metrics.of(CONTENT).view("system", "metric", stage="finetune/topics", metric=["accuracy", "macro_f1"])
-    assert frame.index.tolist() == ["tfidf", "pretrained"]
-    assert frame.loc["tfidf"].tolist() == [Score(0.6345), Score(0.5456)]
-    assert str(Table.of(frame, "on test", 2)).endswith("| this model, finetuned | 0.81 [0.70, 0.90] | 0.72 |")
 
 
 @pytest.mark.parametrize("content", [None, "{", ""])

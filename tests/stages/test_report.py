@@ -1,75 +1,70 @@
 """The report stage writes everything in reports/, and a browser shows its page as it should."""
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from llm.core.errors import UserError
+from llm.report.metrics import Metrics
+from llm.report.reports import of_tasks
+from llm.report.views import lineage
 from stages.report import main
-from tests.report.samples import FILES, write_run
+from tests.report.samples import CONTENT, DETAILS, FILES, write_run
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch) -> Path:
-    """A folder with everything that a run leaves, as the current one."""
-    monkeypatch.chdir(tmp_path)
-    write_run(tmp_path)
-    return tmp_path
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A folder with everything that a run leaves, and its reports."""
+    folder = tmp_path_factory.mktemp("run")
+    write_run(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main()
+    return folder
 
 
-def test_the_same_run_gives_the_same_files(run):
-    main()
-    main(reports=Path("again"))
+def test_the_same_run_gives_the_same_files(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(run)
+    main(reports=tmp_path)
     first, second = (
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        for folder in (run / "reports", run / "again")
+        for folder in (run / "reports", tmp_path)
     )
     assert first == second
     assert {path.suffix for path in first} == {".md", ".svg", ".html"}
-    assert Path("finetune/topics.md") in first
+    assert {Path("finetune/topics.md"), Path("evaluation.md"), Path("finetune/topics/curve.svg")} < first.keys()
 
 
 def test_every_file_has_its_md5_on_the_page(run):
-    main()
     page = (run / "reports/report.html").read_text()
-    for name in FILES:
-        row = (
-            f"<code>{name}</code></td><td><code>{hashlib.md5(FILES[name].encode(), usedforsecurity=False).hexdigest()}"
-        )
-        assert (row in page) == (name.startswith(("data", "models")) and ".keep" not in name)
+    for name, content in FILES.items():
+        md5 = hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()
+        is_artifact = name.startswith(("data", "models")) and ".keep" not in name
+        assert (f"<code>{name}</code></th><td><code>{md5}" in page) == is_artifact
     assert str(run) not in page
 
 
-def test_many_files_are_one_row_with_a_hash_of_them_all(run):
-    def row() -> str:
-        main()
-        text = (run / "reports/report.html").read_text()
-        return text[text.index("data/raw: 102 files") :][:120]
-
+def test_many_files_are_one_row_with_a_hash_of_them_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/raw")
+    folder.mkdir(parents=True)
     for number in range(101):
-        (run / "data/raw" / f"{number}.txt").write_text("x")
-    first = row()
-    (run / "data/raw/7.txt").write_text("y")
-    assert row() != first
+        (folder / f"{number}.txt").write_text("x")
+    ((name, md5),) = lineage(Path("data")).rows
+    assert name.text == "data/raw: 101 files, the md5 of their list"
+    (folder / "7.txt").write_text("y")
+    assert lineage(Path("data")).rows[0][1] != md5
 
 
-def test_a_task_that_is_not_in_the_params_is_not_shown(run):
-    params = json.loads((run / "params.yaml").read_text())
-    params["finetune"]["tasks"] = {"topics": {"base": "models/export/hf"}}
-    (run / "params.yaml").write_text(json.dumps(params))
-    main()
-    assert not (run / "reports/finetune/answers.md").exists()
-    assert "<h3>answers</h3>" not in (run / "reports/report.html").read_text()
-
-
-@pytest.mark.parametrize("name", ["pretrain", "finetune/topics", "details/evaluate"])
-def test_missing_metrics_are_one_line_with_the_file(run, name):
-    (run / f"metrics/{name}.json").unlink()
-    with pytest.raises(UserError, match=rf"{name.removeprefix('details/')}\.json: expected a metrics file"):
-        main()
+def test_only_the_tasks_of_the_params_are_shown():
+    params = {"finetune": {"tasks": {"topics": {}}}}
+    found = of_tasks(Metrics(CONTENT, DETAILS), params)
+    assert list(found.tasks()) == ["topics"]
+    assert {name for name in found.details if "/" in name} == {"finetune/topics"}
+    with pytest.raises(UserError, match=r"finetune/topics\.json: expected a metrics file"):
+        of_tasks(Metrics({}), params)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +87,6 @@ def _style(page, selector, name):
 
 
 def test_a_browser_shows_the_page_and_fetches_nothing_else(run, browser):
-    main()
     address = (run / "reports/report.html").as_uri()
     requests, messages, colors = [], [], []
     for width, scheme in ((1200, "light"), (360, "light"), (360, "dark")):
