@@ -88,34 +88,18 @@ NOTHING = {"model": {"prefixes": 0, "verbatim_25": ..., "verbatim_50": ..., "mea
 @pytest.mark.parametrize(
     ("changes", "shown", "absent"),
     [
-        (
-            {},
-            "On test, this model less xz -9e, given the training text: -0.1600 [-0.2000, -0.1200] bits per",
-            "",
-        ),
+        ({}, "On test, this model less xz -9e, given the training text: -0.1600 [-0.2000, -0.1200] bits per", ""),
         ({}, "## Finetuned: none\n\nSkipped: no function of the corpus is left in test.", ""),
         ({}, "- TF-IDF: C 19.0\n- this model, finetuned: learning rate 0.017, val loss by lr (0.017: 0.5)", ""),
-        (
-            {},
-            "answers/gguf` for llama.cpp and Ollama and in `models/converted/answers/onnx`",
-            "onnxruntime",
-        ),
+        ({}, "answers/gguf` for llama.cpp and Ollama and in `models/converted/answers/onnx`", "onnxruntime"),
         ({}, "ollama create", "mean nothing"),
         ({"evaluate": GONE, "cloze": {"test": ...}}, "nothing was measured", "model-index"),
         ({"evaluate": {"sees_the_future": True}}, "its bits per byte mean nothing", "pipeline_tag"),
         ({"evaluate": {"lossless_tokens": False}}, "its bits per byte are too low", ""),
         ({"memorise": {"copies": True}}, "**The model copies**", ""),
-        (
-            {"memorise": {"train": NOTHING}},
-            "No document of train is long enough",
-            "The model copies",
-        ),
+        ({"memorise": {"train": NOTHING}}, "No document of train is long enough", "The model copies"),
         ({"memorise": {"copies": None, "test": NOTHING}}, "Test has no document", ""),
-        (
-            {"finetune/topics": {"test": {"tfidf": {"accuracy": 0.9}}}},
-            "On topics logistic regression on words",
-            "",
-        ),
+        ({"finetune/topics": {"test": {"tfidf": {"accuracy": 0.9}}}}, "On topics logistic regression on words", ""),
         (
             {"export": {"gguf": {"Modelfile": {"skipped": "the pattern"}}}},
             "Modelfile | – | skipped: the pattern",
@@ -180,9 +164,8 @@ def test_every_snippet_has_the_prompt_on_one_line(write, prompt):
 
 def test_commands_are_those_of_this_project(write):
     commands = re.findall(r"^python -m llm (\w+) ", write(), re.M)
-    known = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert commands == ["generate", "serve", "chat"]
-    assert set(commands) <= known
+    assert set(commands) <= {command.name or command.callback.__name__ for command in app.registered_commands}
 
 
 def test_a_card_identifies_its_weights(write):
