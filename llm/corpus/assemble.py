@@ -48,11 +48,11 @@ class Dropped(dict[str, dict[str, Any]]):
 def resolve_split(spool: Spool, duplicates: Duplicates, prepare: PrepareParams) -> tuple[PrepareParams, str]:
     """Replace `split.method: auto` by the method that suits the documents that stay; return the reason too.
 
-    Groups of near duplicates, which share a split, need whole documents.
+    Groups of near duplicates need whole documents, for each group is in one split.
     """
     method, split = prepare.split.method, prepare.split
     if method != "auto":
-        return prepare, f"Split by {method}, as prepare.split.method says."
+        return prepare, f"Split by {method}, as set in prepare.split.method."
     n_bytes = np.concatenate([batch.column("n_bytes").to_numpy() for batch in spool.batches(["n_bytes"])] or [[]])
     n_bytes = n_bytes[duplicates.rule == 0].astype(np.int64)
     near = prepare.clean.near_duplicates
@@ -72,7 +72,7 @@ def write_corpus(
 ) -> Totals:
     """Write `folder`/{train,val,test}.parquet; count documents that do not stay in `dropped`."""
     totals: Totals = Counter()
-    deciding = spool.ids()[duplicates.representative]  # a group's documents share the split of its representative
+    deciding = spool.ids()[duplicates.representative]  # a group is in the split of its representative
     first = _examples(duplicates)
     paths: dict[int, str] = {}  # of the examples and their representatives, which come before them
     at = 0

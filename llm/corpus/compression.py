@@ -29,7 +29,7 @@ FREE_BYTES = 100_000_000  # that may come out of any file
 MAX_RATIO = 200  # of bytes that come out to bytes that go in
 WINDOW_BYTES = 1 << 31  # how far back xz and zstd may refer: as much as `zstd --long=31` needs
 SHORT_SUFFIXES = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
-# What the libraries raise for bytes that are not what the suffix says.
+# Errors of the libraries for bytes of another kind than the suffix names.
 DAMAGE = (
     *(EOFError, OSError, ValueError, OverflowError, NotImplementedError, struct.error, zlib.error),
     *(lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile, tarfile.TarError),

@@ -112,7 +112,7 @@ def _member_entries(members: Iterator[Member], archive: str, budget: Budget) -> 
             suffix, compressions = split_suffixes(member.name)
             yield Entry(path, suffix, member.n_bytes, decompress(stream.buffered(), compressions, budgets))
         if in_tar and stream.failure:
-            return  # the archive itself is damaged here, as its member's stream has said
+            return  # the archive itself is damaged here, which the member's stream has reported
 
 
 def _is_document(member: Member) -> bool:

@@ -33,7 +33,7 @@ CHUNK_BYTES = 1 << 16
 
 
 class _TransientError(Exception):
-    """A failure that may pass, and how long the server wants to be left alone."""
+    """A failure that may pass, and the wait that the server requests."""
 
     def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
         super().__init__(reason)
@@ -190,7 +190,7 @@ class _Download:
 
 
 def _retry_after(response: "Response") -> float:
-    """Return the seconds that the server asks for, in either form of the header; 0 without a valid one."""
+    """Return the seconds of the Retry-After header, in either of its forms; 0 without a valid one."""
     from urllib3 import Retry
     from urllib3.exceptions import InvalidHeader
 

@@ -41,7 +41,7 @@ _NOT_PLAIN = re.compile(r"[\u0300-\u036f\u0483-\u0489\u0590-\u1dff\u200c\u200d\u
 # A text repeats earlier ones if more than this fraction of its word n-grams occurs in them. Short texts are not
 # compared: "Return the result." is common wording and not a copy.
 REPEATED_FRACTION, NGRAM, MIN_WORDS = 0.8, 5, 20
-SEED = 1  # of the permutations: signatures can be compared only if they share it
+SEED = 1  # of the permutations: signatures of different seeds cannot be compared
 
 
 class NearDuplicateParams(Section):

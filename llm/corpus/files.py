@@ -16,7 +16,7 @@ BOOKKEEPING = (".gitignore", ".gitkeep", ".keep", "*.dvc")
 def find_files(where: str, glob: str, raw: Path) -> list[Path]:
     """Return the files that a glob names, at least one and all under `raw`, and folders that are not entered.
 
-    A folder stands for all files in it. UserError begins with `where`.
+    A folder means all files in it. UserError begins with `where`.
     """
     paths = [path for pattern in _expand(glob) for path in _match(where, pattern, raw)]
     files = [path for path in paths if path.is_file() or _is_closed(path) or not path.exists()]

@@ -83,17 +83,19 @@ def _read(
     else:
         texts = READERS.get(entry.suffix, _read_text)(stream, source, max_document_bytes)
     for place, text, n_bytes in texts:
-        yield _document(source.name, entry.path + place, text, n_bytes, max_document_bytes)
+        yield to_document(source.name, entry.path + place, text, n_bytes, max_document_bytes)
 
 
-def _attempt(read: Callable[..., str], *arguments: Any) -> str | ContentError:
+def attempt(read: Callable[..., str], *arguments: Any) -> str | ContentError:
+    """Return the text that `read` returns, or its ContentError."""
     try:
         return read(*arguments)
     except ContentError as error:
         return error
 
 
-def _document(source: str, path: str, text: str | ContentError, n_bytes: int, limit: int) -> RawDocument | Unreadable:
+def to_document(source: str, path: str, text: str | ContentError, n_bytes: int, limit: int) -> RawDocument | Unreadable:
+    """Return the document, or the error in its place; a text of more than `limit` bytes is too long."""
     # A character has at most four bytes: only long texts are encoded to be measured.
     if isinstance(text, str) and len(text) > limit // 4 and len(text.encode()) > limit:
         text = too_long("a document", len(text.encode()), limit)
@@ -120,7 +122,7 @@ def _has_rows(head: bytes, field: str) -> bool:
 def _row_texts(rows: Rows, field: str) -> Iterator[Text]:
     column = rows.columns.index(field) if rows.columns else 0
     for row in rows:
-        yield f":{row.number}", _attempt(_row_text, row, field, column), row.n_bytes
+        yield f":{row.number}", attempt(_row_text, row, field, column), row.n_bytes
 
 
 def _row_text(row: Row, field: str, column: int) -> str:
@@ -129,11 +131,11 @@ def _row_text(row: Row, field: str, column: int) -> str:
     if isinstance(row.values, list):
         check_unicode([row.values[column]])
         return str(row.values[column])
-    return _field_text(row.values, field)
+    return field_text(row.values, field)
 
 
-def _field_text(row: Any, field: str) -> str:
-    """Return the text of a JSON object; ContentError where it has none."""
+def field_text(row: Any, field: str) -> str:
+    """Return the text of a row; ContentError where it has none."""
     if row.get(field) is None:
         got = "null" if field in row else one_line(", ".join(row)) or "none"
         raise ContentError("no_field", f"expected a field {field}, got {got}")
@@ -156,7 +158,7 @@ def _read_text(stream: io.BufferedReader, source: FilesSource | UrlSource, limit
         if n_bytes > limit:
             yield place, too_long("a document", n_bytes, limit), n_bytes
         elif piece and not piece.isspace():
-            yield place, _attempt(decode, piece), n_bytes
+            yield place, attempt(decode, piece), n_bytes
 
 
 def is_undivided(path: str) -> bool:
@@ -171,13 +173,13 @@ def is_undivided(path: str) -> bool:
 def _read_object(stream: io.BufferedReader, source: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
     """Yield the field of one JSON object, or else the text of the file as it is."""
     for place, whole, n_bytes in _whole_document(stream, limit):
-        field = _attempt(_object_text, whole, source.text_field) if isinstance(whole, str) else whole
+        field = attempt(_object_text, whole, source.text_field) if isinstance(whole, str) else whole
         yield place, field if isinstance(field, str) else whole, n_bytes
 
 
 def _object_text(content: str, field: str) -> str:
     value = parse(content.encode())
-    return _field_text(value if isinstance(value, dict) else {}, field)
+    return field_text(value if isinstance(value, dict) else {}, field)
 
 
 def _read_html(stream: io.BufferedReader, _: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
@@ -204,7 +206,7 @@ def _whole_document(stream: io.BufferedReader, limit: int, advice: str = LIMIT_A
     content = stream.read(limit + 1)
     if len(content) <= limit:
         if content:
-            yield "", _attempt(decode, content), len(content)
+            yield "", attempt(decode, content), len(content)
         return
     n_bytes = len(content)
     while block := stream.read1(BUFFER_BYTES):

@@ -11,24 +11,21 @@ from pathlib import Path
 
 from llm.core.errors import UserError
 from llm.corpus.document import RawDocument, Unreadable
+from llm.corpus.formats import attempt, field_text, to_document
 from llm.corpus.params import HuggingFaceSource
 
 
 def read_dataset(source: HuggingFaceSource, max_document_bytes: int) -> Iterator[RawDocument | Unreadable]:
     """Yield one document a row; `path` is the split and the row's number from 1.
 
-    A row gives no document where its text is missing or null ("no_field"), not a string ("not_text"), not Unicode
-    ("not_unicode") or longer than `max_document_bytes` ("too_long"). UserError where the library is not installed,
-    finds no such dataset, config, split or column, or cannot read on: it cannot skip a broken row.
+    A row without text is Unreadable: "no_field" (missing or null), "not_text", "not_unicode" or "too_long". UserError
+    where the library is not installed, finds no such dataset, config, split or column, or cannot read on: it cannot
+    skip a broken row.
     """
     for number, row in enumerate(_rows(source), start=1):
-        path, text = f"{source.split}:{number}", row.get(source.text_field)
-        n_bytes = len(text.encode(errors="surrogatepass")) if isinstance(text, str) else 0
-        if problem := _problem(text, n_bytes, max_document_bytes):
-            reason, expected = problem
-            yield Unreadable(source.name, path, reason, f"field {source.text_field}: expected {expected}", n_bytes)
-        else:
-            yield RawDocument(source.name, path, str(text))
+        text = attempt(field_text, row, source.text_field)
+        n_bytes = len(text.encode()) if isinstance(text, str) else 0
+        yield to_document(source.name, f"{source.split}:{number}", text, n_bytes, max_document_bytes)
 
 
 def check_dataset(source: HuggingFaceSource, raw: Path) -> None:
@@ -42,16 +39,6 @@ def check_dataset(source: HuggingFaceSource, raw: Path) -> None:
         raise UserError(f"{expected}, got {source.dataset}; copy it there")
     if link := next((path for path in folder.rglob("*") if path.is_symlink() and path.is_dir()), None):
         raise UserError(f"{expected} without links, got {link}; copy it there")
-
-
-def _problem(text: object, n_bytes: int, max_document_bytes: int) -> tuple[str, str] | None:
-    if text is None:
-        return "no_field", "text, got nothing"
-    if not isinstance(text, str):
-        return "not_text", f"text, got {type(text).__name__}"
-    if n_bytes != len(text.encode(errors="ignore")):
-        return "not_unicode", "Unicode text, got a lone surrogate"
-    return ("too_long", f"at most {max_document_bytes} bytes, got {n_bytes}") if n_bytes > max_document_bytes else None
 
 
 def _rows(source: HuggingFaceSource) -> Iterator[Mapping[str, object]]:

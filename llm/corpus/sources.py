@@ -83,10 +83,8 @@ def list_units(source: Source, raw: Path, lock: Path = Path("requirements.lock")
 def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[Found]:
     """Yield the documents of a unit in order, and what could not be read."""
     match unit.source:
-        case PythonSource():
-            yield _read_module(unit)
-        case DocstringsSource():
-            yield from _read_docstrings(unit)
+        case PythonSource() | DocstringsSource():
+            yield from _read_module(unit)
         case FilesSource() | UrlSource():
             assert unit.file
             if isinstance(unit.source, FilesSource) and (error := incompatible(unit.file, unit.path)):
@@ -113,27 +111,12 @@ def _exclude(source: PythonSource | DocstringsSource, found: Iterable[tuple[str,
     return units
 
 
-# The standard library.
-
-
 def _python_units(source: PythonSource) -> list[Unit]:
     found: list[tuple[str, Path | None]] = [*_library_files(), *((path, None) for path in sorted(_topics()))]
     included = [(path, file) for path, file in found if _matches(path, source.include)]
     if not included:
         raise UserError(f"source {source.name}: no module of the standard library matches {source.include}")
     return _exclude(source, included)
-
-
-def _read_module(unit: Unit) -> RawDocument | Unreadable:
-    name, file = unit.source.name, unit.file
-    if file is None:
-        return RawDocument(name, unit.path, _topics()[unit.path])
-    try:
-        with tokenize.open(file) as handle:  # decodes by a coding comment, as the interpreter does
-            return RawDocument(name, unit.path, handle.read())
-    except (SyntaxError, UnicodeDecodeError) as error:
-        problem = f"expected Python source, got bytes that do not decode: {error}"
-        return Unreadable(name, unit.path, "not_decodable", problem, _size(file))
 
 
 def _topics() -> dict[str, str]:
@@ -163,9 +146,6 @@ def library_hash() -> str:
     return total.hexdigest()
 
 
-# Documentation of packages.
-
-
 def _docstring_units(source: DocstringsSource, lock: Path) -> list[Unit]:
     units = _exclude(source, [found for name in source.packages for found in package_files(name, lock)])
     if source.repeated == "keep":
@@ -184,20 +164,30 @@ def _without_repeats(unit: Unit, repeats: RepeatFilter) -> Unit:
     return unit._replace(text=BETWEEN_ENTRIES.join(kept), n_repeated=len(parts) - len(kept))
 
 
-def _read_docstrings(unit: Unit) -> Iterator[RawDocument | Unreadable]:
-    """Yield a module's documentation as one document; nothing for a module without any."""
-    assert unit.file
+def _read_module(unit: Unit) -> Iterator[RawDocument | Unreadable]:
+    """Yield a module's source or documentation as one document; nothing for a module without documentation."""
     try:
-        text = module_text(unit.file.read_text(encoding="utf-8")) if unit.text is None else unit.text
+        text = _module_text(unit)
     except NOT_PARSED as error:
-        problem = f"expected a module that Python 3.11 parses, got: {' '.join(str(error).split())}"
-        yield Unreadable(unit.source.name, unit.path, "not_parsed", problem, _size(unit.file))
+        is_code = isinstance(unit.source, PythonSource)
+        expected = "Python source that decodes" if is_code else "a module that Python 3.11 parses"
+        problem = f"expected {expected}, got: {' '.join(str(error).split())}"
+        reason = "not_decodable" if is_code else "not_parsed"
+        yield Unreadable(unit.source.name, unit.path, reason, problem, _size(unit.file) if unit.file else 0)
         return
-    if text:
+    if text or isinstance(unit.source, PythonSource):
         yield RawDocument(unit.source.name, unit.path, text)
 
 
-# Files.
+def _module_text(unit: Unit) -> str:
+    if unit.text is not None:
+        return unit.text
+    if unit.file is None:
+        return _topics()[unit.path]
+    if isinstance(unit.source, DocstringsSource):
+        return module_text(unit.file.read_text(encoding="utf-8"))
+    with tokenize.open(unit.file) as handle:  # decodes by a coding comment, as the interpreter does
+        return handle.read()
 
 
 def _file_units(source: FilesSource, raw: Path) -> list[Unit]:

@@ -82,7 +82,7 @@ def json_array(stream: io.BufferedReader, limit: int) -> Values:
 
 
 def _next_value(text: str, begin: int | None, at: int) -> tuple[Any, int, str, bool]:
-    """Return a value, its end, what is wrong with it, and whether more text could mend that."""
+    """Return a value and its end, or the problem and whether more text could solve it."""
     if begin is None:
         rest = text[at : at + 20].strip()
         return None, at, repr(rest) if rest else "the end of the file", not rest

@@ -21,7 +21,7 @@ def open_buffered(path: Path) -> io.BufferedReader:
 
 
 class ContentError(Exception):
-    """Content that cannot be read: `reason` is a word to count by, the text a line that says what was expected."""
+    """Content that cannot be read: `reason` is a word to count by, the text one line: expected …, got …."""
 
     def __init__(self, reason: str, problem: str) -> None:
         super().__init__(problem)
