@@ -11,7 +11,7 @@ from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import read_table
 from llm.evaluate.generations import generate_samples
-from llm.evaluate.memorization import continue_prefixes, copies, draw_positions, search_generations
+from llm.evaluate.memorization import continue_prefixes, copies, sample_positions, search_generations
 from llm.evaluate.params import EvaluateParams, MemoriseParams
 from llm.evaluate.prompts import choose_prompts
 from llm.model.weights import load_model
@@ -38,7 +38,7 @@ def main(
     train, test = (read_stream(windows, split) for split in ("train", "test"))
     paths, ends = read_table(tokens / "train.parquet", ["path"])["path"], np.flatnonzero(train == end_of_text)
 
-    def place(position: int, length: int) -> dict[str, Any]:
+    def locate(position: int, length: int) -> dict[str, Any]:
         text = encoder.decode(train[position : position + length].tolist())
         return {"tokens": length, "document": paths[int(np.searchsorted(ends, position)) - 1].as_py(), "text": text}
 
@@ -47,16 +47,16 @@ def main(
         for number, stream in enumerate((train, test))
     )
     n_tokens = evaluate.sample_tokens
-    draws = draw_positions(test, end_of_text, n_tokens, memorise.prefixes, np.random.default_rng([seed, 2]))
+    draws = sample_positions(test, end_of_text, n_tokens, memorise.prefixes, np.random.default_rng([seed, 2]))
     _, prompts = choose_prompts(evaluate, windows, encoder, seed)
     samples = generate_samples(model, encoder, prompts, evaluate, seed)
-    figures, runs = search_generations(samples, train, [test[at : at + n_tokens] for at in draws], place)
+    figures, runs = search_generations(samples, train, [test[at : at + n_tokens] for at in draws], locate)
     few: dict[str, Any] = {split: {"model": of.metrics()} for split, of in (("train", of_train), ("test", of_test))}
     few |= {"generations": figures, "copies": copies(of_train, of_test)}
     write_json(metrics, few)
     settings = {"prefix_tokens": of_train.prefix_tokens, "sample_tokens": n_tokens}
     settings |= {"sees_the_future": not model.config.is_causal}
-    write_json(details, few | settings | {"recalled": of_train.longest(place), "samples": runs})
+    write_json(details, few | settings | {"recalled": of_train.longest(locate), "samples": runs})
 
 
 if __name__ == "__main__":

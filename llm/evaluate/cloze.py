@@ -19,10 +19,10 @@ from llm.tokens.tokenizer import Tokenizer
 
 N_CHOICES = 4  # at most
 MIN_ITEMS = 20  # of a task; with fewer, intervals are wider than ± 20%
-MAX_DOCUMENTS = 1000  # of test, drawn at random
+MAX_DOCUMENTS = 1000  # of test, sampled at random
 MAX_CHARS = 1_000_000  # of a document: parsing takes many times the memory of the text
 CHARS_PER_TOKEN = 16  # characters before a choice that are encoded, for each token of the context
-MAX_TRIES = 200  # of a draw for words of about the same length
+MAX_TRIES = 200  # to find words of about the same length
 Document = tuple[str, str]  # path and text
 
 
@@ -31,10 +31,10 @@ def make_tasks(
 ) -> tuple[dict[str, list[Item]], dict[str, dict[str, str]]]:
     """Return the items by task, made of a corpus table; and tasks that are skipped for too few items."""
     rng, least = np.random.default_rng(seed), min(MIN_ITEMS, params.items)
-    drawn = draw_items(read_documents(path, rng), tokenizer, context_length, params, rng)
-    few = {task: len(items) for task, items in drawn.items() if len(items) < least}
+    sampled = sample_items(read_documents(path, rng), tokenizer, context_length, params, rng)
+    few = {task: len(items) for task, items in sampled.items() if len(items) < least}
     reasons = {task: {"skipped": f"{n} items, expected at least {least}"} for task, n in few.items()}
-    return {task: items for task, items in drawn.items() if task not in few}, reasons
+    return {task: items for task, items in sampled.items() if task not in few}, reasons
 
 
 def write_tasks(folder: Path, harness_folder: str, tasks: dict[str, list[Item]]) -> None:
@@ -62,12 +62,12 @@ def measure_tasks(model: GPT, tokenizer: Tokenizer, tasks: dict[str, list[Item]]
 def read_documents(path: Path, rng: np.random.Generator) -> list[Document]:
     """Return path and text of a corpus table's documents; of many a random part, of long ones the beginning."""
     n_rows = read_table(path, ["path"]).num_rows
-    drawn = set(rng.choice(n_rows, min(n_rows, MAX_DOCUMENTS), replace=False).tolist())
+    sampled = set(rng.choice(n_rows, min(n_rows, MAX_DOCUMENTS), replace=False).tolist())
     rows = enumerate(iterate_rows(path, ["path", "text"]))
-    return [(row["path"], row["text"][:MAX_CHARS]) for number, row in rows if number in drawn]
+    return [(row["path"], row["text"][:MAX_CHARS]) for number, row in rows if number in sampled]
 
 
-def draw_items(
+def sample_items(
     documents: list[Document], tokenizer: Tokenizer, context_length: int, params: ClozeParams, rng: np.random.Generator
 ) -> dict[str, list[Item]]:
     """Return up to params.items items of each task; a task without a gap is left out.
@@ -92,7 +92,7 @@ def draw_items(
             n_made, at, right = heapq.heappop(queue)
             turns_of[right].popleft()
             number, gap = turns[at]
-            gap = gap if gap.wrong else gap._replace(wrong=_draw_similar(right, words, rng))
+            gap = gap if gap.wrong else gap._replace(wrong=_sample_similar(right, words, rng))
             item = _make_item(documents[number], gap, tokenizer, (params.context_tokens, context_length), rng)
             if item is not None:
                 items[task].append(item)
@@ -111,8 +111,8 @@ def _take_turns(gaps: list[list[Gap]], rng: np.random.Generator) -> list[tuple[i
     return [(number, gap) for _, _, number, gap in sorted(turns, key=lambda of: of[:2])]
 
 
-def _draw_similar(right: str, words: list[str], rng: np.random.Generator) -> tuple[str, ...]:
-    """Draw other words of the same case and about the same length; none repeats another in another case."""
+def _sample_similar(right: str, words: list[str], rng: np.random.Generator) -> tuple[str, ...]:
+    """Sample other words of the same case and about the same length; none repeats another in another case."""
     found = {right.casefold(): right}
     for at in rng.integers(len(words), size=MAX_TRIES).tolist():
         word = words[at]

@@ -17,7 +17,7 @@ from llm.model.gpt import GPT
 
 Stream = NDArray[np.integer]
 Ints = NDArray[np.int64]
-Place = Callable[[int, int], dict[str, Any]]  # what to show of a position in train and a number of tokens
+Locate = Callable[[int, int], dict[str, Any]]  # what to show of a position in train and a number of tokens
 
 SHORT, LONG = 25, 50  # tokens verbatim; so many do not occur by chance, and 50 are Carlini et al.'s measure
 N_SHOWN = 10  # recalled texts
@@ -46,10 +46,10 @@ class Recall(NamedTuple):
         mean = round(float(self.lengths.mean()), 3)
         return {"prefixes": len(self.lengths), **fractions, "mean_verbatim_tokens": mean}
 
-    def longest(self, place: Place) -> list[dict[str, Any]]:
+    def longest(self, locate: Locate) -> list[dict[str, Any]]:
         """Return the longest texts of SHORT tokens or more that came back, the longest first."""
         best = [i for i in np.argsort(-self.lengths, kind="stable")[:N_SHOWN] if self.lengths[i] >= SHORT]
-        return [place(int(self.positions[i]) + self.prefix_tokens, int(self.lengths[i])) for i in best]
+        return [locate(int(self.positions[i]) + self.prefix_tokens, int(self.lengths[i])) for i in best]
 
 
 def copies(train: Recall, test: Recall) -> bool | None:
@@ -70,7 +70,7 @@ def continue_prefixes(
 ) -> Recall:
     """Continue random prefixes of a stream greedily by LONG tokens."""
     n = min(params.prefix_tokens, model.config.context_length)
-    positions = draw_positions(stream, end_of_text, n + LONG, params.prefixes, rng)
+    positions = sample_positions(stream, end_of_text, n + LONG, params.prefixes, rng)
     if not len(positions):
         return Recall(positions, n, np.zeros(0, dtype=np.int64))
     rows = stream[positions[:, None] + np.arange(n + LONG)].astype(np.int64)
@@ -78,17 +78,17 @@ def continue_prefixes(
     return Recall(positions, n, verbatim_lengths(continue_rows(model, prefixes, LONG).cpu().numpy(), rows[:, n:]))
 
 
-def draw_positions(stream: Stream, end_of_text: int, length: int, n: int, rng: np.random.Generator) -> Ints:
-    """Draw up to n different positions, sorted, each the start of `length` tokens within one document.
+def sample_positions(stream: Stream, end_of_text: int, length: int, n: int, rng: np.random.Generator) -> Ints:
+    """Sample up to n different positions, sorted, each the start of `length` tokens within one document.
 
     All such positions are equally likely; where there are fewer than n, all are returned.
     """
     ends = np.flatnonzero(stream == end_of_text)
     n_positions = np.maximum(np.diff(ends) - length, 0)  # of each document
     cumulative = np.cumsum(n_positions)
-    drawn = np.sort(rng.choice(total := int(n_positions.sum()), min(n, total), replace=False))
-    document = np.searchsorted(cumulative, drawn, side="right")
-    return np.asarray(ends[document] + 1 + drawn - (cumulative - n_positions)[document], dtype=np.int64)
+    sampled = np.sort(rng.choice(total := int(n_positions.sum()), min(n, total), replace=False))
+    document = np.searchsorted(cumulative, sampled, side="right")
+    return np.asarray(ends[document] + 1 + sampled - (cumulative - n_positions)[document], dtype=np.int64)
 
 
 def verbatim_lengths(generated: Stream, truth: Stream) -> Ints:
@@ -159,14 +159,14 @@ def run_metrics(runs: list[Run | None]) -> dict[str, float]:
 
 
 def search_generations(
-    generations: list[Generation], train: Stream, passages: list[Stream], place: Place
+    generations: list[Generation], train: Stream, passages: list[Stream], locate: Locate
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return figures of the longest runs in train, by system, and each generation's run. Passages are true text."""
     runs = longest_runs([*(np.array(generation.ids, dtype=np.int64) for generation in generations), *passages], train)
     own, true = runs[: len(generations)], runs[len(generations) :]
     samples = [
         {"prompt": prompt, "method": method, "tokens": len(ids)}
-        | {"run": place(run.position, run.length) if run else None}
+        | {"run": locate(run.position, run.length) if run else None}
         for (prompt, method, ids), run in zip(generations, own, strict=True)
     ]
     return {"model": run_metrics(own), "true_text": run_metrics(true)}, samples

@@ -21,10 +21,10 @@ _HEADING = re.compile(
 _END = re.compile(r"^[ \t]*\n[ \t]*\n|^.*(\"\"\"|''').*$", re.M)  # of a docstring: two blank lines, or its quotes
 
 
-def judge_sections(text: str) -> list[bool]:
+def validate_sections(text: str) -> list[bool]:
     r"""Return whether each section of a text parses, without one that the end of the text leaves undecided.
 
-    >>> judge_sections("Sum.\n\nReturns\n-------\nout : int\n    The sum.\n\nNotes\n----\nIt")
+    >>> validate_sections("Sum.\n\nReturns\n-------\nout : int\n    The sum.\n\nNotes\n----\nIt")
     [True, False]
     """
     lines = text[: text.rfind("\n") + 1]
@@ -33,13 +33,13 @@ def judge_sections(text: str) -> list[bool]:
     for heading, following in zip(headings, [*headings[1:], None], strict=False):
         end = following.start() if following else len(lines)
         stop = _END.search(lines, heading.end(), end)
-        verdict = _judge(heading, lines[heading.end() : stop.start() if stop else end])
+        verdict = _parses(heading, lines[heading.end() : stop.start() if stop else end])
         if verdict is not None or stop or following:
             verdicts.append(bool(verdict))
     return verdicts
 
 
-def _judge(heading: re.Match[str], body: str) -> bool | None:
+def _parses(heading: re.Match[str], body: str) -> bool | None:
     """Return whether a section parses; None where more of its body could make it parse."""
     title = heading["title"].title()
     is_underlined = len(heading["rule"]) == len(heading["title"]) and heading["rule_indent"] == heading["indent"]

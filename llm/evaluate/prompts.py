@@ -26,12 +26,12 @@ def choose_prompts(params: EvaluateParams, windows: Path, tokenizer: Tokenizer, 
     end_of_text = read_info(windows).end_of_text
     for split in ("test", "val", "train"):
         rng = np.random.default_rng(seed)
-        if prompts := draw_beginnings(read_stream(windows, split), end_of_text, tokenizer, rng):
+        if prompts := sample_beginnings(read_stream(windows, split), end_of_text, tokenizer, rng):
             return split, prompts
     return None, []
 
 
-def draw_beginnings(
+def sample_beginnings(
     stream: NDArray[np.integer], end_of_text: int, tokenizer: Tokenizer, rng: np.random.Generator
 ) -> list[str]:
     """Return up to `N_PROMPTS` different beginnings: one per document, more of each where documents are few."""

@@ -19,7 +19,7 @@ from llm.corpus.repetition import RepetitionParams, repetition
 from llm.evaluate.bootstrap import Row, ratio_with_interval
 from llm.evaluate.generations import batch_sampler, continue_rows
 from llm.evaluate.measure import HeldOut
-from llm.evaluate.numpydoc import judge_sections
+from llm.evaluate.numpydoc import validate_sections
 from llm.evaluate.params import QualityParams
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ class Continuation(NamedTuple):
 def measure_quality(
     model: GPT, tokenizer: Tokenizer, held_out: list[HeldOut], params: QualityParams, train: Iterable[str], seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Continue passages of the last split; return figures, and the first continuations in the order drawn.
+    """Continue passages of the last split; return figures, and the first continuations, in random order.
 
     Figures are {"skipped": reason} where nothing can be continued. Deterministic given the seed.
     """
@@ -62,7 +62,7 @@ def measure_quality(
     if not held_out:
         return {"skipped": "no text was held out"}, []
     text, end_of_text = held_out[-1], held_out[-1].info.end_of_text
-    passages = draw_passages(text.stream, end_of_text, n_prompt, params.new_tokens, params.texts, rng)
+    passages = sample_passages(text.stream, end_of_text, n_prompt, params.new_tokens, params.texts, rng)
     if not len(passages.positions):
         least = n_prompt + min(MIN_TOKENS, params.new_tokens)
         reason = f"no document of {text.name} has {least} tokens (evaluate.quality.prompt_tokens is {n_prompt})"
@@ -95,10 +95,10 @@ def measure_quality(
     ]
 
 
-def draw_passages(
+def sample_passages(
     stream: NDArray[np.integer], end_of_text: int, prompt_tokens: int, new_tokens: int, n: int, rng: np.random.Generator
 ) -> Passages:
-    """Draw up to n passages of a prompt and new tokens in random order, without replacement; no two overlap.
+    """Sample up to n passages of a prompt and new tokens in random order, without replacement; no two overlap.
 
     They lie side by side from each document's beginning; the last of a document may be shorter, down to `MIN_TOKENS`
     new tokens. All are equally likely.
@@ -108,9 +108,9 @@ def draw_passages(
     # A document that is too short would have a negative number.
     n_passages = np.maximum((lengths - prompt_tokens - min(MIN_TOKENS, new_tokens)) // size + 1, 0)
     cumulative = np.cumsum(n_passages)
-    drawn = rng.permutation(int(n_passages.sum()))[:n]
-    documents = np.searchsorted(cumulative, drawn, side="right")
-    offsets = size * (drawn - (cumulative - n_passages)[documents])
+    sampled = rng.permutation(int(n_passages.sum()))[:n]
+    documents = np.searchsorted(cumulative, sampled, side="right")
+    offsets = size * (sampled - (cumulative - n_passages)[documents])
     return Passages(ends[documents] + 1 + offsets, np.minimum(lengths[documents] - offsets, size), documents)
 
 
@@ -168,7 +168,7 @@ def _figures(
 ) -> Row:
     # In the line that begins in the prompt a title may be cut.
     lines = [text.text if text.prompt.endswith("\n") else text.text.partition("\n")[2] for text in texts]
-    verdicts = [judge_sections(own) for own in lines]
+    verdicts = [validate_sections(own) for own in lines]
     trigrams = [run for of in words for run in zip(of, of[1:], of[2:], strict=False)]
     row: Row = {"texts": len(texts), "words": sum(map(len, words)), "sections": sum(map(len, verdicts))}
     if trigrams:

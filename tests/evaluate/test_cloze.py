@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.evaluate import cloze
-from llm.evaluate.cloze import N_CHOICES, cut_left, draw_items, read_documents
+from llm.evaluate.cloze import N_CHOICES, cut_left, read_documents, sample_items
 from llm.evaluate.gaps import find_gaps
 from llm.evaluate.multiple_choice import encode_pair
 from llm.evaluate.params import ClozeParams
@@ -95,7 +95,7 @@ def test_a_gap_reaches_back_to_the_evidence():
 
 def draw(documents, tokenizer, n=8, seed=1, context_length=165, context_tokens=160):
     params = ClozeParams(items=n, context_tokens=context_tokens)
-    return draw_items(documents, tokenizer, context_length, params, np.random.default_rng(seed))
+    return sample_items(documents, tokenizer, context_length, params, np.random.default_rng(seed))
 
 
 def test_items_are_of_their_documents_and_the_answer_can_be_known(tokenizer):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.evaluate.memorization import LONG, SHORT, Recall, Run, copies, draw_positions, longest_runs, verbatim_lengths
+from llm.evaluate.memorization import LONG, SHORT, Recall, Run, copies, longest_runs, sample_positions, verbatim_lengths
 
 END = 0
 
@@ -13,7 +13,7 @@ def _stream(texts):
 
 
 def _draw(stream, length, n, seed=1):
-    return draw_positions(stream, END, length, n, np.random.default_rng(seed)).tolist()
+    return sample_positions(stream, END, length, n, np.random.default_rng(seed)).tolist()
 
 
 @given(st.lists(st.lists(st.integers(1, 9), max_size=9), max_size=6), st.integers(1, 7), st.integers(1, 20))

@@ -5,7 +5,7 @@ import re
 import docstring_parser
 import pytest
 
-from llm.evaluate.numpydoc import judge_sections
+from llm.evaluate.numpydoc import validate_sections
 
 NEXT = "\n\nNotes\n-----\nSome.\n"
 CASES = [  # the body of a section that another one follows, and whether it parses
@@ -46,7 +46,7 @@ def parse(text):
 
 @pytest.mark.parametrize(("title", "body", "parses"), CASES)
 def test_a_section_parses_or_does_not(title, body, parses):
-    assert judge_sections(f"Sum.\n\n{section(title, body)}{NEXT}def") == [parses, True]
+    assert validate_sections(f"Sum.\n\n{section(title, body)}{NEXT}def") == [parses, True]
     if parses:
         kind = {"parameters": "param", "attributes": "attribute", "see also": "see_also"}
         found = {meta.args[0] for meta in parse(f"Sum.\n\n{section(title.title(), body)}{NEXT}")}
@@ -56,7 +56,7 @@ def test_a_section_parses_or_does_not(title, body, parses):
 @pytest.mark.parametrize(("title", "rule"), [("Returns", "------"), ("Returns", "--------"), ("Retruns", "-------")])
 def test_a_wrong_heading_does_not_parse(title, rule):
     text = f"Sum.\n\n{title}\n{rule}\nint\n    The sum.\n"
-    assert (judge_sections(text), parse(text)) == ([False], [])
+    assert (validate_sections(text), parse(text)) == ([False], [])
 
 
 @pytest.mark.parametrize(
@@ -86,4 +86,4 @@ def test_a_wrong_heading_does_not_parse(title, rule):
     ],
 )
 def test_a_section_that_the_end_leaves_undecided_has_no_verdict(text, verdicts):
-    assert judge_sections(text) == verdicts
+    assert validate_sections(text) == verdicts

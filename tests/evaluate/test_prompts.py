@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from llm.evaluate.prompts import N_PROMPTS, choose_prompts, draw_beginnings, example_of
+from llm.evaluate.prompts import N_PROMPTS, choose_prompts, example_of, sample_beginnings
 
 LINE = "Now is the winter of our discontent made glorious summer by this sun of York; and all the clouds"
 DOCSTRINGS = "A module.\n\nMore.\n\n\ndef f(x, y=1)\n\nReturn it.\n\n\nclass A.B(C)\n\nOne.\n\nTwo."
@@ -27,7 +27,7 @@ BEGINNINGS = {
 def test_a_prompt_is_a_line_of_a_document_and_the_breaks_after_it(tokenizer, documents, expected):
     end = tokenizer.end_of_text
     stream = np.array([end, *(token for text in documents for token in (*tokenizer.encode(text), end))])
-    drawn = draw_beginnings(stream if documents else stream[:0], end, tokenizer, np.random.default_rng(1))
+    drawn = sample_beginnings(stream if documents else stream[:0], end, tokenizer, np.random.default_rng(1))
     assert (len(drawn), set(drawn)) == (len(expected), expected)
 
 

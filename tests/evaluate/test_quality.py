@@ -8,8 +8,8 @@ from llm.evaluate.quality import (
     Continuation,
     compare_sides,
     decode_after,
-    draw_passages,
     measure_quality,
+    sample_passages,
     words_not_in,
     words_written,
 )
@@ -90,7 +90,7 @@ def test_a_model_that_ends_every_text_at_once(draw_gpt, tokenizer, hold_out):
 )
 def test_passages_lie_side_by_side_in_documents(lengths, begins):
     ids = [0, *(token for length in lengths for token in [*range(1, length + 1), 0])]
-    drawn = draw_passages(np.array(ids if lengths else []), 0, 4, 20, 99, np.random.default_rng(3))
+    drawn = sample_passages(np.array(ids if lengths else []), 0, 4, 20, 99, np.random.default_rng(3))
     own_begins = np.cumsum([1, *(length + 1 for length in lengths)])
     found = zip(drawn.documents, drawn.positions - own_begins[drawn.documents], drawn.n_tokens, strict=True)
     assert sorted(found) == begins
@@ -98,7 +98,7 @@ def test_passages_lie_side_by_side_in_documents(lengths, begins):
 
 def test_passages_are_drawn_in_random_order_without_replacement():
     stream = np.array([0, *[5] * 1000, 0])
-    first, again, other = (draw_passages(stream, 0, 4, 20, 9, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (sample_passages(stream, 0, 4, 20, 9, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert len(first.positions) == len(set(first.positions.tolist())) == 9
     assert first.positions.tolist() == again.positions.tolist() != other.positions.tolist()
     assert first.positions.tolist() != sorted(first.positions.tolist())
