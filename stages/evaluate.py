@@ -63,7 +63,7 @@ def main(
     generations = generate_samples(model, encoder, prompts, evaluate, seed)
     passage = read_passage(corpus, [*splits])
     samples, scored = describe_samples(model, encoder, generations, passage, evaluate, machine)
-    limits = {"lossless_tokens": lossless, "sees_the_future": not model.config.is_causal}
+    limits = {"lossless_tokens": lossless, "non_causal": not model.config.is_causal}
     others = {"matmul_dtype": machine.matmul_dtype, "example_prompt": example_of(prompts)}
     write_json(metrics, summarise_systems(splits, quality) | limits | others)
     texts: dict[str, Any] = {"prompts_from": prompts_from, "sample_tokens": evaluate.sample_tokens, "samples": samples}

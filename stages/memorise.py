@@ -55,7 +55,7 @@ def main(
     few |= {"generations": figures, "copies": copies(of_train, of_test)}
     write_json(metrics, few)
     settings = {"prefix_tokens": of_train.prefix_tokens, "sample_tokens": n_tokens}
-    settings |= {"sees_the_future": not model.config.is_causal}
+    settings |= {"non_causal": not model.config.is_causal}
     write_json(details, few | settings | {"recalled": of_train.longest(locate), "samples": runs})
 
 

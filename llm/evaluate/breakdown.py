@@ -111,13 +111,13 @@ def compare_with_baselines(bits: Floats, n_bytes: Ints, baselines: Baselines, rn
     return rows
 
 
-def summarise_best(rows: list[Row], sees_the_future: bool, is_lossless: bool) -> Row:
+def summarise_best(rows: list[Row], non_causal: bool, is_lossless: bool) -> Row:
     """Return the comparison with the best baseline and whether it is outside of chance, {} without a baseline."""
     if not rows:
         return {}
     best, verdict = rows[0], WITHIN
-    if sees_the_future or not is_lossless:
-        verdict = SEES_THE_FUTURE if sees_the_future else LOSSY
+    if non_causal or not is_lossless:
+        verdict = SEES_THE_FUTURE if non_causal else LOSSY
     elif "difference_low" not in best:
         verdict = NO_INTERVAL
     elif best["difference_high"] < 0 or best["difference_low"] > 0:

@@ -104,7 +104,7 @@ def _front_matter(metrics: Metrics, config: dict[str, Any], sources: list[dict[s
         front = {"license": "other", "license_name": "of-each-package"}
     front["library_name"] = "groundup" if "skipped" in content["export"] else "transformers"
     front["tags"] = ["groundup", config["family"], *_format_tags(content["export"])]
-    if not content["evaluate"].get("sees_the_future"):
+    if not content["evaluate"].get("non_causal"):
         front["pipeline_tag"] = "text-generation"
     results = [
         _result("text-generation", "held-out text", split, "bits_per_byte", score.value)

@@ -31,7 +31,7 @@ def show_scores(metrics: Metrics) -> str:
         rows = [[name.name, cells[-1]] for name, *cells in views.bits_per_byte(metrics).rows]
         sentence = views.difference(metrics, splits[-1], digits=3)
         parts.append(_table(f"bits per byte of {splits[-1]}, less is better", rows) + (sentence and f"  {sentence}\n"))
-    if evaluation.get("sees_the_future"):
+    if evaluation.get("non_causal"):
         parts.append("The attention of this model sees what it predicts: its bits per byte mean nothing.\n")
     for name, report in metrics.tasks().items():
         if "skipped" in report:

@@ -83,11 +83,11 @@ HARD = np.random.default_rng(1).gamma(4.0, 50.0, size=40)  # bits of each docume
 NOISE = np.random.default_rng(2).normal(0.0, 3.0, size=40)
 
 
-def _compare(bits, sees_the_future=False, is_lossless=True, **theirs):
+def _compare(bits, non_causal=False, is_lossless=True, **theirs):
     n_bytes = SIZES[: len(bits)]
     totals = {name: round(float(own.sum()) / n_bytes.sum(), 5) for name, own in theirs.items()}
     rows = compare_with_baselines(bits, n_bytes, Baselines(totals, theirs), np.random.default_rng(1))
-    return rows, summarise_best(rows, sees_the_future, is_lossless)
+    return rows, summarise_best(rows, non_causal, is_lossless)
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ def test_other_folders_are_refused_in_one_line(tmp_path, gpt2_folder, small_toke
     assert len(said) < 500
 
 
-def test_our_model_that_sees_the_future_is_refused(tmp_path, draw_gpt, small_tokenizer_file, plain_cpu):
+def test_our_non_causal_model_is_refused(tmp_path, draw_gpt, small_tokenizer_file, plain_cpu):
     save_model(tmp_path, draw_gpt(attention="trainable"))
     with pytest.raises(UserError, match="its predictions change with the tokens after them"):
         score_folder(tmp_path, TEXTS, plain_cpu, tokenizer_file=small_tokenizer_file)

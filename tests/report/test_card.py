@@ -94,7 +94,7 @@ NOTHING = {"model": {"prefixes": 0, "verbatim_25": ..., "verbatim_50": ..., "mea
         ({}, "answers/gguf` for llama.cpp and Ollama and in `models/converted/answers/onnx`", "onnxruntime"),
         ({}, "ollama create", "mean nothing"),
         ({"evaluate": GONE, "cloze": {"test": ...}}, "nothing was measured", "model-index"),
-        ({"evaluate": {"sees_the_future": True}}, "its bits per byte mean nothing", "pipeline_tag"),
+        ({"evaluate": {"non_causal": True}}, "its bits per byte mean nothing", "pipeline_tag"),
         ({"evaluate": {"lossless_tokens": False}}, "its bits per byte are too low", ""),
         ({"memorise": {"copies": True}}, "**The model copies**", ""),
         ({"memorise": {"train": NOTHING}}, "No document of train is long enough", "The model copies"),

@@ -118,7 +118,7 @@ def test_every_token_has_its_shade_and_a_prompt_is_marked(page):
         ({"export": {"bytes": ..., "skipped": "it is a GRU"}}, {}, "Transformers – skipped: it is a GRU"),
         ({"export": {"onnx": {"bytes": 8, "max_logit_difference": 3e-6}}}, {}, "onnx 8 within 3e-06"),
         ({"export": {"bytes": ..., "gguf": {}}}, {}, "Nothing was exported."),
-        ({"evaluate": {"sees_the_future": True}}, {}, "sees the token that it predicts"),
+        ({"evaluate": {"non_causal": True}}, {}, "sees the token that it predicts"),
         ({"evaluate": {"lossless_tokens": False}}, {}, "do not contain all of the text"),
         ({"prepare": {"dropped": {}}, "label": {"dropped": {}}}, {}, "Nothing was dropped."),
         ({"prepare": {"split_method": "position"}}, {}, "within each document, by position"),

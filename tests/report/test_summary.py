@@ -42,7 +42,7 @@ def test_scores_are_in_tables_the_best_first(lines):
     [
         ({"evaluate": {"test": ...}}, "bits per byte of val", "of test, less"),
         ({"evaluate": {"test": {"model": {"best_baseline": ...}}}}, "this model   ", "this model less"),
-        ({"evaluate": {"sees_the_future": True}}, "its bits per byte mean nothing", "no text"),
+        ({"evaluate": {"non_causal": True}}, "its bits per byte mean nothing", "no text"),
     ],
 )
 def test_sentences_state_what_was_measured(changes, shown, absent):

@@ -82,7 +82,7 @@ def test_a_model_that_does_not_copy(run, draw_gpt, shape):
     assert metrics["copies"] is False
     assert metrics["train"]["model"]["verbatim_25"] == metrics["generations"]["model"]["copied"] == 0
     assert details["recalled"] == []
-    assert details["sees_the_future"] == ("attention" in shape)
+    assert details["non_causal"] == ("attention" in shape)
 
 
 def test_the_seed_alone_decides_on_the_positions(run, counter):

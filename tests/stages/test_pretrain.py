@@ -324,7 +324,7 @@ def test_the_model_is_heard_at_each_evaluation(run, windows, capsys):
     assert shown == ["3", "6", "7"]
 
 
-def test_a_model_that_sees_the_future_says_so_and_writes_nothing(run, windows, shape, capsys):
+def test_a_non_causal_model_says_so_and_writes_nothing(run, windows, shape, capsys):
     seeing = shape.model_copy(update={"attention": "trainable"})
     run(windows, shape=seeing)
     told = capsys.readouterr().err
