@@ -1,1 +1,1 @@
-"""Chapter 5: batches, optimizers, the one training loop, checkpoints."""
+"""Train: batches, losses, optimizers, the one loop, checkpoints, collectives."""

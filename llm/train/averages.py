@@ -1,10 +1,10 @@
-"""The mean of the weights over many steps: often better than the weights of any one of them.
+"""Average the weights over many steps: the mean is often better than the weights of any one step.
 
-    ema     weights count half as much after each half-life (Morales-Brotons et al. 2024, arXiv:2411.18704)
-    tail    the plain mean over the last steps of the run (Izmailov et al. 2018, arXiv:1803.05407)
+    ema     exponential moving average (Morales-Brotons et al. 2024, arXiv:2411.18704)
+    tail    plain mean over the last steps of the run (Izmailov et al. 2018, arXiv:1803.05407)
 
-Both are one running mean. The share of it that the newest weights get is a pure function of the step, so a
-resumed run needs the mean alone.
+Both are one running mean. The weight of its newest term is a pure function of the step, so that a resumed run needs
+the mean alone.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,10 @@ from torch import Tensor, nn
 Weights = dict[str, Tensor]
 
 
-def averaging_weight(step: int, n_steps: int, kind: Literal["ema", "tail"], part_of_run: float) -> float | None:
-    """The share that the weights after a step have in the mean: 1 where it begins, None before that.
+def averaging_weight(step: int, n_steps: int, kind: Literal["ema", "tail"], fraction: float) -> float | None:
+    """Return the share of the newest weights in the mean: 1 at its first step, None before.
 
-    `part_of_run` is of the steps: the half-life of `ema`, the length of `tail`. An EMA begins as the plain mean
-    of all weights so far, until each gets as much as it will later: a fixed share would let the drawn first
-    weights count for a long time.
+    `fraction` is of the steps: the half-life of `ema`, the length of `tail`.
 
     >>> [averaging_weight(step, 6, "tail", 0.5) for step in range(6)]
     [None, None, None, 1.0, 0.5, 0.3333333333333333]
@@ -30,18 +28,19 @@ def averaging_weight(step: int, n_steps: int, kind: Literal["ema", "tail"], part
     [1.0, 0.5, 0.5, 0.5]
     """
     if kind == "ema":
-        return max(1 / (step + 1), 1 - 0.5 ** (1 / (part_of_run * n_steps)))
-    first = n_steps - max(1, round(part_of_run * n_steps))
+        # A plain mean at first: with a constant share the random initial weights would count for a long time.
+        return max(1 / (step + 1), 1 - 0.5 ** (1 / (fraction * n_steps)))
+    first = n_steps - max(1, round(fraction * n_steps))
     return 1 / (step - first + 1) if step >= first else None
 
 
 @torch.no_grad()
-def add_newest(mean: Weights | None, model: nn.Module, share: float | None) -> Weights | None:
-    """The mean with the model's weights in it, which get this share; what it was is overwritten."""
+def update_mean(mean: Weights | None, model: nn.Module, share: float | None) -> Weights | None:
+    """Add the model's weights to the mean, in place; a share of None leaves no mean."""
     if share is None:
         return None
     if mean is None:
-        assert share == 1, "the first weights are the whole mean"
+        assert share == 1, "the first weights are all of the mean"
         return {name: weight.clone() for name, weight in model.named_parameters()}
     for name, weight in model.named_parameters():
         mean[name].lerp_(weight, share)
@@ -50,20 +49,19 @@ def add_newest(mean: Weights | None, model: nn.Module, share: float | None) -> W
 
 @contextmanager
 def swapped_weights(model: nn.Module, mean: Weights | None) -> Iterator[None]:
-    """Within it the model has the mean's weights, and the mean the model's; None changes nothing."""
-    _exchange(model, mean)
+    """Exchange the weights of the model and the mean inside the block; None changes nothing."""
+    _swap(model, mean or {})
     try:
         yield
     finally:
-        _exchange(model, mean)
+        _swap(model, mean or {})
 
 
 @torch.no_grad()
-def _exchange(model: nn.Module, mean: Weights | None) -> None:
-    if mean is None:
-        return
-    for name, weight in model.named_parameters():
-        # Contents move and not the tensors: a compiled graph holds on to those.
-        newest = weight.clone()
-        weight.copy_(mean[name])
-        mean[name].copy_(newest)
+def _swap(model: nn.Module, mean: Weights) -> None:
+    weights = dict(model.named_parameters())
+    for name, average in mean.items():
+        # Contents are copied and the tensors stay: a compiled graph refers to those.
+        newest = weights[name].clone()
+        weights[name].copy_(average)
+        average.copy_(newest)

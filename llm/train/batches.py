@@ -1,4 +1,4 @@
-"""Which windows a step learns from: every window of an epoch once, or as often as its weight says, in a drawn order."""
+"""Choose the windows of each step: an epoch has each window as often as its weight says, in random order."""
 
 import numpy as np
 import torch
@@ -6,60 +6,60 @@ from torch import Tensor
 
 from llm.tokens.windows import Windows, repeats
 
-IGNORED = -100  # a target that does not count
+IGNORED = -100  # the target index that cross_entropy ignores
 
 
 class WindowBatches:
-    """Batches of windows by step number: a pure function of the seed, so that a resumed run sees the same ones.
+    """Batches of windows as a pure function of seed and step, so that a resumed run has the same ones.
 
-    Epochs take the segmentations of the text in turn; mostly there is one. An epoch's last windows that fill no
-    batch are joined by the first ones of the next epoch.
+    Epochs take the segmentations of the text in turn. The last windows of an epoch, where they do not fill a batch,
+    are joined by the first ones of the next epoch.
     """
 
     def __init__(self, segmentations: list[Windows], context_length: int, batch_size: int, pad: int, seed: int):
         self.segmentations = segmentations
         self.context_length, self.batch_size, self.pad, self.seed = context_length, batch_size, pad, seed
-        self._ends = [0]  # the number of windows up to the end of each epoch
+        self._ends = [0]  # number of windows up to the end of each epoch
         self._orders: dict[int, Tensor] = {}
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Input and target of a step, each (B, T) int64; the target is the input moved by one token."""
+        """Return input and target of a step, each (B, T) int64; the target is the input shifted by one token."""
         rows = []
-        for place in range(step * self.batch_size, (step + 1) * self.batch_size):
-            epoch = self._epoch_of(place)
+        for index in range(step * self.batch_size, (step + 1) * self.batch_size):
+            epoch = self._epoch_of(index)
             windows = self.segmentations[epoch % len(self.segmentations)]
-            rows.append((windows, int(self._order(epoch)[place - self._ends[epoch]])))
+            rows.append((windows, int(self._order(epoch)[index - self._ends[epoch]])))
         return take_windows(rows, self.context_length, self.pad)
 
     def epochs(self, n_steps: int) -> float:
-        """How often `n_steps` go through the windows."""
+        """Return the number of epochs in `n_steps`."""
         epoch = self._epoch_of(max(n_steps * self.batch_size - 1, 0))
         begin, end = self._ends[epoch : epoch + 2]
         return epoch + (n_steps * self.batch_size - begin) / (end - begin)
 
-    def _epoch_of(self, place: int) -> int:
-        while self._ends[-1] <= place:
+    def _epoch_of(self, index: int) -> int:
+        while self._ends[-1] <= index:
             self._ends.append(self._ends[-1] + int(self._repeats(len(self._ends) - 1).sum()))
-        return int(np.searchsorted(self._ends, place, side="right")) - 1
+        return int(np.searchsorted(self._ends, index, side="right")) - 1
 
     def _repeats(self, epoch: int) -> np.ndarray:
         return repeats(self.segmentations[epoch % len(self.segmentations)].weights, epoch)
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
-            # The seed of an epoch is drawn from both numbers: seed 1, epoch 2 is not seed 2, epoch 1.
-            drawn = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+            # Hashed from both numbers: seed 1, epoch 2 differs from seed 2, epoch 1.
+            seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
             times = self._repeats(epoch)
-            order = torch.randperm(int(times.sum()), generator=torch.Generator().manual_seed(drawn))
+            order = torch.randperm(int(times.sum()), generator=torch.Generator().manual_seed(seed))
             numbers = torch.from_numpy(np.repeat(np.arange(len(times)), times))[order]
             self._orders = {epoch: numbers} | {e: o for e, o in self._orders.items() if e == epoch - 1}
         return self._orders[epoch]
 
 
 def take_windows(rows: list[tuple[Windows, int]], context_length: int, pad: int) -> tuple[Tensor, Tensor]:
-    """Cut windows, by number, out of their streams: inputs and targets, each (len(rows), context_length) int64.
+    """Return inputs and targets, each (len(rows), context_length) int64, of windows given by number.
 
-    A window that is shorter is filled with `pad`, and with targets that do not count.
+    A shorter window is padded with `pad` in the input and IGNORED in the target.
     """
     ids = np.full((len(rows), context_length), pad, dtype=np.int64)
     targets = np.full((len(rows), context_length), IGNORED, dtype=np.int64)
@@ -68,3 +68,19 @@ def take_windows(rows: list[tuple[Windows, int]], context_length: int, pad: int)
         ids[row, :length] = windows.stream[start : start + length]
         targets[row, :length] = windows.stream[start + 1 : start + length + 1]
     return torch.from_numpy(ids), torch.from_numpy(targets)
+
+
+def validation_batches(
+    windows: Windows, context_length: int, batch_size: int, pad: int, max_windows: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Return batches of up to `max_windows` windows, evenly spaced over the text; none for an empty text.
+
+    Windows that do not fill a batch are left out, unless there are too few for one: then it is smaller.
+    """
+    n_windows = len(windows.starts)
+    size = min(batch_size, max_windows, n_windows)
+    if not size:
+        return []
+    count = min(max_windows, n_windows) // size * size
+    chosen = [(windows, number * n_windows // count) for number in range(count)]
+    return [take_windows(chosen[at : at + size], context_length, pad) for at in range(0, count, size)]

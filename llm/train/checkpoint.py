@@ -1,4 +1,4 @@
-"""Keep the whole state of a training run in its scratch folder."""
+"""Save the state of a training run in its scratch folder."""
 
 import os
 import sys
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 
-class RunState:
-    """A run's whole state in one scratch file, replaced by rename, so that a kill leaves the old or the new one."""
+class Checkpoint:
+    """The last saved state of a run, a file that is replaced by rename: a kill leaves the old or the new one."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -18,28 +18,25 @@ class RunState:
         self.curve_path = folder / "curve.tsv"
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keep the state: tensors, numbers, texts, lists and dicts of them."""
+        """Save tensors, numbers, texts, lists and dicts of them."""
         part = self.path.with_suffix(".part")
         with part.open("wb") as file:
             try:
                 torch.save(state, file)
             except RuntimeError as error:
-                # Of a full disk torch says that its file has another length; what the system said comes before it.
+                # On a full disk torch reports an unexpected file length; the error of the system is its context.
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
             file.flush()
             os.fsync(file.fileno())
         part.replace(self.path)
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was kept last, or None; one that is cut short is told of and passed over.
-
-        A rename leaves no half a file, but a full or broken disk may. A run from its start ends in the same bytes.
-        """
+        """Return the saved state, or None; a truncated file is reported and ignored: the run starts anew."""
         if not self.path.exists():
             return None
-        # What torch.save writes is a zip archive, whose last bytes say what is in it.
+        # torch.save writes a zip archive; its index is at the end.
         if not zipfile.is_zipfile(self.path):
-            print(f"{self.path}: is damaged, so the run begins anew", file=sys.stderr)
+            print(f"{self.path}: damaged checkpoint ignored; training starts from step 0", file=sys.stderr)
             return None
         state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
         return state

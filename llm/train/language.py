@@ -1,15 +1,21 @@
-"""The language model's loss at a batch of windows, in the machine's precision, compiled where that pays."""
+"""Compute the language model's loss of a batch of windows, in the machine's precision, compiled where that pays."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from llm.core.device import Machine
 from llm.model.gpt import GPT, next_token_loss
+from llm.model.weights import set_weights
 from llm.train.batches import IGNORED
+from llm.train.parallel import full_tensor, n_processes
 
 # A cold compilation takes about 45 s on two cores and saves a third of the time afterwards: below about this
 # much work (two minutes of it at 200 GFLOP/s) a run is over sooner without.
@@ -19,10 +25,10 @@ Compile = Literal["auto", "always", "never"]
 
 
 class LanguageLoss:
-    """Callable: inputs and targets (B, T) → the mean loss in nats, ready for `backward`.
+    """Callable: inputs and targets (B, T) → the mean loss in nats, ready for `backward`; targets of -100 are ignored.
 
-    Targets of -100 do not count. The embedding is looked up outside of the compiled graph: inside, its backward
-    pass adds gradients up in an order that changes from run to run on two threads.
+    The embedding is outside of the compiled graph: inside, its backward pass would add gradients up in an order that
+    changes from run to run on two threads.
     """
 
     def __init__(self, model: GPT, machine: Machine, compiled: bool):
@@ -32,7 +38,7 @@ class LanguageLoss:
             self._rest = torch.compile(self._after_embedding, dynamic=False, options=compile_options(machine))
 
     def __call__(self, ids: Tensor, target: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
-        """The loss of one batch; without the keys that `model.dropout_keys` draws nothing is dropped."""
+        """Return the loss of one batch; without keys from `model.dropout_keys` there is no dropout."""
         embedded = self.model.embedding(ids.to(self.machine.device))
         return self._rest(embedded.to(self.machine.dtype), target.to(self.machine.device), dropout_keys)
 
@@ -44,17 +50,14 @@ class LanguageLoss:
 
 
 def compile_options(machine: Machine) -> dict[str, Any] | None:
-    """Return inductor's options; on a GPU those that make the same bytes in every run.
+    """Return options of inductor: on a GPU those that give the same bytes in every run (torch 2.10 and newer).
 
-    Inductor otherwise picks the block sizes of GPU reductions by timing them, and other blocks add up in another order.
+    Inductor otherwise times block sizes of GPU reductions, and other blocks add up in another order.
     """
-    if machine.device != "cuda":
-        return None
     import torch._inductor
 
-    return (
-        {"deterministic": True} if "deterministic" in torch._inductor.list_options() else None
-    )  # torch 2.10 and newer
+    has_option = machine.device == "cuda" and "deterministic" in torch._inductor.list_options()
+    return {"deterministic": True} if has_option else None
 
 
 def split_loss(
@@ -64,26 +67,68 @@ def split_loss(
     micro_batch_size: int,
     dropout_keys: Callable[[int], Tensor | None] = lambda part: None,
 ) -> Iterator[Tensor]:
-    """The loss of a batch (B, T) in parts of up to `micro_batch_size` rows, which add up to that of the whole.
+    """Yield the loss of a batch (B, T) in micro-batches of up to `micro_batch_size` rows; they add up to it.
 
-    A part weighs as much as it has targets that count. Each is made when it is asked for, so that only one
-    part's graph is held in memory at a time. `dropout_keys` gives those of each part by its number.
+    Each weighs as much as it has targets. They are made lazily, so that only one autograd graph is alive at a time.
+    `dropout_keys` gives the keys of a micro-batch by its number.
     """
     if micro_batch_size >= len(ids):
         yield loss(ids, target, dropout_keys(0))
         return
-    n_counting = (target != IGNORED).sum()
-    rows = zip(ids.split(micro_batch_size), target.split(micro_batch_size), strict=True)
-    for part, (some_ids, some_target) in enumerate(rows):
-        share = float((some_target != IGNORED).sum() / n_counting)
-        yield loss(some_ids, some_target, dropout_keys(part)) * share
+    n_targets = (target != IGNORED).sum()
+    parts = zip(ids.split(micro_batch_size), target.split(micro_batch_size), strict=True)
+    for number, (part_ids, part_target) in enumerate(parts):
+        share = float((part_target != IGNORED).sum() / n_targets)
+        yield loss(part_ids, part_target, dropout_keys(number)) * share
 
 
-def pays_to_compile(choice: Compile, flops: float, machine: Machine) -> bool:
-    """Whether to compile a run of that much work; says so in a line when it would pay but can't be done."""
-    wanted = choice == "always" or (choice == "auto" and flops >= COMPILE_FROM_FLOPS)
-    if wanted and not machine.compiler:
-        print(
-            "no C++ compiler (g++ or clang++) is here: training runs uncompiled, about a third slower", file=sys.stderr
-        )
-    return wanted and machine.compiler
+def should_compile(choice: Compile, flops: float, machine: Machine) -> bool:
+    """Return whether to compile a run of that much work; print a line where only the compiler is missing."""
+    pays = choice == "always" or (choice == "auto" and flops >= COMPILE_FROM_FLOPS)
+    if pays and not machine.compiler:
+        print("no C++ compiler (g++ or clang++) found: training uncompiled, about a third slower", file=sys.stderr)
+    return pays and machine.compiler
+
+
+class ShardedLoss(LanguageLoss):
+    """The loss of a model on the CPU, which this shards over the processes block by block; never compiled.
+
+    Fully sharded data parallelism (Zhao et al. 2023, arXiv:2304.11277), for a model that does not fit one device: each
+    process holds a part of every weight, gradient and average of AdamW, and the weights of a block are gathered just
+    before they are used. Muon's momentum is replicated: it works on full matrices.
+    """
+
+    def __init__(self, model: GPT, machine: Machine):
+        super().__init__(model, machine, compiled=False)
+        mesh = init_device_mesh(machine.device, (n_processes(),))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        # It warns of outputs that are changed in place afterwards; here nothing is, and keys and values are views.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+        # The rest, embedding, last norm and head, is freed after the forward pass as well: validation has no backward
+        # pass, and would leave weights from before the next step.
+        self._module = _LossModule(model, super().__call__)
+        fully_shard(self._module, mesh=mesh, reshard_after_forward=True)
+
+    def __call__(self, ids: Tensor, target: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
+        """Return the loss of one batch; a collective: each process calls it with its rows."""
+        return self._module(ids, target, dropout_keys)
+
+
+class _LossModule(nn.Module):
+    """The loss as a module: FSDP gathers weights around `forward`, and the GPT's own is not called here."""
+
+    def __init__(self, model: GPT, loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]):
+        super().__init__()
+        self.model, self._loss = model, loss
+
+    def forward(self, ids: Tensor, target: Tensor, dropout_keys: Tensor | None) -> Tensor:
+        return self._loss(ids, target, dropout_keys)
+
+
+def unsharded(model: GPT) -> GPT:
+    """Return the model with full weights on the CPU; a collective."""
+    weights = {name: full_tensor(weight.detach()).cpu() for name, weight in model.named_parameters()}
+    gathered = GPT(model.config)
+    set_weights(gathered, weights, Path("sharded weights"))
+    return gathered

@@ -1,32 +1,24 @@
-"""One piece of work in several processes, of one machine or of more.
+"""Run a function in several processes, on one machine or more.
 
-In: a function and its arguments, and from the environment how many processes there are. Out: the processes have run
-the function as the members of one torch.distributed group, and none is left.
+    NPROC                       processes of this node, one per GPU (1: no group, unless GROUNDUP_SHARD=1)
+    NNODES, NODE_RANK           number of nodes, and the number of this one
+    MASTER_ADDR, MASTER_PORT    address of node 0
 
-    NPROC                       processes of this node, one a GPU; without it there is one and no group, unless
-                                GROUNDUP_SHARD=1 asks for one
-    NNODES, NODE_RANK           how many nodes there are, and this one's number
-    MASTER_ADDR, MASTER_PORT    where the others reach node 0
+Each node is started with the same command, params and inputs. Node 0 belongs to DVC and has the outputs; the others
+are started by hand, `NODE_RANK=1 … python -m stages.pretrain …`, from a folder of their own.
 
-The last two are torchrun's own names, the first three those of its options. torchrun itself has no part in it: it
-ends workers that take more than 30 s to keep their state, passes a Ctrl-C on to workers that the terminal has told
-already, and shows a wrong value of the user's as a traceback.
-
-Each node is started with the same command, params and inputs. Node 0 is DVC's and has the outputs; the others are
-started by hand, `NODE_RANK=1 … python -m stages.pretrain …`, from a folder of their own.
+The variables are torchrun's. torchrun itself kills workers that take more than 30 s to save their state, sends a second
+Ctrl-C to workers that have one from the terminal, and shows a user error as a traceback.
 """
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
-from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import torch
@@ -35,16 +27,15 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # its stub
 
 from llm.core.device import Machine, sharding_requested
 from llm.core.errors import UserError, one_line_errors
-from llm.train.signals import defer_signals
+from llm.train.parallel import defer_signals
 
-MOST = 65_535  # ports, and more processes than anybody has
-GRACE_SECONDS = 10.0  # for the others to end by themselves once one has failed
-STOPPED = {128 + signal.SIGTERM, 128 + signal.SIGINT}  # how a process ends that was asked to and kept its state
+MAX_NUMBER = 65_535  # of ports and processes
+GRACE_SECONDS = 10.0  # for the other processes to end by themselves once one has failed
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many processes there are on how many nodes, and which node this is."""
+    """How many processes run on how many nodes, and which node this is."""
 
     n_local: int
     n_nodes: int
@@ -53,174 +44,126 @@ class Layout:
     port: int
 
     @classmethod
-    def find(cls) -> "Layout":
+    def from_environment(cls) -> "Layout":
         """Read the environment; UserError names the variable."""
         n_local, n_nodes, node = _number("NPROC", 1), _number("NNODES", 1), _number("NODE_RANK", 0)
         if node >= n_nodes:
-            raise UserError(f"environment: wanted NODE_RANK below NNODES, {n_nodes}, given {node}")
+            raise UserError(f"environment: expected NODE_RANK below NNODES {n_nodes}, got {node}")
         if n_nodes == 1:
             return cls(n_local, 1, 0, "127.0.0.1", 0)
         if not os.environ.get("MASTER_ADDR") or not os.environ.get("MASTER_PORT"):
-            raise UserError(f"environment: wanted MASTER_ADDR and MASTER_PORT with NNODES {n_nodes}, one is missing")
+            raise UserError(f"environment: expected MASTER_ADDR and MASTER_PORT with NNODES {n_nodes}")
         return cls(n_local, n_nodes, node, os.environ["MASTER_ADDR"], _number("MASTER_PORT", 1))
-
-    @property
-    def n_processes(self) -> int:
-        """On all nodes."""
-        return self.n_local * self.n_nodes
 
 
 def _number(name: str, least: int) -> int:
     given = os.environ.get(name) or str(least)
-    # By length first: Python reads no number of thousands of digits.
-    if given.isdecimal() and (len(given) > len(str(MOST)) or int(given) > MOST):
-        raise UserError(f"environment: expected {name} up to {MOST}, got {given[:40]}")
-    if not given.isdecimal() or int(given) < least:
-        raise UserError(f"environment: wanted {name} as a whole number from {least}, given {given}")
+    # By length first: int() refuses thousands of digits.
+    if not given.isdecimal() or len(given) > len(str(MAX_NUMBER)) or not least <= int(given) <= MAX_NUMBER:
+        raise UserError(f"environment: expected {name} as a number from {least} to {MAX_NUMBER}, got {given[:40]}")
     return int(given)
 
 
 def launch(work: Callable[..., None], *args: Any) -> bool:
-    """Run `work(*args)` in each process; returns whether this node is the one that has the outputs.
+    """Run `work(*args)` in each process; return whether this node has the outputs.
 
-    A single process is this one, unless its weights are to be sharded: that takes a group, even of one. Of several,
-    each gets its own; `work` stands in a module and its arguments can be pickled. What is printed to stderr is the
-    first one's alone. A UserError of any is raised here. SIGTERM and Ctrl-C are passed on, and after them this ends as
-    `work` alone would; when this process is killed, so are the others.
+    A single process is this one, unless its weights are to be sharded, which takes a group. Other processes are
+    spawned: `work` and its arguments can be pickled. An exception of any is raised here, a UserError first. SIGTERM and
+    Ctrl-C are passed on, and then this ends as `work` alone would; when this process is killed, the others end too.
     """
-    layout = Layout.find()
-    if layout.n_processes == 1 and not sharding_requested():
+    layout = Layout.from_environment()
+    if layout.n_local == layout.n_nodes == 1 and not sharding_requested():
         work(*args)
         return True
     device = Machine.find().device
     if device == "cuda" and layout.n_local > torch.cuda.device_count():
         n_gpus = torch.cuda.device_count()
-        raise UserError(f"environment: wanted NPROC up to the number of GPUs, {n_gpus}, given {layout.n_local}")
-    store = _host(layout) if layout.node == 0 else None
+        raise UserError(f"environment: expected NPROC up to the number of GPUs, {n_gpus}, got {layout.n_local}")
+    store = _host_store(layout) if layout.node == 0 else None
     port = store.port if store is not None else layout.port
-    context = multiprocessing.get_context("spawn")
-    failures: SimpleQueue[tuple[bool, str]] = context.SimpleQueue()
-    processes = [
-        context.Process(target=_member, args=(number, layout, port, device, failures, work, args))
-        for number in range(layout.n_local)
-    ]
-    with defer_signals() as came:
+    pool = ProcessPoolExecutor(layout.n_local, multiprocessing.get_context("spawn"))
+    with defer_signals() as received:
         try:
-            for process in processes:
-                process.start()
-            _wait(processes, came)
+            members = range(layout.n_local)
+            futures = [pool.submit(_run_process, member, layout, port, device, work, args) for member in members]
+            _wait(futures, received)
+            errors = [error for future in futures if future.done() and (error := future.exception())]
         finally:
-            for process in processes:
-                if process.is_alive():
-                    process.kill()
-                    process.join()
-        told = _read_failures(failures)
-        if not came:
-            _raise_failure([process.exitcode for process in processes], told)
-        for _, text in told:
-            print(f"one of the processes failed when it was asked to stop:\n{text}", file=sys.stderr)
+            for process in multiprocessing.active_children():
+                process.kill()
+            pool.shutdown(cancel_futures=True)
+        for error in sorted(errors, key=lambda e: (not isinstance(e, UserError), not isinstance(e, Exception))):
+            if not received:
+                raise error
+            if isinstance(error, Exception):
+                print(f"a process failed while it was stopping: {error}", file=sys.stderr)
     return layout.node == 0
 
 
-def _host(layout: Layout) -> TCPStore:
-    """Where the processes find each other; it lives in this process, which outlives them."""
+def _host_store(layout: Layout) -> TCPStore:
+    """Open the rendezvous of the processes, in this process, which outlives them."""
     try:
         return TCPStore(layout.address, layout.port, is_master=True, wait_for_workers=False)
     except dist.DistError as error:
-        told = str(error).partition("\n")[0]
-        raise UserError(f"environment: wanted MASTER_PORT {layout.port} free on node 0, {told}") from None
+        problem = str(error).partition("\n")[0]
+        raise UserError(f"environment: expected MASTER_PORT {layout.port} free on node 0, got: {problem}") from None
 
 
-def _wait(processes: list[SpawnProcess], came: list[int]) -> None:
-    """Return when all have ended, or some time after one has failed; signals that come meanwhile are passed on."""
-    passed_on = 0
-    while running := [process for process in processes if process.exitcode is None]:
-        connection.wait([process.sentinel for process in running], timeout=0.1)
-        for number in came[passed_on:]:
-            for process in running:
+def _wait(futures: list[Future[None]], received: list[int]) -> None:
+    """Return when all have ended, or some time after one has failed; pass signals on meanwhile."""
+    n_passed = 0
+    while (done_or_not := wait(futures, timeout=0.1)).not_done:
+        for number in received[n_passed:]:
+            for process in multiprocessing.active_children():
                 assert process.pid is not None
                 os.kill(process.pid, number)
-            passed_on += 1
-        if any(process.exitcode not in {None, 0, *STOPPED} for process in processes):
-            # What the others wait for will not come. Those that notice end by themselves.
-            for process in running:
-                process.join(GRACE_SECONDS / len(running))
+            n_passed += 1
+        # The others wait for one that has failed in vain. Not so for one that was stopped: rank 0 may still save.
+        if any(isinstance(future.exception(), Exception) for future in done_or_not.done):
+            wait(futures, timeout=GRACE_SECONDS)
             return
 
 
-def _read_failures(failures: "SimpleQueue[tuple[bool, str]]") -> list[tuple[bool, str]]:
-    told = []
-    while not failures.empty():
-        told.append(failures.get())
-    return told
-
-
-def _raise_failure(codes: list[int | None], told: list[tuple[bool, str]]) -> None:
-    for is_the_users, text in sorted(told, key=lambda failure: not failure[0]):
-        raise UserError(text) if is_the_users else RuntimeError(f"one of the processes failed:\n{text}")
-    if 128 + signal.SIGINT in codes:
-        raise KeyboardInterrupt
-    if 128 + signal.SIGTERM in codes:
-        sys.exit(128 + signal.SIGTERM)
-    if any(codes):
-        raise RuntimeError(f"the processes ended with {codes}")
-
-
-def _member(
-    number: int,
-    layout: Layout,
-    port: int,
-    device: str,
-    failures: "SimpleQueue[tuple[bool, str]]",
-    work: Callable[..., None],
-    args: tuple[Any, ...],
+def _run_process(
+    member: int, layout: Layout, port: int, device: str, work: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
-    """The life of one process: join the group, work, leave it."""
+    """Join the group, work, leave it; stderr is that of rank 0."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.setpgrp()  # out of the terminal's reach: its Ctrl-C comes through the parent, once
+    os.setpgrp()  # the terminal sends Ctrl-C to a process group: it comes through the parent, once
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // layout.n_local))
     try:
         with one_line_errors():
-            _join_group(number, layout, port, device)
+            _join_group(member, layout, port, device)
             if dist.get_rank():
-                with open(os.devnull, "w", encoding="utf-8") as sys.stderr:  # noqa: PTH123
-                    work(*args)
-            else:
-                work(*args)
+                sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # to the end of the process
+            work(*args)
             dist.barrier()  # nobody leaves while another still needs the group
-            dist.destroy_process_group()
-    except UserError as error:
-        failures.put((True, str(error)))
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except Exception:
-        failures.put((False, traceback.format_exc()))
-        sys.exit(1)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()  # the others notice, and end
 
 
 def _end_with_parent() -> None:
-    """End at once when the parent is gone, however it went: nobody would take the outputs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
 
 
-def _join_group(number: int, layout: Layout, port: int, device: str) -> None:
+def _join_group(member: int, layout: Layout, port: int, device: str) -> None:
     try:
         store = TCPStore(layout.address, port, is_master=False)
     except dist.DistError as error:
-        told = str(error).partition("\n")[0]
-        raise UserError(f"environment: wanted node 0 at {layout.address}, port {port}, {told}") from None
+        problem = str(error).partition("\n")[0]
+        raise UserError(f"environment: expected node 0 at {layout.address}, port {port}, got: {problem}") from None
     own = f"NPROC {layout.n_local} and NNODES {layout.n_nodes}"
     first = store.compare_set("layout", "", own).decode()
     if first != own:
-        raise UserError(f"environment: wanted the same on every node, given {first} on one and {own} on another")
+        raise UserError(f"environment: expected the same on every node, got {first} on one and {own} on another")
     if device == "cuda":
-        torch.cuda.set_device(number)
-    # Gradients go between the GPUs, the few numbers and the state of a run between the CPUs.
+        torch.cuda.set_device(member)
+    # GPUs exchange gradients; CPUs exchange single numbers and checkpoints.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    rank = layout.node * layout.n_local + number
-    dist.init_process_group(backend, store=store, rank=rank, world_size=layout.n_processes)
+    rank = layout.node * layout.n_local + member
+    dist.init_process_group(backend, store=store, rank=rank, world_size=layout.n_local * layout.n_nodes)

@@ -1,14 +1,17 @@
-"""What the processes of one run tell each other. Each of these does nothing where there is only one.
+"""Collectives for data-parallel training; no-ops at world size 1.
 
-Data-parallel training (Li et al. 2020, arXiv:2006.15704): every process has the whole model and takes its share of
-the rows of each batch; the gradients are summed over the processes, so that all take the same step and keep the same
-weights. All sums come out in the same bits everywhere.
+Data-parallel training (Li et al. 2020, arXiv:2006.15704): every process has the full model and a part of the rows of
+each batch; gradients are summed, so that all take the same step. All sums have the same bits in every process.
 
-torch's DistributedDataParallel is not used: it lays its buckets out anew after its first step, and so with three
-processes or more a resumed run added in another order and ended in other weights than an uninterrupted one.
+torch's DistributedDataParallel rebuilds its buckets after the first step: with three processes or more a resumed run
+would add in another order and end in other weights than an uninterrupted one.
 """
 
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -21,26 +24,19 @@ from llm.train.batches import IGNORED
 
 Value = TypeVar("Value")
 
-BUCKET_ELEMENTS = 2**25  # of gradients that travel together: more gains nothing, and they are copied for it
-
 
 def n_processes() -> int:
-    """How many take part."""
+    """Return the world size."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This one's number, from 0."""
+    """Return the rank of this process; 0 saves the state and writes the outputs."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_main() -> bool:
-    """Whether this is the one that keeps the state and writes the outputs."""
-    return rank() == 0
-
-
 def sum_over_processes(value: float) -> float:
-    """The sum of every process' value."""
+    """Return the sum of all processes' values."""
     if not dist.is_initialized():
         return value
     total = torch.tensor(value, dtype=torch.float64)
@@ -49,49 +45,73 @@ def sum_over_processes(value: float) -> float:
 
 
 def broadcast_from_rank0(value: Value) -> Value:
-    """The first process' value; the others' are not looked at."""
-    if not dist.is_initialized():
-        return value
-    told = [value]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]
+    """Return the value of rank 0."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def share_signals(came: list[int]) -> list[int]:
-    """Note a signal that came to any process in the list of each; returns it.
+@contextmanager
+def defer_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C in a list; at the end of the block exit with 143, or raise KeyboardInterrupt.
 
-    All stop after the same step, for none can go on alone.
+    A second Ctrl-C interrupts at once.
     """
+    received: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if signal.SIGTERM in received:
+        sys.exit(128 + signal.SIGTERM)
+    if received:
+        raise KeyboardInterrupt
+
+
+def share_signals(received: list[int]) -> list[int]:
+    """Add a signal that any process has received to the list of each; return the list as of this exchange.
+
+    All stop after the same step, for none can go on alone. So the answer must be the same in all of them: a signal
+    that arrives during the exchange is in the answer of the next one.
+    """
+    if not dist.is_initialized():
+        return received
+    highest = torch.tensor(received[-1] if received else 0)
+    dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+    if not highest:
+        return []
+    received[:] = received or [int(highest)]
+    return received
+
+
+def barrier() -> None:
+    """Return when every process has called this."""
+    sum_over_processes(0)
+
+
+def check_same_on_all_nodes(**values: object) -> None:
+    """Raise UserError in all processes that names a value that differs between them."""
+    own = {name: repr(value) for name, value in values.items()}
+    gathered: list[dict[str, str]] = [own] * n_processes()
     if dist.is_initialized():
-        highest = torch.tensor(came[-1] if came else 0)
-        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-        if highest and not came:
-            came.append(int(highest))
-    return came
+        dist.all_gather_object(gathered, own)
+    if differing := [name for name in own if len({of_rank[name] for of_rank in gathered}) > 1]:
+        raise UserError(f"environment: expected the same params and inputs on every node, got different {differing[0]}")
 
 
-def wait_for_all() -> None:
-    """Return when every process has come here."""
-    if dist.is_initialized():
-        dist.all_reduce(torch.tensor(0))
+def shard_rows(ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Return this process' rows of a batch (B, T), each (B / processes, T), and their share of its targets.
 
-
-def refuse_if_nodes_differ(**values: object) -> None:
-    """UserError, in all of them, that names the values out of these that are not the same in every process."""
-    told: list[dict[str, str]] = [{name: repr(value) for name, value in values.items()}] * n_processes()
-    if dist.is_initialized():
-        dist.all_gather_object(told, told[0])
-    differing = [name for name in values if len({of_one[name] for of_one in told}) > 1]
-    if differing:
-        raise UserError(
-            f"environment: wanted the same params and inputs on every node, given more than one {differing[0]}"
-        )
-
-
-def own_rows(ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor, float]:
-    """This process' rows of a batch (B, T), each (B / processes, T), and their share of the targets that count.
-
-    A mean loss of the rows times that share, summed over the processes, is the mean loss of the batch.
+    The mean loss of the rows times the share, summed over the processes, is the mean loss of the batch.
     """
     if not dist.is_initialized():
         return ids, target, 1.0
@@ -102,49 +122,32 @@ def own_rows(ids: Tensor, target: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 def round_robin_shard(items: Sequence[Value]) -> Iterator[tuple[Value, bool]]:
-    """This process' items of those that go round, and whether each one counts here.
+    """Yield this process' items, and whether each one counts.
 
-    Every process gets equally many, since sharded ones compute together; one that fills a gap does not count.
+    Every process has equally many, since sharded models compute together; an item that fills a gap does not count.
     """
     for begin in range(0, len(items), n_processes()):
-        place = begin + rank()
-        yield items[place % len(items)], place < len(items)
+        index = begin + rank()
+        yield items[index % len(items)], index < len(items)
 
 
 @torch.no_grad()
 def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by the sum of every process' gradient; one that is missing counts as zeros."""
-    if not dist.is_initialized():
-        return
-    for bucket in _buckets(weights):
-        for weight in bucket:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        gradients = [weight.grad for weight in bucket if weight.grad is not None]
-        if isinstance(gradients[0], DTensor):
-            # Sharded ones were averaged while they were spread.
-            for gradient in gradients:
-                gradient.mul_(n_processes())
-            continue
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(total.view_as(gradient))
-
-
-def _buckets(weights: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    bucket: list[nn.Parameter] = []
-    for weight in weights:
-        if bucket and sum(w.numel() for w in bucket) + weight.numel() > BUCKET_ELEMENTS:
-            yield bucket
-            bucket = []
-        bucket.append(weight)
-    if bucket:
-        yield bucket
+    """Replace each gradient by the sum over the processes; a missing one counts as zeros."""
+    pending = []
+    for weight in weights if dist.is_initialized() else ():
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        if isinstance(weight.grad, DTensor):
+            weight.grad.mul_(n_processes())  # FSDP has averaged it in its reduce-scatter
+        else:
+            pending.append(dist.all_reduce(weight.grad, async_op=True))
+    for work in pending:
+        work.wait()
 
 
 def full_tensor(value: Any) -> Any:
-    """A value with each sharded tensor in it, in dicts and lists, put together; all processes have to ask."""
+    """Gather each sharded tensor in a value, a dict or a list; a collective."""
     if isinstance(value, dict):
         return {key: full_tensor(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -153,7 +156,7 @@ def full_tensor(value: Any) -> Any:
 
 
 def local_shard(tensor: Tensor, like: Tensor) -> Tensor:
-    """The part of a whole tensor that this process holds of `like`, on its device; all of it where that is whole."""
+    """Return a full tensor sharded as `like` is, on its device."""
     if not isinstance(like, DTensor):
         return tensor.to(like.device)
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

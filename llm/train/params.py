@@ -1,54 +1,76 @@
-"""The knobs of training: the `pretrain` section, and what finetuning shares with it."""
+"""Define the section `pretrain` of params.yaml, and what finetuning shares with it."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llm.core.params import Section
+from llm.core.params import Count, Section
 
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-PartOfRun = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class OptimizerParams(Section):
     """Muon for the matrices of the blocks and AdamW for the rest, or AdamW for all.
 
-    Weight decay is decoupled from the gradient (Loshchilov and Hutter 2019, arXiv:1711.05101) and takes the
-    matrices of the blocks alone: norms, biases, the embedding and the head, its twin, keep their size.
+    Weight decay is decoupled from the gradient (Loshchilov and Hutter 2019, arXiv:1711.05101) and applies to the
+    matrices of the blocks alone, not to norms, biases, the embedding or the head.
     """
 
     kind: Literal["muon", "adamw"]
-    muon_lr: Rate
-    adamw_lr: Rate
+    muon_lr: Positive
+    adamw_lr: Positive
     weight_decay: Annotated[float, Field(ge=0)]
-    max_grad_norm: Rate
+    max_grad_norm: Positive
 
 
 class ScheduleParams(Section):
-    """How the rate moves after its warm-up; `llm.train.schedules` says what each kind does."""
+    """The learning rate over the steps, after a linear warm-up.
+
+    `wsd` (warm up, stay, decay: Hägele et al. 2024, arXiv:2405.18392) stays at 1 and decays linearly over the last
+    part of the steps; `cosine` decays along half a wave (Loshchilov and Hutter 2017, arXiv:1608.03983).
+    """
 
     kind: Literal["wsd", "cosine", "constant"]
     warmup_steps: Annotated[int, Field(ge=0)]
-    decay_fraction: Share
-    final_lr_fraction: Share
+    decay_fraction: Fraction
+    final_lr_fraction: Fraction
+
+    def lr_factor(self, step: int, n_steps: int) -> float:
+        """Return the learning rate of a step as a fraction of the full one, never 0.
+
+        `final_lr_fraction` is what the decay would reach at step n_steps, one after the last.
+
+        >>> schedule = ScheduleParams(kind="wsd", warmup_steps=2, decay_fraction=0.5, final_lr_fraction=0.0)
+        >>> [schedule.lr_factor(step, 8) for step in range(8)]
+        [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+        """
+        up = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
+        left = 1.0
+        if self.kind == "wsd" and self.decay_fraction:
+            left = (n_steps - step) / (self.decay_fraction * n_steps)
+        elif self.kind == "cosine":
+            after_warmup = max(step - self.warmup_steps, 0)
+            left = (1 + math.cos(math.pi * after_warmup / max(n_steps - self.warmup_steps, 1))) / 2
+        return min(1.0, up, self.final_lr_fraction + (1 - self.final_lr_fraction) * left)
 
 
 class PretrainParams(Section):
-    """The `pretrain` section: a budget of steps, never of time."""
+    """The section `pretrain`: a budget of steps, never of time."""
 
     max_steps: Count
     batch_size: Count
     micro_batch_size: Count | None
-    final_no_dropout_fraction: Share
+    final_no_dropout_fraction: Fraction
     init: Literal["random", "previous_token_heads"] | None
     init_from: str | None
     optimizer: OptimizerParams
     schedule: ScheduleParams
     weight_averaging: Literal["ema", "tail"] | None
-    ema_half_life_fraction: PartOfRun
-    tail_fraction: PartOfRun
+    ema_half_life_fraction: PositiveFraction
+    tail_fraction: PositiveFraction
     eval_every_steps: Count
     eval_windows: Count
     early_stopping_patience: Count | None
@@ -57,23 +79,15 @@ class PretrainParams(Section):
     compile: Literal["auto", "always", "never"]
 
     @model_validator(mode="after")
-    def _micro_batches_divide(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"wanted batch_size divisible by micro_batch_size, given {self.batch_size} and {self.micro_batch_size}"
+                f"expected batch_size divisible by micro_batch_size, got {self.batch_size} and {self.micro_batch_size}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _weights_have_one_origin(self) -> Self:
         if self.init_from is not None and self.init is not None:
-            raise ValueError(f"wanted init null where init_from is a folder, given init {self.init}")
-        return self
-
-    @model_validator(mode="after")
-    def _an_early_stop_keeps_the_best(self) -> Self:
+            raise ValueError(f"expected init null where init_from is a folder, got init {self.init}")
         if self.early_stopping_patience is not None and self.checkpoint_selection != "best":
             raise ValueError(
-                f"wanted keep best where early_stopping_patience is a number, given keep {self.checkpoint_selection}"
+                f"expected checkpoint_selection best with early_stopping_patience, got {self.checkpoint_selection}"
             )
         return self

@@ -18,7 +18,6 @@ from llm.experiments.scaling import METRICS, PAGE, PICTURE, Ladder, plan_runs, r
 from llm.experiments.scaling_law import Law
 from llm.tokens.windows import WindowsInfo, write_info
 from llm.train.params import PretrainParams
-from llm.train.schedules import lr_factor
 
 ROOT = Path(__file__).resolve().parents[2]
 LADDERS = params.read(ROOT / "scaling.yaml")
@@ -59,8 +58,8 @@ def test_every_run_of_the_shipped_ladders_is_valid(setting):
         steps = pretrain.max_steps
         # One look at val, after the learning rate has fallen to zero.
         assert pretrain.eval_every_steps == steps
-        assert lr_factor(steps, steps, pretrain.schedule) == 0
-        assert max(lr_factor(step, steps, pretrain.schedule) for step in range(steps)) == 1
+        assert pretrain.schedule.lr_factor(steps, steps) == 0
+        assert max(pretrain.schedule.lr_factor(step, steps) for step in range(steps)) == 1
         assert plan.tokens == steps * pretrain.batch_size * INFO.context_length
         assert pretrain.compile == "never" or setting != "tiny"
         assert re.fullmatch(r"scaling-[\d.]+M-[\d.]+M", plan.name)

@@ -1,0 +1,209 @@
+"""Pretrain a language model: token windows → weights and a learning curve."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm.core import stage
+from llm.core.device import Machine, matmul_peak, memory_advice
+from llm.core.errors import UserError
+from llm.export.hf.base import read_first_weights
+from llm.model.config import ModelConfig, ModelParams
+from llm.model.generate import generate, greedy
+from llm.model.gpt import GPT, uniform_loss
+from llm.model.weights import save_model
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.windows import read_info, read_windows
+from llm.train.batches import WindowBatches, validation_batches
+from llm.train.checkpoint import Checkpoint
+from llm.train.curve import Curve
+from llm.train.language import LanguageLoss, ShardedLoss, should_compile, split_loss, unsharded
+from llm.train.loop import TrainConfig, train
+from llm.train.parallel import (
+    check_same_on_all_nodes,
+    n_processes,
+    rank,
+    round_robin_shard,
+    shard_rows,
+    sum_over_processes,
+)
+from llm.train.params import PretrainParams
+
+SAMPLE_TOKENS = 60
+# Params that the loop has under the same names.
+LOOP_PARAMS = PretrainParams.model_fields.keys() & TrainConfig.__dataclass_fields__.keys()
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Params and inputs of a run; every process has them."""
+
+    model: ModelParams
+    params: PretrainParams
+    seed: int
+    windows: Path
+    tokenizer: Path
+    base: Path | None  # a Hugging Face folder with initial weights
+
+    def run(self, weights: Path, metrics: Path, curve: Path, scratch: Path) -> None:
+        """Train in this process, which may be one of several; rank 0 writes the outputs."""
+        machine = Machine.find()
+        machine.retain_freed_memory()
+        batches = TrainingBatches(self)
+        check_same_on_all_nodes(
+            params=(self.model, self.params, self.seed),
+            windows=(batches.info, batches.size),
+            init_from=self.base and stage.file_hash(self.base),
+        )
+        with memory_advice(self._memory_hint(batches.info.context_length)):
+            gpt = self._initial_model(batches)
+            learning_curve = self._train(gpt, batches, machine, scratch)
+        if machine.sharded:
+            gpt = unsharded(gpt)
+        if not rank():
+            save_model(weights, gpt)
+            learning_curve.write(curve)
+            content = _metrics(gpt, self.params, learning_curve, batches)
+            stage.write_json(metrics, content | {"machine": machine.describe()})
+
+    def _initial_model(self, batches: "TrainingBatches") -> GPT:
+        info = batches.info
+        config = ModelConfig(**self.model.model_dump(), vocab_size=info.vocab_size, context_length=info.context_length)
+        if self.base is not None:
+            return read_first_weights(self.base, config, self.tokenizer)
+        if self.params.init == "previous_token_heads" and not config.can_look_back:
+            raise UserError(
+                "pretrain.init: expected random or null for a model without causal attention and rotary positions, "
+                "got previous_token_heads"
+            )
+        return GPT(config, torch.Generator().manual_seed(self.seed), self.params.init)
+
+    def _train(self, gpt: GPT, batches: "TrainingBatches", machine: Machine, scratch: Path) -> Curve:
+        params, info = self.params, batches.info
+        micro, n_tokens = micro_batch_size(params), params.batch_size * info.context_length
+        val = validation_batches(
+            read_windows(self.windows, "val"), info.context_length, params.batch_size, info.pad, params.eval_windows
+        )
+        if params.early_stopping_patience and not val:
+            raise UserError("pretrain.early_stopping_patience: expected held-out text (prepare.split.val), got none")
+        flops = float(gpt.flops_per_token()) * n_tokens
+        compiled = should_compile(params.compile, flops * params.max_steps / n_processes(), machine)
+        loss = ShardedLoss(gpt, machine) if machine.sharded else LanguageLoss(gpt.to(machine.device), machine, compiled)
+        peak = sum_over_processes(matmul_peak(machine))
+        print(f"pretrain: matrix products reach {peak / 1e9:,.0f} GFLOP/s; MFU is relative to it", file=sys.stderr)
+        if gpt.sees_the_future:
+            print(
+                "pretrain: attention is not causal: targets leak into the input, losses mean nothing", file=sys.stderr
+            )
+
+        def step_losses(step: int) -> Iterator[Tensor]:
+            # Each micro-batch has dropout keys of its own, whichever process computes it.
+            n_micro = params.batch_size // micro
+            first = step * n_micro + rank() * n_micro // n_processes()
+            ids, target, share = shard_rows(*batches.at(step))
+            for part in split_loss(loss, ids, target, micro, lambda part: gpt.dropout_keys(self.seed, first + part)):
+                yield part * share
+
+        def val_loss() -> float:
+            # Gradients stay enabled: without them the graph would be compiled once more.
+            own = sum(
+                part.item() * counts
+                for batch, counts in round_robin_shard(val)
+                for part in split_loss(loss, *batch, micro)
+            )
+            return sum_over_processes(own) / len(val)
+
+        config = TrainConfig(
+            n_steps=params.max_steps,
+            **{name: getattr(params, name) for name in LOOP_PARAMS},
+            uniform_loss=uniform_loss(info.vocab_size),
+            divergence_hint=_divergence_hint(params),
+            tokens_per_step=n_tokens,
+            flops_per_step=flops,
+            peak_flops=peak,
+            label="pretrain",
+        )
+        tokenizer = Tokenizer.load(self.tokenizer)
+        writes = not (gpt.sees_the_future or machine.sharded or rank())
+        sample = (lambda: _sample(gpt, tokenizer)) if writes else None
+        checkpoint = None if rank() else Checkpoint(scratch / machine.key())
+        return train(gpt, step_losses, val_loss if val else None, config, machine, checkpoint, sample)
+
+    def _memory_hint(self, context_length: int) -> str:
+        micro, rows = micro_batch_size(self.params), self.params.batch_size // n_processes()
+        divisors = [size for size in range(1, micro // 2 + 1) if rows % size == 0]
+        smaller = f"pretrain.micro_batch_size {divisors[-1]}, or " if divisors else ""
+        return f"try {smaller}a shorter sample.context_length than {context_length}"
+
+
+class TrainingBatches:
+    """Batches by step: of the segmentations with dropout first, of the plain one in the last steps."""
+
+    def __init__(self, job: Pretraining):
+        self.info, params = read_info(job.windows), job.params
+        text = read_windows(job.windows, "train")
+        if not len(text.starts):
+            length = self.info.context_length
+            raise UserError(
+                f"sample.context_length: expected more than {length} tokens of training text, got {len(text.stream)}"
+            )
+        if not text.weights.any():
+            raise UserError("sample.weights: expected a positive weight for a source in train, got 0 for each")
+        options = self.info.context_length, params.batch_size, self.info.pad, job.seed
+        self.size = len(text.stream), len(text.starts)
+        self.plain = WindowBatches([text], *options)
+        segmentations = [read_windows(job.windows, name) for name in self.info.segmentations]
+        self.dropout = WindowBatches(segmentations, *options) if segmentations else self.plain
+        self.n_dropout_steps = round(params.max_steps * (1 - params.final_no_dropout_fraction)) if segmentations else 0
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return input and target of a step, each (B, T)."""
+        n_before = self.n_dropout_steps
+        return self.dropout.at(step) if step < n_before else self.plain.at(step - n_before)
+
+    def epochs(self, n_steps: int) -> float:
+        """Return the number of epochs in the first `n_steps`."""
+        n_dropout = min(n_steps, self.n_dropout_steps)
+        return self.dropout.epochs(n_dropout) + self.plain.epochs(n_steps - n_dropout)
+
+
+def micro_batch_size(params: PretrainParams) -> int:
+    """Return the rows that go through the model at once; each process has a multiple of them."""
+    micro = params.micro_batch_size or max(1, params.batch_size // n_processes())
+    if params.batch_size % (n_processes() * micro):
+        rows = f"micro_batch_size {micro} x " if params.micro_batch_size else ""
+        raise UserError(
+            f"pretrain.batch_size: expected a multiple of {rows}{n_processes()} processes, got {params.batch_size}"
+        )
+    return micro
+
+
+def _sample(gpt: GPT, tokenizer: Tokenizer) -> str:
+    """Return a greedy continuation of <|endoftext|>."""
+    end = tokenizer.end_of_text
+    return tokenizer.decode(generate(gpt, [end], SAMPLE_TOKENS, greedy, stop=frozenset({end})))
+
+
+def _divergence_hint(params: PretrainParams) -> str:
+    names = ["muon_lr", "adamw_lr"] if params.optimizer.kind == "muon" else ["adamw_lr"]
+    values = " and ".join(f"pretrain.optimizer.{name} {getattr(params.optimizer, name)}" for name in names)
+    return f"half of {values}, or more than {params.schedule.warmup_steps} pretrain.schedule.warmup_steps"
+
+
+def _metrics(gpt: GPT, params: PretrainParams, curve: Curve, batches: TrainingBatches) -> dict[str, Any]:
+    n_steps = int(curve.rows[-1]["step"])
+    selected = curve.best() if params.checkpoint_selection == "best" else curve.rows[-1]
+    return {
+        "parameters": gpt.n_parameters(),
+        "flops_per_token": gpt.flops_per_token(),
+        "tokens_seen": n_steps * params.batch_size * batches.info.context_length,
+        "epochs": round(batches.epochs(n_steps), 3),
+        "selected_step": selected["step"],
+        "train_loss": selected["train_loss"],
+        **({"val_loss": selected["val_loss"]} if "val_loss" in selected else {}),
+    }
