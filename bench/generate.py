@@ -67,13 +67,14 @@ def prepare(place: Path) -> tuple[dict[str, tuple[str, str | None]], list[int], 
     from llm.core.errors import UserError
     from llm.export.gguf import write_gguf
     from llm.export.hf.folder import read_folder, write_folder
-    from llm.tokens.tokenizer import Tokenizer, train_tokenizer
+    from llm.tokens.bpe import train_bpe
+    from llm.tokens.tokenizer import Tokenizer
 
     text = Path(sysconfig.get_path("stdlib"), "argparse.py").read_text(encoding="utf-8")
     folder = EXPORT
     if not has_export():
         folder = place / "export"
-        train_tokenizer([text], default_shape().model["vocab_size"]).save(str(place / "tokenizer.json"))
+        train_bpe([text], default_shape().model["vocab_size"]).save(str(place / "tokenizer.json"))
         write_folder(folder, drawn_model(), place / "tokenizer.json")
     model, tokenizer = read_folder(folder), Tokenizer.load(folder / "tokenizer.json")
     files: dict[str, tuple[str, str | None]] = {OURS: (str(folder), None), THEIRS: (str(folder), None)}

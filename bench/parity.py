@@ -47,8 +47,9 @@ from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT, next_token_loss
 from llm.report.tables import Table
+from llm.tokens.bpe import train_bpe
 from llm.tokens.special import IM_END, IM_START
-from llm.tokens.tokenizer import Tokenizer, train_tokenizer
+from llm.tokens.tokenizer import Tokenizer
 
 SEED = 1
 N_BYTES, HELD_OUT = 600_000, 40_000  # of text
@@ -85,7 +86,7 @@ def main() -> None:
     ):
         folder = Path(place)
         file = folder / "tokenizer.json"
-        train_tokenizer([text], SHAPE["vocab_size"]).save(str(file))
+        train_bpe([text], SHAPE["vocab_size"]).save(str(file))
         tokenizer = Tokenizer.load(file)
         rows, wrong = [], []
         variants = list(shapes())[-1:] if args.quick else list(shapes())

@@ -20,10 +20,10 @@ SMALL_TEXT = (
 @pytest.fixture(scope="session")
 def small_tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer.json of 320 tokens. Only to be read."""
-    from llm.tokens.tokenizer import train_tokenizer
+    from llm.tokens.bpe import train_bpe
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    train_tokenizer([SMALL_TEXT] * 4, 320).save(str(path))
+    train_bpe([SMALL_TEXT] * 4, 320).save(str(path))
     return path
 
 
@@ -170,7 +170,7 @@ def write_windows_folder(window_params: Callable) -> Callable[..., Path]:
     """A writer of windows as the sample stage leaves them: documents of ids for each split, 0 ends a document."""
     import numpy as np
 
-    from llm.tokens.windows import StreamWriter, WindowsInfo, window_spans, write_info, write_windows
+    from llm.tokens.windows import WindowsInfo, window_spans, write_info, write_stream, write_windows
 
     def write(
         folder: Path, documents: dict[str, list[list[int]]], vocab_size: int, context_length: int, **options: object
@@ -181,9 +181,8 @@ def write_windows_folder(window_params: Callable) -> Callable[..., Path]:
         for name in ("train", "val", "test", *segmentations):
             texts = documents.get(name, [])
             lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
-            stream = StreamWriter(folder / f"{name}.npy", int((lengths + 1).sum()) + bool(texts), 0, "<u2")
-            stream.add(np.array([id_ for ids in texts for id_ in ids], dtype=np.int64), lengths)
-            stream.close()
+            ids = np.array([id_ for document in texts for id_ in document], dtype=np.int64)
+            write_stream(folder / f"{name}.npy", [(ids, lengths)] if texts else [], lengths, 0, vocab_size)
             starts, counting = window_spans(lengths, sample)
             write_windows(folder / f"{name}.parquet", starts, counting, np.ones(len(starts), dtype=np.float32))
         info = WindowsInfo(

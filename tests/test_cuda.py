@@ -24,7 +24,7 @@ from llm.model.gpt import GPT
 from llm.model.weights import load_model, save_model
 from llm.tokens.windows import Windows
 from llm.train.batches import WindowBatches
-from llm.train.checkpoint import RunState
+from llm.train.checkpoint import Checkpoint
 from llm.train.language import LanguageLoss
 from llm.train.loop import TrainConfig, train
 from llm.train.optimizers import Optimizer
@@ -148,7 +148,7 @@ def learn(config, tmp_path) -> Callable[..., GPT]:
         def val_loss() -> float:
             return loss(*batches.at(999)).item()
 
-        state = RunState(tmp_path / name) if name else None
+        state = Checkpoint(tmp_path / name) if name else None
         try:
             train(model, step_losses, val_loss, PLAN, machine, state)
         except _StoppedError:

@@ -80,9 +80,8 @@ def windows(
     tokenizer: Annotated[Path, Option(help="A tokenizer.json.")] = opt.TOKENIZER,
 ) -> None:
     """Show training examples: rows of input and target, as ids and as text."""
-    from llm.tokens.show import window_rows
     from llm.tokens.tokenizer import Tokenizer
-    from llm.tokens.windows import read_info, read_windows
+    from llm.tokens.windows import read_info, read_windows, window_rows
 
     info, found = read_info(folder), read_windows(folder, split)
     if window >= len(found.starts):

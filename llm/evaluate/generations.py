@@ -91,8 +91,9 @@ def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     Bytes of an incomplete character are written as \xc3, control characters other than tabs and line breaks likewise.
     A space that the decoder adds before a token belongs to that token.
 
-    >>> from llm.tokens.tokenizer import PATTERNS, TiktokenTokenizer, train_tokenizer
-    >>> tokenizer = TiktokenTokenizer(train_tokenizer(["hi hi"], 263), PATTERNS["qwen2"])
+    >>> from llm.tokens.bpe import train_bpe
+    >>> from llm.tokens.tokenizer import PATTERNS, TiktokenTokenizer
+    >>> tokenizer = TiktokenTokenizer(train_bpe(["hi hi"], 263), PATTERNS["qwen2"])
     >>> spell(tokenizer, tokenizer.encode("hi\tö\0"))
     ['hi', '\t', '\\xc3', '\\xb6', '\\x00']
     """

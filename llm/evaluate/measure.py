@@ -14,8 +14,8 @@ from llm.evaluate.bootstrap import Row, calibration, ratio_with_interval
 from llm.evaluate.likelihood import Span, plan_document_spans, plan_spans, score_tokens, summarise
 from llm.evaluate.params import EvaluateParams
 from llm.model.gpt import GPT
+from llm.tokens.tokenize import token_lengths
 from llm.tokens.tokenizer import Tokenizer
-from llm.tokens.usage import Usage
 from llm.tokens.windows import StreamFile, WindowsInfo, read_info, read_stream
 
 N_EXTREMES, N_BINS = 10, 10
@@ -57,7 +57,7 @@ def read_held_out(windows: Path, tokens: Path, tokenizer: Tokenizer, ngram: int)
     info = read_info(windows)
     streams = {split: stream for split in ("val", "test") if len(stream := read_stream(windows, split))}
     found = breakdown.mark_found(StreamFile(windows, "train"), list(streams.values()), info.end_of_text, ngram)
-    token_bytes = Usage(tokenizer).lengths()
+    token_bytes = token_lengths(tokenizer)
     held_out = []
     for (split, stream), is_found in zip(streams.items(), found, strict=True):
         table = read_table(tokens / f"{split}.parquet", ["source", "path", "n_bytes"])

@@ -35,8 +35,8 @@ from llm.serve.responses import ChatResponse, CompletionResponse
 from llm.serve.sampler import RequestSampling, Sampler
 from llm.serve.schema import ApiRequest, ChatRequest, CompletionRequest, Parsed, parse_request
 from llm.tokens.special import IM_END
+from llm.tokens.tokenize import token_lengths
 from llm.tokens.tokenizer import Tokenizer
-from llm.tokens.usage import Usage
 
 MAX_BODY_BYTES = 2 * 1024**2  # the worst of them takes about 0.2 s to parse
 STOPPED = "the server was stopped before the answer was ready"
@@ -72,7 +72,7 @@ def serve_model(name: str, model: GPT, tokenizer: Tokenizer, chats: bool, n_slot
     """Make an engine for a model; it starts with the app."""
     stop_ids = {*tokenizer.eos_ids, *([tokenizer.special[IM_END]] if chats else [])}
     engine = Engine(model, n_slots, frozenset(stop_ids), tokenizer.vocab_size)
-    longest = int(Usage(tokenizer).lengths().max()) if tokenizer.lossless else None
+    longest = int(token_lengths(tokenizer).max()) if tokenizer.lossless else None
     return Served(name, model.config.context_length, tokenizer, longest, chats, engine, int(time.time()))
 
 

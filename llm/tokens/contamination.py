@@ -1,12 +1,11 @@
-"""How much of held-out text stands in the training text, word for word: n-grams of tokens found in both.
+"""Count the n-grams of held-out tokens that also occur in the training tokens.
 
-    train      0 5 6 7 8 0 9 9 0            0 is <|endoftext|>; no n-gram goes across it
+    train      0 5 6 7 8 0 9 9 0            0 is <|endoftext|>; no n-gram crosses it
     held out   0 1 6 7 8 0 5 6 0
     n = 3      1 6 7 ✗   6 7 8 ✓            found: 1 of 2, all of them in document 0
 
-Streams (llm/tokens/windows.py) are read in chunks, so memory does not grow with the training text.
-N-grams are compared by hashes of 64 bits: with 2 million held out and 10 billion in train, one run in a thousand finds
-an n-gram by chance.
+Streams are read in chunks, so memory does not grow with the training text. N-grams are compared by hashes of 64 bits:
+with 2 million held out and 10 billion in train, one run in a thousand has a collision.
 """
 
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from llm.tokens.windows import StreamFile
 
-Stream = NDArray[np.integer] | StreamFile  # what can be asked for its length and for slices
+Stream = NDArray[np.integer] | StreamFile
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
@@ -26,10 +25,10 @@ BASE = np.uint64(0xD1342543DE82EF95)  # of the polynomial; odd, so that no token
 
 @dataclass(frozen=True, eq=False)
 class Contamination:
-    """How many n-grams of held-out text, with repeats, occur anywhere in train.
+    """How many n-grams of held-out text, counted with repeats, occur anywhere in train.
 
     Attributes:
-        by_document: A row (document's number in the stream, its n-grams, those found) for each held-out document.
+        by_document: A row (document number, n-grams, those found) for each held-out document.
         sampled: One n-gram in this many was looked up, chosen by its hash; all counts are of those.
     """
 
@@ -39,8 +38,8 @@ class Contamination:
     sampled: int
 
     @property
-    def share(self) -> float:
-        """The share of n-grams found; 0.0 if there are none."""
+    def fraction(self) -> float:
+        """Return the fraction of n-grams that were found; 0.0 if there are none."""
         return self.found / self.ngrams if self.ngrams else 0.0
 
 
@@ -49,60 +48,48 @@ def contamination(
     held_out: Stream,
     end_of_text: int,
     ngram: int,
-    most_hashes: int = 2_000_000,
+    max_hashes: int = 2_000_000,
     chunk_tokens: int = 1 << 22,
 ) -> Contamination:
-    """Which n-grams of `ngram` tokens of the held-out stream also stand in the training stream.
+    """Look up the n-grams of `ngram` tokens of the held-out stream in the training stream.
 
-    Both are laid out `0 d d d 0 d d 0`, or are empty. If held_out has more than `most_hashes` n-grams, only those whose
-    hash falls into a share 1/k are looked up, k the smallest power of two by which some `most_hashes` are left.
-    Memory: some 24 bytes for each hash kept, and 100 for each token of a chunk.
+    Both are laid out `0 d d d 0 d d 0`, or empty. Of more than `max_hashes` n-grams only a fraction 1/k is looked up, k
+    the smallest power of two that leaves about `max_hashes`. Memory: 24 bytes per hash and 100 per token of a chunk.
 
     >>> train, held_out = np.array([0, 5, 6, 7, 8, 0, 9, 9, 0]), np.array([0, 1, 6, 7, 8, 0, 5, 6, 0])
     >>> result = contamination(train, held_out, end_of_text=0, ngram=3)
-    >>> result.found, result.ngrams, result.share
-    (1, 2, 0.5)
-    >>> result.by_document.tolist()
-    [[0, 2, 1], [1, 0, 0]]
+    >>> result.found, result.ngrams, result.fraction, result.by_document.tolist()
+    (1, 2, 0.5, [[0, 2, 1], [1, 0, 0]])
     """
-    ends = _ends(held_out, end_of_text, chunk_tokens)
-    n_documents = max(len(ends) - 1, 0)
-    n_ngrams = int(np.maximum(np.diff(ends) - ngram, 0).sum())  # a document of ngram tokens, ngram + 1 from end to end
-    sampled_bits = max(-(-n_ngrams // most_hashes) - 1, 0).bit_length()
+    chunks = range(0, len(held_out), chunk_tokens)
+    ends = [start + np.flatnonzero(held_out[start : start + chunk_tokens] == end_of_text) for start in chunks]
+    boundaries = np.concatenate([np.zeros(0, np.int64), *ends])  # before the first document and after each
+    n_ngrams = int(np.maximum(np.diff(boundaries) - ngram, 0).sum())
+    sampled_bits = max(-(-n_ngrams // max_hashes) - 1, 0).bit_length()
 
     def hashes(stream: Stream) -> Iterator[tuple[Ints, Hashes]]:
         return _ngram_hashes(stream, end_of_text, ngram, sampled_bits, chunk_tokens)
 
-    wanted = np.unique(np.concatenate([np.zeros(0, np.uint64), *(keys for _, keys in hashes(held_out))]))
-    is_found = np.zeros(len(wanted), dtype=np.bool_)
-    for _, keys in hashes(train) if len(wanted) else ():
-        keys.sort()  # in order they are looked up ten times as fast, which pays for the sorting
-        place = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
-        is_found[place[wanted[place] == keys]] = True
-    by_document = np.zeros((n_documents, 3), dtype=np.int64)
-    by_document[:, 0] = np.arange(n_documents)
+    targets = np.unique(np.concatenate([np.zeros(0, np.uint64), *(keys for _, keys in hashes(held_out))]))
+    is_found = np.zeros(len(targets), dtype=np.bool_)
+    for _, keys in hashes(train) if len(targets) else ():
+        keys.sort()  # sorted keys are looked up ten times as fast, which pays for the sorting
+        at = np.minimum(np.searchsorted(targets, keys), len(targets) - 1)
+        is_found[at[targets[at] == keys]] = True
+    by_document = np.zeros((max(len(boundaries) - 1, 0), 3), dtype=np.int64)
+    by_document[:, 0] = np.arange(len(by_document))
     for starts, keys in hashes(held_out):
-        document = np.searchsorted(ends, starts) - 1
+        document = np.searchsorted(boundaries, starts) - 1
         np.add.at(by_document[:, 1], document, 1)
-        np.add.at(by_document[:, 2], document, is_found[np.searchsorted(wanted, keys)])
+        np.add.at(by_document[:, 2], document, is_found[np.searchsorted(targets, keys)])
     _, ngrams, found = by_document.sum(axis=0).tolist()
     return Contamination(ngrams, found, by_document, 1 << sampled_bits)
-
-
-def _ends(stream: Stream, end_of_text: int, chunk_tokens: int) -> Ints:
-    """Where end_of_text stands: before the first document and after each."""
-    chunks = range(0, len(stream), chunk_tokens)
-    places = [start + np.flatnonzero(stream[start : start + chunk_tokens] == end_of_text) for start in chunks]
-    return np.concatenate([np.zeros(0, np.int64), *places])
 
 
 def _ngram_hashes(
     stream: Stream, end_of_text: int, ngram: int, sampled_bits: int, chunk_tokens: int
 ) -> Iterator[tuple[Ints, Hashes]]:
-    """For each chunk the n-grams that start in it, none across end_of_text: where, and their hashes.
-
-    Only those whose hash begins with `sampled_bits` zeros.
-    """
+    """Yield starts and hashes of the n-grams of each chunk, of those whose hash begins with `sampled_bits` zeros."""
     for start in range(0, len(stream) - ngram + 1, chunk_tokens):
         chunk = stream[start : start + chunk_tokens + ngram - 1]
         n_starts = len(chunk) - ngram + 1
@@ -112,18 +99,15 @@ def _ngram_hashes(
         for k in range(ngram):
             keys *= BASE
             keys += mixed[k : k + n_starts]
-        kept = n_ends[ngram:] == n_ends[:-ngram]
+        kept = n_ends[ngram:] == n_ends[:-ngram]  # none crosses a document's end
         if sampled_bits:
             kept &= keys >> np.uint64(64 - sampled_bits) == 0
-        places = np.flatnonzero(kept)
-        yield start + places, keys[places]
+        at = np.flatnonzero(kept)
+        yield start + at, keys[at]
 
 
 def _mix(numbers: Hashes) -> Hashes:
-    """Spread each number over all 64 bits, so that near ones have nothing in common (SplitMix64, Steele et al. 2014).
-
-    Unmixed, the high bits of a sum of small tokens would say little, and they choose the sample.
-    """
+    """Spread each number over all 64 bits (SplitMix64, Steele et al. 2014); the high bits choose the sample."""
     numbers = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

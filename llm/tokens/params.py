@@ -8,7 +8,7 @@ from llm.core.params import Count, Section, Share
 
 
 class TokenizeParams(Section):
-    """Which tokenizer, and how the training text is cut."""
+    """Which tokenizer, and how the training text is segmented."""
 
     kind: Literal["bpe", "word", "char"]
     vocab_size: Annotated[int, Field(ge=2, le=1 << 24)]
@@ -21,13 +21,13 @@ class TokenizeParams(Section):
     segmentations: Count
 
     @model_validator(mode="after")
-    def _fits_the_kind(self) -> Self:
+    def _check_kind(self) -> Self:
         if self.kind != "bpe" and self.pretrained is not None:
-            raise ValueError(f"pretrained: wanted kind bpe for a tokenizer that is brought along, given {self.kind}")
+            raise ValueError(f"pretrained: expected kind bpe for a pretrained tokenizer, got {self.kind}")
         if self.kind != "bpe" and self.dropout:
-            raise ValueError(f"dropout: wanted kind bpe, whose merges can be dropped, given {self.kind}")
+            raise ValueError(f"dropout: expected kind bpe, whose merges can be dropped, got {self.kind}")
         if self.kind == "bpe" and self.pretrained is None and self.vocab_size < 300:
-            raise ValueError(f"vocab_size: wanted at least 300 for bpe, 256 bytes included, given {self.vocab_size}")
+            raise ValueError(f"vocab_size: expected at least 300 for bpe, 256 bytes included, got {self.vocab_size}")
         return self
 
 

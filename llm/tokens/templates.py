@@ -1,12 +1,11 @@
-"""The tokens around a text: for our ids, and for the tokenizer.json that others load.
+"""Add the special tokens around a text, to our ids and to the tokenizer.json that others load.
 
-    to be continued     <|endoftext|> ids
-    to be classified    ids <|endoftext|>
-    two of these        ids <|eos|> ids <|endoftext|>
+    to continue         <|endoftext|> ids
+    to classify         ids <|endoftext|>
+    a pair of them      ids <|eos|> ids <|endoftext|>
 
-Every document of the training text stands behind an <|endoftext|>, so a text that is to be continued begins with one.
-Of a text that is to be classified, the last token's hidden state is scored: the only position that has seen all of the
-row, and always the same token.
+In training each document follows an <|endoftext|>, so a prompt begins with one. A classifier reads the hidden state of
+the last token: the only position that attends to the whole row, and always the same token.
 """
 
 import json
@@ -18,26 +17,42 @@ from tokenizers import processors
 from llm.tokens.special import END_OF_TEXT, EOS
 
 
-def with_bos(library: tokenizers.Tokenizer, begin: str = END_OF_TEXT) -> tokenizers.Tokenizer:
-    """Return the tokenizer with a post-processor that puts `begin` before each text; every client runs it."""
-    begun = tokenizers.Tokenizer.from_str(library.to_str())
-    begun.post_processor = processors.TemplateProcessing(
-        single=f"{begin}:0 $A:0",
-        pair=f"{begin}:0 $A:0 {begin}:1 $B:1",
-        special_tokens=[(begin, library.token_to_id(begin))],
+def with_bos(library: tokenizers.Tokenizer, bos: str = END_OF_TEXT) -> tokenizers.Tokenizer:
+    """Return the tokenizer with a post-processor that puts `bos` before each text; every client runs it."""
+    return _with_template(library, f"{bos}:0 $A:0", f"{bos}:0 $A:0 {bos}:1 $B:1", [bos])
+
+
+def with_classifier_template(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Return the tokenizer with a post-processor that adds what `classifier_ids` adds."""
+    pair = f"$A:0 {EOS}:0 $B:0 {END_OF_TEXT}:0"
+    return _with_template(library, f"$A:0 {END_OF_TEXT}:0", pair, [END_OF_TEXT, EOS])
+
+
+def _with_template(
+    library: tokenizers.Tokenizer, single: str, pair: str, special: Sequence[str]
+) -> tokenizers.Tokenizer:
+    copy = tokenizers.Tokenizer.from_str(library.to_str())
+    copy.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(name, library.token_to_id(name)) for name in special]
     )
-    return begun
+    return copy
+
+
+def has_classifier_template(library: tokenizers.Tokenizer) -> bool:
+    """Return whether a tokenizer has the post-processor of `with_classifier_template`."""
+    own, expected = (json.loads(each.to_str()) for each in (library, with_classifier_template(library)))
+    return bool(own["post_processor"] == expected["post_processor"])
 
 
 def min_tokens(n_texts: int) -> int:
-    """The tokens of a row of one or two texts that keeps a token of each."""
+    """Return the length of a row of one or two texts that keeps a token of each."""
     return 2 * n_texts
 
 
 def classifier_ids(texts: Sequence[Sequence[int]], special: Mapping[str, int], max_tokens: int) -> list[int]:
-    """The ids of one or two texts with their frame, at most `max_tokens`.
+    """Return the ids of one or two texts with their special tokens, at most `max_tokens`.
 
-    A text is cut at its end; of two the longer one is cut first, as "longest_first" of `tokenizers` does it.
+    A text is truncated at its end; of two the longer one first, as `tokenizers` does with "longest_first".
 
     >>> classifier_ids([[7, 8, 9]], {"<|endoftext|>": 0}, 3)
     [7, 8, 0]
@@ -55,23 +70,3 @@ def classifier_ids(texts: Sequence[Sequence[int]], special: Mapping[str, int], m
         n_first = shorter if len(first) <= len(second) else room - shorter
         first, second = first[:n_first], second[: room - n_first]
     return [*first, special[EOS], *second, end]
-
-
-def with_classifier_template(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """The tokenizer with what puts the frame around a text or a pair of them, as `frame` does; every client runs it."""
-    framed = tokenizers.Tokenizer.from_str(library.to_str())
-    framed.post_processor = processors.TemplateProcessing(
-        single=f"$A:0 {END_OF_TEXT}:0",
-        pair=f"$A:0 {EOS}:0 $B:0 {END_OF_TEXT}:0",
-        special_tokens=[(name, library.token_to_id(name)) for name in (END_OF_TEXT, EOS)],
-    )
-    return framed
-
-
-def has_classifier_template(library: tokenizers.Tokenizer) -> bool:
-    """Whether a tokenizer puts this frame around a text."""
-    return _post_processor(library) == _post_processor(with_classifier_template(library))
-
-
-def _post_processor(library: tokenizers.Tokenizer) -> object:
-    return json.loads(library.to_str())["post_processor"]

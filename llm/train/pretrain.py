@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm.core import stage
 from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
+from llm.core.outputs import file_hash, write_json
 from llm.export.hf.base import read_first_weights
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.generate import generate, greedy
@@ -58,7 +58,7 @@ class Pretraining:
         check_same_on_all_nodes(
             params=(self.model, self.params, self.seed),
             windows=(batches.info, batches.size),
-            init_from=self.base and stage.file_hash(self.base),
+            init_from=self.base and file_hash(self.base),
         )
         with memory_advice(self._memory_hint(batches.info.context_length)):
             gpt = self._initial_model(batches)
@@ -69,7 +69,7 @@ class Pretraining:
             save_model(weights, gpt)
             learning_curve.write(curve)
             content = _metrics(gpt, self.params, learning_curve, batches)
-            stage.write_json(metrics, content | {"machine": machine.describe()})
+            write_json(metrics, content | {"machine": machine.describe()})
 
     def _initial_model(self, batches: "TrainingBatches") -> GPT:
         info = batches.info

@@ -18,7 +18,7 @@ from llm.evaluate.generations import (
     text_nats,
 )
 from llm.model.generate import generate, greedy
-from llm.tokens.tokenizer import LibraryTokenizer
+from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.words import train_words
 
 PROMPTS = ["def ", "The "]
@@ -73,7 +73,7 @@ def test_no_piece_has_invisible_characters(tokenizer, text):
 
 
 def test_a_space_that_the_decoder_adds_belongs_to_the_token_after_it(tokenizer):
-    words = LibraryTokenizer(train_words(["one two three"], 100, 1, keep_whitespace=False))
+    words = Tokenizer(train_words(["one two three"], 100, 1, keep_whitespace=False))
     assert spell(words, words.encode("one  two four")) == ["one", " two", " <|unk|>"]
     assert spell(tokenizer, [tokenizer.end_of_text]) == ["<|endoftext|>"]
 

@@ -13,7 +13,7 @@ from llm.evaluate.quality import (
     words_not_in,
     words_written,
 )
-from llm.tokens.tokenizer import LibraryTokenizer, Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.words import train_chars, train_words
 
 TRAIN = ["The river runs, the rain falls; it runs and runs.", "Über den Fluß; 雨が降る"]
@@ -184,9 +184,9 @@ def test_the_text_after_a_prompt_is_the_rest_of_the_whole(kind, small_tokenizer_
     text = "the river runs, déjà vu 雨が降る and the rain falls"
     tokenizer = {
         "bytes": lambda: Tokenizer.load(small_tokenizer_file),
-        "words": lambda: LibraryTokenizer(train_words([text], 100, 1, "keep")),
-        "words without whitespace": lambda: LibraryTokenizer(train_words([text], 100, 1, "drop")),
-        "characters": lambda: LibraryTokenizer(train_chars([text], 100, 1)),
+        "words": lambda: Tokenizer(train_words([text], 100, 1, "keep")),
+        "words without whitespace": lambda: Tokenizer(train_words([text], 100, 1, "drop")),
+        "characters": lambda: Tokenizer(train_chars([text], 100, 1)),
     }[kind]()
     ids, pad = tokenizer.encode(text), tokenizer.special["<|pad|>"]
     whole = tokenizer.decode(ids)

@@ -28,7 +28,8 @@ from llm.experiments import compare_models as module
 from llm.experiments.compare_models import compare, read_texts, score_folder
 from llm.export.hf.folder import read_folder
 from llm.model.weights import save_model
-from llm.tokens.tokenizer import Tokenizer, train_tokenizer
+from llm.tokens.bpe import train_bpe
+from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.words import train_words
 
 CONTEXT = 13
@@ -240,7 +241,7 @@ def _bert(folder, tokenizer_file):
             "a BOS or an EOS token, got neither",
         ),
         (
-            lambda folder, _: train_tokenizer(TEXTS * 4, 340).save(str(folder / "tokenizer.json")),
+            lambda folder, _: train_bpe(TEXTS * 4, 340).save(str(folder / "tokenizer.json")),
             "expected token ids below the model's 320 embeddings, got 3",
         ),
         (_bert, "its predictions change with the tokens after them"),

@@ -7,7 +7,7 @@ from tokenizers.models import Unigram, WordPiece
 from tokenizers.trainers import UnigramTrainer, WordPieceTrainer
 
 from llm.model.text_stream import TextStream, stream_text
-from llm.tokens.tokenizer import train_tokenizer
+from llm.tokens.bpe import train_bpe
 from llm.tokens.words import train_words
 
 
@@ -76,7 +76,7 @@ def test_the_pieces_of_a_text_are_the_text_whatever_its_tokenizer(kind):
     """Some decoders write a token otherwise where a text begins."""
     text = "The river runs, déjà vu 😀 and so on. " * 3
     library = {
-        "bpe": lambda: train_tokenizer([text], 280),
+        "bpe": lambda: train_bpe([text], 280),
         "words": lambda: train_words([text], 100, 1, keep_whitespace=False),
         "sentencepiece": lambda: _train(Unigram(), pre_tokenizers.Metaspace(), decoders.Metaspace(), UnigramTrainer),
         "wordpiece": lambda: _train(

@@ -17,7 +17,7 @@ from llm.core.errors import UserError
 from llm.tokens.bpe import PATTERNS, to_bytes, train_bpe
 from llm.tokens.pretrained import read_pretrained
 from llm.tokens.special import SPECIAL_TOKENS
-from llm.tokens.tokenizer import LibraryTokenizer, TiktokenTokenizer, Tokenizer
+from llm.tokens.tokenizer import TiktokenTokenizer, Tokenizer
 
 CORPUS = [
     "The river runs, the rain falls; it's 2024 and they'll say we've seen 1234567 déjà vus!!!\r\n",
@@ -203,10 +203,10 @@ def test_the_origin_s_tokens_keep_their_ids_and_ours_come_behind(
     [
         ("gpt2", TiktokenTokenizer, True, None),
         ("llama3", TiktokenTokenizer, True, None),
-        ("qwen2", LibraryTokenizer, False, None),
-        ("sentencepiece_bpe", LibraryTokenizer, False, "<unk>"),
-        ("unigram", LibraryTokenizer, False, "<unk>"),
-        ("wordpiece", LibraryTokenizer, False, "[UNK]"),
+        ("qwen2", Tokenizer, False, None),
+        ("sentencepiece_bpe", Tokenizer, False, "<unk>"),
+        ("unigram", Tokenizer, False, "<unk>"),
+        ("wordpiece", Tokenizer, False, "[UNK]"),
     ],
 )
 def test_each_is_read_as_what_it_is(tmp_path: Path, name: str, kind: type, lossless: bool, unknown: str | None) -> None:
@@ -294,7 +294,7 @@ def test_ids_are_those_of_tiktoken(ranked: tuple[tiktoken.Encoding, Tokenizer], 
     assert type(brought) is TiktokenTokenizer
     assert brought.encode(text) == ids
     # The library's own ids too, which are what Transformers gives.
-    assert LibraryTokenizer(brought._library).encode(text) == ids
+    assert Tokenizer(brought._library).encode(text) == ids
     assert brought.decode(ids) == text
 
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llm.tokens.show import window_rows
 from llm.tokens.tokenizer import Tokenizer
-from llm.tokens.windows import Windows
+from llm.tokens.windows import Windows, window_rows
 
 
 def test_each_row_has_one_token_more_and_the_one_after_it_is_the_target(small_tokenizer_file: Path) -> None:

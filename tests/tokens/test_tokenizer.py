@@ -18,7 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from llm.core.errors import UserError
 from llm.tokens.bpe import PATTERN, byte_level, from_bytes, train_bpe
 from llm.tokens.special import BOS, END_OF_TEXT, EOS, IM_END, IM_START, PAD, SPECIAL_TOKENS
-from llm.tokens.tokenizer import BytePairTokenizer, LibraryTokenizer, TiktokenTokenizer, Tokenizer, train_tokenizer
+from llm.tokens.tokenizer import BytePairTokenizer, TiktokenTokenizer, Tokenizer
 from llm.tokens.words import train_chars, train_words
 
 N_RESERVED = len(SPECIAL_TOKENS) + 256
@@ -72,17 +72,17 @@ def unigram() -> tokenizers.Tokenizer:
 
 
 KINDS: dict[str, tuple[Callable[[], tokenizers.Tokenizer], type[Tokenizer]]] = {
-    "qwen2": (lambda: train_tokenizer(CORPUS, 440), TiktokenTokenizer),
+    "qwen2": (lambda: train_bpe(CORPUS, 440), TiktokenTokenizer),
     "gpt2": (lambda: train_bpe(CORPUS, 440, "gpt2"), TiktokenTokenizer),
     "cl100k": (lambda: train_bpe(CORPUS, 440, "cl100k"), TiktokenTokenizer),
     "llama3": (lambda: train_bpe(CORPUS, 440, "llama3"), TiktokenTokenizer),
     "own pattern": (lambda: train_bpe(CORPUS, 440, r"[\w<|>]+\s?"), BytePairTokenizer),
-    "words": (lambda: train_words(CORPUS, 440, 1, keep_whitespace=True), LibraryTokenizer),
-    "words alone": (lambda: train_words(CORPUS, 440, 1, keep_whitespace=False), LibraryTokenizer),
-    "characters": (lambda: train_chars(CORPUS, 440, 1), LibraryTokenizer),
-    "unigram": (unigram, LibraryTokenizer),
+    "words": (lambda: train_words(CORPUS, 440, 1, keep_whitespace=True), Tokenizer),
+    "words alone": (lambda: train_words(CORPUS, 440, 1, keep_whitespace=False), Tokenizer),
+    "characters": (lambda: train_chars(CORPUS, 440, 1), Tokenizer),
+    "unigram": (unigram, Tokenizer),
 }
-BYTE_LEVEL = [name for name, (_, kind) in KINDS.items() if kind is not LibraryTokenizer]
+BYTE_LEVEL = [name for name, (_, kind) in KINDS.items() if kind is not Tokenizer]
 OTHERS = [name for name in KINDS if name not in BYTE_LEVEL]
 
 
@@ -297,10 +297,10 @@ def test_whatever_the_merges_the_ids_are_the_library_s(
     ("merges", "whole", "ignore_merges", "kind"),
     [
         ([(b"a", b"b"), (b"ab", b"c")], [], False, TiktokenTokenizer),
-        ([(b"a", b"b"), (b"ab", b"c"), (b"a", b"bc")], [b"bc"], True, LibraryTokenizer),  # "bc" has no merge
-        ([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")], [], False, LibraryTokenizer),  # "abc" is a+bc by then
+        ([(b"a", b"b"), (b"ab", b"c"), (b"a", b"bc")], [b"bc"], True, Tokenizer),  # "bc" has no merge
+        ([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")], [], False, Tokenizer),  # "abc" is a+bc by then
         ([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c"), (b"a", b"bc")], [], False, TiktokenTokenizer),
-        ([(b"a", b"b")], [b"abcc"], False, LibraryTokenizer),  # tiktoken finds it as a whole piece
+        ([(b"a", b"b")], [b"abcc"], False, Tokenizer),  # tiktoken finds it as a whole piece
         ([(b"a", b"b")], [b"abcc"], True, TiktokenTokenizer),
     ],
 )
@@ -316,7 +316,7 @@ def test_merges_that_are_not_in_the_order_of_ids_are_left_to_the_library(path: P
     content["model"]["merges"].reverse()
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
-    assert type(loaded) is LibraryTokenizer
+    assert type(loaded) is Tokenizer
     assert loaded.lossless
     assert (
         loaded.encode(CORPUS[0])

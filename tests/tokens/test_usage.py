@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm.tokens.tokenize import token_lengths
 from llm.tokens.tokenizer import Tokenizer
-from llm.tokens.usage import Usage
 from llm.tokens.words import train_words
 
 
@@ -52,6 +52,6 @@ def test_the_report_has_the_longest_and_the_most_frequent_tokens(small_tokenizer
 
 def test_special_tokens_have_no_length(small_tokenizer_file: Path) -> None:
     tokenizer = Tokenizer.load(small_tokenizer_file)
-    lengths = Usage(tokenizer).lengths()
+    lengths = token_lengths(tokenizer)
     assert {int(lengths[id_]) for id_ in tokenizer.special.values()} == {0}
     assert (lengths[6:] > 0).all()

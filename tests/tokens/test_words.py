@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm.core.errors import UserError
 from llm.tokens.special import END_OF_TEXT, PAD, SPECIAL_TOKENS, UNKNOWN
-from llm.tokens.tokenizer import LibraryTokenizer, Tokenizer
+from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.words import train_chars, train_words
 
 N_RESERVED = len(SPECIAL_TOKENS) + 1
@@ -60,7 +60,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 
 def test_a_sentence_is_split_into_words_with_ids_and_unknown_ones_are_marked() -> None:
-    words = LibraryTokenizer(train_words(["My name is Ripesh", "My name is name"], 100, 1, keep_whitespace=False))
+    words = Tokenizer(train_words(["My name is Ripesh", "My name is name"], 100, 1, keep_whitespace=False))
     ids = {token: words.encode(token) for token in ("My", "name", "is", "Ripesh", "Ghimire")}
     assert ids == {"name": [7], "My": [8], "is": [9], "Ripesh": [10], "Ghimire": [6]}
     assert words.encode("My name is Ripesh Ghimire") == [8, 7, 9, 10, 6]

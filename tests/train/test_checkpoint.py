@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from llm.core.errors import UserError
 from llm.model.weights import load_model, read_safetensors, save_model
-from llm.train.checkpoint import RunState
+from llm.train.checkpoint import Checkpoint
 
 
 @pytest.fixture(params=[False, True], ids=["untied", "tied"])
@@ -112,19 +112,19 @@ STATE = {"step": 7, "text": "x", "none": None, "rows": [{"loss": 0.5}], "weights
 
 
 def test_a_run_that_has_not_begun_has_no_state(tmp_path):
-    assert RunState(tmp_path / "scratch").load() is None
+    assert Checkpoint(tmp_path / "scratch").load() is None
 
 
 def test_a_state_is_read_as_it_was_kept_and_the_last_one_counts(tmp_path):
-    RunState(tmp_path / "scratch").save({"step": 3})
-    RunState(tmp_path / "scratch").save(STATE)
-    kept = RunState(tmp_path / "scratch").load()
+    Checkpoint(tmp_path / "scratch").save({"step": 3})
+    Checkpoint(tmp_path / "scratch").save(STATE)
+    kept = Checkpoint(tmp_path / "scratch").load()
     assert torch.equal(kept.pop("weights")["a"], torch.arange(3.0))
     assert kept == {key: value for key, value in STATE.items() if key != "weights"}
 
 
 def test_a_save_that_fails_leaves_the_old_state(tmp_path):
-    state = RunState(tmp_path)
+    state = Checkpoint(tmp_path)
     state.save({"step": 3})
     with pytest.raises(Exception, match="pickle"):
         state.save({"step": 4, "not to be kept": lambda: None})
@@ -145,7 +145,7 @@ def _run():
 
 
 def test_a_state_is_never_run_as_code(tmp_path):
-    state = RunState(tmp_path)
+    state = Checkpoint(tmp_path)
     torch.save({"step": _Code()}, state.path)
     with pytest.raises(Exception, match="weights_only"):
         state.load()
@@ -154,7 +154,7 @@ def test_a_state_is_never_run_as_code(tmp_path):
 
 @pytest.mark.parametrize("share", [0, 0.0001, 0.01, 0.3, 0.5, 0.9, 0.99, 0.9999])
 def test_a_state_that_was_cut_short_is_told_of_and_passed_over(tmp_path, capsys, share):
-    state = RunState(tmp_path)
+    state = Checkpoint(tmp_path)
     state.save(STATE | {"weights": {"a": torch.arange(9999.0)}})
     whole = state.path.read_bytes()
     state.path.write_bytes(whole[: int(share * len(whole))])
@@ -165,13 +165,13 @@ def test_a_state_that_was_cut_short_is_told_of_and_passed_over(tmp_path, capsys,
 @settings(max_examples=50, deadline=None)
 @given(content=st.binary(max_size=200))
 def test_a_state_of_any_other_bytes_is_passed_over(tmp_path_factory, content):
-    state = RunState(tmp_path_factory.mktemp("state"))
+    state = Checkpoint(tmp_path_factory.mktemp("state"))
     state.path.write_bytes(content)
     assert state.load() is None
 
 
 def test_a_full_disk_is_what_the_system_says_and_no_error_of_torch(tmp_path):
-    state = RunState(tmp_path)
+    state = Checkpoint(tmp_path)
     state.path.with_suffix(".part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         state.save({"weights": torch.zeros(100_000)})

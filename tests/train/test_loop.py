@@ -10,7 +10,7 @@ from llm.core.errors import UserError
 from llm.model.gpt import GPT, uniform_loss
 from llm.tokens.windows import Windows
 from llm.train.batches import WindowBatches
-from llm.train.checkpoint import RunState
+from llm.train.checkpoint import Checkpoint
 from llm.train.language import LanguageLoss
 from llm.train.loop import DIVERGENCE_MARGIN_NATS, LOST_STEPS, TrainConfig, train
 from llm.train.params import OptimizerParams, ScheduleParams
@@ -139,11 +139,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path,
             return run.step_loss(step)
 
         with pytest.raises(KeyboardInterrupt):
-            run.train(plan, RunState(tmp_path), step_loss=step_loss, val_loss=run.val_loss_best_at_step_6)
+            run.train(plan, Checkpoint(tmp_path), step_loss=step_loss, val_loss=run.val_loss_best_at_step_6)
 
     # What the resumed model began with must not matter, unless there was nothing to resume.
     resumed = start(seed=1 if stops in ([0], [1]) else 99)
-    curve = resumed.train(plan, RunState(tmp_path), val_loss=resumed.val_loss_best_at_step_6)
+    curve = resumed.train(plan, Checkpoint(tmp_path), val_loss=resumed.val_loss_best_at_step_6)
     assert curve.rows == expected.rows
     assert _same(resumed.weights(), whole.weights())
     assert resumed.losses == whole.losses[-len(resumed.losses) :]
@@ -154,8 +154,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_and_curve(start, tmp_path,
 def test_a_run_that_was_through_when_it_was_stopped_learns_nothing_more(start, tmp_path, keep):
     plan = replace(PLAN, checkpoint_selection=keep)
     whole, again = start(), start(seed=99)
-    expected = whole.train(plan, RunState(tmp_path), val_loss=whole.val_loss_best_at_step_6)
-    curve = again.train(plan, RunState(tmp_path))
+    expected = whole.train(plan, Checkpoint(tmp_path), val_loss=whole.val_loss_best_at_step_6)
+    curve = again.train(plan, Checkpoint(tmp_path))
     assert curve.rows == expected.rows
     assert again.losses == []
     assert _same(again.weights(), whole.weights())
@@ -184,11 +184,11 @@ def test_what_requires_no_gradient_stays_and_is_not_kept_and_a_resumed_run_has_i
         return run.step_loss(step)
 
     with pytest.raises(KeyboardInterrupt):
-        run.train(plan, RunState(tmp_path), step_loss=step_loss, val_loss=run.val_loss_best_at_step_6)
-    kept = RunState(tmp_path).load()
+        run.train(plan, Checkpoint(tmp_path), step_loss=step_loss, val_loss=run.val_loss_best_at_step_6)
+    kept = Checkpoint(tmp_path).load()
     assert kept["model"].keys() == before.keys() - frozen
     assert keep == "last" or kept["best"].keys() == before.keys() - frozen
-    curve = resumed.train(plan, RunState(tmp_path), val_loss=resumed.val_loss_best_at_step_6)
+    curve = resumed.train(plan, Checkpoint(tmp_path), val_loss=resumed.val_loss_best_at_step_6)
     assert curve.rows == expected.rows
     assert _same(resumed.weights(), whole.weights())
 
@@ -206,11 +206,11 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(start, tmp_pat
     run = start()
     with pytest.raises(UserError, match=rf"^test: the loss is {bad} at step 5; try something else$"):
         run.train(
-            state=RunState(tmp_path),
+            state=Checkpoint(tmp_path),
             step_loss=lambda step: run.step_loss(step) * (bad if step == 5 else 1),
         )
     assert _same(run.weights(), run.at_steps[5])
-    kept = RunState(tmp_path).load()
+    kept = Checkpoint(tmp_path).load()
     assert kept["done"] == 4
     assert all(weight.isfinite().all() for weight in kept["model"].values())
 
@@ -252,10 +252,10 @@ def test_a_loss_well_over_that_of_guessing_ends_the_run_after_the_warm_up(start,
             return run.step_loss(step) + 4.0
 
         with pytest.raises(KeyboardInterrupt):
-            run.train(LONG, RunState(tmp_path), step_loss=killed)
+            run.train(LONG, Checkpoint(tmp_path), step_loss=killed)
     again = start()
     with pytest.raises(UserError, match=r"on average over 20 steps at step 22, where chance has 4\.57; try"):
-        again.train(LONG, RunState(tmp_path), step_loss=_worse(again, 0, 99, 4.0))
+        again.train(LONG, Checkpoint(tmp_path), step_loss=_worse(again, 0, 99, 4.0))
     assert _same(again.weights(), again.at_steps[-1])
 
 
@@ -330,17 +330,17 @@ def test_a_run_ends_when_the_validation_loss_gets_no_better(start, tmp_path):
         return run.train(plan, state, val_loss=val_loss)
 
     run = start()
-    curve = train_on(run, RunState(tmp_path))
+    curve = train_on(run, Checkpoint(tmp_path))
     assert [row["step"] for row in curve.rows] == [3, 6, 9, 12]
     assert _same(run.weights(), run.at_evals[1])
     again = start(seed=99)
-    assert train_on(again, RunState(tmp_path)).rows == curve.rows
+    assert train_on(again, Checkpoint(tmp_path)).rows == curve.rows
     assert again.losses == []
     assert _same(again.weights(), run.weights())
 
 
 def test_the_curve_grows_in_a_file_and_a_resumed_run_has_each_row_once(start, tmp_path, capsys):
-    state = RunState(tmp_path)
+    state = Checkpoint(tmp_path)
     steps = []
 
     def look(run, stop):
@@ -389,10 +389,10 @@ def test_a_run_that_is_asked_to_stop_is_kept_first_and_goes_on_to_the_same_bytes
         return run.step_loss(step)
 
     with pytest.raises(error):
-        run.train(state=RunState(tmp_path), step_loss=step_loss)
+        run.train(state=Checkpoint(tmp_path), step_loss=step_loss)
     assert len(run.losses) == at + 1
     assert f"test: stopped at step {at + 1}, kept; run again to go on" in capsys.readouterr().err
-    assert again.train(state=RunState(tmp_path)).rows == expected.rows
+    assert again.train(state=Checkpoint(tmp_path)).rows == expected.rows
     assert again.losses == whole.losses[at + 1 :]
     assert _same(again.weights(), whole.weights())
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from llm.train.checkpoint import RunState
+from llm.train.checkpoint import Checkpoint
 from llm.train.optimizers import Optimizer, orthogonalize
 from llm.train.params import OptimizerParams
 
@@ -256,12 +256,12 @@ def test_an_optimizer_that_took_its_state_back_goes_on_to_the_same_bytes(tmp_pat
     model = _Model()
     optimizer = _optimizer(model, shares, kind=kind)
     run(model, optimizer, range(3))
-    RunState(tmp_path).save({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    Checkpoint(tmp_path).save({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
     run(model, optimizer, range(3, 6))
 
     again = _Model()
     fresh = _optimizer(again, shares, kind=kind)
-    kept = RunState(tmp_path).load()
+    kept = Checkpoint(tmp_path).load()
     again.load_state_dict(kept["model"])
     fresh.load_state_dict(kept["optimizer"])
     run(again, fresh, range(3, 6))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from llm.train.sharded import ShardedLoss, unsharded
 
 from llm.core.device import Machine
 from llm.core.errors import UserError
@@ -15,12 +16,11 @@ from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.train import parallel
 from llm.train.batches import IGNORED
-from llm.train.checkpoint import RunState
+from llm.train.checkpoint import Checkpoint
 from llm.train.language import LanguageLoss, split_loss
 from llm.train.launch import launch
 from llm.train.loop import TrainConfig, train
 from llm.train.params import OptimizerParams, ScheduleParams
-from llm.train.sharded import ShardedLoss, unsharded
 
 ROOT = Path(__file__).resolve().parents[2]
 N, ROWS, STEPS = 3, 6, 7
@@ -126,7 +126,7 @@ def _member(folder):
         for sharded in (False, True):
             kind = "sharded" if sharded else "whole"
             seen["learned"][name, kind] = _learn(plan, sharded=sharded)
-            state = RunState(folder / f"{name} {kind} {parallel.rank()}")
+            state = Checkpoint(folder / f"{name} {kind} {parallel.rank()}")
             try:
                 _learn(plan, state, sharded, kill_at=5)
             except _KilledError:

@@ -1,9 +1,9 @@
 import math
 
 import pytest
+from llm.train.schedules import lr_factor
 
 from llm.train.params import ScheduleParams
-from llm.train.schedules import lr_factor
 
 KINDS = ["wsd", "cosine", "constant"]
 

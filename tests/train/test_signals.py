@@ -1,7 +1,6 @@
 import signal
 
 import pytest
-
 from llm.train.signals import defer_signals
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)

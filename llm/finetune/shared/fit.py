@@ -16,7 +16,7 @@ from llm.finetune.params import MethodParams, TrainingParams
 from llm.finetune.shared.adapters import apply_method, count_trained, lr_multipliers, merge
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.train.checkpoint import RunState
+from llm.train.checkpoint import Checkpoint
 from llm.train.curve import Curve
 from llm.train.loop import TrainConfig, train
 from llm.train.params import OptimizerParams, ScheduleParams
@@ -115,7 +115,7 @@ def _train(
         divergence_hint="lower training.learning_rates or a larger training.warmup_fraction",
         label=name,
     )
-    state = RunState(run.scratch / run.machine.key() / name.replace(" ", "-"))
+    state = Checkpoint(run.scratch / run.machine.key() / name.replace(" ", "-"))
     curve = train(
         model,
         lambda step: [objective.step_loss(model, step)],

@@ -5,7 +5,7 @@ import torch
 
 from llm.finetune.shared.fit import Objective, Run, fit
 from llm.model.gpt import next_token_loss
-from llm.train.checkpoint import RunState
+from llm.train.checkpoint import Checkpoint
 
 KINDS = ("full", "lora", "dora", "head", "last_k_blocks")
 N_STEPS = 70  # the state is saved every 50
@@ -75,7 +75,7 @@ def test_resumed_equals_uninterrupted(tmp_path, fit_gpt, kill_at):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_method_trains_its_part_and_resumes(tmp_path, fit_gpt, draw_gpt, plain_cpu, kind):
     whole, val_loss, _, _ = fit_gpt(tmp_path / "whole", kind)
-    state = RunState(tmp_path / "whole" / plain_cpu.key() / "gpt").load()
+    state = Checkpoint(tmp_path / "whole" / plain_cpu.key() / "gpt").load()
     names = [name for name, _ in draw_gpt().named_parameters()]
     before, after = (dict(model.named_parameters()) for model in (draw_gpt(), whole.model))
     changed = {name for name in names if not torch.equal(before[name], after[name])}
