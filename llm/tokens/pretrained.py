@@ -111,9 +111,10 @@ def _read_ranks(file: Path) -> dict[bytes, int]:
 def _completed(tokenizer: tokenizers.Tokenizer, added: list[dict[str, Any]], file: Path) -> tokenizers.Tokenizer:
     """Return the tokenizer with all special tokens; `added` are its added tokens with their original ids."""
     ids = tokenizer.get_vocab() | {token["content"]: token["id"] for token in added}
+    gaps = _gaps(ids, file)  # first: the library's to_str goes through all ids up to the largest
     content = json.loads(tokenizer.to_str())
     model = content["model"]
-    if gaps := _gaps(ids, file):
+    if gaps:
         if model["type"] == "Unigram":
             raise UserError(f"{file}: expected ids without a gap behind a Unigram vocabulary, {gaps[0]} is missing")
         # A model has a row for such an id too. No merge makes these names.

@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any
@@ -82,22 +82,30 @@ def launch(work: Callable[..., None], *args: Any) -> bool:
     store = _host_store(layout) if layout.node == 0 else None
     port = store.port if store is not None else layout.port
     pool = ProcessPoolExecutor(layout.n_local, multiprocessing.get_context("spawn"))
+    futures: list[Future[None]] = []
     with defer_signals() as received:
         try:
-            members = range(layout.n_local)
-            futures = [pool.submit(_run_process, member, layout, port, device, work, args) for member in members]
+            for member in range(layout.n_local):
+                futures.append(pool.submit(_run_process, member, layout, port, device, work, args))
             _wait(futures, received)
-            errors = [error for future in futures if future.done() and (error := future.exception())]
+            killed = BrokenExecutor("a process was terminated abruptly, or did not end when another one had failed")
+            outcomes = [future.exception() if future.done() else killed for future in futures]
         finally:
-            for process in multiprocessing.active_children():
-                process.kill()
+            if not all(future.done() for future in futures):
+                for process in multiprocessing.active_children():
+                    process.kill()
             pool.shutdown(cancel_futures=True)
-        for error in sorted(errors, key=lambda e: (not isinstance(e, UserError), not isinstance(e, Exception))):
+        for error in sorted(filter(None, outcomes), key=_priority):
             if not received:
                 raise error
             if isinstance(error, Exception):
                 print(f"a process failed while it was stopping: {error}", file=sys.stderr)
     return layout.node == 0
+
+
+def _priority(error: BaseException) -> tuple[bool, bool, bool]:
+    """Sort user errors first, then causes, processes that others ended, and requested stops."""
+    return not isinstance(error, UserError), not isinstance(error, Exception), isinstance(error, BrokenExecutor)
 
 
 def _host_store(layout: Layout) -> TCPStore:
@@ -119,7 +127,9 @@ def _wait(futures: list[Future[None]], received: list[int]) -> None:
                 os.kill(process.pid, number)
             n_passed += 1
         # The others wait for one that has failed in vain. Not so for one that was stopped: rank 0 may still save.
-        if any(isinstance(future.exception(), Exception) for future in done_or_not.done):
+        # The pool itself does not see the death of a process that it has started last.
+        has_failed = any(isinstance(future.exception(), Exception) for future in done_or_not.done)
+        if has_failed or len(multiprocessing.active_children()) < len(futures):
             wait(futures, timeout=GRACE_SECONDS)
             return
 

@@ -1,4 +1,4 @@
-"""The stage in real processes: on two nodes, killed, stopped and resumed, with its weights shared out."""
+"""The stage in several processes: on two nodes, killed, stopped and resumed, with sharded weights."""
 
 import csv
 import json
@@ -16,8 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
-from llm.core.errors import UserError
 from llm.model.config import ModelParams
+from llm.train import pretrain as library
 from llm.train.params import OptimizerParams, PretrainParams, ScheduleParams
 from stages import pretrain
 
@@ -42,7 +42,7 @@ PARAMS = PretrainParams(
     checkpoint_selection="best",
     compile="never",
 )
-OUTPUTS = {"weights": "weights", "metrics": "metrics.json", "curve": "curve.tsv", "picture": "curve.svg"}
+OUTPUTS = {"weights": "weights", "metrics": "metrics.json", "curve": "curve.tsv"}
 
 
 @pytest.fixture
@@ -52,30 +52,31 @@ def shape(config):
 
 
 @pytest.fixture
-def windows(tmp_path, write_windows_folder):
-    """Windows of 17 targets and of fewer, so that the shares of a batch are not alike."""
-    drawn = np.random.default_rng(1)
-    documents = [drawn.integers(1, 9, size=size).tolist() for size in (30, 9, 20, 5, 40, 13, 25, 3, 18, 11)]
+def inputs(tmp_path, write_windows_folder, small_tokenizer_file):
+    """Windows of 17 targets and of fewer, so that the shares of a batch differ."""
+    rng = np.random.default_rng(1)
+    documents = [rng.integers(1, 9, size=size).tolist() for size in (30, 9, 20, 5, 40, 13, 25, 3, 18, 11)]
     splits = {"train": documents, "val": documents[::-1]}
-    return write_windows_folder(tmp_path / "windows", splits, VOCAB, CONTEXT, boundary="document")
+    windows = write_windows_folder(tmp_path / "windows", splits, VOCAB, CONTEXT, boundary="document")
+    (tmp_path / "given").mkdir()
+    return {"windows": windows, "tokenizer": small_tokenizer_file, "given": tmp_path / "given"}
 
 
 @pytest.fixture
-def run_alone(tmp_path, shape, windows, small_tokenizer_file, plain_cpu, monkeypatch):
-    monkeypatch.setattr(pretrain, "matmul_peak", lambda machine: 1e9)
+def run_alone(tmp_path, shape, inputs, plain_cpu, monkeypatch):
+    monkeypatch.setattr(library, "matmul_peak", lambda machine: 1e9)
 
     def run(params):
         folder = tmp_path / "alone"
         (folder / "scratch").mkdir(parents=True)
-        places = [folder / name for name in OUTPUTS.values()]
-        given = tmp_path / "given"
-        pretrain.main(shape, params, 1, windows, small_tokenizer_file, given, *places, folder / "scratch")
+        outputs = [folder / name for name in OUTPUTS.values()]
+        pretrain.main(shape, params, 1, folder / "scratch", *inputs.values(), *outputs)
         return folder
 
     return run
 
 
-# Imports once; runs the stage as a line says, in a process of its own, and tells its id, or waits for one to end.
+# Imports once; starts the stage as a line says, in a process of its own, and prints its id, or waits for one to end.
 STARTER = """
 import json, os, sys
 import torch._dynamo
@@ -90,24 +91,22 @@ for line in sys.stdin:
     else:
         os.chdir(asked["folder"])
         os.environ.update(asked["environment"])
-        told = os.open("told", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(told, 1), os.dup2(told, 2)
+        output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1), os.dup2(output, 2)
         sys.exit(stage.run(pretrain.main))
 """
 
 
 @pytest.fixture
-def start(tmp_path, shape, windows, small_tokenizer_file):
-    """A starter of the stage in a folder of its own: its process, and a way to its end."""
-    (tmp_path / "given").mkdir()
-    options = {"windows": windows, "tokenizer": small_tokenizer_file, "given": tmp_path / "given"}
-    options |= {option: f"out/{name}" for option, name in OUTPUTS.items()}
+def start(tmp_path, shape, inputs):
+    """A starter of the stage in a folder of its own: its process, the folder, and a function for code and output."""
+    options = inputs | {option: f"out/{name}" for option, name in OUTPUTS.items()}
     command = [sys.executable, "-c", STARTER, *(f"--{option}={path}" for option, path in options.items())]
     plain = {"GROUNDUP_DEVICE": "cpu", "GROUNDUP_DTYPE": "float32", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     starter = subprocess.Popen(command, env=os.environ | plain, **pipes)
-    # A test that hangs on an answer ends here, and so does everything that was started.
-    guard = threading.Timer(150, _kill_all, [starter.pid])
+    # A test that hangs ends here, and everything that it has started.
+    guard = threading.Timer(300, _kill_all, [starter.pid])
     guard.start()
 
     def ask(**asked):
@@ -119,9 +118,9 @@ def start(tmp_path, shape, windows, small_tokenizer_file):
         folder.mkdir(exist_ok=True)
         sections = {"seed": 1, "model": shape.model_dump(), "pretrain": params.model_dump()}
         (folder / "params.yaml").write_text(json.dumps(sections), encoding="utf-8")
-        (folder / "told").write_bytes(b"")
+        (folder / "output").write_bytes(b"")
         process = psutil.Process(ask(folder=str(folder), environment=environment))
-        return process, folder, lambda: (ask(wait=process.pid), _told(folder))
+        return process, folder, lambda: (ask(wait=process.pid), (folder / "output").read_text(encoding="utf-8"))
 
     yield start
     guard.cancel()
@@ -134,13 +133,9 @@ def _kill_all(pid):
         process.kill()
 
 
-def _told(folder):
-    return (folder / "told").read_text(encoding="utf-8")
-
-
-def _wait_until_it_is_heard(folder):
+def _wait_for_a_text(folder):
     deadline = time.monotonic() + 60
-    while " writes " not in _told(folder) and time.monotonic() < deadline:
+    while " writes " not in (folder / "output").read_text(encoding="utf-8") and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
@@ -148,99 +143,71 @@ def _bytes(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def _curve(folder):
-    with (folder / "curve.tsv").open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file, delimiter="\t")]
-
-
-def _assert_close(curve, expected):
-    assert len(curve) == len(expected)
-    for row, other in zip(curve, expected, strict=True):
+def _assert_close(folder, expected):
+    curves = []
+    for each in (folder, expected):
+        with (each / "curve.tsv").open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            curves.append([{name: float(value) for name, value in row.items()} for row in reader])
+    for row, other in zip(*curves, strict=True):
         assert row == pytest.approx(other, abs=2e-3)
 
 
-def _free_port():
+def _metrics(folder):
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_nodes_killed_and_stopped_runs_end_in_the_same_bytes(start, run_alone):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def test_two_nodes_and_two_processes_that_are_killed_end_in_the_same_bytes_and_one_in_the_same_losses(start, run_alone):
-    address = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        port = server.getsockname()[1]
+    address = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     nodes = [start(f"node {node}", **address, NODE_RANK=str(node)) for node in range(2)]
-    told = []
-    for _, _, end in nodes:
-        code, text = end()
-        assert code == 0, text
-        told.append(text)
+    codes, outputs = zip(*(end() for _, _, end in nodes), strict=True)
+    assert codes == (0, 0), outputs
     first, second = (folder for _, folder, _ in nodes)
-    assert "pretrain: step 40 writes " in told[0]
-    assert told[1] == "pretrain: this node is done; node 0 has the outputs\n"
+    assert "pretrain: step 40 writes " in outputs[0]
+    assert outputs[1] == "pretrain: this node is done; node 0 has the outputs\n"
     assert not (second / "out").exists()
-    _assert_close(_curve(first / "out"), _curve(run_alone(PARAMS)))
-    machine = json.loads((first / "out/metrics.json").read_text(encoding="utf-8"))["machine"]
+    _assert_close(first / "out", run_alone(PARAMS))
+    machine = _metrics(first / "out")["machine"]
     assert (machine["processes"], machine["sharded"]) == (2, False)
 
     process, folder, end = start("killed", NPROC="2")
-    _wait_until_it_is_heard(folder)
+    _wait_for_a_text(folder)
     members = [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
-    assert len(members) == 2, _told(folder)
+    assert len(members) == 2
     process.send_signal(signal.SIGKILL)
     assert end()[0] == -signal.SIGKILL
     assert not psutil.wait_procs(members, timeout=20)[1]
 
     process, folder, end = start("killed", NPROC="2")
-    _wait_until_it_is_heard(folder)
+    _wait_for_a_text(folder)
     process.send_signal(signal.SIGTERM)
-    code, text = end()
-    assert code == 128 + signal.SIGTERM, text
-    stops = re.findall(r"pretrain: stopped at step (\d+), kept; run again to go on\n", text)
-    if not stops:
-        # Seen beside other work, about once in ten runs: exit code 143, and neither a line nor a reason. Not explained
-        # yet; what is lost is at most the steps since the last checkpoint.
-        pytest.xfail(f"SIGTERM ended the run without keeping its last steps:\n{text}")
-    (stopped,) = stops
-    assert int(stopped) < STEPS
+    code, output = end()
+    assert code == 128 + signal.SIGTERM, output
+    stops = re.findall(r"pretrain: stopped at step (\d+), checkpoint saved; run again to resume\n", output)
+    assert len(stops) == 1, output
+    assert int(stops[0]) < STEPS
     assert [path.name for path in (folder / "out").iterdir() if path.name != ".scratch"] == []
 
     _, folder, end = start("killed", NPROC="2")
-    code, text = end()
-    assert code == 0, text
-    assert text.count(f"pretrain: resumed at step {stopped}\n") == 1
+    code, output = end()
+    assert code == 0, output
+    assert output.count(f"pretrain: resumed at step {stops[0]}\n") == 1
     assert _bytes(folder / "out") == _bytes(first / "out")
-    assert len(_bytes(folder / "out")) == 5
+    assert len(_bytes(folder / "out")) == 4
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_weights_that_are_shared_out_learn_the_same(start, run_alone, processes):
+def test_sharded_weights_learn_the_same(start, run_alone, processes):
     short = PARAMS.model_copy(update={"max_steps": 6, "eval_every_steps": 3, "weight_averaging": None})
     _, folder, end = start("sharded", short, NPROC=processes, GROUNDUP_SHARD="1")
     alone = run_alone(short)
-    code, text = end()
-    assert code == 0, text
-    _assert_close(_curve(folder / "out"), _curve(alone))
-    metrics, expected = (json.loads((out / "metrics.json").read_text()) for out in (folder / "out", alone))
-    assert (metrics["machine"]["sharded"], metrics["machine"]["processes"]) == (True, int(processes))
-    assert metrics["parameters"] == expected["parameters"]
-    sizes = [(out / "weights/model.safetensors").stat().st_size for out in (folder / "out", alone)]
-    assert sizes[0] == sizes[1]
-
-
-@pytest.mark.parametrize(
-    ("rows", "micro", "told"),
-    [(9, None, "a multiple of 2 processes, given 9"), (6, 3, None), (6, 2, "a multiple of micro_batch_size 2 x 2")],
-)
-def test_a_batch_that_can_not_be_shared_out_is_refused(monkeypatch, rows, micro, told):
-    monkeypatch.setattr(pretrain, "n_processes", lambda: 2)
-    params = PARAMS.model_copy(update={"batch_size": rows, "micro_batch_size": micro})
-    if told is None:
-        assert pretrain._micro_batch_size(params) == micro
-    else:
-        with pytest.raises(UserError, match=rf"^pretrain\.batch_size: wanted {told}"):
-            pretrain._micro_batch_size(params)
-
-
-@pytest.mark.parametrize(("rows", "processes"), [(8, 1), (8, 4), (4, 4)])
-def test_without_micro_batches_a_process_takes_its_rows_at_once(monkeypatch, rows, processes):
-    monkeypatch.setattr(pretrain, "n_processes", lambda: processes)
-    params = PARAMS.model_copy(update={"batch_size": rows, "micro_batch_size": None})
-    assert pretrain._micro_batch_size(params) == rows // processes
+    code, output = end()
+    assert code == 0, output
+    _assert_close(folder / "out", alone)
+    machine = _metrics(folder / "out")["machine"]
+    assert (machine["sharded"], machine["processes"]) == (True, int(processes))
+    assert _metrics(folder / "out")["parameters"] == _metrics(alone)["parameters"]
+    sizes = {(out / "weights/model.safetensors").stat().st_size for out in (folder / "out", alone)}
+    assert len(sizes) == 1

@@ -1,11 +1,13 @@
+"""Batches as a pure function of the step; epochs that have each window as often as its weight says."""
+
 import numpy as np
 import pytest
 import torch
 
 from llm.tokens.windows import Windows
-from llm.train.batches import IGNORED, WindowBatches, take_windows
+from llm.train.batches import IGNORED, WindowBatches, take_windows, validation_batches
 
-# 13 windows of 3 tokens, 5 tokens apart, so that a window is known by its first token.
+# 13 windows of 3 tokens, 5 tokens apart, so that a window has its own first token.
 N, LENGTH, STRIDE, BATCH = 13, 3, 5, 4
 STREAM = np.arange(N * STRIDE, dtype=np.uint16)
 STARTS = np.arange(0, N * STRIDE, STRIDE, dtype=np.int64)
@@ -21,91 +23,74 @@ def _batches(seed=1, batch_size=BATCH, segmentations=None):
     return WindowBatches(segmentations or [_windows()], LENGTH, batch_size, PAD, seed)
 
 
-def _order(seed, n_epochs):
-    """The starts of the windows, one row an epoch."""
-    batches = _batches(seed, batch_size=1)
-    return np.array([int(batches.at(step)[0][0, 0]) for step in range(n_epochs * N)]).reshape(n_epochs, N)
-
-
-def test_the_target_is_the_input_moved_by_one_token():
-    ids, target = _batches().at(2)
-    assert ids.shape == target.shape == (BATCH, LENGTH)
-    assert ids.dtype == target.dtype == torch.int64
-    assert torch.equal(target, ids + 1)
+def _firsts(batches, n_steps):
+    return torch.cat([batches.at(step)[0][:, 0] for step in range(n_steps)]).tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 13, 29])
-def test_every_window_comes_once_an_epoch_whatever_the_batch(batch_size):
+def test_an_epoch_has_every_window_once(batch_size):
     batches = _batches(batch_size=batch_size)
-    firsts = torch.cat([batches.at(step)[0][:, 0] for step in range(N)])
-    for epoch in firsts.view(batch_size, N):
-        assert sorted(epoch.tolist()) == STARTS.tolist()
+    firsts = np.reshape(_firsts(batches, N), (batch_size, N))
+    assert all(sorted(epoch) == STARTS.tolist() for epoch in firsts)
+    assert batches.epochs(N) == batch_size
+    assert batches.epochs(1) == batch_size / N
 
 
-def test_a_step_is_the_same_whenever_it_is_asked_for():
-    asked_in_order = _batches()
-    expected = [asked_in_order.at(step) for step in range(20)]
-    asked_anyhow = _batches()
+def test_a_step_is_the_same_in_any_order_of_calls():
+    in_order, any_order = _batches(), _batches()
+    expected = [in_order.at(step) for step in range(20)]
     for step in (19, 3, 3, 0, 11, 2, 18):
-        assert all(map(torch.equal, asked_anyhow.at(step), expected[step]))
+        assert all(map(torch.equal, any_order.at(step), expected[step]))
 
 
-def test_every_epoch_of_every_seed_has_an_order_of_its_own():
-    orders = [tuple(order) for seed in range(5) for order in _order(seed, 5)]
+def test_every_epoch_of_every_seed_has_its_own_random_order():
+    orders = [tuple(np.reshape(_firsts(_batches(seed, 1), 5 * N), (5, N))[e]) for seed in range(5) for e in range(5)]
     assert len(set(orders)) == 25
-
-
-def test_windows_are_not_read_in_the_texts_order():
-    assert all((np.diff(order) < 0).any() for order in _order(1, 3))
-
-
-def test_epochs_are_counted_in_windows_seen():
-    assert _batches().epochs(N) == BATCH
-    assert _batches().epochs(1) == BATCH / N
+    assert tuple(STARTS) not in orders
 
 
 def test_a_weight_is_how_often_an_epoch_sees_a_window():
     weights = np.array([2.0, 0.0, *[1.0] * (N - 2)], dtype=np.float32)
     batches = _batches(batch_size=N, segmentations=[_windows()._replace(weights=weights)])
     for epoch in range(3):
-        seen = sorted(batches.at(epoch)[0][:, 0].tolist())
-        assert seen == sorted([0, 0, *STARTS[2:].tolist()])
-
-
-def test_epochs_of_uneven_lengths_are_counted_too():
-    batches = _batches(batch_size=1, segmentations=[_windows(weight=0.5)])
-    firsts = [int(batches.at(step)[0][0, 0]) for step in range(4 * N)]
+        assert sorted(batches.at(epoch)[0][:, 0].tolist()) == sorted([0, 0, *STARTS[2:].tolist()])
+    half = _batches(batch_size=1, segmentations=[_windows(weight=0.5)])
+    firsts = _firsts(half, 4 * N)
     assert {first: firsts.count(first) for first in STARTS.tolist()} == dict.fromkeys(STARTS.tolist(), 4)
-    assert batches.epochs(N) == 2
-    assert batches.epochs(0) == 0
+    assert (half.epochs(N), half.epochs(0)) == (2, 0)
 
 
 def test_epochs_take_the_segmentations_in_turn():
     other = _windows(stream=STREAM + 100, starts=STARTS[:-1])
-    batches = _batches(batch_size=1, segmentations=[_windows(), other])
-    firsts = [int(batches.at(step)[0][0, 0]) for step in range(2 * N - 1 + 3)]
+    firsts = _firsts(_batches(batch_size=1, segmentations=[_windows(), other]), 2 * N + 2)
     assert sorted(firsts[:N]) == STARTS.tolist()
     assert sorted(firsts[N : 2 * N - 1]) == (STARTS[:-1] + 100).tolist()
     assert set(firsts[2 * N - 1 :]) <= set(STARTS.tolist())
 
 
-def test_windows_may_overlap_and_do_not_change_the_stream():
-    windows = _windows(starts=[7, 8])
-    ids, target = take_windows([(windows, 0), (windows, 1)], LENGTH, PAD)
-    assert ids.tolist() == [[7, 8, 9], [8, 9, 10]]
-    assert target.tolist() == [[8, 9, 10], [9, 10, 11]]
-    ids += 100
-    assert STREAM[7] == 7
+@pytest.mark.parametrize(
+    ("windows", "length", "ids", "target"),
+    [
+        (_windows(starts=[7, 8]), 3, [[7, 8, 9], [8, 9, 10]], [[8, 9, 10], [9, 10, 11]]),
+        (_windows(starts=[7], length=2), 4, [[7, 8, PAD, PAD]], [[8, 9, IGNORED, IGNORED]]),
+        (
+            _windows(np.array([1, 70_000, 3_000_000_000], dtype=np.uint32), [0], 2),
+            2,
+            [[1, 70_000]],
+            [[70_000, 3 * 10**9]],
+        ),
+    ],
+)
+def test_the_target_is_the_input_shifted_by_one(windows, length, ids, target):
+    given = take_windows([(windows, number) for number in range(len(ids))], length, PAD)
+    assert [tensor.tolist() for tensor in given] == [ids, target]
+    assert {tensor.dtype for tensor in given} == {torch.int64}
 
 
-def test_a_short_window_is_filled_up_and_its_filling_does_not_count():
-    windows = _windows(starts=[7], length=2)
-    ids, target = take_windows([(windows, 0)], 4, PAD)
-    assert ids.tolist() == [[7, 8, PAD, PAD]]
-    assert target.tolist() == [[8, 9, IGNORED, IGNORED]]
-
-
-def test_ids_beyond_16_bits_stay_what_they_are():
-    stream = np.array([1, 70_000, 3_000_000_000], dtype=np.uint32)
-    ids, target = take_windows([(_windows(stream, [0], 2), 0)], 2, PAD)
-    assert ids.tolist() + target.tolist() == [[1, 70_000], [70_000, 3_000_000_000]]
+@pytest.mark.parametrize(("max_windows", "sizes"), [(5, [4]), (8, [4, 4]), (99, [4, 4, 4]), (3, [3])])
+def test_validation_windows_are_evenly_spaced(max_windows, sizes):
+    batches = validation_batches(_windows(), LENGTH, BATCH, PAD, max_windows)
+    assert [len(ids) for ids, _ in batches] == sizes
+    firsts = [int(first) for ids, _ in batches for first in ids[:, 0]]
+    assert firsts == [STRIDE * (n * N // len(firsts)) for n in range(len(firsts))]
+    assert validation_batches(_windows(starts=[]), LENGTH, BATCH, PAD, max_windows) == []

@@ -1,4 +1,4 @@
-"""Real processes run the members below; this file is also the script that starts them."""
+"""Processes that are launched, and their failures; this file is also the script that launches."""
 
 import os
 import socket
@@ -17,139 +17,116 @@ from llm.train.launch import Layout, launch
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("NPROC", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+NODES = {"NNODES": "2", "MASTER_ADDR": "first.example"}
 
 
 @pytest.fixture
-def find(monkeypatch):
-    def find(**environment):
+def layout(monkeypatch):
+    def layout(environment):
         for name in NAMES:
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        return Layout.find()
+        return Layout.from_environment()
 
-    return find
-
-
-def test_without_the_variables_there_is_one_process(find):
-    assert find() == Layout(1, 1, 0, "127.0.0.1", 0)
-    assert find(NPROC="", NNODES="1").n_processes == 1
-
-
-def test_processes_are_counted_on_all_nodes(find):
-    layout = find(NPROC="3", NNODES="2", NODE_RANK="1", MASTER_ADDR="first.example", MASTER_PORT="29500")
-    assert layout == Layout(3, 2, 1, "first.example", 29500)
-    assert layout.n_processes == 6
+    return layout
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "expected"),
     [
-        ({"NPROC": "two"}, "wanted NPROC as a whole number from 1, given two"),
-        ({"NPROC": "0"}, "wanted NPROC as a whole number from 1, given 0"),
-        ({"NPROC": "9" * 5000}, "expected NPROC up to 65535, got " + "9" * 40),
-        ({"NNODES": "2", "MASTER_ADDR": "here", "MASTER_PORT": "65536"}, "expected MASTER_PORT up to 65535, got 65536"),
-        ({"NNODES": "-1"}, "wanted NNODES as a whole number from 1, given -1"),
-        ({"NNODES": "2", "NODE_RANK": "2"}, "wanted NODE_RANK below NNODES, 2, given 2"),
-        ({"NNODES": "2", "MASTER_ADDR": "here"}, "wanted MASTER_ADDR and MASTER_PORT with NNODES 2, one is missing"),
-        (
-            {"NNODES": "2", "MASTER_ADDR": "here", "MASTER_PORT": "0"},
-            "wanted MASTER_PORT as a whole number from 1, given 0",
-        ),
+        ({}, Layout(1, 1, 0, "127.0.0.1", 0)),
+        ({"NPROC": "", "NNODES": "1"}, Layout(1, 1, 0, "127.0.0.1", 0)),
+        (NODES | {"NPROC": "3", "NODE_RANK": "1", "MASTER_PORT": "29500"}, Layout(3, 2, 1, "first.example", 29500)),
+        ({"NPROC": "two"}, "expected NPROC as a number from 1 to 65535, got two"),
+        ({"NPROC": "0"}, "expected NPROC as a number from 1 to 65535, got 0"),
+        ({"NPROC": "9" * 5000}, "expected NPROC as a number from 1 to 65535, got " + "9" * 40),
+        ({"NNODES": "-1"}, "expected NNODES as a number from 1 to 65535, got -1"),
+        ({"NNODES": "2", "NODE_RANK": "2"}, "expected NODE_RANK below NNODES 2, got 2"),
+        (NODES, "expected MASTER_ADDR and MASTER_PORT with NNODES 2"),
+        (NODES | {"MASTER_PORT": "0"}, "expected MASTER_PORT as a number from 1 to 65535, got 0"),
+        (NODES | {"MASTER_PORT": "65536"}, "expected MASTER_PORT as a number from 1 to 65535, got 65536"),
     ],
 )
-def test_a_wrong_variable_is_named(find, environment, told):
-    with pytest.raises(UserError) as caught:
-        find(**environment)
-    assert str(caught.value) == f"environment: {told}"
+def test_the_environment_gives_the_layout_or_a_reason(layout, environment, expected):
+    if isinstance(expected, Layout):
+        assert layout(environment) == expected
+    else:
+        with pytest.raises(UserError) as caught:
+            layout(environment)
+        assert str(caught.value) == f"environment: {expected}"
 
 
-def test_a_single_process_is_this_one(find):
-    find()
-    seen = []
-    assert launch(lambda *args: seen.append((args, os.getpid())), 1, "two")
-    assert seen == [((1, "two"), os.getpid())]
+def test_a_single_process_is_this_one(layout):
+    layout({})
+    calls = []
+    assert launch(lambda *args: calls.append((args, os.getpid())), 1, "two")
+    assert calls == [((1, "two"), os.getpid())]
 
 
-def test_a_port_that_is_taken_is_named():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"^environment: wanted MASTER_PORT {port} free on node 0, ") as caught:
-            module._host(Layout(1, 2, 0, "127.0.0.1", port))
+def test_a_port_in_use_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(UserError, match=f"^environment: expected MASTER_PORT {port} free on node 0, ") as caught:
+            module._host_store(Layout(1, 2, 0, "127.0.0.1", port))
     assert "\n" not in str(caught.value)
 
 
 def test_nodes_with_other_numbers_of_processes_are_refused():
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     store.compare_set("layout", "", "NPROC 2 and NNODES 2")
-    with pytest.raises(UserError) as caught:
+    problem = "got NPROC 2 and NNODES 2 on one and NPROC 1 and NNODES 2 on another$"
+    with pytest.raises(UserError, match=f"^environment: expected the same on every node, {problem}"):
         module._join_group(0, Layout(1, 2, 1, "127.0.0.1", store.port), store.port, "cpu")
-    assert str(caught.value) == (
-        "environment: wanted the same on every node, given NPROC 2 and NNODES 2 on one and NPROC 1 and NNODES 2 on "
-        "another"
-    )
 
 
-def _told_what(folder):
-    """The first has a mistake of ours, which may well come of the second one's, of the user's."""
+def _both_fail(folder):
+    """Rank 0 may well fail because rank 1 has."""
     if module.dist.get_rank() == 0:
         raise ValueError("ours")
     time.sleep(0.2)
     raise UserError("theirs")
 
 
-def _fails(folder):
-    """The second fails, the first would wait for ever."""
+def _one_fails(folder):
     if module.dist.get_rank() == 1:
         raise ValueError("ours")
     time.sleep(1000)
 
 
-def _has_no_space(folder):
-    """A full disk is one line as well."""
+def _one_is_killed(folder):
     if module.dist.get_rank() == 1:
-        raise OSError(28, "No space left on device")
+        os._exit(9)
     time.sleep(1000)
 
 
-FULL = "the disk: no space left, No space left on device; free some and run it again\n"
-
-
-@pytest.fixture
-def start(tmp_path):
-    """A starter of this file as a script, with what one member does; what is left of it is killed at the end."""
-    environment = {"PYTHONPATH": str(ROOT), "NPROC": "2", "OMP_NUM_THREADS": "1", "GROUNDUP_DEVICE": "cpu"}
-    started = []
-
-    def start(member):
-        command = [sys.executable, __file__, member.__name__, str(tmp_path)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(command, env=os.environ | environment, start_new_session=True, **pipes))
-        return started[-1]
-
-    yield start
-    for process in started:
-        for left in [*_children(process.pid), process]:
-            left.kill()
-        process.communicate()
-
-
-def _children(pid):
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+def _disk_full(folder):
+    if module.dist.get_rank() == 1:
+        raise OSError(28, "No space left on device")
+    module.dist.barrier()
 
 
 @pytest.mark.parametrize(
-    ("member", "code", "told"),
-    [(_told_what, 2, "theirs\n"), (_fails, 1, "ValueError: ours"), (_has_no_space, 2, FULL)],
+    ("member", "code", "message"),
+    [
+        (_both_fail, 2, "theirs\n"),
+        (_one_fails, 1, "ValueError: ours"),
+        (_one_is_killed, 1, "terminated abruptly"),
+        (_disk_full, 2, "the disk: no space left, No space left on device; free some and run it again\n"),
+    ],
 )
-def test_a_failure_of_one_ends_all_and_what_the_user_got_wrong_comes_first(start, member, code, told):
-    process = start(member)
-    output, _ = process.communicate(timeout=60)
+def test_a_failure_ends_all_and_a_user_error_comes_first(tmp_path, member, code, message):
+    environment = {"PYTHONPATH": str(ROOT), "NPROC": "2", "OMP_NUM_THREADS": "1", "GROUNDUP_DEVICE": "cpu"}
+    command = [sys.executable, __file__, member.__name__, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=os.environ | environment, start_new_session=True, **pipes) as process:
+        try:
+            output, _ = process.communicate(timeout=60)
+        finally:
+            for left in psutil.Process().children(recursive=True):
+                left.kill()
     assert process.returncode == code, output
-    assert output == told if code == 2 else told in output
+    assert output == message if code == 2 else message in output
 
 
 if __name__ == "__main__":
