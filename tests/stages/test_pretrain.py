@@ -302,20 +302,11 @@ def test_a_batch_is_divided_between_processes(monkeypatch, processes, rows, micr
             library.micro_batch_size(params)
 
 
-<<<<<<< HEAD
-def test_a_non_causal_model_says_so_and_writes_nothing(run, windows, shape, capsys):
-    seeing = shape.model_copy(update={"attention": "trainable"})
-    run(windows, shape=seeing)
-    told = capsys.readouterr().err
-    assert told.count("its losses mean nothing") == 1
-    assert "writes" not in told
-=======
 def test_a_model_that_sees_the_future_is_reported(run, windows, shape, capsys):
     run(windows, shape=shape.model_copy(update={"attention": "trainable"}))
     output = capsys.readouterr().err
     assert output.count("attention is not causal") == 1
     assert "writes" not in output
->>>>>>> 42aae10 (WIP tests)
 
 
 def test_an_init_that_the_model_cannot_have_is_refused(run, windows, shape):
