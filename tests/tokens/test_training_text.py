@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm.tokens.training_text import sample_pieces
+from llm.tokens.tokenize import sample_pieces
 
 
 @given(st.lists(st.text("ab é雨\n👍", max_size=400), min_size=1, max_size=9), st.floats(0.01, 0.99))
