@@ -76,7 +76,7 @@ class Pretraining:
         config = ModelConfig(**self.model.model_dump(), vocab_size=info.vocab_size, context_length=info.context_length)
         if self.base is not None:
             return read_first_weights(self.base, config, self.tokenizer)
-        if self.params.init == "previous_token_heads" and not config.can_look_back:
+        if self.params.init == "previous_token_heads" and not config.supports_previous_token_heads:
             raise UserError(
                 "pretrain.init: expected random or null for a model without causal attention and rotary positions, "
                 "got previous_token_heads"
@@ -96,10 +96,8 @@ class Pretraining:
         loss = ShardedLoss(gpt, machine) if machine.sharded else LanguageLoss(gpt.to(machine.device), machine, compiled)
         peak = sum_over_processes(matmul_peak(machine))
         print(f"pretrain: matrix products reach {peak / 1e9:,.0f} GFLOP/s; MFU is relative to it", file=sys.stderr)
-        if gpt.sees_the_future:
-            print(
-                "pretrain: attention is not causal: targets leak into the input, losses mean nothing", file=sys.stderr
-            )
+        if reason := gpt.config.non_causal_reason:
+            print(f"pretrain: {reason}, so its losses are meaningless", file=sys.stderr)
 
         def step_losses(step: int) -> Iterator[Tensor]:
             # Each micro-batch has dropout keys of its own, whichever process computes it.
@@ -129,7 +127,7 @@ class Pretraining:
             label="pretrain",
         )
         tokenizer = Tokenizer.load(self.tokenizer)
-        writes = not (gpt.sees_the_future or machine.sharded or rank())
+        writes = gpt.config.is_causal and not (machine.sharded or rank())
         sample = (lambda: _sample(gpt, tokenizer)) if writes else None
         checkpoint = None if rank() else Checkpoint(scratch / machine.key())
         return train(gpt, step_losses, val_loss if val else None, config, machine, checkpoint, sample)

@@ -305,7 +305,7 @@ def test_a_batch_is_divided_between_processes(monkeypatch, processes, rows, micr
 def test_a_model_that_sees_the_future_is_reported(run, windows, shape, capsys):
     run(windows, shape=shape.model_copy(update={"attention": "trainable"}))
     output = capsys.readouterr().err
-    assert output.count("attention is not causal") == 1
+    assert output.count("is not causal: each position attends") == 1
     assert "writes" not in output
 
 

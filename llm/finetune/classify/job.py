@@ -29,7 +29,6 @@ from llm.finetune.shared.fit import Fitted, Objective, Run
 from llm.finetune.shared.job import Base, Figures, Job, Outcome, fit_seeds, open_base, print_rows
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
-from llm.train.curve import write_curve
 
 COMPARED = ("tfidf", "random_weights")  # with the finetuned model, row by row
 SUMMARIZED = ("accuracy", "macro_f1")
@@ -59,7 +58,7 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
     for name in COMPARED:
         figures[name] |= difference(test, systems[name].test, job.seed)
     figures = {name: of | spreads.get(name, {}) for name, of in figures.items()}
-    write_curve(job.plots / "curve.tsv", best.curve.rows)
+    best.curve.write(job.plots / "curve.tsv")
     _write_confusion(job.plots / "confusion.csv", test, prepared.labels)
     with torch.no_grad():
         best.model.score.weight.div_(temperature)

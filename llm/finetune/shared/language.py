@@ -16,7 +16,6 @@ from llm.finetune.shared.forgetting import base_figures, read_held_out
 from llm.finetune.shared.job import Base, Figures, Job, Outcome, fit_seeds, print_rows
 from llm.finetune.shared.rows import Row, answer_figures
 from llm.model.gpt import GPT
-from llm.train.curve import write_curve
 
 ANSWERS_SHOWN = 10
 SUMMARIZED = ("answer_bits_per_byte", "answer_nats_per_token", "base_bits_per_byte")
@@ -71,7 +70,7 @@ def run_language_task(
     if kind.scores_answers:
         figures = {system: of | score_answers(texts[system], texts["reference"]) for system, of in figures.items()}
     write_folder(job.model, fitted.model, base.tokenizer_file, chat_template=TEMPLATE)
-    write_curve(job.plots / "curve.tsv", fitted.curve.rows)
+    fitted.curve.write(job.plots / "curve.tsv")
     val = {system: of for system, model in models.items() if (of := kind.val_figures(model))}
     metrics = {
         **counts,
