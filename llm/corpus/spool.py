@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -81,8 +82,8 @@ def find_duplicates(spool: Spool, rules: CleanParams) -> Duplicates:
     rule = np.zeros(len(ids), dtype=np.int8)
     representative = np.arange(len(ids))
     if rules.exact_duplicates == "drop":
-        _, first, inverse = np.unique(ids, axis=0, return_index=True, return_inverse=True)
-        representative = first[inverse.reshape(-1)]
+        hashes = [ids[:, 0], ids[:, 1]]
+        representative = pd.Series(representative).groupby(hashes).transform("min").to_numpy(copy=True)
         rule[representative != np.arange(len(ids))] = 1
     if rules.near_duplicates is not None:
         distinct = np.flatnonzero(rule == 0)
