@@ -58,15 +58,15 @@ def summary(metrics: Annotated[Path, Argument(help="The folder of metrics.")] = 
 def figures(
     pages: Annotated[list[Path], Argument(help="Pages with blocks of figures.")] = opt.PAGES,
     metrics: Annotated[Path, Option(help="The folder of metrics.")] = opt.METRICS,
-    reports: Annotated[Path, Option(help="The folder of reports, whose pictures are copied to docs/.")] = opt.REPORTS,
+    reports: Annotated[Path, Option(help="The folder of reports.")] = opt.REPORTS,
 ) -> None:
     """Write the metrics, texts and pictures of the last run into README.md and docs/."""
-    from llm.report.figures import copy_pictures, write_figures
+    from llm.report.figures import write_figures, write_pictures
 
     for page in pages:
         write_figures(page, metrics, _describe_run(metrics))
         typer.echo(f"written: {page}")
-    for picture in copy_pictures(reports, Path("docs")):
+    for picture in write_pictures(metrics, reports, Path("docs/pictures")):
         typer.echo(f"written: {picture}")
 
 

@@ -6,14 +6,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llm.report.glossary import Title, title
+from llm.report.glossary import QUALITY, Title, title
 from llm.report.metrics import Score, fold_intervals
 from llm.report.plots import draw_bars, draw_context, draw_reliability
 from llm.report.tables import Code, Table, fence, render
 
 Details = Mapping[str, Any]
 LIKELIHOOD = ("bits_per_byte", "nats_per_token", "perplexity", "accuracy", "calibration_error", "tokens")
-QUALITY = ("texts", "words", "real_words", "distinct_3grams", "repetition_flagged", "sections_parsed")
 CONTAMINATION = {
     "windows": Title("windows with such a token", "Windows of the held-out text that score one."),
     "tokens": Title("such tokens", "Their fraction of the held-out tokens."),

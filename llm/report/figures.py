@@ -17,9 +17,18 @@ from pathlib import Path
 from llm.core.errors import UserError
 from llm.report import learning_curve, views
 from llm.report.metrics import Metrics, read_metrics
-from llm.report.tables import fence
+from llm.report.tables import Table, fence
 
 BLOCK = re.compile(r"<!-- figures: (?P<name>[^\n]+?) -->\r?\n.*?<!-- end of figures -->", re.DOTALL)
+SPINE = (  # the files to read first, in reading order
+    *(f"stages/{name}.py" for name in ("prepare", "tokenize", "sample", "pretrain", "evaluate", "export", "finetune")),
+    *(f"llm/core/{name}.py" for name in ("stage", "outputs", "params", "tables")),
+    *(f"llm/tokens/{name}.py" for name in ("tokenizer", "bpe", "tokenize", "windows", "sample")),
+    *(f"llm/model/{name}.py" for name in ("config", "positions", "attention", "layers", "gpt", "kv_cache", "decoder")),
+    *(f"llm/train/{name}.py" for name in ("pretrain", "batches", "language", "optimizers", "loop", "checkpoint")),
+    *(f"llm/evaluate/{name}.py" for name in ("likelihood", "bootstrap")),
+    *(f"llm/finetune/classify/{name}.py" for name in ("classifier", "measures", "job")),
+)
 PICTURES = ("bits_per_byte.svg", "curve.svg")  # of reports/, which pages show
 
 
@@ -46,9 +55,14 @@ def write_figures(page: Path, metrics: Path, summary: str) -> None:
     page.write_bytes(BLOCK.sub(write, content).encode())
 
 
-def copy_pictures(reports: Path, docs: Path) -> list[Path]:
-    """Copy the pictures that pages show; return their paths."""
-    return [Path(shutil.copy(reports / name, docs / name)) for name in PICTURES if (reports / name).is_file()]
+def write_pictures(metrics: Path, reports: Path, folder: Path) -> list[Path]:
+    """Write the pictures that pages show: copies from reports/, and the learning curve of the task library."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [Path(shutil.copy(reports / name, folder / name)) for name in PICTURES if (reports / name).is_file()]
+    if points := read_metrics(metrics).content.get("learning_curve/library"):
+        found.append(folder / "learning_curve.svg")
+        found[-1].write_text(learning_curve.pictures(points)["library"], encoding="utf-8")
+    return found
 
 
 def _console(summary: str) -> str:
@@ -85,9 +99,16 @@ def _docstring(metrics: Metrics, _: Path) -> str:
     )
 
 
+def _spine(_: Metrics, __: Path) -> str:
+    lines = {name: len(Path(name).read_text(encoding="utf-8").splitlines()) for name in SPINE}
+    rows = [[f"[{name}]({name})", n] for name, n in lines.items()]
+    return str(Table(["file", "lines"], [*rows, ["all of them", sum(lines.values())]]))
+
+
 Writer = Callable[[Metrics, Path], str]
 WRITERS: dict[str, Writer] = {
     "run": _run,
+    "spine": _spine,
     "bits per byte": _bits_per_byte,
     "quality": lambda metrics, _: str(views.quality(metrics, digits=3)),
     "library": lambda metrics, _: str(views.task(metrics.content["finetune/library"], digits=3)),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SHORT, LONG = 25, 50  # tokens of a verbatim continuation
+QUALITY = ("texts", "words", "real_words", "distinct_3grams", "repetition_flagged", "sections_parsed")
 
 
 class Title(NamedTuple):

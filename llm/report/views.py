@@ -6,7 +6,7 @@ from typing import Any
 
 from llm.core.hashes import file_md5, md5
 from llm.report import memorise
-from llm.report.glossary import Title, title
+from llm.report.glossary import QUALITY, Title, title
 from llm.report.metrics import SPLITS, Metrics, Score, fold_intervals
 from llm.report.tables import Code, Table
 
@@ -117,7 +117,7 @@ def quality(metrics: Metrics, digits: int = 4) -> Table | None:
     for split in metrics.splits():
         systems = metrics.systems("evaluate", split)
         if "true_text" in systems:
-            return by_metric(systems, list(systems["true_text"]), split, digits)
+            return by_metric(systems, [name for name in QUALITY if name in systems["true_text"]], split, digits)
     return None
 
 

@@ -1,6 +1,7 @@
 """The report page: whole, escaped, without references to anything outside, and complete."""
 
 import re
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -12,11 +13,6 @@ from llm.report.plots import draw_bars, draw_confusion, draw_curve
 from llm.report.tables import Code, Table
 from tests.report.samples import CONTENT, DETAILS, EVALUATE, MODEL, PARAMS, SPLIT, merged
 
-CURVE = draw_curve([{"step": 1, "lr_factor": 1.0, "train_loss": 3.0}], "a curve")
-CONFUSION = draw_confusion([[1, 2], [0, 3]], ["<a>", "b"], "labels")
-BARS = draw_bars({"this": 1.0, "<that>": 2.0}, "bars", "unit", "this")
-PICTURES = {"vocabulary": BARS, "curve": CURVE, "bits_per_byte": BARS, "context": BARS, "calibration": BARS}
-PICTURES |= {"finetune/topics/curve": CURVE, "finetune/topics/confusion": CONFUSION, "finetune/answers/curve": CURVE}
 LINEAGE = Table(["file", "md5"], [[Code("raw/<c>.txt"), Code("0123abc")]])
 VOID = {"meta", "link", "br"}
 NOTHING = {"model": {"prefixes": 0}}
@@ -54,11 +50,22 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
+@cache
+def pictures() -> dict[str, str]:
+    """A picture of each name, of three kinds."""
+    bars = draw_bars({"this": 1.0, "<that>": 2.0}, "bars", "unit", "this")
+    curve = draw_curve([{"step": 1, "lr_factor": 1.0, "train_loss": 3.0}], "a curve")
+    confusion = draw_confusion([[1, 2], [0, 3]], ["<a>", "b"], "labels")
+    found = dict.fromkeys(("vocabulary", "bits_per_byte", "context", "calibration"), bars)
+    curves = dict.fromkeys(("curve", "finetune/topics/curve", "finetune/answers/curve"), curve)
+    return found | curves | {"finetune/topics/confusion": confusion}
+
+
 def write(changes: dict | None = None, evaluate: dict | None = None, **params: object) -> str:
     """The page, with metrics, details of the evaluation or params changed."""
     details = DETAILS | {"evaluate": EVALUATE | (evaluate or {})}
     metrics = Metrics(merged(CONTENT, changes or {}), details)
-    return write_page(metrics, merged(PARAMS, params), PICTURES, LINEAGE)
+    return write_page(metrics, merged(PARAMS, params), pictures(), LINEAGE)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +158,7 @@ def test_details_without_a_figure_are_our_own_error():
 
 
 def test_pictures_keep_their_look_and_get_ids_of_their_own():
-    svg = inline_svg(CONFUSION, "one-", 'a "label"')
+    svg = inline_svg(pictures()["finetune/topics/confusion"], "one-", 'a "label"')
     assert 'aria-label="a &quot;label&quot;"' in svg
     assert "&lt;a&gt;" in svg
     assert "viewBox=" in svg
