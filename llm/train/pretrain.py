@@ -19,19 +19,12 @@ from llm.model.gpt import GPT, uniform_loss
 from llm.model.weights import save_model
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.windows import read_info, read_windows
+from llm.train import parallel
 from llm.train.batches import WindowBatches, validation_batches
 from llm.train.checkpoint import Checkpoint
 from llm.train.curve import Curve
 from llm.train.language import LanguageLoss, ShardedLoss, should_compile, split_loss, unsharded
 from llm.train.loop import TrainConfig, train
-from llm.train.parallel import (
-    check_same_on_all_nodes,
-    n_processes,
-    rank,
-    round_robin_shard,
-    shard_rows,
-    sum_over_processes,
-)
 from llm.train.params import PretrainParams
 
 SAMPLE_TOKENS = 60
@@ -55,7 +48,7 @@ class Pretraining:
         machine = Machine.find()
         machine.retain_freed_memory()
         batches = TrainingBatches(self)
-        check_same_on_all_nodes(
+        parallel.check_same_on_all_nodes(
             params=(self.model, self.params, self.seed),
             windows=(batches.info, batches.size),
             init_from=self.base and file_hash(self.base),
@@ -65,7 +58,7 @@ class Pretraining:
             learning_curve = self._train(gpt, batches, machine, scratch)
         if machine.sharded:
             gpt = unsharded(gpt)
-        if not rank():
+        if not parallel.rank():
             save_model(weights, gpt)
             learning_curve.write(curve)
             content = _metrics(gpt, self.params, learning_curve, batches)
@@ -92,9 +85,10 @@ class Pretraining:
         if params.early_stopping_patience and not val:
             raise UserError("pretrain.early_stopping_patience: expected held-out text (prepare.split.val), got none")
         flops = float(gpt.flops_per_token()) * n_tokens
-        compiled = should_compile(params.compile, flops * params.max_steps / n_processes(), machine)
+        work = flops * params.max_steps / parallel.n_processes()
+        compiled = not machine.sharded and should_compile(params.compile, work, machine)
         loss = ShardedLoss(gpt, machine) if machine.sharded else LanguageLoss(gpt.to(machine.device), machine, compiled)
-        peak = sum_over_processes(matmul_peak(machine))
+        peak = parallel.sum_over_processes(matmul_peak(machine))
         print(f"pretrain: matrix products reach {peak / 1e9:,.0f} GFLOP/s; MFU is relative to it", file=sys.stderr)
         if reason := gpt.config.non_causal_reason:
             print(f"pretrain: {reason}, so its losses are meaningless", file=sys.stderr)
@@ -102,8 +96,8 @@ class Pretraining:
         def step_losses(step: int) -> Iterator[Tensor]:
             # Each micro-batch has dropout keys of its own, whichever process computes it.
             n_micro = params.batch_size // micro
-            first = step * n_micro + rank() * n_micro // n_processes()
-            ids, target, share = shard_rows(*batches.at(step))
+            first = step * n_micro + parallel.rank() * n_micro // parallel.n_processes()
+            ids, target, share = parallel.shard_rows(*batches.at(step))
             for part in split_loss(loss, ids, target, micro, lambda part: gpt.dropout_keys(self.seed, first + part)):
                 yield part * share
 
@@ -111,10 +105,10 @@ class Pretraining:
             # Gradients stay enabled: without them the graph would be compiled once more.
             own = sum(
                 part.item() * counts
-                for batch, counts in round_robin_shard(val)
+                for batch, counts in parallel.round_robin_shard(val)
                 for part in split_loss(loss, *batch, micro)
             )
-            return sum_over_processes(own) / len(val)
+            return parallel.sum_over_processes(own) / len(val)
 
         config = TrainConfig(
             n_steps=params.max_steps,
@@ -127,13 +121,13 @@ class Pretraining:
             label="pretrain",
         )
         tokenizer = Tokenizer.load(self.tokenizer)
-        writes = gpt.config.is_causal and not (machine.sharded or rank())
+        writes = gpt.config.is_causal and not (machine.sharded or parallel.rank())
         sample = (lambda: _sample(gpt, tokenizer)) if writes else None
-        checkpoint = None if rank() else Checkpoint(scratch / machine.key())
+        checkpoint = None if parallel.rank() else Checkpoint(scratch / machine.key())
         return train(gpt, step_losses, val_loss if val else None, config, machine, checkpoint, sample)
 
     def _memory_hint(self, context_length: int) -> str:
-        micro, rows = micro_batch_size(self.params), self.params.batch_size // n_processes()
+        micro, rows = micro_batch_size(self.params), self.params.batch_size // parallel.n_processes()
         divisors = [size for size in range(1, micro // 2 + 1) if rows % size == 0]
         smaller = f"pretrain.micro_batch_size {divisors[-1]}, or " if divisors else ""
         return f"try {smaller}a shorter sample.context_length than {context_length}"
@@ -172,12 +166,11 @@ class TrainingBatches:
 
 def micro_batch_size(params: PretrainParams) -> int:
     """Return the rows that go through the model at once; each process has a multiple of them."""
-    micro = params.micro_batch_size or max(1, params.batch_size // n_processes())
-    if params.batch_size % (n_processes() * micro):
-        rows = f"micro_batch_size {micro} x " if params.micro_batch_size else ""
-        raise UserError(
-            f"pretrain.batch_size: expected a multiple of {rows}{n_processes()} processes, got {params.batch_size}"
-        )
+    n_processes = parallel.n_processes()
+    micro = params.micro_batch_size or max(1, params.batch_size // n_processes)
+    if params.batch_size % (n_processes * micro):
+        factor = f"micro_batch_size {micro} x {n_processes}" if params.micro_batch_size else n_processes
+        raise UserError(f"pretrain.batch_size: expected a multiple of {factor} processes, got {params.batch_size}")
     return micro
 
 

@@ -293,7 +293,7 @@ def test_exhausted_memory_names_the_params(run, windows, monkeypatch, batch, mic
     ],
 )
 def test_a_batch_is_divided_between_processes(monkeypatch, processes, rows, micro, expected):
-    monkeypatch.setattr(library, "n_processes", lambda: processes)
+    monkeypatch.setattr(library.parallel, "n_processes", lambda: processes)
     params = _change(batch_size=rows, micro_batch_size=micro)
     if isinstance(expected, int):
         assert library.micro_batch_size(params) == expected

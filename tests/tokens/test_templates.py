@@ -40,13 +40,7 @@ def test_ids_are_those_of_the_library(classifier, tokenizer, texts, room):
 
 @pytest.mark.parametrize(
     ("lengths", "room", "kept"),
-    [
-        ((3, 9), 8, (3, 5)),
-        ((9, 3), 8, (5, 3)),
-        ((9, 9), 9, (4, 5)),
-        ((10, 9), 9, (5, 4)),
-        ((0, 9), 4, (0, 4)),
-    ],
+    [((3, 9), 8, (3, 5)), ((9, 3), 8, (5, 3)), ((9, 9), 9, (4, 5)), ((10, 9), 9, (5, 4)), ((0, 9), 4, (0, 4))],
 )
 def test_of_two_texts_the_longer_is_truncated_first(tokenizer, lengths, room, kept):
     ids = classifier_ids([[100] * lengths[0], [200] * lengths[1]], tokenizer.special, room + 2)
