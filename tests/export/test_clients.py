@@ -60,7 +60,7 @@ def test_the_file_of_another_model_is_named(folder, draw_gpt, small_tokenizer_fi
     write_gguf(folder / "gguf", draw_gpt(seed=2), small_tokenizer_file, "gguf-f32")
     shown = CliRunner().invoke(app, ["verify-export", str(folder)])
     assert isinstance(shown.exception, UserError)
-    assert str(shown.exception).endswith("got more for model-f32.gguf")
+    assert str(shown.exception).endswith(" model-f32.gguf")
     assert len(shown.output.splitlines()) == 4
 
 

@@ -48,15 +48,6 @@ def test_fewer_bits_are_near(tmp_path, draw_gpt, small_tokenizer_file, tokenizer
         assert parity.agrees and least < parity.max_difference <= most
 
 
-def test_the_cost_of_a_text_is_compared(file, draw_gpt, tokenizer, one_process):
-    text = "The river runs, the rain falls; <|eos|> déjà vu. " * 2
-    parity = compare_with_llama_cpp(file, draw_gpt(), tokenizer, 1, EXACT, text)
-    assert parity.agrees and parity.texts == 22
-    assert abs(parity.bits_per_byte_lost) < 1e-4
-    other = compare_with_llama_cpp(file, draw_gpt(seed=2), tokenizer, 1, EXACT, text)
-    assert abs(other.bits_per_byte_lost) > 0.01
-
-
 def test_scored_tokens_are_spread_over_a_long_text():
     contexts, targets = llama_cpp._scored_tokens(list(range(10, 1011)), 0, 7)
     assert 150 < len(targets) <= llama_cpp.N_SCORED
