@@ -23,6 +23,8 @@ from llm.finetune.data.splits import FRACTIONS, draw_splits, split_named
 from llm.finetune.params import ClassifyTask, DPOTask, InstructTask, TaskParams
 
 Mask = Any  # a boolean for each row: pandas' types are too wide for mypy
+# Columns of our own beside those of the file: equal for duplicates, the group, the label that splits are stratified by.
+KEY, GROUP, STRATUM = "\0key", "\0group", "\0stratum"
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,12 @@ def read_classify(path: Path, task: ClassifyTask, seed: int) -> Labeled:
     texts = [[as_text(text) for text in row] for row in rows.table[task.text_columns].itertuples(index=False)]
     labels = [_split_labels(cell, separator) for cell in rows.table[label]]
     rows.table["texts"], rows.table["labels"] = texts, labels
-    key = rows.table["texts"].map(lambda texts: "\0".join(" ".join(text.split()) for text in texts))
-    of_key = rows.table["labels"].map(json.dumps).groupby(key).transform("nunique")
-    rows.drop(of_key > 1, "conflicting_labels", f"{label}: expected the same label for the same text, got several")
-    rows.split(key, seed, None if separator else rows.table["labels"].map("".join))
+    rows.table[KEY] = ["\0".join(" ".join(text.split()) for text in row) for row in texts]
+    if separator is None:
+        rows.table[STRATUM] = rows.table["labels"].map("".join)
+    n_labels = rows.table["labels"].map(json.dumps).groupby(rows.table[KEY]).transform("nunique")
+    rows.drop(n_labels > 1, "conflicting_labels", f"{label}: expected the same label for the same text, got several")
+    rows.split(seed)
     _check_labels(rows, task)
     return rows.finish(["texts", "labels"])
 
@@ -91,8 +95,8 @@ def read_records(
         if column not in optional:
             rows.drop_empty(column, "empty_text")
         rows.table[column] = [_plain(cell) for cell in rows.table[column]]
-    whole = [json.dumps(row, default=str) for row in rows.table[columns].to_dict("records")]
-    rows.split(pd.Series(whole, index=rows.table.index), seed, None)
+    rows.table[KEY] = [json.dumps(row, default=str) for row in rows.table[columns].to_dict("records")]
+    rows.split(seed)
     return rows.finish(columns)
 
 
@@ -120,8 +124,8 @@ class _Rows:
         if several := [column for column in read if names.count(column) > 1]:
             raise UserError(f"{path}: {several[0]}: expected one column of this name, got several")
         self.table = file.table[read].copy()
-        # A copy: what is parsed may take the column's place.
-        self.group = None if task.group_column is None else self.table[task.group_column].map(as_text).str.strip()
+        if task.group_column is not None:
+            self.table[GROUP] = self.table[task.group_column].map(as_text).str.strip()
 
     def drop_empty(self, column: str, reason: str) -> None:
         """Drop rows that are blank in a column."""
@@ -139,61 +143,52 @@ class _Rows:
         self.dropped += Counter({reason: len(numbers)})
         self.table = self.table.drop(index=numbers)
 
-    def split(self, key: "pd.Series[str]", seed: int, labels: "pd.Series[str] | None") -> None:
-        """Assign each row the split of the file, or a drawn one; rows of one `key` are duplicates."""
+    def split(self, seed: int) -> None:
+        """Assign each row the split of the file, or a drawn one."""
         column, group = self.task.split_column, self.task.group_column
-        if self.group is not None:
-            self.drop(self.group[self.table.index] == "", "empty_group", f"{group}: expected text, got nothing")
+        if group is not None:
+            self.drop(self.table[GROUP] == "", "empty_group", f"{group}: expected text, got nothing")
         if column is None:
-            self._remove_duplicates(key[self.table.index])
-            self.table["split"] = self._draw(labels, seed, FRACTIONS)
+            self.table["split"] = "train"
+            self._draw_from_train(seed, FRACTIONS)
         else:
-            self._read_split(key, column)
-            self._draw_missing_split(key, labels, seed)
-            if self.group is not None:
-                n_splits = self.table["split"].groupby(self.group[self.table.index]).transform("nunique")
-                self.drop(
-                    n_splits > 1, "group_in_two_splits", f"{group}: expected each group in one split, got several"
-                )
-        self._check_splits()
+            self._read_split(column)
+            missing = {name: of for name, of in FRACTIONS.items() if not (self.table["split"] == name).any()}
+            if len(missing) == 1:  # the file has only the other one of val and test
+                self._draw_from_train(seed, missing)
+                n_drawn = {name: int((self.table["split"] == name).sum()) for name in missing}
+                self.counts["drawn_from_train"] = n_drawn
+            if group is not None:
+                n_splits = self.table["split"].groupby(self.table[GROUP]).transform("nunique")
+                problem = f"{group}: expected each group in one split, got several"
+                self.drop(n_splits > 1, "group_in_two_splits", problem)
+        self.check_splits()
 
-    def _read_split(self, key: "pd.Series[str]", column: str) -> None:
+    def _read_split(self, column: str) -> None:
         self.drop_empty(column, "empty_split")
         given = self.table[column].map(as_text)
         is_unknown = given.map(split_named).isna()
         unknown = some(sorted(set(given[is_unknown])))
         self.drop(is_unknown, "unknown_split", f"{column}: expected train, val or test, got {unknown}")
-        split = self.table[column].map(as_text).map(split_named)
-        self.table["split"] = split
+        split = self.table["split"] = self.table[column].map(as_text).map(split_named)
         # A text of train or val must not be in test, nor one of train in val.
-        key = key[self.table.index]
+        key = self.table[KEY]
         leaks = (split != "test") & key.isin(key[split == "test"]) | (split == "train") & key.isin(key[split == "val"])
         self.drop(leaks, "in_two_splits", f"{column}: expected each text in one split, got it in a later one too,")
 
-    def _remove_duplicates(self, key: "pd.Series[str]") -> None:
-        """Keep the first of equal rows: drawn splits could share them."""
+    def _draw_from_train(self, seed: int, fractions: dict[str, float]) -> None:
+        """Draw splits from the rows of train, of equal rows from the first: splits must not share them."""
+        key = self.table.loc[self.table["split"] == "train", KEY]
         self._remove(key[key.duplicated()].index, "duplicate")
+        train = self.table[self.table["split"] == "train"]
+        labels, groups = (train[name].tolist() if name in train else None for name in (STRATUM, GROUP))
+        self.table.loc[train.index, "split"] = draw_splits(len(train), seed, labels, groups, fractions)
 
-    def _draw(self, labels: "pd.Series[str] | None", seed: int, fractions: dict[str, float]) -> Any:
-        of_rows, groups = (None if of is None else of[self.table.index].tolist() for of in (labels, self.group))
-        return draw_splits(len(self.table), seed, of_rows, groups, fractions)
-
-    def _draw_missing_split(self, key: "pd.Series[str]", labels: "pd.Series[str] | None", seed: int) -> None:
-        """Draw val or test from train where the file has only the other one."""
-        missing = {name: of for name, of in FRACTIONS.items() if not (self.table["split"] == name).any()}
-        if len(missing) != 1:
-            return
-        self._remove_duplicates(key[self.table.index[self.table["split"] == "train"]])
-        whole, in_train = self.table, self.table["split"] == "train"
-        self.table = whole[in_train]
-        whole.loc[in_train, "split"] = self._draw(labels, seed, missing)
-        self.table = whole
-        self.counts["drawn_from_train"] = {name: int((whole["split"] == name).sum()) for name in missing}
-
-    def _check_splits(self) -> None:
+    def check_splits(self) -> None:
+        """Raise UserError for a split without rows."""
         for split in SPLITS:
             if not (self.table["split"] == split).any():
-                groups = "" if self.group is None else f" in {self.group[self.table.index].nunique()} groups"
+                groups = f" in {self.table[GROUP].nunique()} groups" if GROUP in self.table else ""
                 dropped = ", ".join(f"{n} {reason}" for reason, n in self.dropped.items())
                 problem = f"got none in {split} of {len(self.table)}{groups}{'; dropped: ' if dropped else ''}{dropped}"
                 raise UserError(f"{self.path}: expected rows in train, val and test, {problem}")
@@ -218,7 +213,7 @@ def _check_labels(rows: _Rows, task: ClassifyTask) -> None:
     known = sorted(set(n_rows) - rare)
     if len(known) < (1 if task.label_separator else 2):
         raise UserError(f"{rows.path}: {column}: expected two labels or more in train, got {some(known) or 'none'}")
-    rows._check_splits()
+    rows.check_splits()
 
 
 def _is_list(cell: Any) -> bool:
