@@ -3,7 +3,6 @@
 import heapq
 import json
 from collections import defaultdict, deque
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +48,10 @@ def write_tasks(folder: Path, harness_folder: str, tasks: dict[str, list[Item]])
 
 def measure_tasks(model: GPT, tokenizer: Tokenizer, tasks: dict[str, list[Item]], seed: int) -> dict[str, Any]:
     """Return {"test": {system: {TASK_METRIC: value}}} of the systems model and chance; {} without items."""
-    # All tasks at once: contexts of the same length are read in one batch.
-    scores = iter(score_items(model, tokenizer.encode, [item for items in tasks.values() for item in items]))
     systems: dict[str, dict[str, float]] = {"model": {}, "chance": {}}
     for number, (task, items) in enumerate(tasks.items()):
-        found = measure_items(items, list(islice(scores, len(items))), np.random.default_rng([seed, number]))
+        scores = score_items(model, tokenizer.encode, items)
+        found = measure_items(items, scores, np.random.default_rng([seed, number]))
         systems["model"] |= {f"{task}_{name}": value for name, value in found.items()}
         systems["chance"][f"{task}_accuracy"] = round(chance(items), 5)
     return {"test": systems} if tasks else {}

@@ -4,7 +4,7 @@ Tokens, sums and accuracies are those of EleutherAI's lm-evaluation-harness 0.4.
 so that it gives the same figures: see `llm.experiments.harness`.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,15 +45,15 @@ def encode_pair(encode: Encode, context: str, choice: str) -> Pair:
 
 
 @torch.no_grad()
-def score_items(model: GPT, encode: Encode, items: list[Item], batch_size: int = 32) -> list[NDArray[np.float64]]:
+def score_items(model: GPT, encode: Encode, items: list[Item]) -> list[NDArray[np.float64]]:
     """Return for each item the log-probabilities (C,) in nats of its C choices, each a sum over the choice's ids.
 
     In float32 on every machine, as the harness. A context is read once for all its choices. UserError for an item that
     does not fit the model's context: it was made for another model.
     """
-    length, sums = model.config.context_length, [np.zeros(len(item.choices)) for item in items]
-    by_length = defaultdict[int, list[tuple[list[Pair], NDArray[np.float64]]]](list)  # by the ids of the context
-    for item, own in zip(items, sums, strict=True):
+    device, length = model.embedding.weight.device, model.config.context_length
+    scores = []
+    for item in items:
         pairs = [encode_pair(encode, item.context, choice) for choice in item.choices]
         for context, choice in pairs:
             if not context or not choice or len(context) + len(choice) > length:
@@ -61,29 +61,17 @@ def score_items(model: GPT, encode: Encode, items: list[Item], batch_size: int =
                     f"cloze: expected items for this tokenizer and a context of {length} tokens, got {len(context)} + "
                     f"{len(choice)} tokens in {item.document}"
                 )
-        by_length[len(pairs[0][0])].append((pairs, own))
-    for batch in by_length.values():
-        for at in range(0, len(batch), batch_size):
-            _score_batch(model, batch[at : at + batch_size])
-    return sums
-
-
-def _score_batch(model: GPT, batch: list[tuple[list[Pair], NDArray[np.float64]]]) -> None:
-    """Add to each item's sums the log-probabilities of its choices; all B contexts have P ids."""
-    device = model.embedding.weight.device
-    contexts = torch.tensor([pairs[0][0] for pairs, _ in batch], device=device)  # (B, P)
-    # Choice c of item b is one of R rows; it reads the context's last id and all its own but the last.
-    rows = [(b, c, choice) for b, (pairs, _) in enumerate(batch) for c, (_, choice) in enumerate(pairs)]
-    owner = torch.tensor([b for b, _, _ in rows], device=device)  # (R,)
-    targets = pad_sequence([torch.tensor(choice) for _, _, choice in rows], batch_first=True).to(device)  # (R, T)
-    read = torch.cat([contexts[owner, -1:], targets[:, :-1]], dim=1)
-    cache = KVCache(model.config.n_layers)
-    if contexts.shape[1] > 1:
-        model.run_blocks(model.embedding(contexts[:, :-1]), cache)
-    hidden = model.run_blocks(model.embedding(read), cache.select(owner))  # (R, T, D)
-    nats = score_targets(model.head(hidden), targets)[0].cpu().numpy()  # (R, T)
-    for (b, c, choice), of_row in zip(rows, nats, strict=True):
-        batch[b][1][c] -= of_row[: len(choice)].sum()
+        context, choices = pairs[0][0], [choice for _, choice in pairs]
+        cache, rows = KVCache(model.config.n_layers), torch.zeros(len(choices), dtype=torch.long, device=device)
+        if len(context) > 1:
+            model.run_blocks(model.embedding(torch.tensor([context[:-1]], device=device)), cache)
+        # Each choice reads the context's last id and all its own but the last.
+        targets = pad_sequence([torch.tensor(choice) for choice in choices], batch_first=True).to(device)  # (C, T)
+        read = torch.cat([torch.full_like(targets[:, :1], context[-1]), targets[:, :-1]], dim=1)
+        logits = model.head(model.run_blocks(model.embedding(read), cache.select(rows)))
+        nats = score_targets(logits, targets)[0].cpu().numpy()  # (C, T)
+        scores.append(np.array([-row[: len(choice)].sum() for row, choice in zip(nats, choices, strict=True)]))
+    return scores
 
 
 def grade(item: Item, scores: NDArray[np.float64]) -> tuple[bool, bool]:

@@ -22,7 +22,7 @@ def test_a_choice_scores_the_sum_of_its_log_probabilities(draw_gpt, tokenizer, s
         Item("c", "x", [" yz", "+"], 1),
         Item("d", "for name in", [" path", " name", " river runs"], 1),
     ]
-    found = score_items(model, tokenizer.encode, items, batch_size=2)
+    found = score_items(model, tokenizer.encode, items)
     for item, of_item in zip(items, found, strict=True):
         for choice, score in zip(item.choices, of_item, strict=True):
             ids = tokenizer.encode(item.context + choice)
