@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
-
 from llm.core import stage
 from llm.core.device import Machine
 from llm.core.outputs import write_json
@@ -14,19 +12,13 @@ from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import iterate_rows
 from llm.evaluate.breakdown import read_baselines
 from llm.evaluate.generations import describe_samples, generate_samples, read_passage
-from llm.evaluate.measure import measure, read_held_out, summarise_systems
+from llm.evaluate.measure import measure, read_held_out, summarise_systems, write_plots
 from llm.evaluate.params import EvaluateParams
 from llm.evaluate.prompts import choose_prompts, example_of
 from llm.evaluate.quality import measure_quality
 from llm.model.weights import load_model
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.windows import read_info
-
-PLOTS = {
-    "position": ("positions", ["from", "to", "targets", "nats_per_token"]),
-    "context": ("context", ["context", "fraction", "windows", "nats_per_token", "more", "more_low", "more_high"]),
-    "calibration": ("calibration", ["from", "to", "count", "confidence", "accuracy"]),
-}
 
 
 def main(
@@ -69,11 +61,7 @@ def main(
     texts: dict[str, Any] = {"prompts_from": prompts_from, "sample_tokens": evaluate.sample_tokens, "samples": samples}
     texts |= {"passage": scored, "continuations": continuations}
     write_json(details, {"splits": splits, "quality": quality} | texts)
-    plots.mkdir()
-    last = next(reversed(splits.values()), {})
-    for name, (part, columns) in PLOTS.items():
-        rows = pd.DataFrame(last.get(part, []), columns=columns)
-        rows.to_csv(plots / f"{name}.tsv", sep="\t", index=False, lineterminator="\n")
+    write_plots(plots, next(reversed(splits.values()), {}))
 
 
 if __name__ == "__main__":

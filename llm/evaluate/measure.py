@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from llm.core.device import Machine
@@ -18,6 +19,11 @@ from llm.tokens.tokenize import token_lengths
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.windows import StreamFile, WindowsInfo, read_info, read_stream
 
+PLOTS = {
+    "position": ("positions", ["from", "to", "targets", "nats_per_token"]),
+    "context": ("context", ["context", "fraction", "windows", "nats_per_token", "more", "more_low", "more_high"]),
+    "calibration": ("calibration", ["from", "to", "count", "confidence", "accuracy"]),
+}
 N_EXTREMES, N_BINS = 10, 10
 N_WINDOWS = 128  # in which contexts are compared
 DOUBLINGS = 4  # from the shortest context to all of it; half of the shortest are the targets at a window's end
@@ -122,6 +128,14 @@ def summarise_systems(splits: dict[str, dict[str, Any]], quality: dict[str, Any]
     systems["model"] |= quality["model"] | {f"{name}_ratio": value for name, value in quality["ratio"].items()}
     systems["true_text"] = quality["true_text"]
     return metrics
+
+
+def write_plots(folder: Path, figures: dict[str, Any]) -> None:
+    """Write the tables that `dvc plots` draws; without figures they have no rows."""
+    folder.mkdir()
+    for name, (part, columns) in PLOTS.items():
+        rows = pd.DataFrame(figures.get(part, []), columns=columns)
+        rows.to_csv(folder / f"{name}.tsv", sep="\t", index=False, lineterminator="\n")
 
 
 def choose_windows(spans: list[Span], context_length: int, n: int = N_WINDOWS) -> list[Span]:
