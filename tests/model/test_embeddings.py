@@ -12,15 +12,6 @@ def test_the_look_up_is_a_product_with_one_hot_vectors(draw_gpt):
     assert torch.equal(one_hot @ table.weight, table(ids))
 
 
-def test_id_5_is_the_sixth_row_and_its_gradient_reaches_that_row_alone(draw_gpt):
-    table = draw_gpt().embedding
-    rows = list(table.weight)
-    looked_up = table(torch.tensor([5]))
-    assert torch.equal(looked_up[0], rows[6 - 1])
-    looked_up.sum().backward()
-    assert table.weight.grad.any(dim=1).nonzero().tolist() == [[5]]
-
-
 @given(st.integers(0, 2**32), st.integers(2, 9), st.integers(1, 12), st.data())
 def test_the_nearest_are_those_of_a_slow_search(seed, n, top, data):
     embedding = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

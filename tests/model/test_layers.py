@@ -43,16 +43,6 @@ def test_a_norm_is_torchs_own(x):
     torch.testing.assert_close(layer(x), functional.rms_norm(x, (7,), layer.weight, 1e-6))
 
 
-def test_a_fresh_norm_gives_a_root_mean_square_of_one_whatever_the_scale(x):
-    layer = RMSNorm(7, 1e-12)
-    for scale in (1e-2, 1, 1e3):
-        torch.testing.assert_close(layer(scale * x).square().mean(dim=-1), torch.ones(2, 3))
-
-
-def test_a_norm_of_zeros_is_zeros(x):
-    assert not RMSNorm(7, 1e-6)(torch.zeros_like(x)).any()
-
-
 def test_a_norm_of_bfloat16_is_the_float32_norm_rounded_once(x):
     layer = _fill(RMSNorm(7, 1e-6))
     low = x.bfloat16()

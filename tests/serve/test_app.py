@@ -176,14 +176,6 @@ def test_logprobs_are_the_models_own(client, talker, tokenizer):
     assert told.text_offset[:2] == [0, len(tokenizer.decode(prompt[:1]))]
 
 
-def test_a_prompt_is_scored_without_a_new_token(client):
-    asked = {"model": "talker", "prompt": [7, 8, 9], "echo": True, "logprobs": 0, "max_tokens": 0}
-    choice = client.completions.create(**asked).choices[0]
-    assert choice.logprobs.token_logprobs[0] is None
-    assert all(value < 0 for value in choice.logprobs.token_logprobs[1:])
-    assert len(choice.logprobs.tokens) == 3
-
-
 @torch.no_grad()
 def test_logprobs_of_an_answer_are_the_models_own(client, talker, tokenizer):
     asked = {"model": "talker", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
@@ -284,22 +276,6 @@ def test_head_is_get_without_a_body(address, path):
     assert (status, body) == (_send(address, "GET", path)[0], None)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"model":"\\ud83d","prompt":"a"}',
-        b'{"model":"talker","prompt":"a\\ud83d","echo":true}',
-        b'{"model":"talker","prompt":"a\\ud83d","echo":true,"stream":true}',
-        b'{"model":"talker","prompt":"a","stop":"\\ud83d","stream":true}',
-        b'{"model":"talker","prompt":"a","\\ud83d":1}',
-    ],
-)
-def test_half_a_surrogate_pair_is_refused_before_an_answer_begins(address, body):
-    status, answer = _send(address, "POST", "/v1/completions", body)
-    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
-    assert _send(address, "GET", "/v1/models/%ED%A0%BD")[0] == 404
-
-
 def test_a_client_that_hangs_up_within_its_request_leaves_no_trace(start_server, chat_folder):
     process, address = start_server(chat_folder)
     where = urlsplit(address)
@@ -382,12 +358,6 @@ def test_a_text_that_is_too_long_in_any_case_is_not_tokenized(talker, tokenizer,
             app.RequestError, match=r"maximum context length is 1024 tokens\. However, your .* at least"
         ):
             tokenize(served, text)
-
-
-def test_fields_that_change_nothing_are_read_over(client):
-    plain = client.completions.create(**ASKED, seed=1).choices[0].text
-    extra = {"metadata": {"a": "b"}, "best_of": 1, "min_p": None, "logit_bias": {}, "tools": None}
-    assert client.completions.create(**ASKED, seed=1, user="me", extra_body=extra).choices[0].text == plain
 
 
 def test_two_hundred_clients_at_once_lose_nothing(client, address):

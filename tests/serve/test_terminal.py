@@ -145,11 +145,6 @@ def test_a_base_model_is_sent_to_generate(exported_folder):
         _talk(exported_folder, "Why?\n")
 
 
-def test_a_folder_that_is_no_model_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no config\.json"):
-        _talk(tmp_path, "Why?\n")
-
-
 def test_bytes_that_are_no_text_are_marked_and_answered(chat_folder):
     out = io.StringIO()
     chat(chat_folder, OPTIONS, io.TextIOWrapper(io.BytesIO(b"h\xff\n"), encoding="utf-8"), out)
