@@ -20,6 +20,7 @@ from llm.model.layers import NORMS, Linear
 from llm.model.positions import rotate
 
 Rotation = tuple[Tensor, Tensor]
+Mask = Tensor | None
 
 
 def simplified_attention(x: Tensor) -> Tensor:
@@ -40,12 +41,7 @@ def self_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def causal_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dropout_p: float = 0.0,
-    dropout_mask: Tensor | None = None,
-    segment_mask: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, dropout_mask: Mask = None, segment_mask: Mask = None
 ) -> Tensor:
     """Attend to the own and earlier positions only; a masked score is -∞, so its weight is exactly 0.
 
@@ -69,12 +65,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def multi_head_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dropout_p: float = 0.0,
-    dropout_mask: Tensor | None = None,
-    segment_mask: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, dropout_mask: Mask = None, segment_mask: Mask = None
 ) -> Tensor:
     """Run H causal attentions at once, each on its own slice of the width.
 
@@ -86,12 +77,7 @@ def multi_head_attention(
 
 
 def grouped_query_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dropout_p: float = 0.0,
-    dropout_mask: Tensor | None = None,
-    segment_mask: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, dropout_mask: Mask = None, segment_mask: Mask = None
 ) -> Tensor:
     """Let query head h read key/value head h // G, for a smaller KV cache (Ainslie et al. 2023, arXiv:2305.13245).
 
@@ -112,7 +98,7 @@ def _scores(q: Tensor, k: Tensor) -> Tensor:
     return (q / math.sqrt(q.shape[-1])) @ k.mT
 
 
-def _mask_future(scores: Tensor, segment_mask: Tensor | None = None) -> Tensor:
+def _mask_future(scores: Tensor, segment_mask: Mask = None) -> Tensor:
     """Return scores (..., T, S) with -∞ at keys after the query, or in another segment."""
     T, S = scores.shape[-2:]
     if T == 1:  # the last position has no future
@@ -126,11 +112,7 @@ def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
     return scores.softmax(dim=-1).to(dtype)
 
 
-CAUSAL = {
-    "causal": causal_attention,
-    "multi_head": multi_head_attention,
-    "grouped": grouped_query_attention,
-}
+CAUSAL = {"causal": causal_attention, "multi_head": multi_head_attention, "grouped": grouped_query_attention}
 
 
 class Attention(nn.Module):
@@ -157,8 +139,8 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
         cache: LayerCache | None = None,
         start: int = 0,
-        dropout_mask: Tensor | None = None,
-        segment_mask: Tensor | None = None,
+        dropout_mask: Mask = None,
+        segment_mask: Mask = None,
     ) -> Tensor:
         """(B, T, D) → (B, T, D); `rotation` are RoPE's cos and sin (T, C), `cache` has the `start` positions before."""
         B, T, _ = x.shape

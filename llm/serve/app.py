@@ -110,21 +110,24 @@ def make_app(served: Served) -> FastAPI:
         response = ChatResponse(request, served.tokenizer)
         return await Exchange(served, connection, request, [ids], response).respond()
 
-    app = FastAPI(title="Groundup", lifespan=run_engine, docs_url=None, redoc_url=None)
-    for error, handler in HANDLERS.items():
-        app.add_exception_handler(error, handler)
-    for path, endpoint in (("/health", health), ("/v1/models", models), ("/v1/models/{name}", model)):
-        app.add_api_route(path, endpoint, responses=error_responses(404) if endpoint is model else None)
-        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
-    for path, post, kind in (
-        ("/v1/completions", completions, CompletionRequest),
-        ("/v1/chat/completions", chat_completions, ChatRequest),
-    ):
-        responses, body = error_responses(400, 404, 413, 500, 503), json_body(kind.__name__)
-        app.add_api_route(path, post, methods=["POST"], responses=responses, openapi_extra=body)
+    app = FastAPI(title="Groundup", lifespan=run_engine, docs_url=None, redoc_url=None, exception_handlers=HANDLERS)
+    _add_get(app, {"/health": health, "/v1/models": models, "/v1/models/{name}": model})
+    _add_post(app, "/v1/completions", completions, CompletionRequest)
+    _add_post(app, "/v1/chat/completions", chat_completions, ChatRequest)
     described = describe(app)
     app.openapi = lambda: described  # type: ignore[method-assign]
     return app
+
+
+def _add_get(app: FastAPI, endpoints: dict[str, Callable[..., Any]]) -> None:
+    for path, endpoint in endpoints.items():
+        app.add_api_route(path, endpoint, responses=error_responses(404) if "{name}" in path else None)
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
+
+
+def _add_post(app: FastAPI, path: str, endpoint: Callable[..., Any], kind: type[ApiRequest]) -> None:
+    responses = error_responses(400, 404, 413, 500, 503)
+    app.add_api_route(path, endpoint, methods=["POST"], responses=responses, openapi_extra=json_body(kind.__name__))
 
 
 async def _read(served: Served, connection: Connection, kind: type[Parsed]) -> Parsed:
@@ -329,7 +332,7 @@ async def _on_failure(_: Connection, __: Exception) -> Response:
     return JSONResponse(error_body("the server failed; see its log", 500), 500)
 
 
-HANDLERS: dict[type[Exception], Any] = {
+HANDLERS: dict[int | type[Exception], Any] = {
     RequestError: _on_request_error,
     HTTPException: _on_http_error,
     ClientDisconnect: _on_disconnect,
