@@ -7,10 +7,9 @@ An experiment is any state of the repository that DVC can read: a commit, a bran
 or `workspace` for the files as they are now.
 """
 
-import csv
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from rich.text import Text
 from llm.core.errors import UserError
 from llm.report.excerpt import visible
 from llm.report.metrics import Score, flatten, fold_intervals
+from llm.report.pretrain import read_curve
 
 WORKSPACE = "workspace"
 CURVE, SAMPLES = "plots/pretrain/curve.tsv", "reports/samples.md"
@@ -48,8 +48,8 @@ def compare_runs(names: list[str], root: Path, picture: Path) -> str:
     names = names if len(names) > 1 else [*names, WORKSPACE]
     experiments = [read_experiment(name, root) for name in names]
     parts = [
-        difference_table("params", names, [experiment.params for experiment in experiments], _show),
-        difference_table("metrics", names, [experiment.metrics for experiment in experiments], _show),
+        difference_table("params", names, [experiment.params for experiment in experiments]),
+        difference_table("metrics", names, [experiment.metrics for experiment in experiments]),
     ]
     curves = {experiment.name: experiment.curve for experiment in experiments if experiment.curve}
     if curves:
@@ -96,10 +96,12 @@ def read_experiment(name: str, root: Path) -> Experiment:
     metrics = flatten({_stage(file): result["data"] for file, result in metric_files.items() if "data" in result})
     if not params and not metrics:
         raise UserError(f"{name}: expected an experiment, got neither params nor metrics")
-    return Experiment(name, params, fold_intervals(metrics), None if curve is None else read_curve(curve), samples)
+    return Experiment(
+        name, params, fold_intervals(metrics), None if curve is None else read_curve(curve.splitlines()), samples
+    )
 
 
-def difference_table(head: str, names: list[str], columns: Sequence[dict[str, Any]], show: Callable[[Any], str]) -> str:
+def difference_table(head: str, names: list[str], columns: Sequence[dict[str, Any]]) -> str:
     """Return a row for each key whose values differ, and how many keys do not."""
     keys = list(dict.fromkeys(key for column in columns for key in column))
     differing = [key for key in keys if any(key not in column or column[key] != columns[0][key] for column in columns)]
@@ -107,7 +109,7 @@ def difference_table(head: str, names: list[str], columns: Sequence[dict[str, An
     rest = f"{n_same} {'is' if n_same == 1 else 'are'} the same in all"
     if not differing:
         return f"{head}: {rest}"
-    rows = [[key, *(show(column[key]) if key in column else ABSENT for column in columns)] for key in differing]
+    rows = [[key, *(_show(column[key]) if key in column else ABSENT for column in columns)] for key in differing]
     return f"{in_columns([head, *names], *rows)}\n{rest}"
 
 
@@ -159,16 +161,6 @@ def in_columns(*rows: Sequence[str], equal: bool = False) -> str:
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
-
-
-def read_curve(table: str) -> list[dict[str, float]]:
-    r"""Read a learning curve: tab-separated values under a line of names; empty values are left out.
-
-    >>> read_curve("step\ttrain_loss\tval_loss\n10\t5.5\t\n")
-    [{'step': 10.0, 'train_loss': 5.5}]
-    """
-    rows = csv.DictReader(table.splitlines(), delimiter="\t")
-    return [{key: float(value) for key, value in row.items() if value} for row in rows]
 
 
 def _stage(file: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm.report.glossary import QUALITY, Title, title
-from llm.report.metrics import Score, fold_intervals
+from llm.report.metrics import fold_intervals
 from llm.report.plots import draw_bars, draw_context, draw_reliability
 from llm.report.tables import Code, Table, fence, render
 
@@ -96,8 +96,9 @@ def _likelihood(splits: Details) -> Table:
 
 
 def _sources(splits: Details) -> Table:
+    counts = ("documents", "bytes", "tokens")
     rows = [
-        [Code(row["source"]), split, *(row[key] for key in ("documents", "bytes", "tokens")), _bits(row)]
+        [Code(row["source"]), split, *(row[key] for key in counts), fold_intervals(row)["bits_per_byte"]]
         for split, of in splits.items()
         for row in of["sources"]
     ]
@@ -144,7 +145,7 @@ def _contexts(splits: Details) -> Table:
 def _with_context(row: Details | None) -> tuple[Any, Any]:
     if row is None:
         return None, None
-    return row["nats_per_token"], fold_intervals(dict(row))["more"] if row["fraction"] < 1 else None
+    return row["nats_per_token"], fold_intervals(row)["more"] if row["fraction"] < 1 else None
 
 
 def _calibration(split: str, bins: list[Details]) -> Table:
@@ -171,7 +172,3 @@ def _contamination(splits: Details) -> Table:
 def _documents(rows: list[Details]) -> Table:
     cells = [[Code(row["document"]), row["bytes"], row["bits_per_byte"]] for row in rows]
     return Table(["document", "bytes", "bits per byte"], cells)
-
-
-def _bits(row: Details) -> Score:
-    return fold_intervals(dict(row))["bits_per_byte"]

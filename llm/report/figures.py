@@ -25,7 +25,7 @@ SPINE = (  # the files to read first, in reading order
     *(f"llm/core/{name}.py" for name in ("stage", "outputs", "params", "tables")),
     *(f"llm/tokens/{name}.py" for name in ("tokenizer", "bpe", "tokenize", "windows", "sample")),
     *(f"llm/model/{name}.py" for name in ("config", "positions", "attention", "layers", "gpt", "kv_cache", "decoder")),
-    *(f"llm/train/{name}.py" for name in ("pretrain", "batches", "language", "optimizers", "loop", "checkpoint")),
+    *(f"llm/train/{name}.py" for name in ("pretrain", "batches", "language", "optimizers", "loop")),
     *(f"llm/evaluate/{name}.py" for name in ("likelihood", "bootstrap")),
     *(f"llm/finetune/classify/{name}.py" for name in ("classifier", "measures", "job")),
 )

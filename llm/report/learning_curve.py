@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from llm.report.glossary import title
 from llm.report.plots import svg
 from llm.report.tables import Table
-
-TITLES = {"pretrained": "pretrained", "random_weights": "random weights", "tfidf": "TF-IDF, logistic regression"}
 
 
 def markdown(details: dict[str, Any]) -> str:
@@ -16,7 +15,7 @@ def markdown(details: dict[str, Any]) -> str:
     points = details["points"]
     head = [f"{point['fraction']:.0%} ({point['rows']:,} rows)" for point in _of(points, points[0]["system"])]
     rows = [
-        [TITLES[name], *(f"{point['accuracy_mean']:.3f} ± {point['accuracy_std']:.3f}" for point in _of(points, name))]
+        [title(name), *(f"{point['accuracy_mean']:.3f} ± {point['accuracy_std']:.3f}" for point in _of(points, name))]
         for name in dict.fromkeys(point["system"] for point in points)
     ]
     return f"{Table(['accuracy on test, mean ± std over seeds', *head], rows)}\n"
@@ -27,14 +26,14 @@ def pictures(details: dict[str, Any]) -> dict[str, str]:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for name, title in TITLES.items():
+        for name in dict.fromkeys(point["system"] for point in details["points"]):
             points = _of(details["points"], name)
             n_rows = [point["rows"] for point in points]
             mean, std = (np.array([point[f"accuracy_{of}"] for point in points]) for of in ("mean", "std"))
-            (line,) = axes.plot(n_rows, mean, marker="o", label=title)
+            (line,) = axes.plot(n_rows, mean, marker="o", label=title(name).name)
             axes.fill_between(n_rows, mean - std, mean + std, color=line.get_color(), alpha=0.15)
-        title = f"what pretraining is worth: {details['task']}"
-        axes.set(xscale="log", xlabel="labeled rows", ylabel="accuracy on test", title=title)
+        heading = f"value of pretraining: {details['task']}"
+        axes.set(xscale="log", xlabel="labeled rows", ylabel="accuracy on test", title=heading)
         axes.set_xticks(n_rows, [f"{n:,}" for n in n_rows], minor=False)
         axes.minorticks_off()
         axes.legend()

@@ -33,7 +33,7 @@ def write_reports(settings: Path, metrics: Path, curve: Path, artifacts: list[Pa
     found = of_tasks(read_metrics(metrics), params)
     details = found.details
     texts = {name: write(details[stage]) for name, (stage, write) in PAGES.items()}
-    pictures = pretrain.pictures({"curve": pretrain.read_curve(curve)})
+    pictures = pretrain.pictures({"curve": pretrain.read_curve(curve.read_text(encoding="utf-8").splitlines())})
     pictures |= tokenize.pictures(details["tokenize"]) | evaluate.pictures(details["evaluate"])
     for name in found.tasks():
         texts[f"finetune/{name}"] = finetune.markdown(details[f"finetune/{name}"])

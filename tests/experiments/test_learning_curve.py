@@ -75,8 +75,8 @@ def test_every_point_learns_from_its_own_fraction(task, tmp_path, monkeypatch):
     assert {point["steps"] for point in points if point["system"] != "tfidf"} == {60}
     assert {point["n_seeds"] for point in points} == {2}
     assert min(point["accuracy_mean"] for point in points if point["fraction"] == 1) > 0.9
-    assert "| pretrained | " in ended.stdout
-    assert "random weights" in (tmp_path / "plots/learning_curve/rain.svg").read_text()
+    assert "| this model, finetuned | " in ended.stdout
+    assert "not pretrained" in (tmp_path / "plots/learning_curve/rain.svg").read_text()
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.5])

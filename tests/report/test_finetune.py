@@ -20,7 +20,7 @@ def test_a_classifier_is_shown_beside_other_systems_and_by_label():
     assert "- TF-IDF: C 19.0" in text and "- dropped: 3 without a text" in text
 
 
-def test_answers_are_shown_in_fences_with_the_roles_of_conversations():
+def test_answers_are_in_fences_with_the_roles_of_messages():
     turns = [{"role": "system", "content": "```"}, {"role": "user", "content": "Why?"}]
     text = markdown(merged(ANSWERS, {"answers": [*ANSWERS["answers"], ANSWERS["answers"][0] | {"messages": turns}]}))
     assert "## Answers to 3 held-out prompts\n\n### Prompt 1\n\n```text\nDescribe it.\n\ndef g()\n```\n" in text

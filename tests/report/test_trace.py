@@ -197,7 +197,7 @@ def test_missing_and_added_files_are_named(repository):
     assert "missing" in render(trace_back(Path(MODEL), repository))
 
 
-def test_the_files_of_a_folder_are_those_of_the_commit_of_the_lock(repository, run_in_repository):
+def test_the_files_of_a_folder_are_those_of_the_locks_commit(repository, run_in_repository):
     change_byte(repository / "data/raw/a.txt")
     run_in_repository(repository, "git commit --quiet --all --message another")
     assert names(repository) == ["data/raw", "data/raw/a.txt"]
