@@ -53,7 +53,7 @@ def test_simplified_attention_is_an_average_by_likeness(x):
     torch.testing.assert_close(simplified_attention(x), expected)
 
 
-def test_trainable_attention_with_identity_weights_is_the_simplified_one(x):
+def test_identity_projections_give_simplified_attention(x):
     query, key, value = (torch.eye(C) for _ in range(3))
     torch.testing.assert_close(self_attention(x @ query, x @ key, x @ value), simplified_attention(x))
 
@@ -62,14 +62,14 @@ def test_trainable_attention_is_torchs_own_without_a_mask(heads):
     torch.testing.assert_close(self_attention(*heads), scaled_dot_product_attention(*heads))
 
 
-def test_causal_attention_at_each_position_is_the_trainable_one_of_the_text_up_to_there(heads):
+def test_causal_attention_is_self_attention_of_each_prefix(heads):
     found = causal_attention(*heads)
     for t in range(T):
         until = self_attention(*(part[..., : t + 1, :] for part in heads))
         torch.testing.assert_close(found[..., t, :], until[..., t, :])
 
 
-def test_many_heads_are_causal_attentions_on_slices_of_the_width_side_by_side():
+def test_many_heads_are_causal_attention_on_slices():
     q, k, v = (_randn(B, T, K * C, seed=seed) for seed in (1, 2, 3))
     slices = [slice(head * C, (head + 1) * C) for head in range(K)]
     alone = torch.cat([causal_attention(q[..., s], k[..., s], v[..., s]) for s in slices], dim=-1)
@@ -89,7 +89,7 @@ def test_every_causal_rung_is_torchs_own(rung, heads):
 
 
 @pytest.mark.parametrize("rung", CAUSAL)
-def test_queries_at_the_end_of_longer_keys_gather_as_if_all_queries_were_there(rung, heads):
+def test_the_last_queries_alone_attend_as_among_all(rung, heads):
     q, k, v = heads
     for n in (1, 4, T):
         torch.testing.assert_close(rung(q[:, :, -n:], k, v), rung(q, k, v)[:, :, -n:])
@@ -196,7 +196,7 @@ def test_a_layer_is_its_rung_between_its_maps(make_layer, config, attention):
 
 
 @torch.no_grad()
-def test_a_layer_without_positions_cannot_tell_the_order_of_the_past_and_with_them_it_can(make_layer, config):
+def test_only_with_positions_the_order_of_the_past_matters(make_layer, config):
     layer = make_layer()
     x = _randn(1, T, config.d_model)
     swapped = x[:, [1, 0, *range(2, T)]]
@@ -206,7 +206,7 @@ def test_a_layer_without_positions_cannot_tell_the_order_of_the_past_and_with_th
 
 
 @torch.no_grad()
-def test_with_qk_norm_the_size_of_queries_and_keys_does_not_matter_and_without_it_does(make_layer, config):
+def test_only_without_qk_norm_the_size_of_queries_matters(make_layer, config):
     x = _randn(1, T, config.d_model)
     for family, same in (("qwen3", True), ("llama", False)):
         layer = make_layer(family=family)

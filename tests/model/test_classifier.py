@@ -15,7 +15,7 @@ def classifier(draw_gpt) -> Classifier:
 
 
 @torch.no_grad()
-def test_a_score_does_not_depend_on_the_padding_or_what_it_is_made_of(classifier):
+def test_a_score_does_not_depend_on_padding(classifier):
     text = torch.randint(6, 320, (1, 11), generator=torch.Generator().manual_seed(1))
     alone = classifier(text, torch.tensor([11]))
     for width, fill in ((1, 1), (20, 1), (20, 77)):
@@ -25,7 +25,7 @@ def test_a_score_does_not_depend_on_the_padding_or_what_it_is_made_of(classifier
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_a_head_of_its_own_counts_for_nothing_and_learns_nothing(draw_gpt, tied):
+def test_an_untied_head_is_not_counted_and_frozen(draw_gpt, tied):
     trunk = draw_gpt(tie_embeddings=tied)
     model = Classifier(trunk, 3)
     assert model.n_parameters() == draw_gpt().n_parameters() + 3 * 24

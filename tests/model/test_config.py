@@ -11,11 +11,11 @@ def knobs(config):
     return config.model_dump(exclude={"vocab_size", "context_length"})
 
 
-def test_what_a_configuration_dumps_is_the_same_configuration_again(config):
+def test_a_dumped_configuration_loads_as_the_same(config):
     assert ModelConfig.model_validate_json(config.model_dump_json()) == config
 
 
-def test_a_width_of_the_heads_is_kept_and_told_only_where_it_is_given(config, knobs):
+def test_head_width_is_dumped_only_where_given(config, knobs):
     assert "head_width" not in config.model_dump_json()
     wide = ModelConfig(**config.model_dump(), head_width=14)
     assert wide.head_dim == 14
@@ -51,7 +51,7 @@ def test_a_width_of_the_heads_is_kept_and_told_only_where_it_is_given(config, kn
     ],
     ids=lambda value: "_".join(f"{key}_{given}" for key, given in value.items()) if isinstance(value, dict) else "",
 )
-def test_a_shape_that_does_not_fit_is_refused_and_named(knobs, change, named):
+def test_an_invalid_shape_is_one_line_that_names_the_key(knobs, change, named):
     with pytest.raises(UserError) as caught:
         params.check(ModelParams, knobs | change, "model", "params.yaml")
     assert named in str(caught.value)

@@ -36,7 +36,7 @@ def test_sequences_places_and_steps_drop_independent_elements(shape):
     assert (torch.corrcoef(rows) - torch.eye(len(rows))).abs().max() < 0.06
 
 
-def test_the_noise_is_a_pure_function_of_the_shape_and_its_part_of_seed_and_step(shape):
+def test_noise_is_a_function_of_shape_seed_and_step(shape):
     noise = draw_noise(shape)
     assert torch.equal(noise, draw_noise(shape))
     assert set(noise.unique().tolist()) == {0, 1}

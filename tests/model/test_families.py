@@ -62,7 +62,7 @@ def _theirs(config: ModelConfig) -> PreTrainedModel:
 @pytest.mark.parametrize("shape", [{}, {"n_layers": 3, "n_kv_heads": 2, "d_ff": 31, "vocab_size": 53}])
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "gpt2"])
 @torch.no_grad()
-def test_a_family_has_transformers_count_of_weights_and_its_logits(draw_gpt, config, family, shape, tied):
+def test_a_family_has_the_weights_and_logits_of_transformers(draw_gpt, config, family, shape, tied):
     if family == "gpt2":
         shape = shape | {"n_kv_heads": config.n_heads}
     config = config.model_copy(update={"family": family, "tie_embeddings": tied} | shape)
@@ -78,7 +78,7 @@ def test_a_family_has_transformers_count_of_weights_and_its_logits(draw_gpt, con
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama"])
 @torch.no_grad()
-def test_heads_of_a_width_of_their_own_are_those_of_transformers(draw_gpt, config, family):
+def test_head_width_agrees_with_transformers(draw_gpt, config, family):
     config = config.model_copy(update={"family": family, "head_width": 14})
     ours, theirs = draw_gpt(**config.model_dump()), _theirs(config).eval()
     assert ours.blocks[0].attention.out.weight.shape == (60, 6 * 14)
@@ -89,7 +89,7 @@ def test_heads_of_a_width_of_their_own_are_those_of_transformers(draw_gpt, confi
 
 @pytest.mark.parametrize("attention", ["causal", "multi_head"])
 @torch.no_grad()
-def test_lower_causal_rungs_are_the_same_family_with_other_heads(draw_gpt, config, attention):
+def test_lower_causal_rungs_agree_with_transformers(draw_gpt, config, attention):
     config = config.model_copy(update={"attention": attention})
     ours, theirs = draw_gpt(**config.model_dump()), _theirs(config).eval()
     theirs.load_state_dict(to_theirs("qwen3", config.n_layers, ours.state_dict()))

@@ -44,7 +44,7 @@ def _recorded(model, ids, n):
 
 @torch.no_grad()
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_logits_from_kept_keys_are_those_of_reading_the_whole_text_again(draw_gpt, config, shape):
+def test_cached_logits_are_those_of_the_whole_text(draw_gpt, config, shape):
     model = draw_gpt(**config.model_dump() | shape)
     n = config.context_length - len(PROMPT)
     text, seen = _recorded(model, PROMPT, n)
@@ -55,7 +55,7 @@ def test_logits_from_kept_keys_are_those_of_reading_the_whole_text_again(draw_gp
 @torch.no_grad()
 @pytest.mark.parametrize("n_prompt", [2, 7, 11])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_past_the_context_each_token_follows_from_a_whole_half_of_it_or_more(draw_gpt, config, n_prompt, shape):
+def test_past_the_context_at_least_half_of_it_is_read(draw_gpt, config, n_prompt, shape):
     length = 7
     model = draw_gpt(**config.model_dump() | shape | {"context_length": length})
     ids = [place * 7 % config.vocab_size for place in range(n_prompt)]
@@ -79,7 +79,7 @@ def test_a_stop_ends_the_text_and_is_not_given_out(model):
     assert next(text) == 10
 
 
-def test_the_same_seed_draws_the_same_text_and_another_seed_another(model):
+def test_a_seed_determines_the_text(model):
     def draw(seed):
         return list(
             generate(model, PROMPT, 11, sampler(SamplingParams(1.0, None), torch.Generator().manual_seed(seed)))
@@ -104,7 +104,7 @@ def test_only_the_top_k_are_drawn_in_their_proportions(logits):
     assert not shares[[0, 2]].any()
 
 
-def test_the_top_one_is_greedy_and_a_top_beyond_the_vocabulary_is_all(logits):
+def test_top_1_is_greedy_and_a_large_top_k_is_all(logits):
     assert _shares(sampler(SamplingParams(5.0, 1), torch.Generator()), logits, n=50)[1] == 1
     every, beyond = (
         _shares(sampler(SamplingParams(1.0, k), torch.Generator().manual_seed(1)), logits) for k in (None, 100)
@@ -152,7 +152,7 @@ def test_top_p_keeps_the_fewest_that_are_p_together(logits, p):
 
 
 @given(many_logits, st.floats(0, 1))
-def test_min_p_keeps_what_is_at_least_so_likely_beside_the_likeliest(logits, p):
+def test_min_p_keeps_ids_by_ratio_to_the_most_probable(logits, p):
     shares = logits.double().softmax(dim=-1)
     ratio = shares / shares.max()
     left = _left(keep_min_p(logits, p), logits)
@@ -174,7 +174,7 @@ def test_a_repetition_penalty_falls_once_on_what_was_seen(logits, seen, penalty)
     assert torch.equal(logits, before)
 
 
-def test_a_strong_repetition_penalty_ends_repetition_in_greedy_text(model, config):
+def test_a_strong_repetition_penalty_ends_repetition(model, config):
     penalised = list(generate(model, PROMPT, 12, greedy, repetition_penalty=1e9))
     assert len({*PROMPT, *penalised}) == len(set(PROMPT)) + 12
     assert penalised != list(generate(model, PROMPT, 12, greedy))
@@ -184,7 +184,7 @@ def test_a_strong_repetition_penalty_ends_repetition_in_greedy_text(model, confi
     ("filters", "left"),
     [({"top_p": 0.5}, {1, 3}), ({"min_p": 0.6}, {1, 3}), ({"top_p": 0.9, "min_p": 0.3}, {1, 2, 3})],
 )
-def test_a_sampler_draws_from_what_its_filters_left_in_their_proportions(logits, filters, left):
+def test_a_sampler_is_proportional_within_its_filters(logits, filters, left):
     shares = _shares(sampler(SamplingParams(1.0, None, **filters), torch.Generator().manual_seed(1)), logits)
     expected = torch.tensor([float(logits[token].exp()) if token in left else 0.0 for token in range(4)])
     torch.testing.assert_close(shares, expected / expected.sum(), atol=0.04, rtol=0)

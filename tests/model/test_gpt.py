@@ -43,13 +43,13 @@ def _ids(config, length=T):
 
 
 @every_kind_at_all
-def test_every_position_of_every_sequence_gets_logits_over_the_vocabulary(model, config):
+def test_every_position_gets_logits_over_the_vocabulary(model, config):
     assert model(_ids(config)).shape == (B, T, config.vocab_size)
 
 
 @every_kind
 @torch.no_grad()
-def test_changing_the_future_leaves_the_past_logits_as_they_were(model, config):
+def test_changing_the_future_leaves_past_logits(model, config):
     ids = _ids(config)
     before = model(ids)
     ids[:, 7:] = (ids[:, 7:] + 1) % config.vocab_size
@@ -112,7 +112,7 @@ def test_rows_of_a_cache_continue_on_their_own(model, config):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["no positions", "sinusoidal", "learned", "qwen3"])
-def test_only_without_positions_the_order_of_the_past_does_not_matter(draw_gpt, config, kind):
+def test_only_without_positions_order_does_not_matter(draw_gpt, config, kind):
     model = draw_gpt(**config.model_dump() | KINDS[kind] | {"n_layers": 1})
     ids = _ids(config)
     swapped = ids[:, [1, 0, *range(2, T)]]
@@ -193,7 +193,7 @@ def test_a_token_costs_as_much_arithmetic_as_torch_counts(draw_gpt, shape, tied)
     assert model.flops_per_token() * ids.numel() == counter.get_total_flops() + spared
 
 
-def test_learned_and_sinusoidal_positions_are_added_to_the_embeddings(draw_gpt, config):
+def test_learned_and_sinusoidal_positions_are_added(draw_gpt, config):
     x = torch.randn(B, T, config.d_model, generator=torch.Generator().manual_seed(1))
     plain, learned, waves = (
         draw_gpt(**config.model_dump() | {"positions": kind}) for kind in ("none", "learned", "sinusoidal")

@@ -46,7 +46,7 @@ def _looks(model, layer, x):
 
 @every_kind
 @torch.no_grad()
-def test_the_first_heads_of_the_first_layer_look_one_two_and_three_tokens_back(kind):
+def test_the_first_heads_attend_1_2_and_3_tokens_back(kind):
     model = _fresh(**KINDS[kind])
     looks = _looks(model, 0, model.embedding(_ids()))
     for head in range(min(3, looks.shape[1])):

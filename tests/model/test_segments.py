@@ -62,7 +62,7 @@ def test_one_text_in_a_row_is_as_if_nothing_was_said(model):
 
 
 @pytest.mark.parametrize("shape", [{"family": "gru"}, {"attention": "trainable"}], ids=["gru", "trainable"])
-def test_what_cannot_keep_texts_apart_says_so(draw_gpt, shape):
+def test_segments_need_causal_attention(draw_gpt, shape):
     with pytest.raises(AssertionError, match=r"causal|segments"):
         _hidden(draw_gpt(**shape), torch.cat(_texts()), _segments(LENGTHS))
 

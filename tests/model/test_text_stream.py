@@ -19,7 +19,7 @@ letters = st.text("abé", max_size=12)
 
 
 @given(letters, st.lists(st.text("abé", min_size=1, max_size=4), max_size=3))
-def test_streamed_text_is_the_text_up_to_the_stop_string_that_is_complete_first(text, stop):
+def test_streamed_text_ends_before_the_first_stop_string(text, stop):
     # A byte a token, so that characters and stop strings are cut everywhere.
     def decode(tokens):
         return bytes(tokens).decode("utf-8", errors="replace")
@@ -51,7 +51,7 @@ def test_text_comes_as_soon_as_it_is_certain():
     assert "".join(asked) == "one, two; t"
 
 
-def test_half_a_character_at_the_end_is_shown_when_nothing_more_comes():
+def test_half_a_character_is_returned_at_the_end():
     def decode(tokens):
         return bytes(tokens).decode("utf-8", errors="replace")
 
@@ -72,7 +72,7 @@ def test_a_token_begins_where_the_text_before_it_ended():
 
 
 @pytest.mark.parametrize("kind", ["bpe", "words", "sentencepiece", "wordpiece"])
-def test_the_pieces_of_a_text_are_the_text_whatever_its_tokenizer(kind):
+def test_pieces_add_up_to_the_text_for_every_tokenizer(kind):
     """Some decoders write a token otherwise where a text begins."""
     text = "The river runs, déjà vu 😀 and so on. " * 3
     library = {

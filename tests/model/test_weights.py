@@ -18,7 +18,7 @@ IDS = torch.randint(0, KNOWN, (2, 40), generator=torch.Generator().manual_seed(1
 
 @pytest.mark.parametrize("n_tokens", [KNOWN, 311, 320, 350])
 @torch.no_grad()
-def test_logits_of_known_tokens_stay_and_a_new_one_has_their_mean(model, n_tokens):
+def test_known_logits_stay_and_new_ones_are_their_mean(model, n_tokens):
     before = model(IDS)[..., :KNOWN]
     resize_embeddings(model, KNOWN, n_tokens)
     after = model(IDS)

@@ -83,7 +83,7 @@ def test_a_greedy_completion_is_what_generate_makes(client, talker, tokenizer):
     )
 
 
-def test_a_greedy_answer_is_what_generate_makes_of_the_conversation(client, talker, tokenizer):
+def test_a_greedy_answer_is_that_of_generate(client, talker, tokenizer):
     said = [("system", "Be brief."), ("user", "Why?"), ("assistant", "So."), ("user", "x")]
     drawn = list(generate(talker, conversation_ids(tokenizer, said), 20, greedy))
     messages = [{"role": role, "content": text} for role, text in said]
@@ -204,7 +204,7 @@ def test_a_text_ends_before_a_stop_string_streamed_or_not(client):
         assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_a_text_ends_where_the_context_does_and_a_longer_prompt_is_refused(client, address):
+def test_the_context_bounds_texts_and_prompts(client, address):
     choice = client.completions.create(model="talker", prompt=[9] * 1020, max_tokens=100, logprobs=0).choices[0]
     assert (choice.finish_reason, len(choice.logprobs.tokens)) == ("length", 1024 - 1020 + 1)
     status, body = _post(address, "/v1/completions", model="talker", prompt=[9] * 1025)
@@ -233,7 +233,7 @@ def test_a_text_ends_where_the_context_does_and_a_longer_prompt_is_refused(clien
         ("/health", {}, 405, None, "method_not_supported"),
     ],
 )
-def test_what_is_wrong_is_told_in_openais_shape(address, path, asked, status, param, code):
+def test_errors_have_openais_shape(address, path, asked, status, param, code):
     given, body = _post(address, path, **({"model": "talker"} | asked))
     assert given == status
     error = body["error"]
@@ -244,7 +244,7 @@ def test_what_is_wrong_is_told_in_openais_shape(address, path, asked, status, pa
         assert str(status) in described[path]["post"]["responses"]
 
 
-def test_openapi_describes_requests_and_every_reference_in_it_is_there(address):
+def test_openapi_describes_requests_and_resolves(address):
     described = _send(address, "GET", "/openapi.json")[1]
     for path, name in (("/v1/completions", "CompletionRequest"), ("/v1/chat/completions", "ChatRequest")):
         operation = described["paths"][path]["post"]
@@ -276,7 +276,7 @@ def test_head_is_get_without_a_body(address, path):
     assert (status, body) == (_send(address, "GET", path)[0], None)
 
 
-def test_a_client_that_hangs_up_within_its_request_leaves_no_trace(start_server, chat_folder):
+def test_a_disconnect_within_a_request_is_silent(start_server, chat_folder):
     process, address = start_server(chat_folder)
     where = urlsplit(address)
     with socket.create_connection((where.hostname, where.port), PATIENCE) as connection:
@@ -287,7 +287,7 @@ def test_a_client_that_hangs_up_within_its_request_leaves_no_trace(start_server,
     assert process.communicate(timeout=PATIENCE) == ("", "")
 
 
-def test_a_conversation_of_several_turns_passes_the_clients_own_objects_back(client, talker, tokenizer):
+def test_a_conversation_with_the_clients_own_objects(client, talker, tokenizer):
     messages, said = [{"role": "developer", "content": "Be brief."}], [("system", "Be brief.")]
     for number, question in enumerate(["Why?", "And then?", "So what? 😀"]):
         messages.append({"role": "user", "content": question})
@@ -391,7 +391,7 @@ def test_a_client_that_hangs_up_frees_its_slots(address, stream):
     _wait_until_idle(address)
 
 
-def test_a_base_model_completes_and_does_not_chat_and_ctrl_c_does_not_wait_for_its_texts(start_server, exported_folder):
+def test_a_base_model_completes_and_ctrl_c_aborts(start_server, exported_folder):
     process, address = start_server(exported_folder, "--slots", "1")
     name = exported_folder.name
     status, body = _post(address, "/v1/chat/completions", model=name, messages=MESSAGES)

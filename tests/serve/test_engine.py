@@ -56,7 +56,7 @@ def _greedy(model, ids, n):
 
 
 @pytest.mark.parametrize("shape", [{}, {"family": "gru"}])
-def test_more_texts_than_slots_are_all_what_generate_makes_of_them(engine_of, draw_gpt, shape):
+def test_more_texts_than_slots_equal_generate(engine_of, draw_gpt, shape):
     model = draw_gpt(**shape).eval()
     engine = engine_of(model, 3)
     jobs = [Recorded([7 + number, 3], 5 + number) for number in range(10)]
@@ -97,7 +97,7 @@ def test_an_id_that_ends_a_text_is_not_given_out(engine_of, talker):
     assert deltas[-1].finish == "stop"
 
 
-def test_a_stop_string_frees_the_slot_and_what_it_cuts_off_is_never_recorded(engine_of, talker):
+def test_a_stop_string_frees_the_slot(engine_of, talker):
     ids = _greedy(talker, [9, 8, 7], 30)
     stop = _decode(ids[5:8])
     begin = _decode(ids).index(stop)
@@ -117,7 +117,7 @@ def test_a_text_of_no_tokens_is_read_only(engine_of, talker):
     assert recorded.all() == [Delta("", [], "length")]
 
 
-def test_who_cancels_frees_the_slot_for_the_next(engine_of, talker):
+def test_a_cancelled_request_frees_its_slot(engine_of, talker):
     engine = engine_of(talker, 1)
     long, waiting, next_ = Recorded([9], 1000), Recorded([10], 1000), Recorded([11], 2)
     for recorded in (long, waiting, next_):
@@ -132,7 +132,7 @@ def test_who_cancels_frees_the_slot_for_the_next(engine_of, talker):
     assert waiting.all() == [ABORTED]
 
 
-def test_closing_ends_everybody(engine_of, talker):
+def test_closing_aborts_all_requests(engine_of, talker):
     engine = engine_of(talker, 1)
     jobs = [Recorded([9], 1000), Recorded([10], 1000)]
     for recorded in jobs:
@@ -146,7 +146,7 @@ def test_closing_ends_everybody(engine_of, talker):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("failing", ["prefill", "step"])
-def test_a_failure_leaves_nobody_waiting(engine_of, talker, monkeypatch, failing):
+def test_a_failure_aborts_all_requests(engine_of, talker, monkeypatch, failing):
     engine = engine_of(talker, 1)
     monkeypatch.setattr(engine.decoder, failing, lambda *_: 1 / 0)
     jobs = [Recorded([9], 10), Recorded([10], 10)]

@@ -43,12 +43,12 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(tmp_path, draw_gpt
         load(tmp_path)
 
 
-def test_a_model_has_a_name_of_text_whatever_its_folder_is_called(tmp_path):
+def test_the_name_of_any_folder_is_valid_text(tmp_path):
     assert name_of(tmp_path / "река") == "река"
     assert name_of(tmp_path / os.fsdecode(b"m\xff")) == "m\ufffd"
 
 
-def test_a_folder_without_our_tokens_is_served_as_its_clients_read_it(tmp_path, draw_gpt, small_tokenizer_file):
+def test_a_folder_without_our_special_tokens_is_served(tmp_path, draw_gpt, small_tokenizer_file):
     """No <|pad|>, no <|im_end|>: what others' folders have is enough to generate."""
     from fastapi.testclient import TestClient
     from transformers import AutoTokenizer

@@ -34,7 +34,7 @@ def test_filters_leave_the_likely(params, left):
     assert set(_sampled(params)) == left
 
 
-def test_tokens_are_sampled_in_proportion_to_what_the_filters_left():
+def test_sampling_is_proportional_within_the_filters():
     sampled = torch.tensor(_sampled(RequestSampling(temperature=2.0, top_k=3), n=5000))
     shares = torch.bincount(sampled, minlength=4) / len(sampled)
     expected = (LOGITS[:3] / 2).softmax(-1)
@@ -60,7 +60,7 @@ def test_penalties_are_subtracted_for_what_was_sampled():
     assert _sampled(RequestSampling(temperature=0, presence_penalty=-1.4), n=3) == [1, 1, 1]
 
 
-def test_logprobs_are_those_of_the_model_whatever_is_done_to_its_logits():
+def test_logprobs_are_those_of_the_model():
     params = RequestSampling(temperature=0, frequency_penalty=2.0, n_logprobs=2)
     sampler = Sampler(params, (1, 0))
     sampler.sample(LOGITS)

@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_conversation(chat_folder):
     assert said != _talk(chat_folder, "Why?\nAnd then?\n", system="Be brief.")
 
 
-def test_what_was_said_is_read_again_until_a_new_beginning(talker, tokenizer):
+def test_earlier_turns_are_read_until_a_reset(talker, tokenizer):
     talk = Conversation(talker, tokenizer, OPTIONS)
     answers = []
     for user in ("Why?", "Why?"):
@@ -127,7 +127,7 @@ def test_the_oldest_turns_are_dropped_when_the_context_is_full(draw_gpt, tokeniz
     assert talk.turns == before
 
 
-def test_dropped_turns_and_messages_that_are_too_long_are_said_in_a_line(chat_folder):
+def test_dropped_turns_and_long_messages_are_reported(chat_folder):
     said = _talk(chat_folder, f"{'Why? ' * 180}\n{'And? ' * 180}\n{'No! ' * 600}\n", max_tokens=5)
     assert "(the context is full: the oldest 1 turns were dropped)\n" in said
     assert "(expected a message of at most 1020 tokens with its template, got " in said
