@@ -28,8 +28,7 @@ def main(
     model, encoder = load_model(weights).to(machine.device), Tokenizer.load(tokenizer)
     items, skipped = make_tasks(corpus / "test.parquet", encoder, model.config.context_length, cloze, seed)
     write_tasks(tasks, folder, items)
-    if not model.config.is_causal:
-        reason = f"{model.config.attention} attention sees what it predicts"
+    if reason := model.config.non_causal_reason:
         items, skipped = {}, skipped | {task: {"skipped": reason} for task in items}
     write_json(metrics, measure_tasks(model, encoder, items, seed) | skipped)
 

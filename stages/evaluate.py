@@ -41,8 +41,8 @@ def main(
     machine.retain_freed_memory()
     model = load_model(weights).to(machine.device)
     encoder, lossless = Tokenizer.load(tokenizer), read_info(windows).lossless
-    if not model.config.is_causal:
-        print(f"evaluate: warning: {model.config.attention} attention sees what it predicts", file=sys.stderr)
+    if reason := model.config.non_causal_reason:
+        print(f"evaluate: warning: {reason}", file=sys.stderr)
     if not lossless:
         print("evaluate: warning: the tokens do not hold all of the text, bits per byte are too low", file=sys.stderr)
     held_out, by_split = read_held_out(windows, tokens, encoder, ngram), read_baselines(baselines, document_bits)

@@ -57,8 +57,8 @@ def measure_quality(
     n_prompt, rng = min(params.prompt_tokens, model.config.context_length), np.random.default_rng(seed)
     if not params.texts:
         return {"skipped": "evaluate.quality.texts is 0"}, []
-    if not model.config.is_causal:
-        return {"skipped": "the model's attention sees what it predicts, so it cannot generate"}, []
+    if reason := model.config.non_causal_reason:
+        return {"skipped": reason}, []
     if not held_out:
         return {"skipped": "no text was held out"}, []
     text, end_of_text = held_out[-1], held_out[-1].info.end_of_text

@@ -49,7 +49,7 @@ def test_any_model_that_generates_is_measured(draw_gpt, tokenizer, hold_out, sha
     ("reason", "texts", "shape", "documents"),
     [
         ("evaluate.quality.texts is 0", 0, {}, [[9] * 99]),
-        ("the model's attention sees what it predicts", 25, {"attention": "trainable"}, [[9] * 99]),
+        ("model.attention trainable is not causal", 25, {"attention": "trainable"}, [[9] * 99]),
         ("no text was held out", 25, {}, None),
         ("no document of test has 21 tokens", 25, {}, [[9] * 20, []]),
     ],
