@@ -164,7 +164,9 @@ def settings(details: Mapping[str, Any]) -> str:
 
     lines = []
     for system, of in details.get("settings", {}).items():
-        values = (" ".join(f"{key.replace('_', ' ')} {text(value)}".split()) for key, value in of.items())
+        values = (
+            " ".join(f"{key.replace('_', ' ')} {text(value)}".split()) for key, value in of.items() if value != {}
+        )
         lines.append(f"- {title(system).name}: {', '.join(values)}")
     return "\n".join(lines)
 
