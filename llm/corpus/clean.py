@@ -1,7 +1,5 @@
 r"""Clean one document: normalise its text, remove control characters, apply the rules that need no other document.
 
-    RawDocument ──normalise──► text ──rules──► Cleaned: the text, its hash and its signature, or why it is dropped
-
 >>> normalise("A\r\nB\rC")
 'A\nB\nC'
 >>> normalise("e\u0301")  # two code points for é become one
@@ -11,9 +9,8 @@ r"""Clean one document: normalise its text, remove control characters, apply the
 import hashlib
 import re
 import unicodedata
-from typing import NamedTuple
 
-from llm.corpus.document import FileNote, Found, Unreadable
+from llm.corpus.document import Document
 from llm.corpus.duplicates import signature
 from llm.corpus.params import CleanParams
 from llm.corpus.repetition import repetition
@@ -23,22 +20,6 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ufeff]")
 # What composing can change: a run beyond ASCII, with the letter before it that a combining mark may join.
 COMPOSABLE = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]+")
 BEGINNING_CHARS = 80  # of a dropped document, for the report
-
-
-class Cleaned(NamedTuple):
-    """A document after its rules: it stays where `reason` is empty, else it is dropped, or a note on its file."""
-
-    source: str
-    path: str
-    readable: bool
-    reason: str
-    note: str  # of a dropped one: what was wrong with it, or how its text begins
-    n_bytes: int  # of the text in UTF-8; of what was found, where it is dropped
-    text: str = ""
-    doc_id: str = ""
-    normalised_bytes: int = 0  # of the raw text that normalising removed or changed
-    control_bytes: int = 0  # removed
-    signature: bytes = b""  # for near duplicates; empty where they are not looked for
 
 
 def normalise(text: str) -> str:
@@ -69,26 +50,28 @@ def document_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def clean(raw: Found, rules: CleanParams) -> Cleaned:
-    """Return what becomes of one document, by the cheapest rules first."""
-    if isinstance(raw, FileNote):
-        return Cleaned(raw.source, raw.path, True, raw.kind, raw.note, 0)
-    if isinstance(raw, Unreadable):
-        return Cleaned(raw.source, raw.path, False, raw.reason, raw.problem, raw.n_bytes)
-    text = normalise(raw.text)
-    normalised_bytes = 0 if text is raw.text or text == raw.text else bytes_normalised(raw.text)
+def clean(document: Document, rules: CleanParams) -> Document:
+    """Return the document with clean text, or the reason why it is dropped; the cheapest rules come first."""
+    if document.reason:
+        return document
+    text = normalise(document.text)
+    normalised_bytes = 0 if text == document.text else bytes_normalised(document.text)
     control_bytes = 0
     if rules.control_characters == "remove" and (found := CONTROLS.findall(text)):
-        control_bytes = sum(len(character.encode()) for character in found)
+        control_bytes = len("".join(found).encode())
         # The characters before and after a control character may compose.
         text = unicodedata.normalize("NFC", CONTROLS.sub("", text))
     n_bytes = len(text.encode())
     if reason := _broken_rule(text, rules):
         beginning = " ".join(text[: 2 * BEGINNING_CHARS].split())[:BEGINNING_CHARS]
-        return Cleaned(raw.source, raw.path, True, reason, beginning, n_bytes)
+        return document._replace(text="", reason=reason, note=beginning, n_bytes=n_bytes)
     near = rules.near_duplicates
-    return Cleaned(
-        *(raw.source, raw.path, True, "", "", n_bytes, text, document_id(text), normalised_bytes, control_bytes),
+    return document._replace(
+        text=text,
+        n_bytes=n_bytes,
+        doc_id=document_id(text),
+        normalised_bytes=normalised_bytes,
+        control_bytes=control_bytes,
         signature=signature(text, near) if near else b"",
     )
 

@@ -1,7 +1,5 @@
 """Compressed files as streams of plain bytes, a buffer at a time, with a limit on how far they may swell.
 
-    "a.txt.gz" ──split_suffixes──► ".txt", [".gz"]        stream ──decompress──► stream
-
 A stream raises `ContentError` where its bytes are damaged, after all bytes before the damage, or where its output is
 far larger than its input.
 """
@@ -54,8 +52,6 @@ class Budget:
 def split_suffixes(name: str) -> tuple[str, list[str]]:
     """Return the suffix that names the format, and those of the compressions around it, the outermost first.
 
-    >>> split_suffixes("a/b.jsonl.GZ")
-    ('.jsonl', ['.gz'])
     >>> split_suffixes("b.tgz")
     ('.tar', ['.gz'])
     """
@@ -98,18 +94,14 @@ def guard(blocks: Iterator[bytes], what: str, budgets: list[Budget]) -> Iterator
 def chunks(stream: io.BufferedIOBase) -> Iterator[bytes]:
     """Yield all bytes of a stream."""
     # read1 reads the layer below once: a longer read would lose what it had when its next part fails.
-    while chunk := stream.read1(BUFFER_BYTES):
-        yield chunk
+    return iter(lambda: stream.read1(BUFFER_BYTES), b"")
 
 
+# bz2.open and lzma.open take a frame with a damaged beginning for the end of the file, and zstandard's stream_reader
+# does so where a frame is cut.
 def _frames(
     stream: io.BufferedReader, new: Callable[[], Any], input_bytes: int = BUFFER_BYTES, max_length: tuple[int, ...] = ()
 ) -> Iterator[bytes]:
-    """Yield the content of concatenated frames.
-
-    bz2.open and lzma.open take a frame with a damaged beginning for the end of the file, and zstandard's stream_reader
-    does so where a frame is cut.
-    """
     data = stream.read1(input_bytes)
     while data:
         frame = new()
@@ -122,13 +114,13 @@ def _frames(
         data = frame.unused_data or stream.read1(input_bytes)
 
 
-def _new_zstd() -> Any:
-    return zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
-
-
 DECOMPRESSORS: dict[str, Callable[[io.BufferedReader], Iterator[bytes]]] = {
     ".gz": lambda stream: chunks(gzip.GzipFile(fileobj=stream)),
     ".bz2": partial(_frames, new=bz2.BZ2Decompressor, max_length=(BUFFER_BYTES,)),
     ".xz": partial(_frames, new=partial(lzma.LZMADecompressor, memlimit=WINDOW_BYTES), max_length=(BUFFER_BYTES,)),
-    ".zst": partial(_frames, new=_new_zstd, input_bytes=1024),  # 4 bytes may become 128 KiB, which come out at once
+    ".zst": partial(
+        _frames,
+        new=lambda: zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj(),
+        input_bytes=1024,  # 4 bytes may become 128 KiB, which come out at once
+    ),
 }

@@ -55,9 +55,8 @@ class Member(NamedTuple):
 def open_entries(file: Path, path: str) -> Iterator[Entry]:
     """Yield the file itself, or the members of an archive: of a tar in its order, of a zip sorted by name.
 
-    `path` is its name in documents' paths. Raises nothing for a file's content: an entry that cannot be read has a
-    ContentError of the reason unreadable, damaged, bomb, empty (an archive without files), bad_path, hidden,
-    not_a_file, nested_archive, encrypted or unsupported.
+    `path` is its name in documents' paths. An entry that cannot be read has a ContentError: unreadable, damaged, bomb,
+    empty (an archive without files), bad_path, hidden, not_a_file, nested_archive, encrypted or unsupported.
     """
     path = printable(path)
     suffix, compressions = split_suffixes(path)
@@ -81,10 +80,10 @@ def open_entries(file: Path, path: str) -> Iterator[Entry]:
     except ContentError as error:
         yield Entry(path, suffix, n_bytes, error)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        yield Entry(path, suffix, n_bytes, unreadable(error))
+        yield Entry(path, suffix, n_bytes, system_error(error))
 
 
-def unreadable(error: OSError | ValueError) -> ContentError:
+def system_error(error: OSError | ValueError) -> ContentError:
     """Return the error for a file that the system does not open or read."""
     return ContentError("unreadable", f"expected a file that can be read, got {getattr(error, 'strerror', 0) or error}")
 
@@ -105,9 +104,8 @@ def _member_entries(members: Iterator[Member], archive: str, budget: Budget) -> 
             yield Entry(path, "", member.n_bytes, error)
             continue
         with closing(content):
-            n_packed = member.n_bytes if member.n_packed is None else member.n_packed
-            budgets = [budget, Budget(n_packed)]
             in_tar = member.n_packed is None
+            budgets = [budget, Budget(member.n_bytes if member.n_packed is None else member.n_packed)]
             stream = ChunkStream(guard(chunks(content), "a whole member of an archive", [] if in_tar else budgets))
             suffix, compressions = split_suffixes(member.name)
             yield Entry(path, suffix, member.n_bytes, decompress(stream.buffered(), compressions, budgets))
@@ -165,9 +163,8 @@ def _zip_members(stream: io.BufferedReader) -> Iterator[Member]:
             is_file = stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG}
             extract = partial(_open_member, archive, member)
             # zipfile cuts `filename` at a NUL.
-            yield Member(
-                member.orig_filename, member.file_size, member.compress_size, member.is_dir(), is_file, extract
-            )
+            name, size, packed = member.orig_filename, member.file_size, member.compress_size
+            yield Member(name, size, packed, member.is_dir(), is_file, extract)
 
 
 def _check_directory(archive: zipfile.ZipFile) -> None:
@@ -175,9 +172,9 @@ def _check_directory(archive: zipfile.ZipFile) -> None:
     members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     if len(members) > MAX_MEMBERS:
         raise ContentError("bomb", f"expected at most {MAX_MEMBERS} members in a zip, got {len(members)}")
-    ends = [member.header_offset + ZIP_HEADER_BYTES + member.compress_size for member in members]
-    starts = [member.header_offset for member in members[1:]]
-    if any(end > start for end, start in zip(ends, [*starts, archive.start_dir], strict=bool(members))):
+    starts = [*(member.header_offset for member in members), archive.start_dir]
+    sizes = [ZIP_HEADER_BYTES + member.compress_size for member in members]
+    if any(start + size > end for start, size, end in zip(starts, sizes, starts[1:], strict=False)):
         raise ContentError("bomb", "expected members of a zip side by side, got some that overlap")
 
 

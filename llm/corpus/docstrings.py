@@ -3,8 +3,6 @@
     numpy/_core/shape_base.py  →  def atleast_1d(*arys)
 
                                   Convert inputs to arrays with at least one dimension.
-
-                                  Scalar inputs are converted to 1-dimensional arrays, whilst
                                   …
 
 
@@ -30,7 +28,7 @@ BETWEEN_ENTRIES = "\n\n\n"
 # One line, without the colon that ends it in source code.
 SIGNATURE = re.compile(r"(?:async )?def [\w.]+\(.*\)(?: -> .*[^:])?|class [\w.]+(?:\(.*\))?")
 # Tests document nothing; vendored copies belong to other packages and differ between builds.
-SKIPPED_FOLDERS = {"test", "tests", "testing", "_vendor", "vendor", "externals", "_vendored", "__pycache__"}
+SKIPPED_FOLDERS = {"test", "tests", "testing", "_vendor", "vendor", "externals", "_vendored", "__pycache__", ".."}
 SKIPPED_FILES = {"conftest.py", "setup.py", "version.py", "_version.py", "__config__.py"}
 
 
@@ -46,32 +44,23 @@ def package_files(name: str, lock_file: Path) -> list[tuple[str, Path]]:
 
     Raises `UserError` unless the installed version is the one that `lock_file` pins.
     """
-    pinned = _pinned_version(name, lock_file)
+    pin = re.search(rf"(?mi)^{re.escape(name)}==([^\s;]+)", lock_file.read_text(encoding="utf-8"))
+    if not pin:
+        raise UserError(f"{lock_file}: expected a line {name}==VERSION for a source of docstrings, got none")
     try:
         package = distribution(name)
     except PackageNotFoundError:
-        raise UserError(f"{name}: expected version {pinned}, it is not installed; run `make setup`") from None
-    installed = package.version.partition("+")[0]  # torch's builds for a processor or a CUDA version differ in this
-    if installed != pinned:
-        raise UserError(f"{name}: expected version {pinned} of {lock_file}, got {package.version}; run `make setup`")
-    found = []
-    for file in package.files or ():
-        path = PurePosixPath(file)
-        if path.suffix == ".py" and ".." not in path.parts and not _is_skipped(path):
-            found.append((path.as_posix(), Path(str(package.locate_file(file)))))
-    return sorted(found)
+        raise UserError(f"{name}: expected version {pin[1]}, it is not installed; run `make setup`") from None
+    # torch's builds for a processor or a CUDA version differ in what follows the plus.
+    if package.version.partition("+")[0] != pin[1]:
+        raise UserError(f"{name}: expected version {pin[1]} of {lock_file}, got {package.version}; run `make setup`")
+    paths = [PurePosixPath(file) for file in package.files or ()]
+    return sorted((path.as_posix(), Path(str(package.locate_file(path)))) for path in paths if _is_documented(path))
 
 
-def _pinned_version(name: str, lock_file: Path) -> str:
-    pattern = rf"(?mi)^{re.escape(name)}==([^\s;]+)"
-    pinned = re.search(pattern, lock_file.read_text(encoding="utf-8"))
-    if not pinned:
-        raise UserError(f"{lock_file}: expected a line {name}==VERSION for a source of docstrings, got none")
-    return pinned[1]
-
-
-def _is_skipped(path: PurePosixPath) -> bool:
-    return not SKIPPED_FOLDERS.isdisjoint(path.parts) or path.name in SKIPPED_FILES or path.name.startswith("test_")
+def _is_documented(path: PurePosixPath) -> bool:
+    is_skipped = path.name in SKIPPED_FILES or path.name.startswith("test_")
+    return path.suffix == ".py" and SKIPPED_FOLDERS.isdisjoint(path.parts) and not is_skipped
 
 
 def module_text(source: str) -> str:
@@ -85,9 +74,8 @@ def module_text(source: str) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # such as an invalid escape: differs between versions
         tree = ast.parse(source, feature_version=(3, 11))
-    entries = [Entry("", docstring)] if (docstring := _docstring(tree)) else []
-    entries += _entries(tree.body, "")
-    return BETWEEN_ENTRIES.join(f"{entry.signature}\n\n{entry.docstring}".lstrip("\n") for entry in entries)
+    entries = [f"{entry.signature}\n\n{entry.docstring}" for entry in _entries(tree.body, "")]
+    return BETWEEN_ENTRIES.join(filter(None, [_docstring(tree), *entries]))
 
 
 def split_entries(text: str) -> list[Entry]:
@@ -102,21 +90,17 @@ def _entries(body: list[ast.stmt], prefix: str) -> Iterator[Entry]:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 if docstring := _docstring(node):
-                    yield Entry(_function_signature(node, prefix), docstring)
+                    keyword = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+                    returns = f" -> {_unparse(node.returns)}" if node.returns else ""
+                    yield Entry(f"{keyword} {prefix}{node.name}({_unparse(node.args)}){returns}", docstring)
             case ast.ClassDef():
                 if docstring := _docstring(node):
-                    bases = ", ".join(_unparse(base) for base in node.bases)
+                    bases = ", ".join(map(_unparse, node.bases))
                     yield Entry(f"class {prefix}{node.name}" + (f"({bases})" if bases else ""), docstring)
                 yield from _entries(node.body, f"{prefix}{node.name}.")
             case ast.If() | ast.Try():
                 yield from _entries(node.body, prefix)
                 yield from _entries(node.orelse, prefix)
-
-
-def _function_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, prefix: str) -> str:
-    keyword = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
-    returns = f" -> {_unparse(node.returns)}" if node.returns else ""
-    return f"{keyword} {prefix}{node.name}({_unparse(node.args)}){returns}"
 
 
 def _unparse(node: ast.AST) -> str:

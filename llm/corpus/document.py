@@ -1,40 +1,32 @@
-"""What a source yields: documents, what could not be read, and notes on files.
+"""What a source yields and cleaning completes: documents, content that gave none, and notes on files.
 
-"data/raw/a.jsonl" ──► RawDocument("mine", "a.jsonl:1", "…"), Unreadable("mine", "a.jsonl:2", "bad_row", "…", 57)
+"a.jsonl" ──► Document("mine", "a.jsonl:1", "…"), Document("mine", "a.jsonl:2", "", "bad_row", "expected …", 57, False)
 """
 
 from typing import NamedTuple
 
-# Kinds of FileNote.
-DOUBTFUL_ENCODING = "doubtful_encoding"
-DIALECT = "dialect"
+from llm.corpus.readers.streams import ContentError
+
+# Reasons of notes on files: an encoding that may be wrong, and how the rows of a table are separated.
+DOUBTFUL_ENCODING, DIALECT = "doubtful_encoding", "dialect"
 
 
-class RawDocument(NamedTuple):
-    """A document as it was found: the source's name, a path within it, its text."""
-
-    source: str
-    path: str
-    text: str
-
-
-class Unreadable(NamedTuple):
-    """Content that gave no document: a reason to count by, a line that explains it, and its bytes, if known."""
+class Document(NamedTuple):
+    """A text; with a `reason` one that is dropped, or a note on a file; if not `readable`, content without a text."""
 
     source: str
-    path: str
-    reason: str
-    problem: str
-    n_bytes: int
+    path: str  # within the source
+    text: str = ""
+    reason: str = ""  # a word to count by
+    note: str = ""  # expected …, got …; or how a dropped text begins
+    n_bytes: int = 0  # of the clean text in UTF-8; of what was found, where it is dropped
+    readable: bool = True
+    doc_id: str = ""
+    normalised_bytes: int = 0  # of the raw text that normalising removed or changed
+    control_bytes: int = 0  # removed
+    signature: bytes = b""  # for near duplicates; empty where they are not looked for
 
 
-class FileNote(NamedTuple):
-    """A note for the report: an encoding that may be wrong, or how the rows of a table are separated."""
-
-    source: str
-    path: str
-    kind: str
-    note: str
-
-
-Found = RawDocument | Unreadable | FileNote
+def unreadable(source: str, path: str, error: ContentError, n_bytes: int) -> Document:
+    """Return the entry for content that cannot be read."""
+    return Document(source, path, reason=error.reason, note=str(error), n_bytes=n_bytes, readable=False)

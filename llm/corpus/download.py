@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
@@ -21,6 +22,7 @@ from urllib.parse import unquote
 from tqdm import tqdm
 
 from llm.core.errors import UserError
+from llm.corpus.readers.streams import one_line
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -130,80 +132,68 @@ class _Download:
 
     def _request_rest(self, session: "Session") -> None:
         """Append the bytes that `part` lacks, as they come."""
-        from requests import ConnectionError as NoConnection
-        from requests import RequestException, Timeout
+        import requests
 
         start = self._size()
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         try:
             # requests supports http and https alone, so a redirect to anything else is one of its errors.
             response = session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS)
-        except (NoConnection, Timeout) as error:
-            raise _TransientError(f"expected an answer, got {_one_line(error)}") from None
-        except (RequestException, ValueError) as error:  # ValueError: a redirect to text that is not a url
-            raise UserError(f"{self.where}: expected a file over http or https, got {_one_line(error)}") from None
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise _TransientError(f"expected an answer, got {one_line(error)}") from None
+        except (requests.RequestException, ValueError) as error:  # ValueError: a redirect to text that is not a url
+            got = one_line(error) or type(error).__name__
+            raise UserError(f"{self.where}: expected a file over http or https, got {got}") from None
         with response:
-            if response.status_code == 416 and start:
-                return  # no bytes follow: the hash shows whether the part is complete
-            start, total = self._check(response, start)
-            self._receive(response, start, total)
+            if response.status_code != 416 or not start:  # else no bytes follow: the hash shows whether it is complete
+                self._receive(response, *self._check(response, start))
 
     def _check(self, response: "Response", start: int) -> tuple[int, int | None]:
         """Return where the body starts in the file, and the length of the file, if it is stated."""
-        status = response.status_code
+        status, headers = response.status_code, response.headers
         problem = f"expected status 200, got {status} {response.reason}"
         if status == 429 or status >= 500:
-            raise _TransientError(problem, _retry_after(response))
+            raise _TransientError(problem, _retry_after(headers.get("Retry-After", "0")))
         if status == 200:  # the whole file, even if a range was requested
-            return 0, _number(response.headers.get("Content-Length", ""), r"(\d+)")
+            length = headers.get("Content-Length", "")
+            return 0, int(length) if length.isdecimal() else None
         if status != 206:
             raise UserError(f"{self.where}: {problem}")
-        content_range = response.headers.get("Content-Range", "")
-        if _number(content_range, r"bytes (\d+)-.*") != start:
+        stated = headers.get("Content-Range", "no Content-Range")
+        found = re.fullmatch(r"bytes (\d+)-\d*/(?:(\d+)|\*)", stated)
+        if not found or int(found[1]) != start:
             self.part.unlink(missing_ok=True)
-            raise _TransientError(f"expected the bytes from {start}, got Content-Range {content_range or 'no'}")
-        return start, _number(content_range, r"bytes .*/(\d+)")
+            raise _TransientError(f"expected the bytes from {start}, got {stated}")
+        return start, int(found[2]) if found[2] else None
 
     def _receive(self, response: "Response", start: int, total: int | None) -> None:
         from urllib3.exceptions import HTTPError
 
-        too_long = f"{self.where}: expected at most {MAX_BYTES} bytes, got"
-        if total is not None and total > MAX_BYTES:
-            raise UserError(f"{too_long} {total}")
         n_bytes, problem = start, ""
-        bar = tqdm(initial=start, total=total, desc=self.part.stem, unit="B", unit_scale=True)
-        with bar, self.part.open("ab") as handle:
-            handle.truncate(start)
-            try:
-                # Raw, for the hash is of the bytes as they are sent; read1 returns the bytes that are there.
-                while n_bytes <= MAX_BYTES and (piece := response.raw.read1(CHUNK_BYTES, decode_content=False)):
-                    handle.write(piece)
-                    n_bytes += len(piece)
-                    bar.update(len(piece))
-            except HTTPError as error:
-                problem = f" ({_one_line(error)})"
-        if n_bytes > MAX_BYTES:
-            self.part.unlink()
-            raise UserError(f"{too_long} more")
+        if total is None or total <= MAX_BYTES:
+            bar = tqdm(initial=start, total=total, desc=self.part.stem, unit="B", unit_scale=True)
+            with bar, self.part.open("ab") as handle:
+                handle.truncate(start)
+                try:
+                    # Raw, for the hash is of the bytes as they are sent; read1 returns the bytes that are there.
+                    while n_bytes <= MAX_BYTES and (piece := response.raw.read1(CHUNK_BYTES, decode_content=False)):
+                        handle.write(piece)
+                        n_bytes += len(piece)
+                        bar.update(len(piece))
+                except HTTPError as error:
+                    problem = f" ({one_line(error)})"
+        if max(n_bytes, total or 0) > MAX_BYTES:
+            self.part.unlink(missing_ok=True)
+            raise UserError(f"{self.where}: expected at most {MAX_BYTES} bytes, got {total or 'more'}")
         if problem or (total is not None and n_bytes < total):
             raise _TransientError(f"expected {total or 'all'} bytes, got {n_bytes}{problem}")
 
 
-def _retry_after(response: "Response") -> float:
-    """Return the seconds of the Retry-After header, in either of its forms; 0 without a valid one."""
+def _retry_after(header: str) -> float:
+    """Return the seconds of a Retry-After header, in either of its forms; 0 where it is not valid."""
     from urllib3 import Retry
     from urllib3.exceptions import InvalidHeader
 
-    try:
-        return Retry().parse_retry_after(response.headers.get("Retry-After", "0"))
-    except InvalidHeader:
-        return 0.0
-
-
-def _number(header: str, pattern: str) -> int | None:
-    found = re.fullmatch(pattern, header)
-    return int(found[1]) if found else None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    with suppress(InvalidHeader):
+        return Retry().parse_retry_after(header)
+    return 0.0

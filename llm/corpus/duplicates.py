@@ -1,8 +1,4 @@
-r"""Near duplicates: documents that share most of their n-grams of words, found without comparing every pair.
-
-    text ──signature──► bytes ─┐
-    text ──signature──► bytes ─┼─representatives──► [0, 0, 2, …]     document 1 is nearly document 0
-    text ──signature──► bytes ─┘
+"""Near duplicates: documents that share most of their n-grams of words, found without comparing every pair.
 
 A MinHash signature (Broder 1997) represents a set of n-grams: the fraction of places in which two signatures agree
 estimates the Jaccard similarity of the sets, with a standard error of at most sqrt(s * (1 - s) / permutations).
@@ -74,24 +70,27 @@ def words_of(text: str) -> list[str]:
 
 
 def signature(text: str, near: NearDuplicateParams) -> bytes:
-    """Return the MinHash of a text's set of n-grams of words: 3 to 5 bytes a permutation, the same in every process.
+    """Return the MinHash of a text's set of n-grams of words, the same in every process.
 
     A text of fewer words than n is one n-gram; a text without words is an n-gram of its own.
-
-    >>> near = NearDuplicateParams(action="drop", threshold=0.8, ngram=2, permutations=16, bands=4)
-    >>> signature("The cat sat.", near) == signature("'The cat' SAT", near)
-    True
     """
-    from rensa import RMinHash
-
     words = words_of(text)
     n = min(near.ngram, len(words))
     # Joined as they are hashed: the n-grams of a large document take no memory of their own.
     shingles = map(" ".join, zip(*(islice(words, k, None) for k in range(n)), strict=False))
-    sketch = RMinHash(near.permutations, SEED)
+    sketch = _sketch(near)
     sketch.update(shingles if words else [text])
     state: bytes = sketch.__getstate__()
     return state
+
+
+def _sketch(near: NearDuplicateParams, state: bytes | None = None) -> "RMinHash":
+    from rensa import RMinHash
+
+    sketch = RMinHash(near.permutations, SEED)
+    if state is not None:
+        sketch.__setstate__(state)
+    return sketch
 
 
 def representatives(signatures: Iterable[bytes], near: NearDuplicateParams) -> NDArray[np.int64]:
@@ -116,12 +115,10 @@ def representatives(signatures: Iterable[bytes], near: NearDuplicateParams) -> N
         parents.append(number if copy_of == number else parents[copy_of])
         if copy_of != number:
             continue  # near to the same documents as the first copy: a thousand copies are not compared
-        sketch = _sketch(state, near)
+        sketch = _sketch(near, state)
         for candidate in sorted(index.query(sketch)):
-            if _root(parents, candidate) == _root(parents, number):
-                continue
-            if sketch.jaccard(_sketch(states[candidate], near)) >= near.threshold:
-                low, high = sorted((_root(parents, candidate), _root(parents, number)))
+            low, high = sorted((_root(parents, candidate), _root(parents, number)))
+            if low != high and sketch.jaccard(_sketch(near, states[candidate])) >= near.threshold:
                 parents[high] = low
                 if near.action == "drop":
                     break
@@ -131,27 +128,18 @@ def representatives(signatures: Iterable[bytes], near: NearDuplicateParams) -> N
     return np.array([_root(parents, number) for number in range(len(parents))], dtype=np.int64)
 
 
-def _sketch(state: bytes, near: NearDuplicateParams) -> "RMinHash":
-    from rensa import RMinHash
-
-    sketch = RMinHash(near.permutations, SEED)
-    sketch.__setstate__(state)
-    return sketch
-
-
 def _root(parents: "array[int]", number: int) -> int:
     """Return the smallest number of a document's group (union-find with path halving)."""
     while parents[number] != number:
-        parents[number] = parents[parents[number]]
-        number = parents[number]
+        parents[number] = number = parents[parents[number]]
     return number
 
 
 class RepeatFilter:
     """Find texts that repeat the texts before them; the result depends on their order.
 
-    Packages copy paragraphs between related classes (`DataFrame` and `Series`, `hermite` and `laguerre`). Copies in the
-    test split would measure memorization.
+    Packages copy paragraphs between related classes (`DataFrame` and `Series`). Copies in the test split would measure
+    memorization.
     """
 
     def __init__(self) -> None:

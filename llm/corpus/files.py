@@ -23,14 +23,11 @@ def find_files(where: str, glob: str, raw: Path) -> list[Path]:
     files = [file for file in files if not any(fnmatch.fnmatch(file.name, pattern) for pattern in BOOKKEEPING)]
     visible = [file for file in files if not is_hidden_in(raw, file)]
     if not visible:
-        problem = f"{where} expected a glob that matches a file, got {glob}"
-        if files:
-            problem += ", whose files are hidden"
-        elif any(path.is_dir() for path in paths):
-            problem += f", which matches folders; for the files in them write {glob}/**/*"
-        raise UserError(problem)
-    if link := next((file for file in visible if file.is_file() and not _is_inside(file, raw)), None):
-        raise UserError(f"{where} expected files under {raw.as_posix()}/, got {link}, a link out of it")
+        why = ", whose files are hidden" if files else ", which matches only folders; add /**/*" if paths else ""
+        raise UserError(f"{where} expected a glob that matches a file, got {glob}{why}")
+    for file in visible:
+        if file.is_file() and not file.resolve().is_relative_to(raw.resolve()):
+            raise UserError(f"{where} expected files under {raw.as_posix()}/, got {file}, a link out of it")
     return files
 
 
@@ -51,10 +48,6 @@ def incompatible(file: Path, path: str) -> ContentError | None:
     return None
 
 
-def _is_inside(file: Path, raw: Path) -> bool:
-    return file.resolve().is_relative_to(raw.resolve())
-
-
 def _expand(glob: str) -> list[str]:
     """Return the alternatives of a glob.
 
@@ -71,32 +64,23 @@ def _expand(glob: str) -> list[str]:
 def _match(where: str, glob: str, raw: Path) -> list[Path]:
     """Return the files and folders that a glob matches, and below a `**` the folders that are not entered."""
     pattern = Path(os.path.relpath(glob or ".", raw)).as_posix()
-    if pattern.split("/")[0] == "..":
-        problem = f"{where} expected globs under {raw.as_posix()}/, got {glob}"
-        inside = (raw / glob).as_posix()
-        raise UserError(f"{problem}; write {inside}" if ".." not in inside and _glob(raw, glob) else problem)
+    parts = pattern.split("/")
+    if parts[0] == "..":
+        raise UserError(f"{where} expected globs under {raw.as_posix()}/, got {glob}")
+    if any("**" in part and part != "**" for part in parts):
+        raise UserError(f"{where} expected ** as the whole name of a folder, got {glob}; write **/ before the name")
+    folder = raw
     if (raw / pattern).is_file() or (pattern != "." and _is_closed(raw / pattern)):
         return [raw / pattern]
-    folder, parts = (raw / pattern, ["**", "*"]) if (raw / pattern).is_dir() else (raw, pattern.split("/"))
-    if parts[-1] == "**":
-        parts.append("*")
-    if wrong := next((part for part in parts if "**" in part and part != "**"), None):
-        right = glob.replace(wrong, wrong.replace("**", "**/*", 1))
-        raise UserError(f"{where} expected ** as the whole name of a folder, got {glob}; write {right}")
-    matches = _glob(folder, "/".join(parts))
+    if pattern == "." or (raw / pattern).is_dir():
+        folder, parts = raw / pattern, ["**"]
+    parts += ["*"] * (parts[-1] == "**")
+    matches = list(folder.glob("/".join(parts)))
     if "**" in parts:
-        matches += filter(_is_closed, _glob(folder, "/".join([*parts[: parts.index("**") + 1], "*"])))
+        matches += filter(_is_closed, folder.glob("/".join([*parts[: parts.index("**") + 1], "*"])))
     else:
         matches = [path for path in matches if not _is_closed(path)]  # `*` enters no folder
     return [_closed_part(path, raw) for path in matches]
-
-
-def _glob(folder: Path, pattern: str) -> list[Path]:
-    """Return the paths that a pattern matches, none where pathlib refuses it."""
-    try:
-        return list(folder.glob(pattern))
-    except (ValueError, IndexError, NotImplementedError):
-        return []
 
 
 def _is_closed(path: Path) -> bool:

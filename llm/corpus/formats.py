@@ -1,8 +1,8 @@
 """The documents of one file of any ordinary kind, as a stream.
 
-    a.jsonl     {"text": "One."}⏎{"txt": ""}⏎ ──► RawDocument("mine", "a.jsonl:1", "One."),
-                                                  Unreadable("mine", "a.jsonl:2", "no_field", "…", 12)
-    b.zip       of c.html.gz                  ──► RawDocument("mine", "b.zip/c.html.gz", "…")
+    a.jsonl     {"text": "One."}⏎{"txt": ""}⏎ ──► Document("mine", "a.jsonl:1", "One."),
+                                                  Document("mine", "a.jsonl:2", "", "no_field", "…", 12, False)
+    b.zip       of c.html.gz                  ──► Document("mine", "b.zip/c.html.gz", "…")
 
 `containers` removes compression and archives, `readers.encodings` makes UTF-8 of the text, `readers.rows` reads rows;
 other files are HTML or text. About one document is in memory at a time.
@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llm.corpus.containers import Entry, open_entries, unreadable
-from llm.corpus.document import DIALECT, DOUBTFUL_ENCODING, FileNote, Found, RawDocument, Unreadable
+from llm.corpus.containers import Entry, open_entries, system_error
+from llm.corpus.document import DIALECT, DOUBTFUL_ENCODING, Document, unreadable
 from llm.corpus.params import FilesSource, UrlSource
 from llm.corpus.readers.encodings import decode, open_text
 from llm.corpus.readers.json_values import json_type, parse
@@ -33,10 +33,11 @@ INVISIBLE = ["head", "title", "script", "style", "template", "[hidden]"] + [
 ]
 NEWLINE = rb"(?>\r\n|\r|\n)"
 
+LocalSource = FilesSource | UrlSource
 Text = tuple[str, str | ContentError, int]  # what follows the path (":3"), the text or why there is none, its bytes
 
 
-def read_file(file: Path, path: str, source: FilesSource | UrlSource, max_document_bytes: int) -> Iterator[Found]:
+def read_file(file: Path, path: str, source: LocalSource, max_document_bytes: int) -> Iterator[Document]:
     """Yield the documents of `file`, and all that gives none; nothing that the file holds raises an error.
 
     `path` is the file's name in the documents' paths, and its suffixes decide how it is read. Reasons beside
@@ -49,41 +50,39 @@ def read_file(file: Path, path: str, source: FilesSource | UrlSource, max_docume
             if isinstance(entry.content, ContentError):
                 raise entry.content
             for found in _read(entry, entry.content, source, max_document_bytes):
-                is_empty = is_empty and isinstance(found, FileNote)
+                is_empty = is_empty and found.reason in (DIALECT, DOUBTFUL_ENCODING)
                 yield found
             if is_empty:
                 raise ContentError("empty", "expected text, got none")
         except (ContentError, OSError) as error:
-            problem = error if isinstance(error, ContentError) else unreadable(error)
-            yield Unreadable(source.name, entry.path, problem.reason, str(problem), entry.n_bytes)
+            problem = error if isinstance(error, ContentError) else system_error(error)
+            yield unreadable(source.name, entry.path, problem, entry.n_bytes)
 
 
-def _read(
-    entry: Entry, stream: io.BufferedReader, source: FilesSource | UrlSource, max_document_bytes: int
-) -> Iterator[Found]:
+def _read(entry: Entry, stream: io.BufferedReader, source: LocalSource, limit: int) -> Iterator[Document]:
     if not stream.peek(1):
         return
     if entry.suffix == ".parquet" and not stream.seekable():
         with tempfile.TemporaryFile() as spool:
             shutil.copyfileobj(stream, spool, BUFFER_BYTES)
             spool.seek(0)
-            yield from _read(entry, spool, source, max_document_bytes)  # type: ignore[arg-type]
+            yield from _read(entry, spool, source, limit)  # type: ignore[arg-type]
         return
     if entry.suffix != ".parquet":
         assert not isinstance(source.encoding, dict)  # `list_units` has chosen the file's own
         stream, encoding = open_text(stream, entry.suffix, source.encoding)
         if encoding.doubt:
-            yield FileNote(source.name, entry.path, DOUBTFUL_ENCODING, ", ".join(encoding))
+            yield Document(source.name, entry.path, reason=DOUBTFUL_ENCODING, note=", ".join(encoding))
     field = source.text_field
     if entry.suffix in SUFFIXES and (entry.suffix != ".json" or _has_rows(stream.peek(1), field)):
-        rows = rows_of(stream, entry.suffix, column=field, max_row_bytes=2 * max_document_bytes)
+        rows = rows_of(stream, entry.suffix, column=field, max_row_bytes=2 * limit)
         if rows.dialect and rows.dialect.delimiter != ",":
-            yield FileNote(source.name, entry.path, DIALECT, str(rows.dialect))
+            yield Document(source.name, entry.path, reason=DIALECT, note=str(rows.dialect))
         texts = _row_texts(rows, field)
     else:
-        texts = READERS.get(entry.suffix, _read_text)(stream, source, max_document_bytes)
+        texts = READERS.get(entry.suffix, _read_text)(stream, source, limit)
     for place, text, n_bytes in texts:
-        yield to_document(source.name, entry.path + place, text, n_bytes, max_document_bytes)
+        yield to_document(source.name, entry.path + place, text, n_bytes, limit)
 
 
 def attempt(read: Callable[..., str], *arguments: Any) -> str | ContentError:
@@ -94,14 +93,12 @@ def attempt(read: Callable[..., str], *arguments: Any) -> str | ContentError:
         return error
 
 
-def to_document(source: str, path: str, text: str | ContentError, n_bytes: int, limit: int) -> RawDocument | Unreadable:
+def to_document(source: str, path: str, text: str | ContentError, n_bytes: int, limit: int) -> Document:
     """Return the document, or the error in its place; a text of more than `limit` bytes is too long."""
     # A character has at most four bytes: only long texts are encoded to be measured.
     if isinstance(text, str) and len(text) > limit // 4 and len(text.encode()) > limit:
         text = too_long("a document", len(text.encode()), limit)
-    if isinstance(text, ContentError):
-        return Unreadable(source, path, text.reason, str(text), n_bytes)
-    return RawDocument(source, path, text)
+    return unreadable(source, path, text, n_bytes) if isinstance(text, ContentError) else Document(source, path, text)
 
 
 # Rows.
@@ -128,10 +125,10 @@ def _row_texts(rows: Rows, field: str) -> Iterator[Text]:
 def _row_text(row: Row, field: str, column: int) -> str:
     if row.problem:
         raise row.problem
-    if isinstance(row.values, list):
-        check_unicode([row.values[column]])
-        return str(row.values[column])
-    return field_text(row.values, field)
+    if isinstance(row.values, dict):
+        return field_text(row.values, field)
+    check_unicode([row.values[column]])
+    return str(row.values[column])
 
 
 def field_text(row: Any, field: str) -> str:
@@ -148,7 +145,7 @@ def field_text(row: Any, field: str) -> str:
 # Text, HTML, Python and other JSON: one document a file, or those between separators.
 
 
-def _read_text(stream: io.BufferedReader, source: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
+def _read_text(stream: io.BufferedReader, source: LocalSource, limit: int) -> Iterator[Text]:
     if source.separator is None:
         yield from _whole_document(stream, limit, f"{LIMIT_ADVICE} or name a separator:")
         return
@@ -170,30 +167,27 @@ def is_undivided(path: str) -> bool:
     return re.search(r":\d+$", path) is None
 
 
-def _read_object(stream: io.BufferedReader, source: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
+def _read_object(stream: io.BufferedReader, source: LocalSource, limit: int) -> Iterator[Text]:
     """Yield the field of one JSON object, or else the text of the file as it is."""
     for place, whole, n_bytes in _whole_document(stream, limit):
-        field = attempt(_object_text, whole, source.text_field) if isinstance(whole, str) else whole
+        value = parse(whole.encode()) if isinstance(whole, str) else None
+        field = attempt(field_text, value, source.text_field) if isinstance(value, dict) else whole
         yield place, field if isinstance(field, str) else whole, n_bytes
 
 
-def _object_text(content: str, field: str) -> str:
-    value = parse(content.encode())
-    return field_text(value if isinstance(value, dict) else {}, field)
-
-
-def _read_html(stream: io.BufferedReader, _: FilesSource | UrlSource, limit: int) -> Iterator[Text]:
+def _read_html(stream: io.BufferedReader, _: LocalSource, limit: int) -> Iterator[Text]:
     from resiliparse.extract.html2text import extract_plain_text
 
     off = dict.fromkeys(("main_content", "list_bullets", "alt_texts", "links", "form_fields", "noscript"), False)
     for place, page, n_bytes in _whole_document(stream, limit):
-        if isinstance(page, ContentError):
-            yield place, page, n_bytes
-        elif text := extract_plain_text(page, preserve_formatting=True, skip_elements=INVISIBLE, **off):
+        text = page
+        if isinstance(page, str):
+            text = extract_plain_text(page, preserve_formatting=True, skip_elements=INVISIBLE, **off)
+        if text:
             yield place, text, n_bytes
 
 
-READERS: dict[str, Callable[[io.BufferedReader, FilesSource | UrlSource, int], Iterator[Text]]] = {
+READERS: dict[str, Callable[[io.BufferedReader, LocalSource, int], Iterator[Text]]] = {
     ".json": _read_object,
     ".html": _read_html,
     ".htm": _read_html,
@@ -204,14 +198,13 @@ READERS: dict[str, Callable[[io.BufferedReader, FilesSource | UrlSource, int], I
 
 def _whole_document(stream: io.BufferedReader, limit: int, advice: str = LIMIT_ADVICE) -> Iterator[Text]:
     content = stream.read(limit + 1)
-    if len(content) <= limit:
-        if content:
-            yield "", attempt(decode, content), len(content)
-        return
-    n_bytes = len(content)
-    while block := stream.read1(BUFFER_BYTES):
-        n_bytes += len(block)
-    yield "", too_long("a document", n_bytes, limit, advice=advice), n_bytes
+    if len(content) > limit:
+        n_bytes = len(content)
+        while block := stream.read1(BUFFER_BYTES):
+            n_bytes += len(block)
+        yield "", too_long("a document", n_bytes, limit, advice=advice), n_bytes
+    elif content:
+        yield "", attempt(decode, content), len(content)
 
 
 def _split(stream: io.BufferedReader, separator: bytes, limit: int) -> Iterator[tuple[bytes, int, bool]]:
@@ -219,37 +212,33 @@ def _split(stream: io.BufferedReader, separator: bytes, limit: int) -> Iterator[
 
     Bytes that are too many are not kept. A newline in the separator is any newline of the file's: CRLF, CR or LF.
     """
-    room = limit + len(b"\r\n\r\n")  # the newlines that are stripped
-    blocks: list[bytes] = []
-    n_bytes, is_first = 0, True
-    for block, is_end, is_last in _blocks(stream, separator):
-        n_bytes += len(block)
-        blocks = [*blocks, block] if n_bytes <= room else []
-        if not is_end:
-            continue
-        piece = b"".join(blocks)
-        if n_bytes <= room:
-            piece = piece if is_first else re.sub(rb"\A" + NEWLINE, b"", piece)
-            piece = piece if is_last else re.sub(NEWLINE + rb"\Z", b"", piece)
-            n_bytes = len(piece)
-        yield piece, n_bytes, is_last
-        blocks, n_bytes, is_first = [], 0, False
-
-
-def _blocks(stream: io.BufferedReader, separator: bytes) -> Iterator[tuple[bytes, bool, bool]]:
-    """Yield bytes between separators, whether a separator or the end follows, and whether it is the end."""
     lines = re.split(rb"\r\n|\r|\n", separator)
     pattern = re.compile(NEWLINE.join(map(re.escape, lines)))
     longest = len(separator) + len(lines)  # a newline of the file may be longer by a byte
+    room = limit + len(b"\r\n\r\n")  # the newlines that are stripped
+    piece, n_dropped, is_first = bytearray(), 0, True
     begun = b""  # too short for a separator, but one may begin there
-    while block := stream.read1(BUFFER_BYTES):
+    is_last = False
+    while not is_last:
+        block = stream.read1(BUFFER_BYTES)
+        is_last = not block
         text = begun + block
-        held = text[-1:] if len(lines) > 1 and text.endswith(b"\r") else b""  # its "\n" may follow
+        held = text[-1:] if block and len(lines) > 1 and text.endswith(b"\r") else b""  # its "\n" may follow
         *ends, rest = pattern.split(text.removesuffix(held))
-        yield from ((end, True, False) for end in ends)
-        cut = max(len(rest) - longest + 1, 0)
-        yield rest[:cut], False, False
+        cut = len(rest) if is_last else max(len(rest) - longest + 1, 0)
         begun = rest[cut:] + held
-    *ends, rest = pattern.split(begun)
-    yield from ((end, True, False) for end in ends)
-    yield rest, True, True
+        for number, part in enumerate([*ends, rest[:cut]]):
+            piece += part
+            if len(piece) > room:
+                n_dropped += len(piece)
+                piece.clear()
+            is_end = number < len(ends)
+            if is_end or is_last:
+                whole = _strip(bytes(piece), is_first, not is_end)
+                yield whole, n_dropped + len(whole), not is_end
+                piece, n_dropped, is_first = bytearray(), 0, False
+
+
+def _strip(piece: bytes, is_first: bool, is_last: bool) -> bytes:
+    piece = piece if is_first else re.sub(rb"\A" + NEWLINE, b"", piece)
+    return piece if is_last else re.sub(NEWLINE + rb"\Z", b"", piece)

@@ -1,8 +1,5 @@
 """The rows of a dataset that the library `datasets` loads: from the Hub, or a folder of JSON Lines or Parquet.
 
-    {"text": "The rain falls."}  ──► RawDocument("mine", "train:1", "The rain falls.")
-    {"text": null}               ──► Unreadable("mine", "train:2", "no_field", "…", 0)
-
 Rows are streamed in the dataset's order: only a few are in memory or on disk.
 """
 
@@ -10,17 +7,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llm.core.errors import UserError
-from llm.corpus.document import RawDocument, Unreadable
+from llm.corpus.document import Document
 from llm.corpus.formats import attempt, field_text, to_document
 from llm.corpus.params import HuggingFaceSource
 
 
-def read_dataset(source: HuggingFaceSource, max_document_bytes: int) -> Iterator[RawDocument | Unreadable]:
+def read_dataset(source: HuggingFaceSource, max_document_bytes: int) -> Iterator[Document]:
     """Yield one document a row; `path` is the split and the row's number from 1.
 
-    A row without text is Unreadable: "no_field" (missing or null), "not_text", "not_unicode" or "too_long". UserError
-    where the library is not installed, finds no such dataset, config, split or column, or cannot read on: it cannot
-    skip a broken row.
+    A row without text is not readable: "no_field" (missing or null), "not_text", "not_unicode" or "too_long".
+    UserError where the library is not installed, finds no such dataset, config, split or column, or cannot read on.
     """
     for number, row in enumerate(_rows(source), start=1):
         text = attempt(field_text, row, source.text_field)
@@ -33,8 +29,7 @@ def check_dataset(source: HuggingFaceSource, raw: Path) -> None:
     folder = Path(source.dataset)
     if not folder.exists():
         return  # a name on the Hub, unless the library finds none
-    where = f"source {source.name}: dataset:"
-    expected = f"{where} expected a name on the Hub or a folder under {raw.as_posix()}/, which DVC watches"
+    expected = f"source {source.name}: dataset: expected a name on the Hub or a folder under {raw.as_posix()}/"
     if not folder.resolve().is_relative_to(raw.resolve()):
         raise UserError(f"{expected}, got {source.dataset}; copy it there")
     if link := next((path for path in folder.rglob("*") if path.is_symlink() and path.is_dir()), None):
@@ -47,21 +42,17 @@ def _rows(source: HuggingFaceSource) -> Iterator[Mapping[str, object]]:
         import datasets
     except ImportError:
         raise UserError(f"{where} expected the package datasets, it is not installed (make extras)") from None
+    name, field = source.dataset, source.text_field
     try:
-        rows = datasets.load_dataset(
-            source.dataset, source.config, split=source.split, revision=source.revision, streaming=True
-        )
+        rows = datasets.load_dataset(name, source.config, split=source.split, revision=source.revision, streaming=True)
         columns = rows.column_names
-        if columns is not None and source.text_field not in columns:  # some formats have columns only row by row
-            expected = f"expected a column of {source.dataset} ({', '.join(columns)})"
-            raise UserError(f"{where} text_field: {expected}, got {source.text_field}")
+        if columns is not None and field not in columns:  # some formats have columns only row by row
+            raise UserError(f"{where} text_field: expected a column of {name} ({', '.join(columns)}), got {field}")
         # Other columns are not read; images, for one, would be decoded.
-        yield from rows if columns is None else rows.select_columns(source.text_field)
+        yield from rows if columns is None else rows.select_columns(field)
     except UserError:
         raise
     except Exception as error:  # the library raises whatever its file systems and formats raise
         got = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{where} expected the dataset {source.dataset}, config {source.config}, split {source.split}, "
-            f"revision {source.revision}, got {got}"
-        ) from error
+        at = f"config {source.config}, split {source.split}, revision {source.revision}"
+        raise UserError(f"{where} expected the dataset {name}, {at}, got {got}") from error

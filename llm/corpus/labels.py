@@ -78,7 +78,6 @@ def _find_all(corpus: Path) -> Iterable[Documented]:
 
 
 def _empty_reason(task: str, rows: Rows) -> str | None:
-    """Return why a task has nothing to train or evaluate on, or None."""
     if task == "library" and not rows:
         return "no package of the corpus is in train and in test"
     missing = [split for split in SPLITS if all(row["split"] != split for row in rows)]
@@ -86,23 +85,10 @@ def _empty_reason(task: str, rows: Rows) -> str | None:
 
 
 def find_documented(path: str, split: str, text: str) -> list[Documented]:
-    """Return the documented classes and functions of a Python document, source code or its documentation.
-
-    Documentation is what `module_text` returns. It does not parse as source code: a signature has no colon.
-    """
-    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+    """Return the documented classes and functions of a Python document, source code or its documentation."""
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # documentation: a signature has no colon
         text = module_text(text)
     return [Documented(path, split, signature, docstring) for signature, docstring in split_entries(text)]
-
-
-def aliases_of(packages: Collection[str], texts: Iterable[str]) -> set[str]:
-    """Return the names under which examples import the packages at least MIN_IMPORTS times.
-
-    >>> aliases_of({"numpy"}, [">>> import numpy as np"] * MIN_IMPORTS + [">>> import numpy as foo"])
-    {'np'}
-    """
-    times = Counter(alias for text in texts for package, alias in _ALIAS.findall(text) if package in packages)
-    return {alias for alias, n in times.items() if n >= MIN_IMPORTS}
 
 
 def mask_names(text: str, names: Collection[str]) -> str:
@@ -128,15 +114,15 @@ def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[s
     dropped["library_short"] = len(found) - len(long)
     packages = _packages(long, label.n_packages)
     long = [one for one in long if one.package in packages]
-    names = packages | aliases_of(packages, (one.docstring for one in long))
+    aliases = Counter(alias for one in long for of, alias in _ALIAS.findall(one.docstring) if of in packages)
+    names = packages | {alias for alias, n in aliases.items() if n >= MIN_IMPORTS}
     texts = [(_beginning(mask_names(one.docstring, names), label.max_chars), one) for one in long]
     n_same = Counter(text for text, _ in texts)
-    dropped["library_same_text_twice"] = sum(n_same[text] > 1 for text, _ in texts)
+    once = [(text, one) for text, one in texts if n_same[text] == 1]
+    dropped["library_same_text_twice"] = len(texts) - len(once)
     rows: Rows = []
     of_document, of_package = Counter[str](), Counter[str]()
-    for text, one in sorted(texts, key=lambda pair: document_id(pair[0])):
-        if n_same[text] > 1:
-            continue
+    for text, one in sorted(once, key=lambda pair: document_id(pair[0])):
         if of_document[one.path] == label.max_rows_per_document:
             dropped["library_over_max_rows_per_document"] += 1
         elif one.split == "train" and of_package[one.package] == label.max_train_rows_per_package:
@@ -154,29 +140,24 @@ def _packages(found: list[Documented], n_packages: int) -> set[str]:
     return set(sorted(train & test, key=lambda name: (-n_found[name], name))[:n_packages])
 
 
-def docstring_rows(found: list[Documented], max_chars: int, dropped: Counter[str]) -> Rows:
-    """Return the rows of the docstring task, one for each signature.
-
-    The answer is the whole docstring where it has at most `max_chars` characters, else its first paragraph.
-    """
-    rows: Rows = []
-    seen: set[str] = set()
-    for one in found:
-        summary = " ".join(one.docstring.split("\n\n")[0].split())
-        answer = one.docstring if len(one.docstring) <= max_chars else summary
-        if len(answer) > max_chars:
-            dropped["docstring_long_summary"] += 1
-        elif one.signature in seen:
-            dropped["docstring_same_signature_twice"] += 1
-        else:
-            seen.add(one.signature)
-            row = {"instruction": INSTRUCTION, "input": one.signature, "output": answer}
-            rows.append(row | {"split": one.split, "path": one.path})
-    return rows
-
-
 def _beginning(text: str, max_chars: int) -> str:
     """Cut a text at the last line that fits `max_chars`, or within its first line."""
     if len(text) <= max_chars:
         return text
     return text[:max_chars].rpartition("\n")[0].rstrip() or text[:max_chars].rstrip()
+
+
+def docstring_rows(found: list[Documented], max_chars: int, dropped: Counter[str]) -> Rows:
+    """Return the rows of the docstring task, one for each signature: the whole docstring or its first paragraph."""
+    rows: dict[str, dict[str, Any]] = {}
+    for path, split, signature, docstring in found:
+        summary = " ".join(docstring.split("\n\n")[0].split())
+        answer = docstring if len(docstring) <= max_chars else summary
+        if len(answer) > max_chars:
+            dropped["docstring_long_summary"] += 1
+        elif signature in rows:
+            dropped["docstring_same_signature_twice"] += 1
+        else:
+            texts = {"instruction": INSTRUCTION, "input": signature, "output": answer}
+            rows[signature] = texts | {"split": split, "path": path}
+    return list(rows.values())

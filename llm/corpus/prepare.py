@@ -1,9 +1,13 @@
-"""Prepare the corpus: read the sources, clean, deduplicate and split documents, and count them."""
+"""Prepare the corpus: read the sources, clean, deduplicate and split documents, and count them.
+
+Units are read one after the other, or on the machines of a Ray cluster (https://docs.ray.io, an optional extra), whose
+workers have to see the files under the same paths.
+"""
 
 import platform
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +15,22 @@ from typing import Any
 from tqdm import tqdm
 
 from llm.core.errors import UserError
-from llm.core.tables import SPLITS
-from llm.corpus.assemble import N_EXAMPLES, Dropped, Totals, resolve_split, write_corpus
-from llm.corpus.clean import Cleaned
-from llm.corpus.document import DIALECT, DOUBTFUL_ENCODING
-from llm.corpus.engine import clean_units
+from llm.core.tables import SPLITS, TableWriter
+from llm.corpus.assemble import (
+    BATCH_BYTES,
+    N_EXAMPLES,
+    SPOOL,
+    Dropped,
+    Totals,
+    find_duplicates,
+    resolve_split,
+    write_corpus,
+)
+from llm.corpus.clean import clean
+from llm.corpus.document import DIALECT, DOUBTFUL_ENCODING, Document
 from llm.corpus.formats import is_undivided
-from llm.corpus.params import PrepareParams, PythonSource
-from llm.corpus.sources import Unit, library_hash, list_units, unpinned_datasets, untracked_files
-from llm.corpus.spool import Spool, find_duplicates
+from llm.corpus.params import PrepareParams, PythonSource, Source
+from llm.corpus.sources import Unit, library_hash, list_units, read_unit, unpinned_datasets, untracked_files
 
 # Reasons that are common in folders and archives, so that they never end the stage.
 HARMLESS = {"empty", "hidden"}
@@ -37,6 +48,28 @@ class Reading:
     dialects: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # paths of tables
     undivided: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # paths by source
 
+    def count(self, document: Document, source: Source) -> bool:
+        """Count a document, and return whether it stays; UserError where it may neither be read nor skipped."""
+        if document.reason == DOUBTFUL_ENCODING:
+            self.encodings[document.path] = document.note
+            return False
+        if document.reason == DIALECT:
+            self.dialects[document.note].append(document.path)
+            return False
+        self.found[source.name] += 1
+        if getattr(source, "separator", None) and document.readable and is_undivided(document.path):
+            self.undivided[source.name].append(document.path)
+        if not document.reason:
+            self.changed["documents"] += document.normalised_bytes > 0
+            self.changed["bytes"] += document.normalised_bytes
+            self.changed["control_bytes"] += document.control_bytes
+            return True
+        is_harmless = document.readable or document.reason in HARMLESS
+        if not is_harmless and getattr(source, "on_error", "skip") == "fail":
+            raise UserError(f"source {source.name}: {document.path}: {document.note} (on_error: skip leaves it out)")
+        self.dropped.count(document.reason, document.path, document.n_bytes, document.note)
+        return False
+
 
 def prepare_corpus(
     prepare: PrepareParams, raw: Path, lock: Path, corpus: Path, scratch: Path
@@ -45,13 +78,14 @@ def prepare_corpus(
 
     UserError for a source that cannot be read, or where no document is left to train on.
     """
+    sources = {source.name: source for source in prepare.sources}
     units = [unit for source in prepare.sources for unit in list_units(source, raw, lock)]
     _warn_of_sources(units, prepare, raw)
-    reading = Reading()
-    with Spool(scratch / "documents.arrow") as spool:
+    reading, spool = Reading(), scratch / "documents.parquet"
+    with TableWriter(spool, SPOOL, BATCH_BYTES) as table:
         for document in _with_progress(units, prepare):
-            if _register(document, prepare, reading):
-                spool.add(document)
+            if reading.count(document, sources[document.source]):
+                table.write(document._asdict(), document.n_bytes)
     duplicates = find_duplicates(spool, prepare.clean)
     resolved, decision = resolve_split(spool, duplicates, prepare)
     totals = write_corpus(corpus, spool, duplicates, resolved, reading.dropped)
@@ -59,36 +93,16 @@ def prepare_corpus(
         held_out = f"{totals['documents', 'val'] + totals['documents', 'test']} held out"
         got = _in_words(reading.dropped) or held_out
         raise UserError(f"prepare.sources: expected at least one document to train on, got none ({got})")
-    notes = [*_empty_splits(totals, resolved), *_useless_separators(prepare, reading), *_repeated_docstrings(units)]
+    repeated = Counter({name: sum(unit.n_repeated for unit in units if unit.source.name == name) for name in sources})
+    notes = [*_empty_splits(totals, resolved), *_useless_separators(sources, reading)]
+    notes += [
+        f"source {name}: {n:,} docstrings repeat earlier ones and are left out." for name, n in (+repeated).items()
+    ]
     _print_summary(reading, [decision, *notes] if prepare.split.method == "auto" else notes)
-    return _metrics(reading, totals, resolved, units), _details(reading, totals, prepare, [decision, *notes])
+    return _metrics(reading, totals, resolved, repeated.total()), _details(reading, totals, prepare, [decision, *notes])
 
 
-def _register(document: Cleaned, prepare: PrepareParams, reading: Reading) -> bool:
-    """Count a document, and return whether it stays; UserError where it may neither be read nor skipped."""
-    if document.reason == DOUBTFUL_ENCODING:
-        reading.encodings[document.path] = document.note
-        return False
-    if document.reason == DIALECT:
-        reading.dialects[document.note].append(document.path)
-        return False
-    reading.found[document.source] += 1
-    source = next(source for source in prepare.sources if source.name == document.source)
-    if getattr(source, "separator", None) and document.readable and is_undivided(document.path):
-        reading.undivided[document.source].append(document.path)
-    if not document.reason:
-        reading.changed["documents"] += document.normalised_bytes > 0
-        reading.changed["bytes"] += document.normalised_bytes
-        reading.changed["control_bytes"] += document.control_bytes
-        return True
-    unreadable = not document.readable and document.reason not in HARMLESS
-    if unreadable and getattr(source, "on_error", "skip") == "fail":
-        raise UserError(f"source {source.name}: {document.path}: {document.note} (on_error: skip leaves it out)")
-    reading.dropped.count(document.reason, document.path, document.n_bytes, document.note)
-    return False
-
-
-def _with_progress(units: list[Unit], prepare: PrepareParams) -> Iterator[Cleaned]:
+def _with_progress(units: list[Unit], prepare: PrepareParams) -> Iterator[Document]:
     sizes = [unit.n_bytes() for unit in units]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     with tqdm(total=total, desc="prepare", unit="B", unit_scale=True) as bar:
@@ -97,7 +111,45 @@ def _with_progress(units: list[Unit], prepare: PrepareParams) -> Iterator[Cleane
             yield document
 
 
-def _metrics(reading: Reading, totals: Totals, prepare: PrepareParams, units: list[Unit]) -> dict[str, Any]:
+def clean_units(units: list[Unit], prepare: PrepareParams) -> Iterator[Document]:
+    """Yield the documents of all units, in order."""
+
+    def work(row: dict[str, int]) -> Iterator[dict[str, Any]]:
+        for document in read_unit(units[row["item"]], prepare.max_document_bytes):
+            yield clean(document, prepare.clean)._asdict()
+
+    run = _with_ray if prepare.engine == "ray" else _in_this_process
+    return (Document(**row) for row in run(work, len(units)))
+
+
+def _in_this_process(work: Callable[..., Iterator[Any]], n_items: int) -> Iterator[dict[str, Any]]:
+    for number in range(n_items):
+        yield from work({"item": number})
+
+
+def _with_ray(work: Callable[..., Iterator[Any]], n_items: int) -> Iterator[dict[str, Any]]:
+    try:
+        import ray.data
+    except ImportError:
+        raise UserError("prepare.engine: expected the package ray, it is not installed (make extras)") from None
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(include_dashboard=False, log_to_driver=False)
+    try:
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        yield from ray.data.from_items(list(range(n_items))).flat_map(work).iter_rows()
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _figures(totals: Totals, group: str) -> dict[str, int]:
+    return {key: totals[key, group] for key in ("documents", "bytes")}
+
+
+def _metrics(reading: Reading, totals: Totals, prepare: PrepareParams, n_repeated: int) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         "documents": {split: totals["documents", split] for split in SPLITS},
         "bytes": {split: totals["bytes", split] for split in SPLITS},
@@ -105,10 +157,9 @@ def _metrics(reading: Reading, totals: Totals, prepare: PrepareParams, units: li
         "bytes_by_source": {source.name: totals["bytes", f"source {source.name}"] for source in prepare.sources},
         "changed_by_normalising": {key: reading.changed[key] for key in ("documents", "bytes")},
         "control_character_bytes_removed": reading.changed["control_bytes"],
-        "repeated_docstrings": sum(unit.n_repeated for unit in units),
+        "repeated_docstrings": n_repeated,
         "dropped": {
-            rule: {key: of_rule[key] for key in ("documents", "bytes")}
-            for rule, of_rule in sorted(reading.dropped.items())
+            rule: {"documents": of["documents"], "bytes": of["bytes"]} for rule, of in sorted(reading.dropped.items())
         },
     }
     if reading.encodings:
@@ -119,13 +170,10 @@ def _metrics(reading: Reading, totals: Totals, prepare: PrepareParams, units: li
 
 
 def _details(reading: Reading, totals: Totals, prepare: PrepareParams, notes: list[str]) -> dict[str, Any]:
-    def kept(group: str) -> dict[str, int]:
-        return {key: totals[key, group] for key in ("documents", "bytes")}
-
     names = [source.name for source in prepare.sources]
     return {
-        "sources": {name: {"found": reading.found[name]} | kept(f"source {name}") for name in names},
-        "splits": {split: kept(split) for split in SPLITS},
+        "sources": {name: {"found": reading.found[name]} | _figures(totals, f"source {name}") for name in names},
+        "splits": {split: _figures(totals, split) for split in SPLITS},
         "notes": notes,
         "rules_off": [name for name, value in prepare.clean.model_dump().items() if value in (None, "keep")],
         "dropped": dict(sorted(reading.dropped.items())),
@@ -153,24 +201,12 @@ def _empty_splits(totals: Totals, prepare: PrepareParams) -> Iterator[str]:
         yield f"{split} is empty: {why}."
 
 
-def _useless_separators(prepare: PrepareParams, reading: Reading) -> Iterator[str]:
-    for source in prepare.sources:
-        if files := reading.undivided.get(source.name):
-            shown = ", ".join(files[:N_EXAMPLES]) + (", …" if len(files) > N_EXAMPLES else "")
-            separator = getattr(source, "separator", None)
-            yield (
-                f"source {source.name}: the separator {separator!r} divides none of these files, each is one document: "
-                f"{shown} ({len(files):,} in all)."
-            )
-
-
-def _repeated_docstrings(units: list[Unit]) -> list[str]:
-    n_repeated = Counter[str]()
-    for unit in units:
-        n_repeated[unit.source.name] += unit.n_repeated
-    return [
-        f"source {name}: {n:,} docstrings repeat earlier ones and are left out." for name, n in (+n_repeated).items()
-    ]
+def _useless_separators(sources: dict[str, Source], reading: Reading) -> Iterator[str]:
+    for name, files in reading.undivided.items():
+        shown = ", ".join(files[:N_EXAMPLES]) + (", …" if len(files) > N_EXAMPLES else "")
+        separator = getattr(sources[name], "separator", None)
+        problem = f"the separator {separator!r} divides none of these files, each is one document"
+        yield f"source {name}: {problem}: {shown} ({len(files):,} in all)."
 
 
 def _warn(lines: list[str], more: str) -> None:
@@ -181,8 +217,9 @@ def _warn(lines: list[str], more: str) -> None:
 
 
 def _warn_of_sources(units: list[Unit], prepare: PrepareParams, raw: Path) -> None:
-    for dataset in unpinned_datasets(prepare.sources):
-        _warn([f"{dataset} has no revision, so a change on the Hub goes unnoticed; name a commit"], "")
+    datasets = unpinned_datasets(prepare.sources)
+    no_revision = "has no revision, so a change on the Hub goes unnoticed; name a commit"
+    _warn([f"{dataset} {no_revision}" for dataset in datasets], "datasets have no revision")
     files = untracked_files(units, raw)
     _warn([f"{file} is not tracked, `dvc add` makes it part of the version" for file in files], "files are not tracked")
 

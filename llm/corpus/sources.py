@@ -25,14 +25,14 @@ from tqdm import tqdm
 from llm.core.errors import UserError
 from llm.corpus.compression import split_suffixes
 from llm.corpus.docstrings import BETWEEN_ENTRIES, module_text, package_files
-from llm.corpus.document import Found, RawDocument, Unreadable
+from llm.corpus.document import Document, unreadable
 from llm.corpus.download import default_cache, fetch
 from llm.corpus.duplicates import RepeatFilter
 from llm.corpus.files import find_files, incompatible, is_hidden_in
 from llm.corpus.formats import read_file
 from llm.corpus.huggingface import check_dataset, read_dataset
 from llm.corpus.params import DocstringsSource, FilesSource, HuggingFaceSource, PythonSource, Source, UrlSource
-from llm.corpus.readers.streams import printable
+from llm.corpus.readers.streams import ContentError, printable
 
 # Tests are text about tests; site-packages belong to the machine; the build's own files name its paths.
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -52,12 +52,10 @@ class Unit(NamedTuple):
 
     def n_bytes(self) -> int | None:
         """Return how many bytes of text to expect, or None where that is unknown."""
-        if isinstance(self.source, PythonSource) and self.file is None:
-            return len(_topics()[self.path].encode())
+        if self.file is None:
+            return len(self.text.encode()) if self.text is not None else None
         form, compressions = split_suffixes(self.path)
-        if self.file is None or compressions or form in (".parquet", ".zip"):
-            return None
-        return _size(self.file)
+        return None if compressions or form in (".parquet", ".zip") else _size(self.file)
 
 
 def list_units(source: Source, raw: Path, lock: Path = Path("requirements.lock")) -> list[Unit]:
@@ -80,48 +78,44 @@ def list_units(source: Source, raw: Path, lock: Path = Path("requirements.lock")
             return [Unit(source, source.split, None)]
 
 
-def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[Found]:
+def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[Document]:
     """Yield the documents of a unit in order, and what could not be read."""
     match unit.source:
         case PythonSource() | DocstringsSource():
             yield from _read_module(unit)
-        case FilesSource() | UrlSource():
-            assert unit.file
-            if isinstance(unit.source, FilesSource) and (error := incompatible(unit.file, unit.path)):
-                path = printable(unit.path)
-                yield Unreadable(unit.source.name, path, error.reason, str(error), _size(unit.file))
-            else:
-                yield from read_file(unit.file, unit.path, unit.source, max_document_bytes)
         case HuggingFaceSource():
             yield from read_dataset(unit.source, max_document_bytes)
+        case _:
+            assert unit.file
+            if isinstance(unit.source, FilesSource) and (error := incompatible(unit.file, unit.path)):
+                yield unreadable(unit.source.name, printable(unit.path), error, _size(unit.file))
+            else:
+                yield from read_file(unit.file, unit.path, unit.source, max_document_bytes)
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else 0
+def _size(file: Path | None) -> int:
+    return file.stat().st_size if file and file.is_file() else 0
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
-def _exclude(source: PythonSource | DocstringsSource, found: Iterable[tuple[str, Path | None]]) -> list[Unit]:
-    units = [Unit(source, path, file) for path, file in found if not _matches(path, source.exclude)]
+def _exclude(source: PythonSource | DocstringsSource, found: list[Unit]) -> list[Unit]:
+    units = [unit for unit in found if not _matches(unit.path, source.exclude)]
     if not units:
         raise UserError(f"source {source.name}: exclude: expected patterns that leave a module, got {source.exclude}")
     return units
 
 
 def _python_units(source: PythonSource) -> list[Unit]:
-    found: list[tuple[str, Path | None]] = [*_library_files(), *((path, None) for path in sorted(_topics()))]
-    included = [(path, file) for path, file in found if _matches(path, source.include)]
+    topics = sorted(importlib.import_module("pydoc_data.topics").topics.items())
+    units = [Unit(source, path, file) for path, file in _library_files()]
+    units += [Unit(source, TOPICS + name, None, text) for name, text in topics]
+    included = [unit for unit in units if _matches(unit.path, source.include)]
     if not included:
         raise UserError(f"source {source.name}: no module of the standard library matches {source.include}")
     return _exclude(source, included)
-
-
-def _topics() -> dict[str, str]:
-    topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
-    return {TOPICS + name: text for name, text in topics.items()}
 
 
 def _library_files() -> list[tuple[str, Path]]:
@@ -147,7 +141,8 @@ def library_hash() -> str:
 
 
 def _docstring_units(source: DocstringsSource, lock: Path) -> list[Unit]:
-    units = _exclude(source, [found for name in source.packages for found in package_files(name, lock)])
+    files = [found for name in source.packages for found in package_files(name, lock)]
+    units = _exclude(source, [Unit(source, path, file) for path, file in files])
     if source.repeated == "keep":
         return units
     repeats = RepeatFilter()  # compares across modules, so each has to be read here
@@ -155,35 +150,33 @@ def _docstring_units(source: DocstringsSource, lock: Path) -> list[Unit]:
 
 
 def _without_repeats(unit: Unit, repeats: RepeatFilter) -> Unit:
-    assert unit.file
     try:
-        parts = module_text(unit.file.read_text(encoding="utf-8")).split(BETWEEN_ENTRIES)
+        parts = _module_text(unit).split(BETWEEN_ENTRIES)
     except NOT_PARSED:
         return unit  # read again, and reported, with the others
     kept = [part for part in parts if not repeats.is_repeated(part.partition("\n\n")[2])]
     return unit._replace(text=BETWEEN_ENTRIES.join(kept), n_repeated=len(parts) - len(kept))
 
 
-def _read_module(unit: Unit) -> Iterator[RawDocument | Unreadable]:
+def _read_module(unit: Unit) -> Iterator[Document]:
     """Yield a module's source or documentation as one document; nothing for a module without documentation."""
+    is_code = isinstance(unit.source, PythonSource)
     try:
         text = _module_text(unit)
     except NOT_PARSED as error:
-        is_code = isinstance(unit.source, PythonSource)
         expected = "Python source that decodes" if is_code else "a module that Python 3.11 parses"
         problem = f"expected {expected}, got: {' '.join(str(error).split())}"
         reason = "not_decodable" if is_code else "not_parsed"
-        yield Unreadable(unit.source.name, unit.path, reason, problem, _size(unit.file) if unit.file else 0)
+        yield unreadable(unit.source.name, unit.path, ContentError(reason, problem), _size(unit.file))
         return
-    if text or isinstance(unit.source, PythonSource):
-        yield RawDocument(unit.source.name, unit.path, text)
+    if text or is_code:
+        yield Document(unit.source.name, unit.path, text)
 
 
 def _module_text(unit: Unit) -> str:
     if unit.text is not None:
         return unit.text
-    if unit.file is None:
-        return _topics()[unit.path]
+    assert unit.file
     if isinstance(unit.source, DocstringsSource):
         return module_text(unit.file.read_text(encoding="utf-8"))
     with tokenize.open(unit.file) as handle:  # decodes by a coding comment, as the interpreter does
@@ -194,16 +187,15 @@ def _file_units(source: FilesSource, raw: Path) -> list[Unit]:
     """Return the files of a source, sorted, each with the encoding that is named for it."""
     where = f"source {source.name}:"
     files = sorted({file for glob in source.globs for file in find_files(where, glob, raw)})
-    by_glob = source.encoding if isinstance(source.encoding, dict) else {}
-    named: dict[Path, str] = {}
-    for glob, encoding in by_glob.items():
-        found = set(find_files(where, glob, raw)) & set(files)
-        if not found:
-            raise UserError(f"{where} encoding: expected a glob that matches a file of the source, got {glob}")
-        named = dict.fromkeys(found, encoding) | named  # the first glob that matches counts
-    copies = {encoding: source.model_copy(update={"encoding": encoding}) for encoding in {*named.values(), None}}
-    own = [copies[named.get(file)] if by_glob else source for file in files]
-    return [Unit(of, file.relative_to(raw).as_posix(), file) for of, file in zip(own, files, strict=True)]
+    of = dict.fromkeys(files, source)
+    if isinstance(source.encoding, dict):
+        of = dict.fromkeys(files, source.model_copy(update={"encoding": None}))
+        for glob, encoding in reversed(source.encoding.items()):  # the first glob that matches counts
+            found = set(find_files(where, glob, raw)) & set(files)
+            if not found:
+                raise UserError(f"{where} encoding: expected a glob that matches a file of the source, got {glob}")
+            of |= dict.fromkeys(found, source.model_copy(update={"encoding": encoding}))
+    return [Unit(of[file], file.relative_to(raw).as_posix(), file) for file in files]
 
 
 def unpinned_datasets(sources: Iterable[Source]) -> list[str]:

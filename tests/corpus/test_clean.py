@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.corpus.clean import Cleaned, bytes_normalised, clean, document_id, normalise
-from llm.corpus.document import RawDocument, Unreadable
+from llm.corpus.clean import bytes_normalised, clean, document_id, normalise
+from llm.corpus.document import Document
 from llm.corpus.params import CleanParams
 
 OFF = {"control_characters": "keep", "exact_duplicates": "keep"}
@@ -17,8 +17,8 @@ ANY_TEXT = st.text() | st.lists(st.sampled_from(["\r", "\n", "\ufeff", "e", "\u0
 LINES = "line\nline\nline\nline\n"
 
 
-def cleaned(text: str, **rules: object) -> Cleaned:
-    return clean(RawDocument("mine", "a.txt", text), CleanParams(**(OFF | rules)))
+def cleaned(text: str, **rules: object) -> Document:
+    return clean(Document("mine", "a.txt", text), CleanParams(**(OFF | rules)))
 
 
 @given(ANY_TEXT)
@@ -56,7 +56,7 @@ def test_a_text_has_one_name() -> None:
 
 def test_a_document_that_stays_has_its_text_name_and_size() -> None:
     document = cleaned("caf\u0065\u0301\r\n", near_duplicates=NEAR)
-    assert document[:7] == ("mine", "a.txt", True, "", "", 6, "café\n")
+    assert document[:7] == ("mine", "a.txt", "café\n", "", "", 6, True)
     assert (document.normalised_bytes, document.doc_id) == (4, document_id("café\n"))
     assert document.signature and not cleaned("some words").signature
 
@@ -99,5 +99,5 @@ def test_a_dropped_document_has_a_note() -> None:
     document = cleaned("first line\nsecond " + "word " * 50, max_chars=10)
     assert document.note.startswith("first line second word") and len(document.note) == 80
     assert document.n_bytes == 18 + 250
-    unreadable = Unreadable("mine", "a.gz", "damaged", "expected a gzip file, got none", 12)
-    assert clean(unreadable, CleanParams(**OFF))[:7] == ("mine", "a.gz", False, "damaged", unreadable.problem, 12, "")
+    unreadable = Document("mine", "a.gz", "", "damaged", "expected a gzip file, got none", 12, readable=False)
+    assert clean(unreadable, CleanParams(**OFF)) == unreadable

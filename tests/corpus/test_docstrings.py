@@ -7,7 +7,7 @@ import pytest
 
 from llm.core.errors import UserError
 from llm.corpus.docstrings import Entry, module_text, package_files, split_entries
-from llm.corpus.document import RawDocument, Unreadable
+from llm.corpus.document import Document
 from llm.corpus.params import DocstringsSource
 from llm.corpus.sources import list_units, read_unit
 
@@ -113,11 +113,7 @@ def test_modules_of_a_package_are_sorted_and_without_tests(package: Callable[...
     ("name", "setting", "problem"),
     [
         ("demo-kit", {"installed": "1.3"}, "demo-kit: expected version 1.2 of LOCK, got 1.3; run `make setup`"),
-        (
-            "demo-kit",
-            {"pinned": "demo==1.2\n"},
-            "LOCK: expected a line demo-kit==VERSION for a source",
-        ),
+        ("demo-kit", {"pinned": "demo==1.2\n"}, "LOCK: expected a line demo-kit==VERSION for a source"),
         ("no-kit", {"pinned": "no-kit==3\n"}, "no-kit: expected version 3, it is not installed; run `make setup`"),
     ],
 )
@@ -151,6 +147,6 @@ def test_a_documented_module_is_a_document(options, paths: list, n_repeated: int
     units = list_units(source, Path("data/raw"), lock)
     found = [one for unit in units for one in read_unit(unit, 10**6)]
     assert [one.path for one in found] == [f"demo/{name}.py" for name in paths]
-    assert found[0] == RawDocument("docs", "demo/__init__.py", module_text(MODULE))
-    assert [one.reason for one in found if isinstance(one, Unreadable)] == ["not_parsed"]
+    assert found[0] == Document("docs", "demo/__init__.py", module_text(MODULE))
+    assert [one.reason for one in found if not one.readable] == ["not_parsed"]
     assert sum(unit.n_repeated for unit in units) == n_repeated

@@ -1,14 +1,10 @@
 """Files of the network, from a server on this machine that does what real ones do, the bad ones included."""
 
 import hashlib
-import os
 import re
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,13 +19,6 @@ from llm.corpus.download import default_cache, fetch
 CONTENT = bytes(range(256)) * 1000 + b"the end"
 LENGTH, HALF = len(CONTENT), len(CONTENT) // 2
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-FETCH = """
-import sys
-from pathlib import Path
-from llm.corpus.download import fetch
-print("ready", flush=True)
-print(fetch(sys.argv[1], sys.argv[2], Path(sys.argv[3]), name="mine"))
-"""
 
 
 class Request(BaseHTTPRequestHandler):
@@ -38,26 +27,16 @@ class Request(BaseHTTPRequestHandler):
     server: "Server"
 
     def do_GET(self) -> None:
-        server = self.server
-        with server.guard:
-            server.ranges.append(self.headers["Range"])
-            answer = server.script[min(len(server.ranges), len(server.script)) - 1]
-        answer(self)
+        self.server.ranges.append(self.headers["Range"])
+        self.server.script[min(len(self.server.ranges), len(self.server.script)) - 1](self)
 
-    def head(self, status: int, **headers: object) -> None:
+    def reply(self, status: int, body: bytes = b"", **headers: object) -> None:
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key.replace("_", "-"), str(value))
         self.end_headers()
-
-    def body(self, data: bytes) -> None:
-        with self.server.guard:  # counted first: the client may be done before the write returns
-            self.server.n_sent += len(data)
-        self.wfile.write(data)
-
-    @property
-    def start(self) -> int:
-        return int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1]) if self.headers["Range"] else 0
+        self.server.n_sent += len(body)  # counted first: the client may be done before the write returns
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
@@ -71,7 +50,6 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Request)
-        self.guard = threading.Lock()
         self.script: list[Answer] = [whole]
         self.ranges: list[str | None] = []
         self.n_sent = 0
@@ -87,54 +65,38 @@ def ranged(n_bytes: int | None = None) -> Answer:
     """What a good server does, but for hanging up after `n_bytes`."""
 
     def answer(request: Request) -> None:
-        rest = CONTENT[request.start :]
-        if not request.start:
-            request.head(200, Content_Length=len(rest))
-        elif rest:
-            stated = f"bytes {request.start}-{LENGTH - 1}/{LENGTH}"
-            request.head(206, Content_Length=len(rest), Content_Range=stated)
-        else:
-            request.head(416, Content_Length=0, Content_Range=f"bytes */{LENGTH}")
-        request.body(rest[:n_bytes])
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        rest = CONTENT[start:]
+        stated = {"Content_Range": f"bytes {start}-{LENGTH - 1}/{LENGTH}"} if start else {}
+        status = 416 if not rest else 206 if start else 200
+        request.reply(status, rest[:n_bytes], Content_Length=len(rest), **stated)
 
     return answer
 
 
 def plain(content: bytes = CONTENT, n_bytes: int | None = None, length: int | None = LENGTH, **headers) -> Answer:
     """A server without ranges, with a false length (None: without one) or hanging up after `n_bytes`."""
-
-    def answer(request: Request) -> None:
-        assert request.headers["Accept-Encoding"] == "identity"
-        request.head(200, **({} if length is None else {"Content_Length": length}), **headers)
-        request.body(content[:n_bytes])
-
-    return answer
+    stated = {} if length is None else {"Content_Length": length}
+    return lambda request: request.reply(200, content[:n_bytes], **stated, **headers)
 
 
-def part_of_range(request: Request) -> None:
-    request.head(206, Content_Length=HALF - 1000, Content_Range=f"bytes 1000-{HALF - 1}/{LENGTH}")
-    request.body(CONTENT[1000:HALF])
-
-
-def elsewhere(request: Request) -> None:
-    request.head(206, Content_Length=LENGTH, Content_Range=f"bytes 0-{LENGTH - 1}/{LENGTH}")
-    request.body(CONTENT)
+def part_from(start: int, end: int, stated: str) -> Answer:
+    return lambda request: request.reply(206, CONTENT[start:end], Content_Length=end - start, Content_Range=stated)
 
 
 def chunked(request: Request) -> None:
     request.protocol_version = "HTTP/1.1"
-    request.head(200, Transfer_Encoding="chunked", Connection="close")
-    request.wfile.write(b"%x\r\n%s\r\n" % (HALF, CONTENT[:HALF]))
+    request.reply(200, b"%x\r\n%s\r\n" % (HALF, CONTENT[:HALF]), Transfer_Encoding="chunked", Connection="close")
 
 
 def endless(request: Request) -> None:
-    request.head(200)
+    request.reply(200)
     while True:  # until the client hangs up
-        request.body(b"?" * 10_000)
+        request.wfile.write(b"?" * 10_000)
 
 
 def status(code: int, **headers: object) -> Answer:
-    return lambda request: request.head(code, Content_Length=0, **headers)
+    return lambda request: request.reply(code, Content_Length=0, **headers)
 
 
 def redirect(place: str) -> Answer:
@@ -156,7 +118,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it would have slept, without sleeping."""
     waits: list[float] = []
@@ -165,7 +127,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def get(server: Server, tmp_path: Path, waits: list[float]) -> Callable[..., Path]:
+def get(server: Server, tmp_path: Path) -> Callable[..., Path]:
     """Fetch the content from the server with a script of answers."""
 
     def get(*script: Answer, **options: object) -> Path:
@@ -193,15 +155,9 @@ def test_a_file_is_downloaded_once(get: Callable[..., Path], server: Server, tmp
     assert get() == path
     assert list(path.parent.iterdir()) == [path]  # nothing is written to a cache that is filled
     assert len(server.ranges) == 1
-
-
-@pytest.mark.parametrize("damaged", [CONTENT[:-1], CONTENT[:-1] + b"?", b""])
-def test_a_damaged_copy_is_replaced(damaged: bytes, get: Callable[..., Path], server: Server) -> None:
-    path = get()
-    path.write_bytes(damaged)
+    path.write_bytes(CONTENT[:-1] + b"?")  # a damaged copy is replaced
     assert get().read_bytes() == CONTENT
-    assert server.ranges == [None, None]
-    path.write_bytes(damaged)
+    path.write_bytes(b"")
     with pytest.raises(UserError):
         get(status(404))
     assert not path.exists()
@@ -213,14 +169,18 @@ RESUMED = {
     "drops": (None, [*[ranged(50_000)] * 4, whole], [None, *(f"bytes={50_000 * n}-" for n in (1, 2, 3, 4))]),
     "no ranges": (None, [plain(n_bytes=HALF), plain()], [None, FROM_HALF]),
     "a broken chunk": (None, [chunked, whole], [None, FROM_HALF]),
-    "a part of the range": (CONTENT[:1000], [part_of_range, whole], ["bytes=1000-", FROM_HALF]),
+    "a part of the range": (
+        CONTENT[:1000],
+        [part_from(1000, HALF, f"bytes 1000-{HALF - 1}/{LENGTH}"), whole],
+        ["bytes=1000-", FROM_HALF],
+    ),
     "too large a length": (None, [plain(length=LENGTH + 9), whole], [None, f"bytes={LENGTH}-"]),
     "no length": (None, [plain(n_bytes=HALF, length=None), plain(length=None)], [None, None]),
     "a wrong content": (None, [plain(b"another", length=7), whole], [None, None]),
     "a wrong part": (b"?" * 10, [whole], ["bytes=10-", None]),
     "a longer part": (b"?" * (LENGTH + 10), [whole], [f"bytes={LENGTH + 10}-", None]),
     "a complete part": (CONTENT, [whole], [f"bytes={LENGTH}-"]),
-    "another range": (CONTENT[:1000], [elsewhere, whole], ["bytes=1000-", None]),
+    "another range": (CONTENT[:9], [part_from(0, LENGTH, f"bytes 0-{LENGTH - 1}/9"), whole], ["bytes=9-", None]),
     "a stated encoding": (None, [plain(Content_Encoding="gzip")], [None]),
     "a redirect": (None, [redirect("/elsewhere/other-name.bin"), whole], [None, None]),
 }
@@ -239,32 +199,20 @@ def test_each_byte_is_sent_once(get: Callable[..., Path], server: Server, waits:
     assert (server.n_sent, waits) == (LENGTH, [1.0] * 9)
 
 
-# The script, the options, what is said, how many requests, the waits.
+TROUBLE = "expected status 200, got 503 Service Unavailable, tried 3 times"
+# The script, the options, the message, how many requests, the waits.
 FAILURES = {
     "no more bytes": ([ranged(1000), ranged(0)], {"RETRIES": 3}, f"expected {LENGTH} bytes, got 1000 ", 4, [1, 2, 4]),
     "the same place": ([plain(n_bytes=HALF)], {"RETRIES": 2}, f"expected {LENGTH} bytes, got {HALF} ", 3, [1, 2]),
-    "trouble": (
-        [status(503)],
-        {"RETRIES": 2},
-        "expected status 200, got 503 Service Unavailable, tried 3 times",
-        3,
-        [1, 2],
-    ),
+    "trouble": ([status(503)], {"RETRIES": 2}, TROUBLE, 3, [1, 2]),
     "too small a length": ([plain(length=9)], {}, f"expected the sha256 {SHA256}, got ", 2, []),
-    "another content": ([plain(b"another", length=7)], {}, f"expected the sha256 {SHA256}, got ", 2, []),
     "an endless body": ([endless], {"MAX_BYTES": 300_000}, "expected at most 300000 bytes, got more", 1, []),
     "too long": ([whole], {"MAX_BYTES": LENGTH - 1}, f"expected at most {LENGTH - 1} bytes, got {LENGTH}", 1, []),
-    "a loop": (
-        [redirect("/books/rain.txt.gz")],
-        {},
-        "expected a file over http or https, got Exceeded 30",
-        31,
-        [],
-    ),
-    **{str(code): ([status(code)], {}, f"expected status 200, got {code} ", 1, []) for code in (400, 401, 404, 416)},
+    "a loop": ([redirect("/books/rain.txt.gz")], {}, "expected a file over http or https, got Exceeded 30", 31, []),
+    **{str(code): ([status(code)], {}, f"expected status 200, got {code} ", 1, []) for code in (404, 416)},
     **{
         place: ([redirect(place)], {}, "expected a file over http or https, got ", 1, [])
-        for place in ("file:///etc/hostname", "ftp://127.0.0.1/rain.txt", "data:,rain", "http://[")
+        for place in ("file:///etc/hostname", "http://[")
     },
 }
 
@@ -280,7 +228,7 @@ def test_a_failure_is_one_line(script, options, problem, n_requests, waited, get
     assert not part.exists() or CONTENT.startswith(part.read_bytes())
 
 
-@pytest.mark.parametrize("code", [500, 502, 503, 504, 429])
+@pytest.mark.parametrize("code", [500, 429])
 def test_a_server_in_trouble_is_tried_again(code: int, get: Callable[..., Path], waits: list[float], capsys) -> None:
     assert get(status(code), status(code), whole, FIRST_WAIT_SECONDS=0.5).read_bytes() == CONTENT
     assert waits == [0.5, 1.0]
@@ -307,8 +255,7 @@ def test_no_server_is_tried_again(tmp_path: Path, waits: list[float]) -> None:
 
 
 @pytest.mark.parametrize("sent", [0, HALF])
-def test_a_silent_server_is_tried_again(sent: int, get: Callable[..., Path], server: Server, monkeypatch) -> None:
-    monkeypatch.setattr(download, "TIMEOUT_SECONDS", (5.0, 0.2))
+def test_a_silent_server_is_tried_again(sent: int, get: Callable[..., Path], server: Server) -> None:
     over = threading.Event()
 
     def silent(request: Request) -> None:
@@ -317,7 +264,7 @@ def test_a_silent_server_is_tried_again(sent: int, get: Callable[..., Path], ser
         over.wait(10)
 
     try:
-        assert get(silent, whole).read_bytes() == CONTENT
+        assert get(silent, whole, TIMEOUT_SECONDS=(5.0, 0.2)).read_bytes() == CONTENT
     finally:
         over.set()
     assert server.ranges == [None, f"bytes={sent}-" if sent else None]
@@ -335,47 +282,10 @@ def test_a_cache_that_cannot_be_written_is_one_line(server: Server, tmp_path: Pa
         fetch(server.url(), SHA256, tmp_path / "cache", name="mine")
 
 
-def run(server: Server, cache: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", FETCH, server.url(), SHA256, str(cache)]
-    environment = os.environ | {"PYTHONPATH": str(Path(download.__file__).parents[2])}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def test_a_killed_download_is_resumed(get: Callable[..., Path], server: Server, tmp_path: Path, part: Path) -> None:
-    over = threading.Event()
-
-    def trickle(request: Request) -> None:
-        request.head(200, Content_Length=LENGTH)
-        request.wfile.write(CONTENT[:HALF])
-        over.wait(30)
-
-    server.script = [trickle]
-    with run(server, tmp_path) as process:
-        deadline = time.monotonic() + 30
-        while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-    over.set()
-    left = part.stat().st_size
-    assert 0 < left <= HALF
-    assert get(trickle, whole).read_bytes() == CONTENT
-    assert (server.ranges, server.n_sent) == ([None, f"bytes={left}-"], LENGTH - left)
-
-
-def test_two_processes_download_once(server: Server, tmp_path: Path) -> None:
-    both_are_there = threading.Event()
-
-    def late(request: Request) -> None:
-        both_are_there.wait(30)
-        whole(request)
-
-    server.script = [late]
-    with run(server, tmp_path) as first, run(server, tmp_path) as second:
-        assert [process.stdout.readline() for process in (first, second)] == ["ready\n"] * 2
-        time.sleep(0.2)  # the second is at the lock by now; if not, the test passes all the same
-        both_are_there.set()
-        outputs = [process.communicate(timeout=60)[0].strip() for process in (first, second)]
-    assert outputs == [str(tmp_path / SHA256 / "rain.txt.gz")] * 2
+def test_of_two_at_a_time_one_downloads(server: Server, tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:  # a lock belongs to an open file, so threads exclude each other as processes do
+        paths = list(pool.map(lambda _: fetch(server.url(), SHA256, tmp_path, name="mine"), range(3)))
+    assert paths == [tmp_path / SHA256 / "rain.txt.gz"] * 3
     assert (server.ranges, server.n_sent) == ([None], LENGTH)
 
 
@@ -388,16 +298,15 @@ def test_a_file_name_is_plain(parts: list[str], query: bool) -> None:
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        ("/a/b.jsonl.zst", "b.jsonl.zst"),
         ("/a/b.txt?download=1&x=/c.d#e", "b.txt"),
         ("/a/", "file"),
         ("/a/%2e%2e%2fb.txt", "_b.txt"),
-        ("/a/.hidden", "hidden"),
+        ("/a/d%C3%A9j%C3%A0 vu.gz", "d_j_ vu.gz"),
         (f"/{'a' * 300}.jsonl.gz", f"{'a' * 91}.jsonl.gz"),
     ],
 )
-def test_the_file_is_named_after_the_url(path: str, name: str, server: Server, tmp_path: Path) -> None:
-    assert fetch(server.url(path), SHA256, tmp_path, name="mine") == tmp_path / SHA256 / name
+def test_the_file_is_named_after_the_url(path: str, name: str) -> None:
+    assert download._file_name(f"https://example.org{path}") == name
 
 
 def test_the_cache_is_the_users_or_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from llm.core.errors import UserError
-from llm.corpus.clean import Cleaned
-from llm.corpus.engine import clean_units
+from llm.corpus.document import Document
 from llm.corpus.params import FilesSource
+from llm.corpus.prepare import clean_units
 from llm.corpus.sources import list_units
 
 NEAR = {"action": "drop", "threshold": 0.8, "ngram": 2, "permutations": 32, "bands": 8}
 
 
 @pytest.fixture
-def clean_with(tmp_path: Path, prepare_params: Callable) -> Callable[[str], list[Cleaned]]:
+def clean_with(tmp_path: Path, prepare_params: Callable) -> Callable[[str], list[Document]]:
     """A cleaner of files of several kinds, one of them damaged."""
     rows = [{"text": f"row {number} é\r\n"} for number in range(30)] + [{"no": "text"}]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

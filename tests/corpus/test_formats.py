@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from llm.corpus.document import FileNote, RawDocument, Unreadable
+from llm.corpus.document import Document
 from llm.corpus.formats import is_undivided, read_file
-from llm.corpus.params import FilesSource, UrlSource
+from llm.corpus.params import FilesSource
 
 LIMIT = 10_000
 TEXTS = ["The river runs.", 'Déjà vu, said "she";\n\nthe rain\tfalls, 雨 😀', "third"]
@@ -42,19 +42,19 @@ def read(
     texts, reasons = {}, {}
     for found in read_file(folder / "file", name, source or mine(), limit):
         assert found.source == "mine" and found.path.startswith(name)
-        if isinstance(found, RawDocument):
+        if not found.reason:
             texts[found.path.removeprefix(name)] = found.text
-        elif isinstance(found, Unreadable):
-            assert "expected" in found.problem and "got" in found.problem and "\n" not in found.problem
+        elif not found.readable:
+            assert "expected" in found.note and "got" in found.note and "\n" not in found.note
             reasons[found.path.removeprefix(name)] = found.reason
     return texts, reasons
 
 
-def unreadable(folder: Path, name: str, content: bytes, source: FilesSource | None = None) -> Unreadable:
+def unreadable(folder: Path, name: str, content: bytes, source: FilesSource | None = None) -> Document:
     """The one thing that is wrong."""
     (folder / "file").write_bytes(content)
     every = read_file(folder / "file", name, source or mine(), LIMIT)
-    (found,) = (one for one in every if isinstance(one, Unreadable))
+    (found,) = (one for one in every if not one.readable)
     return found
 
 
@@ -136,7 +136,6 @@ def test_every_format_is_read_from_every_container(name: str, container: str, tm
     [
         ("a.jsonl", b"\n \n"),
         ("a.csv", b"id,text\r\n"),
-        ("b.csv", b"\n"),
         ("a.parquet", as_parquet([])),
         ("a.html", b"<title>No</title>"),
         ("a.json", b"[]"),
@@ -144,12 +143,6 @@ def test_every_format_is_read_from_every_container(name: str, container: str, tm
 )
 def test_a_file_without_documents_is_empty(name: str, content: bytes, tmp_path: Path) -> None:
     assert read(tmp_path, name, content) == ({}, {"": "empty"})
-
-
-def test_a_downloaded_file_is_read_the_same(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b'{"body": "One"}')
-    source = UrlSource(name="net", kind="url", url="https://a.org/x.jsonl", sha256="0" * 64, text_field="body")
-    assert list(read_file(tmp_path / "file", "x.jsonl", source, LIMIT)) == [RawDocument("net", "x.jsonl:1", "One")]
 
 
 # Properties. A lone surrogate is not Unicode: no file can hold it.
@@ -196,11 +189,6 @@ def test_no_damage_raises_anything(name: str, damage: list[tuple[float, bytes]])
 # Text.
 
 
-@pytest.mark.parametrize("suffix", [".html", ".py"])
-def test_a_separator_is_for_plain_text_only(suffix: str, tmp_path: Path) -> None:
-    assert read(tmp_path, f"a{suffix}", b"one--two", mine(separator="--"))[0] == {"": "one--two"}
-
-
 @pytest.mark.parametrize(
     ("content", "separator", "expected"),
     [
@@ -220,6 +208,7 @@ def test_a_separator_is_for_plain_text_only(suffix: str, tmp_path: Path) -> None
 def test_a_separator_divides_a_text(content: str, separator: str, expected: dict[str, str], tmp_path: Path) -> None:
     assert read(tmp_path, "a.txt", content.encode(), mine(separator=separator)) == (expected, {})
     assert is_undivided(f"a.txt{next(iter(expected))}") == ("" in expected)
+    assert read(tmp_path, "a.py", b"one--two", mine(separator="--"))[0] == {"": "one--two"}  # for plain text only
 
 
 # Lengths around the size of a block, so that separators are on both sides of its end and across it.
@@ -229,7 +218,7 @@ SEPARATED += [
     (separator, newline, [BLOCK - n, 3, 5])
     for separator in ["\n\n", "\r\n\r\n", "\n---\n", "\n"]
     for newline in ["\n", "\r\n", "\r"]
-    for n in range(1, 5)
+    for n in (1, 2, 4)
 ]
 
 
@@ -242,14 +231,7 @@ def test_a_separator_is_found_across_blocks(separator: str, newline: str, sizes:
 
 @pytest.mark.parametrize(
     ("style", "is_visible"),
-    [
-        ("color: red", True),
-        ("display:none", False),
-        ("color: red; DISPLAY: NONE;", False),
-        ("display : none", False),
-        ("visibility:hidden", False),
-        ("visibility: hidden", False),
-    ],
+    [("color: red", True), ("color: red; DISPLAY: NONE;", False), ("visibility:hidden", False)],
 )
 def test_a_page_is_its_visible_text(style: str, is_visible: bool, tmp_path: Path) -> None:
     page = (
@@ -273,8 +255,8 @@ def test_a_long_document_is_reported_with_its_length(tmp_path: Path) -> None:
     found = unreadable(tmp_path, "a.txt", (text + "x" * 600_000).encode())
     assert (found.path, found.reason, found.n_bytes) == ("a.txt", "too_long", LIMIT + 600_000)
     problem = "expected a document of at most 10000 bytes, got 610000; raise prepare.max_document_bytes"
-    assert found.problem == f"{problem} or name a separator:"
-    assert unreadable(tmp_path, "a.html", (text + "x").encode()).problem.startswith("expected a document of at most")
+    assert found.note == f"{problem} or name a separator:"
+    assert unreadable(tmp_path, "a.html", (text + "x").encode()).note.startswith("expected a document of at most")
 
 
 LONG = "x" * 600_000
@@ -295,13 +277,12 @@ def test_long_rows_leave_the_others(name: str, content: bytes, places: list, rea
     assert (list(texts), found) == (places, reasons)
 
 
-ARRAY = json.dumps([{"text": f"{n} " + "x" * 1000} for n in range(30_000)]).encode()
+ARRAY = json.dumps([{"text": f"{n} " + "x" * 1000} for n in range(12_000)]).encode()
 LINE = b'{"text": "' + b"x" * 30_000_000 + b'"}\n{"text": "two"}\n'
 HELD = {
     "a line": ("a.jsonl.gz", LINE, None, 2),
     "a piece": ("a.txt.gz", LINE, "\n", 2),
-    "a document": ("b.txt.gz", LINE, None, 1),
-    "an array": ("a.json.gz", ARRAY, None, 30_000),
+    "an array": ("a.json.gz", ARRAY, None, 12_000),
 }
 
 
@@ -332,14 +313,10 @@ LINES = {
     b'{"text": "one"}': None,
     b'{"text": "cut': "bad_row",
     b"[1, 2]": "bad_row",
-    b'"text"': "bad_row",
-    b"null": "bad_row",
     b"": None,
     b'{"txt": "one"}': "no_field",
-    b"{}": "no_field",
     b'{"text": null}': "no_field",
     b'{"text": 7}': "not_text",
-    b'{"text": ["one"]}': "not_text",
     b'{"text": "\\ud800"}': "not_unicode",
     b'{"text": "a \\udc00 b"}': "not_unicode",
     b'{"text": "caf\xe9"}': "not_text",
@@ -354,7 +331,7 @@ LINES = {
 
 def test_a_line_without_text_is_reported(tmp_path: Path) -> None:
     texts, reasons = read(tmp_path, "a.jsonl", b"\n".join(LINES))
-    assert texts == {":1": "one", ":17": "\0😀", ":18": "é雨 é雨 é雨", ":19": "two"}
+    assert texts == {":1": "one", ":13": "\0😀", ":14": "é雨 é雨 é雨", ":15": "two"}
     assert reasons == {f":{n}": reason for n, reason in enumerate(LINES.values(), 1) if reason}
 
 
@@ -408,7 +385,7 @@ def test_another_dialect_than_commas_is_noted(tmp_path: Path) -> None:
     texts = {":1": '"Hello there', ":2": "Win a prize now", ":3": 'She said bye"'}
     assert read(tmp_path, "a.tsv.gz", gzip.compress(lone)) == (texts, {})
     note = next(read_file(tmp_path / "file", "a.tsv.gz", mine(), LIMIT))
-    assert note == FileNote("mine", "a.tsv.gz", "dialect", "separated by tabs, quotes are text")
+    assert note == Document("mine", "a.tsv.gz", "", "dialect", "separated by tabs, quotes are text")
     assert read(tmp_path, "a.csv", b"id;text\n1;one, two\n") == ({":1": "one, two"}, {})
 
 
@@ -416,9 +393,9 @@ def test_another_dialect_than_commas_is_noted(tmp_path: Path) -> None:
 def test_the_column_is_the_named_one(kind: str, tmp_path: Path) -> None:
     assert read(tmp_path, "a.tsv", b"body\ttext\nthis\tthat\n", mine(text_field="body")) == ({":1": "this"}, {})
     found = unreadable(tmp_path, f"a.{kind}", WRITE[kind](TEXTS), mine(text_field="body"))
-    assert found[1:4] == (f"a.{kind}", "no_field", "expected a column body, got id, text")
+    assert found[1:5] == (f"a.{kind}", "", "no_field", "expected a column body, got id, text")
     found = unreadable(tmp_path, "a.parquet", as_parquet(TEXTS), mine(text_field="id"))
-    assert found[2:4] == ("not_text", "expected strings in the column id, got int64")
+    assert found[3:5] == ("not_text", "expected strings in the column id, got int64")
 
 
 @pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
@@ -451,7 +428,6 @@ def test_compressed_parquet_is_limited_too(tmp_path: Path, monkeypatch: pytest.M
 FRENCH = "Le café était fermé à cause de la fête ; où êtes-vous allés ?\n"
 BINARY = {
     "png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + NOISE,
-    "elf": b"\x7fELF\2\1\1" + b"\0" * 9 + NOISE,
     "noise without zeros": NOISE.replace(b"\0", b""),
 }
 
@@ -466,12 +442,12 @@ def test_every_format_of_text_has_any_encoding(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("encoding", [None, "cp1252", "utf-8"])
 @pytest.mark.parametrize("kind", BINARY)
-@pytest.mark.parametrize("name", ["a.txt", "a.html", "a.csv", "a.jsonl", "a.json"])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json"])
 def test_binary_data_is_refused(name: str, kind: str, encoding: str | None, tmp_path: Path) -> None:
     texts, reasons = read(tmp_path, name, BINARY[kind], mine(encoding=encoding))
     assert not texts and reasons
     if encoding != "utf-8":
-        assert unreadable(tmp_path, name, BINARY[kind], mine(encoding=encoding)).problem.endswith("got binary data")
+        assert unreadable(tmp_path, name, BINARY[kind], mine(encoding=encoding)).note.endswith("got binary data")
 
 
 @pytest.mark.parametrize(
@@ -484,14 +460,14 @@ def test_binary_data_is_refused(name: str, kind: str, encoding: str | None, tmp_
         ("a.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + NOISE, "a document of old Office"),
     ],
 )
-@pytest.mark.parametrize("container", ["", ".gz", ".ZIP"])
+@pytest.mark.parametrize("container", ["", ".ZIP"])
 def test_documents_that_need_a_converter_are_refused(
     name: str, content: bytes, kind: str, container: str, tmp_path: Path
 ) -> None:
     pack, within = CONTAINERS[container]
     found = unreadable(tmp_path, name + container, pack(name, content), mine(encoding="cp1252"))
     assert (found.path, found.reason) == (name + container + within.format(name), "unsupported_format")
-    assert found.problem == f"expected text, got {kind}; convert it to text"
+    assert found.note == f"expected text, got {kind}; convert it to text"
     assert read(tmp_path, "readme.doc", b"Plain text.\n") == ({"": "Plain text.\n"}, {})
 
 

@@ -7,12 +7,9 @@ import pytest
 
 from llm.corpus.docstrings import module_text
 from llm.corpus.labels import (
-    DOCSTRING,
     INSTRUCTION,
-    LIBRARY,
     MIN_IMPORTS,
     Documented,
-    aliases_of,
     docstring_rows,
     find_documented,
     library_rows,
@@ -92,9 +89,7 @@ def test_a_text_without_docstrings_has_no_entries(text: str) -> None:
     [
         ("import numpy as np", "import MASKED as MASKED"),
         ("np.ones(3)", "MASKED(3)"),
-        ("NumPy and Numpy's", "MASKED and MASKED's"),
         ("`scipy.stats.norm.pdf`", "`MASKED`"),
-        ("in SciPy. Next", "in MASKED. Next"),
         ("_numpy, x_np_y, numpy2", "_MASKED, x_MASKED_y, MASKED2"),
         ("numpydoc and inputnp", "numpydoc and inputnp"),
         ("a.b", "a.b"),
@@ -107,20 +102,12 @@ def test_names_are_masked_with_their_dotted_path(text: str, masked: str) -> None
 
 def test_common_aliases_are_masked() -> None:
     often = [">>> import numpy as np", ">>> import scipy.special as sc", ">>> import os as system"] * MIN_IMPORTS
-    assert aliases_of({"numpy", "scipy"}, [*often, ">>> import numpy as foo"]) == {"np", "sc"}
     found = [
         documented(f"{name}/a.py", split, f"{often[0]}\n>>> np.ones({name == 'numpy'}, '{split}')")
         for name in ("numpy", "scipy")
         for split in ("train", "test")
     ] * MIN_IMPORTS
     assert not any("np." in row["text"] for row in library([*set(found), *found])[0])
-
-
-def test_rows_keep_split_path_and_columns() -> None:
-    found = [one for split in SPLITS for one in numbered(f"numpy/{split}.py", split, 2)]
-    for rows, schema in ((library(found)[0], LIBRARY), (docstring_rows(found, 99, Counter()), DOCSTRING)):
-        assert Counter((row["path"], row["split"]) for row in rows) == Counter((one.path, one.split) for one in found)
-        assert {tuple(row) for row in rows} == {tuple(schema.names)}
 
 
 def test_a_text_that_occurs_twice_when_masked_is_dropped() -> None:

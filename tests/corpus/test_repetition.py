@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.corpus.repetition import RepetitionParams, duplicates, repeated_ngrams, repetition
+from llm.corpus.repetition import RepetitionParams, repetition
 
 WORDS = st.sampled_from(["a", "bc", "def", "d", "é", "x.", "X."])
 SPACES = st.sampled_from([" ", " ", " ", "\n", "\n", "\n\n", " \n\t\n  ", "\n\n\n", "  "])
@@ -104,16 +104,6 @@ def test_a_text_without_repetition_breaks_no_rule(words: list[str], space: str) 
     assert repetition(space.join(words), limits(dict.fromkeys(RULES, 0.0))) is None
 
 
-def test_gophers_limits_drop_boilerplate_and_keep_prose() -> None:
-    boilerplate = "Skip to content. Log in.\nThe news of the day\n" + "Subscribe to our newsletter\nRead more\n" * 9
-    prose = (
-        "The river runs past the mill, and in spring it takes the lower meadow with it.\n\n"
-        "Nobody there would call that a flood; they move the sheep, wait a week, and mend the fence."
-    )
-    assert repetition(boilerplate, RepetitionParams()) == "duplicate_lines"
-    assert repetition(prose, RepetitionParams()) is None
-
-
 @pytest.mark.parametrize(
     ("rules", "broken"),
     [
@@ -124,17 +114,3 @@ def test_gophers_limits_drop_boilerplate_and_keep_prose() -> None:
 )
 def test_only_the_given_lengths_are_applied(rules: dict[str, dict[str, float]], broken: str | None) -> None:
     assert repetition("ha " * 40, RepetitionParams(**rules)) == broken
-
-
-@given(st.lists(WORDS, max_size=60), st.integers(1, 8))
-def test_repeated_ngrams_occur_twice_and_have_numbers(words: list[str], longest: int) -> None:
-    found = {n: (starts.tolist(), ngrams.tolist()) for n, starts, ngrams in repeated_ngrams(words, longest)}
-    for n in range(1, longest + 1):
-        ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
-        expected = [start for start, ngram in enumerate(ngrams) if ngrams.count(ngram) > 1]
-        starts, numbers = found.get(n, ([], []))
-        assert starts == expected
-        named = {ngrams[start]: number for start, number in zip(starts, numbers, strict=True)}
-        assert [named[ngrams[start]] for start in starts] == numbers
-        assert sorted(named.values()) == list(range(len(named)))
-    assert duplicates([]) == duplicates(["", " "]) == (0.0, 0)

@@ -10,7 +10,7 @@ import pytest
 
 from llm.core.errors import UserError
 from llm.corpus import sources
-from llm.corpus.document import RawDocument, Unreadable
+from llm.corpus.document import Document
 from llm.corpus.params import FilesSource, HuggingFaceSource, PythonSource, Source, UrlSource
 from llm.corpus.sources import library_hash, list_units, read_unit, unpinned_datasets, untracked_files
 
@@ -25,9 +25,9 @@ def files(*globs: str, **options: object) -> FilesSource:
     return FilesSource(name="books", kind="files", globs=list(globs), **options)
 
 
-def read(source: Source, raw: Path = RAW) -> tuple[list[RawDocument], list[Unreadable]]:
+def read(source: Source, raw: Path = RAW) -> tuple[list[Document], list[Document]]:
     found = [one for unit in list_units(source, raw) for one in read_unit(unit, 1_000_000)]
-    return [one for one in found if isinstance(one, RawDocument)], [one for one in found if isinstance(one, Unreadable)]
+    return [one for one in found if not one.reason], [one for one in found if not one.readable]
 
 
 def paths(source: Source) -> list[str]:
@@ -122,14 +122,10 @@ EVERY = ["a.txt", "b.txt", "deep/c.md", "deep/er/d.txt"]
     ("glob", "expected"),
     [
         ("data/raw", EVERY),
-        ("data/raw/", EVERY),
         ("./data/raw/**", EVERY),
-        ("data/raw/**/*", EVERY),
-        ("data//raw/*", EVERY[:2]),
         ("data/raw/deep/../*.txt", EVERY[:2]),
         ("data/raw/deep/", EVERY[2:]),
         ("data/raw/d*/**", EVERY[2:]),
-        ("{project}/data/raw", EVERY),
         ("{project}/data/raw/*.txt", EVERY[:2]),
         ("data/raw/a.txt", EVERY[:1]),
         ("data/raw/**/*.{{md,txt}}", EVERY),
@@ -156,22 +152,21 @@ NONE = "expected a glob that matches a file, got "
 @pytest.mark.parametrize(
     ("glob", "told"),
     [
-        ("*.txt", f"{OUTSIDE}*.txt; write data/raw/*.txt"),
-        ("**/*", f"{OUTSIDE}**/*; write data/raw/**/*"),
-        ("*.rst", f"{OUTSIDE}*.rst"),
+        ("*.txt", f"{OUTSIDE}*.txt"),
         ("", OUTSIDE),
         ("/etc/*", f"{OUTSIDE}/etc/*"),
-        ("data/rawer/*.txt", f"{OUTSIDE}data/rawer/*.txt"),
         ("data/raw/../*.txt", f"{OUTSIDE}data/raw/../*.txt"),
         ("data/raw/*.rst", f"{NONE}data/raw/*.rst"),
-        ("data/raw//etc/*", f"{NONE}data/raw//etc/*"),
-        ("data/raw/d*", f"{NONE}data/raw/d*, which matches folders; for the files in them write data/raw/d*/**/*"),
+        ("data/raw/d*", f"{NONE}data/raw/d*, which matches only folders; add /**/*"),
         ("data/raw/.git/*", f"{NONE}data/raw/.git/*, whose files are hidden"),
-        ("data/raw/**.txt", "expected ** as the whole name of a folder, got data/raw/**.txt; write data/raw/**/*.txt"),
+        (
+            "data/raw/**.txt",
+            "expected ** as the whole name of a folder, got data/raw/**.txt; write **/ before the name",
+        ),
         ("data/raw/out.txt", "expected files under data/raw/, got data/raw/out.txt, a link out of it"),
     ],
 )
-def test_a_wrong_glob_is_refused_with_a_right_one(glob: str, told: str, project: Path) -> None:
+def test_a_wrong_glob_is_refused(glob: str, told: str, project: Path) -> None:
     (project / RAW / ".git").mkdir()
     (project / RAW / ".git" / "config").write_text("[remote]")
     (project / "secret.txt").write_text("secret")
@@ -225,7 +220,7 @@ def test_a_unit_has_its_size_where_that_is_known(project: Path) -> None:
 
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("name", ["link", "deep/link"])
-@pytest.mark.parametrize("glob", ["data/raw", "data/raw/**/*.txt", "data/raw/{}", "data/raw/{}/*", "data/raw/{}/**"])
+@pytest.mark.parametrize("glob", ["data/raw", "data/raw/**/*.txt", "data/raw/{}/*"])
 def test_a_linked_folder_is_reported(glob: str, name: str, inside: bool, project: Path) -> None:
     target = project / RAW if inside else project / "elsewhere"
     target.mkdir(exist_ok=True)
@@ -234,7 +229,7 @@ def test_a_linked_folder_is_reported(glob: str, name: str, inside: bool, project
     documents, unreadable = read(files("data/raw/a.txt", glob.format(name)))
     assert not any(name in document.path for document in documents)
     assert [(one.path, one.reason) for one in unreadable] == [(name, "linked_folder")]
-    assert unreadable[0].problem == "expected files, got a linked folder, whose changes DVC does not see; copy it here"
+    assert unreadable[0].note == "expected files, got a linked folder, whose changes DVC does not see; copy it here"
 
 
 def test_folders_that_are_not_entered(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,11 +254,10 @@ def hub(dataset: str, **options: str) -> HuggingFaceSource:
     return HuggingFaceSource(name="hub", kind="huggingface", dataset=dataset, **options)
 
 
-@pytest.mark.parametrize("place", ["elsewhere", "/tmp", "."])  # noqa: S108 (refused, never written to)
-def test_a_local_dataset_is_under_raw_without_links(place: str, project: Path) -> None:
+def test_a_local_dataset_is_under_raw_without_links(project: Path) -> None:
     (project / "elsewhere").mkdir()
-    expected = "source hub: dataset: expected a name on the Hub or a folder under data/raw/, which DVC watches"
-    assert refusal(hub(place)) == f"{expected}, got {place}; copy it there"
+    expected = "source hub: dataset: expected a name on the Hub or a folder under data/raw/"
+    assert refusal(hub("elsewhere")) == f"{expected}, got elsewhere; copy it there"
     assert [unit.source for unit in list_units(hub("data/raw/deep"), RAW)] == [hub("data/raw/deep")]
     (project / RAW / "deep" / "link").symlink_to(project, target_is_directory=True)
     assert refusal(hub("data/raw/deep")) == f"{expected} without links, got data/raw/deep/link; copy it there"
@@ -283,8 +277,8 @@ def test_downloads_and_datasets_are_units(tmp_path: Path, monkeypatch: pytest.Mo
     kept.parent.mkdir(parents=True)
     kept.write_bytes(content)  # in the cache already: no request is made
     documents, _ = read(UrlSource(name="web", kind="url", url="http://127.0.0.1:9/rows.jsonl", sha256=sha256))
-    assert documents == [RawDocument("web", "rows.jsonl:1", "one"), RawDocument("web", "rows.jsonl:2", "two")]
-    row = RawDocument("hub", "train:1", "a row")
+    assert documents == [Document("web", "rows.jsonl:1", "one"), Document("web", "rows.jsonl:2", "two")]
+    row = Document("hub", "train:1", "a row")
     monkeypatch.setattr(sources, "read_dataset", lambda given, limit: iter([row] if given == hub("a/b") else []))
     assert read(hub("a/b")) == ([row], [])
 

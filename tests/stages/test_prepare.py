@@ -11,11 +11,8 @@ import pytest
 
 from llm.core.errors import UserError
 from llm.core.tables import CORPUS, SPLITS, read_table
-from llm.corpus.clean import document_id
 from llm.corpus.params import FilesSource, PythonSource
 from llm.report.prepare import markdown
-from llm.tokens.windows import read_info, read_windows
-from stages import sample, tokenize
 from stages.prepare import main
 
 Prepare = Callable[..., tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]]
@@ -75,20 +72,12 @@ def lines_of(captured: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in captured.readouterr().err.splitlines() if re.match("prepare: (?!.*%\\|)", line)]
 
 
-def test_a_document_becomes_a_row_of_cleaned_text(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
-    write(raw, a="\ufeffcafe\u0301\r\nau lait\r")
-    rows, metrics = prepare(fractions())
-    text = "café\nau lait\n"
-    row = {"doc_id": document_id(text), "source": "mine", "path": "a.txt", "text": text, "n_bytes": 14}
-    assert rows == {"train": [row], "val": [], "test": []}
-    assert read_table(tmp_path / "corpus" / "train.parquet").schema == CORPUS
-    assert metrics["changed_by_normalising"] == {"documents": 1, "bytes": 5}
-
-
 def test_dropped_documents_are_counted(raw: Path, prepare: Prepare, tmp_path: Path, capsys) -> None:
     write(raw, a="one\n", b="one\r\n", c="", d=" \n\t", e=BINARY, f="two\n", g="on\x00e\n")
     rows, metrics = prepare(fractions())
     assert [row["text"] for row in rows["train"]] == ["one\n", "two\n"]
+    assert read_table(tmp_path / "corpus" / "train.parquet").schema == CORPUS
+    assert metrics["changed_by_normalising"] == {"documents": 1, "bytes": 1}
     assert metrics["dropped"] == {
         "empty": {"documents": 2, "bytes": 3},
         "exact_duplicate": {"documents": 2, "bytes": 8},
@@ -118,7 +107,7 @@ def near_copies(n: int) -> dict[str, str]:
     return {f"t{n:02}{own}": " ".join([*of, own]) for n, of in enumerate(words) for own in "ab"}
 
 
-def test_near_duplicates_are_dropped_or_grouped(raw: Path, prepare: Prepare) -> None:
+def test_near_duplicates_are_in_one_split(raw: Path, prepare: Prepare) -> None:
     write(raw, **near_copies(30))
 
     def split_pairs(rows: dict[str, list[dict[str, Any]]]) -> int:
@@ -126,9 +115,6 @@ def test_near_duplicates_are_dropped_or_grouped(raw: Path, prepare: Prepare) -> 
         assert len(split_of) == 60
         return sum(split_of[f"t{number:02}a.txt"] != split_of[f"t{number:02}b.txt"] for number in range(30))
 
-    rows, metrics = prepare(fractions(), name="dropped", clean={"near_duplicates": NEAR})
-    assert [row["path"] for row in rows["train"]] == [f"t{number:02}a.txt" for number in range(30)]
-    assert metrics["dropped"]["near_duplicate"]["documents"] == 30
     group = {"near_duplicates": NEAR | {"action": "group"}}
     assert split_pairs(prepare(fractions(0.3, 0.3), name="alone")[0]) > 0
     rows, metrics = prepare(fractions(0.3, 0.3, "auto"), name="grouped", clean=group)
@@ -152,39 +138,6 @@ def test_each_document_is_in_one_split_and_stays_there(raw: Path, prepare: Prepa
     subset, metrics = prepare(fractions(val=0.2, test=0.3), name="subset", subset_fraction=0.4)
     assert places(subset).items() < places(after).items() and 50 < len(places(subset)) < 110
     assert metrics["dropped"]["beyond_subset_fraction"]["documents"] == 202 - len(places(subset))
-
-
-def test_by_position_the_end_of_each_document_is_held_out(raw: Path, prepare: Prepare) -> None:
-    texts = {"a": "0123456789" * 5, "b": "é" * 30}
-    write(raw, **texts)
-    rows, metrics = prepare(fractions(val=0.1, test=0.2, method="position"))
-    for name, text in texts.items():
-        parts = [row["text"] for split in SPLITS for row in rows[split] if row["path"] == f"{name}.txt"]
-        assert "".join(parts) == text
-        assert [len(part) for part in parts] == [round(len(text) * fraction) for fraction in (0.7, 0.1, 0.2)]
-    every = [row for split in SPLITS for row in rows[split]]
-    assert all(
-        (row["doc_id"], row["n_bytes"]) == (document_id(row["text"]), len(row["text"].encode())) for row in every
-    )
-    assert metrics["bytes"] == {"train": 35 + 42, "val": 5 + 6, "test": 10 + 12}
-
-
-@pytest.mark.parametrize("method", ["document", "position"])
-def test_a_corpus_of_train_alone_becomes_windows(
-    method: str, raw: Path, prepare: Prepare, tmp_path: Path, tokenize_params, window_params, monkeypatch
-) -> None:
-    for folder in ("data/tokenizer", "metrics/details", "reports", "plots/tokenize"):
-        (tmp_path / folder).mkdir(parents=True)
-    write(raw, a="all of it trains, none is held out\n" * 4)
-    prepare(fractions(method=method), name="data/corpus")
-    monkeypatch.chdir(tmp_path)  # the stages have default paths
-    tokenize.main(tokenize_params(), 1)
-    sample.main(window_params())
-    windows = Path("data/windows")
-    for split in ("val", "test"):
-        assert len(read_windows(windows, split).stream) == len(read_windows(windows, split).starts) == 0
-    assert len(read_windows(windows, "train").starts) > 0
-    assert read_info(windows).n_bytes == {"train": 35 * 4, "val": 0, "test": 0}
 
 
 def test_a_corpus_without_train_is_refused(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
@@ -262,20 +215,10 @@ def test_an_empty_split_is_reported(method: str, val: float, why: str, raw, prep
     assert "- val is empty: " in (tmp_path / "corpus.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("contents", "undivided"),
-    [
-        ({"a": "one\r\n\r\ntwo", "b": "three\n\nfour", "c": "five\r\rsix"}, []),
-        ({"a": "one\n\ntwo", "b": "three\nfour"}, ["b.txt"]),
-        ({f"{n}": f"{n}\n" for n in range(7)}, [f"{n}.txt" for n in range(7)]),
-    ],
-)
-def test_a_useless_separator_is_reported(contents, undivided: list[str], raw, prepare, tmp_path: Path, capsys) -> None:
-    write(raw, **contents)
-    rows, _ = prepare(fractions(), source={"separator": "\n\n"})
-    assert len(rows["train"]) == 2 * (len(contents) - len(undivided)) + len(undivided)
-    shown = ", ".join(undivided[:5]) + (", …" if len(undivided) > 5 else "")
+def test_a_useless_separator_is_reported(raw, prepare, tmp_path: Path, capsys) -> None:
+    write(raw, a="one\r\n\r\ntwo", **{f"b{n}": f"{n}\n" for n in range(7)})
+    assert len(prepare(fractions(), source={"separator": "\n\n"})[0]["train"]) == 2 + 7
     expected = r"prepare: source mine: the separator '\n\n' divides none of these files, each is one document: "
-    lines = [line for line in lines_of(capsys) if "separator" in line]
-    assert lines == [f"{expected}{shown} ({len(undivided)} in all)."] * bool(undivided)
-    assert ("divides" in (tmp_path / "corpus.md").read_text()) == bool(undivided)
+    (line,) = [line for line in lines_of(capsys) if "separator" in line]
+    assert line == f"{expected}{', '.join(f'b{n}.txt' for n in range(5))}, … (7 in all)."
+    assert "divides" in (tmp_path / "corpus.md").read_text()

@@ -1,8 +1,4 @@
-r"""The dialect of CSV and TSV files: which character separates cells, and whether quotes enclose them.
-
-ham⇥"Hello there⏎     find_dialect ──► Dialect("\t", quoted=False): separated by tabs, quotes are text
-spam⇥Win a prize⏎     read_cells   ──► Cells(1, ["ham", '"Hello there']), Cells(2, ["spam", "Win a prize"])
-"""
+"""The dialect of CSV and TSV files: which character separates cells, and whether quotes enclose them."""
 
 import csv
 import re
@@ -50,9 +46,8 @@ def find_dialect(open_lines: Callable[[], Iterable[str]], suffix: str, is_whole:
     """Return a file's dialect: the delimiter by its first rows, whether quotes enclose cells by all lines.
 
     `open_lines` returns the lines from the first one at each call; the last one may be cut unless the file `is_whole`.
-    A .tsv is separated by tabs, a .csv by the character that divides its first rows evenly. Where tabs separate,
-    quotes are text if that leaves fewer rows with a wrong number of cells, or as many and a quote is not closed within
-    its cell. Otherwise they enclose cells (RFC 4180).
+    Where tabs separate, quotes are text if that leaves fewer rows with a wrong number of cells, or as many and a quote
+    is not closed within its cell. Otherwise they enclose cells (RFC 4180).
     """
     first = next(iter(open_lines()), "").strip("\r\n")
     if named := re.fullmatch(r'"?sep=(.)"?', first, flags=re.IGNORECASE):
@@ -64,7 +59,6 @@ def find_dialect(open_lines: Callable[[], Iterable[str]], suffix: str, is_whole:
 
 
 def _find_delimiter(open_lines: Callable[[], Iterable[str]]) -> str:
-    """Return the delimiter by which most of the first rows have as many cells as the first one, or else a comma."""
     csv.field_size_limit((1 << 31) - 1)
     agreeing = dict.fromkeys(DELIMITERS, 0.0)
     for delimiter in DELIMITERS:
@@ -121,16 +115,12 @@ def read_cells(lines: Iterable[str], dialect: Dialect, refuse_swallowed: bool = 
         if not fields or (len(fields) == 1 and fields[0].isspace()):
             continue
         n_fields = n_fields or len(fields)
-        problem = _count_problem(fields, n_fields)
-        if not problem and refuse_swallowed and reader.line_num > line:
+        problem = ""
+        if len(fields) != n_fields:
+            problem = f"expected {n_fields} field{'s' * (n_fields > 1)}, as in the first row, got {len(fields)}"
+        elif refuse_swallowed and reader.line_num > line:
             problem = _swallowed_problem(fields, n_fields, dialect.delimiter)
         yield Cells(line, [] if problem else fields, problem)
-
-
-def _count_problem(fields: list[str], n_fields: int) -> str:
-    if len(fields) == n_fields:
-        return ""
-    return f"expected {n_fields} field{'s' * (n_fields > 1)}, as in the first row, got {len(fields)}"
 
 
 def _swallowed_problem(fields: list[str], n_fields: int, delimiter: str) -> str:
@@ -142,15 +132,13 @@ def _swallowed_problem(fields: list[str], n_fields: int, delimiter: str) -> str:
 
 
 def _lines_like_rows(fields: list[str], n_fields: int, delimiter: str) -> list[bool]:
-    """Return, for each line but the first of the first cell with several, whether it looks like a row.
-
-    A cell with a quote in it was enclosed on purpose, for its quotes are doubled.
-    """
+    """Return, for each line but the first of the first cell with several, whether it looks like a row."""
+    # A cell with a quote in it was enclosed on purpose, for its quotes are doubled.
     cells = [cell for cell in fields if "\n" in cell and '"' not in cell] if n_fields > 1 else []
     lines = cells[0].split("\n")[1:] if cells else []
     return [_is_row(line.split(delimiter), n_fields) for line in lines if line.strip()]
 
 
 def _is_row(fields: list[str], n_fields: int) -> bool:
-    """Return whether a line has as many cells, and of two both are filled; a line of verse may end in a comma."""
+    # A line of verse may end in a comma: of two cells both are filled.
     return len(fields) == n_fields and bool(fields[0].strip()) and bool(n_fields > 2 or fields[1].strip())

@@ -1,7 +1,4 @@
-r"""The encoding of a file: named by the user, declared by the file, recognised as Unicode, or guessed.
-
-    b"<meta charset=windows-1254>…" ──► Encoding("cp1254", "declared")
-    b"\xdd\xfe\xe7i"                ──► Encoding("cp1254", "guessed", "confidence 0.93"), or ContentError
+"""The encoding of a file: named by the user, declared by the file, recognised as Unicode, or guessed.
 
 Three detectors guess, and their guess is taken only where they agree: text in a wrong encoding would be noise in the
 corpus. Binary data and formats that need a converter (PDF, Office) are refused.
@@ -94,7 +91,7 @@ def _refuse_documents(head: bytes, suffix: str) -> None:
 
 
 def _check_named(named: str, head: bytes, is_whole: bool) -> Encoding:
-    """Return a named encoding; ContentError for binary data, which single-byte encodings would decode."""
+    # Single-byte encodings would decode binary data.
     if _codec(named) in UTF8:
         return Encoding(named, "named")
     if "a".encode(named) == b"a" and is_binary(head):
@@ -106,8 +103,6 @@ def _check_named(named: str, head: bytes, is_whole: bool) -> Encoding:
 def find_encoding(head: bytes, is_whole: bool = True) -> Encoding:
     r"""Return the encoding of a text that begins with `head`; ContentError where there is none, or no clear one.
 
-    >>> find_encoding("é".encode()).name, find_encoding("hello".encode("utf-16-be")).name
-    ('utf-8', 'utf_16_be')
     >>> find_encoding(b"<?xml version='1.0' encoding='iso-8859-2'?><p>\xb1</p>")
     Encoding(name='iso8859-2', origin='declared', doubt='')
     """
@@ -136,16 +131,17 @@ def _count_utf8(head: bytes, is_whole: bool) -> tuple[int, int]:
 
 
 def is_binary(content: bytes) -> bool:
-    r"""Return whether bytes hold more zeros and other control characters than a text does.
-
-    >>> is_binary(b"caf\xe9\x1b[0m\n"), is_binary(b"\x89PNG\r\n\x1a\n\0\0")
-    (False, True)
-    """
+    """Return whether bytes hold more zeros and other control characters than a text does."""
     return len(content) - len(content.translate(None, CONTROLS)) > MAX_CONTROL_FRACTION * len(content)
 
 
+def _web_codec(label: str) -> str | None:
+    from resiliparse.parse.encoding import map_encoding_to_html5
+
+    return map_encoding_to_html5(label, fallback_utf8=False)
+
+
 def _declared_encoding(head: bytes) -> Encoding | None:
-    """Return the encoding that XML, HTML, CSS or a coding comment declares, or None."""
     head = head[:DECLARATION_BYTES]
     if found := CODING_COMMENT.match(head):
         name = _codec(found[1].decode())
@@ -158,13 +154,6 @@ def _declared_encoding(head: bytes) -> Encoding | None:
     return Encoding(name, "declared") if name and not name.startswith(("utf-16", "utf-32")) else None
 
 
-def _web_codec(label: str) -> str | None:
-    from resiliparse.parse.encoding import map_encoding_to_html5
-
-    name: str | None = map_encoding_to_html5(label, fallback_utf8=False)
-    return name
-
-
 def _codec(name: str) -> str | None:
     try:
         "".encode(name)  # refuses codecs that are not encodings of text, such as rot13
@@ -174,7 +163,7 @@ def _codec(name: str) -> str | None:
 
 
 def _wide_encoding(head: bytes, is_ascii: bool) -> Encoding:
-    """Return the encoding of bytes with zeros: UTF-16 or UTF-32 without a mark, or ASCII with zeros in it."""
+    """Return UTF-16 or UTF-32 for bytes with zeros, or UTF-8 for ASCII with zeros in it."""
     from charset_normalizer import from_bytes
 
     # ASCII as UTF-16 has zeros at odd places where the low byte comes first.
@@ -188,11 +177,10 @@ def _wide_encoding(head: bytes, is_ascii: bool) -> Encoding:
 
 def _iso_2022(head: bytes) -> Encoding | None:
     """Return the encoding of a text that escapes other characters in ASCII bytes, or None."""
-    try:
-        found = _guess(head) if b"\x1b$" in head else None
-    except ContentError:
-        return None
-    return found if found and found.name.startswith("iso2022") else None
+    with suppress(ContentError):
+        if b"\x1b$" in head and (found := _guess(head)).name.startswith("iso2022"):
+            return found
+    return None
 
 
 def _guess(head: bytes) -> Encoding:
@@ -226,7 +214,7 @@ def _guess(head: bytes) -> Encoding:
 
 
 def _by_text(sample: bytes, found: dict[str | None, Any]) -> dict[str, tuple[str, Any]]:
-    """Map each plausible text that an encoding makes of the sample to the encoding's name and value."""
+    """Map each plausible text of the sample to the name of its first encoding, and that one's value."""
     texts: dict[str, tuple[str, Any]] = {}
     for encoding, value in found.items():
         text = _decoded(sample, encoding)
@@ -243,11 +231,7 @@ def _decoded(sample: bytes, encoding: str | None) -> str | None:
 
 
 def _is_implausible(text: str) -> bool:
-    r"""Return whether words hold signs, letters of two scripts or capitals inside, as wrong decoding makes them.
-
-    >>> [_is_implausible(text) for text in ("fa\u255fade", "caf\u0398", "caf\xc8", "l\u2019\xc9cole")]
-    [True, True, True, False]
-    """
+    """Return whether words hold signs, letters of two scripts or capitals inside, as wrong decoding makes them."""
     text = f" {text} "
     n_odd = n_characters = 0
     for before, letter, after in zip(text, text[1:], text[2:], strict=False):
@@ -276,9 +260,8 @@ def _sample(head: bytes) -> bytes:
         sample += line
     if len(sample) <= GUESS_BYTES:
         return sample
-    first = re.search(rb"[\x80-\xff\x1b]", sample)
-    assert first
-    begin = sample.rfind(b" ", 0, first.start()) + 1
+    first = next(at for at, byte in enumerate(sample) if byte >= 0x80 or byte == 0x1B)
+    begin = sample.rfind(b" ", 0, first) + 1
     piece = sample[begin : begin + GUESS_BYTES]
     return piece[: piece.rfind(b" ")] if b" " in piece else piece
 

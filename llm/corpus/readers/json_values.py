@@ -1,7 +1,4 @@
-r"""The values of JSON lines and of a JSON array, as a stream.
-
-    {"a": 1}⏎{"a"⏎      json_lines ──► (1, {"a": 1}, 9), (2, ContentError("bad_row", "…"), 5)
-    [{"a": 1}, {}]      json_array ──► (1, {"a": 1}, 8), (2, {}, 2)
+"""The values of JSON lines and of a JSON array, as a stream.
 
 Each is the number of a line or a row, a value or the error in its place, and its bytes.
 """
@@ -38,13 +35,10 @@ def json_lines(stream: io.BufferedReader, limit: int, is_fast: bool) -> Values:
 
 
 def parse(content: bytes, is_fast: bool = True) -> Any:
-    """Return a JSON value, or the ContentError; NaN, Infinity and half a surrogate pair are taken, as Python does.
-
-    The fast parser makes floats of the largest integers.
-    """
+    """Return a JSON value, or the ContentError; the fast parser makes floats of the largest integers."""
     import orjson
 
-    with suppress(orjson.JSONDecodeError):  # then Python's is slower, and takes more
+    with suppress(orjson.JSONDecodeError):  # then Python's is slower, and takes NaN and half a surrogate pair
         if is_fast:
             return orjson.loads(content)
     try:

@@ -6,9 +6,8 @@ r"""The reader of rows: CSV, TSV, JSON lines, JSON arrays and Parquet, for the c
         for row in rows:                          # Row(1, "line 2", ["ham", "Hello there"], 16)
             row.number, row.place, row.values     # values: a list in the order of `columns`; of JSON and Parquet a dict
 
-A table in memory is `pd.DataFrame([row.values for row in rows], columns=rows.columns, dtype=object)`; numbers are those
-that an editor shows: lines in JSON lines, else rows from 1. Rows are streamed, none is read before it is requested.
-`rows_of` reads a stream instead, in UTF-8, with a limit on the bytes of a row; its rows carry their problems.
+Numbers are those that an editor shows: lines in JSON lines, else rows from 1. Rows are streamed, none is read before it
+is requested. `rows_of` reads a stream in UTF-8, with a limit on the bytes of a row; its rows carry their problems.
 """
 
 import codecs
@@ -27,8 +26,7 @@ from llm.corpus.readers.json_values import Values, json_array, json_lines, json_
 from llm.corpus.readers.streams import BUFFER_BYTES, REST, ContentError, one_line, open_buffered, too_long
 
 SEPARATED = (".csv", ".tsv")
-JSON_LINES = (".jsonl", ".ndjson")
-SUFFIXES = (*SEPARATED, *JSON_LINES, ".json", ".parquet")
+SUFFIXES = (*SEPARATED, ".jsonl", ".ndjson", ".json", ".parquet")
 NO_LIMIT = 1 << 60
 ROWS_PER_BATCH = 64  # of Parquet that are in memory at a time
 
@@ -107,9 +105,7 @@ def rows_of(
     found.
     """
     if suffix in SEPARATED:
-        dialect = dialect or _dialect_of(stream, suffix)
-        rows = _table_rows(stream, dialect, max_row_bytes, first=0 if header else 1)
-        return _with_header(rows, dialect, header, column)
+        return _table(stream, dialect or _dialect_of(stream, suffix), header, column, max_row_bytes)
     if suffix == ".parquet":
         return _parquet(stream, column)
     is_fast = column is not None
@@ -137,7 +133,16 @@ def _check_column(column: str | None, names: list[str]) -> None:
         raise ContentError("no_field", f"expected a column {column}, got {one_line(', '.join(names))}")
 
 
-def _with_header(rows: Iterator[Row], dialect: Dialect, header: bool, column: str | None) -> Rows:
+def _dialect_of(stream: io.BufferedReader, suffix: str) -> Dialect:
+    """Return the dialect of a table by its beginning."""
+    head = stream.peek(1)
+    text = head.decode("utf-8", "surrogateescape")
+    is_whole = len(head) < BUFFER_BYTES - len(codecs.BOM_UTF8)
+    return find_dialect(lambda: io.StringIO(text, newline=""), suffix, is_whole)
+
+
+def _table(stream: io.BufferedReader, dialect: Dialect, header: bool, column: str | None, limit: int) -> Rows:
+    rows = _table_rows(stream, dialect, limit, first=0 if header else 1)
     first = next(rows, None)
     if first is None:
         raise ContentError("empty", f"expected {'a header and ' if header else ''}rows, got an empty file")
@@ -146,14 +151,6 @@ def _with_header(rows: Iterator[Row], dialect: Dialect, header: bool, column: st
         _check_column(column, names)
         return Rows(rows, names, dialect)
     return Rows(chain([first], rows), [str(number) for number in range(1, len(names) + 1)], dialect)
-
-
-def _dialect_of(stream: io.BufferedReader, suffix: str) -> Dialect:
-    """Return the dialect of a table by its beginning."""
-    head = stream.peek(1)
-    text = head.decode("utf-8", "surrogateescape")
-    is_whole = len(head) < BUFFER_BYTES - len(codecs.BOM_UTF8)
-    return find_dialect(lambda: io.StringIO(text, newline=""), suffix, is_whole)
 
 
 def _table_rows(stream: io.BufferedReader, dialect: Dialect, limit: int, first: int) -> Iterator[Row]:
@@ -184,17 +181,20 @@ def _object_rows(values: Values, unit: str) -> Iterator[Row]:
 
 
 def _parquet(stream: io.BufferedReader, column: str | None) -> Rows:
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     with _as_damage():
         # Without a thread of Arrow's own: it would lock up on a stream that is written in Python.
         file = parquet.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
         schema = file.schema_arrow
     names = [name for name in schema.names if not name.startswith("__index_level_")]
-    _check_column(column, names)
-    if column is not None and not _is_text(kind := schema.field(column).type):
-        raise ContentError("not_text", f"expected strings in the column {column}, got {one_line(kind)}")
-    names = [column] if column is not None else names
+    if column is not None:
+        _check_column(column, names)
+        kind = schema.field(column).type
+        texts = kind.value_type if types.is_dictionary(kind) else kind
+        if not any(is_text(texts) for is_text in (types.is_string, types.is_large_string, types.is_string_view)):
+            raise ContentError("not_text", f"expected strings in the column {column}, got {one_line(kind)}")
+        names = [column]
     return Rows(_object_rows(_parquet_values(file, names), "row"), names)
 
 
@@ -207,13 +207,6 @@ def _as_damage() -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not Unicode
         problem = f"expected a whole Parquet file, got one that is damaged or something else ({one_line(error)})"
         raise ContentError("damaged", problem) from None
-
-
-def _is_text(kind: Any) -> bool:
-    from pyarrow import types
-
-    values = kind.value_type if types.is_dictionary(kind) else kind
-    return bool(types.is_string(values) or types.is_large_string(values) or types.is_string_view(values))
 
 
 def _parquet_values(file: Any, names: list[str]) -> Values:

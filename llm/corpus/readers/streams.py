@@ -29,11 +29,7 @@ class ContentError(Exception):
 
 
 class ChunkStream(io.RawIOBase):
-    """Present an iterator of chunks of bytes as a file.
-
-    >>> io.BufferedReader(ChunkStream(iter([b"one ", b"two"]))).read(6)
-    b'one tw'
-    """
+    """Present an iterator of chunks of bytes as a file."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -73,11 +69,7 @@ class ChunkStream(io.RawIOBase):
 
 
 def printable(text: str) -> str:
-    r"""Return the text on one line and in Unicode, with control characters and undecodable bytes escaped.
-
-    >>> printable("a\nb")
-    'a\\nb'
-    """
+    """Return the text on one line and in Unicode, with control characters and undecodable bytes escaped."""
     return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], text)
 
 

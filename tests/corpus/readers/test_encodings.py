@@ -13,29 +13,13 @@ TEXTS = {
     "giderken ona gülümserlerdi; o da ışıl ışıl gözlerle el sallardı. Iğdır yolunda yağmur başladı.",
     "polish": "Stary człowiek wstawał każdego ranka przed świtem, pił herbatę i szedł wzdłuż brzegu morza. Dzieci "
     "uśmiechały się do niego w drodze do szkoły, a on żegnał je ręką.",
-    "czech": "Starý muž vstával každé ráno před úsvitem, pil čaj a procházel se podél řeky. Děti se na něj cestou do "
-    "školy usmívaly a on jim mával, dokud nezmizely za rohem.",
-    "hungarian": "Az öregember minden reggel hajnal előtt kelt, teát ivott és a folyó mentén sétált. A gyerekek "
-    "rámosolyogtak az iskolába menet, ő pedig integetett nekik, amíg el nem tűntek.",
-    "lithuanian": "Senas žmogus kiekvieną rytą keldavosi prieš aušrą, gerdavo arbatą ir eidavo palei upę. Vaikai jam "
-    "šypsodavosi eidami į mokyklą, o jis jiems mojuodavo, kol jie dingdavo už kampo.",
-    "latvian": "Vecais vīrs katru rītu cēlās pirms saullēkta, dzēra tēju un gāja gar upi. Bērni viņam smaidīja, ejot "
-    "uz skolu, un viņš tiem māja ar roku, līdz tie pazuda aiz stūra.",
     "french": "Le vieil homme se levait chaque matin avant l'aube, buvait son thé et marchait le long du fleuve. Où "
     "êtes-vous allés ? Nous étions à la fête, dit-elle. La forêt était pleine d'arbres âgés, là-bas.",
-    "german": "Der alte Mann stand jeden Morgen vor der Dämmerung auf, trank seinen Tee und ging am Fluss entlang. "
-    "Über die Straße liefen größere Kinder, die ihm fröhlich zulächelten. Schön wär's, müßte er nicht früh heim.",
-    "spanish": "El viejo se levantaba cada mañana antes del alba, bebía su té y caminaba por la orilla del río. "
-    "¿Dónde está el niño? Difícil saberlo: los jóvenes corrían según podían.",
     "russian": "Старик вставал каждое утро до рассвета, пил чай и шёл вдоль реки. Дети улыбались ему "
     "по дороге в школу.",
-    "bulgarian": "Старецът ставаше всяка сутрин преди зазоряване, пиеше чай и вървеше край реката. Децата му "
-    "се усмихваха.",
     "greek": "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια και τα δικαιώματα. Ο γέρος ξυπνούσε "
     "κάθε πρωί πριν την αυγή.",
-    "hebrew": "הזקן קם בכל בוקר לפני הזריחה, שתה תה והלך לאורך הנהר. הילדים חייכו אליו בדרך לבית הספר.",
     "arabic": "كان الرجل العجوز يستيقظ كل صباح قبل الفجر ويشرب الشاي ثم يمشي على ضفة النهر.",
-    "thai": "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ ต่างมีเหตุผลและมโนธรรม",
     "japanese": "老人は毎朝、夜明け前に起きてお茶を飲み、川沿いを歩いた。子供たちは学校へ行く途中で彼に微笑んだ。",
     "chinese": "老人每天早晨天亮之前起床，喝茶，然后沿着河边散步。孩子们上学的时候对他微笑。",
     "korean": "노인은 매일 아침 동트기 전에 일어나 차를 마시고 강가를 걸었다. "
@@ -43,34 +27,21 @@ TEXTS = {
     "english": "Emily Brontë had £20,000 a year, and the façade of the café was grey. She had read the dénouement.",
 }
 READ = {
-    "turkish": ["cp1254", "iso8859-9"],
+    "turkish": ["cp1254"],
     "polish": ["cp1250", "cp852"],
-    "czech": ["cp1250", "iso8859-2", "cp852"],
-    "hungarian": ["cp1250", "iso8859-2"],
-    "lithuanian": ["cp1257", "iso8859-13"],
-    "latvian": ["cp1257", "iso8859-13"],
-    "french": ["cp1252", "latin-1"],
-    "german": ["cp1252", "latin-1"],
-    "spanish": ["cp1252", "latin-1"],
-    "russian": ["cp1251", "koi8-r", "cp866", "iso8859-5"],
-    "bulgarian": ["cp1251"],
-    "hebrew": ["cp1255"],
+    "french": ["cp1252"],
+    "russian": ["cp1251", "koi8-r", "cp866"],
     "arabic": ["cp1256"],
-    "thai": ["cp874"],
     "japanese": ["shift-jis", "euc-jp", "iso2022-jp"],
     "chinese": ["gbk"],
     "korean": ["euc-kr"],
 }
 DOUBTFUL = {
     "polish": ["iso8859-2"],
-    "turkish": ["cp857", "mac-turkish"],
-    "french": ["mac-roman", "cp850", "cp437"],
-    "german": ["mac-roman", "cp850", "cp437"],
-    "spanish": ["mac-roman", "cp850"],
-    "hungarian": ["cp852"],
-    "greek": ["cp1253", "cp737"],
-    "hebrew": ["cp862"],
-    "english": ["cp1252", "mac-roman", "cp437"],
+    "turkish": ["cp857"],
+    "french": ["mac-roman", "cp437"],
+    "greek": ["cp1253"],
+    "english": ["cp1252"],
 }
 PAIRS = [(language, encoding) for language, encodings in READ.items() for encoding in encodings]
 DOUBTFUL_PAIRS = [(language, encoding) for language, encodings in DOUBTFUL.items() for encoding in encodings]
@@ -123,26 +94,13 @@ FRENCH = "Le café était fermé à cause de la fête ; où êtes-vous allés ?\
 WIDE = ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
 
 
-@pytest.mark.parametrize("text", [FRENCH, TEXTS["russian"], "hello there\n", "hi", '{"text": "a"}\n', FRENCH * 9000])
+@pytest.mark.parametrize("text", [TEXTS["russian"], "hi", '{"text": "a"}\n', FRENCH * 9000])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", *WIDE])
 def test_unicode_is_recognised_with_and_without_a_mark(encoding: str, text: str) -> None:
     assert read(text.encode(encoding))[0] == text
 
 
-@pytest.mark.parametrize(
-    ("text", "encoding"),
-    [
-        ("café", "latin-1"),
-        ("Größe", "latin-1"),
-        (FRENCH * 9000, "latin-1"),
-        ("“The river” – it’s said – runs for 5 €.\n", "cp1252"),
-    ],
-)
-def test_western_text_is_recognised(text: str, encoding: str) -> None:
-    assert read(text.encode(encoding))[0] == text
-
-
-@pytest.mark.parametrize("length", range(262_141, 262_147))
+@pytest.mark.parametrize("length", range(262_142, 262_145))
 def test_a_character_may_cross_the_end_of_the_buffer(length: int) -> None:
     text = "x" * length + "雨 falls"
     assert read(text.encode()) == (text, Encoding("utf-8", "recognised"))
@@ -156,18 +114,14 @@ def test_zeros_alone_do_not_make_utf16(content: bytes) -> None:
 RUSSIAN = TEXTS["russian"]
 DECLARED = {
     "meta": (".html", "<html><head><meta charset='{}'></head><body><p>{}</p>"),
-    "meta without quotes": (".htm", "<!doctype html>\n<META CHARSET={}>\n<p>{}"),
     "http-equiv": (".html", '<meta http-equiv="Content-Type" content="text/html; charset={}"><p>{}</p>'),
     "xml": (".xml", '<?xml version="1.0" encoding="{}"?>\n<p>{}</p>'),
-    "xhtml": (".xhtml", "<?xml version='1.0' encoding='{}'?><html><body><p>{}</p></body></html>"),
     "css": (".css", '@charset "{}";\np::before {{ content: "{}" }}'),
     "python": (".py", "#!/usr/bin/env python\n# -*- coding: {} -*-\nx = '{}'\n"),
-    "vim": (".py", "# vim: set fileencoding={} :\nx = '{}'\n"),
-    "ruby": (".rb", "# encoding: {}\nx = '{}'\n"),
 }
 
 
-@pytest.mark.parametrize("encoding", ["windows-1251", "koi8-r", "cp866", "utf-8"])
+@pytest.mark.parametrize("encoding", ["windows-1251", "cp866"])
 @pytest.mark.parametrize("kind", DECLARED)
 def test_a_declared_encoding_is_taken(kind: str, encoding: str) -> None:
     suffix, page = DECLARED[kind]
@@ -204,7 +158,6 @@ CHARSET = "<meta charset=shift_jis><p>"
         (b"caf\xe9", "ascii", "not_text", "expected text in ascii (named), got other bytes"),
         (b"caf\xe9 \0 here and there", None, "not_text", "expected text, got binary data"),
         (b"# coding: rot13\nx = '\xd0\x81\x8d\x8f'\n", None, "unclear_encoding", "expected an encoding that can be"),
-        (b"# coding: unknown\nx = '\xd0\x81\x8d\x8f'\n", None, "unclear_encoding", "expected an encoding that can be"),
         (b"# coding: idna\nx = '\xd0\x81\x8d\x8f'\n", None, "not_text", "expected text in idna (declared), got other"),
     ],
 )
@@ -215,11 +168,8 @@ def test_bytes_of_another_encoding_are_refused(content: bytes, named: str | None
 
 
 def test_utf8_under_another_name_is_doubtful() -> None:
-    assert read("déjà vu".encode(), named="cp1252") == (
-        "dÃ©jÃ\xa0 vu",
-        Encoding("cp1252", "named", "the file is valid UTF-8"),
-    )
+    doubtful = Encoding("cp1252", "named", "the file is valid UTF-8")
+    assert read("déjà vu".encode(), named="cp1252") == ("dÃ©jÃ\xa0 vu", doubtful)
     assert read(b"plain", named="cp1252") == ("plain", Encoding("cp1252", "named"))
-    assert (
-        read("\ufeffé".encode("utf-16-le"), named="utf-16-le")[0] == read("\ufeffé".encode(), named="utf-8")[0] == "é"
-    )
+    assert read("\ufeffé".encode("utf-16-le"), named="utf-16-le")[0] == "é"
+    assert read("\ufeffé".encode(), named="utf-8")[0] == "é"

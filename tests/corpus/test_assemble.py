@@ -1,20 +1,30 @@
-"""Documents in a file, which of them repeat an earlier one, and the corpus that is written of the others."""
+"""Which documents repeat an earlier one, and in which splits the others are written."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.core.tables import SPLITS, read_table
-from llm.corpus.assemble import Dropped, write_corpus
+from llm.core.tables import SPLITS, TableWriter, read_table
+from llm.corpus.assemble import (
+    RULES,
+    SPOOL,
+    Dropped,
+    choose_method,
+    cut,
+    find_duplicates,
+    is_in_subset,
+    split_of,
+    write_corpus,
+)
 from llm.corpus.clean import clean, document_id
-from llm.corpus.document import RawDocument
+from llm.corpus.document import Document
 from llm.corpus.params import CleanParams, FilesSource, PrepareParams
-from llm.corpus.split import is_in_subset, split_of
-from llm.corpus.spool import RULES, Duplicates, Spool, find_duplicates
 
 NEAR = {"action": "drop", "threshold": 0.6, "ngram": 1, "permutations": 128, "bands": 64}
 SOURCES = [FilesSource(name=name, kind="files", globs=["any"]) for name in ("a", "b")]
@@ -26,26 +36,17 @@ def rules(**changes: object) -> CleanParams:
     return CleanParams(**(off | {"control_characters": "keep", "exact_duplicates": "drop"} | changes))
 
 
-def fill(folder: Path, texts: list[tuple[str, str]], of: CleanParams, batch_bytes: int = 30) -> Spool:
-    with Spool(folder / "spool", batch_bytes) as spool:
+def fill(folder: Path, texts: list[tuple[str, str]], of: CleanParams) -> Path:
+    with TableWriter(folder / "spool", SPOOL, group_bytes=300) as spool:
         for number, (source, text) in enumerate(texts):
-            spool.add(clean(RawDocument(source, f"{number}", text), of))
-    return spool
+            spool.write(clean(Document(source, f"{number}", text), of)._asdict())
+    return folder / "spool"
 
 
 def duplicates(folder: Path, texts: list[str], **changes: object) -> tuple[list[str], list[int]]:
     of = rules(**changes)
-    found: Duplicates = find_duplicates(fill(folder, [("mine", text) for text in texts], of), of)
+    found = find_duplicates(fill(folder, [("mine", text) for text in texts], of), of)
     return [RULES[rule] for rule in found.rule], found.representative.tolist()
-
-
-@pytest.mark.parametrize("batch_bytes", [1, 20, 10**6])
-def test_documents_are_read_back_in_order(batch_bytes: int, tmp_path: Path) -> None:
-    spool = fill(tmp_path, TEXTS, rules(), batch_bytes)
-    rows = [row for batch in spool.batches(["path", "text", "n_bytes"]) for row in batch.to_pylist()]
-    expected = [{"path": f"{n}", "text": text, "n_bytes": len(text)} for n, (_, text) in enumerate(TEXTS)]
-    assert rows == expected
-    assert [f"{high:016x}{low:016x}" for high, low in spool.ids().tolist()] == [document_id(text) for _, text in TEXTS]
 
 
 @given(st.lists(st.sampled_from("abcde"), max_size=9))
@@ -120,3 +121,50 @@ def test_documents_are_cut_by_position(write: Callable, prepare_params: Callable
     assert totals["bytes", "train"] == 13
     assert dropped["beyond_subset_fraction"][:2] == (2, 3)  # "é" and "x"
     assert [row["doc_id"] for row in rows["test"]] == [document_id("89"), document_id("xx")]
+
+
+IDS = [document_id(f"document {n}") for n in range(4000)]
+FRACTIONS = st.tuples(st.floats(0, 0.5), st.floats(0, 0.49))
+
+
+def test_fractions_of_documents_roughly_hold() -> None:
+    counts = Counter(split_of(doc_id, val=0.1, test=0.2) for doc_id in IDS)
+    # Four standard deviations of a binomial count of 4000 draws.
+    assert counts["val"] == pytest.approx(400, abs=76)
+    assert counts["test"] == pytest.approx(800, abs=101)
+
+
+@given(st.sampled_from(["0" * 32, "f" * 32, *IDS]), st.floats(0, 0.4), st.floats(0, 0.2), st.floats(0, 0.3))
+def test_a_larger_test_takes_from_train_alone(doc_id: str, val: float, test: float, more: float) -> None:
+    before, after = split_of(doc_id, val, test), split_of(doc_id, val, test + more)
+    assert after == before or (before, after) == ("train", "test")
+    assert split_of(doc_id, 0, 0) == "train"
+    assert split_of(doc_id, 0, test) != "val" and split_of(doc_id, val, 0) != "test"
+
+
+@given(st.text(max_size=300) | st.integers(0, 5000).map(lambda n: "é" * n), FRACTIONS)
+def test_parts_are_the_text_in_order(text: str, fractions: tuple[float, float]) -> None:
+    parts = cut(text, *fractions)
+    assert list(parts) == [split for split in ("train", "val", "test") if split in parts]
+    assert "".join(parts.values()) == text and all(parts.values())
+    assert len(parts.get("test", "")) == pytest.approx(len(text) * fractions[1], abs=1)
+    assert len(parts.get("val", "")) == pytest.approx(len(text) * fractions[0], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "val", "test", "subset_fraction", "method"),
+    [
+        ([1000], 0.05, 0.1, 1.0, "position"),
+        ([1000] * 99, 0.05, 0.1, 1.0, "position"),
+        ([1000] * 100, 0.05, 0.1, 1.0, "document"),
+        ([1000] * 50, 0.0, 0.1, 1.0, "document"),  # the smaller one of the splits that hold something out
+        ([1000] * 100, 0.05, 0.1, 0.5, "position"),
+        ([1000] * 500 + [10_000_000], 0.05, 0.1, 1.0, "position"),
+        ([1000], 0.0, 0.0, 1.0, "document"),
+        ([], 0.1, 0.1, 1.0, "position"),
+    ],
+)
+def test_whole_documents_need_enough_documents(
+    n_bytes: list[int], val: float, test: float, subset_fraction: float, method: str
+) -> None:
+    assert choose_method(np.array(n_bytes, dtype=np.int64), val, test, subset_fraction) == method
