@@ -7,15 +7,15 @@ from pathlib import Path
 
 import typer
 
-from llm.commands import measure, project, use
+from llm.commands import project, use
 from llm.core.errors import UserError, one_line_errors
 from llm.core.openmp import limit_spinning
 
 COMMANDS: list[Callable[..., None]] = [
     *(use.generate, use.chat, use.serve, use.predict, use.push, use.neighbours, use.windows),
-    *(measure.compare_models, measure.compare, measure.trace, measure.verify_export, measure.harness),
-    *(measure.scaling, measure.learning_curve),
-    *(project.check, project.preset, project.add_task, project.summary, project.figures),
+    *(project.compare_models, project.compare, project.trace, project.verify_export, project.harness),
+    *(project.scaling, project.learning_curve, project.check, project.preset, project.add_task),
+    *(project.summary, project.figures),
 ]
 app = typer.Typer(
     help="Groundup: a language model from the ground up. `dvc repro` trains it; these commands inspect and use it.",

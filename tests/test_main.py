@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from llm import __main__ as command_line
@@ -48,13 +49,18 @@ def test_help_lists_every_command_without_loading_torch():
     shown = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert [command for command in COMMANDS if command not in shown.stdout] == []
     assert shown.stdout.endswith("False\n")
-    commands = command_line.app.registered_commands
-    assert {command.name or command.callback.__name__.replace("_", "-") for command in commands} == COMMANDS
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_has_help(name):
-    assert "Usage" in _run(name, "--help")
+def test_every_command_and_parameter_has_help():
+    commands = get_command(command_line.app).commands
+    assert {name.replace("_", "-") for name in COMMANDS} == set(commands)
+    without = [
+        (name, parameter.name)
+        for name, command in commands.items()
+        for parameter in command.params
+        if not (command.help and parameter.help)
+    ]
+    assert without == []
 
 
 def test_invalid_params_are_one_line_and_exit_code_2(tmp_path):
@@ -92,12 +98,6 @@ def test_the_same_seed_gives_the_same_text(river):
     assert river("--seed", 3, "--temperature", 0) == river("--seed", 4, "--temperature", 0)
 
 
-def test_a_longer_text_begins_with_the_shorter_one(river):
-    short, long = (river("--max-tokens", n, prompt="") for n in (10, 70))
-    assert long.startswith(short.rstrip("\ufffd"))
-    assert len(long) > len(short)
-
-
 def test_generation_ends_before_a_stop_string(river, refuse):
     new = river("--seed", 3)
     stop = new[9:12]
@@ -119,21 +119,15 @@ def test_a_model_without_an_export_generates_from_its_weights(tmp_path, draw_gpt
     assert len(_run("generate", "The river", *words)) > len("The river\n")
 
 
-def test_generate_names_a_folder_that_is_not_a_model(refuse, tmp_path):
-    assert str(tmp_path) in refuse("generate", "The", "--model", tmp_path)
-
-
 def test_neighbours_lists_the_nearest_tokens_with_and_without_space(exported_folder, small_tokenizer_file):
     tokenizer, embedding = Tokenizer.load(small_tokenizer_file), read_folder(exported_folder).embedding.weight.detach()
     assert [len(tokenizer.encode(text)) for text in ("a", " a", "name", " name")] == [1, 2, 1, 1]
     for word, spelled in (("a", ["a"]), ("name", ["name", " name"])):
-        expected = []
-        for text in spelled:
+        lines = _run("neighbours", word, "--model", exported_folder, "--top", 3).splitlines()
+        for text, at in zip(spelled, range(0, len(lines), 4), strict=True):
             token = tokenizer.encode(text)[0]
-            expected.append(f"{text!r}, id {token}")
-            near = nearest(embedding, token, 3)
-            expected += [f"  {cosine:6.3f}  {tokenizer.decode([other])!r}" for other, cosine in near]
-        assert _run("neighbours", word, "--model", exported_folder, "--top", 3).splitlines() == expected
+            near = [f"  {cosine:6.3f}  {tokenizer.decode([id_])!r}" for id_, cosine in nearest(embedding, token, 3)]
+            assert lines[at : at + 4] == [f"{text!r}, id {token}", *near]
 
 
 def test_neighbours_of_several_tokens_are_those_of_the_last(exported_folder, refuse):
@@ -155,10 +149,8 @@ def test_a_preset_prints_the_values_that_it_changes(tmp_path, monkeypatch, refus
     assert "expected one of wide, got huge" in refuse("preset", "huge")
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "empty"])
-def test_summary_without_metrics_exits_with_1(tmp_path, folder):
-    (tmp_path / "empty").mkdir()
-    result = CliRunner().invoke(command_line.app, ["summary", str(tmp_path / folder)])
+def test_summary_without_metrics_exits_with_1(tmp_path):
+    result = CliRunner().invoke(command_line.app, ["summary", str(tmp_path)])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "expected metrics of a run, got none; make repro trains and measures a model" in result.stderr
 
@@ -196,12 +188,7 @@ def test_windows_shows_rows_of_input_and_target(windows, refuse):
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ["generate", "x", "--seed", "18446744073709551616"],
-        ["chat", "models/none", "--seed", "18446744073709551616"],
-        ["verify-export", "--seed", "18446744073709551616"],
-        ["serve", "--slots", "1000000"],
-    ],
+    [["generate", "x", "--seed", "18446744073709551616"], ["serve", "--slots", "1000000"]],
 )
 def test_a_number_that_is_too_large_is_refused_with_its_limit(words):
     result = CliRunner().invoke(command_line.app, words)

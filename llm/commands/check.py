@@ -41,6 +41,11 @@ class Params(Section):
     finetune: FinetuneParams
 
 
+# Each key is at most the value of another one; those of a task hold for our own model as its base.
+LIMITS = {"evaluate.stride": "sample.context_length", "memorise.prefix_tokens": "sample.context_length"}
+LIMITS |= {"label.min_chars": "label.max_chars"}
+TASK_LIMITS = {"max_tokens": "sample.context_length", "method.k": "model.n_layers", "method.rank": "model.d_model"}
+METHODS = {"method.k": ("last_k_blocks",), "method.rank": ("lora", "dora")}  # that use the key
 EXPORT = "models/export/hf"  # of the stage export, as a task names it
 FINETUNED, GIVEN, WIRING = Path("models/finetuned"), Path("data/given"), Path("dvc.yaml")
 
@@ -62,62 +67,54 @@ def check_params(path: Path) -> Params:
     return checked
 
 
-def _too_large(key: str, limit_key: str, value: float, limit: float) -> list[str]:
-    return [f"{key}: expected at most {limit_key} {limit}, got {value}"] if value > limit else []
+def _too_large(section: Section, limits: dict[str, str], checked: Params) -> Iterator[str]:
+    content = checked.model_dump()
+    for key, limit_key in limits.items():
+        value, limit = params.find(section.model_dump(), key, Path()), params.find(content, limit_key, Path())
+        if value > limit:
+            yield f"{key}: expected at most {limit_key} {limit}, got {value}"
 
 
 def _section_problems(checked: Params) -> Iterator[str]:
-    sample, label, pretrain = checked.sample, checked.label, checked.pretrain
-    context = ("sample.context_length", sample.context_length)
-    yield from _too_large("evaluate.stride", context[0], checked.evaluate.stride, context[1])
-    yield from _too_large("memorise.prefix_tokens", context[0], checked.memorise.prefix_tokens, context[1])
-    yield from _too_large("label.min_chars", "label.max_chars", label.min_chars, label.max_chars)
+    weights, pretrain = checked.sample.weights, checked.pretrain
+    yield from _too_large(checked, LIMITS, checked)
     sources = [source.name for source in checked.prepare.sources]
-    for name in sample.weights.keys() - set(sources):
+    for name in weights.keys() - set(sources):
         yield f"sample.weights.{name}: expected the name of a source ({', '.join(sources)})"
-    if not any(sample.weights.get(name, 1.0) for name in sources):
+    if not any(weights.get(name, 1.0) for name in sources):
         yield "sample.weights: expected a source to train on, got 0 for each one"
     if pretrain.early_stopping_patience is not None and not checked.prepare.split.val:
         yield "pretrain.early_stopping_patience: expected held-out text (prepare.split.val above 0) to stop by, got 0"
     if pretrain.init == "previous_token_heads" and not checked.model.supports_previous_token_heads:
-        yield (
-            "pretrain.init: expected random or null for a model without causal attention and rotary positions, "
-            "got previous_token_heads"
-        )
+        expected = "random or null for a model without causal attention and rotary positions"
+        yield f"pretrain.init: expected {expected}, got previous_token_heads"
 
 
 def _given_problems(checked: Params) -> Iterator[str]:
     paths = {"tokenize.pretrained": checked.tokenize.pretrained, "pretrain.init_from": checked.pretrain.init_from}
-    for key, given in paths.items():
-        if given is None:
-            continue
-        if ".." in Path(given).parts or not Path(given).is_relative_to(GIVEN):
+    for key, given in ((key, Path(given)) for key, given in paths.items() if given is not None):
+        if ".." in given.parts or not given.is_relative_to(GIVEN):
             yield f"{key}: expected a path under {GIVEN}, got {given}"
-        elif not _is_there(Path(given)):
+        elif not _exists(given):
             yield f"{key}: expected a file or folder, there is no {given}"
 
 
 def _task_problems(task: Task, checked: Params) -> Iterator[str]:
     """Yield the problems of a finetuning task; outputs of earlier stages need not exist yet."""
-    data = Path(task.data)
-    if not data.suffix:
+    if not Path(task.data).suffix:
         yield f"data: expected a file, got {task.data}"
-    elif not _is_there(data):
+    elif not _exists(Path(task.data)):
         yield f"data: expected a file, there is no {task.data}"
     if task.base != EXPORT:
         yield from _base_problems(task, checked)
         return
-    method, model = task.method, checked.model
-    yield from _too_large("max_tokens", "sample.context_length", task.max_tokens, checked.sample.context_length)
-    if method.kind == "last_k_blocks":
-        yield from _too_large("method.k", "model.n_layers", method.k, model.n_layers)
-    if method.kind in ("lora", "dora"):
-        yield from _too_large("method.rank", "model.d_model", method.rank, model.d_model)
+    limits = {key: of for key, of in TASK_LIMITS.items() if key not in METHODS or task.method.kind in METHODS[key]}
+    yield from _too_large(task, limits, checked)
 
 
 def _base_problems(task: Task, checked: Params) -> Iterator[str]:
     base = Path(task.base)
-    if not (base.parent == FINETUNED and base.name in checked.finetune.tasks) and not _is_there(base):
+    if not (base.parent == FINETUNED and base.name in checked.finetune.tasks) and not _exists(base):
         yield f"base: expected a Hugging Face folder, there is no {task.base}"
     elif not isinstance(task, ClassifyTask) and (base / "config.json").is_file() and base.parts[0] != "models":
         from llm.export.formats import folder_problem
@@ -126,7 +123,7 @@ def _base_problems(task: Task, checked: Params) -> Iterator[str]:
             yield f"base: {problem}"
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Whether a path exists, is made by a stage, or is tracked by DVC, itself or a folder above it."""
     if path.exists() or not WIRING.exists():
         return True

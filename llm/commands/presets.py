@@ -13,8 +13,6 @@ from llm.core import params
 from llm.core.errors import UserError
 from llm.report.metrics import flatten
 
-TASKS = "finetune.tasks."
-
 
 def apply_preset(preset: Path, target: Path) -> list[str]:
     """Write a preset's values into a params file; return `key: old → new` for each change.
@@ -24,14 +22,12 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     if not preset.is_file():
         known = ", ".join(sorted(path.stem for path in preset.parent.glob("*.yaml"))) or "none"
         raise UserError(f"preset: expected one of {known}, got {preset.stem}")
-    layers = [path for path in (preset.with_name("default.yaml"), preset) if path.is_file()]
-    before = flatten(params.read(target))
-    yaml = _round_trip_yaml()
+    before, yaml = flatten(params.read(target)), _round_trip_yaml()
     content = yaml.load(target.read_text(encoding="utf-8"))
-    for path in layers:
-        _merge(content, params.read(path), "", path)
-    after = flatten(content)
-    changes = [f"{key}: {before[key]} → {after[key]}" for key in after if after[key] != before[key]]
+    for path in (preset.with_name("default.yaml"), preset):
+        for key, value in flatten(params.read(path)).items() if path.is_file() else ():
+            _set(content, key, value, path)
+    changes = [f"{key}: {before[key]} → {new}" for key, new in flatten(content).items() if new != before[key]]
     if changes:
         # By rename, so that a full disk leaves the file intact.
         part = target.resolve().with_name(f"{target.name}.part")
@@ -47,29 +43,22 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
 def _round_trip_yaml() -> YAML:
     """Return a reader and writer that keeps comments, quotes, `null` and the indents of params.yaml."""
     yaml = YAML()
-    yaml.representer.add_representer(
-        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    yaml.preserve_quotes = True
-    yaml.width = 200
+    yaml.representer.add_representer(type(None), lambda of, _: of.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.preserve_quotes, yaml.width = True, 200
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
 
 
-def _merge(content: Any, values: dict[str, Any], prefix: str, preset: Path) -> None:
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in content and prefix == TASKS:
-            continue  # the user has other tasks
-        if key not in content:
-            raise UserError(f"{preset}: {name}: unknown key")
-        old = content[key]
-        if isinstance(value, dict) != isinstance(old, dict):
-            expected = "keys with values" if isinstance(old, dict) else "one value"
-            raise UserError(f"{preset}: {name}: expected {expected}, got {params.describe(value)}")
-        if isinstance(value, dict):
-            _merge(old, value, f"{name}.", preset)
-        elif isinstance(value, list) and isinstance(old, list):
-            old[:] = value  # the same object keeps its style and comment
-        elif old != value:
-            content[key] = value
+def _set(content: Any, key: str, value: Any, preset: Path) -> None:
+    """Set a dotted key; UserError if the file does not have it. A task that the user does not have is left out."""
+    *above, last = key.split(".")
+    if above[:2] == ["finetune", "tasks"] and above[2] not in content["finetune"]["tasks"]:
+        return
+    if key not in flatten(content):
+        raise UserError(f"{preset}: {key}: unknown key, or one of another depth")
+    for name in above:
+        content = content[name]
+    if isinstance(value, list) and isinstance(content[last], list):
+        content[last][:] = value  # the same object keeps its style and comment
+    elif content[last] != value:
+        content[last] = value

@@ -1,4 +1,4 @@
-"""Commands for the project: params.yaml, its tasks, the results of the last run."""
+"""Commands that measure models, and edit or describe the project."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,107 @@ import typer
 from typer import Argument, Option
 
 from llm.commands import options as opt
+from llm.core.errors import UserError
+
+FRACTIONS = [0.01, 0.05, 0.25, 1.0]
+PAGES = [Path("README.md"), Path("docs/questions.md")]
+
+
+def compare_models(
+    folders: Annotated[list[Path], Argument(help="Hugging Face folders of language models, or models/pretrained.")],
+    text: opt.CorpusTable = opt.TEST,
+    max_bytes: Annotated[int | None, Option(min=1, help="Maximum bytes of it to score.")] = None,
+    tokenizer: opt.TokenizerFile = opt.TOKENIZER,
+) -> None:
+    """Compare models by bits per byte of the same text, each with its own tokenizer."""
+    from llm.core.device import Machine
+    from llm.experiments.compare_models import compare, read_texts
+
+    print(compare(folders, read_texts(text, max_bytes), Machine.find(), tokenizer))
+
+
+def compare(
+    revisions: Annotated[list[str] | None, Argument(help="Commits, branches, experiments, or workspace.")] = None,
+    out: Annotated[Path, Option(help="The picture of the learning curves.")] = Path("plots/compare.svg"),
+) -> None:
+    """Compare experiments: params and metrics that differ, learning curves, samples.
+
+    One revision is compared with the workspace; without any, HEAD is.
+    """
+    from llm.report.compare_runs import compare_runs
+
+    print(compare_runs(revisions or [], Path(), out))
+
+
+def trace(
+    target: Annotated[Path, Argument(help="An exported model, or another output of a stage.")] = opt.EXPORT,
+) -> None:
+    """Trace a model back to the raw text, and check every file and param on the way.
+
+    Exits with 1 and names the differences if something differs from dvc.lock.
+    """
+    from llm.report.trace import differences, render, trace_back
+
+    steps = trace_back(target, Path())
+    print(render(steps))
+    raise typer.Exit(1 if differences(steps) else 0)
+
+
+def verify_export(
+    folder: Annotated[Path, Argument(help="An export, or a Hugging Face folder.")] = opt.EXPORT.parent,
+    seed: opt.Seed = 1,
+    text: opt.CorpusTable = opt.TEST,
+    converted: opt.Converted = None,
+) -> None:
+    """Load an export with Transformers, llama.cpp and ONNX Runtime, and compare each with our model."""
+    from llm.experiments.compare_models import read_texts
+    from llm.export.clients import verify_export as verify
+    from llm.finetune.shared.chat import chat_to_verify
+
+    content = "\n".join(read_texts(text)) if text.exists() else ""
+    table, wrong = verify(folder, seed, content, chat_to_verify, converted)
+    print(table)
+    if wrong:
+        raise UserError(f"{folder}: expected differences within the table's limits, exceeded by {', '.join(wrong)}")
+
+
+def harness(
+    folder: Annotated[Path, Argument(help="A Hugging Face folder of a language model.")] = opt.EXPORT,
+    tasks: Annotated[Path, Option(help="The tasks of the stage cloze.")] = Path("data/cloze"),
+) -> None:
+    """Score the cloze tasks with lm-evaluation-harness; exits with 1 if its accuracies differ from ours."""
+    from llm.experiments.harness import compare as compare_with_harness
+
+    table, differing = compare_with_harness(folder, tasks)
+    print(table)
+    if differing:
+        print(f"not the same: {', '.join(differing)}")
+        raise typer.Exit(1)
+
+
+def scaling(setting: Annotated[str, Argument(help="A ladder of scaling.yaml.")] = "tiny") -> None:
+    """Train a ladder of sizes and budgets, fit a scaling law, and compare its prediction with a larger model.
+
+    Each run is a DVC experiment in a copy of the repository; existing runs are reused.
+    """
+    from llm.experiments.scaling import PAGE, PICTURE, run_ladder
+
+    page, failed = run_ladder(setting, Path())
+    print(f"{page}\nwritten: {PAGE}, {PICTURE}")
+    if failed:
+        raise UserError(f"scaling: expected no failed run, got {len(failed)}: {', '.join(failed)}")
+
+
+def learning_curve(
+    task: Annotated[str, Argument(help="A classification task of params.yaml.")] = "library",
+    fraction: Annotated[list[float], Option(help="Fraction of the labeled rows; can be repeated.")] = FRACTIONS,
+    seeds: Annotated[int, Option(min=1, help="Runs of each point.")] = 3,
+    params: opt.ParamsFile = opt.PARAMS,
+) -> None:
+    """Measure the accuracy of a task against its number of labeled rows, with and without pretraining."""
+    from llm.experiments.learning_curve import write_learning_curve
+
+    print(write_learning_curve(params, task, fraction, seeds))
 
 
 def check(params: opt.ParamsFile = opt.PARAMS) -> None:
@@ -17,26 +118,25 @@ def check(params: opt.ParamsFile = opt.PARAMS) -> None:
 
 
 def preset(
-    name: Annotated[str, Argument(help="The name of a file in presets/.")], params: opt.ParamsFile = opt.PARAMS
+    name: Annotated[str, Argument(help="The name of a file in presets/.")],
+    params: opt.ParamsFile = opt.PARAMS,
 ) -> None:
     """Set the values of a preset in params.yaml."""
     from llm.commands.presets import apply_preset
 
     changes = apply_preset(Path("presets") / f"{name}.yaml", params)
-    typer.echo("\n".join(changes) or f"{params} already has the values of {name}")
+    print("\n".join(changes) or f"{params} already has the values of {name}")
 
 
 def add_task(
     name: Annotated[str, Argument(help="Name of the task: lowercase letters, digits, - and _.")],
     file: Annotated[Path, Argument(help="Labeled rows: .csv, .tsv, .jsonl, .json or .parquet.")],
     kind: Annotated[str | None, Option(help="classify, instruct or dpo; detected by default.")] = None,
-    text: Annotated[list[str] | None, Option(help="An input column, if not detected; can be given twice.")] = None,
+    text: opt.TextColumns = None,
     label: Annotated[str | None, Option(help="The column of labels or answers.")] = None,
     base: Annotated[Path, Option(help="The Hugging Face folder to finetune.")] = opt.EXPORT,
     header: opt.Header = True,
-    split: Annotated[
-        str | None, Option(help="The column with train, val and test, or none for a random split; detected by default.")
-    ] = None,
+    split: Annotated[str | None, Option(help="The column of splits; none draws them; detected by default.")] = None,
     on_error: Annotated[str, Option(help="fail, or skip: invalid rows are dropped and counted.")] = "fail",
     encoding: opt.Encoding = None,
     params: opt.ParamsFile = opt.PARAMS,
@@ -46,35 +146,32 @@ def add_task(
     from llm.commands.check import check_params
 
     check_params(params)
-    lines = add(params, name, file, kind, text or [], label, base, header, split, on_error, encoding)
-    typer.echo("\n".join(lines))
+    print(*add(params, name, file, kind, text or [], label, base, header, split, on_error, encoding), sep="\n")
 
 
 def summary(metrics: Annotated[Path, Argument(help="The folder of metrics.")] = opt.METRICS) -> None:
     """Show the metrics of the last run and texts of the model; exits with 1 if there are none."""
-    typer.echo(_describe_run(metrics))
+    print(_describe_run(metrics))
 
 
 def figures(
-    pages: Annotated[list[Path], Argument(help="Pages with blocks of figures.")] = opt.PAGES,
-    metrics: Annotated[Path, Option(help="The folder of metrics.")] = opt.METRICS,
-    reports: Annotated[Path, Option(help="The folder of reports.")] = opt.REPORTS,
+    pages: Annotated[list[Path], Argument(help="Pages with blocks of figures.")] = PAGES,
+    metrics: opt.MetricsFolder = opt.METRICS,
+    reports: Annotated[Path, Option(help="The folder of reports.")] = Path("reports"),
 ) -> None:
     """Write the metrics, texts and pictures of the last run into README.md and docs/."""
     from llm.report.figures import write_figures, write_pictures
 
     for page in pages:
         write_figures(page, metrics, _describe_run(metrics))
-        typer.echo(f"written: {page}")
-    for picture in write_pictures(metrics, reports, Path("docs/pictures")):
-        typer.echo(f"written: {picture}")
+    for path in [*pages, *write_pictures(metrics, reports, Path("docs/pictures"))]:
+        print(f"written: {path}")
 
 
 def _describe_run(metrics: Path) -> str:
     from llm.report.summary import describe_run
 
-    found = describe_run(metrics, Path("models"))
-    if not found:
-        typer.echo(f"{metrics}: expected metrics of a run, got none; make repro trains and measures a model", err=True)
-        raise typer.Exit(1)
-    return found
+    if found := describe_run(metrics, Path("models")):
+        return found
+    typer.echo(f"{metrics}: expected metrics of a run, got none; make repro trains and measures a model", err=True)
+    raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Commands that use a model: generate, chat, serve, predict, push, and a look inside."""
+"""Commands that use a model, and look inside."""
 
 import sys
 from pathlib import Path
@@ -19,9 +19,7 @@ def generate(
     temperature: opt.Temperature = 0.8,
     top_k: Annotated[int, Option(min=1, help="Sample from the K most probable tokens.")] = 50,
     top_p: opt.TopP = None,
-    min_p: Annotated[
-        float | None, Option(min=0, max=1, help="Minimum probability, as a fraction of the most probable token's.")
-    ] = None,
+    min_p: Annotated[float | None, Option(min=0, max=1, help="Minimum probability relative to the highest.")] = None,
     repetition_penalty: Annotated[float, Option(min=1, help="Above 1, tokens of the context are less probable.")] = 1.0,
     stop: Annotated[list[str] | None, Option(help="Stop before this text; can be repeated.")] = None,
     seed: opt.Seed = 1,
@@ -33,62 +31,16 @@ def generate(
     from llm.model import generate as decoding
     from llm.model.text_stream import stream_text
 
-    if stop and not all(stop):
-        raise UserError("--stop: expected a text, got an empty one")
+    for text in stop or ():
+        _check_text("--stop", text)
     gpt, tokens = open_model(model, tokenizer)
     generator = torch.Generator().manual_seed(seed)
     choose = decoding.sampler(decoding.SamplingParams(temperature, top_k, top_p, min_p), generator)
     ids = decoding.generate(gpt, tokens.prompt(prompt), max_tokens, choose, tokens.eos_ids, repetition_penalty)
-    sys.stdout.write(prompt)
+    print(prompt, end="")
     for piece in stream_text(ids, tokens.decode, tuple(stop or ())):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-
-
-def neighbours(
-    word: Annotated[str, Argument(help="A word, case-sensitive.")],
-    model: opt.ModelFolder = opt.EXPORT,
-    tokenizer: opt.TokenizerFile = opt.TOKENIZER,
-    top: Annotated[int, Option(min=1, help="Number of neighbors.")] = 10,
-) -> None:
-    """List the tokens whose embeddings have the highest cosine similarity to a word's."""
-    from llm.export.hf.base import open_model
-    from llm.model.embeddings import nearest
-
-    if not word:
-        raise UserError("WORD: expected a text, got an empty one")
-    gpt, tokens = open_model(model, tokenizer)
-    # Inside a text a word mostly begins with its space: that is another token, with another embedding.
-    spellings = [tokens.encode(text) for text in (word, f" {word}")]
-    found = list(dict.fromkeys(ids[0] for ids in spellings if len(ids) == 1))
-    if not found:
-        parts = " ".join(repr(tokens.decode([token])) for token in spellings[0])
-        typer.echo(f"{word!r} is {len(spellings[0])} tokens: {parts}; the neighbors are of the last one")
-        found = spellings[0][-1:]
-    for token in found:
-        typer.echo(f"{tokens.decode([token])!r}, id {token}")
-        for other, cosine in nearest(gpt.embedding.weight.detach(), token, top):
-            typer.echo(f"  {cosine:6.3f}  {tokens.decode([other])!r}")
-
-
-def windows(
-    show: Annotated[int, Option(min=1, help="Number of input and target rows.")] = 5,
-    split: Annotated[str, Option(help="train, val, test, or a segmentation such as train-1.")] = "train",
-    window: Annotated[int, Option(min=0, help="Number of the window, from 0.")] = 0,
-    folder: Annotated[Path, Option(help="The windows of the stage sample.")] = opt.WINDOWS,
-    tokenizer: Annotated[Path, Option(help="A tokenizer.json.")] = opt.TOKENIZER,
-) -> None:
-    """Show training examples: rows of input and target, as ids and as text."""
-    from llm.tokens.tokenizer import Tokenizer
-    from llm.tokens.windows import read_info, read_windows, window_rows
-
-    info, found = read_info(folder), read_windows(folder, split)
-    if window >= len(found.starts):
-        raise UserError(f"--window: expected less than the {len(found.starts)} windows of {split}, got {window}")
-    typer.echo(f"{split}: {len(found.starts):,} windows of up to {info.context_length} tokens, stride {info.stride}")
-    typer.echo(f"window {window} begins at token {found.starts[window]:,} of {len(found.stream):,}")
-    typer.echo("\n".join(window_rows(found, window, show, Tokenizer.load(tokenizer))))
+        print(piece, end="", flush=True)
+    print()
 
 
 def chat(
@@ -101,13 +53,17 @@ def chat(
     system: Annotated[str | None, Option(help="The system message.")] = None,
 ) -> None:
     """Chat with a model in the terminal; a pipe is read line by line."""
-    from llm.serve.terminal import GenerationOptions
-    from llm.serve.terminal import chat as run_chat
+    from llm.serve import terminal
 
-    if message is not None and not message.strip():
-        raise UserError("MESSAGE: expected a text, got an empty one")
-    options = GenerationOptions(temperature, top_p, max_tokens, seed, system)
-    run_chat(folder, options, sys.stdin, sys.stdout, message)
+    if message is not None:
+        _check_text("MESSAGE", message.strip())
+    options = terminal.GenerationOptions(temperature, top_p, max_tokens, seed, system)
+    terminal.chat(folder, options, sys.stdin, sys.stdout, message)
+
+
+def _check_text(option: str, text: str) -> None:
+    if not text:
+        raise UserError(f"{option}: expected a text, got an empty one")
 
 
 def serve(
@@ -127,9 +83,7 @@ def predict(
     folder: Annotated[Path, Argument(help="A classifier, such as models/finetuned/library.")],
     file: Annotated[Path, Argument(help="Rows with texts: .csv, .tsv, .jsonl, .json or .parquet, of any size.")],
     out: Annotated[Path | None, Option(help="Output file; FILE.predictions beside the file by default.")] = None,
-    text: Annotated[
-        list[str] | None, Option(help="An input column, if named differently than in training; can be given twice.")
-    ] = None,
+    text: opt.TextColumns = None,
     every_label: Annotated[bool, Option("--all", help="Add the probability of each label.")] = False,
     header: opt.Header = True,
     encoding: opt.Encoding = None,
@@ -142,9 +96,9 @@ def predict(
         folder, file, out, text or [], Machine.find(), every_label=every_label, header=header, encoding=encoding
     )
     without = f", {found.without_text:,} of them without text and prediction" if found.without_text else ""
-    typer.echo(f"{found.out}: {found.rows:,} rows{without}")
+    print(f"{found.out}: {found.rows:,} rows{without}")
     if found.encoding:
-        typer.echo(f"{file}: detected the encoding {found.encoding}; --encoding sets another")
+        print(f"{file}: detected the encoding {found.encoding}; --encoding sets another")
 
 
 def push(
@@ -163,9 +117,53 @@ def push(
     files = hub.files_to_push(folder, converted, card)
     hub.check_repo(repo)
     token = hub.find_token()
-    typer.echo(hub.describe_upload(files, repo, private=private, revision=revision))
+    print(hub.describe_upload(files, repo, private=private, revision=revision))
     if not yes and not sys.stdin.isatty():
         raise UserError("--yes: expected without a terminal to confirm in; nothing was uploaded")
-    if not yes and not typer.confirm("Upload?"):
-        raise typer.Exit(1)
-    typer.echo(hub.push(files, repo, token, private=private, revision=revision, message=message))
+    if not yes:
+        typer.confirm("Upload?", abort=True)
+    print(hub.push(files, repo, token, private=private, revision=revision, message=message))
+
+
+def neighbours(
+    word: Annotated[str, Argument(help="A word, case-sensitive.")],
+    model: opt.ModelFolder = opt.EXPORT,
+    tokenizer: opt.TokenizerFile = opt.TOKENIZER,
+    top: Annotated[int, Option(min=1, help="Number of neighbors.")] = 10,
+) -> None:
+    """List the tokens whose embeddings have the highest cosine similarity to a word's."""
+    from llm.export.hf.base import open_model
+    from llm.model.embeddings import nearest
+
+    _check_text("WORD", word)
+    gpt, tokens = open_model(model, tokenizer)
+    # Inside a text a word mostly begins with its space: that is another token, with another embedding.
+    spellings = [tokens.encode(text) for text in (word, f" {word}")]
+    found = list(dict.fromkeys(ids[0] for ids in spellings if len(ids) == 1))
+    if not found:
+        parts = " ".join(repr(tokens.decode([token])) for token in spellings[0])
+        print(f"{word!r} is {len(spellings[0])} tokens: {parts}; the neighbors are of the last one")
+        found = spellings[0][-1:]
+    for token in found:
+        print(f"{tokens.decode([token])!r}, id {token}")
+        for other, cosine in nearest(gpt.embedding.weight.detach(), token, top):
+            print(f"  {cosine:6.3f}  {tokens.decode([other])!r}")
+
+
+def windows(
+    show: Annotated[int, Option(min=1, help="Number of input and target rows.")] = 5,
+    split: Annotated[str, Option(help="train, val, test, or a segmentation such as train-1.")] = "train",
+    window: Annotated[int, Option(min=0, help="Number of the window, from 0.")] = 0,
+    folder: Annotated[Path, Option(help="The windows of the stage sample.")] = Path("data/windows"),
+    tokenizer: Annotated[Path, Option(help="A tokenizer.json.")] = opt.TOKENIZER,
+) -> None:
+    """Show training examples: rows of input and target, as ids and as text."""
+    from llm.tokens.tokenizer import Tokenizer
+    from llm.tokens.windows import read_info, read_windows, window_rows
+
+    info, found = read_info(folder), read_windows(folder, split)
+    if window >= len(found.starts):
+        raise UserError(f"--window: expected less than the {len(found.starts)} windows of {split}, got {window}")
+    print(f"{split}: {len(found.starts):,} windows of up to {info.context_length} tokens, stride {info.stride}")
+    print(f"window {window} begins at token {found.starts[window]:,} of {len(found.stream):,}")
+    print(*window_rows(found, window, show, Tokenizer.load(tokenizer)), sep="\n")

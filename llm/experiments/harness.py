@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from ruamel.yaml import YAML
 
+from llm.core import params
 from llm.core.errors import UserError
 from llm.evaluate.multiple_choice import Item, chance, grade, score_items
-from llm.model.gpt import GPT
+from llm.export.hf.folder import read_folder
+from llm.report.tables import Table
 from llm.tokens.tokenizer import Tokenizer
 
 TOLERANCE = 1e-9  # accuracies are whole numbers over the number of items
@@ -40,21 +41,21 @@ class Result(NamedTuple):
 
 def read_items(tasks: Path) -> dict[str, list[Item]]:
     """Return the items of each task in a folder of the stage cloze; UserError where it has none."""
-    files = sorted(tasks.glob("*.yaml"))
-    if not files:
-        raise UserError(f"{tasks}: expected task files, got none; metrics/cloze.json says why, or run dvc repro cloze")
     items = {}
-    for file in files:
+    for file in sorted(tasks.glob("*.yaml")):
         data = file.with_suffix(".jsonl")
         if not data.is_file():
             raise UserError(f"{file}: expected its items in {data.name}, got no such file")
         # Not splitlines: it also splits at line separators inside a text.
         items[file.stem] = [Item(**json.loads(line)) for line in data.read_text(encoding="utf-8").split("\n") if line]
+    if not items:
+        raise UserError(f"{tasks}: expected task files, got none; metrics/cloze.json says why, or run dvc repro cloze")
     return items
 
 
-def run_ours(model: GPT, tokenizer: Tokenizer, tasks: Path) -> dict[str, Result]:
+def run_ours(folder: Path, tasks: Path) -> dict[str, Result]:
     """Score each task with our model; UserError where its items were made for another model."""
+    model, tokenizer = read_folder(folder), Tokenizer.load(folder / "tokenizer.json")
     results = {}
     for task, items in read_items(tasks).items():
         scores = score_items(model, tokenizer.encode, items)
@@ -78,20 +79,17 @@ def run_harness(folder: Path, tasks: Path) -> dict[str, Result]:
     except ModuleNotFoundError as error:
         raise UserError(f"expected the package lm_eval, {error.name} is not installed (make extras)") from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    model = HFLM(
-        pretrained=str(folder), device="cpu", dtype="float32", batch_size=16, add_bos_token=False, local_files_only=True
-    )
-    seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"))
+    options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "batch_size": 16, "local_files_only": True}
+    model = HFLM(pretrained=str(folder), add_bos_token=False, **options)
+    # Seeds of None leave this process's generators alone; nothing is drawn.
+    options = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"))
+    options |= {"task_manager": TaskManager(include_defaults=False), "bootstrap_iters": 0}
     with tempfile.TemporaryDirectory() as cache:
-        configs = {file.stem: _task_config(file, cache) for file in sorted(tasks.glob("*.yaml"))}
-        # Seeds of None leave this process's generators alone; nothing is drawn.
-        found: Any = simple_evaluate(
-            model,
-            tasks=list(configs.values()),
-            task_manager=TaskManager(include_defaults=False),
-            bootstrap_iters=0,
-            **seeds,
-        )
+        configs = {file.stem: params.read(file) for file in sorted(tasks.glob("*.yaml"))}
+        for task, config in configs.items():  # with the absolute path of its data
+            files = {"test": str((tasks / f"{task}.jsonl").resolve())}
+            config["dataset_kwargs"] = {"data_files": files, "cache_dir": cache}
+        found: Any = simple_evaluate(model, tasks=list(configs.values()), **options)
     return {task: _result(found, config["task"]) for task, config in configs.items()}
 
 
@@ -102,26 +100,16 @@ def _result(found: dict[str, Any], name: str) -> Result:
     return Result(accuracy, accuracy_norm, scores)
 
 
-def _task_config(file: Path, cache: str) -> dict[str, Any]:
-    """Return a task file with the absolute path of its data and a temporary cache."""
-    config: dict[str, Any] = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
-    data = {"test": str(file.with_suffix(".jsonl").resolve())}
-    return config | {"dataset_kwargs": {"data_files": data, "cache_dir": cache}}
-
-
-def compare(folder: Path, model: GPT, tokenizer: Tokenizer, tasks: Path) -> tuple[str, list[str]]:
-    """Return a table of the tasks as text, and the tasks whose accuracies differ. `model` is the folder's, as ours."""
-    import pandas as pd
-
-    items, ours, theirs = read_items(tasks), run_ours(model, tokenizer, tasks), run_harness(folder, tasks)
-    rows, differing = {}, []
+def compare(folder: Path, tasks: Path) -> tuple[str, list[str]]:
+    """Return a table of the tasks as text, and the tasks whose accuracies differ."""
+    items, ours, theirs = read_items(tasks), run_ours(folder, tasks), run_harness(folder, tasks)
+    rows, differing = [], []
     for task, of_task in items.items():
         our, their = ours[task], theirs[task]
         difference = np.abs(np.subtract(np.concatenate(our.scores), np.concatenate(their.scores))).max()
-        accuracies = (chance(of_task), *our[:2], *their[:2])
-        rows[task] = [len(of_task), *(f"{accuracy:.4f}" for accuracy in accuracies), f"{difference:.1g}"]
+        accuracies = [f"{accuracy:.4f}" for accuracy in (chance(of_task), *our[:2], *their[:2])]
+        rows.append([task, str(len(of_task)), *accuracies, f"{difference:.1g}"])
         if np.abs(np.subtract(our[:2], their[:2])).max() > TOLERANCE:
             differing.append(task)
-    columns = ["items", "chance", "our acc", "acc_norm", "harness acc", "acc_norm", "difference"]
-    table = pd.DataFrame(rows.values(), index=list(rows), columns=pd.Index(columns, name="task")).to_string()
+    table = Table(["task", "items", "chance", "our acc", "acc_norm", "harness acc", "acc_norm", "difference"], rows)
     return f"{table}\ndifference: the largest between log-probabilities of a choice, in nats", differing

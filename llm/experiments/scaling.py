@@ -1,6 +1,6 @@
 """Plan the ladder of `make scaling` and run it: sizes and budgets in; a fitted law and a prediction out.
 
-scaling.yaml → planned runs → experiments of DVC (llm.experiments.queue) → their metrics → a law → plots/scaling.md
+scaling.yaml → planned runs → experiments of DVC (llm.experiments.runs) → their metrics → a law → plots/scaling.md
 """
 
 import copy
@@ -10,14 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 
 from llm.core import params
 from llm.core.errors import UserError
 from llm.core.params import Section
-from llm.experiments.queue import WAIT_SECONDS, Command, PlannedRun, make_runs
+from llm.experiments.runs import PlannedRun, make_runs
 from llm.experiments.scaling_law import MIN_VALUES, analyze
+from llm.model.config import ModelConfig, ModelParams
+from llm.model.gpt import GPT
+from llm.report.scaling import markdown, pictures
 from llm.tokens.windows import WindowsInfo, read_info
+from llm.train.params import PretrainParams
 
 LADDERS, WINDOWS = Path("scaling.yaml"), Path("data/windows")
 PAGE, PICTURE, METRICS = Path("plots/scaling.md"), Path("plots/scaling.svg"), Path("metrics/scaling.json")
@@ -54,25 +59,15 @@ class Ladder(Section):
     params: dict[str, Any]
 
 
-def run_ladder(setting: str, root: Path, call: Command, wait_seconds: float = WAIT_SECONDS) -> tuple[str, list[str]]:
+def run_ladder(setting: str, root: Path) -> tuple[str, list[str]]:
     """Make the runs of a ladder that do not exist, fit, predict, and write the page, the picture and the metrics.
 
-    Returns the page, and the names of failed runs; their reasons are printed on stderr.
-
-    Args:
-        setting: a key of scaling.yaml.
-        root: the repository, with data/windows.
-        call: runs a command in `root` and returns its output.
-        wait_seconds: between two looks at DVC's queue.
-
-    Raises:
-        UserError: a wrong value, other experiments in DVC's queue, or too few runs for a fit.
+    Returns the page, and the names of failed runs; their reasons are printed on stderr. UserError for a wrong value, or
+    too few runs for a fit.
     """
-    from llm.report.scaling import markdown, pictures
-
     ladder = read_ladder(root / LADDERS, setting)
     plans = plan_runs(ladder, params.read(root / "params.yaml"), read_info(root / WINDOWS), f"{LADDERS}: {setting}")
-    made, failed = make_runs(plans, ladder.jobs, root, call, wait_seconds)
+    made, failed = make_runs(plans, ladder.jobs, root)
     for name, reason in failed.items():
         print(f"scaling: {name} failed: {reason}", file=sys.stderr)
     *rungs, held_out = plans
@@ -116,12 +111,6 @@ def plan_runs(ladder: Ladder, content: dict[str, Any], info: WindowsInfo, where:
 def _plan(
     size: Size, max_steps: int, ladder: Ladder, content: dict[str, Any], info: WindowsInfo, where: str
 ) -> PlannedRun:
-    import torch
-
-    from llm.model.config import ModelConfig, ModelParams
-    from llm.model.gpt import GPT
-    from llm.train.params import PretrainParams
-
     changes = dict(ladder.params)
     changes |= {f"model.{key}": value for key, value in size.model_dump().items()}
     changes |= {f"pretrain.{key}": max_steps for key in ("max_steps", "eval_every_steps", "checkpoint_every_steps")}

@@ -10,6 +10,7 @@ does not compare with theirs (Pearce and Song 2024, arXiv:2406.12907).
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,17 +62,17 @@ class Law(NamedTuple):
         return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
 
 
-class _Logs(NamedTuple):
+class _Logs:
     """Logarithms (R,) of the runs' N, D and loss; N and D relative to their means.
 
     Fitted are x = (log E, log of the size term at the means, log of the data term there, α, β): far from the runs, at
     N = D = 1, A and α would be nearly one constant.
     """
 
-    sizes: Array
-    tokens: Array
-    losses: Array
-    center: Array  # (2,), the means of log N and log D
+    def __init__(self, runs: Sequence[Run]) -> None:
+        table = np.log([[run.parameters, run.tokens, run.loss] for run in runs])
+        self.center, self.losses = table[:, :2].mean(axis=0), table[:, 2]
+        self.sizes, self.tokens = (table[:, :2] - self.center).T
 
     def terms(self, x: Array) -> Array:
         """Return the logarithms of the law's three terms, (3, R)."""
@@ -97,40 +98,24 @@ class _Logs(NamedTuple):
         return np.array([e, a - law.alpha * self.center[0], b - law.beta * self.center[1], law.alpha, law.beta])
 
 
-def _logs(runs: Sequence[Run]) -> _Logs:
-    table = np.log([[run.parameters, run.tokens, run.loss] for run in runs])
-    center = table[:, :2].mean(axis=0)
-    sizes, tokens = (table[:, :2] - center).T
-    return _Logs(sizes, tokens, table[:, 2], center)
-
-
 def fit_law(runs: Sequence[Run]) -> Law:
     """Fit the law to the runs: approach 3 of Hoffmann et al., section 3.3 and appendix D.2.
 
     Minimizes the Huber loss of log L̂ - log L, where log L̂ is the logsumexp of the logarithms of the terms, from a grid
     of starts. Raises UserError for too few runs, sizes or budgets.
     """
-    counts = {
-        f"{MIN_RUNS} runs": (len(runs), MIN_RUNS),
-        f"{MIN_VALUES} sizes": (len({run.parameters for run in runs}), MIN_VALUES),
-        f"{MIN_VALUES} token budgets": (len({run.tokens for run in runs}), MIN_VALUES),
-    }
-    if any(found < least for found, least in counts.values()):
-        found = ", ".join(str(found) for found, _ in counts.values())
-        raise UserError(f"scaling: expected at least {', '.join(counts)}, got {found}")
+    counts = len(runs), len({run.parameters for run in runs}), len({run.tokens for run in runs})
+    if any(found < least for found, least in zip(counts, (MIN_RUNS, MIN_VALUES, MIN_VALUES), strict=True)):
+        expected = f"{MIN_RUNS} runs, {MIN_VALUES} sizes, {MIN_VALUES} token budgets"
+        raise UserError(f"scaling: expected at least {expected}, got {', '.join(map(str, counts))}")
     typical = float(np.median(np.log([run.loss for run in runs])))
-    starts = [
-        np.array([*(typical + np.log(fractions)), alpha, beta])
-        for fractions in FRACTIONS
-        for alpha in EXPONENTS
-        for beta in EXPONENTS
-    ]
-    return _minimize(_logs(runs), starts)
+    starts = product(FRACTIONS, EXPONENTS, EXPONENTS)
+    return _minimize(_Logs(runs), [np.array([*(typical + np.log(of)), *exponents]) for of, *exponents in starts])
 
 
 def refit(law: Law, runs: Sequence[Run]) -> Law:
     """Fit other runs from the constants of a law that is near."""
-    logs = _logs(runs)
+    logs = _Logs(runs)
     return _minimize(logs, [logs.of_law(law)])
 
 
@@ -161,14 +146,13 @@ def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]
     from scipy.stats import t
 
     law = fit_law(runs)
-    linear = linear_errors(law, runs)
     without = [refit(law, [*runs[:at], *runs[at + 1 :]]) for at in range(len(runs))]
     n_free = len(runs) - N_CONSTANTS
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, n_free))
     intervals = {}
-    for name in ("E", "alpha", "beta"):
-        half = quantile * max(jackknife_error([getattr(other, name) for other in without]), linear[name])
-        intervals[name] = (max(getattr(law, name) - half, 0.0), getattr(law, name) + half)
+    for name, least in linear_errors(law, runs).items():
+        half = quantile * max(jackknife_error([getattr(other, name) for other in without]), least)
+        intervals[name] = [max(getattr(law, name) - half, 0.0), getattr(law, name) + half]
     # E is positive and below the best loss; an exponent below 0.02 makes its term a part of E, and the fit's bound says
     # nothing of one above.
     best = min(run.loss for run in runs)
@@ -181,17 +165,19 @@ def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]
     return {
         "runs": [asdict(run) | {"law": law.loss(run.parameters, run.tokens)} for run in runs],
         "law": law._asdict(),
-        "intervals": {name: list(interval) for name, interval in intervals.items()},
-        "undetermined": [
-            name for name, (low, high) in meaningful.items() if intervals[name][0] <= low or intervals[name][1] >= high
-        ],
+        "intervals": intervals,
+        "undetermined": [name for name, ends in meaningful.items() if not _is_inside(intervals[name], *ends)],
         "prediction": {"parameters": parameters, "tokens": tokens, "value": loss, **ends},
     }
 
 
+def _is_inside(interval: list[float], low: float, high: float) -> bool:
+    return low < interval[0] and interval[1] < high
+
+
 def linear_errors(law: Law, runs: Sequence[Run]) -> dict[str, float]:
     """Return the standard errors of E, α and β by linear least squares: the diagonal of σ² (JᵀJ)⁻¹, rooted."""
-    logs = _logs(runs)
+    logs = _Logs(runs)
     x = logs.of_law(law)
     jacobian = logs.jacobian(x)
     variance = float((logs.residuals(x) ** 2).sum()) / (len(runs) - N_CONSTANTS)
