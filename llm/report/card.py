@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from llm.core.outputs import file_hash
 from llm.report import views
 from llm.report.memorise import VERDICTS
@@ -25,6 +27,10 @@ LICENSES = {
     "python": f"[PSF-2.0]({PYTHON_LICENSE}), with the licenses of the software in it",
     "docstrings": "each package's own, which its distribution names",
 }
+HUB_LICENSES: dict[str, dict[str, Any]] = {
+    "python": {"license": "other", "license_name": "psf-2.0", "license_link": PYTHON_LICENSE},
+    "docstrings": {"license": "other", "license_name": "of-each-package"},
+}
 TOKENIZERS = {"bpe": "byte-level BPE", "word": "words", "char": "characters"}
 MAX_SHOWN_LABELS = 50
 
@@ -33,29 +39,26 @@ def write_card(
     metrics: Metrics, params: Mapping[str, Any], config: dict[str, Any], exported: Path, lineage: Table
 ) -> str:
     """Return the card of the pretrained model; `config` is its config.json, `exported` the Hugging Face folder."""
-    content, sources = metrics.content, params["prepare"]["sources"]
-    tasks = metrics.tasks()
+    content, sources, tasks = metrics.content, params["prepare"]["sources"], metrics.tasks()
+    own_tables = {
+        "sources": _sources(content["prepare"], sources),
+        "tokenizer": _tokenizer(content["tokenize"], params["tokenize"]),
+        "config": Table(["key", "value"], [[f"`{key}`", value] for key, value in config.items()]),
+    }
     return render(
         "card.md.jinja",
-        front=_front_matter(metrics, config, sources),
+        front=_front_matter(metrics, config, {source["kind"] for source in sources}),
         metrics=content,
         config=config,
         origin=" and ".join(dict.fromkeys(ORIGINS.get(source["kind"], "the user's own files") for source in sources)),
         weights=_identify(exported / WEIGHTS),
-        tables=views.tables(metrics, params, config, lineage)
-        | {
-            "sources": _sources(content["prepare"], sources),
-            "tokenizer": _tokenizer(content["tokenize"], params["tokenize"]),
-            "config": Table(["key", "value"], [[f"`{key}`", value] for key, value in config.items()]),
-        },
-        differences={split: views.difference(metrics, split) for split in metrics.splits()},
+        tables=views.tables(metrics, params, config, lineage) | own_tables,
         verdict=VERDICTS[content["memorise"]["copies"]],
         tasks=tasks,
         chats=[name for name, of in tasks.items() if "after" in of.get("test", {})],
-        converted={name: content.get(f"convert/{name}", {}) for name in tasks},
         settings={name: views.settings(metrics.details[f"finetune/{name}"]) for name in tasks},
-        behind=[name for name, report in tasks.items() if _is_behind(report)],
-        gguf=_written(content["export"]),
+        behind=[name for name, of in tasks.items() if _is_behind(of.get("test", {}))],
+        gguf=_gguf(content["export"]),
     )
 
 
@@ -66,10 +69,27 @@ def write_task_card(name: str, task: Mapping[str, Any], metrics: Metrics, folder
         return f"# {name}\n\nSkipped: {report['skipped']}.\n"
     config, converted = read_json(folder / "config.json"), metrics.content.get(f"convert/{name}", {})
     labels = list(config.get("id2label", {}).values())
+    pipeline = "text-classification" if labels else "text-generation"
+    scores = report["test"].get("pretrained") or report["test"]["after"]
+    names = {"accuracy": "accuracy", "macro_f1": "f1"} if labels else {of: of for of in scores}
+    front = ModelCardData(
+        license="unknown",  # of the rows, and so of the model that was trained on them
+        base_model=task["base"],
+        base_model_relation="finetune",
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        tags=["groundup", config["model_type"], *_format_tags(converted)],
+        model_name=name,
+        eval_results=[
+            _result(pipeline, name, "test", names[metric], score.value)
+            for metric, score in fold_intervals(scores).items()
+            if metric in names
+        ],
+    )
     return render(
         "task_card.md.jinja",
         name=name,
-        front=_task_front_matter(name, task["base"], config, metrics),
+        front=front.to_yaml(),
         base=task["base"],
         report=report,
         labels=labels,
@@ -78,34 +98,14 @@ def write_task_card(name: str, task: Mapping[str, Any], metrics: Metrics, folder
         notes=details["row_notes"],
         scores=views.task(report),
         pair=len(config.get("text_columns", [])) > 1,
-        gguf=_written(converted),
+        gguf=_gguf(converted),
         converted=converted,
     )
 
 
-def _identify(weights: Path) -> str:
-    """Return the sha256 of a file of weights, which the Hub shows as well; empty where there is no such file."""
-    return f"sha256 of `{weights.name}`: `{file_hash(weights)}`" if weights.is_file() else ""
-
-
-def _written(export: Mapping[str, Any]) -> str:
-    """Return the name of the first GGUF file that was written; empty where there is none."""
-    formats = [name for name, of in export.get("gguf", {}).items() if "bytes" in of]
-    return f"model-{formats[0].removeprefix('gguf-')}.gguf" if formats else ""
-
-
-def _front_matter(metrics: Metrics, config: dict[str, Any], sources: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the Hub reads: its filters, and the scores as `model-index`."""
-    content, kinds = metrics.content, {source["kind"] for source in sources}
-    front: dict[str, Any] = {"license": "unknown"}
-    if kinds == {"python"}:
-        front = {"license": "other", "license_name": "psf-2.0", "license_link": PYTHON_LICENSE}
-    elif kinds == {"docstrings"}:
-        front = {"license": "other", "license_name": "of-each-package"}
-    front["library_name"] = "groundup" if "skipped" in content["export"] else "transformers"
-    front["tags"] = ["groundup", config["family"], *_format_tags(content["export"])]
-    if not content["evaluate"].get("non_causal"):
-        front["pipeline_tag"] = "text-generation"
+def _front_matter(metrics: Metrics, config: dict[str, Any], kinds: set[str]) -> str:
+    """Return the YAML that the Hub reads; `kinds` are those of the sources."""
+    export = metrics.content["export"]
     results = [
         _result("text-generation", "held-out text", split, "bits_per_byte", score.value)
         for split in metrics.splits()
@@ -116,44 +116,43 @@ def _front_matter(metrics: Metrics, config: dict[str, Any], sources: list[dict[s
         for name, score in metrics.systems("cloze", "test").get("model", {}).items()
         if name.endswith("_accuracy")
     ]
-    return front | _index(f"groundup-{config['family']}", results)
+    license_of = HUB_LICENSES.get(next(iter(kinds)), {}) if len(kinds) == 1 else {}
+    front = ModelCardData(
+        **{"license": "unknown"} | license_of,
+        library_name="groundup" if "skipped" in export else "transformers",
+        tags=["groundup", config["family"], *_format_tags(export)],
+        pipeline_tag=None if metrics.content["evaluate"].get("non_causal") else "text-generation",
+        model_name=f"groundup-{config['family']}" if results else None,
+        eval_results=results or None,
+    )
+    return front.to_yaml()
 
 
-def _task_front_matter(name: str, base: str, config: dict[str, Any], metrics: Metrics) -> dict[str, Any]:
-    report, converted = metrics.content[f"finetune/{name}"], metrics.content.get(f"convert/{name}", {})
-    pipeline = "text-classification" if "id2label" in config else "text-generation"
-    scores = report["test"].get("pretrained") or report["test"]["after"]
-    names = {"accuracy": "accuracy", "macro_f1": "f1"} if views.is_classifier(report) else {of: of for of in scores}
-    results = [
-        _result(pipeline, name, "test", names[metric], score.value)
-        for metric, score in fold_intervals(scores).items()
-        if metric in names
-    ]
-    return {
-        "license": "unknown",  # of the rows, and so of the model that learned from them
-        "base_model": base,
-        "base_model_relation": "finetune",
-        "library_name": "transformers",
-        "pipeline_tag": pipeline,
-        "tags": ["groundup", config["model_type"], *_format_tags(converted)],
-        **_index(name, results),
-    }
+def _result(task: str, dataset: str, split: str, metric: str, value: float) -> EvalResult:
+    return EvalResult(
+        task_type=task,
+        dataset_type="groundup",
+        dataset_name=dataset,
+        dataset_split=split,
+        metric_type=metric,
+        metric_value=value,
+        metric_name=metric.replace("_", " "),
+    )
+
+
+def _identify(weights: Path) -> str:
+    """Return the sha256 of a file of weights, which the Hub shows as well; empty where there is no such file."""
+    return f"sha256 of `{weights.name}`: `{file_hash(weights)}`" if weights.is_file() else ""
+
+
+def _gguf(export: Mapping[str, Any]) -> str:
+    """Return the name of the first GGUF file that was written; empty where there is none."""
+    formats = [name for name, of in export.get("gguf", {}).items() if "bytes" in of]
+    return f"model-{formats[0].removeprefix('gguf-')}.gguf" if formats else ""
 
 
 def _format_tags(export: Mapping[str, Any]) -> list[str]:
-    return ["gguf"] * bool(_written(export)) + ["onnx"] * ("bytes" in export.get("onnx", {}))
-
-
-def _result(task: str, name: str, split: str, metric: str, value: float) -> dict[str, Any]:
-    dataset = {"name": name, "type": "groundup", "split": split}
-    measured = {"type": metric, "value": value, "name": metric.replace("_", " ")}
-    return {"task": {"type": task}, "dataset": dataset, "metrics": [measured]}
-
-
-def _index(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return results as the Hub reads them: https://huggingface.co/docs/hub/model-cards."""
-    kinds = sorted({result["metrics"][0]["type"] for result in results})
-    return {"metrics": kinds, "model-index": [{"name": name, "results": results}]} if results else {}
+    return ["gguf"] * bool(_gguf(export)) + ["onnx"] * ("bytes" in export.get("onnx", {}))
 
 
 def _sources(prepare: Mapping[str, Any], sources: list[dict[str, Any]]) -> Table:
@@ -175,8 +174,7 @@ def _origin(source: Mapping[str, Any]) -> str:
             return f"the user's own files: {', '.join(source['globs'])}"
         case "url":
             return f"{source['url']}, sha256 `{source['sha256']}`"
-    revision = source.get("revision")
-    return f"dataset {source['dataset']}" + (f" at `{revision}`" if revision else ", no fixed revision")
+    return f"dataset {source['dataset']}, revision {source.get('revision') or 'not fixed'}"
 
 
 def _tokenizer(tokenize: Mapping[str, Any], params: Mapping[str, Any]) -> Table:
@@ -192,6 +190,5 @@ def _tokenizer(tokenize: Mapping[str, Any], params: Mapping[str, Any]) -> Table:
     return Table(["tokenizer", ""], rows)
 
 
-def _is_behind(report: Mapping[str, Any]) -> bool:
-    test = report.get("test", {})
+def _is_behind(test: Mapping[str, Any]) -> bool:
     return "tfidf" in test and test["tfidf"]["accuracy"] > test["pretrained"]["accuracy"]

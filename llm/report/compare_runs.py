@@ -9,7 +9,7 @@ or `workspace` for the files as they are now.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -22,20 +22,19 @@ from llm.core.errors import UserError
 from llm.report.excerpt import visible
 from llm.report.metrics import Score, flatten, fold_intervals
 from llm.report.pretrain import read_curve
+from llm.report.tables import ABSENT, Code
 
 WORKSPACE = "workspace"
-CURVE, SAMPLES = "plots/pretrain/curve.tsv", "reports/samples.md"
-ABSENT = "–"
+CURVE, DETAILS = "plots/pretrain/curve.tsv", "metrics/details/evaluate.json"
 
 
 class Experiment(NamedTuple):
-    """Params and metrics by dotted key; a curve or samples that cannot be read are None."""
+    """Params and metrics by dotted key, a curve, generated texts by prompt; what cannot be read is None."""
 
-    name: str
     params: dict[str, Any]
     metrics: dict[str, Score]
     curve: list[dict[str, float]] | None
-    samples: str | None
+    samples: dict[str, str] | None
 
 
 def compare_runs(names: list[str], root: Path, picture: Path) -> str:
@@ -46,12 +45,10 @@ def compare_runs(names: list[str], root: Path, picture: Path) -> str:
     """
     names = names or ["HEAD"]
     names = names if len(names) > 1 else [*names, WORKSPACE]
-    experiments = [read_experiment(name, root) for name in names]
-    parts = [
-        difference_table("params", names, [experiment.params for experiment in experiments]),
-        difference_table("metrics", names, [experiment.metrics for experiment in experiments]),
-    ]
-    curves = {experiment.name: experiment.curve for experiment in experiments if experiment.curve}
+    found = {name: read_experiment(name, root) for name in names}
+    experiments = [found[name] for name in names]
+    curves = {name: of.curve for name, of in found.items() if of.curve}
+    texts = {name: of.samples for name, of in found.items() if of.samples is not None}
     if curves:
         from llm.report.plots import draw_curves
 
@@ -59,9 +56,12 @@ def compare_runs(names: list[str], root: Path, picture: Path) -> str:
         picture.write_text(draw_curves(curves), encoding="utf-8")
     lines = [f"curves: {picture}"] if curves else []
     lines += [f"curves: {name} has no {CURVE}" for name in names if name not in curves]
-    texts = {experiment.name: experiment.samples for experiment in experiments if experiment.samples is not None}
-    lines += [f"samples: {SAMPLES} of {name} is in no cache (dvc pull)" for name in names if name not in texts]
-    parts.append("\n".join(lines))
+    lines += [f"samples: {DETAILS} of {name} is in no cache (dvc pull)" for name in names if name not in texts]
+    parts = [
+        difference_table("params", names, [experiment.params for experiment in experiments]),
+        difference_table("metrics", names, [experiment.metrics for experiment in experiments]),
+        "\n".join(lines),
+    ]
     return "\n\n".join([*parts, samples_table(texts)] if texts else parts)
 
 
@@ -82,7 +82,7 @@ def read_experiment(name: str, root: Path) -> Experiment:
         with closing(DVCFileSystem(str(root), rev=None if name == WORKSPACE else name)) as tree:
             param_files = tree.repo.params.show(on_error="raise")[""]["data"]
             metric_files = tree.repo.metrics.show()[""]["data"]
-            curve, samples = read_text(CURVE), read_text(SAMPLES)
+            curve, details = read_text(CURVE), read_text(DETAILS)
     except RevError:
         raise UserError(f"{name}: expected a Git revision or the name of an experiment, got neither") from None
     except (SCMError, NotDvcRepoError) as error:
@@ -96,8 +96,14 @@ def read_experiment(name: str, root: Path) -> Experiment:
     metrics = flatten({_stage(file): result["data"] for file, result in metric_files.items() if "data" in result})
     if not params and not metrics:
         raise UserError(f"{name}: expected an experiment, got neither params nor metrics")
+    samples = {
+        f"{Code(of['prompt'])}, {of['method']}": of["text"] for of in json.loads(details or "{}").get("samples", [])
+    }
     return Experiment(
-        name, params, fold_intervals(metrics), None if curve is None else read_curve(curve.splitlines()), samples
+        params,
+        fold_intervals(metrics),
+        None if curve is None else read_curve(curve.splitlines()),
+        None if details is None else samples,
     )
 
 
@@ -113,35 +119,12 @@ def difference_table(head: str, names: list[str], columns: Sequence[dict[str, An
     return f"{in_columns([head, *names], *rows)}\n{rest}"
 
 
-def samples_table(texts: dict[str, str]) -> str:
-    """Return Markdown texts in columns, with the sections of the same heading side by side."""
-    sections = [split_sections(text) for text in texts.values()]
+def samples_table(texts: Mapping[str, Mapping[str, str]]) -> str:
+    """Return generated texts in columns, those of the same prompt side by side."""
     parts = [in_columns([*texts], equal=True)]
-    for heading in dict.fromkeys(heading for found in sections for heading in found):
-        bodies = [found.get(heading, "").strip("\n") for found in sections]
-        parts.append(f"{heading[0]}\n{in_columns(bodies, equal=True)}")
+    for prompt in dict.fromkeys(prompt for samples in texts.values() for prompt in samples):
+        parts.append(f"## {prompt}\n{in_columns([of.get(prompt, '') for of in texts.values()], equal=True)}")
     return "\n\n".join(parts)
-
-
-def split_sections(text: str) -> dict[tuple[str, int], str]:
-    r"""Split Markdown by heading, and by the number of the heading among equal ones; a `#` in a fence is text.
-
-    >>> split_sections("# a\none\n```\n# two\n```\n# a\nthree\n")
-    {('# a', 0): 'one\n```\n# two\n```', ('# a', 1): 'three\n'}
-    """
-    sections: dict[tuple[str, int], list[str]] = {}
-    heading, fence = ("", 0), ""
-    for line in text.split("\n"):
-        if fence:
-            fence = "" if line.rstrip() == fence else fence
-        elif line.startswith("```"):
-            fence = "`" * (len(line) - len(line.lstrip("`")))
-        elif line.startswith("#"):
-            heading = (line, sum(known == line for known, _ in sections))
-            sections[heading] = []
-            continue
-        sections.setdefault(heading, []).append(line)
-    return {heading: body for heading, lines in sections.items() if (body := "\n".join(lines)) or heading[0]}
 
 
 def in_columns(*rows: Sequence[str], equal: bool = False) -> str:

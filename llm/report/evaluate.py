@@ -3,23 +3,16 @@
 `details` are those of metrics/details/evaluate.json: figures of each split, text quality, samples, continuations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm.report.glossary import QUALITY, Title, title
-from llm.report.metrics import fold_intervals
+from llm.report.metrics import Score, fold_intervals
 from llm.report.plots import draw_bars, draw_context, draw_reliability
 from llm.report.tables import Code, Table, fence, render
 
 Details = Mapping[str, Any]
 LIKELIHOOD = ("bits_per_byte", "nats_per_token", "perplexity", "accuracy", "calibration_error", "tokens")
-CONTAMINATION = {
-    "windows": Title("windows with such a token", "Windows of the held-out text that score one."),
-    "tokens": Title("such tokens", "Their fraction of the held-out tokens."),
-    "all": Title("bits per byte of all tokens"),
-    "found": Title("of the tokens found in train", "Low where the model memorized the text or it is boilerplate."),
-    "not_found": Title("of all other tokens", "The harder figure: nothing here could be copied."),
-}
 
 
 def evaluation(details: Details) -> str:
@@ -30,11 +23,8 @@ def evaluation(details: Details) -> str:
 
 def samples(details: Details) -> str:
     """Return the continuations of the prompts."""
-    parts = ["# Samples", "", f"Up to {details['sample_tokens']} tokens after each prompt (marked by │)."]
-    for sample in details["samples"]:
-        name = f"{Code(sample['prompt'])}, {sample['method']}"
-        parts += ["", f"## {name}", "", fence(f"{sample['prompt']}│{sample['text']}", "text")]
-    return "\n".join(parts) + "\n"
+    opening = f"Up to {details['sample_tokens']} tokens after each prompt (marked by │)."
+    return _texts("Samples", opening, [(f"{Code(of['prompt'])}, {of['method']}", of) for of in details["samples"]])
 
 
 def continuations(details: Details) -> str:
@@ -47,11 +37,16 @@ def continuations(details: Details) -> str:
             f"drawn: {quality['prompt_tokens']} tokens of a document, and after │ up to {quality['new_tokens']} that "
             f"the model generated at temperature {quality['temperature']}."
         )
-    parts = ["# Continuations", "", opening]
-    for number, of in enumerate(texts, start=1):
-        place = Code(f"{of['document']}, token {of['token']}")
-        parts += ["", f"## {number}: {place}", "", fence(f"{of['prompt']}│{of['text']}", "text")]
-    return "\n".join(parts) + "\n"
+    places = (Code(f"{of['document']}, token {of['token']}") for of in texts)
+    headings = (f"{number}: {place}" for number, place in enumerate(places, start=1))
+    return _texts("Continuations", opening, zip(headings, texts, strict=True))
+
+
+def _texts(heading: str, opening: str, texts: Iterable[tuple[str, Details]]) -> str:
+    parts = [f"# {heading}", opening]
+    for name, of in texts:
+        parts += [f"## {name}", fence(f"{of['prompt']}│{of['text']}", "text")]
+    return "\n\n".join(parts) + "\n"
 
 
 def pictures(details: Details) -> dict[str, str]:
@@ -60,9 +55,9 @@ def pictures(details: Details) -> dict[str, str]:
     shown = next(reversed(splits), None)
     figures = splits[shown] if shown else {}
     caption = f"held-out text ({shown})" if shown else "no text was held out"
-    values = {of["baseline"]: of["bits_per_byte"] for of in figures.get("baselines", [])}
-    values |= {"model": figures["model"]["bits_per_byte"]} if shown else {}
-    bars = {title(name).name: value for name, value in sorted(values.items(), key=lambda item: item[1])}
+    scores = {of["baseline"]: Score(of["bits_per_byte"]) for of in figures.get("baselines", [])}
+    scores |= {"model": fold_intervals(figures["model"])["bits_per_byte"]} if shown else {}
+    bars = {title(name).name: score for name, score in sorted(scores.items(), key=lambda item: item[1].value)}
     bins = {"this model": figures.get("calibration", [])}
     return {
         "bits_per_byte": draw_bars(bars, caption, "bits per byte, less is better", title("model").name),
@@ -158,15 +153,26 @@ def _calibration(split: str, bins: list[Details]) -> Table:
 
 def _contamination(splits: Details) -> Table:
     found = [of["contamination"] for of in splits.values()]
-    cells = {
-        "windows": [f"{of['window_fraction']:.1%}" for of in found],
-        "tokens": [f"{of['token_fraction']:.1%}" for of in found],
-        "all": [of["model"]["bits_per_byte"] for of in splits.values()],
-        "found": [of["found"]["bits_per_byte"] for of in found],
-        "not_found": [of["not_found"]["bits_per_byte"] for of in found],
-    }
-    head = [f"in an n-gram of {found[0]['ngram']} tokens that train has", *splits]
-    return Table(head, [[CONTAMINATION[name], *row] for name, row in cells.items()])
+    rows = [
+        [
+            Title("windows with such a token", "Windows of the held-out text that score one."),
+            *(f"{of['window_fraction']:.1%}" for of in found),
+        ],
+        [
+            Title("such tokens", "Their fraction of the held-out tokens."),
+            *(f"{of['token_fraction']:.1%}" for of in found),
+        ],
+        ["bits per byte of all tokens", *(of["model"]["bits_per_byte"] for of in splits.values())],
+        [
+            Title("of the tokens found in train", "Low where the model memorized the text or it is boilerplate."),
+            *(of["found"]["bits_per_byte"] for of in found),
+        ],
+        [
+            Title("of all other tokens", "The harder figure: nothing here could be copied."),
+            *(of["not_found"]["bits_per_byte"] for of in found),
+        ],
+    ]
+    return Table([f"in an n-gram of {found[0]['ngram']} tokens that train has", *splits], rows)
 
 
 def _documents(rows: list[Details]) -> Table:

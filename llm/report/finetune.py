@@ -69,21 +69,18 @@ def pictures(details: Details) -> dict[str, str]:
         return {}
     if details["kind"] != "classify":
         return {"curve": plots.draw_curve(details["curve"], "finetuning")}
-    accuracies = {
-        title(name).name: (of["accuracy"], of.get("accuracy_low"), of.get("accuracy_high"))
-        for name, of in _ordered(details).items()
-    }
+    accuracies = {title(name).name: fold_intervals(of)["accuracy"] for name, of in _ordered(details).items()}
     labels, unit = details["labels"], "accuracy, and its 95% interval"
     probability = f"probability of {'the most probable label' if 'confusion' in details else 'each label'}"
     found = {
         "curve": plots.draw_curve(details["curve"], "finetuning", "nats per row"),
-        "systems": plots.draw_intervals(accuracies, "test rows", unit, title("pretrained").name),
+        "systems": plots.draw_bars(accuracies, "test rows", unit, title("pretrained").name),
         "reliability": plots.draw_reliability(details["calibration"], "rows", probability, "test rows"),
     }
     if "confusion" in details:
         found["confusion"] = plots.draw_confusion(details["confusion"], labels, "test rows")
     else:
-        f1 = {of["label"]: of["f1"] for of in details["by_label"]}
+        f1 = {of["label"]: Score(of["f1"]) for of in details["by_label"]}
         found["labels"] = plots.draw_bars(f1, "test rows", "F1", highlight="")
     if "roc" in details:
         name = f"finding {plots.shorten(labels[1])} in test"

@@ -11,6 +11,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from llm.report.metrics import Score
+
 SETTINGS: Any = {
     # Text stays text, ids are made from this salt and not from a random one, and no date is written.
     "svg.fonttype": "none",
@@ -46,9 +48,7 @@ def draw_curve(rows: Sequence[dict[str, float]], title: str, unit: str = "nats p
     def draw(figure: Figure) -> None:
         losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         for key, label in (("train_loss", "train"), ("val_loss", "validation")):
-            points = [(row["step"], row[key]) for row in rows if key in row]
-            if points:
-                losses.plot(*zip(*points, strict=True), label=label)
+            _plot_loss(losses, rows, key, label=label)
         losses.set(ylabel=f"loss ({unit})", title=title)
         losses.legend()
         rates.plot([row["step"] for row in rows], [row["lr_factor"] for row in rows], color="gray")
@@ -64,9 +64,8 @@ def draw_curves(curves: Mapping[str, Sequence[dict[str, float]]]) -> str:
         axes = figure.subplots()
         for number, (name, rows) in enumerate(curves.items()):
             color = f"C{number % 10}"
-            for key, style in (("val_loss", "-"), ("train_loss", "--")):
-                points = [(row["step"], row[key]) for row in rows if key in row]
-                axes.plot(*zip(*points, strict=True), style, color=color) if points else None
+            _plot_loss(axes, rows, "val_loss", color=color)
+            _plot_loss(axes, rows, "train_loss", color=color, linestyle="--")
             axes.plot([], [], color=color, label=name)
         axes.set(xlabel="step", ylabel="loss (nats per token)", title="pretraining: validation loss, training dashed")
         axes.legend()
@@ -74,42 +73,30 @@ def draw_curves(curves: Mapping[str, Sequence[dict[str, float]]]) -> str:
     return svg(draw, 8, 5)
 
 
-def draw_bars(values: Mapping[str, float], title: str, unit: str, highlight: str) -> str:
-    """Draw horizontal bars with their values, the first on top; one of them is highlighted."""
+def _plot_loss(axes: Any, rows: Sequence[dict[str, float]], key: str, **style: Any) -> None:
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    if points:
+        axes.plot(*zip(*points, strict=True), **style)
+
+
+def draw_bars(values: Mapping[str, Score], title: str, unit: str, highlight: str) -> str:
+    """Draw horizontal bars with their values and intervals, the first on top; one of them is highlighted."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        names = list(values)[::-1]
-        colors = ["tab:blue" if name == highlight else "silver" for name in names]
-        bars = axes.barh(range(len(names)), [values[name] for name in names], color=colors)
-        axes.set_yticks(range(len(names)), [shorten(name) for name in names])
-        axes.bar_label(bars, fmt="%.3f", padding=3)
+        for y, (name, (value, low, high)) in enumerate(reversed([*values.items()])):
+            axes.barh(y, value, color="tab:blue" if name == highlight else "silver")
+            if low is not None and high is not None:
+                axes.hlines(y, low, high, color="black", linewidth=1.5)
+            axes.annotate(
+                f"{value:.3f}", (max(value, high or value), y), (3, 0), textcoords="offset points", va="center"
+            )
+        axes.set_yticks(range(len(values)), [shorten(name) for name in values][::-1])
         axes.set(title=title, xlabel=unit)
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.12)
 
     return svg(draw, 7, 0.9 + 0.4 * max(len(values), 1))
-
-
-def draw_intervals(
-    values: Mapping[str, tuple[float, float | None, float | None]], title: str, unit: str, highlight: str
-) -> str:
-    """Draw a point with its interval for each name, the first on top; one of them is highlighted."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for y, (name, (value, low, high)) in enumerate(reversed([*values.items()])):
-            color = "tab:blue" if name == highlight else "dimgray"
-            axes.hlines(y, value if low is None else low, value if high is None else high, color=color, linewidth=2)
-            axes.plot([value], [y], marker="o", color=color)
-            axes.annotate(
-                f"{value:.3f}", (value, y), xytext=(0, 6), textcoords="offset points", ha="center", color=color
-            )
-        axes.set_yticks(range(len(values)), [shorten(name) for name in values][::-1])
-        axes.set(title=title, xlabel=unit, xlim=(0, 1), ylim=(-0.5, max(len(values), 1) - 0.3))
-        axes.grid(visible=False, axis="y")
-
-    return svg(draw, 7, 1.1 + 0.4 * max(len(values), 1))
 
 
 def draw_confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> str:

@@ -5,7 +5,7 @@ A template that ends in .html.jinja gets HTML for a `Table`, and escaped text; a
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -105,7 +105,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"code": Code, "fence": fence, "shell": shell_string, "python": repr, "plain": plain}
+    environment.filters |= {
+        "code": Code,
+        "fence": fence,
+        "shell": shell_string,
+        "python": repr,
+        "plain": plain,
+        "sizes": sizes,
+    }
     environment.globals |= {"title": title, "table": Table}
     return environment
 
@@ -113,6 +120,11 @@ def _environment() -> Environment:
 def render(template: str, **values: Any) -> str:
     """Fill in a template of this folder; a name that it lacks is an error."""
     return _environment().get_template(template).render(values)
+
+
+def sizes(rows: Mapping[str, int]) -> str:
+    """Return how many rows each split has."""
+    return ", ".join(f"{n:,} {split}" for split, n in rows.items())
 
 
 def fence(code: str, language: str = "") -> str:

@@ -6,17 +6,14 @@ Hashes are DVC's: the md5 of the bytes of a file, and of the list of its files f
 hashed again, so that a changed byte is found even where size and time of the file are the same.
 """
 
-import io
 import json
 import os
 import platform
 import shutil
 import subprocess
-import tarfile
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from graphlib import TopologicalSorter
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -67,17 +64,15 @@ def trace_back(target: Path, root: Path) -> list[Step]:
     if not path:
         raise UserError(f"{target}: expected an output of a stage in dvc.lock, no stage makes it")
     made = {out["path"] for stage in path for out in stages[stage]["outs"]}
-    recorded = {
-        entry["path"] for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind, [])
-    }
+    recorded = [entry["path"] for of in stages.values() for kind in ("deps", "outs") for entry in of.get(kind, [])]
     with closing(Disk(root)) as disk:
         steps = [_step(stage, stages[stage], made, disk) for stage in path]
-        strangers = [
-            Line("made", file, "", "no stage makes it")
-            for file in disk.files_under(name)
-            if not any(_overlap(file, other) for other in recorded)
-        ]
-    return [*steps, Step(NO_STAGE, strangers)] if strangers else steps
+        content = disk.content(name)
+    files = [f"{name}/{file}" for file in (content.files if content else {}) if Path(file).name != ".gitignore"]
+    strangers = [file for file in files if not any(_overlap(file, other) for other in recorded)]
+    if strangers:
+        steps.append(Step(NO_STAGE, [Line("made", file, "", "no stage makes it") for file in strangers]))
+    return steps
 
 
 def differences(steps: Iterable[Step]) -> list[str]:
@@ -128,16 +123,17 @@ def walk_back(stages: dict[str, dict[str, Any]], target: str) -> list[str]:
     >>> walk_back({"cut": cut, "train": {"deps": [{"path": "cut"}], "outs": [{"path": "model"}]}}, "model/weights")
     ['train', 'cut']
     """
-    makers = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])}
-    readers: dict[str, set[str]] = {}
-    waiting = [(target, "")]
-    while waiting:
-        path, reader = waiting.pop(0)
-        for name in dict.fromkeys(maker for out, maker in makers.items() if _overlap(out, path)):
-            if name not in readers:
-                waiting += [(dep["path"], name) for dep in stages[name].get("deps", [])]
-            readers.setdefault(name, set()).update({reader} - {""})
-    return list(TopologicalSorter(readers).static_order())
+    order: list[str] = []
+
+    def visit(path: str) -> None:
+        for name, stage in stages.items():
+            if name not in order and any(_overlap(out["path"], path) for out in stage.get("outs", [])):
+                for dep in stage.get("deps", []):
+                    visit(dep["path"])
+                order.append(name)
+
+    visit(target)
+    return order[::-1]
 
 
 class Disk:
@@ -168,24 +164,17 @@ class Disk:
             return Content(listing_hash(files), files)
         return Content(file_md5(path), {}) if path.is_file() else None
 
-    def files_under(self, path: str) -> list[str]:
-        """Return the files of a folder by their paths from the root, without the .gitignore that DVC writes."""
-        content = self.content(path)
-        inside = content.files if content else {}
-        return [str(PurePosixPath(path, name)) for name in inside if PurePosixPath(name).name != ".gitignore"]
-
     def recorded_files(self, path: str, recorded: str) -> dict[str, str] | None:
         """Return the files that a folder had at this hash, from DVC's cache or from Git; None if neither has them."""
-        sources = [self._cached_files(recorded), *(self._committed_files(path, of) for of in (["--", "dvc.lock"], []))]
+        committed = [self._committed_files(path, of) for of in (["--", "dvc.lock"], [])]
+        sources = [self._cached_files(recorded), *committed]
         return next((files for files in sources if listing_hash(files) == recorded), None)
 
     def damage(self, md5: str) -> str:
         """Return what is wrong with the copy in DVC's cache; empty where it is intact or absent."""
         copy = self._cache_path(md5)
-        if not copy.is_file() or file_md5(copy) == md5.removesuffix(".dir"):
-            return ""
-        shown = copy.relative_to(self.root) if copy.is_relative_to(self.root) else copy
-        return f"its copy in the cache has other bytes: {shown.as_posix()}"
+        is_intact = not copy.is_file() or file_md5(copy) == md5.removesuffix(".dir")
+        return "" if is_intact else f"its copy in DVC's cache has other bytes: {copy}"
 
     def _cache_path(self, md5: str) -> Path:
         return Path(self.repo.cache.local.oid_to_path(md5))
@@ -203,25 +192,20 @@ class Disk:
             return subprocess.run(["git", *words], cwd=self.root, capture_output=True, check=False).stdout
 
         revision = git("log", "-1", "--format=%H", *of).decode().strip()
-        archive = git("archive", revision, path) if revision else b""
-        if not archive:
-            return {}
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            files = {member.name: tar.extractfile(member) for member in tar}
-            return {str(PurePosixPath(name).relative_to(path)): md5(of.read()) for name, of in files.items() if of}
+        names = git("ls-tree", "-r", "-z", "--name-only", f"{revision}:{path}").decode().split("\0")[:-1]
+        return {name: md5(git("cat-file", "blob", f"{revision}:{path}/{name}")) for name in names}
 
 
 def _step(name: str, stage: dict[str, Any], made: set[str], disk: Disk) -> Step:
     lines: list[Line] = []
     for out in stage["outs"]:
         lines += _path_lines("made", out, disk, lists_all=True)
-    deps = [(dep, any(_overlap(dep["path"], out) for out in made)) for dep in stage.get("deps", [])]
-    for dep, is_made in deps:
-        is_code = dep["path"].endswith(".py") or PurePosixPath(dep["path"]).parts[0] in CODE
-        lines += _path_lines("code" if is_code else "read", dep, disk, lists_all=not is_made and not is_code)
-    if not any(is_made for _, is_made in deps):
-        metrics = [disk.root / out["path"] for out in stage["outs"] if out["path"].endswith(".json")]
-        lines += [line for path in metrics if (line := _library_line(path))]
+    for dep in stage.get("deps", []):
+        is_made = any(_overlap(dep["path"], out) for out in made)
+        kind = "code" if PurePosixPath(dep["path"]).parts[0] in CODE else "read"
+        lines += _path_lines(kind, dep, disk, lists_all=kind == "read" and not is_made)
+    if name == "prepare" and (line := _library_line(disk.root / "metrics" / "prepare.json")):
+        lines.append(line)
     lines.sort(key=lambda line: ["made", "read", "code"].index(line.kind))
     for file, values in stage.get("params", {}).items():
         lines += _param_lines(values, params.read(disk.root / file))
@@ -245,8 +229,8 @@ def _path_lines(kind: str, entry: dict[str, Any], disk: Disk, lists_all: bool) -
         Line(kind, f"{path}/{name}", then.get(name, ""), _file_difference(then.get(name), now.files.get(name), disk))
         for name in sorted(then | now.files)
     ]
-    shown = [line for line in files if line.difference or (lists_all and len(files) <= MAX_LISTED_FILES)]
-    return [Line(kind, path, recorded, changed), *shown]
+    lists_all = lists_all and len(files) <= MAX_LISTED_FILES
+    return [Line(kind, path, recorded, changed), *(line for line in files if line.difference or lists_all)]
 
 
 def _file_difference(then: str | None, now: str | None, disk: Disk) -> str:

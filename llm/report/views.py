@@ -26,6 +26,7 @@ def tables(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, Any
         "dropped": dropped(metrics),
         "training": training(metrics, params, config),
         "bits_per_byte": bits_per_byte(metrics),
+        "differences": {split: difference(metrics, split) for split in metrics.splits()},
         "quality": quality(metrics),
         "cloze": cloze(metrics),
         "prefixes": memorise.prefixes(metrics.content["memorise"]),

@@ -49,36 +49,22 @@ def test_every_figure_in_the_text_was_measured(write):
     ("row", "cells"),
     [
         ("python", ["the source code of Python's standard library", "8,901,234"]),
-        ("tokens", ["2,468,013", "35,791", "46,802"]),
         ("prepare: empty", ["31"]),
         ("label: too short", ["67"]),
         ("kind", ["byte-level BPE, split pattern \\S+\\|<x>"]),
-        ("parameters", ["1,357,913"]),
         ("steps", ["1,234 of 1,777, 7 windows each"]),
         ("optimizer", ["muon, muon_lr 0.0213, adamw_lr 0.0061"]),
         ("this model", ["1.2500 [1.1250, 1.5000]", "1.3750 [1.1250, 1.5000]"]),
         ("real words", ["0.9170 [0.9000, 0.9300]", "0.9530"]),
-        ("docstring sections that parse", ["–", "0.9440"]),
         ("last word", ["137", "0.5710 [0.4810, 0.6770]", "0.5330", "0.2530"]),
         ("25 tokens verbatim", ["0.0150", "0.0000"]),
         ("this model, finetuned", ["0.8123 [0.7011, 0.9022]", "–", "0.7234", "0.8011", "0.0123"]),
-        ("TF-IDF", ["0.6345", "0.1778 [0.1234, 0.2345]", "0.5456", "–", "–"]),
         ("better answer likelier", ["0.5123", "0.7345 [0.6543, 0.8012]"]),
         ("gguf-f16", ["6,100,001", "within 0.009"]),
-        ("gguf-q8_0", ["3", "unverified: no client"]),
-        ("data/corpus/train.parquet", ["0" * 32]),
     ],
 )
 def test_the_figures_that_matter_are_in_their_rows(write, row, cells):
     assert rows_of(write())[row][: len(cells)] == cells
-
-
-def test_the_best_system_is_first(write):
-    assert list(rows_of(write().split("## Evaluation")[1]))[2:5] == [
-        "this model",
-        "xz -9e, given the training text",
-        "bzip2 -9",
-    ]
 
 
 GONE = {"test": ..., "val": ...}
@@ -89,16 +75,13 @@ NOTHING = {"model": {"prefixes": 0, "verbatim_25": ..., "verbatim_50": ..., "mea
     ("changes", "shown", "absent"),
     [
         ({}, "On test, this model less xz -9e, given the training text: -0.1600 [-0.2000, -0.1200] bits per", ""),
-        ({}, "## Finetuned: none\n\nSkipped: no function of the corpus is left in test.", ""),
         ({}, "- TF-IDF: C 19.0\n- this model, finetuned: learning rate 0.017, val loss by lr (0.017: 0.5)", ""),
-        ({}, "answers/gguf` for llama.cpp and Ollama and in `models/converted/answers/onnx`", "onnxruntime"),
-        ({}, "ollama create", "mean nothing"),
+        ({}, "The cards of finetuned models are in `models/cards`.", "onnxruntime"),
+        ({}, "ollama create", "meaningless"),
         ({"evaluate": GONE, "cloze": {"test": ...}}, "nothing was measured", "model-index"),
-        ({"evaluate": {"non_causal": True}}, "its bits per byte mean nothing", "pipeline_tag"),
+        ({"evaluate": {"non_causal": True}}, "its bits per byte are meaningless", "pipeline_tag"),
         ({"evaluate": {"lossless_tokens": False}}, "its bits per byte are too low", ""),
-        ({"memorise": {"copies": True}}, "**The model copies**", ""),
         ({"memorise": {"train": NOTHING}}, "No document of train is long enough", "The model copies"),
-        ({"memorise": {"copies": None, "test": NOTHING}}, "Test has no document", ""),
         ({"finetune/topics": {"test": {"tfidf": {"accuracy": 0.9}}}}, "On topics logistic regression on words", ""),
         (
             {"export": {"gguf": {"Modelfile": {"skipped": "the pattern"}}}},
@@ -157,7 +140,7 @@ def test_every_snippet_has_the_prompt_on_one_line(write, prompt):
     bash = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert len(lines) == 3
     assert bash.stdout == prompt
-    assert text.count(repr(prompt)) == 5
+    assert text.count(repr(prompt)) == 3
     if prompt.isprintable():
         assert all(prompt in shlex.split(line) for line in lines)
 
@@ -166,11 +149,6 @@ def test_commands_are_those_of_this_project(write):
     commands = re.findall(r"^python -m llm (\w+) ", write(), re.M)
     assert commands == ["generate", "serve", "chat"]
     assert set(commands) <= {command.name or command.callback.__name__ for command in app.registered_commands}
-
-
-def test_a_card_identifies_its_weights(write):
-    line = f"sha256 of `model.safetensors`: `{hashlib.sha256(WEIGHTS).hexdigest()}`"
-    assert line in write().splitlines()
 
 
 # -- cards of finetuned models
@@ -246,18 +224,16 @@ def exported(tmp_path, monkeypatch, exported_folder):
 
 def test_the_snippets_generate_the_same_text(write, exported, capsys, draw_gpt, small_tokenizer_file):
     pytest.importorskip("xllamacpp", reason="llama.cpp is the package xllamacpp (make extras)")
-    written = []
-    for word in ("from transformers", "llm.export.hf.base"):
-        exec(snippet(write(), word), {})  # noqa: S102 (our own text)
-        written.append(capsys.readouterr().out)
+    exec(snippet(write(), "from transformers"), {})  # noqa: S102 (our own text)
+    written = capsys.readouterr().out
     write_gguf(exported / "gguf", draw_gpt(), small_tokenizer_file, "gguf-f16")
     # A server that is stopped may wait forever; this one ends with its process.
     code = snippet(write(), "xllamacpp") + "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr[-500:]
     prompt = CONTENT["evaluate"]["example_prompt"]
-    assert written[0].startswith(prompt) and len(written[0]) > len(prompt) + 20
-    assert {*written, done.stdout} == {written[0]}
+    assert written.startswith(prompt) and len(written) > len(prompt) + 20
+    assert done.stdout == written
 
 
 def test_the_snippet_of_onnx_runs(write, exported, capsys, draw_gpt):

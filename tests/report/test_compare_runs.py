@@ -28,7 +28,8 @@ write("metrics/evaluate.json", json.dumps({"test": {"model": model}}))
 write("metrics/finetune/library.json", json.dumps({"test": {"tfidf": {"accuracy": steps / 1000}}}))
 rows = [f"{step}\\t{4 - step / 100}\\t{5 - step / 100 if step > 10 else ''}\\t1.0" for step in (10, 20, steps)]
 write("plots/pretrain/curve.tsv", "\\n".join(["step\\ttrain_loss\\tval_loss\\tlr_factor", *rows]) + "\\n")
-write("reports/samples.md", f"# Samples\\n\\n## `def`, greedy\\n\\n````text\\n# {steps} steps\\n\\tpass\\n````\\n")
+sample = {"prompt": "def", "method": "greedy", "text": f"# {steps} steps"}
+write("metrics/details/evaluate.json", json.dumps({"samples": [sample]}))
 """
 
 WIRING = """
@@ -37,7 +38,7 @@ stages:
     cmd: python work.py
     deps: [work.py]
     params: [model, pretrain]
-    outs: [reports]
+    outs: [metrics/details]
     plots: [plots/pretrain/curve.tsv: {cache: false}]
     metrics:
       - metrics/evaluate.json: {cache: false}
@@ -55,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, run_in_repository) -> Path:
     folder.mkdir()
     run_in_repository(folder, "git init --quiet --initial-branch main", "git commit --quiet --allow-empty -m nothing")
     run_in_repository(folder, "git branch before", "dvc init --quiet")
-    files = {"work.py": SCRIPT, "dvc.yaml": WIRING, "params.yaml": PARAMS, ".gitignore": "/reports\n"}
+    files = {"work.py": SCRIPT, "dvc.yaml": WIRING, "params.yaml": PARAMS, ".gitignore": "/metrics/details\n"}
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     run_in_repository(folder, "dvc repro", "git add --all", "git commit --quiet -m 40")
@@ -76,7 +77,7 @@ def cells(text: str, key: str) -> list[str]:
 
 
 def test_two_experiments_side_by_side(repository):
-    first, second = repository / "reports" / "compare.svg", repository / "again.svg"
+    first, second = repository / "plots" / "compare.svg", repository / "again.svg"
     text = compare_runs(["main", "longer"], repository, first)
     assert cells(text, "params") == ["main", "longer"]
     assert cells(text, "pretrain.steps") == ["40", "80"]
@@ -130,7 +131,7 @@ def test_missing_files_are_named(repository):
     assert cells(text, ACCURACY) == ["0.04", "–"]
     assert "curves: workspace has no plots/pretrain/curve.tsv" in text
     assert (repository / "compare.svg").exists()
-    assert "samples: reports/samples.md of main is in no cache (dvc pull)\n" in text
+    assert "samples: metrics/details/evaluate.json of main is in no cache (dvc pull)\n" in text
     assert "# 80 steps" in text
     assert "# 40 steps" not in text
 
@@ -166,12 +167,11 @@ def test_a_folder_without_git_or_valid_params_is_refused(repository):
     assert "\n" not in str(refused.value)
 
 
-def test_samples_of_different_headings_follow_each_other(monkeypatch):
+def test_samples_of_different_prompts_follow_each_other(monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
-    text = samples_table({"a": "# one\nx\n# two\ny\n", "b": "# two\nz\n\n# three\nw"})
-    words = [["a", "b"], ["#", "one"], ["x"], ["#", "two"], ["y", "z"], ["#", "three"], ["w"]]
+    text = samples_table({"a": {"one": "x", "two": "y"}, "b": {"two": "z", "three": "w"}})
+    words = [["a", "b"], ["##", "one"], ["x"], ["##", "two"], ["y", "z"], ["##", "three"], ["w"]]
     assert [line.split() for line in text.splitlines() if line] == words
-    assert text.splitlines()[-1].strip() == "w"
     assert text.splitlines()[-1].startswith(" " * 10)
 
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from llm.report.metrics import Score
 from llm.report.plots import (
     MAX_NAMED_LABELS,
     draw_bars,
@@ -11,7 +12,6 @@ from llm.report.plots import (
     draw_context,
     draw_curve,
     draw_curves,
-    draw_intervals,
     draw_reliability,
     draw_roc,
     draw_vocabulary,
@@ -28,20 +28,20 @@ CONTEXTS = [
 ]
 BIN = {"from": 0.3, "to": 0.4, "count": 3, "confidence": 0.35}
 ROC = [(0, 0), (0.25, 0.5), (1, 1)]
+BARS = {"mine": Score(1.25, 1.0, 1.5), "theirs": Score(2.5)}
 # A picture of each kind, which differs with `bend`.
 PICTURES = {
     "curve": lambda bend: draw_curve([ROWS[0], ROWS[1] | {"val_loss": 3.25 + bend}], "title"),
     "curves": lambda bend: draw_curves({"title": ROWS, "other": [ROWS[0] | {"train_loss": bend}]}),
-    "bars": lambda bend: draw_bars({"mine": 1.5, "theirs": 2.5 + bend}, "title", "unit", "mine"),
+    "bars": lambda bend: draw_bars(
+        {"mine": Score(0.5, 0.25, 0.75), "theirs": Score(2.5 + bend)}, "title", "unit", "mine"
+    ),
     "context": lambda bend: draw_context(POSITIONS, [CONTEXTS[0] | {"more": 0.75 + bend}, CONTEXTS[1]], "title"),
     "confusion": lambda bend: draw_confusion([[3, 2 + int(bend)], [0, 7]], ["x", "y"], "title"),
     "reliability": lambda bend: draw_reliability(
         {"a": [BIN | {"accuracy": 0.25}], "b": [BIN | {"accuracy": bend / 4}]}, "rows", "probability", "title"
     ),
     "roc": lambda bend: draw_roc([ROC[0], (0.25, 0.5 + bend / 8), ROC[2]], [(1, 0.5), (0, 1)], 0.5, "title"),
-    "intervals": lambda bend: draw_intervals(
-        {"mine": (0.5, 0.25, 0.75), "theirs": (0.5 + bend / 8, None, None)}, "title", "unit", "mine"
-    ),
     "vocabulary": lambda bend: draw_vocabulary([9, 3, 0, 1], [0, 1, 2, 4 + int(bend)]),
 }
 FETCHED = re.compile(r"""(?:href|src)\s*=\s*["'](?!\#|data:)|url\((?!\#)|@import|<script|<\?xml-stylesheet""")
@@ -69,9 +69,8 @@ def test_the_same_data_gives_the_same_bytes(drawn, name):
     ("picture", "shown", "absent"),
     [
         (lambda: draw_curve([{"step": 1, "train_loss": 2.0, "lr_factor": 1.0}], "a"), ["train"], ["validation"]),
-        (lambda: draw_bars({"mine": 1.25, "theirs": 2.5}, "a", "b", "mine"), ["mine", "1.250", "2.500"], []),
+        (lambda: draw_bars(BARS, "a", "unit", "mine"), ["mine", "1.250", "2.500", "unit"], []),
         (lambda: draw_confusion([[13, 0], [17, 19]], ["x", "y"], "a"), ["13", "17", "19"], ["0"]),
-        (lambda: draw_intervals({"mine": (0.875, 0.75, 1.0)}, "a", "unit", "mine"), ["mine", "0.875", "unit"], []),
         (lambda: draw_vocabulary([9, 0, 1], [0, 1, 2]), ["2 of 3 tokens are used"], []),
         (lambda: draw_confusion([[1] * 12] * 12, [f"label {i}" for i in range(12)], "a"), ["label 7", "1"], []),
         # More labels than there is room for are shades alone.
@@ -85,7 +84,6 @@ def test_the_same_data_gives_the_same_bytes(drawn, name):
         (lambda: draw_confusion([], [], "none"), ["none"], []),
         (lambda: draw_context([], [], "none"), ["none"], []),
         (lambda: draw_reliability({"a": []}, "rows", "b", "none"), ["none"], []),
-        (lambda: draw_intervals({}, "none", "b", "mine"), ["none"], []),
         # An interval that does not contain its mean, and none.
         (lambda: draw_context(POSITIONS, [CONTEXTS[0] | {"more_low": 0.8}], "a"), ["a"], []),
         (lambda: draw_context(POSITIONS, [{"context": 4, "more": 0.75}], "a"), ["a"], []),
@@ -98,7 +96,7 @@ def test_names_and_values_are_in_a_picture(picture, shown, absent):
 
 
 def test_the_first_bar_is_on_top():
-    text = draw_bars({"mine": 1.25, "theirs": 2.5}, "a title", "a unit", highlight="mine")
+    text = draw_bars(BARS, "a title", "a unit", highlight="mine")
     mine, theirs = (float(re.search(rf'y="([\d.]+)"[^>]*>{name}<', text)[1]) for name in ("mine", "theirs"))
     assert mine < theirs
 
@@ -107,7 +105,7 @@ def test_labels_are_shown_as_written_on_one_line():
     labels = ["$x$ and \\frac", "two\nlines", "日本語", "a label that goes on and on and on"]
     for text in (
         draw_confusion([[2, 1, 1, 1]] * 4, labels, "a"),
-        draw_bars(dict.fromkeys(labels, 0.5), "a", "b", highlight=""),
+        draw_bars(dict.fromkeys(labels, Score(0.5)), "a", "b", highlight=""),
     ):
         shown = ["$x$ and \\frac", "two lines", "日本語", "a label that goes on an…"]
         assert [label for label in shown if f">{label}<" not in text] == []
