@@ -14,26 +14,28 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from llm.commands.columns import describe_columns, find_split, guess_columns, names_of, split_values
+from llm.commands.columns import find_split, guess_columns, split_values
 from llm.core import params
 from llm.core.errors import UserError
-from llm.core.params import EncodingName
+from llm.core.params import EncodingName, Name
 from llm.corpus.readers.rows import SEPARATED
 from llm.export.hf.base import open_base
 from llm.finetune.data.labeled import describe_rows, read_classify
 from llm.finetune.data.messages import read_conversations
 from llm.finetune.data.reading import as_text, read_file, some
-from llm.finetune.dpo.dpo import read_preferences
-from llm.finetune.params import KINDS, TaskName, merge_defaults, resolve_task
+from llm.finetune.dpo.job import make_pair, read_preferences
+from llm.finetune.params import KINDS, ClassifyTask, merge_defaults, resolve_task
 from llm.finetune.shared.answers import spread
+from llm.finetune.shared.rows import make_row
+from llm.tokens.bpe import train_bpe
 from llm.tokens.params import WindowParams
 from llm.tokens.tokenizer import Tokenizer
 
@@ -41,19 +43,8 @@ EXPORT = Path("models/export/hf")
 TARGET_STEPS = 300  # of training: 150 to 400 where 1 to 10 epochs allow it
 MAX_ROW_TOKENS = 1024  # unless windows of the corpus are longer: a base may read far more
 MEASURED_ROWS = 20_000  # of each split
-EXTRA_TOKENS = {"classify": 1, "instruct": 4, "dpo": 4}  # special tokens and line ends around a text
 
-
-class Lengths(NamedTuple):
-    """Tokens of rows by split; bytes, where the tokenizer `missing` does not exist yet."""
-
-    by_split: dict[str, Any]
-    missing: Path | None
-
-    @property
-    def every(self) -> Any:
-        """The lengths of all splits."""
-        return np.concatenate(list(self.by_split.values()))
+RowsBySplit = dict[str, list[Any]]
 
 
 def add_task(
@@ -79,10 +70,10 @@ def add_task(
     if name in content["finetune"]["tasks"]:
         raise UserError(f"{target}: finetune.tasks.{name}: expected a new name, it exists")
     _check_options(name, file, base, kind, on_error, header)
-    read = read_file(file, header, params.check(EncodingName | None, encoding, "--encoding", "add-task"))
-    if read.table.empty:
+    table, read = read_file(file, header, params.check(EncodingName | None, encoding, "--encoding", "add-task"))
+    named = table.loc[:, [bool(str(column).strip()) for column in table.columns]]
+    if table.empty:
         raise UserError(f"{file}: expected labeled rows, got none")
-    named = read.table.loc[:, [bool(str(column).strip()) for column in read.table.columns]]
     if not named.columns.is_unique:
         raise UserError(f"{file}: expected columns of different names, got {some(list(named.columns), 20)}")
     split = find_split(named, file, split)
@@ -94,20 +85,18 @@ def add_task(
     task |= {"header": header, "min_rows_per_label": 1} if task["kind"] == "classify" else {}
     task["max_tokens"] = _max_context(base, params.load(target, "sample", WindowParams).context_length)
     rows, counts = _read_as_stage(task, defaults, name, file, content["seed"])
-    lengths = _measure(rows, task["kind"], base)
-    task |= _suit(task, rows, lengths, file)
-    batch_size = resolve_task(task, defaults, name, target).training.batch_size
-    n_train = counts["rows"]["train"]
+    notes = _suit(task, rows, base, file)
+    batch_size, n_train = resolve_task(task, defaults, name, target).training.batch_size, len(rows["train"])
     task["training"] = {"epochs": choose_epochs(n_train, batch_size)}
     insert_task(target, name, differing(task, merge_defaults({"kind": task["kind"]}, defaults)))
     n_steps = math.ceil(n_train / batch_size) * int(task["training"]["epochs"])
     splits = f"of {split}" if split else "drawn by the seed"
     return [
-        f"{name}: {task['kind']}, {describe_columns(columns, rows)}; {len(read.table):,} rows, splits {splits}",
+        f"{name}: {task['kind']}, {_describe_columns(columns, rows)}; {len(table):,} rows, splits {splits}",
         *describe_rows(counts, task["max_tokens"]),
-        *_describe_columns(read.table, named, columns, split),
+        *_describe_others(table, named, columns, split),
         f"epochs: {task['training']['epochs']:g}, about {n_steps:,} steps of {batch_size} rows",
-        *_describe_lengths(lengths, task),
+        *notes,
         "next:",
         *([] if any(Path(f"{of}.dvc").is_file() for of in (file, *file.parents)) else [f"  dvc add {task['data']}"]),
         f"  dvc repro finetune@{name}",
@@ -115,7 +104,7 @@ def add_task(
 
 
 def _check_options(name: str, file: Path, base: Path, kind: str | None, on_error: str, header: bool) -> None:
-    params.check(TaskName, name, "NAME", "add-task")
+    params.check(Name, name, "NAME", "add-task")
     params.check(Literal["fail", "skip"], on_error, "--on-error", "add-task")
     if kind is not None and kind not in KINDS:
         raise UserError(f"--kind: expected {', '.join(KINDS)}, got {kind}")
@@ -125,35 +114,6 @@ def _check_options(name: str, file: Path, base: Path, kind: str | None, on_error
             raise UserError(f"{path}: expected a path without spaces, quotes and the like")
     if not header and file.suffix.lower() not in SEPARATED:
         raise UserError(f"{file}: expected a .csv or .tsv with --no-header, got {file.suffix or 'no suffix'}")
-
-
-def _read_as_stage(task: Any, defaults: Any, name: str, file: Path, seed: int) -> tuple[dict[str, list[Any]], Any]:
-    """Return rows by split and counts, as the task's stage reads them; UserError where it would refuse the file."""
-
-    def read(on_error: str) -> tuple[dict[str, list[Any]], Any]:
-        resolved = resolve_task(task | {"on_error": on_error}, defaults, name)
-        if task["kind"] == "instruct":
-            return read_conversations(file, resolved, seed)
-        if task["kind"] == "dpo":
-            return read_preferences(file, resolved, seed)
-        labeled = read_classify(file, resolved, seed)
-        by_split = labeled.table.groupby("split")
-        return {str(of): list(zip(part["texts"], part["labels"], strict=True)) for of, part in by_split}, labeled.counts
-
-    try:
-        rows, counts = read(task["on_error"])
-    except UserError as error:
-        if task["on_error"] == "skip":
-            raise
-        try:
-            dropped = read("skip")[1]["dropped"]
-        except UserError:
-            raise error from None
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in dropped.items())
-        raise UserError(f"{error}; --on-error skip drops {reasons}") from None
-    if empty := [split for split, part in rows.items() if not part]:
-        raise UserError(f"{file}: expected rows in {empty[0]}, got none")
-    return rows, {"rows": {split: len(rows[split]) for split in ("train", "val", "test")}} | counts
 
 
 def _max_context(base: Path, context_length: int) -> int:
@@ -167,44 +127,74 @@ def _max_context(base: Path, context_length: int) -> int:
     return min(int(context), max(MAX_ROW_TOKENS, context_length))
 
 
-def _measure(rows: dict[str, list[Any]], kind: str, base: Path) -> Lengths:
-    """Return the lengths of some rows of each split, as the base's tokenizer counts them."""
+def _read_as_stage(task: Any, defaults: Any, name: str, file: Path, seed: int) -> tuple[RowsBySplit, Any]:
+    """Return rows by split and counts, as the task's stage reads them; UserError where it would refuse the file."""
+    readers: dict[str, Any] = {"classify": _read_labeled, "instruct": read_conversations, "dpo": read_preferences}
+
+    def read(on_error: str) -> tuple[RowsBySplit, Any]:
+        rows, counts = readers[task["kind"]](file, resolve_task(task | {"on_error": on_error}, defaults, name), seed)
+        return rows, {"rows": {split: len(part) for split, part in rows.items()}} | counts
+
+    try:
+        rows, counts = read(task["on_error"])
+    except UserError as error:
+        try:
+            dropped = read("skip")[1]["dropped"]
+        except UserError:
+            raise error from None
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in dropped.items())
+        raise UserError(f"{error}; --on-error skip drops {reasons}") from None
+    if empty := [split for split, part in rows.items() if not part]:
+        raise UserError(f"{file}: expected rows in {empty[0]}, got none")
+    return rows, counts
+
+
+def _read_labeled(file: Path, task: ClassifyTask, seed: int) -> tuple[RowsBySplit, Any]:
+    table, counts = read_classify(file, task, seed)
+    parts = {split: table[table["split"] == split] for split in ("train", "val", "test")}
+    return {split: list(zip(part["texts"], part["labels"], strict=True)) for split, part in parts.items()}, counts
+
+
+def _suit(task: Any, rows: RowsBySplit, base: Path, file: Path) -> list[str]:
+    """Set values that suit the rows; return lines on their lengths. UserError where no row of a split fits the base."""
+    tokenizer, missing = _open_tokenizer(base)
+    by_split = {
+        split: [row_tokens(task["kind"], row, tokenizer) for row in spread(part, MEASURED_ROWS)]
+        for split, part in rows.items()
+    }
+    lengths = list(chain(*by_split.values()))
+    longest, max_tokens = max(lengths), min(task["max_tokens"], 32 * math.ceil(max(lengths) / 32))
+    task["max_tokens"] = max_tokens
+    action = "dropped, longer than"
+    if task["kind"] == "classify":
+        n_rows = Counter(label for _, labels in rows["train"] for label in labels)
+        task["min_rows_per_label"], action = min(2, *n_rows.values()), "truncated to"
+    elif not missing and (long := [split for split, of in by_split.items() if min(of) > max_tokens]):
+        raise UserError(f"{file}: expected rows of at most {max_tokens} tokens in {long[0]}, got longer ones")
+    unit = f"bytes, at least as many as tokens ({missing} does not exist yet)" if missing else "tokens"
+    lines = [f"max_tokens: {max_tokens}; the longest row has {longest:,} {unit}"]
+    if n := sum(length > max_tokens for length in lengths):
+        found = f"{n:,} of {len(lengths):,} rows ({n / len(lengths):.1%})"
+        lines.append(f"{action} max_tokens: {'at most ' if missing else ''}{found}")
+    return lines
+
+
+def _open_tokenizer(base: Path) -> tuple[Tokenizer, Path | None]:
+    """Return the base's tokenizer; where the file does not exist yet, one of bytes, and the file."""
     made = base / "tokenizer.json"
     if base == EXPORT and not made.is_file():
         made = Path("data/tokenizer/tokenizer.json")  # which the export will contain
-    tokenizer = None
-    if made.is_file():
-        with TemporaryDirectory() as folder:
-            tokenizer = Tokenizer.load(open_base(made.parent, Path(folder) / "tokenizer.json")[0])
-    lengths = {}
-    for split, part in rows.items():
-        texts = [row_texts(kind, row) for row in spread(part, MEASURED_ROWS)]
-        flat = [text for of in texts for text in of]
-        encoded = tokenizer.encode_batch(flat, n_threads=2) if tokenizer else [text.encode() for text in flat]
-        ends = np.cumsum([len(of) for of in texts])
-        sums = np.cumsum([len(ids) + EXTRA_TOKENS[kind] for ids in encoded])[ends - 1]
-        lengths[split] = np.diff(sums, prepend=0)
-    return Lengths(lengths, None if tokenizer else base / "tokenizer.json")
+    if not made.is_file():
+        return Tokenizer.of(train_bpe([], 0)), base / "tokenizer.json"
+    with TemporaryDirectory() as folder:
+        return Tokenizer.load(open_base(made.parent, Path(folder) / "tokenizer.json")[0]), None
 
 
-def row_texts(kind: str, row: Any) -> list[str]:
-    """Return the texts of a row: of a conversation with their roles, of a preference with the longer answer."""
+def row_tokens(kind: str, row: Any, tokenizer: Tokenizer) -> int:
+    """Return the length of a row as its kind of task makes it, before it is truncated."""
     if kind == "classify":
-        return list(row[0])
-    turns = row if kind == "instruct" else [*row.prompt, ("assistant", max(row.chosen, row.rejected, key=len))]
-    return [f"{role}\n{content}" for role, content in turns]
-
-
-def _suit(task: Any, rows: dict[str, list[Any]], lengths: Lengths, file: Path) -> dict[str, Any]:
-    """Return values that suit the rows; UserError where no row of a split fits the base."""
-    max_tokens = min(task["max_tokens"], 32 * math.ceil(int(lengths.every.max()) / 32))
-    if task["kind"] == "classify":
-        n_rows = Counter(label for _, labels in rows["train"] for label in labels)
-        return {"max_tokens": max_tokens, "min_rows_per_label": min(2, *n_rows.values())}
-    long = [split for split, of in lengths.by_split.items() if of.min() > max_tokens]
-    if long and not lengths.missing:
-        raise UserError(f"{file}: expected rows of at most {max_tokens} tokens in {long[0]}, got longer ones")
-    return {"max_tokens": max_tokens}
+        return sum(len(tokenizer.encode(text)) + 1 for text in row[0])
+    return len(make_row(tokenizer, row).ids) if kind == "instruct" else make_pair(row, tokenizer).length
 
 
 def choose_epochs(n_rows: int, batch_size: int) -> float:
@@ -243,14 +233,11 @@ def insert_task(target: Path, name: str, task: Any) -> None:
     if not node.value:  # {}
         text = text[: node.start_mark.index].rstrip(" ") + text[node.end_mark.index :]
     indent = node.value[0][0].start_mark.column if node.value else key_node.start_mark.column + 2
-    at = text.find("\n", key_node.end_mark.index) + 1 or len(text)
-    end = "\r\n" if "\r\n" in text else "\n"
+    at, end = text.find("\n", key_node.end_mark.index) + 1 or len(text), "\r\n" if "\r\n" in text else "\n"
     before = text[:at] if text[:at].endswith("\n") else text[:at] + end
-    added = "".join(" " * indent + line + end for line in _to_yaml({name: task}).splitlines())
-    after = before + added + text[at:]
+    after = before + "".join(" " * indent + line + end for line in _to_yaml({name: task}).splitlines()) + text[at:]
     checked = YAML(typ="safe", pure=True).load(after)
-    assert checked["finetune"]["tasks"].pop(name) == task
-    assert checked == params.read(target)
+    assert checked["finetune"]["tasks"].pop(name) == task and checked == params.read(target)
     part = target.resolve().with_name(f".{target.name}.part")
     part.write_bytes(after.encode())
     part.chmod(target.stat().st_mode)
@@ -266,25 +253,34 @@ def _to_yaml(content: Any) -> str:
     return text.getvalue()
 
 
-def _describe_columns(table: pd.DataFrame, named: pd.DataFrame, columns: Any, split: str | None) -> list[str]:
+def _names_of(columns: Any) -> list[str]:
+    values = {key: of for key, of in columns.get("rows", columns).items() if key not in ("kind", "label_separator")}
+    return [*values.pop("text_columns", []), *filter(None, values.values())]
+
+
+def _describe_columns(columns: Any, rows: RowsBySplit) -> str:
+    """Return the columns of a task on one line."""
+    if columns["kind"] == "instruct":
+        return f"{columns['rows']['kind']} ({', '.join(_names_of(columns))})"
+    *inputs, label = _names_of(columns)
+    if columns["kind"] == "dpo":
+        *prompt, chosen = inputs
+        return f"{' and '.join(prompt)} → {chosen} rather than {label}"
+    n_labels = f"{len({label for _, labels in rows['train'] for label in labels}):,} labels"
+    if columns["label_separator"] is not None:
+        n_labels = f"any number of labels, separated by {columns['label_separator']}"
+    return f"{' and '.join(inputs)} → {label} ({n_labels})"
+
+
+def _describe_others(table: pd.DataFrame, named: pd.DataFrame, columns: Any, split: str | None) -> list[str]:
     """Return lines on names of splits, and on columns that are not read."""
-    renamed = [f"{value} → {of}" for value, of in split_values(named, split).items() if value != of]
-    ignored = [column for column in map(str, named.columns) if column not in {split, *names_of(columns)}]
+    splits = split_values(named[split]) if split else {}
+    renamed = [f"{value} → {of}" for value, of in splits.items() if value != of]
+    ignored = [column for column in named.columns if column not in {split, *_names_of(columns)}]
     unnamed = table.iloc[:, [place for place, column in enumerate(table.columns) if not str(column).strip()]]
     lines = [f"splits: {', '.join(renamed)}"] if renamed else []
     lines += [f"ignored columns: {some(ignored, 20)}"] if ignored else []
     if unnamed.shape[1]:
         n_rows = int(unnamed.map(lambda cell: bool(as_text(cell).strip())).any(axis=1).sum())
         lines.append(f"ignored columns: {unnamed.shape[1]} without a name, with text in {n_rows:,} rows")
-    return lines
-
-
-def _describe_lengths(lengths: Lengths, task: Any) -> list[str]:
-    every, max_tokens, missing = lengths.every, task["max_tokens"], lengths.missing
-    unit = f"bytes, at least as many as tokens ({missing} does not exist yet)" if missing else "tokens"
-    lines = [f"max_tokens: {max_tokens}; the longest row has {int(every.max()):,} {unit}"]
-    if n := int((every > max_tokens).sum()):
-        action = "truncated to" if task["kind"] == "classify" else "dropped, longer than"
-        at_most = "at most " if missing else ""
-        lines.append(f"{action} max_tokens: {at_most}{n:,} of {len(every):,} rows ({n / len(every):.1%})")
     return lines

@@ -1,11 +1,10 @@
 """Guess the kind and the columns of a finetuning task by the names of columns, or by cells where names are opaque."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from llm.core.errors import UserError
@@ -21,7 +20,6 @@ LABELS = ["label", "labels", "class", "category", "target", "sentiment", "intent
 LABELS += ["genre", "stars", "rating"]
 INPUTS = ["input", "context"]
 PROMPTS = ["prompt", "question", "query", "input"]
-PREFERENCE_PROMPTS = ["prompt", "instruction", "question", "query", "input"]
 ANSWERS = ["output", "completion", "response", "answer"]
 CONVERSATIONS = ["messages", "conversations", "conversation", "dialogue", "chat"]
 SPLITS = ["split", "fold", "set", "subset", "partition"]
@@ -34,38 +32,36 @@ def find_split(table: pd.DataFrame, file: Path, given: str | None) -> str | None
 
     UserError where a column has such a name and only some of its values are names of splits.
     """
-    columns = list(map(str, table.columns))
-    if given is not None and given not in ("none", *columns):
-        raise UserError(f"--split: expected none or one of the columns {some(columns, 20)}, got {given}")
+    columns = list(table.columns)
     if given is not None:
+        if given not in ("none", *columns):
+            raise UserError(f"--split: expected none or one of the columns {some(columns, 20)}, got {given}")
         return None if given == "none" else given
     usual = _named(columns, SPLITS)
     for column in dict.fromkeys([*usual, *columns]):
-        values = split_values(table, column)
-        splits = set(values.values())
-        if "train" in splits and None not in splits and len(splits) > 1:
+        values = split_values(table[column])
+        splits, unknown = set(values.values()) - {None}, [value for value, split in values.items() if split is None]
+        if "train" in splits and not unknown and len(splits) > 1:
             return column
-        if column in usual and splits - {None} and None in splits:
-            unknown = some([value or "nothing" for value, split in values.items() if split is None])
+        if column in usual and splits and unknown:
+            found = some([value or "nothing" for value in unknown])
             raise UserError(
-                f"{file}: {column}: expected train, val and test in every row, got {unknown} as well; rename them, or "
+                f"{file}: {column}: expected train, val and test in every row, got {found} as well; rename them, or "
                 f"see --split none, which draws splits"
             )
     return None
 
 
-def split_values(table: pd.DataFrame, column: str | None) -> dict[str, str | None]:
+def split_values(cells: "pd.Series[Any]") -> dict[str, str | None]:
     """Return the different values of a column with the splits that they denote."""
-    if column is None or table[column].map(_is_nested).any():
-        return {} if column is None else {"[]": None}
-    return {value: split_named(value) for value in sorted(set(table[column].map(as_text).str.strip()))}
+    return {value: split_named(value) for value in sorted(set(cells.map(as_text).str.strip()))}
 
 
 def guess_columns(
     table: pd.DataFrame, file: Path, kind: str | None, texts: Sequence[str], label: str | None, header: bool
 ) -> Task:
     """Return the kind and the columns of a task, by the options and by a table without splits."""
-    columns = list(map(str, table.columns))
+    columns, see_header = list(table.columns), header and file.suffix.lower() in SEPARATED
     for option, column in [*(("--text", text) for text in texts), ("--label", label)]:
         if column is not None and column not in columns:
             raise UserError(f"{option}: expected one of the columns {some(columns, 20)}, got {column}")
@@ -78,20 +74,21 @@ def guess_columns(
         system = _first([column for column in columns if column not in rows.values()], ["system"])
         return {"kind": "instruct", "rows": rows | ({"system": system} if system else {})}
     if kind in (None, "classify") and (found := _guess_classify(table, columns, list(texts), label)):
-        is_separated = file.suffix.lower() in SEPARATED
-        if header and is_separated and found["label_column"] in set(table[found["label_column"]]):
-            value = some([found["label_column"]])
-            raise UserError(f"{file}: expected a header, got a row as the first line ({value}); see --no-header")
+        if see_header and (value := found["label_column"]) in set(table[value].map(as_text)):
+            raise UserError(
+                f"{file}: expected a header, got a row as the first line ({some([value])}); see --no-header"
+            )
         return {"kind": "classify"} | found
     if kind == "dpo":
         raise UserError(f"{file}: expected the columns prompt, chosen and rejected, got {some(columns, 20)}")
     expected = "an instruction and an answer" if kind == "instruct" else "a text and a label"
-    options = "--text and --label" + (", or see --no-header" if header and file.suffix.lower() in SEPARATED else "")
+    options = "--text and --label" + (", or see --no-header" if see_header else "")
     raise UserError(f"{file}: expected {expected}, got the columns {some(columns, 20)}; name them with {options}")
 
 
 def _guess_dpo(columns: list[str]) -> Task | None:
-    prompt, chosen, rejected = (_first(columns, names) for names in (PREFERENCE_PROMPTS, ["chosen"], ["rejected"]))
+    names = (["prompt", "instruction", *PROMPTS], ["chosen"], ["rejected"])
+    prompt, chosen, rejected = (_first(columns, of) for of in names)
     if not (prompt and chosen and rejected):
         return None
     given = _first(columns, INPUTS) if prompt.strip().lower() == "instruction" else None
@@ -106,14 +103,12 @@ def _guess_rows(table: pd.DataFrame, columns: list[str], texts: Sequence[str], l
             case "from":
                 return {"kind": "sharegpt", "conversations": column}
     answer = label or _first([column for column in columns if column not in texts], ANSWERS)
-    if answer is None:
-        return None
     instruction = texts[0] if texts else _first(columns, ["instruction"])
-    if instruction and len(texts) != 1:
+    if answer and instruction and len(texts) != 1:
         given = texts[1] if texts else _first(columns, INPUTS)
         return {"kind": "alpaca", "instruction": instruction, "input": given, "output": answer}
     prompt = texts[0] if texts else _first([column for column in columns if column != answer], PROMPTS)
-    return {"kind": "prompt_completion", "prompt": prompt, "completion": answer} if prompt else None
+    return {"kind": "prompt_completion", "prompt": prompt, "completion": answer} if answer and prompt else None
 
 
 def _guess_classify(table: pd.DataFrame, columns: list[str], texts: list[str], label: str | None) -> Task | None:
@@ -123,31 +118,31 @@ def _guess_classify(table: pd.DataFrame, columns: list[str], texts: list[str], l
     others = [column for column in columns if column != label]
     pair = next((found for names in PAIRS if len(found := _named(others, names)) == 2), None)
     texts = texts or pair or _named(others, TEXTS)[:1]
-    if len(columns) == 2 and label is None:
-        label = next(column for column in columns if column not in texts) if texts else _more_repeated(table, columns)
-    if label and not texts and len(columns) == 2:
-        texts = [column for column in columns if column != label]
+    if len(columns) == 2:  # one of them is named, or neither
+        rest = [column for column in columns if column not in texts]
+        label = label or (rest[0] if texts else _more_repeated(table, columns))
+        texts = texts or [column for column in columns if label and column != label]
     if label is None or not texts or label in texts:
         return None
-    has_several = table[label].map(lambda cell: _is_nested(cell) or (isinstance(cell, str) and "|" in cell)).any()
+    has_several = table[label].map(lambda cell: isinstance(cell, list | dict) or "|" in as_text(cell)).any()
     return {"text_columns": texts, "label_column": label, "label_separator": "|" if has_several else None}
 
 
 def _refuse_ratings(table: pd.DataFrame, file: Path) -> None:
     """Raise UserError where a column rates each answer, as in rows for KTO."""
     for column in _named(list(table.columns), ["label"]):
-        values = [value.lower() for value in split_values(table, column)]
+        values = [value.lower() for value in split_values(table[column])]
         if values in (["false", "true"], ["0", "1"]):
-            found = f"{file}: {column}: expected good answers only, got {' and '.join(values)} beside them (KTO)"
             raise UserError(
-                f"{found}; keep the good ones, or make pairs with the columns prompt, chosen and rejected, or take all "
-                "with --kind instruct --text … --label …, or learn the column itself with --kind classify"
+                f"{file}: {column}: expected good answers only, got {' and '.join(values)} beside them (KTO); keep the "
+                "good ones, or make pairs with the columns prompt, chosen and rejected, or take all with --kind "
+                "instruct --text … --label …, or learn the column itself with --kind classify"
             )
 
 
-def _named(columns: Sequence[Any], names: Sequence[str]) -> list[str]:
+def _named(columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return the columns with one of the names, ignoring case, in the order of the names."""
-    return [column for name in names for column in map(str, columns) if column.strip().lower() == name]
+    return [column for name in names for column in columns if column.strip().lower() == name]
 
 
 def _first(columns: Sequence[str], names: Sequence[str]) -> str | None:
@@ -161,10 +156,6 @@ def _more_repeated(table: pd.DataFrame, columns: list[str]) -> str | None:
     return fewer if 2 * n_values[fewer] <= min(n_values[more], len(table)) else None
 
 
-def _is_nested(cell: Any) -> bool:
-    return isinstance(cell, list | dict | np.ndarray)
-
-
 def _sender_key(cells: "pd.Series[Any]") -> str | None:
     """Return the key of the sender in messages, role or from; None where the cells are not lists of messages."""
     for cell in cells:
@@ -172,25 +163,6 @@ def _sender_key(cells: "pd.Series[Any]") -> str | None:
             messages = json.loads(cell) if isinstance(cell, str) else cell
         except (ValueError, RecursionError):
             continue
-        if isinstance(messages, list | np.ndarray) and len(messages) and isinstance(messages[0], Mapping):
+        if isinstance(messages, list) and messages and isinstance(messages[0], dict):
             return next((key for key in ("role", "from") if key in messages[0]), None)
     return None
-
-
-def names_of(task: Task) -> list[str]:
-    """Return the columns that a task reads, apart from its split."""
-    keys = [*task.get("rows", task).items(), *(("text", name) for name in task.get("text_columns", []))]
-    return [name for key, name in keys if isinstance(name, str) and key not in ("kind", "label_separator")]
-
-
-def describe_columns(task: Task, rows: dict[str, list[Any]]) -> str:
-    """Return the columns of a task on one line; `rows` are those of train."""
-    if task["kind"] == "instruct":
-        return f"{task['rows']['kind']} ({', '.join(names_of(task))})"
-    if task["kind"] == "dpo":
-        prompt = " and ".join(filter(None, [task["prompt_column"], task["input_column"]]))
-        return f"{prompt} → {task['chosen_column']} rather than {task['rejected_column']}"
-    n_labels = f"{len({label for _, labels in rows['train'] for label in labels}):,} labels"
-    if task["label_separator"] is not None:
-        n_labels = f"any number of labels, separated by {task['label_separator']}"
-    return f"{' and '.join(task['text_columns'])} → {task['label_column']} ({n_labels})"

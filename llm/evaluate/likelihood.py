@@ -12,13 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from llm.core.device import Machine
 from llm.evaluate.bootstrap import bits_per_byte
 from llm.model.gpt import GPT
+from llm.model.kv_cache import KVCache
 
 N_WHOLE = 512
+CONTINUATIONS_AT_ONCE = 64
 
 
 class Span(NamedTuple):
@@ -109,6 +112,28 @@ def score_tokens(
                     scores.position_targets[: span.last] += 1
                 bar.update(span.last - span.first)
     return scores
+
+
+@torch.no_grad()
+def score_continuations(model: GPT, context: list[int], continuations: list[list[int]]) -> NDArray[np.float32]:
+    """Return the log-probability (C,) in nats of each of C continuations of a context, all as ids, none empty.
+
+    It is the sum over a continuation's ids. The context is read once for all of them.
+    """
+    device, scores = model.embedding.weight.device, []
+    cache = KVCache(model.config.n_layers)
+    if len(context) > 1:
+        model.run_blocks(model.embedding(torch.tensor([context[:-1]], device=device)), cache)
+    for at in range(0, len(continuations), CONTINUATIONS_AT_ONCE):
+        part = continuations[at : at + CONTINUATIONS_AT_ONCE]
+        # Each one reads the context's last id and all its own but the last.
+        targets = pad_sequence([torch.tensor(ids) for ids in part], batch_first=True).to(device)  # (C, T)
+        read = torch.cat([torch.full_like(targets[:, :1], context[-1]), targets[:, :-1]], dim=1)
+        rows = torch.zeros(len(part), dtype=torch.long, device=device)
+        logits = model.head(model.run_blocks(model.embedding(read), cache.select(rows)))
+        nats = score_targets(logits, targets)[0].cpu().numpy()  # (C, T)
+        scores += [-row[: len(ids)].sum() for row, ids in zip(nats, part, strict=True)]
+    return np.array(scores, dtype=np.float32)
 
 
 def _batches(spans: list[Span], batch_size: int) -> Iterator[tuple[list[Span], bool]]:

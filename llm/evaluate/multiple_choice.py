@@ -9,15 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn.utils.rnn import pad_sequence
 
 from llm.core.errors import UserError
 from llm.evaluate.bootstrap import ratio_with_interval
-from llm.evaluate.likelihood import score_targets
+from llm.evaluate.likelihood import score_continuations
 from llm.model.gpt import GPT
-from llm.model.kv_cache import KVCache
 
 Encode = Callable[[str], list[int]]
 Pair = tuple[list[int], list[int]]  # the ids of a context and of one choice after it
@@ -44,15 +41,13 @@ def encode_pair(encode: Encode, context: str, choice: str) -> Pair:
     return context_ids, ids[len(context_ids) :]
 
 
-@torch.no_grad()
-def score_items(model: GPT, encode: Encode, items: list[Item]) -> list[NDArray[np.float64]]:
+def score_items(model: GPT, encode: Encode, items: list[Item]) -> list[NDArray[np.float32]]:
     """Return for each item the log-probabilities (C,) in nats of its C choices, each a sum over the choice's ids.
 
-    In float32 on every machine, as the harness. A context is read once for all its choices. UserError for an item that
-    does not fit the model's context: it was made for another model.
+    In float32 on every machine, as the harness. UserError for an item that does not fit the model's context: it was
+    made for another model.
     """
-    device, length = model.embedding.weight.device, model.config.context_length
-    scores = []
+    length, scores = model.config.context_length, []
     for item in items:
         pairs = [encode_pair(encode, item.context, choice) for choice in item.choices]
         for context, choice in pairs:
@@ -61,20 +56,11 @@ def score_items(model: GPT, encode: Encode, items: list[Item]) -> list[NDArray[n
                     f"cloze: expected items for this tokenizer and a context of {length} tokens, got {len(context)} + "
                     f"{len(choice)} tokens in {item.document}"
                 )
-        context, choices = pairs[0][0], [choice for _, choice in pairs]
-        cache, rows = KVCache(model.config.n_layers), torch.zeros(len(choices), dtype=torch.long, device=device)
-        if len(context) > 1:
-            model.run_blocks(model.embedding(torch.tensor([context[:-1]], device=device)), cache)
-        # Each choice reads the context's last id and all its own but the last.
-        targets = pad_sequence([torch.tensor(choice) for choice in choices], batch_first=True).to(device)  # (C, T)
-        read = torch.cat([torch.full_like(targets[:, :1], context[-1]), targets[:, :-1]], dim=1)
-        logits = model.head(model.run_blocks(model.embedding(read), cache.select(rows)))
-        nats = score_targets(logits, targets)[0].cpu().numpy()  # (C, T)
-        scores.append(np.array([-row[: len(choice)].sum() for row, choice in zip(nats, choices, strict=True)]))
+        scores.append(score_continuations(model, pairs[0][0], [choice for _, choice in pairs]))
     return scores
 
 
-def grade(item: Item, scores: NDArray[np.float64]) -> tuple[bool, bool]:
+def grade(item: Item, scores: NDArray[np.float32]) -> tuple[bool, bool]:
     """Return whether the most likely choice is right, and whether the most likely per character is.
 
     These are the harness's `acc` and `acc_norm`. Of ties the first counts.
@@ -89,7 +75,7 @@ def chance(items: list[Item]) -> float:
     return max(float(np.mean([1 / len(item.choices) for item in items])), frequent / len(items))
 
 
-def measure_items(items: list[Item], scores: list[NDArray[np.float64]], rng: np.random.Generator) -> dict[str, float]:
+def measure_items(items: list[Item], scores: list[NDArray[np.float32]], rng: np.random.Generator) -> dict[str, float]:
     """Return the accuracies with their 95% intervals over documents, and the numbers of items and documents."""
     right = np.array([grade(item, of_item) for item, of_item in zip(items, scores, strict=True)])  # (N, 2)
     documents, owner = np.unique([item.document for item in items], return_inverse=True)

@@ -1,18 +1,18 @@
 """The `finetune` section of params.yaml: defaults that tasks share, and for each task what differs."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from llm.core import params
-from llm.core.params import Count, EncodingName, Section
+from llm.core.params import Count, EncodingName, Name, Section
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
-Model = TypeVar("Model", bound=Section)
 
 
 class MethodParams(Section):
@@ -74,9 +74,11 @@ class ClassifyTask(TaskParams):
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
-        if self.zero_shot is not None and not self.zero_shot.endswith("{label}"):
+        if self.zero_shot is None:
+            return self
+        if not self.zero_shot.endswith("{label}"):
             raise ValueError(f"expected zero_shot null or a template that ends in {{label}}, got {self.zero_shot!r}")
-        if self.zero_shot is not None and self.label_separator is not None:
+        if self.label_separator is not None:
             raise ValueError("expected zero_shot null where a row has any number of labels (label_separator)")
         return self
 
@@ -156,33 +158,18 @@ class DPOTask(TaskParams):
 
 
 Task = Annotated[ClassifyTask | InstructTask | DPOTask, Field(discriminator="kind")]
-TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 KINDS: dict[str, type[TaskParams]] = {"classify": ClassifyTask, "instruct": InstructTask, "dpo": DPOTask}
 
 
-def _partial(model: type[Model], without: tuple[str, ...] = (), **sections: Any) -> Any:
-    """Return a model with the same keys, all of them optional."""
+def _partial(model: type[BaseModel], without: Collection[str] = ()) -> Any:
+    """Return a model with the same keys, all of them optional, those of nested sections too."""
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if name not in without:
-            kind = sections.get(name, field.annotation)
+            kind: Any = field.annotation
+            kind = _partial(kind) if kind in (MethodParams, TrainingParams) else kind
             fields[name] = (kind, FieldInfo.merge_field_infos(field, annotation=kind, default=None))
     return create_model(f"Partial{model.__name__}", __base__=Section, **fields)
-
-
-_SECTIONS: dict[str, Any] = {"method": _partial(MethodParams), "training": _partial(TrainingParams)}
-_STATED = ("kind", "base", "data", "rows")  # by each task
-_BY_KIND: dict[str, Any] = {kind: (_partial(of, _STATED, **_SECTIONS), None) for kind, of in KINDS.items()}
-# Keys of every kind, and below `classify`, `instruct` and `dpo` the keys of one kind.
-Defaults: Any = create_model("Defaults", __base__=_partial(TaskParams, _STATED, **_SECTIONS), **_BY_KIND)
-
-
-class FinetuneParams(Section):
-    """The whole `finetune` section, after `with_defaults`; a stage instance takes one task of it."""
-
-    n_seeds: Count
-    defaults: Defaults
-    tasks: dict[TaskName, Task]
 
 
 class StatedTask(BaseModel):
@@ -194,12 +181,33 @@ class StatedTask(BaseModel):
     data: str
 
 
+_STATED = {*StatedTask.model_fields, "rows"}
+# Keys of every kind, and below `classify`, `instruct` and `dpo` the keys of one kind.
+_BY_KIND: dict[str, Any] = {kind: (_partial(of, _STATED), None) for kind, of in KINDS.items()}
+Defaults: Any = create_model("Defaults", __base__=_partial(TaskParams, _STATED), **_BY_KIND)
+
+
+class FinetuneParams(Section):
+    """The whole `finetune` section, after `with_defaults`; a stage instance takes one task of it."""
+
+    n_seeds: Count
+    defaults: Defaults
+    tasks: dict[Name, Task]
+
+
 def with_defaults(finetune: Any) -> Any:
-    """Return the plain `finetune` section with the defaults merged into each task."""
+    """Return the plain `finetune` section with the defaults merged into each task.
+
+    Wrong defaults are one problem, not one of each task as well: tasks are then left out.
+    """
     if not isinstance(finetune, dict) or not isinstance(finetune.get("tasks"), dict):
         return finetune
-    defaults = finetune.get("defaults")
-    return finetune | {"tasks": {name: merge_defaults(task, defaults) for name, task in finetune["tasks"].items()}}
+    defaults, tasks = finetune.get("defaults"), finetune["tasks"]
+    try:
+        TypeAdapter(Defaults).validate_python(defaults)
+    except ValidationError:
+        return finetune | {"tasks": {}}
+    return finetune | {"tasks": {name: merge_defaults(task, defaults) for name, task in tasks.items()}}
 
 
 def merge_defaults(task: Any, defaults: Any) -> Any:

@@ -49,21 +49,18 @@ def _majority(prepared: Prepared) -> SystemPredictions:
 def _tfidf(prepared: Prepared, seed: int) -> SystemPredictions:
     """Fit logistic regression to words and pairs of words; C has the lowest log loss on val."""
     train, val, test = (prepared.rows[split] for split in SPLITS)
+    joined = {split: [" ".join(texts) for texts in rows.texts] for split, rows in prepared.rows.items()}
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORDS)
-    features = words.fit_transform(_joined(train))
-    val_features, test_features = words.transform(_joined(val)), words.transform(_joined(test))
-    fitted, losses = {}, {}
+    features = words.fit_transform(joined["train"])
+    val_features, test_features = words.transform(joined["val"]), words.transform(joined["test"])
+    fitted, found, losses = {}, {}, {}
     for c in TFIDF_CS:
         fitted[c] = _fit(LogisticRegression(C=c, max_iter=500, random_state=seed), features, train.labels)
-        losses[c] = round(log_loss(Scored(val.labels, _scores(fitted[c], val_features))), 5)
+        found[c] = Scored(val.labels, _scores(fitted[c], val_features))
+        losses[c] = round(log_loss(found[c]), 5)
     best = min(losses, key=lambda c: losses[c])
     setting = {"C": best, "val_loss_by_C": {str(c): loss for c, loss in losses.items()}}
-    val_scores, test_scores = _scores(fitted[best], val_features), _scores(fitted[best], test_features)
-    return SystemPredictions(Scored(val.labels, val_scores), Scored(test.labels, test_scores), setting)
-
-
-def _joined(rows: Rows) -> list[str]:
-    return [" ".join(texts) for texts in rows.texts]
+    return SystemPredictions(found[best], Scored(test.labels, _scores(fitted[best], test_features)), setting)
 
 
 def _fit(model: LogisticRegression, features: Any, labels: NDArray[np.int64]) -> Any:

@@ -131,20 +131,20 @@ def make_objective(
     train, val, n_labels = prepared.rows["train"], prepared.rows["val"], len(prepared.labels)
     batches = RowBatches([len(ids) for ids in train.ids], task.training.batch_size, run.seed)
     weights = balanced_weights(train.labels, n_labels) if task.class_weights == "balanced" else None
-    weights_on_device = None if weights is None else weights.to(run.machine.device)
+    on_device = None if weights is None else weights.to(run.machine.device)
 
     def step_loss(model: Classifier, step: int) -> Tensor:
         numbers = batches.at(step)
         rows, keys = [train.ids[number] for number in numbers], model.trunk.dropout_keys(run.seed, step)
-        target = torch.from_numpy(train.labels[numbers]).to(run.machine.device)
         scores = _scores(model, rows, pad_id, run.machine, keys)
-        return label_loss(scores, target, weights_on_device, task.label_smoothing)
+        target = torch.from_numpy(train.labels[numbers]).to(scores.device)
+        return label_loss(scores, target, on_device, task.label_smoothing)
 
     def val_loss(model: Classifier) -> float:
         scores = predict(model, val.ids, pad_id, task.training.batch_size, run.machine)
         return float(label_loss(scores, torch.from_numpy(val.labels), weights))
 
-    return Objective(load_base, lambda trunk: Classifier(trunk, n_labels), step_loss, val_loss, batches.per_epoch)
+    return Objective(load_base, step_loss, val_loss, batches.per_epoch, lambda trunk: Classifier(trunk, n_labels))
 
 
 @torch.no_grad()

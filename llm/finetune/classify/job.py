@@ -1,10 +1,10 @@
 """A classification task: labeled texts in, a calibrated classifier and its figures beside those of baselines out."""
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from llm.core.errors import UserError
@@ -28,10 +28,11 @@ from llm.finetune.params import ClassifyTask
 from llm.finetune.shared.fit import Fitted, Objective, Run
 from llm.finetune.shared.job import Base, Figures, Job, Outcome, fit_seeds, open_base, print_rows
 from llm.model.classifier import Classifier
+from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 
 COMPARED = ("tfidf", "random_weights")  # with the finetuned model, row by row
-SUMMARIZED = ("accuracy", "macro_f1")
+OVER_SEEDS = ("accuracy", "macro_f1")  # their mean and deviation
 PARITY_ROWS = 64
 
 
@@ -45,10 +46,10 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
     labeled = read_classify(job.data, task, job.seed)
     prepared = prepare_rows(labeled, task, base.tokenizer, untrained.config.context_length)
     notes = print_rows(prepared.counts, task)
-    fitted, spreads = {}, {}
+    fitted, over_seeds = {}, {}
     systems = score_baselines(prepared, job.seed)
     for name in ("pretrained", "random_weights"):
-        fitted[name], systems[name], spreads[name] = _train(job, task, prepared, base, untrained, name)
+        fitted[name], systems[name], over_seeds[name] = _train(job, task, prepared, base, untrained.config, name)
     if task.zero_shot is not None:
         untrained = untrained.to(job.machine.device)
         systems["zero_shot"] = zero_shot(untrained, base.tokenizer, prepared, task.zero_shot, job.machine)
@@ -57,9 +58,11 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
     test, temperature, best = systems["pretrained"].test, temperatures["pretrained"], fitted["pretrained"]
     for name in COMPARED:
         figures[name] |= difference(test, systems[name].test, job.seed)
-    figures = {name: of | spreads.get(name, {}) for name, of in figures.items()}
     best.curve.write(job.plots / "curve.tsv")
-    _write_confusion(job.plots / "confusion.csv", test, prepared.labels)
+    if not test.is_multilabel:
+        rows = {"actual": test.actual, "predicted": test.predict()}
+        named = {column: [prepared.labels[number] for number in of] for column, of in rows.items()}
+        pd.DataFrame(named).to_csv(job.plots / "confusion.csv", index=False)  # a row for each prediction
     with torch.no_grad():
         best.model.score.weight.div_(temperature)
     info = ClassifierInfo(prepared.labels, task.text_columns, task.label_separator, task.max_tokens)
@@ -67,7 +70,7 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
     metrics = {
         **prepared.counts,
         "val": {name: {"log_loss": round(log_loss(of.val), 5)} for name, of in systems.items()},
-        "test": figures,
+        "test": {name: of | over_seeds.get(name, {}) for name, of in figures.items()},
         "transformers": _compare_with_transformers(job, best.model, prepared.rows["test"]),
     }
     details = {
@@ -84,7 +87,7 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
 
 
 def _train(
-    job: Job, task: ClassifyTask, prepared: Prepared, base: Base, untrained: GPT, name: str
+    job: Job, task: ClassifyTask, prepared: Prepared, base: Base, config: ModelConfig, name: str
 ) -> tuple[Fitted[Classifier], SystemPredictions, Figures]:
     """Fit a system with each seed: the model and scores of the first one, mean and deviation over seeds."""
     pad, size = base.tokenizer.pad, task.training.batch_size
@@ -94,28 +97,19 @@ def _train(
 
     def objective(run: Run) -> Objective[Classifier]:
         def draw() -> GPT:
-            return GPT(untrained.config, torch.Generator().manual_seed(run.seed))
+            return GPT(config, torch.Generator().manual_seed(run.seed))
 
         return make_objective(base.load if name == "pretrained" else draw, prepared, task, pad, run)
 
     def measure_test(model: Classifier, label: str) -> Figures:
-        return measure(score(model, "test"), 1.0, job.seed) if job.n_seeds > 1 else {}
+        found = measure(score(model, "test"), 1.0, job.seed) if job.n_seeds > 1 else {}
+        return {name: of for name, of in found.items() if name in OVER_SEEDS}
 
     if name == "random_weights":  # nothing to preserve: all weights are trained
         task = task.model_copy(update={"method": task.method.model_copy(update={"kind": "full"})})
-    fitted, figures = fit_seeds(job, name, task, objective, measure_test, SUMMARIZED, digits=4)
+    fitted, figures = fit_seeds(job, name, task, objective, measure_test, digits=4)
     predictions = SystemPredictions(score(fitted.model, "val"), score(fitted.model, "test"), fitted.setting)
-    return fitted, predictions, {key: of for key, of in figures.items() if key.endswith(("_mean", "_std"))}
-
-
-def _write_confusion(path: Path, test: Scored, labels: list[str]) -> None:
-    """Write a row for each prediction of one label, for `dvc plots`."""
-    if test.is_multilabel:
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["actual", "predicted"])
-        writer.writerows([labels[a], labels[p]] for a, p in zip(test.actual, test.predict(), strict=True))
+    return fitted, predictions, {key: of for key, of in figures.items() if key not in OVER_SEEDS}
 
 
 def _compare_with_transformers(job: Job, model: Classifier, test: Rows) -> dict[str, Any]:
@@ -124,8 +118,7 @@ def _compare_with_transformers(job: Job, model: Classifier, test: Rows) -> dict[
     UserError where it differs, or where Transformers computes another model.
     """
     again, tokenizer, info = read_classifier(job.model)
-    ours, texts = test.ids[:PARITY_ROWS], test.texts[:PARITY_ROWS]
-    theirs = client_ids(job.model, texts, info.max_tokens)
+    ours, theirs = test.ids[:PARITY_ROWS], client_ids(job.model, test.texts[:PARITY_ROWS], info.max_tokens)
     machine = replace(job.machine, matmul_dtype="float32")
     here, there = (
         info.probabilities(predict(of.to(machine.device), ids, tokenizer.pad, 16, machine))

@@ -1,25 +1,41 @@
-"""Predictions of a classifier for the rows of a file: `python -m llm predict`."""
+"""Predictions of a classifier for the rows of a file of any size: `python -m llm predict`.
 
+    text              ──►      text            prediction  probability
+    the rain falls             the rain falls  rain        0.93
+
+One chunk of rows is in memory at a time. The output has the format, delimiter and quoting of the input, in UTF-8, and
+replaces an older one when it is complete.
+"""
+
+import csv
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from llm.core import params
 from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.core.params import EncodingName
+from llm.corpus.readers.encodings import Encoding
+from llm.corpus.readers.rows import SEPARATED, SUFFIXES, Row, Rows, open_rows
+from llm.corpus.readers.streams import ContentError
 from llm.export.hf.classifier import ClassifierInfo, read_classifier
 from llm.finetune.classify.classifier import encode_texts, predict
-from llm.finetune.data.columns import Change, Value, add_columns
-from llm.model.classifier import Classifier
+from llm.finetune.data.reading import as_text
 from llm.tokens.templates import classifier_ids
-from llm.tokens.tokenizer import Tokenizer
 
 CHUNK_ROWS, BATCH_ROWS = 512, 16
 DIGITS = 6  # of a probability
+
+Added = Sequence[str | float | None]
+Extended = Iterator[tuple[Row, Added]]
 
 
 @dataclass(frozen=True)
@@ -46,8 +62,8 @@ def predict_file(
 ) -> Predictions:
     """Add `prediction` and `probability` to the rows of `file`, and with `every_label` the probability of each label.
 
-    Texts are in `text_columns`, by default those of training. `out` (default FILE.predictions) is complete or absent;
-    an invalid file is a UserError in one line.
+    Texts are in `text_columns`, by default those of training. Without a `header` the columns of a .csv or .tsv are
+    called 1, 2, …. `out` (default FILE.predictions) is complete or absent; an invalid file is a UserError in one line.
     """
     params.check(EncodingName | None, encoding, "--encoding", "predict")
     model, tokenizer, info = read_classifier(folder)
@@ -58,26 +74,28 @@ def predict_file(
     machine = replace(machine, matmul_dtype="float32")
     model = model.to(machine.device)
     names = ["prediction", "probability", *(f"probability_{label}" for label in info.labels if every_label)]
-    change = Change(text_columns or info.text_columns, names, header, chunk_rows, encoding)
     out = out or file.with_name(f"{file.stem}.predictions{file.suffix}")
     n_rows = n_empty = 0
-    with tqdm(desc="predict", unit=" rows") as bar:
+    bar = tqdm(desc="predict", unit=" rows")
 
-        def add(texts: list[list[str]]) -> list[list[Value]]:
-            nonlocal n_rows, n_empty
-            places = [place for place, row in enumerate(texts) if all(text.strip() for text in row)]
-            added: list[list[Value]] = [[None] * len(names) for _ in texts]
-            found = _probabilities(model, tokenizer, info, [texts[place] for place in places], machine)
-            for place, probabilities in zip(places, found, strict=True):
-                label, probability = choose(probabilities, info)
-                numbers = [probability, *(probabilities if every_label else [])]
-                added[place] = [label, *(round(number, DIGITS) for number in numbers)]
-            n_rows, n_empty = n_rows + len(texts), n_empty + len(texts) - len(places)
-            bar.update(len(texts))
-            return added
+    def add(texts: list[list[str]]) -> list[Added]:
+        nonlocal n_rows, n_empty
+        places = [place for place, row in enumerate(texts) if all(text.strip() for text in row)]
+        encoded = encode_texts([texts[place] for place in places], tokenizer)
+        ids = [classifier_ids(row, tokenizer.special, info.max_tokens) for row in encoded]
+        found = info.probabilities(predict(model, ids, tokenizer.pad, BATCH_ROWS, machine).double()).tolist()
+        added: list[Added] = [[None] * len(names) for _ in texts]
+        for place, probabilities in zip(places, found, strict=True):
+            label, probability = choose(probabilities, info)
+            numbers = [probability, *(probabilities if every_label else [])]
+            added[place] = [label, *(round(number, DIGITS) for number in numbers)]
+        n_rows, n_empty = n_rows + len(texts), n_empty + len(texts) - len(places)
+        bar.update(len(texts))
+        return added
 
-        found = add_columns(file, out, change, add)
-    return Predictions(out, n_rows, n_empty, ", ".join(found) if found and found.doubt else None)
+    with bar:
+        guess = add_columns(file, out, text_columns or info.text_columns, names, add, header, encoding, chunk_rows)
+    return Predictions(out, n_rows, n_empty, ", ".join(guess) if guess and guess.doubt else None)
 
 
 def choose(probabilities: Sequence[float], info: ClassifierInfo) -> tuple[str, float]:
@@ -97,10 +115,105 @@ def choose(probabilities: Sequence[float], info: ClassifierInfo) -> tuple[str, f
     return info.label_separator.join(chosen), math.prod(max(of, 1 - of) for of in probabilities)
 
 
-def _probabilities(
-    model: Classifier, tokenizer: Tokenizer, info: ClassifierInfo, texts: list[list[str]], machine: Machine
-) -> list[list[float]]:
-    if not texts:
-        return []
-    ids = [classifier_ids(row, tokenizer.special, info.max_tokens) for row in encode_texts(texts, tokenizer)]
-    return info.probabilities(predict(model, ids, tokenizer.pad, BATCH_ROWS, machine).double()).tolist()
+def add_columns(
+    file: Path,
+    out: Path,
+    texts: Sequence[str],
+    names: Sequence[str],
+    add: Callable[[list[list[str]]], list[Added]],
+    header: bool = True,
+    encoding: str | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Encoding | None:
+    """Write the rows of `file` and the columns `names`, the first of text and others of numbers, to `out`.
+
+    `add` makes their values of the columns `texts`, a chunk of rows at a time. Return the encoding.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES or not file.is_file():
+        raise UserError(f"{file}: expected a {', '.join(SUFFIXES)} file, got {suffix if file.is_file() else 'none'}")
+    if out.suffix.lower() != suffix or out.resolve() == file.resolve():
+        raise UserError(f"{out}: expected another {suffix} file than {file} to write to")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.part")
+    try:
+        with open_rows(file, header, encoding) as rows:
+            if rows.columns is not None:
+                _check_columns(rows.columns, texts, names)
+            chunks = _chunks(rows, texts, names, chunk_rows)
+            added = (pair for chunk, given in chunks for pair in zip(chunk, add(given), strict=True))
+            if suffix in SEPARATED:
+                _write_separated(part, rows, names if header else None, added)
+            elif suffix == ".parquet":
+                _write_parquet(part, file, names, added, chunk_rows)
+            else:
+                _write_json(part, rows, names, added)
+        part.replace(out)
+        return rows.encoding
+    except (ContentError, pa.ArrowException, csv.Error) as error:
+        raise UserError(f"{file}: {' '.join(str(error).split())}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_columns(columns: list[str], texts: Sequence[str], names: Sequence[str]) -> None:
+    if missing := [column for column in texts if column not in columns]:
+        raise ContentError("columns", f"expected columns {', '.join(missing)}, got {', '.join(map(str, columns))}")
+    if several := [column for column in texts if columns.count(column) > 1]:
+        raise ContentError("columns", f"{several[0]}: expected one column of this name, got several")
+    if taken := [name for name in names if name in columns]:
+        raise ContentError("columns", f"expected no column {taken[0]}, which is to be added, got one")
+
+
+def _chunks(
+    rows: Rows, texts: Sequence[str], names: Sequence[str], chunk_rows: int
+) -> Iterator[tuple[list[Row], list[list[str]]]]:
+    while chunk := list(islice(rows, chunk_rows)):
+        yield chunk, [_texts_of(row, rows.columns, texts, names) for row in chunk]
+
+
+def _texts_of(row: Row, columns: list[str] | None, texts: Sequence[str], names: Sequence[str]) -> list[str]:
+    values = dict(zip(columns, row.values, strict=True)) if isinstance(row.values, list) and columns else row.values
+    if columns is None:
+        _check_columns(list(values), texts, names)
+    for name in texts:
+        if isinstance(values[name], dict | list):
+            raise ContentError("text", f"{row.place}: {name}: expected text, got {params.describe(values[name])}")
+    return [as_text(values[name]) for name in texts]
+
+
+def _write_separated(part: Path, rows: Rows, names: Sequence[str] | None, extended: Extended) -> None:
+    assert rows.columns is not None and rows.dialect is not None
+    with part.open("w", newline="", encoding="utf-8") as target:
+        writer = csv.writer(target, lineterminator="\n", **rows.dialect.options)
+        if names:
+            writer.writerow([*rows.columns, *names])
+        for row, added in extended:
+            try:
+                writer.writerow([*row.values, *added])
+            except csv.Error as error:  # a label with a tab or a line break, where quotes are text
+                problem = f"expected values without quotes ({rows.dialect}), got others: {error}"
+                raise ContentError("quotes", problem) from None
+
+
+def _write_json(part: Path, rows: Rows, names: Sequence[str], extended: Extended) -> None:
+    """Write lines as lines and an array as an array."""
+    with part.open("w", encoding="utf-8") as target:
+        mark = "[\n" if rows.is_array else ""
+        for row, added in extended:
+            whole = row.values | dict(zip(names, added, strict=True))
+            target.write(mark + json.dumps(whole, ensure_ascii=False))
+            mark = ",\n" if rows.is_array else "\n"
+        target.write({"[\n": "[\n]\n", ",\n": "\n]\n"}.get(mark, mark))
+
+
+def _write_parquet(part: Path, file: Path, names: Sequence[str], extended: Extended, chunk_rows: int) -> None:
+    """Write a table with the schema of the input, its metadata included."""
+    with pq.ParquetFile(file) as source:
+        schema, kinds = source.schema_arrow, [pa.string(), *(pa.float64() for _ in names[1:])]
+        whole = pa.schema([*schema, *map(pa.field, names, kinds)], metadata=schema.metadata)
+        with pq.ParquetWriter(part, whole) as writer:
+            for batch in source.iter_batches(chunk_rows):
+                added = [values for _, values in islice(extended, batch.num_rows)]
+                columns = [pa.array(column, kind) for column, kind in zip(zip(*added, strict=True), kinds, strict=True)]
+                writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=whole))

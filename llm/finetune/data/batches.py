@@ -33,7 +33,7 @@ class RowBatches:
         return self._shuffle(rng.permutation(len(self.lengths)), rng)
 
     def _shuffle(self, order: NDArray[np.int64], rng: np.random.Generator) -> list[Any]:
-        batches: list[list[int]] = []
+        batches = []
         for group in _chunks(order, GROUP_BATCHES * self.batch_size):
             rows = group[np.argsort(self.lengths[group], kind="stable")]
             batches += [batch.tolist() for batch in _chunks(rows, self.batch_size)]

@@ -8,12 +8,10 @@ are numbered as in the file, from 1; in .jsonl by lines. A file that cannot be p
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from llm.core.errors import UserError
@@ -22,13 +20,11 @@ from llm.finetune.data.reading import as_text, read_file, some
 from llm.finetune.data.splits import FRACTIONS, draw_splits, split_named
 from llm.finetune.params import ClassifyTask, DPOTask, InstructTask, TaskParams
 
-Mask = Any  # a boolean for each row: pandas' types are too wide for mypy
 # Columns of our own beside those of the file: equal for duplicates, the group, the label that splits are stratified by.
 KEY, GROUP, STRATUM = "\0key", "\0group", "\0stratum"
 
 
-@dataclass(frozen=True)
-class Labeled:
+class Labeled(NamedTuple):
     """Rows with their `split` and their number `row` in the file, and counts of the rows that were dropped."""
 
     table: pd.DataFrame
@@ -43,11 +39,10 @@ def describe_rows(counts: Mapping[str, Any], max_tokens: int) -> list[str]:
     """
     lines = ["rows: " + ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())]
     lines += [f"{key}: {counts[key]}" for key in ("encoding", "dialect") if key in counts]
-    if dropped := {reason: n for reason, n in counts["dropped"].items() if n}:
-        lines.append("dropped: " + ", ".join(f"{n:,} {reason}" for reason, n in dropped.items()))
-    lines += [
-        f"{split}: none in the file, {n:,} drawn from train" for split, n in counts.get("drawn_from_train", {}).items()
-    ]
+    if dropped := [f"{n:,} {reason}" for reason, n in counts["dropped"].items() if n]:
+        lines.append(f"dropped: {', '.join(dropped)}")
+    for split, n in counts.get("drawn_from_train", {}).items():
+        lines.append(f"{split}: none in the file, {n:,} drawn from train")
     n_rows = sum(counts["rows"].values())
     for key, action in (("truncated", "truncated to"), ("split", "split at")):
         if n := counts.get(key):
@@ -57,27 +52,23 @@ def describe_rows(counts: Mapping[str, Any], max_tokens: int) -> list[str]:
 
 def read_classify(path: Path, task: ClassifyTask, seed: int) -> Labeled:
     """Return the columns `texts` (one or two per row), `labels` (one, or with a label_separator any number)."""
-    rows = _Rows(path, task, [*task.text_columns, task.label_column], task.header)
-    for column in task.text_columns:
-        rows.drop(
-            rows.table[column].map(_is_list), "list_of_texts", f"{column}: expected text, got a list or a mapping"
-        )
-        rows.drop_empty(column, "empty_text")
     label, separator = task.label_column, task.label_separator
+    rows = _Rows(path, task, [*task.text_columns, label], task.header)
+    for column in task.text_columns:
+        rows.drop_where(column, _is_list, "list_of_texts", "text, got a list or a mapping")
+        rows.drop_where(column, _is_empty, "empty_text", "text, got nothing")
     if separator is None:
-        problem = f"{label}: expected one label, got a list (see label_separator)"
-        rows.drop(rows.table[label].map(_is_list), "list_of_labels", problem)
-        rows.drop_empty(label, "empty_label")
+        rows.drop_where(label, _is_list, "list_of_labels", "one label, got a list (see label_separator)")
+        rows.drop_where(label, _is_empty, "empty_label", "text, got nothing")
     else:
-        problem = f"{label}: expected labels, got a mapping or a list within a list"
-        rows.drop(rows.table[label].map(_is_nested), "nested_labels", problem)
-    texts = [[as_text(text) for text in row] for row in rows.table[task.text_columns].itertuples(index=False)]
-    labels = [_split_labels(cell, separator) for cell in rows.table[label]]
-    rows.table["texts"], rows.table["labels"] = texts, labels
-    rows.table[KEY] = ["\0".join(" ".join(text.split()) for text in row) for row in texts]
+        rows.drop_where(label, _is_nested, "nested_labels", "labels, got a mapping or a list within a list")
+    table = rows.table
+    texts = [[as_text(text) for text in row] for row in table[task.text_columns].itertuples(index=False)]
+    table["texts"], table["labels"] = texts, [_split_labels(cell, separator) for cell in table[label]]
+    table[KEY] = ["\0".join(" ".join(text.split()) for text in row) for row in texts]
     if separator is None:
-        rows.table[STRATUM] = rows.table["labels"].map("".join)
-    n_labels = rows.table["labels"].map(json.dumps).groupby(rows.table[KEY]).transform("nunique")
+        table[STRATUM] = table["labels"].map("".join)
+    n_labels = table["labels"].map(json.dumps).groupby(table[KEY]).transform("nunique")
     rows.drop(n_labels > 1, "conflicting_labels", f"{label}: expected the same label for the same text, got several")
     rows.split(seed)
     _check_labels(rows, task)
@@ -85,7 +76,7 @@ def read_classify(path: Path, task: ClassifyTask, seed: int) -> Labeled:
 
 
 def read_records(
-    path: Path, task: InstructTask | DPOTask, columns: list[str], seed: int, optional: frozenset[str] = frozenset()
+    path: Path, task: InstructTask | DPOTask, columns: list[str], seed: int, optional: Collection[str] = ()
 ) -> Labeled:
     """Return the named columns: text as text, lists and mappings of JSON as they are; `optional` ones may be empty."""
     if reserved := [column for column in columns if column in ("split", "row")]:
@@ -93,7 +84,7 @@ def read_records(
     rows = _Rows(path, task, columns)
     for column in columns:
         if column not in optional:
-            rows.drop_empty(column, "empty_text")
+            rows.drop_where(column, _is_empty, "empty_text", "text, got nothing")
         rows.table[column] = [_plain(cell) for cell in rows.table[column]]
     rows.table[KEY] = [json.dumps(row, default=str) for row in rows.table[columns].to_dict("records")]
     rows.split(seed)
@@ -103,36 +94,34 @@ def read_records(
 class _Rows:
     """The valid rows of a file, by number, and how many were dropped for each reason."""
 
-    def __init__(self, path: Path, task: TaskParams, columns: Sequence[str], header: bool = True):
-        self.path, self.task, self.dropped = path, task, Counter[str]()
-        self.counts: dict[str, Any] = {}
-        read = [*columns, *([task.split_column] if task.split_column is not None else [])]
+    def __init__(self, path: Path, task: TaskParams, columns: list[str], header: bool = True):
+        self.path, self.task, self.dropped, self.counts = path, task, Counter[str](), dict[str, Any]()
+        read = [*columns, *filter(None, [task.split_column])]
         if len(set(read)) < len(read):
             raise UserError(f"{path}: expected different columns, got {', '.join(read)}")
         # The group may be a column that is read as well: the prompt of several answers, the first of two texts.
-        read = list(dict.fromkeys([*read, *([task.group_column] if task.group_column is not None else [])]))
-        file = read_file(path, header, task.encoding)
+        read = list(dict.fromkeys([*read, *filter(None, [task.group_column])]))
+        table, file = read_file(path, header, task.encoding)
         if file.encoding and file.encoding.doubt:
             self.counts["encoding"] = ", ".join(file.encoding)
         if file.dialect:
-            self.counts["dialect"] = file.dialect
-        names = list(map(str, file.table.columns))
-        if file.table.empty:
+            self.counts["dialect"] = str(file.dialect)
+        names = list(map(str, table.columns))
+        if table.empty:
             raise UserError(f"{path}: expected labeled rows, got none")
         if missing := [column for column in read if column not in names]:
             raise UserError(f"{path}: expected columns {', '.join(missing)}, got {some(names, n_shown=20)}")
         if several := [column for column in read if names.count(column) > 1]:
             raise UserError(f"{path}: {several[0]}: expected one column of this name, got several")
-        self.table = file.table[read].copy()
+        self.table = table[read].copy()
         if task.group_column is not None:
             self.table[GROUP] = self.table[task.group_column].map(as_text).str.strip()
 
-    def drop_empty(self, column: str, reason: str) -> None:
-        """Drop rows that are blank in a column."""
-        is_empty = self.table[column].map(lambda cell: not _is_list(cell) and not as_text(cell).strip())
-        self.drop(is_empty, reason, f"{column}: expected text, got nothing")
+    def drop_where(self, column: str, is_wrong: Any, reason: str, problem: str) -> None:
+        """Drop rows whose cell of a column is wrong."""
+        self.drop(self.table[column].map(is_wrong), reason, f"{column}: expected {problem}")
 
-    def drop(self, is_wrong: Mask, reason: str, problem: str) -> None:
+    def drop(self, is_wrong: Any, reason: str, problem: str) -> None:
         """Drop rows and count them; with `on_error: fail` UserError with the `problem` and their numbers."""
         numbers = self.table.index[is_wrong.to_numpy(dtype=bool)]
         if len(numbers) and self.task.on_error == "fail":
@@ -153,11 +142,10 @@ class _Rows:
             self._draw_from_train(seed, FRACTIONS)
         else:
             self._read_split(column)
-            missing = {name: of for name, of in FRACTIONS.items() if not (self.table["split"] == name).any()}
+            missing = {name: of for name, of in FRACTIONS.items() if name not in set(self.table["split"])}
             if len(missing) == 1:  # the file has only the other one of val and test
                 self._draw_from_train(seed, missing)
-                n_drawn = {name: int((self.table["split"] == name).sum()) for name in missing}
-                self.counts["drawn_from_train"] = n_drawn
+                self.counts["drawn_from_train"] = {name: int((self.table["split"] == name).sum()) for name in missing}
             if group is not None:
                 n_splits = self.table["split"].groupby(self.table[GROUP]).transform("nunique")
                 problem = f"{group}: expected each group in one split, got several"
@@ -165,7 +153,7 @@ class _Rows:
         self.check_splits()
 
     def _read_split(self, column: str) -> None:
-        self.drop_empty(column, "empty_split")
+        self.drop_where(column, _is_empty, "empty_split", "text, got nothing")
         given = self.table[column].map(as_text)
         is_unknown = given.map(split_named).isna()
         unknown = some(sorted(set(given[is_unknown])))
@@ -186,12 +174,11 @@ class _Rows:
 
     def check_splits(self) -> None:
         """Raise UserError for a split without rows."""
-        for split in SPLITS:
-            if not (self.table["split"] == split).any():
-                groups = f" in {self.table[GROUP].nunique()} groups" if GROUP in self.table else ""
-                dropped = ", ".join(f"{n} {reason}" for reason, n in self.dropped.items())
-                problem = f"got none in {split} of {len(self.table)}{groups}{'; dropped: ' if dropped else ''}{dropped}"
-                raise UserError(f"{self.path}: expected rows in train, val and test, {problem}")
+        if empty := [split for split in SPLITS if split not in set(self.table["split"])]:
+            groups = f" in {self.table[GROUP].nunique()} groups" if GROUP in self.table else ""
+            dropped = ", ".join(f"{n} {reason}" for reason, n in self.dropped.items())
+            problem = f"got none in {empty[0]} of {len(self.table)}{groups}{'; dropped: ' if dropped else ''}{dropped}"
+            raise UserError(f"{self.path}: expected rows in train, val and test, {problem}")
 
     def finish(self, columns: list[str]) -> Labeled:
         """Return the valid rows, numbered."""
@@ -207,34 +194,39 @@ def _check_labels(rows: _Rows, task: ClassifyTask) -> None:
     found = some([f"{n_rows[label]} of {label}" for label in sorted(rare)])
     problem = f"{column}: expected at least {least} rows of each label in train, got {found},"
     rows.drop(rows.table["labels"].map(lambda row: not rare.isdisjoint(row)), "rare_label", problem)
-    unknown = {label for row in rows.table["labels"] for label in row} - (set(n_rows) - rare)
-    problem = f"{column}: expected labels that train has, got {some(sorted(unknown))}"
-    rows.drop(rows.table["labels"].map(lambda row: not unknown.isdisjoint(row)), "label_not_in_train", problem)
-    known = sorted(set(n_rows) - rare)
+    known = set(n_rows) - rare
+    unknown = some(sorted({label for row in rows.table["labels"] for label in row} - known))
+    problem = f"{column}: expected labels that train has, got {unknown}"
+    rows.drop(rows.table["labels"].map(lambda row: not known.issuperset(row)), "label_not_in_train", problem)
     if len(known) < (1 if task.label_separator else 2):
-        raise UserError(f"{rows.path}: {column}: expected two labels or more in train, got {some(known) or 'none'}")
+        found = some(sorted(known)) or "none"
+        raise UserError(f"{rows.path}: {column}: expected two labels or more in train, got {found}")
     rows.check_splits()
 
 
 def _is_list(cell: Any) -> bool:
-    return isinstance(cell, list | tuple | dict | np.ndarray)
+    return isinstance(cell, list | dict)
 
 
 def _is_nested(cell: Any) -> bool:
     return isinstance(cell, dict) or (_is_list(cell) and any(map(_is_list, cell)))
 
 
+def _is_empty(cell: Any) -> bool:
+    return not _is_list(cell) and not as_text(cell).strip()
+
+
 def _split_labels(cell: Any, separator: str | None) -> list[str]:
     """Return the labels of a cell: the one, or where there is a separator each once, sorted."""
     if separator is None:
         return [as_text(cell).strip()]
-    parts = list(cell) if _is_list(cell) else as_text(cell).split(separator)
+    parts = cell if _is_list(cell) else as_text(cell).split(separator)
     return sorted({text for part in parts if (text := as_text(part).strip())})
 
 
 def _plain(cell: Any) -> Any:
-    """Return text as text, and the arrays of Parquet as lists."""
-    if isinstance(cell, np.ndarray | list | tuple):
+    """Return lists and mappings with all that is in them as text."""
+    if isinstance(cell, list):
         return [_plain(part) for part in cell]
     if isinstance(cell, dict):
         return {key: _plain(value) for key, value in cell.items()}

@@ -26,7 +26,8 @@ from llm.finetune.shared.chat import Message
 
 Conversation = list[Message]
 Parsed = TypeVar("Parsed")
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
+Counts = dict[str, Any]
 
 ROLES = {role: role for role in ("system", "user", "assistant")}
 # ShareGPT files name the sender by the model that answered.
@@ -41,9 +42,7 @@ class RowError(Exception):
         self.reason = reason
 
 
-def read_conversations(
-    path: Path, task: InstructTask, seed: int
-) -> tuple[dict[str, list[Conversation]], dict[str, Any]]:
+def read_conversations(path: Path, task: InstructTask, seed: int) -> tuple[dict[str, list[Conversation]], Counts]:
     """Return the conversations of a file by split, and counts of the rows that were dropped."""
     labeled = read_records(path, task, task.rows.columns, seed, task.rows.optional)
     return parse_rows(labeled, task, lambda row: to_conversation(row, task.rows))
@@ -51,13 +50,13 @@ def read_conversations(
 
 def parse_rows(
     labeled: Labeled, task: InstructTask | DPOTask, parse: Callable[[Row], Parsed]
-) -> tuple[dict[str, list[Parsed]], dict[str, Any]]:
+) -> tuple[dict[str, list[Parsed]], Counts]:
     """Return each row parsed, by split, and counts; an invalid row is a UserError, or with on_error: skip counted."""
     parsed: dict[str, list[Parsed]] = {split: [] for split in SPLITS}
     dropped = Counter(labeled.counts["dropped"])
     for record in labeled.table.to_dict("records"):
         try:
-            parsed[record["split"]].append(parse({str(name): value for name, value in record.items()}))
+            parsed[record["split"]].append(parse(record))
         except RowError as error:
             if task.on_error == "fail":
                 raise UserError(f"{task.data}: row {record['row']}: {error}") from None
@@ -73,7 +72,7 @@ def to_conversation(row: Row, rows: MessageRows) -> Conversation:
         case PromptRows():
             turns = [_user(row, rows.prompt), Message("assistant", _text(row, rows.completion))]
         case MessagesRows():
-            turns = _messages(row[rows.messages], rows.messages, "role", "content", ROLES)
+            turns = _messages(row[rows.messages], rows.messages)
         case ShareGPTRows():
             turns = _messages(row[rows.conversations], rows.conversations, "from", "value", SENDERS)
     if rows.system is not None and (system := _text(row, rows.system)).strip():
@@ -85,10 +84,11 @@ def to_conversation(row: Row, rows: MessageRows) -> Conversation:
 def to_prompt(row: Row, column: str, input_column: str | None = None) -> Conversation:
     """Return a text, with the text of `input_column` appended, as a user message; or a list of messages as it is."""
     value = row[column]
-    if isinstance(value, str) and not _is_list_of_messages(value):
-        turns = [_user(row, column, input_column)]
-    else:
-        turns = _messages(value, column, "role", "content", ROLES)
+    items = _parse_json(value) if isinstance(value, str) else value
+    # A prompt may be JSON by chance, such as [1, 2].
+    is_messages = isinstance(items, list) and items and all(isinstance(of, dict) and "role" in of for of in items)
+    is_text = isinstance(value, str) and not is_messages
+    turns = [_user(row, column, input_column)] if is_text else _messages(value, column)
     _check(turns, "user", column)
     return turns
 
@@ -113,15 +113,17 @@ def _text(row: Row, column: str) -> str:
     return value
 
 
-def _messages(value: Any, column: str, sender: str, content: str, roles: Mapping[str, str]) -> Conversation:
-    """Return the messages of a list of mappings, with the roles of their senders."""
+def _messages(
+    value: Any, column: str, sender: str = "role", content: str = "content", roles: Mapping[str, str] = ROLES
+) -> Conversation:
+    """Return the messages of a list of mappings, or of its JSON, with the roles of their senders."""
     items = _parse_json(value) if isinstance(value, str) else value
     if not isinstance(items, list):
         raise RowError("not_a_list", f"{column}: expected a list of messages, got {params.describe(value)}")
     turns = []
     for number, item in enumerate(items, start=1):
         where = f"{column}: message {number}"
-        if not isinstance(item, Mapping) or not all(isinstance(item.get(key), str) for key in (sender, content)):
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in (sender, content)):
             problem = f"expected the texts {sender} and {content}, got {params.describe(item)}"
             raise RowError("not_a_message", f"{where}: {problem}")
         role = roles.get(item[sender].lower())
@@ -145,11 +147,6 @@ def _check(turns: Conversation, last: str, column: str) -> None:
         reason = "no_answer" if last == "assistant" else "no_question"
         found = turns[-1].role if turns else "no message"
         raise RowError(reason, f"{column}: expected a last message of the {last}, got {found}")
-
-
-def _is_list_of_messages(text: str) -> bool:
-    items = _parse_json(text) if text.lstrip().startswith("[") else None
-    return isinstance(items, list) and bool(items) and all(isinstance(item, dict) and "role" in item for item in items)
 
 
 def _parse_json(text: str) -> Any:

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
 # Names of splits in files that people share, in lower case.
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate", "dev", "development", "eval", "evaluation"),
+    "test": ("test", "testing"),
 }
-# Held out of a file without splits.
-FRACTIONS = {"test": 0.2, "val": 0.1}
+FRACTIONS = {"test": 0.2, "val": 0.1}  # held out of a file without splits
 
 
 def split_named(name: str) -> str | None:
@@ -23,7 +23,7 @@ def split_named(name: str) -> str | None:
     >>> split_named(" Validation "), split_named("holdout")
     ('val', None)
     """
-    return SPLIT_NAMES.get(name.strip().lower())
+    return next((split for split, names in NAMES.items() if name.strip().lower() in names), None)
 
 
 def draw_splits(
@@ -40,15 +40,13 @@ def draw_splits(
     """
     rng = np.random.default_rng(seed)
     label_of = np.zeros(n_rows, dtype=np.int64) if labels is None else _number(labels)
-    if groups is None:
-        return _by_row(label_of, rng, fractions)
-    return _by_group(label_of, _number(groups), rng, fractions)
+    return _by_row(label_of, rng, fractions) if groups is None else _by_group(label_of, _number(groups), rng, fractions)
 
 
 def _number(values: Sequence[str]) -> Ints:
     """Return equal values as equal numbers from 0, in sorted order."""
     # As objects: in an array of text every value takes the memory of the longest.
-    return np.unique(np.array(values, dtype=object), return_inverse=True)[1].astype(np.int64)
+    return pd.factorize(np.array(values, dtype=object), sort=True)[0]
 
 
 def _rows_of(number_of: Ints) -> list[Ints]:
@@ -85,8 +83,7 @@ def _by_group(
         labels, counts = np.unique(label_of[rows], return_counts=True)
         parts.append((labels, counts / n_rows[labels]))
     # Large groups first; small ones even out the rest.
-    sizes = np.array([part.sum() for _, part in parts])
-    order = rng.permutation(len(parts))
+    sizes, order = np.array([part.sum() for _, part in parts]), rng.permutation(len(parts))
     order = order[np.argsort(-sizes[order], kind="stable")]
     split_of = np.zeros(len(parts), dtype=np.int64)
     for group in order:
@@ -103,8 +100,8 @@ def _by_group(
 def _move_one(split: int, split_of: Ints, candidates: Ints, label_of: Ints, group_of: Ints) -> None:
     """Move to an empty split the first candidate whose split keeps another group, and train all of its labels."""
     for group in candidates:
-        labels = np.unique(label_of[group_of == group])
-        rest = (split_of[group_of] == split_of[group]) & (group_of != group)
-        if rest.any() and (split_of[group] != 0 or np.isin(labels, label_of[rest]).all()):
+        is_own = group_of == group
+        rest = (split_of[group_of] == split_of[group]) & ~is_own
+        if rest.any() and (split_of[group] != 0 or np.isin(label_of[is_own], label_of[rest]).all()):
             split_of[group] = split
             return

@@ -1,21 +1,58 @@
-"""A preference task: prompts with a chosen and a rejected answer in, a model that prefers the chosen ones out."""
+"""A preference task: prompts with a chosen and a rejected answer in, a model that prefers the chosen ones out.
 
+Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290).
+
+    prompt, chosen, rejected ──► log-probabilities of both answers under the model and the base ──dpo_loss──► nats
+
+The reward of an answer is implicit: beta times the log-ratio of its probability under the model and under the base.
+"""
+
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from llm.finetune.dpo.dpo import (
-    dpo_loss,
-    make_objective,
-    preference_figures,
-    prepare_pairs,
-    read_preferences,
-    score_pairs,
-)
+from llm.core.device import Machine
+from llm.evaluate.bootstrap import ratio_with_interval
+from llm.finetune.data.batches import RowBatches, by_length
+from llm.finetune.data.labeled import read_records
+from llm.finetune.data.messages import Conversation, Counts, RowError, parse_rows, to_answer, to_prompt
 from llm.finetune.params import DPOTask
-from llm.finetune.shared.job import Figures, Job, Outcome, merge_counts, open_base
-from llm.finetune.shared.language import ANSWERS_SHOWN, LanguageTask, run_language_task
+from llm.finetune.shared.chat import Message
+from llm.finetune.shared.fit import Objective, Run
+from llm.finetune.shared.job import Base, Figures, Job, Outcome, merge_counts, open_base
+from llm.finetune.shared.language import LanguageTask, run_language_task
+from llm.finetune.shared.rows import ASSISTANT, Row, check_length, count_rows, make_row, sums_by_row, token_losses
+from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
+from llm.tokens.tokenizer import Tokenizer
+
+
+class Preference(NamedTuple):
+    """A conversation up to a question, and two answers to it."""
+
+    prompt: Conversation
+    chosen: str
+    rejected: str
+
+
+class Pair(NamedTuple):
+    """A preference as two rows, in which the last answer counts."""
+
+    chosen: Row
+    rejected: Row
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer row."""
+        return max(len(self.chosen.ids), len(self.rejected.ids))
+
+
+Pairs = dict[str, list[Pair]]  # by split
 
 
 def run(job: Job, task: DPOTask) -> Outcome:
@@ -30,22 +67,124 @@ def run(job: Job, task: DPOTask) -> Outcome:
 
     reference = {split: score(before, split) for split in pairs}
 
-    def figures(model: GPT) -> Figures:
-        return preference_figures(score(model, "test"), reference["test"], task.beta, job.seed)
-
-    def val_figures(model: GPT) -> Figures:
-        return {"loss": round(float(dpo_loss(score(model, "val"), reference["val"], task.beta).mean()), 5)}
+    def figures(model: GPT, split: str) -> Figures:
+        policy = score(model, split)
+        if split == "val":
+            return {"loss": round(float(dpo_loss(policy, reference[split], task.beta).mean()), 5)}
+        return preference_figures(policy, reference[split], task.beta, job.seed)
 
     kind = LanguageTask(
         kind="dpo",
         objective=partial(make_objective, pairs, reference, task, base),
         test=[pair.chosen for pair in pairs["test"]],
-        n_answers=ANSWERS_SHOWN,
-        scores_answers=False,
-        others={"rejected": [pair.rejected.messages[-1].content for pair in pairs["test"]]},
         figures=figures,
-        val_figures=val_figures,
-        summarized=("chosen_is_likelier", "reward_margin", "chosen_log_ratio"),
+        others={"rejected": [pair.rejected.messages[-1].content for pair in pairs["test"]]},
         setting={"beta": task.beta},
     )
     return run_language_task(job, task, kind, base, before, merge_counts(dropped, counts))
+
+
+def read_preferences(path: Path, task: DPOTask, seed: int) -> tuple[dict[str, list[Preference]], Counts]:
+    """Return the preferences of a file by split, and counts of the rows that were dropped."""
+    optional = list(filter(None, [task.input_column]))
+    columns = [task.prompt_column, *optional, task.chosen_column, task.rejected_column]
+    labeled = read_records(path, task, columns, seed, optional)
+    return parse_rows(labeled, task, lambda row: to_preference(row, task))
+
+
+def to_preference(row: Mapping[str, Any], task: DPOTask) -> Preference:
+    """Return the preference of a row; RowError for an invalid one."""
+    prompt = to_prompt(row, task.prompt_column, task.input_column)
+    chosen, rejected = to_answer(row, task.chosen_column), to_answer(row, task.rejected_column)
+    if chosen == rejected:
+        columns = f"{task.chosen_column} and {task.rejected_column}"
+        raise RowError("equal_answers", f"expected different answers in {columns}, got equal ones")
+    return Preference(prompt, chosen, rejected)
+
+
+def prepare_pairs(
+    preferences: dict[str, list[Preference]], task: DPOTask, tokenizer: Tokenizer, base: ModelConfig
+) -> tuple[Pairs, Counts]:
+    """Return pairs by split whose rows have at most `max_tokens`, and counts of the pairs that were dropped."""
+    check_length(task.max_tokens, base)
+    every = {split: [make_pair(of, tokenizer) for of in part] for split, part in preferences.items()}
+    pairs = {split: [pair for pair in part if pair.length <= task.max_tokens] for split, part in every.items()}
+    n_dropped = sum(len(every[split]) - len(part) for split, part in pairs.items())
+    return pairs, {"rows": count_rows(pairs, task.data, task.max_tokens), "dropped": {"too_long": n_dropped}}
+
+
+def make_pair(preference: Preference, tokenizer: Tokenizer) -> Pair:
+    """Return the two rows of a preference."""
+    answers = (preference.chosen, preference.rejected)
+    messages = ([*preference.prompt, Message("assistant", text)] for text in answers)
+    return Pair(*(make_row(tokenizer, of, last_only=True) for of in messages))
+
+
+def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
+    """Return equation 7 for each pair, −log σ(β (log π(c)/π₀(c) − log π(r)/π₀(r))), in nats; (B,).
+
+    `policy` and `reference` (B, 2) are log-probabilities of the chosen and the rejected answer under the model and the
+    base. Equal ones give log 2.
+
+    >>> dpo_loss(torch.tensor([[-2.0, -3.0]]), torch.tensor([[-2.0, -3.0]]), 0.1)
+    tensor([0.6931])
+    """
+    return -nn.functional.logsigmoid(reward_margins(policy, reference, beta))
+
+
+def reward_margins(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
+    """Return the implicit reward of the chosen answer less that of the rejected one; (B,)."""
+    rewards = beta * (policy - reference)
+    return rewards[:, 0] - rewards[:, 1]
+
+
+def pair_log_probabilities(
+    model: GPT, pairs: list[Pair], pad_id: int, machine: Machine, dropout_keys: Tensor | None = None
+) -> Tensor:
+    """Return log-probabilities of the chosen and the rejected answers with their end markers; (pairs, 2)."""
+    rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    losses = token_losses(model, [[row] for row in rows], ASSISTANT, pad_id, machine, dropout_keys)
+    return -sums_by_row(losses, rows, ASSISTANT).view(2, len(pairs)).T
+
+
+@torch.no_grad()
+def score_pairs(model: GPT, pairs: list[Pair], pad_id: int, batch_size: int, machine: Machine) -> Tensor:
+    """Return `pair_log_probabilities` of all pairs in their order, on the CPU; (pairs, 2)."""
+    scores = torch.empty(len(pairs), 2)
+    for numbers in by_length([pair.length for pair in pairs], batch_size):
+        scores[numbers] = pair_log_probabilities(model, [pairs[n] for n in numbers], pad_id, machine).cpu()
+    return scores
+
+
+def make_objective(pairs: Pairs, reference: dict[str, Tensor], task: DPOTask, base: Base, run: Run) -> Objective[GPT]:
+    """Return the mean loss of pairs; `reference` holds the base's `score_pairs` of each split, computed once."""
+    size, pad = task.training.batch_size, base.tokenizer.pad
+    batches = RowBatches([pair.length for pair in pairs["train"]], size, run.seed)
+
+    def step_loss(model: GPT, step: int) -> Tensor:
+        numbers = batches.at(step)
+        batch, keys = [pairs["train"][number] for number in numbers], model.dropout_keys(run.seed, step)
+        policy = pair_log_probabilities(model, batch, pad, run.machine, keys)
+        return dpo_loss(policy, reference["train"][numbers].to(run.machine.device), task.beta).mean()
+
+    def val_loss(model: GPT) -> float:
+        policy = score_pairs(model, pairs["val"], pad, size, run.machine)
+        return float(dpo_loss(policy, reference["val"], task.beta).mean())
+
+    return Objective(base.load, step_loss, val_loss, batches.per_epoch)
+
+
+def preference_figures(policy: Tensor, reference: Tensor, beta: float, seed: int) -> dict[str, float]:
+    """Return figures of scores (pairs, 2) of a model and of its base.
+
+    `chosen_is_likelier` is the fraction of pairs whose chosen answer has the higher log-probability. `reward_margin` is
+    the mean of β (log-ratio of chosen − log-ratio of rejected). `chosen_log_ratio` is the mean of log π(c)/π₀(c), nats
+    per answer: the distance from the base, negative where chosen answers became less likely.
+    """
+    is_likelier = (policy[:, 0] > policy[:, 1]).long().numpy()
+    figures = ratio_with_interval(
+        "chosen_is_likelier", is_likelier, np.ones_like(is_likelier), np.random.default_rng(seed)
+    )
+    figures["reward_margin"] = round(float(reward_margins(policy, reference, beta).mean()), 5)
+    figures["chosen_log_ratio"] = round(float((policy - reference)[:, 0].mean()), 5)
+    return figures

@@ -1,13 +1,42 @@
-"""An instruction task: conversations in, a model that answers out."""
+"""An instruction task: conversations in, a model that answers out.
+
+    conversations ──prepare_rows──► rows that fit ──make_objective──► the loss of a GPT on them
+
+The loss is on answers and the markers that end them, with `loss_on: all` on prompts as well.
+"""
 
 from functools import partial
+from typing import Any
 
-from llm.finetune.data.messages import read_conversations
-from llm.finetune.instruct.instruct import make_objective, prepare_rows
+from torch import Tensor
+
+from llm.core.errors import UserError
+from llm.core.tables import SPLITS
+from llm.finetune.data.batches import PackedBatches, RowBatches
+from llm.finetune.data.messages import Conversation, read_conversations
 from llm.finetune.params import InstructTask
-from llm.finetune.shared.job import Job, Outcome, merge_counts, open_base
+from llm.finetune.shared.chat import turn_ids
+from llm.finetune.shared.fit import Objective, Run
+from llm.finetune.shared.job import Base, Job, Outcome, merge_counts, open_base
 from llm.finetune.shared.language import LanguageTask, run_language_task
+from llm.finetune.shared.rows import (
+    ANSWER,
+    ASSISTANT,
+    END,
+    PROMPT,
+    Row,
+    check_length,
+    count_rows,
+    end_of_answers,
+    make_row,
+    row_nats,
+    token_losses,
+)
+from llm.model.config import ModelConfig
+from llm.model.gpt import GPT
+from llm.tokens.tokenizer import Tokenizer
 
+COUNTED = {"assistant": ASSISTANT, "all": frozenset({PROMPT, ANSWER, END})}
 ANSWERS_SCORED = 100
 
 
@@ -17,6 +46,92 @@ def run(job: Job, task: InstructTask) -> Outcome:
     before = base.load().to(job.machine.device)
     conversations, dropped = read_conversations(job.data, task, job.seed)
     rows, counts = prepare_rows(conversations, task, base.tokenizer, before.config)
-    objective = partial(make_objective, rows, task, base)
-    kind = LanguageTask("instruct", objective, rows["test"], ANSWERS_SCORED, scores_answers=True)
+    kind = LanguageTask("instruct", partial(make_objective, rows, task, base), rows["test"], ANSWERS_SCORED)
     return run_language_task(job, task, kind, base, before, merge_counts(dropped, counts))
+
+
+def prepare_rows(
+    conversations: dict[str, list[Conversation]], task: InstructTask, tokenizer: Tokenizer, base: ModelConfig
+) -> tuple[dict[str, list[Row]], dict[str, Any]]:
+    """Return rows of at most `max_tokens` by split, and counts of the conversations that were dropped, cut or split."""
+    check_length(task.max_tokens, base)
+    if task.packing and base.family == "gru":
+        raise UserError("packing: expected false for a GRU, whose state continues across conversations")
+    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    n_dropped = n_changed = 0
+    for split in SPLITS:
+        for messages in conversations[split]:
+            row = make_row(tokenizer, messages)
+            if len(row.ids) <= task.max_tokens:
+                rows[split].append(row)
+                continue
+            fitting, n = fit_row(row, task, tokenizer)
+            rows[split] += fitting
+            n_dropped, n_changed = n_dropped + n, n_changed + bool(fitting)
+    counts = {"rows": count_rows(rows, task.data, task.max_tokens), "dropped": {"too_long": n_dropped}}
+    name = {"truncate": "truncated", "split": "split"}.get(task.on_overflow)
+    return rows, counts | ({name: n_changed} if name else {})
+
+
+def fit_row(row: Row, task: InstructTask, tokenizer: Tokenizer) -> tuple[list[Row], int]:
+    """Return rows made of a row that is too long, and how many conversations, or single turns, were dropped."""
+    if task.on_overflow == "split":
+        return split_row(row.messages, task.max_tokens, tokenizer)
+    truncated = truncate_row(row, task.max_tokens, tokenizer) if task.on_overflow == "truncate" else None
+    return ([truncated], 0) if truncated else ([], 1)
+
+
+def truncate_row(row: Row, max_tokens: int, tokenizer: Tokenizer) -> Row | None:
+    """Return the first `max_tokens` of a row up to the last token of an answer; None without an answer in them."""
+    end = end_of_answers(row.parts[:max_tokens])
+    ids, parts = row.ids[:end], row.parts[:end]
+    if ANSWER not in parts:
+        return None
+    starts = [place for place in range(1, end) if parts[place] != PROMPT and parts[place - 1] == PROMPT]
+    answers = [number for number, message in enumerate(row.messages) if message.role == "assistant"][: len(starts)]
+    messages = row.messages[: answers[-1] + 1]
+    sizes = [len(messages[number].content.encode()) for number in answers]
+    if parts[-1] == ANSWER:
+        sizes[-1] = sum(len(tokenizer.token_bytes(token)) for token in ids[starts[-1] :])
+    return Row(messages, ids, parts, sum(sizes))
+
+
+def split_row(messages: Conversation, max_tokens: int, tokenizer: Tokenizer) -> tuple[list[Row], int]:
+    """Return rows of as many turns as fit behind the system message, and how many single turns are too long."""
+    sizes = [sum(map(len, turn_ids(tokenizer, message))) for message in messages]
+    n_system = int(messages[0].role == "system")
+    # The row begins with a token and ends without the line end after its last answer.
+    fixed = 1 + sum(sizes[:n_system]) - len(tokenizer.encode("\n"))
+    chunks: list[Conversation] = [[]]
+    used, n_dropped = fixed, 0
+    for at in range(n_system, len(messages), 2):
+        size = sum(sizes[at : at + 2])
+        if chunks[-1] and used + size > max_tokens:
+            chunks.append([])
+            used = fixed
+        if used + size > max_tokens:
+            n_dropped += 1
+        else:
+            chunks[-1] += messages[at : at + 2]
+            used += size
+    return [make_row(tokenizer, [*messages[:n_system], *chunk]) for chunk in chunks if chunk], n_dropped
+
+
+def make_objective(rows: dict[str, list[Row]], task: InstructTask, base: Base, run: Run) -> Objective[GPT]:
+    """Return the mean loss of the counted tokens of train, in batches or packs, and of val."""
+    counted, training, pad = COUNTED[task.loss_on], task.training, base.tokenizer.pad
+    lengths = [len(row.ids) for row in rows["train"]]
+    batches = RowBatches(lengths, training.batch_size, run.seed)
+    if task.packing:
+        batches = PackedBatches(lengths, task.max_tokens, training.batch_size, run.seed)
+
+    def step_loss(model: GPT, step: int) -> Tensor:
+        packs = batches.at(step) if task.packing else [[number] for number in batches.at(step)]
+        chosen = [[rows["train"][number] for number in pack] for pack in packs]
+        return token_losses(model, chosen, counted, pad, run.machine, model.dropout_keys(run.seed, step)).mean()
+
+    def val_loss(model: GPT) -> float:
+        nats = row_nats(model, rows["val"], counted, pad, training.batch_size, run.machine)
+        return float(nats.sum()) / sum(row.n_counted(counted) for row in rows["val"])
+
+    return Objective(base.load, step_loss, val_loss, batches.per_epoch)

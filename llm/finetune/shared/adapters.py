@@ -10,7 +10,7 @@
 The backward pass ends at the lowest weight that is trained.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -101,31 +101,16 @@ def apply_method(trunk: GPT, method: MethodParams, generator: torch.Generator) -
     Targets that the base's family lacks are ignored. UserError where it has none of them, all are narrower than the
     rank, or there are fewer than k blocks.
     """
+    top = [trunk.norm] if trunk.head.weight is trunk.embedding.weight else [trunk.norm, trunk.head]
     match method.kind:
-        case "full":
-            pass
         case "head":
-            _train_only(trunk, _above_blocks(trunk))
+            _train_only(trunk, top)
         case "last_k_blocks":
             if method.k > len(trunk.blocks):
                 raise UserError(f"method.k: expected at most the base's {len(trunk.blocks)} blocks, got {method.k}")
-            _train_only(trunk, [*trunk.blocks[-method.k :], *_above_blocks(trunk)])
+            _train_only(trunk, [*trunk.blocks[-method.k :], *top])
         case "lora" | "dora":
             _add_adapters(trunk, method, generator)
-
-
-def _add_adapters(trunk: GPT, method: MethodParams, generator: torch.Generator) -> None:
-    maps = list(_linear_maps(trunk))
-    chosen = [(parent, name) for parent, name, target in maps if target in method.targets]
-    if not chosen:
-        known = ", ".join(dict.fromkeys(target for _, _, target in maps))
-        raise UserError(f"method.targets: expected some of the base's {known}, got {', '.join(method.targets)}")
-    most = max(min(getattr(parent, name).weight.shape) for parent, name in chosen)
-    if method.rank > most:
-        raise UserError(f"method.rank: expected at most {most}, the width of the targets, got {method.rank}")
-    _train_only(trunk, [])
-    for parent, name in chosen:
-        setattr(parent, name, Adapter(getattr(parent, name), method, generator))
 
 
 def _train_only(trunk: GPT, parts: Iterable[nn.Module]) -> None:
@@ -134,17 +119,24 @@ def _train_only(trunk: GPT, parts: Iterable[nn.Module]) -> None:
         part.requires_grad_(True)
 
 
-def _above_blocks(trunk: GPT) -> list[nn.Module]:
-    return [trunk.norm] if trunk.head.weight is trunk.embedding.weight else [trunk.norm, trunk.head]
-
-
-def _linear_maps(trunk: GPT) -> Iterator[tuple[nn.Module, str, str]]:
-    """Yield each possible target: the module that holds it, its attribute, its name in `targets`."""
-    for block in trunk.blocks:
-        for part in block.children():
-            for name, child in part.named_children():
-                if isinstance(child, Linear) and name not in NO_TARGETS:
-                    yield part, name, "output" if name == "out" else name
+def _add_adapters(trunk: GPT, method: MethodParams, generator: torch.Generator) -> None:
+    maps = [
+        (part, name, "output" if name == "out" else name)
+        for block in trunk.blocks
+        for part in block.children()
+        for name, child in part.named_children()
+        if isinstance(child, Linear) and name not in NO_TARGETS
+    ]
+    chosen = [(part, name, getattr(part, name)) for part, name, target in maps if target in method.targets]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(target for _, _, target in maps))
+        raise UserError(f"method.targets: expected some of the base's {known}, got {', '.join(method.targets)}")
+    most = max(min(replaced.weight.shape) for _, _, replaced in chosen)
+    if method.rank > most:
+        raise UserError(f"method.rank: expected at most {most}, the width of the targets, got {method.rank}")
+    _train_only(trunk, [])
+    for part, name, replaced in chosen:
+        setattr(part, name, Adapter(replaced, method, generator))
 
 
 def merge(model: nn.Module) -> None:
@@ -169,6 +161,6 @@ def lr_multipliers(model: nn.Module, decay: float) -> dict[str, float]:
     """
     parts = {name: name.split(".") for name, _ in model.named_parameters()}
     block = {name: int(part[part.index("blocks") + 1]) for name, part in parts.items() if "blocks" in part}
-    n_layers = 1 + max(block.values(), default=-1)
-    below = {name: -1 for name, part in parts.items() if {"embedding", "positions"} & {*part}}
-    return {name: decay ** (n_layers - 1 - (below | block).get(name, n_layers - 1)) for name in parts}
+    block |= {name: -1 for name, part in parts.items() if name not in block and {"embedding", "positions"} & {*part}}
+    top = max(block.values(), default=0)
+    return {name: decay ** (top - block.get(name, top)) for name in parts}

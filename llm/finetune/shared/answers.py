@@ -30,7 +30,7 @@ def spread(rows: Sequence[T], n: int) -> list[T]:
 
 
 def answer(model: GPT, prompt: list[int], tokenizer: Tokenizer, max_new_tokens: int = ANSWER_TOKENS) -> str:
-    """Return the greedy answer to a conversation's ids with the opening of an answer, within the context."""
+    """Return the greedy answer to a prompt's ids, within the context."""
     stop = frozenset({tokenizer.special[IM_END], tokenizer.special[END_OF_TEXT]})
     room = model.config.context_length - len(prompt) + 1
     return tokenizer.decode(generate(model, prompt, min(max_new_tokens, room), greedy, stop)).strip()

@@ -29,10 +29,10 @@ class Objective(Generic[Model]):
     """A model around the base and its losses: `step_loss` of a training step by number, `val_loss` of all of val."""
 
     load_base: Callable[[], GPT]
-    wrap: Callable[[GPT], Model]
     step_loss: Callable[[Model, int], Tensor]
     val_loss: Callable[[Model], float]
     steps_per_epoch: int
+    wrap: Callable[[GPT], Any] = lambda trunk: trunk  # to a Model
 
 
 class Run(NamedTuple):
@@ -61,18 +61,24 @@ def fit(objective: Objective[Model], method: MethodParams, training: TrainingPar
     run starts from a base that is loaded anew; `run.seed` draws what the method adds.
     """
     n_steps = max(1, round(training.epochs * objective.steps_per_epoch))
-    val_losses = {}
-    if len(training.learning_rates) > 1:
-        n_search = max(1, round(n_steps * training.lr_search_fraction))
-        for lr in training.learning_rates:
-            _, curve = _train(objective, method, training, run, lr, n_search, f"rate {lr}")
-            val_losses[lr] = curve.best()["val_loss"]
-    lr = min(val_losses, key=lambda lr: val_losses[lr]) if val_losses else training.learning_rates[0]
+    n_search = max(1, round(n_steps * training.lr_search_fraction))
+    (lr, *others), val_losses = training.learning_rates, {}
+    if others:
+        for each in training.learning_rates:
+            _, curve = _train(objective, method, training, run, each, n_search, f" rate {each}")
+            val_losses[each] = curve.best()["val_loss"]
+        lr = min(val_losses, key=lambda each: val_losses[each])
     model, curve = _train(objective, method, training, run, lr, n_steps)
-    setting: dict[str, Any] = {"method": method.kind, "trained_weights": count_trained(model)}
+    n_trained = count_trained(model)
     merge(model)
-    setting |= {"weights": model.n_parameters(), "learning_rate": lr, "steps": n_steps}
-    setting["val_loss_by_learning_rate"] = {str(lr): loss for lr, loss in val_losses.items()}
+    setting = {
+        "method": method.kind,
+        "trained_weights": n_trained,
+        "weights": model.n_parameters(),
+        "learning_rate": lr,
+        "steps": n_steps,
+        "val_loss_by_learning_rate": {str(each): loss for each, loss in val_losses.items()},
+    }
     return Fitted(model, lr, curve, setting)
 
 
@@ -89,7 +95,7 @@ def _train(
     apply_method(base, method, torch.Generator().manual_seed(run.seed))
     model = objective.wrap(base)
     model.to(run.machine.device)
-    name = f"{run.name} {part}".strip()
+    name = run.name + part
     plan = TrainConfig(
         n_steps=n_steps,
         # For adapters too, so that `learning_rates` has one meaning: AdamW was not better. On `library`, rank 24, two
@@ -116,12 +122,8 @@ def _train(
         label=name,
     )
     state = Checkpoint(run.scratch / run.machine.key() / name.replace(" ", "-"))
-    curve = train(
-        model,
-        lambda step: [objective.step_loss(model, step)],
-        lambda: objective.val_loss(model),
-        plan,
-        run.machine,
-        state,
-    )
-    return model, curve
+
+    def losses(step: int) -> list[Tensor]:
+        return [objective.step_loss(model, step)]
+
+    return model, train(model, losses, lambda: objective.val_loss(model), plan, run.machine, state)

@@ -1,6 +1,6 @@
 """The skeleton of a task's job: a base, a fit with each seed, figures with mean and standard deviation over seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,13 +67,11 @@ def fit_seeds(
     task: TaskParams,
     objective: Callable[[Run], Objective[Model]],
     measure: Callable[[Model, str], Figures],
-    summarized: Sequence[str],
     digits: int,
 ) -> tuple[Fitted[Model], Figures]:
-    """Fit with each seed; return the model of the first one and its figures.
+    """Fit with each seed; return the model of the first one and its figures, with several seeds also `mean_and_std`.
 
-    With several seeds the figures have NAME_mean and NAME_std (of a sample) of the `summarized` ones. The first seed
-    searches the learning rate for the others.
+    The first seed searches the learning rate for the others.
     """
     run = Run(name, job.seed, job.machine, job.scratch)
     first = fit(objective(run), task.method, task.training, run)
@@ -83,18 +81,18 @@ def fit_seeds(
     for seed in range(job.seed + 1, job.seed + job.n_seeds):
         run = Run(f"{name} seed {seed}", seed, job.machine, job.scratch)
         of_seeds.append(measure(fit(objective(run), task.method, tuned, run).model, f"seed {seed}"))
-    return first, figures | (mean_and_std(of_seeds, summarized, digits) if job.n_seeds > 1 else {})
+    return first, figures | (mean_and_std(of_seeds, digits) if job.n_seeds > 1 else {})
 
 
-def mean_and_std(runs: Sequence[Figures], names: Sequence[str], digits: int) -> Figures:
-    """Return the mean and the standard deviation of the named figures over runs, the deviation being a sample's.
+def mean_and_std(runs: list[Figures], digits: int) -> Figures:
+    """Return the mean and the standard deviation, of a sample, of each figure over runs; not of bounds of intervals.
 
-    >>> mean_and_std([{"a": 1.0}, {"a": 3.0}], ["a", "b"], 4)
+    >>> mean_and_std([{"a": 1.0, "a_low": 0.5}, {"a": 3.0, "a_low": 2.0}], 4)
     {'a_mean': 2.0, 'a_std': 1.4142}
     """
     found: Figures = {}
-    for name in names:
-        if name in runs[0]:
+    for name in runs[0]:
+        if not name.endswith(("_low", "_high")):
             values = np.array([run[name] for run in runs])
             found[f"{name}_mean"] = round(float(values.mean()), digits)
             found[f"{name}_std"] = round(float(values.std(ddof=1)), digits)

@@ -1,47 +1,50 @@
-"""The job of tasks that train a language model: figures and answers before and after, a Hugging Face folder."""
+"""The job of tasks that train a language model: figures and answers before and after, a Hugging Face folder.
+
+Forgetting is measured in bits per byte on held-out text of the pretraining corpus, in bytes so that bases with other
+tokenizers are comparable.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llm.core.device import Machine
+from llm.core.tables import iterate_rows
+from llm.evaluate.likelihood import plan_spans, score_tokens, summarise
 from llm.export.hf.folder import write_folder
 from llm.export.verify import verify_transformers
 from llm.finetune.params import TaskParams
 from llm.finetune.shared.answers import answer, score_answers, spread
 from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
 from llm.finetune.shared.fit import Objective, Run
-from llm.finetune.shared.forgetting import base_figures, read_held_out
 from llm.finetune.shared.job import Base, Figures, Job, Outcome, fit_seeds, print_rows
 from llm.finetune.shared.rows import Row, answer_figures
 from llm.model.gpt import GPT
+from llm.tokens.tokenizer import Tokenizer
 
 ANSWERS_SHOWN = 10
-SUMMARIZED = ("answer_bits_per_byte", "answer_nats_per_token", "base_bits_per_byte")
-
-
-def _no_figures(model: GPT) -> Figures:
-    return {}
+HELD_OUT_BYTES = 1 << 16
+# Of a window and in memory at a time: attention grows with the square of the base's context.
+MAX_POSITIONS, MAX_LOGITS = 1024, 1 << 25
 
 
 @dataclass(frozen=True)
 class LanguageTask:
-    """What a kind of task adds: its objective, the rows whose last answers are scored, figures of its own.
+    """What a kind of task adds: its objective, the rows whose last answers are scored, figures of its own by split.
 
-    The first `n_answers` evenly spread rows are answered, and scored where `scores_answers`. `others` are further
-    texts to show for each row of test.
+    `n_scored` evenly spread rows are answered and scored, or as many answered as are shown. `others` are further texts
+    to show for each row of test.
     """
 
     kind: str
     objective: Callable[[Run], Objective[GPT]]
-    test: Sequence[Row]
-    n_answers: int
-    scores_answers: bool
+    test: list[Row]
+    n_scored: int = 0
+    figures: Callable[[GPT, str], Figures] = lambda model, split: {}
     others: dict[str, Sequence[str]] = field(default_factory=dict)
-    figures: Callable[[GPT], Figures] = _no_figures
-    val_figures: Callable[[GPT], Figures] = _no_figures
-    summarized: Sequence[str] = ()
     setting: dict[str, Any] = field(default_factory=dict)
 
 
@@ -51,27 +54,26 @@ def run_language_task(
     """Train, measure the model `before` and after, write the folder, the curve, and return the figures."""
     notes = print_rows(counts, task)
     held_out, size = read_held_out(job.held_out), task.training.batch_size
-    tokenizer, test = base.tokenizer, list(kind.test)
+    tokenizer, test = base.tokenizer, kind.test
 
     def measure(model: GPT, label: str) -> Figures:
         of_answers = answer_figures(model, test, tokenizer.pad, size, job.machine, job.seed)
         of_base = base_figures(model, held_out, tokenizer, size, job.machine, label)
-        return kind.figures(model) | of_answers | of_base
+        return kind.figures(model, "test") | of_answers | of_base
 
-    summarized = [*kind.summarized, *SUMMARIZED]
-    fitted, after = fit_seeds(job, kind.kind, task, kind.objective, measure, summarized, digits=5)
+    fitted, after = fit_seeds(job, kind.kind, task, kind.objective, measure, digits=5)
     models, figures = {"before": before, "after": fitted.model}, {"before": measure(before, "before"), "after": after}
-    rows = spread(range(len(test)), kind.n_answers)
+    rows = spread(range(len(test)), kind.n_scored or ANSWERS_SHOWN)
     texts = {
         system: [answer(model, test[row].prompt_ids, tokenizer) for row in rows] for system, model in models.items()
     }
     texts["reference"] = [test[row].messages[-1].content for row in rows]
     texts |= {name: [of[row] for row in rows] for name, of in kind.others.items()}
-    if kind.scores_answers:
+    if kind.n_scored:
         figures = {system: of | score_answers(texts[system], texts["reference"]) for system, of in figures.items()}
     write_folder(job.model, fitted.model, base.tokenizer_file, chat_template=TEMPLATE)
     fitted.curve.write(job.plots / "curve.tsv")
-    val = {system: of for system, model in models.items() if (of := kind.val_figures(model))}
+    val = {system: of for system, model in models.items() if (of := kind.figures(model, "val"))}
     metrics = {
         **counts,
         **({"val": val} if val else {}),
@@ -87,4 +89,28 @@ def run_language_task(
     ]
     settings = {"after": fitted.setting | kind.setting}
     details = {"kind": kind.kind, **metrics, **notes, "settings": settings, "curve": fitted.curve.rows}
-    return Outcome(metrics, details | {"answers": examples, "answers_scored": len(rows) if kind.scores_answers else 0})
+    return Outcome(metrics, details | {"answers": examples, "answers_scored": len(rows) if kind.n_scored else 0})
+
+
+def read_held_out(path: Path, n_bytes: int = HELD_OUT_BYTES) -> list[str]:
+    """Return the first `n_bytes` of UTF-8 of a corpus table as texts."""
+    texts: list[str] = []
+    for row in iterate_rows(path, ["text"]):
+        if n_bytes <= 0:
+            break
+        texts.append(row["text"].encode()[:n_bytes].decode(errors="ignore"))
+        n_bytes -= len(row["text"].encode())
+    return [text for text in texts if text]
+
+
+def base_figures(
+    model: GPT, texts: list[str], tokenizer: Tokenizer, batch_size: int, machine: Machine, label: str
+) -> dict[str, float]:
+    """Return `base_bits_per_byte` of the texts, in windows of the base's context; nothing without text."""
+    if not texts:
+        return {}
+    stream = np.array([token for text in texts for token in (tokenizer.bos_id, *tokenizer.encode(text))])
+    length = min(model.config.context_length, MAX_POSITIONS)
+    batch_size = max(1, min(batch_size, MAX_LOGITS // (length * model.config.vocab_size)))
+    nats = score_tokens(model, stream, plan_spans(len(stream), length, length), batch_size, machine, label).nats
+    return {"base_bits_per_byte": summarise(nats, sum(len(text.encode()) for text in texts))["bits_per_byte"]}

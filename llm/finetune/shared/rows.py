@@ -4,7 +4,9 @@ messages ──make_row──► ids, and the part of each: PROMPT, ANSWER or EN
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +81,7 @@ def check_length(max_tokens: int, base: ModelConfig) -> None:
         raise UserError(f"max_tokens: expected at most the base's context of {base.context_length}, got {max_tokens}")
 
 
-def count_rows(rows: dict[str, list[Row]], data: str, max_tokens: int) -> dict[str, int]:
+def count_rows(rows: Mapping[str, Sequence[Any]], data: str, max_tokens: int) -> dict[str, int]:
     """Return the number of rows of each split; UserError for an empty one."""
     for split, part in rows.items():
         if not part:

@@ -1,8 +1,12 @@
 """Predictions for a file are the classifier's, whatever rows stand beside a row."""
 
 import csv
+import re
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import pipeline
@@ -11,8 +15,9 @@ from typer.testing import CliRunner
 
 from llm.__main__ import app
 from llm.core.errors import UserError
+from llm.corpus.readers.rows import SUFFIXES, open_rows
 from llm.export.hf.classifier import ClassifierInfo, write_classifier
-from llm.finetune.classify.predict import Predictions, predict_file
+from llm.finetune.classify.predict import Predictions, add_columns, predict_file
 from llm.model.classifier import Classifier
 
 TEXTS = [f"The {'rain falls ' * (number % 5)}{number}" for number in range(23)]
@@ -113,26 +118,133 @@ def test_other_columns_may_be_named_but_as_many(write, tmp_path, plain_cpu):
 @pytest.mark.usefixtures("plain_cpu")
 def test_the_command_says_where_the_rows_are_and_how_many(write, tmp_path):
     (tmp_path / "rows.tsv").write_text("1\tThe rain\n2\t\n")
-    command = ["predict", str(write()), str(tmp_path / "rows.tsv"), "--out", str(tmp_path / "out.tsv")]
+    folder = str(write())
+    command = ["predict", folder, str(tmp_path / "rows.tsv"), "--out", str(tmp_path / "out.tsv")]
     result = CliRunner().invoke(app, [*command, "--text", "2", "--no-header", "--all"], catch_exceptions=False)
     assert result.exit_code == 0
     assert "out.tsv: 2 rows, 1 of them without text and prediction" in result.stdout
     first, second = (tmp_path / "out.tsv").read_text().splitlines()
     assert len(first.split("\t")) == 7
     assert second == "2" + "\t" * 6
-
-
-@pytest.mark.usefixtures("plain_cpu")
-def test_the_command_tells_of_a_guessed_encoding_and_refuses_half_a_character(write, tmp_path):
     (tmp_path / "rows.csv").write_bytes(
         "id;text\n1;où êtes-vous allés à Noël ?\n2;déjà vu, près du château\n".encode("cp1252")
     )
-    command = ["predict", str(write()), str(tmp_path / "rows.csv")]
+    command = ["predict", folder, str(tmp_path / "rows.csv")]
     assert "rows.csv: detected the encoding cp1252, guessed, confidence " in CliRunner().invoke(app, command).stdout
     assert "detected the encoding" not in CliRunner().invoke(app, [*command, "--encoding", "cp1252"]).stdout
-    (tmp_path / "rows.jsonl").write_text('{"text": "a\\ud83d"}\n')
-    result = CliRunner().invoke(app, ["predict", str(write()), str(tmp_path / "rows.jsonl")])
-    assert isinstance(result.exception, UserError)
-    assert str(result.exception).endswith(
-        r"rows.jsonl: line 1: expected Unicode text, got half a surrogate pair, \ud83d"
-    )
+
+
+HARD = ["plain", 'a "quoted", text', "two\nlines\r\nand more", "", "déjà 🙂", " spaces ", "'", "\\N", "a\tb"]
+ADDED = ["upper", "length"]
+
+
+def upper(texts: list[list[str]]) -> list[list[str | float | None]]:
+    """The first text in capitals and its length; nothing where there is no text."""
+    return [[row[0].upper(), float(len(row[0]))] if row[0] else [None, None] for row in texts]
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 4])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_added_columns_leave_the_others_as_they_were(tmp_path, suffix, chunk_rows):
+    table = pd.DataFrame({"id": [f"{number:03}" for number in range(len(HARD))], "text": HARD})
+    file, out = tmp_path / f"rows{suffix}", tmp_path / f"new/out{suffix}"
+    match suffix:
+        case ".parquet":
+            table.to_parquet(file)
+        case ".csv" | ".tsv":
+            table.to_csv(file, index=False, sep="\t" if suffix == ".tsv" else ",")
+        case _:
+            table.to_json(file, orient="records", lines=suffix != ".json")
+    add_columns(file, out, ["text"], ADDED, upper, chunk_rows=chunk_rows)
+    with open_rows(out) as rows:
+        found = [list(row.values.values()) if isinstance(row.values, dict) else row.values for row in rows]
+    expected = [
+        [*row, *added] for row, added in zip(table.to_numpy().tolist(), upper([[of] for of in HARD]), strict=True)
+    ]
+    if suffix in (".csv", ".tsv"):
+        expected = [["" if value is None else str(value) for value in row] for row in expected]
+    assert found == expected
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+# A file, its content, its texts and whether it has a header, the output.
+OUTPUTS = [
+    ("a.tsv", b'ham\t"hi\n', "2", 'ham\t"hi\t"HI\t3.0\n'),
+    ("a.csv", '\ufefftext,n\r\n"a\r\nb",1\r\n'.encode(), "text", 'text,n,upper,length\n"a\r\nb",1,"A\r\nB",4.0\n'),
+    ("a.csv", 'id;text\r\n1;"où; là"\r\n'.encode("utf-16"), "text", 'id;text;upper;length\n1;"où; là";"OÙ; LÀ";6.0\n'),
+    ("a.csv", b"text,,\na,,\n", "text", "text,,,upper,length\na,,,A,1.0\n"),
+    ("a.csv", b"text\n", "text", "text,upper,length\n"),
+    ("a.jsonl", b'{"text": 2.0, "n": NaN}\n', "text", '{"text": 2.0, "n": NaN, "upper": "2", "length": 1.0}\n'),
+    ("a.jsonl", b"", "text", ""),
+    ("a.json", b'[{"text": "a"}]', "text", '[\n{"text": "a", "upper": "A", "length": 1.0}\n]\n'),
+    ("a.json", b"[]", "text", "[\n]\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "text", "expected"), OUTPUTS)
+def test_the_output_is_separated_and_quoted_as_the_input(tmp_path, name, content, text, expected):
+    (tmp_path / name).write_bytes(content)
+    out = tmp_path / f"out{Path(name).suffix}"
+    add_columns(tmp_path / name, out, [text], ADDED, upper, header=text == "text")
+    assert out.read_bytes().decode() == expected
+
+
+def test_the_schema_of_parquet_stays(tmp_path):
+    kinds = pa.schema([pa.field("text", pa.large_string()), pa.field("n", pa.int8())], metadata={"from": "here"})
+    table = pa.table({"text": ["a", None, "b"], "n": [1, None, 3]}, kinds)
+    for part in (table, table.slice(0, 0)):
+        pq.write_table(part, tmp_path / "rows.parquet")
+        add_columns(tmp_path / "rows.parquet", tmp_path / "out.parquet", ["text"], ADDED, upper, chunk_rows=1)
+        found = pq.read_table(tmp_path / "out.parquet")
+        assert found.select(["text", "n"]).equals(part, check_metadata=True)
+        assert found["upper"].to_pylist() == ["A", None, "B"][: len(part)]
+        assert found.schema.field("length").type == pa.float64()
+
+
+REFUSED = [
+    ("rows.csv", "title,body\na,b\n", "rows.csv: expected columns text, got title, body"),
+    ("rows.csv", "text,upper\na,b\n", "rows.csv: expected no column upper, which is to be added, got one"),
+    ("rows.csv", "text,text\na,b\n", "rows.csv: text: expected one column of this name, got several"),
+    ("rows.csv", "text,n\na,1\nb,2\nc\n", "rows.csv: line 4: expected 2 fields, as in the first row, got 1"),
+    ("rows.txt", "text\na\n", "rows.txt: expected a .csv, .tsv, .jsonl, .ndjson, .json, .parquet file, got .txt"),
+    ("rows.jsonl", '{"text": "a"}\n{"texts": "b"}\n', "rows.jsonl: expected columns text, got texts"),
+    ("rows.jsonl", '{"text": ["a"]}\n', "rows.jsonl: line 1: text: expected text, got ['a']"),
+    ("rows.tsv", 'text\tn\n"a\t1\n', "rows.tsv: expected values without quotes"),
+    ("rows.parquet", "PAR1 broken", "rows.parquet: expected a whole Parquet file"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "line"), REFUSED)
+def test_a_refused_file_is_one_line_and_nothing_is_written(tmp_path, name, content, line):
+    (tmp_path / name).write_text(content)
+    out = tmp_path / f"out{Path(name).suffix}"
+    out.write_text("as it was")
+    with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / line))}[^\n]*$"):
+        add_columns(tmp_path / name, out, ["text"], ADDED, lambda texts: [["two\nlines", 1.0]], chunk_rows=1)
+    assert out.read_text() == "as it was"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, out.name])
+
+
+def test_an_impossible_output_is_refused(tmp_path, file):
+    for out in (file, tmp_path / "out.jsonl"):
+        with pytest.raises(UserError, match=r"expected another \.csv file than"):
+            add_columns(file, out, ["text"], ADDED, upper)
+    with pytest.raises(UserError, match=r"none\.csv: expected a \.csv, .* file, got none"):
+        add_columns(tmp_path / "none.csv", tmp_path / "out.csv", ["text"], ADDED, upper)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_killed_command_leaves_nothing(tmp_path, suffix):
+    sizes, file, table = [], tmp_path / f"rows{suffix}", pd.DataFrame({"text": list("abcdefg")})
+
+    def fail(texts: list[list[str]]) -> list[list[str | float | None]]:
+        sizes.append(len(texts))
+        if texts[0][0] == "g":
+            raise KeyboardInterrupt
+        return upper(texts)
+
+    table.to_parquet(file) if suffix == ".parquet" else table.to_csv(file, index=False)
+    with pytest.raises(KeyboardInterrupt):
+        add_columns(file, tmp_path / f"out{suffix}", ["text"], ADDED, fail, chunk_rows=3)
+    assert sizes == [3, 3, 1]
+    assert [*tmp_path.iterdir()] == [file]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from llm.core.device import Machine
 from llm.core.errors import UserError
+from llm.evaluate.likelihood import score_continuations
 from llm.finetune.classify.classifier import Prepared, Rows
-from llm.finetune.classify.zero_shot import read_template, score_labels, zero_shot
+from llm.finetune.classify.zero_shot import check_template, zero_shot
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.words import train_words
 
@@ -40,21 +41,14 @@ def _slow(model, prompt: list[int], label: list[int]) -> float:
 
 
 @pytest.mark.parametrize("shape", [{}, {"family": "gpt2", "attention": "multi_head"}, {"family": "gru"}], ids=str)
-def test_scores_are_the_models_own_log_probabilities(draw_gpt, plain_cpu, shape):
+def test_scores_are_the_models_own_log_probabilities(draw_gpt, monkeypatch, shape):
     model, drawn = draw_gpt(**shape), np.random.default_rng(1)
-    prompts = [drawn.integers(6, 320, length).tolist() for length in (5, 9, 1, 5, 9, 30)]
     labels = [drawn.integers(6, 320, length).tolist() for length in (1, 4, 2)]
-    slow = [[_slow(model, prompt, label) for label in labels] for prompt in prompts]
-    np.testing.assert_allclose(score_labels(model, prompts, labels, plain_cpu), slow, atol=1e-4)
-
-
-def test_a_batch_of_more_labels_than_fit_at_once_is_scored_alike(draw_gpt, plain_cpu, monkeypatch):
-    model, drawn = draw_gpt(), np.random.default_rng(2)
-    prompts = [drawn.integers(6, 320, 7).tolist() for _ in range(5)]
-    labels = [drawn.integers(6, 320, length).tolist() for length in (3, 1, 5, 2)]
-    whole = score_labels(model, prompts, labels, plain_cpu)
-    monkeypatch.setattr("llm.finetune.classify.zero_shot.ROWS_AT_ONCE", 3)
-    np.testing.assert_allclose(score_labels(model, prompts, labels, plain_cpu), whole, atol=1e-4)
+    for at_once, length in ((64, 5), (64, 1), (2, 30)):
+        monkeypatch.setattr("llm.evaluate.likelihood.CONTINUATIONS_AT_ONCE", at_once)
+        prompt = drawn.integers(6, 320, length).tolist()
+        slow = [_slow(model, prompt, label) for label in labels]
+        np.testing.assert_allclose(score_continuations(model, prompt, labels), slow, atol=1e-4)
 
 
 def test_the_label_stands_behind_the_filled_template(draw_gpt, tokenizer, plain_cpu):
@@ -114,12 +108,11 @@ def test_the_longer_of_two_texts_is_cut_first(draw_gpt, tokenizer, plain_cpu):
         ("{text_1} {label}", 2),
         ("{text_2} {text_1} {label}", 2),
         ("{text} {label}", 2),
-        ("{text} {label}?", 1),
     ],
 )
 def test_a_template_without_its_places_is_refused_in_one_line(template, n_texts):
     with pytest.raises(UserError, match=r"^zero_shot: expected .*, got .*$") as caught:
-        read_template(template, n_texts)
+        check_template(template, n_texts)
     assert template in str(caught.value)
 
 

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from llm.core.errors import UserError
 from llm.finetune.data.messages import RowError
-from llm.finetune.dpo import dpo
-from llm.finetune.dpo.dpo import (
+from llm.finetune.dpo import job as dpo
+from llm.finetune.dpo.job import (
     Pair,
     Preference,
     dpo_loss,

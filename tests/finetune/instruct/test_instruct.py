@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llm.core.errors import UserError
 from llm.finetune.data.messages import Conversation
-from llm.finetune.instruct.instruct import COUNTED, make_objective, prepare_rows, split_row, truncate_row
+from llm.finetune.instruct.job import COUNTED, make_objective, prepare_rows, split_row, truncate_row
 from llm.finetune.shared.answers import answer
 from llm.finetune.shared.chat import Message
 from llm.finetune.shared.fit import Run, fit

@@ -42,7 +42,7 @@ def fit_gpt(draw_gpt, make_task, plain_cpu):
 
         own = {"learning_rates": list(rates), "n_evals": 7, "epochs": 1.0, "lr_search_fraction": 0.5} | changes
         task = make_task("classify", {f"training.{key}": value for key, value in own.items()} | {"method.kind": kind})
-        objective = Objective(load, lambda trunk: trunk, step_loss, val_loss, N_STEPS)
+        objective = Objective(load, step_loss, val_loss, N_STEPS)
         fitted = fit(objective, task.method, task.training, Run("gpt", 3, plain_cpu, scratch))
         return fitted, val_loss, len(loaded), len(steps)
 

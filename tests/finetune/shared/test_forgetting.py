@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from llm.finetune.shared import forgetting
-from llm.finetune.shared.forgetting import base_figures, read_held_out
+from llm.finetune.shared import language as forgetting
+from llm.finetune.shared.language import base_figures, read_held_out
 from llm.tokens.tokenizer import Tokenizer
 
 TEXTS = {"a": "The river runs.", "b": "déjà vu", "c": "the rain falls"}

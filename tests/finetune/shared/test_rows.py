@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from llm.finetune.data.messages import Conversation
-from llm.finetune.instruct.instruct import COUNTED
+from llm.finetune.instruct.job import COUNTED
 from llm.finetune.shared.chat import Message, conversation_ids
 from llm.finetune.shared.rows import ANSWER, ASSISTANT, END, Row, answer_figures, make_row, row_nats, token_losses
 from llm.tokens.special import IM_END
