@@ -58,24 +58,17 @@ class ModelParams(Section):
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
+        n_heads, n_kv_heads, d_model = self.n_query_heads, self.n_key_heads, self.d_model
         rope, sinusoidal = self.position_scheme == "rope", self.position_scheme == "sinusoidal"
-        n_heads, d_model = self.n_query_heads, self.d_model
-        for problem, expected, got in (
+        shape = f"rope with family {self.family} and attention {self.attention}"
+        for is_wrong, expected, got in (
             (d_model % n_heads, "d_model divisible by n_heads", f"d_model {d_model} and n_heads {n_heads}"),
-            (
-                n_heads % self.n_key_heads,
-                "n_heads divisible by n_kv_heads",
-                f"n_heads {n_heads} and n_kv_heads {self.n_kv_heads}",
-            ),
-            (
-                rope and not self.has_queries,
-                "positions none, sinusoidal or learned for a model without queries and keys",
-                f"rope with family {self.family} and attention {self.attention}",
-            ),
+            (n_heads % n_kv_heads, "n_heads divisible by n_kv_heads", f"n_heads {n_heads} and n_kv_heads {n_kv_heads}"),
+            (rope and not self.has_queries, "positions none, sinusoidal or learned without queries", shape),
             (rope and self.head_dim % 2, "an even d_model / n_heads (RoPE turns pairs)", f"{d_model} / {n_heads}"),
             (sinusoidal and d_model % 2, "an even d_model (a sine and a cosine per wavelength)", f"{d_model}"),
         ):
-            if problem:
+            if is_wrong:
                 raise ValueError(f"expected {expected}, got {got}")
         return self
 
@@ -103,10 +96,7 @@ class ModelParams(Section):
 
     @property
     def non_causal_reason(self) -> str | None:
-        """Why a model is for learning only, in one line that names the key; None for a causal one.
-
-        The one check for everything that exports, finetunes, evaluates or serves a model.
-        """
+        """Why nothing exports, finetunes, evaluates or serves the model, naming the key; None for a causal one."""
         if self.is_causal:
             return None
         return f"model.attention {self.attention} is not causal: each position attends to the tokens it has to predict"

@@ -2,10 +2,8 @@
 
     prefill(cache, ids) → logits (1, V) after a prompt;  step(caches, tokens) → logits (V,) of each text
 
-A prompt is one forward pass of the model. A step of a small model is a hundred small products in sequence, where a
-call of torch takes longer than its work and NumPy's far less: so on a CPU in float32 a step is computed in NumPy, on
-the memory of the same caches. Tests tie it to the forward pass. Shapes are those of `llm.model.attention`; B texts,
-one position each.
+A step of a small model is a hundred small products, where a call of torch takes longer than its work: so on a CPU in
+float32 a step is computed in NumPy, on the memory of the same caches. Shapes are those of `llm.model.attention`.
 """
 
 import math
@@ -31,9 +29,9 @@ N_ROWS, TILE_PRODUCTS = 2, 400_000
 
 
 class Decoder:
-    """Prefill and step for one model. With `batched` a text's logits do not depend on the texts beside it, to the bit.
+    """Prefill and step for one text, in the model's memory; or for a batch, with copies of the weights.
 
-    That takes copies of the weights, and time; a decoder for one text shares the model's memory.
+    With `batched` a text's logits do not depend on the texts beside it, to the bit.
     """
 
     def __init__(self, model: GPT, batched: bool = False):
@@ -83,7 +81,7 @@ class NumpyDecoder:
         self.apply_positions = position_encoder(model)
 
     def step(self, caches: Sequence[KVCache], tokens: Sequence[int]) -> Sequence[Floats]:
-        """Logits (V,) of each text."""
+        """Return the logits (V,) of each text."""
         positions = [cache.length for cache in caches]
         assert max(positions) < self.config.context_length, "more tokens than the context holds"
         assert self.batched or len(caches) == 1
@@ -198,20 +196,26 @@ def tiled_product(weight: Floats) -> Map:
     return multiply
 
 
+def rms_norm(weight: Floats, eps: float) -> Map:
+    """Return RMSNorm over the last axis of (..., D), with a weight (D,) or one for each head (H, D)."""
+    D = weight.shape[-1]
+
+    def normalize(x: Floats) -> Floats:
+        if x.ndim == 1:  # the same numbers by scalars, which are faster than arrays of one
+            return x * (weight / math.sqrt(x.dot(x) / D + eps))
+        return x * (weight / np.sqrt(np.vecdot(x, x) / D + eps)[..., None])
+
+    return normalize
+
+
 def norm(module: nn.Module) -> Map:
     """Return RMSNorm or LayerNorm over the last axis of (..., D)."""
     assert isinstance(module, RMSNorm)
-    weight, eps, D = as_array(module.weight), module.eps, len(module.weight)
-
-    def rms_norm(x: Floats) -> Floats:
-        if x.ndim == 1:  # the same numbers by scalars, which are faster than arrays of one
-            return x * (weight / math.sqrt(x.dot(x) / D + eps))
-        return x * (weight / np.sqrt(np.vecdot(x, x) / D + eps)[:, None])
-
+    normalize = rms_norm(as_array(module.weight), module.eps)
     if not isinstance(module, LayerNorm):
-        return rms_norm
+        return normalize
     bias = as_array(module.bias)
-    return lambda x: rms_norm(x - x.mean(axis=-1, keepdims=True)) + bias
+    return lambda x: normalize(x - x.mean(axis=-1, keepdims=True)) + bias
 
 
 def head_norm(attention: Attention) -> Map:
@@ -219,11 +223,13 @@ def head_norm(attention: Attention) -> Map:
     query, key = attention.query_norm, attention.key_norm
     if not isinstance(query, RMSNorm) or not isinstance(key, RMSNorm):
         return lambda x: x
-    weight = np.repeat(
-        [as_array(query.weight), as_array(key.weight)], [attention.n_heads, attention.n_kv_heads], axis=0
-    )
-    C, eps = attention.head_dim, query.eps
-    return lambda x: x * (weight / np.sqrt(np.vecdot(x, x) / C + eps)[..., None])
+    n_heads = [attention.n_heads, attention.n_kv_heads]
+    return rms_norm(np.repeat([as_array(query.weight), as_array(key.weight)], n_heads, axis=0), query.eps)
+
+
+def gelu(x: Floats) -> Floats:
+    """Apply GPT-2's tanh formula."""
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def feed_forward(module: nn.Module, batched: bool) -> Map:
@@ -243,11 +249,6 @@ def feed_forward(module: nn.Module, batched: bool) -> Map:
         return down(gated)
 
     return swiglu
-
-
-def gelu(x: Floats) -> Floats:
-    """Apply GPT-2's tanh formula."""
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def as_array(weight: Tensor) -> Floats:

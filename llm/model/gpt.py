@@ -93,9 +93,7 @@ class GPT(nn.Module):
 
         With `cache` the T tokens continue those that it holds, and are added to it; only causal models have one.
         `dropout_keys` are a training step's, from the method of that name; without them nothing is dropped.
-
-        With `segments` (B, T) a row holds several texts, each with its own number: none attends to another, and each
-        counts its positions from 0. It excludes a cache, and a GRU, whose state runs on.
+        `segments` (B, T) number the texts of a row: none attends to another, and each counts its positions from 0.
         """
         start, T = cache.length if cache else 0, x.shape[1]
         assert start + T <= self.config.context_length, "more tokens than the context holds"
@@ -103,9 +101,7 @@ class GPT(nn.Module):
         assert segments is None or (cache is None and self.config.family != "gru"), "segments need attention, no cache"
         position = slice(start, start + T) if segments is None else segment_positions(segments)
         x, rotation = self._apply_positions(x, position)
-        segment_mask = (
-            None if segments is None else (segments[:, :, None] != segments[:, None])[:, None]
-        )  # (B, 1, T, T)
+        segment_mask = None if segments is None else (segments[:, :, None] != segments[:, None])[:, None]
         for layer, block in enumerate(self.blocks):
             masks = block_masks(dropout_keys, layer, x.shape[0])  # len() would be a constant in torch.export
             x = block(x, rotation, cache.layers[layer] if cache else None, start, masks, segment_mask)

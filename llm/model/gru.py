@@ -1,11 +1,8 @@
 """A gated recurrent unit in the place of attention: the older architecture, to be measured beside it.
 
-Hidden states (B, T, D) in, the same shape out. The past is one state of R numbers, however long the text, and step t
-needs the state of step t − 1: T small products in sequence, where attention is one large product over all positions.
-Both are why attention replaced it: distant tokens fade, and hardware waits.
-
-R is two thirds of D: then the maps in (3 R × D), over (3 R × R) and out (D × R) have 4 D² weights together, as many as
-attention's four.
+Hidden states (B, T, D) in, the same shape out. The past is one state of R numbers, and step t needs the state of step
+t − 1: distant tokens fade, and hardware waits. R is two thirds of D: then the maps in (3 R × D), over (3 R × R) and out
+(D × R) have 4 D² weights together, as many as attention's four.
 """
 
 import torch

@@ -1,15 +1,10 @@
 """Fresh weights: all of them random (`random`), or the first layer's heads attend to previous tokens.
 
-The next token depends mostly on the last few tokens, and on what followed them the last time they occurred: an
-induction head (Olsson et al. 2022, arXiv:2209.11895) finds that, once a head below it hands every position the token
-before. All of this starts from previous-token heads, which random heads are slow to become; in a short run they may
-never. With `previous_token_heads` they start as such:
+Induction heads (Olsson et al. 2022, arXiv:2209.11895) need previous-token heads below them, which random heads are
+slow to become. With `previous_token_heads` they start as such, and every weight is free to move:
 
     embedding     the first channel is the same number for every token, which the first layer reads as a bias
     first layer   head h attends h + 1 tokens back, whatever the tokens are
-
-The shape stays the family's, and every weight is free to move. Trockman and Kolter 2023 (arXiv:2305.09828) do the
-same for vision transformers.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""The chat template: a conversation as the ids that a finetuned model continues.
+"""The chat template of a Hugging Face folder: whether there is one, and how a foreign one encodes messages.
 
-Our own template is written as ids, so that a marker inside a message is ordinary text. Other templates are rendered
-by Transformers, as its clients do.
+Our own template is written as ids (`llm.finetune.shared.chat`), so that a marker inside a message is ordinary text.
+Other templates are rendered by Transformers, as its clients do.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,14 @@ from typing import Any
 from llm.core.errors import UserError
 from llm.export.hf.folder import CHAT_TEMPLATE
 from llm.export.hf.tensors import read_object
-from llm.finetune.shared.chat import TEMPLATE, conversation_ids
+from llm.finetune.shared.chat import TEMPLATE
 from llm.serve.errors import RequestError
-
-__all__ = ["Message", "can_chat", "conversation_ids"]
 
 Message = tuple[str, str]  # role and content
 
 
 class TemplateError(RequestError, UserError):
-    """Messages that a folder's template refuses."""
+    """Messages that a folder's template refuses, such as a system message."""
 
 
 def can_chat(folder: Path) -> bool:
@@ -29,10 +27,7 @@ def can_chat(folder: Path) -> bool:
 
 
 def foreign_template(folder: Path) -> Callable[[list[Message]], list[int]] | None:
-    """Return a function that encodes messages by the folder's own template; None where that is ours, or missing.
-
-    It raises TemplateError for messages that the template refuses, such as a system message.
-    """
+    """Return a function that encodes messages by the folder's own template; None where that is ours, or missing."""
     if (template := _template(folder)) is None or template.strip() == TEMPLATE:
         return None
     from transformers import AutoTokenizer

@@ -57,6 +57,46 @@ class Request:
     stream: bool = True  # otherwise there is one delta, at the end
     prompt_logprobs: bool = False
     cancelled: bool = False  # may be set from any thread: the slot is free at the next token
+    # What was not sent yet.
+    _prompt: list[Logprob | None] = field(default_factory=list)
+    _tokens: list[SampledToken] = field(default_factory=list)
+    _pieces: list[str] = field(default_factory=list)
+
+    def begin(self, logits: Tensor, stop_ids: frozenset[int]) -> bool:
+        """Take the prompt's logits, (1, V) or (T, V); otherwise as `append`."""
+        if self.prompt_logprobs:
+            n, after = self.sampler.params.n_logprobs or 0, zip(self.ids[1:], logits[:-1], strict=True)
+            self._prompt = [None, *(logprob_of(row, token, n) for token, row in after)]
+        return self.append(logits[-1], stop_ids) if self.max_tokens else self._finish("length")
+
+    def append(self, logits: Tensor, stop_ids: frozenset[int]) -> bool:
+        """Sample from the logits (V,) of the next token, and return whether the text is still open."""
+        token, logprob = self.sampler.sample(logits)
+        if token in stop_ids:
+            return self._finish("stop")
+        self._pieces.append(self.text.add(token))
+        self._tokens.append(SampledToken(token, self.text.starts[-1], logprob))
+        if self.text.stopped:
+            return self._finish("stop")
+        if len(self.text.tokens) == self.max_tokens:
+            return self._finish("length")
+        if self._pieces[-1] and self.stream:
+            self._send(None)
+        return True
+
+    def _finish(self, reason: Finish) -> bool:
+        self._pieces.append(self.text.end())
+        self._send(reason)
+        return False
+
+    def _send(self, finish: Finish | None) -> None:
+        # A token is sent with its text; one that a stop string cuts off never is.
+        complete = finish is not None and not self.text.stopped
+        tokens = [token for token in self._tokens if complete or token.start < self.text.length]
+        self._tokens = self._tokens[len(tokens) :]
+        delta = Delta("".join(self._pieces), tokens, finish, len(self.text.tokens), self._prompt)
+        self._pieces, self._prompt = [], []
+        self.on_delta(delta)
 
 
 class Engine:
@@ -66,10 +106,10 @@ class Engine:
         self.decoder, self.stop_ids, self.vocab_size = Decoder(model, batched=True), stop_ids, vocab_size
         # Allocated once and for the whole context: exhausted memory is an error at the start.
         self._free = [self.decoder.new_cache(model.config.context_length) for _ in range(n_slots)]
-        self._live: list[Sequence] = []
+        self._n_slots, self._closed = n_slots, False
+        self._live: list[tuple[Request, KVCache]] = []
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
-        self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -95,21 +135,21 @@ class Engine:
 
     def load(self) -> dict[str, int]:
         """Count slots, requests live in them, and requests that wait."""
-        live = len(self._live)
-        return {"slots": len(self._free) + live, "live": live, "waiting": len(self._waiting)}
+        return {"slots": self._n_slots, "live": len(self._live), "waiting": len(self._waiting)}
 
     def _run(self) -> None:
         try:
             while self._wait():
-                self._evict([sequence for sequence in self._live if sequence.request.cancelled])
+                self._evict()
                 self._admit()
                 self._step()
         finally:
             with self._changed:
                 self._closed = True
-            self._evict(list(self._live))
-            while self._waiting:
-                self._waiting.popleft().on_delta(ABORTED)
+            for request in [*(request for request, _ in self._live), *self._waiting]:
+                request.on_delta(ABORTED)
+            self._live.clear()
+            self._waiting.clear()
 
     def _wait(self) -> bool:
         """Sleep while there is nothing to do; return False when the engine is closed."""
@@ -117,88 +157,35 @@ class Engine:
             self._changed.wait_for(lambda: self._closed or self._waiting or self._live)
             return not self._closed
 
-    def _evict(self, sequences: "list[Sequence]") -> None:
-        for sequence in sequences:
-            self._release(sequence)
-            sequence.request.on_delta(ABORTED)
-
-    def _release(self, sequence: "Sequence") -> None:
-        self._live.remove(sequence)
-        self._free.append(sequence.cache)
+    def _evict(self) -> None:
+        """Free the slots of cancelled requests."""
+        for slot in [slot for slot in self._live if slot[0].cancelled]:
+            self._release(slot)
+            slot[0].on_delta(ABORTED)
 
     def _admit(self) -> None:
         """Prefill waiting prompts while slots are free."""
         while self._waiting and self._free:
-            with self._changed:
-                request = self._waiting.popleft()
+            request = self._waiting.popleft()
             if request.cancelled:
                 request.on_delta(ABORTED)
                 continue
-            sequence = Sequence(request, self._free.pop())
-            sequence.cache.length = 0
-            self._live.append(sequence)
-            logits = self.decoder.prefill(sequence.cache, request.ids, request.prompt_logprobs)
-            if not sequence.begin(logits[:, : self.vocab_size], self.stop_ids):
-                self._release(sequence)
+            cache = self._free.pop()
+            cache.length = 0
+            self._live.append((request, cache))
+            logits = self.decoder.prefill(cache, request.ids, request.prompt_logprobs)
+            if not request.begin(logits[:, : self.vocab_size], self.stop_ids):
+                self._release((request, cache))
 
     def _step(self) -> None:
-        """Append one token to each live sequence."""
+        """Append one token to each live text."""
         if not (live := list(self._live)):
             return
-        logits = self.decoder.step([sequence.cache for sequence in live], [sequence.last for sequence in live])
-        for sequence, row in zip(live, logits, strict=True):
-            if not sequence.append(row[: self.vocab_size], self.stop_ids):
-                self._release(sequence)
+        logits = self.decoder.step([cache for _, cache in live], [request.text.tokens[-1] for request, _ in live])
+        for slot, row in zip(live, logits, strict=True):
+            if not slot[0].append(row[: self.vocab_size], self.stop_ids):
+                self._release(slot)
 
-
-class Sequence:
-    """A request in a slot: its cache, and what was sampled but not returned yet."""
-
-    def __init__(self, request: Request, cache: KVCache):
-        self.request, self.cache, self.last = request, cache, 0
-        self._prompt: list[Logprob | None] = []
-        self._tokens: list[SampledToken] = []
-        self._pieces: list[str] = []
-
-    def begin(self, logits: Tensor, stop_ids: frozenset[int]) -> bool:
-        """Take the prompt's logits, (1, V) or (T, V); otherwise as `append`."""
-        request = self.request
-        if request.prompt_logprobs:
-            n = request.sampler.params.n_logprobs or 0
-            after = zip(request.ids[1:], logits[:-1], strict=True)
-            self._prompt = [None, *(logprob_of(row, token, n) for token, row in after)]
-        if request.max_tokens == 0:
-            return self._finish("length")
-        return self.append(logits[-1], stop_ids)
-
-    def append(self, logits: Tensor, stop_ids: frozenset[int]) -> bool:
-        """Sample from the logits (V,) of the next token, and return whether the text is still open."""
-        request, text = self.request, self.request.text
-        token, logprob = request.sampler.sample(logits)
-        if token in stop_ids:
-            return self._finish("stop")
-        self.last = token
-        self._pieces.append(text.add(token))
-        self._tokens.append(SampledToken(token, text.starts[-1], logprob))
-        if text.stopped:
-            return self._finish("stop")
-        if len(text.tokens) == request.max_tokens:
-            return self._finish("length")
-        if self._pieces[-1] and request.stream:
-            self._send(None)
-        return True
-
-    def _finish(self, reason: Finish) -> bool:
-        self._pieces.append(self.request.text.end())
-        self._send(reason)
-        return False
-
-    def _send(self, finish: Finish | None) -> None:
-        text = self.request.text
-        # A token is sent with its text; one that a stop string cuts off never is.
-        complete = finish is not None and not text.stopped
-        tokens = [token for token in self._tokens if complete or token.start < text.length]
-        self._tokens = self._tokens[len(tokens) :]
-        delta = Delta("".join(self._pieces), tokens, finish, len(text.tokens), self._prompt)
-        self._pieces, self._prompt = [], []
-        self.request.on_delta(delta)
+    def _release(self, slot: tuple[Request, KVCache]) -> None:
+        self._live.remove(slot)
+        self._free.append(slot[1])

@@ -5,65 +5,28 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import Request as Connection
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from llm.model.text_stream import TextStream
-from llm.serve.engine import Delta, Engine, Request
-from llm.serve.errors import RequestError, error_body, shorten
+from llm.serve.engine import Delta, Request
+from llm.serve.errors import RequestError
 from llm.serve.responses import ChatResponse, CompletionResponse
 from llm.serve.sampler import RequestSampling, Sampler
-from llm.serve.schema import ApiRequest
-from llm.tokens.tokenizer import Tokenizer
+from llm.serve.served import Served
 
 STOPPED = "the server was stopped before the answer was ready"
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Served:
-    """A served model, under the name that clients use."""
-
-    name: str
-    context_length: int
-    tokenizer: Tokenizer
-    longest_token: int | None  # bytes; None where a token may stand for any number of them
-    chats: bool
-    engine: Engine
-    created: int
-    tokenizing: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tokenizing"))
-
-    async def in_thread(self, work: Callable[[], Result]) -> Result:
-        """Encode or decode where streams do not wait for it, one request after the other."""
-        return await asyncio.get_running_loop().run_in_executor(self.tokenizing, work)
-
-    def card(self, name: str | None = None) -> dict[str, Any]:
-        """Describe the model; RequestError if `name` is another one."""
-        if name is not None and name != self.name:
-            message = f"The model `{shorten(name)}` does not exist, this server has `{self.name}`."
-            raise RequestError(message, "model", "model_not_found", 404)
-        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "groundup"}
 
 
 class Exchange:
     """One request of a client, and the response to it: n choices for each prompt."""
 
-    def __init__(
-        self,
-        served: Served,
-        connection: Connection,
-        request: ApiRequest,
-        prompts: list[list[int]],
-        response: CompletionResponse | ChatResponse,
-    ):
-        self.served, self.connection, self.request, self.response = served, connection, request, response
-        self.prompts = prompts
-        self.choices: list[Delta | None] = [None] * (request.n * len(prompts))  # the last delta of each
+    def __init__(self, served: Served, connection: Connection, response: CompletionResponse | ChatResponse):
+        self.served, self.connection, self.response, self.request = served, connection, response, response.request
+        self.choices: list[Delta | None] = [None] * (self.request.n * len(response.prompts))  # the last delta of each
         self.head = {"id": f"{response.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": served.name}
 
     async def respond(self) -> Response:
@@ -87,7 +50,7 @@ class Exchange:
             chunks: list[dict[str, Any]] = []
             for number, delta in deltas:
                 if delta.finish == "aborted":
-                    yield _event(error_body(STOPPED, 503))
+                    yield _event(RequestError(STOPPED, status=503).body)
                     return
                 chunks += self.response.chunks(number, delta, first=self.choices[number] is None)
                 self.choices[number] = delta
@@ -99,13 +62,14 @@ class Exchange:
 
     def _usage(self) -> dict[str, int]:
         """Count the tokens of each prompt once, and the sampled ones."""
-        n_prompt, n_sampled = sum(map(len, self.prompts)), sum(delta.n_tokens for delta in self.choices if delta)
+        n_prompt = sum(map(len, self.response.prompts))
+        n_sampled = sum(delta.n_tokens for delta in self.choices if delta)
         return {"prompt_tokens": n_prompt, "completion_tokens": n_sampled, "total_tokens": n_prompt + n_sampled}
 
     async def _deltas(self) -> AsyncIterator[list[tuple[int, Delta]]]:
         """Submit an engine request for each choice; yield deltas with the choice's number until all have ended."""
         queue = asyncio.Queue[tuple[int, Delta]]()
-        requests = self._requests(asyncio.get_running_loop(), queue)
+        requests = self._requests(queue)
 
         def cancel(_: object = None) -> None:
             for request in requests:
@@ -127,27 +91,24 @@ class Exchange:
             watch.cancel()
             cancel()
 
-    def _requests(self, loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[tuple[int, Delta]]") -> list[Request]:
-        request, response = self.request, self.response
+    def _requests(self, queue: "asyncio.Queue[tuple[int, Delta]]") -> list[Request]:
+        """Return an engine request for each choice, whose deltas come by the queue."""
+        request, response, loop = self.request, self.response, asyncio.get_running_loop()
         # The same seed gives the same text, but the n choices of one request differ.
         seed = random.SystemRandom().getrandbits(63) if request.seed is None else request.seed % 2**64
-        params = sampling_of(request, response.n_logprobs)
+        filters = request.top_k, None if request.top_p == 1 else request.top_p, request.min_p
+        penalties = request.frequency_penalty, request.presence_penalty
+        params = RequestSampling(request.temperature, *filters, *penalties, response.n_logprobs)
 
         def make(number: int) -> Request:
             def on_delta(delta: Delta) -> None:
                 loop.call_soon_threadsafe(queue.put_nowait, (number, delta))
 
-            ids, choice = self.prompts[number // request.n], number % request.n
+            ids, choice = response.prompts[number // request.n], number % request.n
             room = self.served.context_length - len(ids) + 1  # the last sampled token need not be read
-            return Request(
-                ids,
-                room if response.max_tokens is None else min(response.max_tokens, room),
-                Sampler(params, (seed, choice)),
-                TextStream(self.served.tokenizer.decode, request.stops),
-                on_delta,
-                request.stream,
-                response.prompt_logprobs,
-            )
+            max_tokens = room if response.max_tokens is None else min(response.max_tokens, room)
+            sampler, text = Sampler(params, (seed, choice)), TextStream(self.served.tokenizer.decode, request.stops)
+            return Request(ids, max_tokens, sampler, text, on_delta, request.stream, response.prompt_logprobs)
 
         return [make(number) for number in range(len(self.choices))]
 
@@ -159,10 +120,3 @@ def _event(content: dict[str, Any]) -> str:
 async def _disconnected(connection: Connection) -> None:
     while (await connection.receive())["type"] != "http.disconnect":
         pass
-
-
-def sampling_of(request: ApiRequest, n_logprobs: int | None) -> RequestSampling:
-    """Return the sampling params of a request."""
-    top_p = None if request.top_p == 1 else request.top_p
-    penalties = request.frequency_penalty, request.presence_penalty
-    return RequestSampling(request.temperature, request.top_k, top_p, request.min_p, *penalties, n_logprobs)

@@ -73,8 +73,9 @@ class ChatResponse:
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
     prompt_logprobs = False
 
-    def __init__(self, request: ChatRequest, tokenizer: Tokenizer):
-        limit, self.tokenizer = request.max_completion_tokens, tokenizer
+    def __init__(self, request: ChatRequest, prompts: list[list[int]], tokenizer: Tokenizer):
+        self.request, self.prompts, self.tokenizer = request, prompts, tokenizer
+        limit = request.max_completion_tokens
         self.max_tokens = request.max_tokens if limit is None else limit
         self.n_logprobs = (request.top_logprobs or 0) if request.logprobs else None
 

@@ -30,12 +30,13 @@ def serve(folder: Path, host: str, port: int, n_slots: int, public: bool) -> Non
         raise UserError(f"--host: expected {' or '.join(LOCAL)}, or --public beside it, got {host}")
     import uvicorn
 
-    from llm.serve.app import make_app, serve_model
+    from llm.serve.app import make_app
+    from llm.serve.served import Served
 
     model, tokenizer = load(folder)
     name = name_of(folder)
     with memory_advice(f"try fewer --slots than {n_slots}"):
-        served = serve_model(name, model, tokenizer, can_chat(folder), n_slots)
+        served = Served(name, model, tokenizer, can_chat(folder), n_slots)
     with bind(host, port) as listening:
         print(f"{name} on http://{host}:{listening.getsockname()[1]}/v1, Ctrl-C ends it", flush=True)
         settings = uvicorn.Config(make_app(served), log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)

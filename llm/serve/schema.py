@@ -10,10 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import from_json
 
-from llm.serve.errors import RequestError, explain
+from llm.serve.errors import LIST, TEXT, TOKEN_LISTS, TOKENS, RequestError, explain
 
 MAX_ITEMS = 2048  # prompts, choices, messages or parts of a message
-TEXT, LIST, TOKENS, TOKEN_LISTS = TAGS = ("<text>", "<list>", "<tokens>", "<token lists>")
 
 
 class Strict(BaseModel):
@@ -35,8 +34,8 @@ class Strict(BaseModel):
             for key, value in content.items()
             if value is not None and key not in cls.harmless and value not in cls.defaults.get(key, ())
         }
-        unknown = next((key for key in relevant if key not in cls.model_fields), None)
-        return {key: value for key, value in relevant.items() if key in cls.model_fields or key == unknown}
+        unknown = [key for key in relevant if key not in cls.model_fields]
+        return {key: value for key, value in relevant.items() if key not in unknown[1:]}
 
 
 def _kind_of_prompt(value: Any) -> str | None:
@@ -142,11 +141,7 @@ class CompletionRequest(ApiRequest):
 
     @model_validator(mode="after")
     def _check_counts(self) -> "CompletionRequest":
-        if self.best_of is not None and self.best_of < self.n:
-            hint = f"best_of must be greater than or equal to n, but got best_of {self.best_of} and n {self.n}"
-            message = f"You requested that the server return more choices than it will generate (HINT: {hint})."
-            raise RequestError(message, "best_of", "invalid_value")
-        if self.best_of is not None and self.best_of > self.n:
+        if self.best_of not in (None, self.n):
             message = f"'best_of' does not support {self.best_of} with this model. Only n ({self.n}) is supported."
             raise RequestError(f"Unsupported value: {message}", "best_of", "unsupported_value")
         if len(self.prompts) * self.n > MAX_ITEMS:
@@ -200,20 +195,12 @@ class ChatRequest(ApiRequest):
         return self
 
 
-# OpenAI's other fields: a client gets another error for them than for a misspelled name.
-UNSUPPORTED = frozenset({*ApiRequest.defaults, *Message.defaults, "audio", "prediction", "reasoning_effort"}) | {
-    "refusal",
-    "web_search_options",
-}
 Parsed = TypeVar("Parsed", bound=ApiRequest)
 
 
 def parse_request(kind: type[Parsed], body: bytes) -> Parsed:
-    """Parse and validate a body; RequestError for the first problem.
-
-    pydantic's parser, unlike Python's, refuses half a surrogate pair, which no tokenizer can encode, and deep nesting.
-    """
-    try:
+    """Parse and validate a body; RequestError for the first problem."""
+    try:  # pydantic's parser, unlike Python's, refuses half a surrogate pair, which no tokenizer can encode
         content = from_json(body)
     except ValueError as error:
         hint = " (half of a surrogate pair is not a character)" if "hex escape" in str(error) else ""
@@ -222,4 +209,4 @@ def parse_request(kind: type[Parsed], body: bytes) -> Parsed:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise explain(error.errors()[0], frozenset(TAGS), UNSUPPORTED) from None
+        raise explain(error.errors()[0]) from None

@@ -3,7 +3,6 @@
 lines → messages, after all earlier ones → the answer, in pieces
 """
 
-import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -13,10 +12,11 @@ from typing import TextIO
 import torch
 
 from llm.core.errors import UserError
+from llm.finetune.shared.chat import conversation_ids
 from llm.model.generate import SamplingParams, generate, sampler
 from llm.model.gpt import GPT
 from llm.model.text_stream import stream_text
-from llm.serve.chat import Message, can_chat, conversation_ids
+from llm.serve.chat import Message, can_chat
 from llm.serve.run import load
 from llm.tokens.special import IM_END
 from llm.tokens.tokenizer import Tokenizer
@@ -48,8 +48,7 @@ class Conversation:
     def add_user(self, user: str) -> int:
         """Add the user's message; drop the oldest turns that no longer fit, and return how many.
 
-        UserError where the message alone does not fit; then nothing changes. Up to half of the context is kept free
-        for the answer.
+        Up to half of the context is for the answer. UserError where the message alone does not fit; nothing changes.
         """
         context, turns = self.model.config.context_length, [*self.turns, ("user", user)]
         room = context - min(self.options.max_tokens, context // 2) + 1
@@ -63,14 +62,13 @@ class Conversation:
 
     def answer(self) -> Generator[str]:
         """Yield the answer to the last message in pieces; it is added to the conversation, also if cut short."""
-        options, tokenizer = self.options, self.tokenizer
-        ids = self._ids(self.turns)
+        options, ids = self.options, self._ids(self.turns)
         n_tokens = min(options.max_tokens, self.model.config.context_length - len(ids) + 1)
         choose = sampler(SamplingParams(options.temperature, top_p=options.top_p), self._generator)
-        stop_ids = tokenizer.eos_ids | {tokenizer.special[IM_END]}
+        stop_ids = self.tokenizer.eos_ids | {self.tokenizer.special[IM_END]}
         pieces = []
         try:
-            for piece in stream_text(generate(self.model, ids, n_tokens, choose, stop_ids), tokenizer.decode):
+            for piece in stream_text(generate(self.model, ids, n_tokens, choose, stop_ids), self.tokenizer.decode):
                 pieces.append(piece)
                 yield piece
         finally:
@@ -93,13 +91,7 @@ def chat(folder: Path, options: GenerationOptions, lines: TextIO, out: TextIO, m
         conversation.add_user(message)
         _answer(conversation, out)
         return
-    if isinstance(lines, TextIOWrapper):  # bytes that are not valid text are replaced, as in files
-        lines.reconfigure(errors="replace")
-    if interactive := lines.isatty():
-        import readline  # noqa: F401 (gives input() a history and arrow keys)
-
-        print("/new starts over, /quit or Ctrl-D ends, Ctrl-C ends an answer", file=out)
-    for line in _typed(lines) if interactive else lines:
+    for line in _read(lines, out):
         match line.strip():
             case "":
                 continue
@@ -109,18 +101,12 @@ def chat(folder: Path, options: GenerationOptions, lines: TextIO, out: TextIO, m
                 conversation.reset()
                 print("(a new conversation)", file=out, flush=True)
             case user:
-                _take_turn(conversation, user, out)
-
-
-def _take_turn(conversation: Conversation, user: str, out: TextIO) -> None:
-    try:
-        n_dropped = conversation.add_user(user)
-    except UserError as error:
-        print(f"({error})", file=out, flush=True)
-        return
-    if n_dropped:
-        print(f"(the context is full: the oldest {n_dropped} turns were dropped)", file=out)
-    _answer(conversation, out)
+                try:
+                    if n_dropped := conversation.add_user(user):
+                        print(f"(the context is full: the oldest {n_dropped} turns were dropped)", file=out)
+                    _answer(conversation, out)
+                except UserError as error:
+                    print(f"({error})", file=out, flush=True)
 
 
 def _answer(conversation: Conversation, out: TextIO) -> None:
@@ -133,9 +119,16 @@ def _answer(conversation: Conversation, out: TextIO) -> None:
     print(file=out, flush=True)
 
 
-def _typed(lines: TextIO) -> Iterator[str]:
-    """Yield the lines that are typed at a prompt."""
-    assert lines is sys.stdin
+def _read(lines: TextIO, out: TextIO) -> Iterator[str]:
+    """Yield the lines of a pipe, or those typed at a prompt."""
+    if isinstance(lines, TextIOWrapper):  # bytes that are not valid text are replaced, as in files
+        lines.reconfigure(errors="replace")
+    if not lines.isatty():
+        yield from lines
+        return
+    import readline  # noqa: F401 (gives input() a history and arrow keys)
+
+    print("/new starts over, /quit or Ctrl-D ends, Ctrl-C ends an answer", file=out)
     while True:
         try:
             yield input("> ")

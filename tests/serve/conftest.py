@@ -1,13 +1,8 @@
-"""What the tests of the server share: a model that never ends a text by itself, a server process of it."""
+"""What the tests of the server share: a model that never ends a text by itself, a folder and a server of it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -34,39 +29,20 @@ def chat_folder(tmp_path_factory, talker, small_tokenizer_file) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start_server():
-    """A starter of server processes on free ports; gives the process and its address, and ends it."""
-    for library in ("fastapi", "uvicorn"):
-        pytest.importorskip(library, reason=f"{library} is not installed (make extras)")
-    started = []
+def web(talker, tokenizer):
+    """A client of the app in this process, with 8 slots."""
+    pytest.importorskip("fastapi", reason="FastAPI is not installed (make extras)")
+    from fastapi.testclient import TestClient
 
-    def start(folder: Path, *options: str) -> tuple[subprocess.Popen, str]:
-        command = [sys.executable, "-m", "llm", "serve", str(folder), "--port", "0", *options]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        line = process.stdout.readline()
-        assert " on http://127.0.0.1:" in line, process.stderr.read()
-        return process, line.split(" on ")[1].split("/v1")[0]
+    from llm.serve.app import make_app
+    from llm.serve.served import Served
 
-    yield start
-    for process in started:
-        process.terminate()
-    for process in started:
-        process.communicate(timeout=20)
+    with TestClient(make_app(Served("talker", talker, tokenizer, True, 8)), raise_server_exceptions=False) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
-def address(start_server, chat_folder) -> str:
-    """Where a server of that model answers, with 8 slots."""
-    return start_server(chat_folder, "--slots", "8")[1]
-
-
-@pytest.fixture
-def client(address):
+def client(web):
     """OpenAI's own client of it."""
     openai = pytest.importorskip("openai", reason="OpenAI's client is not installed (make extras)")
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
-        yield client
+    return openai.OpenAI(base_url="http://testserver/v1", api_key="none", max_retries=0, http_client=web)

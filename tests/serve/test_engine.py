@@ -1,4 +1,4 @@
-"""The engine without HTTP: who waits is served, who is done leaves, and each text is what it would be alone."""
+"""The engine without HTTP: each text is the same as alone, and every request gets a last delta."""
 
 import queue
 
@@ -17,7 +17,7 @@ def _decode(tokens):
 
 
 class Recorded:
-    """A job, and what was recorded of it."""
+    """A request, and its deltas."""
 
     def __init__(self, ids, max_tokens, seed=None, stop=(), stream=True):
         self.deltas = queue.Queue()
@@ -31,8 +31,10 @@ class Recorded:
             deltas.append(self.deltas.get(timeout=PATIENCE))
         return deltas
 
-    def text(self) -> str:
-        return "".join(delta.text for delta in self.all())
+    def tokens(self) -> tuple[list[int], str | None]:
+        """All tokens, and the finish reason."""
+        deltas = self.all()
+        return [token.token for delta in deltas for token in delta.tokens], deltas[-1].finish
 
 
 @pytest.fixture
@@ -59,15 +61,11 @@ def _greedy(model, ids, n):
 def test_more_texts_than_slots_equal_generate(engine_of, draw_gpt, shape):
     model = draw_gpt(**shape).eval()
     engine = engine_of(model, 3)
-    jobs = [Recorded([7 + number, 3], 5 + number) for number in range(10)]
-    for recorded in jobs:
+    requests = [Recorded([7 + number, 3], 5 + number) for number in range(10)]
+    for recorded in requests:
         engine.submit(recorded.request)
-    for number, recorded in enumerate(jobs):
-        deltas = recorded.all()
-        assert [token.token for delta in deltas for token in delta.tokens] == _greedy(
-            model, [7 + number, 3], 5 + number
-        )
-        assert (deltas[-1].finish, deltas[-1].n_tokens) == ("length", 5 + number)
+    for number, recorded in enumerate(requests):
+        assert recorded.tokens() == (_greedy(model, [7 + number, 3], 5 + number), "length")
     assert engine.load() == {"slots": 3, "live": 0, "waiting": 0}
 
 
@@ -77,38 +75,36 @@ def test_a_seed_draws_the_same_text_alone_and_among_others(engine_of, talker):
     for seed in range(4):
         recorded = Recorded([9, 8, 7], 40, seed)
         alone.submit(recorded.request)
-        texts.append(recorded.text())
-    assert len(set(texts)) == 4
+        texts.append(recorded.tokens()[0])
+    assert len(set(map(tuple, texts))) == 4
     crowded = engine_of(talker, 5)
     others = [Recorded([20 + number] * (1 + number), 10 + 7 * number, 90 + number) for number in range(8)]
-    wanted = [Recorded([9, 8, 7], 40, seed) for seed in range(4)]
-    for recorded in [*others[:3], wanted[0], *others[3:6], *wanted[1:], *others[6:]]:
+    expected = [Recorded([9, 8, 7], 40, seed) for seed in range(4)]
+    for recorded in [*others[:3], expected[0], *others[3:6], *expected[1:], *others[6:]]:
         crowded.submit(recorded.request)
-    assert [recorded.text() for recorded in wanted] == texts
+    assert [recorded.tokens()[0] for recorded in expected] == texts
 
 
-def test_an_id_that_ends_a_text_is_not_given_out(engine_of, talker):
+def test_an_end_of_text_is_not_returned(engine_of, talker):
     ids = _greedy(talker, [9, 8, 7], 12)
     end = next(token for token in ids[2:] if token not in ids[:2])
     recorded = Recorded([9, 8, 7], 12)
     engine_of(talker, 1, frozenset({end})).submit(recorded.request)
-    deltas = recorded.all()
-    assert [token.token for delta in deltas for token in delta.tokens] == ids[: ids.index(end)]
-    assert deltas[-1].finish == "stop"
+    assert recorded.tokens() == (ids[: ids.index(end)], "stop")
 
 
-def test_a_stop_string_frees_the_slot(engine_of, talker):
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stop_string_frees_the_slot(engine_of, talker, stream):
     ids = _greedy(talker, [9, 8, 7], 30)
     stop = _decode(ids[5:8])
     begin = _decode(ids).index(stop)
-    for stream in (True, False):
-        recorded = Recorded([9, 8, 7], 900, stop=(stop,), stream=stream)
-        engine_of(talker, 1).submit(recorded.request)
-        deltas = recorded.all()
-        assert "".join(delta.text for delta in deltas) == _decode(ids[:begin])
-        assert [token.token for delta in deltas for token in delta.tokens] == ids[:begin]
-        assert (deltas[-1].finish, deltas[-1].n_tokens) == ("stop", begin + 3)
-        assert (len(deltas) == 1) == (not stream)
+    recorded = Recorded([9, 8, 7], 900, stop=(stop,), stream=stream)
+    engine_of(talker, 1).submit(recorded.request)
+    deltas = recorded.all()
+    assert "".join(delta.text for delta in deltas) == _decode(ids[:begin])
+    assert [token.token for delta in deltas for token in delta.tokens] == ids[:begin]
+    assert (deltas[-1].finish, deltas[-1].n_tokens) == ("stop", begin + 3)
+    assert (len(deltas) == 1) == (not stream)
 
 
 def test_a_text_of_no_tokens_is_read_only(engine_of, talker):
@@ -134,14 +130,14 @@ def test_a_cancelled_request_frees_its_slot(engine_of, talker):
 
 def test_closing_aborts_all_requests(engine_of, talker):
     engine = engine_of(talker, 1)
-    jobs = [Recorded([9], 1000), Recorded([10], 1000)]
-    for recorded in jobs:
+    requests = [Recorded([9], 1000), Recorded([10], 1000)]
+    for recorded in requests:
         engine.submit(recorded.request)
-    jobs[0].deltas.get(timeout=PATIENCE)
+    requests[0].deltas.get(timeout=PATIENCE)
     engine.close()
     late = Recorded([11], 2)
     engine.submit(late.request)
-    assert [recorded.all()[-1].finish for recorded in (*jobs, late)] == ["aborted"] * 3
+    assert [recorded.all()[-1].finish for recorded in (*requests, late)] == ["aborted"] * 3
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -149,7 +145,7 @@ def test_closing_aborts_all_requests(engine_of, talker):
 def test_a_failure_aborts_all_requests(engine_of, talker, monkeypatch, failing):
     engine = engine_of(talker, 1)
     monkeypatch.setattr(engine.decoder, failing, lambda *_: 1 / 0)
-    jobs = [Recorded([9], 10), Recorded([10], 10)]
-    for recorded in jobs:
+    requests = [Recorded([9], 10), Recorded([10], 10)]
+    for recorded in requests:
         engine.submit(recorded.request)
-    assert [recorded.all()[-1].finish for recorded in jobs] == ["aborted"] * 2
+    assert [recorded.all()[-1].finish for recorded in requests] == ["aborted"] * 2

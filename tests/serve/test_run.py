@@ -1,14 +1,24 @@
-"""What is wrong with a start is one line, before anything is loaded or bound."""
+"""The process: errors of a start in one line, clients that disconnect, and Ctrl-C."""
 
+import http.client
 import importlib.util
+import json
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from llm.core.errors import UserError
 from llm.serve import run
 from llm.serve.run import bind, load, name_of, serve
+
+PATIENCE = 60
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
@@ -19,23 +29,21 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, missing):
         serve(tmp_path, "127.0.0.1", 0, 1, public=False)
 
 
-def test_a_host_that_others_reach_is_refused_unless_it_is_meant(tmp_path):
+def test_a_public_host_needs_the_option(tmp_path):
     with pytest.raises(UserError, match=r"--host: expected 127\.0\.0\.1 or localhost, or --public beside it"):
         serve(tmp_path, "0.0.0.0", 0, 1, public=False)  # noqa: S104 (it is refused)
     with pytest.raises(UserError, match=r"no config\.json"):
         serve(tmp_path, "0.0.0.0", 0, 1, public=True)  # noqa: S104 (it is not reached)
 
 
-def test_a_port_that_is_taken_is_named():
+def test_a_port_in_use_is_named():
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"--port: expected a free one on 127.0.0.1, got {port}"):
             bind("127.0.0.1", port)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
 
 
-def test_a_tokenizer_that_is_larger_than_the_model_is_refused(tmp_path, draw_gpt, small_tokenizer_file):
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, draw_gpt, small_tokenizer_file):
     from llm.export.hf.folder import write_folder
 
     write_folder(tmp_path, draw_gpt(vocab_size=310), small_tokenizer_file)
@@ -50,11 +58,13 @@ def test_the_name_of_any_folder_is_valid_text(tmp_path):
 
 def test_a_folder_without_our_special_tokens_is_served(tmp_path, draw_gpt, small_tokenizer_file):
     """No <|pad|>, no <|im_end|>: what others' folders have is enough to generate."""
+    pytest.importorskip("fastapi")
     from fastapi.testclient import TestClient
     from transformers import AutoTokenizer
 
     from llm.export.hf.folder import write_folder
-    from llm.serve.app import make_app, serve_model
+    from llm.serve.app import make_app
+    from llm.serve.served import Served
 
     write_folder(tmp_path, draw_gpt(), small_tokenizer_file)
     text = (tmp_path / "tokenizer.json").read_text().replace("<|pad|>", "<fill>").replace("<|im_end|>", "<over>")
@@ -62,7 +72,60 @@ def test_a_folder_without_our_special_tokens_is_served(tmp_path, draw_gpt, small
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5}')
     model, tokenizer = load(tmp_path)
     assert (model.config.vocab_size, tokenizer.eos_ids) == (320, {0, 5})
-    with TestClient(make_app(serve_model("others", model, tokenizer, False, 1))) as client:
+    with TestClient(make_app(Served("others", model, tokenizer, False, 1))) as client:
         body = {"model": "others", "prompt": "The rain", "max_tokens": 8, "temperature": 0}
         answer = client.post("/v1/completions", json=body).json()
     assert answer["usage"]["prompt_tokens"] == len(AutoTokenizer.from_pretrained(tmp_path)("The rain")["input_ids"])
+
+
+def _load(port):
+    """The process's load, from GET /health."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+        connection.request("GET", "/health")
+        return json.loads(connection.getresponse().read())
+
+
+def _wait(port, condition):
+    end = time.monotonic() + PATIENCE
+    while not condition(load := _load(port)):
+        assert time.monotonic() < end, load
+        time.sleep(0.02)
+
+
+def _begin(port, body, length=None):
+    """A connection on which completions were asked for, to be read or closed."""
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length or len(body)}\r\n"
+    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+    return connection
+
+
+def test_a_process_outlives_disconnects_until_ctrl_c(chat_folder):
+    pytest.importorskip("uvicorn")
+    command = [sys.executable, "-m", "llm", "serve", str(chat_folder), "--port", "0", "--slots", "4"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment, **pipes) as process:
+        try:
+            name, _, address = process.stdout.readline().partition(" on http://127.0.0.1:")
+            assert name == "talker", process.stderr.read()
+            port = int(address.split("/v1")[0])
+            _begin(port, b"{", 100).close()
+            # More than a million tokens: without cancellation the process would not be idle in time.
+            asked = {"model": "talker", "prompt": ["The river"] * 16, "max_tokens": 1000, "n": 128}
+            for stream in (True, False):
+                with _begin(port, json.dumps(asked | {"stream": stream}).encode()) as connection:
+                    assert not stream or connection.recv(100)
+                    _wait(port, lambda load: load["live"] == 4)
+                _wait(port, lambda load: load["live"] == load["waiting"] == 0)
+            with _begin(port, json.dumps(asked | {"stream": True}).encode()) as connection:
+                received = connection.recv(100)
+                process.send_signal(signal.SIGINT)
+                while more := connection.recv(65536):
+                    received += more
+            assert b"the server was stopped" in received
+            assert b"[DONE]" not in received
+            assert process.communicate(timeout=PATIENCE) == ("", "")
+            assert process.returncode == 0
+        finally:
+            process.kill()

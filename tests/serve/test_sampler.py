@@ -34,22 +34,13 @@ def test_filters_leave_the_likely(params, left):
     assert set(_sampled(params)) == left
 
 
-def test_sampling_is_proportional_within_the_filters():
-    sampled = torch.tensor(_sampled(RequestSampling(temperature=2.0, top_k=3), n=5000))
-    shares = torch.bincount(sampled, minlength=4) / len(sampled)
-    expected = (LOGITS[:3] / 2).softmax(-1)
-    torch.testing.assert_close(shares, torch.cat([expected, torch.zeros(1)]), atol=0.03, rtol=0)
-
-
 @given(
     st.lists(st.floats(-20, 20, width=32) | st.just(-math.inf), min_size=1, max_size=9),
     st.floats(0, 1, exclude_max=True) | st.just(1 - 2**-53),
 )
-def test_what_was_filtered_out_is_never_picked(values, at):
+def test_filtered_ids_are_never_sampled(values, at):
     logits = torch.tensor([0.0, *values])
-    token = inverse_cdf_sample(logits, at)
-    assert logits[token] > -math.inf
-    assert 0 <= token < len(logits)
+    assert logits[inverse_cdf_sample(logits, at)] > -math.inf
 
 
 def test_penalties_are_subtracted_for_what_was_sampled():

@@ -17,12 +17,13 @@ def _parse(kind, **fields):
     return parse_request(kind, json.dumps({"model": "talker"} | fields).encode())
 
 
-def _refused(kind, **fields):
+def _check(kind, fields, param, code, words):
     with pytest.raises(RequestError) as caught:
         _parse(kind, **fields)
     error = caught.value.body["error"]
     assert (caught.value.status, error["type"]) == (400, "invalid_request_error")
-    return error["param"], error["code"], error["message"]
+    assert (error["param"], error["code"]) == (param, code)
+    assert words in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,6 @@ def _refused(kind, **fields):
         ({"prompt": None}, "prompt", "missing_required_parameter", "Missing required parameter: 'prompt'."),
         ({"prompt": 5}, "prompt", TYPE, "expected one of a string, array of strings, array of integers or array of"),
         ({"prompt": [1, "a"]}, "prompt[1]", TYPE, "for 'prompt[1]': expected an integer, but got a string instead."),
-        ({"prompt": ["a", [1]]}, "prompt[1]", TYPE, "expected a string, but got an array instead."),
         ({"prompt": [[1], [True]]}, "prompt[1][0]", TYPE, "expected an integer, but got a boolean instead."),
         ({"prompt": []}, "prompt", "empty_array", "empty array. Expected an array with minimum length 1, but got an"),
         ({"prompt": "a", "n": 256}, "n", "integer_above_max_value", "Expected a value <= 128, but got 256 instead."),
@@ -40,7 +40,6 @@ def _refused(kind, **fields):
         ({"prompt": "a", "stop": ["a", ""]}, "stop[1]", "empty_string", "Expected a string with minimum length 1"),
         ({"prompt": "a", "stop": 5}, "stop", TYPE, "one of a string or array of strings, but got an integer instead."),
         ({"prompt": "a", "stop": [None]}, "stop[0]", TYPE, "expected a string, but got null instead."),
-        ({"prompt": "a", "temperature": "1"}, "temperature", TYPE, "expected a decimal, but got a string instead."),
         ({"prompt": "a", "temperature": 3}, "temperature", "decimal_above_max_value", "above maximum value. Expected"),
         ({"prompt": "a", "top_p": 0}, "top_p", "decimal_below_min_value", "Expected a value > 0, but got 0 instead."),
         ({"prompt": "a", "seed": 2**63}, "seed", "integer_above_max_value", f"Expected a value < {2**63}, but got"),
@@ -51,14 +50,12 @@ def _refused(kind, **fields):
             "expected a boolean, but got an integer instead.",
         ),
         ({"prompt": "a", "best_of": 5}, "best_of", "unsupported_value", "does not support 5 with this model."),
-        ({"prompt": "a", "best_of": 1, "n": 2}, "best_of", "invalid_value", "greater than or equal to n, but got"),
         ({"prompt": "a", "suffix": "b"}, "suffix", "unsupported_parameter", "'suffix' is not supported with this"),
         ({"prompt": "a", "promt": "b"}, "promt", "unknown_parameter", "Unknown parameter: 'promt'."),
     ],
 )
 def test_an_invalid_completion_request(fields, param, code, words):
-    assert _refused(CompletionRequest, **fields)[:2] == (param, code)
-    assert words in _refused(CompletionRequest, **fields)[2]
+    _check(CompletionRequest, fields, param, code, words)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +71,7 @@ def test_an_invalid_completion_request(fields, param, code, words):
     ],
 )
 def test_an_invalid_message(message, param, code, words):
-    error = _refused(ChatRequest, messages=[USER, USER | message])
-    assert error[:2] == (f"messages[1].{param}", code)
-    assert words in error[2]
+    _check(ChatRequest, {"messages": [USER, USER | message]}, f"messages[1].{param}", code, words)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +83,7 @@ def test_an_invalid_message(message, param, code, words):
     ],
 )
 def test_invalid_lists_of_messages(messages, code, words):
-    error = _refused(ChatRequest, messages=messages)
-    assert error[:2] == ("messages", code)
-    assert words in error[2]
+    _check(ChatRequest, {"messages": messages}, "messages", code, words)
 
 
 @pytest.mark.parametrize("empty", [{}, {"tool_calls": []}, dict.fromkeys(OWN_FIELDS) | {"annotations": []}])
@@ -107,20 +100,13 @@ def test_null_counts_as_absent_at_every_depth():
     assert _parse(ChatRequest, messages=[message], **nulls) == plain
 
 
-def test_a_developer_is_the_system():
-    assert _parse(ChatRequest, messages=[{"role": "developer", "content": "a"}]).messages[0].turn == ("system", "a")
-
-
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
         (b'{"model": "talker", "prompt": "a\\ud83d"}', "half of a surrogate pair is not a character"),
-        (b'{"model": "talker", "prompt": "a", "\\ud83d": 1}', "half of a surrogate pair is not a character"),
-        (b'{"model": "talker", "prompt": "a", "stop": ["\\ud83d"]}', "half of a surrogate pair is not a character"),
         (b'{"model": "talker", "prompt": "\xed\xa0\xbd"}', "invalid unicode code point"),
         (b'{"model": ' + b"[" * 100_000, "recursion limit exceeded"),
         (b"{", "EOF"),
-        (b"model=talker", "expected value"),
     ],
 )
 def test_a_body_that_cannot_be_parsed(body, problem):
@@ -128,10 +114,6 @@ def test_a_body_that_cannot_be_parsed(body, problem):
         parse_request(CompletionRequest, body)
     assert problem in str(caught.value)
     json.dumps(caught.value.body, ensure_ascii=False).encode()
-
-
-def test_a_whole_surrogate_pair_is_a_character():
-    assert parse_request(CompletionRequest, b'{"model": "talker", "prompt": "\\ud83d\\ude00"}').prompt == "😀"
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"1"])

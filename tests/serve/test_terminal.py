@@ -9,18 +9,12 @@ from typer.testing import CliRunner
 
 from llm import __main__ as command_line
 from llm.core.errors import UserError
-from llm.finetune.shared.chat import conversation_ids as trained_ids
-from llm.serve.chat import can_chat, conversation_ids
+from llm.finetune.shared.chat import conversation_ids
+from llm.serve.chat import can_chat
 from llm.serve.run import load
 from llm.serve.terminal import Conversation, GenerationOptions, chat
-from llm.tokens.tokenizer import Tokenizer
 
 OPTIONS = GenerationOptions(temperature=0.8, top_p=None, max_tokens=12, seed=1, system=None)
-
-
-@pytest.fixture
-def tokenizer(small_tokenizer_file):
-    return Tokenizer.load(small_tokenizer_file)
 
 
 def _talk(folder, text, **options):
@@ -43,10 +37,6 @@ def test_a_message_of_several_lines_is_answered_alone(chat_folder, capsys):
 def test_a_message_that_cannot_be_answered_is_an_error(chat_folder, message, what):
     with pytest.raises(UserError, match=what):
         CliRunner().invoke(command_line.app, ["chat", str(chat_folder), message], catch_exceptions=False)
-
-
-def test_one_question_is_what_finetuning_trained_on(tokenizer):
-    assert conversation_ids(tokenizer, [("user", "Why?")]) == trained_ids(tokenizer, [("user", "Why?")])
 
 
 def test_a_conversation_is_what_the_template_makes_of_it(chat_folder, tokenizer):
@@ -131,13 +121,6 @@ def test_dropped_turns_and_long_messages_are_reported(chat_folder):
     said = _talk(chat_folder, f"{'Why? ' * 180}\n{'And? ' * 180}\n{'No! ' * 600}\n", max_tokens=5)
     assert "(the context is full: the oldest 1 turns were dropped)\n" in said
     assert "(expected a message of at most 1020 tokens with its template, got " in said
-
-
-def test_the_command_reads_a_pipe(chat_folder):
-    words = ["chat", str(chat_folder), "--max-tokens", "12", "--temperature", "0"]
-    result = CliRunner().invoke(command_line.app, words, input="Why?\n", catch_exceptions=False)
-    assert result.exit_code == 0
-    assert result.output == _talk(chat_folder, "Why?\n", temperature=0)
 
 
 def test_a_base_model_is_sent_to_generate(exported_folder):
