@@ -1,10 +1,4 @@
-r"""Clean one document: normalise its text, remove control characters, apply the rules that need no other document.
-
->>> normalise("A\r\nB\rC")
-'A\nB\nC'
->>> normalise("e\u0301")  # two code points for é become one
-'é'
-"""
+"""Clean one document: normalise its text, remove control characters, apply the rules that need no other document."""
 
 import hashlib
 import re

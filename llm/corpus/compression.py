@@ -50,11 +50,7 @@ class Budget:
 
 
 def split_suffixes(name: str) -> tuple[str, list[str]]:
-    """Return the suffix that names the format, and those of the compressions around it, the outermost first.
-
-    >>> split_suffixes("b.tgz")
-    ('.tar', ['.gz'])
-    """
+    """Return the suffix that names the format, and those of the compressions around it, the outermost first."""
     rest = PurePosixPath(name.lower())
     rest = rest.with_suffix(SHORT_SUFFIXES.get(rest.suffix, rest.suffix))
     compressions = []

@@ -60,12 +60,12 @@ def fetch(url: str, sha256: str, cache: Path, *, name: str) -> Path:
     path = cache / sha256 / _file_name(url)
     download = _Download(url, path.with_name(f"{path.name}.part"), f"source {name}: {url}")
     try:
-        if _has_hash(path, sha256):
+        if _sha256(path) == sha256:
             return path  # without a lock: a cache that is filled but read-only serves as well
         path.parent.mkdir(parents=True, exist_ok=True)
         with (path.parent / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends
-            if not _has_hash(path, sha256):  # else another process was faster
+            if _sha256(path) != sha256:  # else another process was faster
                 path.unlink(missing_ok=True)
                 download.run(sha256)
                 download.part.replace(path)
@@ -75,22 +75,14 @@ def fetch(url: str, sha256: str, cache: Path, *, name: str) -> Path:
 
 
 def _file_name(url: str) -> str:
-    """Return the last part of a url's path as a plain file name of at most 100 characters with its suffixes.
-
-    >>> _file_name("https://example.org/books/d%C3%A9j%C3%A0 vu.txt.gz?raw=1")
-    'd_j_ vu.txt.gz'
-    >>> _file_name("https://example.org/..")
-    'file'
-    """
+    """Return the last part of a url's path as a plain file name of at most 100 characters with its suffixes."""
     last = unquote(url.partition("#")[0].partition("?")[0].rpartition("/")[2])
     return re.sub(r"[^\w .-]", "_", last, flags=re.ASCII)[-100:].lstrip(".") or "file"
 
 
-def _has_hash(path: Path, sha256: str) -> bool:
-    return path.is_file() and _sha256(path) == sha256
-
-
-def _sha256(path: Path) -> str:
+def _sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -167,26 +159,33 @@ class _Download:
         return start, int(found[2]) if found[2] else None
 
     def _receive(self, response: "Response", start: int, total: int | None) -> None:
-        from urllib3.exceptions import HTTPError
-
-        n_bytes, problem = start, ""
+        problem = ""
         if total is None or total <= MAX_BYTES:
-            bar = tqdm(initial=start, total=total, desc=self.part.stem, unit="B", unit_scale=True)
-            with bar, self.part.open("ab") as handle:
-                handle.truncate(start)
-                try:
-                    # Raw, for the hash is of the bytes as they are sent; read1 returns the bytes that are there.
-                    while n_bytes <= MAX_BYTES and (piece := response.raw.read1(CHUNK_BYTES, decode_content=False)):
-                        handle.write(piece)
-                        n_bytes += len(piece)
-                        bar.update(len(piece))
-                except HTTPError as error:
-                    problem = f" ({one_line(error)})"
+            problem = self._append_body(response, start, total)
+        n_bytes = self._size()
         if max(n_bytes, total or 0) > MAX_BYTES:
             self.part.unlink(missing_ok=True)
             raise UserError(f"{self.where}: expected at most {MAX_BYTES} bytes, got {total or 'more'}")
         if problem or (total is not None and n_bytes < total):
             raise _TransientError(f"expected {total or 'all'} bytes, got {n_bytes}{problem}")
+
+    def _append_body(self, response: "Response", start: int, total: int | None) -> str:
+        """Write the body behind the first bytes of `part`; return the problem because of which it ends early."""
+        from urllib3.exceptions import HTTPError
+
+        n_bytes = start
+        bar = tqdm(initial=start, total=total, desc=self.part.stem, unit="B", unit_scale=True)
+        with bar, self.part.open("ab") as handle:
+            handle.truncate(start)
+            try:
+                # Raw, for the hash is of the bytes as they are sent; read1 returns the bytes that are there.
+                while n_bytes <= MAX_BYTES and (piece := response.raw.read1(CHUNK_BYTES, decode_content=False)):
+                    handle.write(piece)
+                    n_bytes += len(piece)
+                    bar.update(len(piece))
+            except HTTPError as error:
+                return f" ({one_line(error)})"
+        return ""
 
 
 def _retry_after(header: str) -> float:

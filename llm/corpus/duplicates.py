@@ -112,7 +112,7 @@ def representatives(signatures: Iterable[bytes], near: NearDuplicateParams) -> N
     parents = array("q")
     for number, state in enumerate(signatures):
         copy_of = numbers.setdefault(state, number)
-        parents.append(number if copy_of == number else parents[copy_of])
+        parents.append(copy_of)
         if copy_of != number:
             continue  # near to the same documents as the first copy: a thousand copies are not compared
         sketch = _sketch(near, state)

@@ -19,16 +19,24 @@ def find_files(where: str, glob: str, raw: Path) -> list[Path]:
     A folder means all files in it. UserError begins with `where`.
     """
     paths = [path for pattern in _expand(glob) for path in _match(where, pattern, raw)]
-    files = [path for path in paths if path.is_file() or _is_closed(path) or not path.exists()]
-    files = [file for file in files if not any(fnmatch.fnmatch(file.name, pattern) for pattern in BOOKKEEPING)]
+    files = [path for path in paths if _is_listed(path)]
     visible = [file for file in files if not is_hidden_in(raw, file)]
     if not visible:
-        why = ", whose files are hidden" if files else ", which matches only folders; add /**/*" if paths else ""
-        raise UserError(f"{where} expected a glob that matches a file, got {glob}{why}")
-    for file in visible:
-        if file.is_file() and not file.resolve().is_relative_to(raw.resolve()):
-            raise UserError(f"{where} expected files under {raw.as_posix()}/, got {file}, a link out of it")
+        hints = ["", ", which matches only folders; add /**/*", ", whose files are hidden"]
+        hint = hints[bool(paths) + bool(files)]
+        raise UserError(f"{where} expected a glob that matches a file, got {glob}{hint}")
+    if link := next(filter(lambda file: _is_outside(file, raw), visible), None):
+        raise UserError(f"{where} expected files under {raw.as_posix()}/, got {link}, a link out of it")
     return files
+
+
+def _is_outside(file: Path, raw: Path) -> bool:
+    return file.is_file() and not file.resolve().is_relative_to(raw.resolve())
+
+
+def _is_listed(path: Path) -> bool:
+    is_bookkeeping = any(fnmatch.fnmatch(path.name, pattern) for pattern in BOOKKEEPING)
+    return not is_bookkeeping and (path.is_file() or _is_closed(path) or not path.exists())
 
 
 def is_hidden_in(raw: Path, file: Path) -> bool:
@@ -64,23 +72,23 @@ def _expand(glob: str) -> list[str]:
 def _match(where: str, glob: str, raw: Path) -> list[Path]:
     """Return the files and folders that a glob matches, and below a `**` the folders that are not entered."""
     pattern = Path(os.path.relpath(glob or ".", raw)).as_posix()
-    parts = pattern.split("/")
-    if parts[0] == "..":
+    if pattern.split("/")[0] == "..":
         raise UserError(f"{where} expected globs under {raw.as_posix()}/, got {glob}")
-    if any("**" in part and part != "**" for part in parts):
+    if re.search(r"[^/]\*\*|\*\*[^/]", pattern):
         raise UserError(f"{where} expected ** as the whole name of a folder, got {glob}; write **/ before the name")
-    folder = raw
-    if (raw / pattern).is_file() or (pattern != "." and _is_closed(raw / pattern)):
-        return [raw / pattern]
-    if pattern == "." or (raw / pattern).is_dir():
-        folder, parts = raw / pattern, ["**"]
-    parts += ["*"] * (parts[-1] == "**")
-    matches = list(folder.glob("/".join(parts)))
-    if "**" in parts:
-        matches += filter(_is_closed, folder.glob("/".join([*parts[: parts.index("**") + 1], "*"])))
-    else:
-        matches = [path for path in matches if not _is_closed(path)]  # `*` enters no folder
-    return [_closed_part(path, raw) for path in matches]
+    path = raw / pattern
+    if path.is_file() or (pattern != "." and _is_closed(path)):
+        return [path]
+    paths = _glob(path, ["**"]) if path.is_dir() else _glob(raw, pattern.split("/"))
+    return [_closed_part(path, raw) for path in paths]
+
+
+def _glob(folder: Path, parts: list[str]) -> list[Path]:
+    if "**" not in parts:
+        return [path for path in folder.glob("/".join(parts)) if not _is_closed(path)]  # `*` enters no folder
+    parts = [*parts, "*"] if parts[-1] == "**" else parts
+    in_every_folder = [*parts[: parts.index("**") + 1], "*"]
+    return [*folder.glob("/".join(parts)), *filter(_is_closed, folder.glob("/".join(in_every_folder)))]
 
 
 def _is_closed(path: Path) -> bool:

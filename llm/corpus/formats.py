@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def read_file(file: Path, path: str, source: LocalSource, max_document_bytes: in
         try:
             if isinstance(entry.content, ContentError):
                 raise entry.content
-            for found in _read(entry, entry.content, source, max_document_bytes):
+            documents = _read(entry, entry.content, source, max_document_bytes) if entry.content.peek(1) else ()
+            for found in documents:
                 is_empty = is_empty and found.reason in (DIALECT, DOUBTFUL_ENCODING)
                 yield found
             if is_empty:
@@ -60,29 +61,36 @@ def read_file(file: Path, path: str, source: LocalSource, max_document_bytes: in
 
 
 def _read(entry: Entry, stream: io.BufferedReader, source: LocalSource, limit: int) -> Iterator[Document]:
-    if not stream.peek(1):
-        return
-    if entry.suffix == ".parquet" and not stream.seekable():
-        with tempfile.TemporaryFile() as spool:
-            shutil.copyfileobj(stream, spool, BUFFER_BYTES)
-            spool.seek(0)
-            yield from _read(entry, spool, source, limit)  # type: ignore[arg-type]
-        return
-    if entry.suffix != ".parquet":
+    suffix, field = entry.suffix, source.text_field
+    if suffix != ".parquet":
         assert not isinstance(source.encoding, dict)  # `list_units` has chosen the file's own
-        stream, encoding = open_text(stream, entry.suffix, source.encoding)
+        stream, encoding = open_text(stream, suffix, source.encoding)
         if encoding.doubt:
             yield Document(source.name, entry.path, reason=DOUBTFUL_ENCODING, note=", ".join(encoding))
-    field = source.text_field
-    if entry.suffix in SUFFIXES and (entry.suffix != ".json" or _has_rows(stream.peek(1), field)):
-        rows = rows_of(stream, entry.suffix, column=field, max_row_bytes=2 * limit)
+    if suffix not in SUFFIXES or (suffix == ".json" and not _has_rows(stream.peek(1), field)):
+        yield from _documents(READERS.get(suffix, _read_text)(stream, source, limit), source.name, entry.path, limit)
+        return
+    with _seekable(stream, suffix) as table:
+        rows = rows_of(table, suffix, column=field, max_row_bytes=2 * limit)
         if rows.dialect and rows.dialect.delimiter != ",":
             yield Document(source.name, entry.path, reason=DIALECT, note=str(rows.dialect))
-        texts = _row_texts(rows, field)
-    else:
-        texts = READERS.get(entry.suffix, _read_text)(stream, source, limit)
-    for place, text, n_bytes in texts:
-        yield to_document(source.name, entry.path + place, text, n_bytes, limit)
+        yield from _documents(_row_texts(rows, field), source.name, entry.path, limit)
+
+
+def _documents(texts: Iterator[Text], source: str, path: str, limit: int) -> Iterator[Document]:
+    return (to_document(source, path + place, text, n_bytes, limit) for place, text, n_bytes in texts)
+
+
+@contextmanager
+def _seekable(stream: io.BufferedReader, suffix: str) -> Iterator[Any]:
+    """Yield the stream, or a copy on the disk for Parquet within a container."""
+    if suffix != ".parquet" or stream.seekable():
+        yield stream
+        return
+    with tempfile.TemporaryFile() as spool:
+        shutil.copyfileobj(stream, spool, BUFFER_BYTES)
+        spool.seek(0)
+        yield spool
 
 
 def attempt(read: Callable[..., str], *arguments: Any) -> str | ContentError:
@@ -159,11 +167,7 @@ def _read_text(stream: io.BufferedReader, source: LocalSource, limit: int) -> It
 
 
 def is_undivided(path: str) -> bool:
-    """Return whether a document's path is that of a whole file: with a `separator`, one in which it does not occur.
-
-    >>> is_undivided("a.txt"), is_undivided("a.txt:1")
-    (True, False)
-    """
+    """Return whether a document's path is that of a whole file: with a `separator`, one in which it does not occur."""
     return re.search(r":\d+$", path) is None
 
 

@@ -112,11 +112,7 @@ def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[s
     """
     long = [one for one in found if len(one.docstring) >= label.min_chars]
     dropped["library_short"] = len(found) - len(long)
-    packages = _packages(long, label.n_packages)
-    long = [one for one in long if one.package in packages]
-    aliases = Counter(alias for one in long for of, alias in _ALIAS.findall(one.docstring) if of in packages)
-    names = packages | {alias for alias, n in aliases.items() if n >= MIN_IMPORTS}
-    texts = [(_beginning(mask_names(one.docstring, names), label.max_chars), one) for one in long]
+    texts = _masked_texts(long, _packages(long, label.n_packages), label.max_chars)
     n_same = Counter(text for text, _ in texts)
     once = [(text, one) for text, one in texts if n_same[text] == 1]
     dropped["library_same_text_twice"] = len(texts) - len(once)
@@ -138,6 +134,14 @@ def _packages(found: list[Documented], n_packages: int) -> set[str]:
     n_found = Counter(one.package for one in found)
     train, test = ({one.package for one in found if one.split == split} for split in ("train", "test"))
     return set(sorted(train & test, key=lambda name: (-n_found[name], name))[:n_packages])
+
+
+def _masked_texts(found: list[Documented], packages: set[str], max_chars: int) -> list[tuple[str, Documented]]:
+    """Return the docstrings of the packages without their names, and without the aliases that examples often import."""
+    found = [one for one in found if one.package in packages]
+    aliases = Counter(alias for one in found for of, alias in _ALIAS.findall(one.docstring) if of in packages)
+    names = packages | {alias for alias, n in aliases.items() if n >= MIN_IMPORTS}
+    return [(_beginning(mask_names(one.docstring, names), max_chars), one) for one in found]
 
 
 def _beginning(text: str, max_chars: int) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +53,24 @@ class Reading:
         """Count a document, and return whether it stays; UserError where it may neither be read nor skipped."""
         if document.reason == DOUBTFUL_ENCODING:
             self.encodings[document.path] = document.note
-            return False
-        if document.reason == DIALECT:
+        elif document.reason == DIALECT:
             self.dialects[document.note].append(document.path)
-            return False
-        self.found[source.name] += 1
-        if getattr(source, "separator", None) and document.readable and is_undivided(document.path):
-            self.undivided[source.name].append(document.path)
-        if not document.reason:
-            self.changed["documents"] += document.normalised_bytes > 0
-            self.changed["bytes"] += document.normalised_bytes
-            self.changed["control_bytes"] += document.control_bytes
-            return True
+        else:
+            self.found[source.name] += 1
+            if getattr(source, "separator", None) and document.readable and is_undivided(document.path):
+                self.undivided[source.name].append(document.path)
+            if document.reason:
+                self._drop(document, source)
+        self.changed["documents"] += document.normalised_bytes > 0
+        self.changed["bytes"] += document.normalised_bytes
+        self.changed["control_bytes"] += document.control_bytes
+        return not document.reason
+
+    def _drop(self, document: Document, source: Source) -> None:
         is_harmless = document.readable or document.reason in HARMLESS
         if not is_harmless and getattr(source, "on_error", "skip") == "fail":
             raise UserError(f"source {source.name}: {document.path}: {document.note} (on_error: skip leaves it out)")
         self.dropped.count(document.reason, document.path, document.n_bytes, document.note)
-        return False
 
 
 def prepare_corpus(
@@ -93,13 +95,9 @@ def prepare_corpus(
         held_out = f"{totals['documents', 'val'] + totals['documents', 'test']} held out"
         got = _in_words(reading.dropped) or held_out
         raise UserError(f"prepare.sources: expected at least one document to train on, got none ({got})")
-    repeated = Counter({name: sum(unit.n_repeated for unit in units if unit.source.name == name) for name in sources})
-    notes = [*_empty_splits(totals, resolved), *_useless_separators(sources, reading)]
-    notes += [
-        f"source {name}: {n:,} docstrings repeat earlier ones and are left out." for name, n in (+repeated).items()
-    ]
+    notes = [*_empty_splits(totals, resolved), *_useless_separators(sources, reading), *_repeated_docstrings(units)]
     _print_summary(reading, [decision, *notes] if prepare.split.method == "auto" else notes)
-    return _metrics(reading, totals, resolved, repeated.total()), _details(reading, totals, prepare, [decision, *notes])
+    return _metrics(reading, totals, resolved, units), _details(reading, totals, prepare, [decision, *notes])
 
 
 def _with_progress(units: list[Unit], prepare: PrepareParams) -> Iterator[Document]:
@@ -149,7 +147,7 @@ def _figures(totals: Totals, group: str) -> dict[str, int]:
     return {key: totals[key, group] for key in ("documents", "bytes")}
 
 
-def _metrics(reading: Reading, totals: Totals, prepare: PrepareParams, n_repeated: int) -> dict[str, Any]:
+def _metrics(reading: Reading, totals: Totals, prepare: PrepareParams, units: list[Unit]) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         "documents": {split: totals["documents", split] for split in SPLITS},
         "bytes": {split: totals["bytes", split] for split in SPLITS},
@@ -157,7 +155,7 @@ def _metrics(reading: Reading, totals: Totals, prepare: PrepareParams, n_repeate
         "bytes_by_source": {source.name: totals["bytes", f"source {source.name}"] for source in prepare.sources},
         "changed_by_normalising": {key: reading.changed[key] for key in ("documents", "bytes")},
         "control_character_bytes_removed": reading.changed["control_bytes"],
-        "repeated_docstrings": n_repeated,
+        "repeated_docstrings": sum(unit.n_repeated for unit in units),
         "dropped": {
             rule: {"documents": of["documents"], "bytes": of["bytes"]} for rule, of in sorted(reading.dropped.items())
         },
@@ -207,6 +205,12 @@ def _useless_separators(sources: dict[str, Source], reading: Reading) -> Iterato
         separator = getattr(sources[name], "separator", None)
         problem = f"the separator {separator!r} divides none of these files, each is one document"
         yield f"source {name}: {problem}: {shown} ({len(files):,} in all)."
+
+
+def _repeated_docstrings(units: list[Unit]) -> Iterator[str]:
+    for name, of_source in groupby(units, key=lambda unit: unit.source.name):
+        if n_repeated := sum(unit.n_repeated for unit in of_source):
+            yield f"source {name}: {n_repeated:,} docstrings repeat earlier ones and are left out."
 
 
 def _warn(lines: list[str], more: str) -> None:

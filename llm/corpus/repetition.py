@@ -48,7 +48,6 @@ def repetition(text: str, limits: RepetitionParams) -> str | None:
     'duplicate_lines'
     >>> repetition("to be or not to be", RepetitionParams())  # "to be" twice: 8 of 13 characters
     'top_ngram_chars_2'
-    >>> repetition("or not to be", RepetitionParams())
     """
     words = text.split()
     n_chars = sum(map(len, words))
@@ -68,18 +67,29 @@ def _ngram_rule(words: list[str], n_chars: int, limits: RepetitionParams) -> str
     starts: Iterable[int] = range(len(words))
     for n in range(1, 1 + max(map(int, [*limits.top_ngram_chars, *limits.duplicate_ngram_chars]), default=0)):
         # An n-gram can only occur twice if its first n - 1 words do: few starts are left after two or three steps.
-        ngrams = {start: tuple(words[start : start + n]) for start in starts if start + n <= len(words)}
-        times = Counter(ngrams.values())
-        repeated = {start: ngram for start, ngram in ngrams.items() if times[ngram] > 1}
-        if not repeated:
-            return None
-        starts = repeated
-        commonest = max(repeated.values(), key=lambda ngram: (times[ngram], len("".join(ngram))))
-        first = {ngram: start for start, ngram in reversed(repeated.items())}
-        top = [start for start, ngram in repeated.items() if ngram == commonest]
-        later = [start for start, ngram in repeated.items() if start != first[ngram]]
-        for rule, chosen in (("top_ngram_chars", top), ("duplicate_ngram_chars", later)):
+        starts = ngrams = _repeated(words, starts, n)
+        for rule, chosen in (("top_ngram_chars", _top(ngrams)), ("duplicate_ngram_chars", _later(ngrams))):
             places = {place for start in chosen for place in range(start, start + n)}
             if sum(len(words[place]) for place in places) / n_chars > getattr(limits, rule).get(str(n), 1.0):
                 return f"{rule}_{n}"
     return None
+
+
+def _repeated(words: list[str], starts: Iterable[int], n: int) -> dict[int, tuple[str, ...]]:
+    """Return the n-grams that occur more than once, by their starts."""
+    ngrams = {start: tuple(words[start : start + n]) for start in starts if start + n <= len(words)}
+    times = Counter(ngrams.values())
+    return {start: ngram for start, ngram in ngrams.items() if times[ngram] > 1}
+
+
+def _top(ngrams: dict[int, tuple[str, ...]]) -> list[int]:
+    """Return the starts of the commonest n-gram; of several the first one with the most characters."""
+    times = Counter(ngrams.values())
+    top = max(times, key=lambda ngram: (times[ngram], len("".join(ngram))), default=())
+    return [start for start, ngram in ngrams.items() if ngram == top]
+
+
+def _later(ngrams: dict[int, tuple[str, ...]]) -> list[int]:
+    """Return the starts of n-grams that occurred before."""
+    first = {ngram: start for start, ngram in reversed(ngrams.items())}
+    return [start for start, ngram in ngrams.items() if start != first[ngram]]

@@ -207,18 +207,16 @@ def unpinned_datasets(sources: Iterable[Source]) -> list[str]:
 def untracked_files(units: Iterable[Unit], raw: Path) -> list[Path]:
     """Return the user's files that neither DVC nor Git tracks: an experiment elsewhere would not have them."""
     files = [unit.file for unit in units if unit.file and isinstance(unit.source, FilesSource)]
-    visible = [file for file in files if file.is_file() and not is_hidden_in(raw, file)]
-    candidates = [file for file in visible if not _has_dvc_file(file, raw)]
-    if not candidates:
-        return []
+    files = [file for file in files if _needs_git(file, raw)]
     try:
         listed = subprocess.run(["git", "ls-files", "-z", "--", str(raw)], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return []  # no Git here, so nothing could be tracked
-    tracked = {Path(name) for name in listed.stdout.split("\0")}
-    return [file for file in candidates if file not in tracked]
+    tracked = set(listed.stdout.split("\0"))
+    return [file for file in files if str(file) not in tracked]
 
 
-def _has_dvc_file(file: Path, raw: Path) -> bool:
+def _needs_git(file: Path, raw: Path) -> bool:
     paths = [file, *(folder for folder in file.parents if folder.is_relative_to(raw))]
-    return any(path.with_name(path.name + ".dvc").is_file() for path in paths)
+    has_dvc_file = any(path.with_name(path.name + ".dvc").is_file() for path in paths)
+    return file.is_file() and not is_hidden_in(raw, file) and not has_dvc_file

@@ -1,13 +1,12 @@
 """Which documents repeat an earlier one, and in which splits the others are written."""
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.core.tables import SPLITS, TableWriter, read_table
@@ -49,6 +48,7 @@ def duplicates(folder: Path, texts: list[str], **changes: object) -> tuple[list[
     return [RULES[rule] for rule in found.rule], found.representative.tolist()
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from("abcde"), max_size=9))
 def test_the_first_of_equal_texts_stays(texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -123,15 +123,8 @@ def test_documents_are_cut_by_position(write: Callable, prepare_params: Callable
     assert [row["doc_id"] for row in rows["test"]] == [document_id("89"), document_id("xx")]
 
 
-IDS = [document_id(f"document {n}") for n in range(4000)]
+IDS = [document_id(f"document {n}") for n in range(99)]
 FRACTIONS = st.tuples(st.floats(0, 0.5), st.floats(0, 0.49))
-
-
-def test_fractions_of_documents_roughly_hold() -> None:
-    counts = Counter(split_of(doc_id, val=0.1, test=0.2) for doc_id in IDS)
-    # Four standard deviations of a binomial count of 4000 draws.
-    assert counts["val"] == pytest.approx(400, abs=76)
-    assert counts["test"] == pytest.approx(800, abs=101)
 
 
 @given(st.sampled_from(["0" * 32, "f" * 32, *IDS]), st.floats(0, 0.4), st.floats(0, 0.2), st.floats(0, 0.3))

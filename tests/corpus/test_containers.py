@@ -1,9 +1,6 @@
 """Compression and archives: what went in comes out, what is broken or hostile is named, and nothing swells."""
 
-import bz2
 import gzip
-import io
-import lzma
 import random
 import stat
 import tarfile
@@ -14,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,39 +18,12 @@ from llm.corpus import compression, containers
 from llm.corpus.compression import split_suffixes
 from llm.corpus.containers import Entry, open_entries
 from llm.corpus.readers.streams import ContentError, printable
+from tests.corpus.archives import COMPRESS, make_tar, make_zip
 
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,
-}
 COMPRESSIONS = [suffix for suffix in COMPRESS if suffix]
 NOISE = random.Random(7).randbytes(300_000)  # as long compressed as it is: a cut falls within it
 SMALL = {"FREE_BYTES": 1000, "MAX_RATIO": 10, "MAX_MEMBERS": 3}
 ZEROS = b"\0" * 100_000
-
-
-def make_zip(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED, forge: Callable = len, mode: int = 0):
-    """A zip; `forge` changes its directory, while the members stay as they are."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-        archive.infolist()[0].external_attr |= mode << 16 if mode else 0
-        forge(archive.infolist())
-    return file.getvalue()
-
-
-def make_tar(members: dict[str, bytes], strange: tarfile.TarInfo | None = None) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content in members.items():
-            member = strange if strange and strange.name == name else tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return file.getvalue()
 
 
 MAKE = {"a.zip": make_zip, "a.tar": make_tar}
@@ -135,7 +104,7 @@ def test_suffixes_name_the_layers(name: str, suffix: str, compressions: list[str
     assert split_suffixes(name) == (suffix, compressions)
 
 
-TARS = {"a.tar": "", "a.tar.gz": ".gz", "a.tgz": ".gz", "a.TAR.BZ2": ".bz2", "a.tbz": ".bz2", "a.tar.zst": ".zst"}
+TARS = {"a.tar": "", "a.tgz": ".gz", "a.TAR.BZ2": ".bz2", "a.tar.zst": ".zst"}
 
 
 @pytest.mark.parametrize("name", [*TARS, "a.zip", "b.zip"])
@@ -213,7 +182,6 @@ def over_the_directory(members: list[zipfile.ZipInfo]) -> None:
 
 
 TWO = {"a.txt": b"1" * 500, "b.txt": b"2" * 500}
-FOUR = {f"{n}.txt": b"x" for n in range(4)}
 STORED = zipfile.ZIP_STORED
 BROKEN = {
     "compressed zip": ("a.zip.gz", gzip.compress(make_zip(TWO)), {}, {"a.zip.gz": "nested_archive"}),
@@ -270,7 +238,6 @@ def test_bombs_are_refused_at_every_layer(suffix: str, tmp_path: Path) -> None:
     bomb = COMPRESS[suffix](ZEROS)
     for name, content in {
         f"a.txt{suffix}": bomb,
-        f"b.tar{suffix}": COMPRESS[suffix](make_tar({"x.txt": ZEROS})),
         "c.zip": make_zip({"x.txt": ZEROS}),
         "d.zip": make_zip({f"x.txt{suffix}": bomb}, STORED),
         "e.tar": make_tar({f"x.txt{suffix}": bomb}),
@@ -286,8 +253,8 @@ def test_limits_hold_for_all_members_together(tmp_path: Path) -> None:
     three = make_zip({"1": ZEROS, "2": ZEROS, "3": b"a"})
     contents, reasons = outcome(tmp_path, "a.zip", three, **(SMALL | {"FREE_BYTES": 150_000}))
     assert contents["a.zip/1"] == ZEROS and reasons["a.zip/2"] == "bomb"
-    assert outcome(tmp_path, "a.zip", make_zip(FOUR), **SMALL) == ({}, {"a.zip": "bomb"})
-    assert len(outcome(tmp_path, "a.zip", make_zip(dict(list(FOUR.items())[:3])), **SMALL)[0]) == 3
+    four = make_zip({f"{n}.txt": b"x" for n in range(4)})
+    assert outcome(tmp_path, "a.zip", four, **SMALL) == ({}, {"a.zip": "bomb"})
     text = "".join(f"{n} is the number after {n - 1}.\n" for n in range(20_000)).encode()
     content = make_zip({"a.txt": text, "b.txt.gz": gzip.compress(text)})  # compresses well, but is no bomb
     assert outcome(tmp_path, "a.zip", content, FREE_BYTES=1000)[1] == {}

@@ -1,10 +1,8 @@
 """A disk as it is: files of several kinds, and hostile ones; every file becomes documents or is reported."""
 
 import gzip
-import io
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from llm.core.tables import read_table
 from llm.corpus.params import FilesSource
 from llm.report.prepare import markdown
 from stages import prepare
+from tests.corpus.archives import make_zip
 
 MAX_DOCUMENT_BYTES = 200_000
 RUSSIAN = " Быстрая коричневая лиса прыгает через ленивую собаку"
@@ -20,14 +19,6 @@ RUSSIAN = " Быстрая коричневая лиса прыгает чере
 def text_of(name: str) -> str:
     """A text of its own for each file, so that none is another's duplicate."""
     return f"This is the text of {name}: " + " ".join(f"{name}{number}" for number in range(20))
-
-
-def as_zip(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return file.getvalue()
 
 
 ROWS = [json.dumps({"text": text_of(f"row {number}"), "n": number}) for number in (1, 2)]
@@ -41,14 +32,14 @@ GOOD: dict[str, tuple[bytes, dict[str, str]]] = {
     "j.jsonl": ("\n".join(ROWS).encode(), {":1": "row 1", ":2": "row 2"}),
     "l.tsv": (f"n\ttext\n1\t{text_of('l')}\n".encode(), {":1": "l"}),
     "n.zip": (
-        as_zip({"in/x.txt": text_of("x").encode(), "in/y.jsonl.gz": Y}),
+        make_zip({"in/x.txt": text_of("x").encode(), "in/y.jsonl.gz": Y}),
         {"/in/x.txt": "x", "/in/y.jsonl.gz:1": "y"},
     ),
 }
 # A file's name, its content, and the reasons that are counted, by what follows the name.
 HOSTILE: dict[str, tuple[bytes, dict[str, str]]] = {
     "bomb.txt.gz": (gzip.compress(bytes(150_000_000), compresslevel=9), {"": "bomb"}),
-    "climbs.zip": (as_zip({"../../etc/climbed.txt": b"no"}), {"/../../etc/climbed.txt": "bad_path"}),
+    "climbs.zip": (make_zip({"../../etc/climbed.txt": b"no"}), {"/../../etc/climbed.txt": "bad_path"}),
     "blank.txt": (b" \n\t\n", {"": "empty"}),
     "nul.txt": (b"\0" * 40, {"": "empty"}),  # nothing is left of it
     "picture.png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff\xd8\xe7\x81", {"": "not_text"}),

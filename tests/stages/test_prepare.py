@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from llm.core.errors import UserError
 from llm.core.tables import CORPUS, SPLITS, read_table
 from llm.corpus.params import FilesSource, PythonSource
 from llm.report.prepare import markdown
+from llm.tokens.windows import read_info, read_windows
+from stages import sample, tokenize
 from stages.prepare import main
 
 Prepare = Callable[..., tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]]
@@ -101,43 +104,44 @@ def test_an_unreadable_file_ends_the_stage_unless_skipped(raw: Path, prepare: Pr
         prepare(fractions(), source={"on_error": "fail"})
 
 
-def near_copies(n: int) -> dict[str, str]:
-    """Pairs of texts that differ in one word of forty."""
-    words = [[f"word{number}x{place}" for place in range(39)] for number in range(n)]
-    return {f"t{n:02}{own}": " ".join([*of, own]) for n, of in enumerate(words) for own in "ab"}
-
-
 def test_near_duplicates_are_in_one_split(raw: Path, prepare: Prepare) -> None:
-    write(raw, **near_copies(30))
-
-    def split_pairs(rows: dict[str, list[dict[str, Any]]]) -> int:
-        split_of = {row["path"]: split for split, of_split in rows.items() for row in of_split}
-        assert len(split_of) == 60
-        return sum(split_of[f"t{number:02}a.txt"] != split_of[f"t{number:02}b.txt"] for number in range(30))
-
+    words = [" ".join(f"word{number}x{place}" for place in range(39)) for number in range(30)]
+    write(raw, **{f"t{n:02}{own}": f"{of} {own}" for n, of in enumerate(words) for own in "ab"})
     group = {"near_duplicates": NEAR | {"action": "group"}}
-    assert split_pairs(prepare(fractions(0.3, 0.3), name="alone")[0]) > 0
-    rows, metrics = prepare(fractions(0.3, 0.3, "auto"), name="grouped", clean=group)
-    assert split_pairs(rows) == 0
+    rows, metrics = prepare(fractions(0.3, 0.3, "auto"), clean=group)
+    split_of = {row["path"]: split for split, of_split in rows.items() for row in of_split}
+    assert all(split_of[f"t{n:02}a.txt"] == split_of[f"t{n:02}b.txt"] for n in range(30)) and len(split_of) == 60
     assert (metrics["dropped"], metrics["split_method"]) == ({}, "document")
 
 
 def test_each_document_is_in_one_split_and_stays_there(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
+    split = fractions(val=0.2, test=0.3)
     write(raw, **{f"d{n}": f"document {n}\n" for n in range(200)})
-    before, metrics = prepare(fractions(val=0.2, test=0.3), name="first")
+    before, metrics = prepare(split, name="first")
     assert sum(map(len, before.values())) == len(places(before)) == 200
     # Four standard deviations of a binomial count.
     assert metrics["documents"]["val"] == pytest.approx(40, abs=23)
     assert metrics["documents"]["test"] == pytest.approx(60, abs=26)
-    prepare(fractions(val=0.2, test=0.3), name="again")
+    prepare(split, name="again")
     for name in [f"{split}.parquet" for split in SPLITS]:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     write(raw, a="new and first\n", d7x="new and between\n")
-    after, _ = prepare(fractions(val=0.2, test=0.3), name="after")
+    after, _ = prepare(split, name="after")
     assert places(before).items() < places(after).items() and len(places(after)) == 202
-    subset, metrics = prepare(fractions(val=0.2, test=0.3), name="subset", subset_fraction=0.4)
-    assert places(subset).items() < places(after).items() and 50 < len(places(subset)) < 110
-    assert metrics["dropped"]["beyond_subset_fraction"]["documents"] == 202 - len(places(subset))
+
+
+def test_a_corpus_of_train_alone_becomes_windows(
+    raw: Path, prepare: Prepare, tmp_path: Path, tokenize_params, window_params, monkeypatch
+) -> None:
+    for folder in ("data/tokenizer", "metrics/details", "reports", "plots/tokenize"):
+        (tmp_path / folder).mkdir(parents=True)
+    write(raw, a="all of it trains, none is held out\n" * 4)
+    prepare(fractions(), name="data/corpus")
+    monkeypatch.chdir(tmp_path)  # the stages have default paths
+    tokenize.main(tokenize_params(), 1)
+    sample.main(window_params())
+    assert [len(read_windows(Path("data/windows"), split).starts) > 0 for split in SPLITS] == [True, False, False]
+    assert read_info(Path("data/windows")).n_bytes == {"train": 35 * 4, "val": 0, "test": 0}
 
 
 def test_a_corpus_without_train_is_refused(raw: Path, prepare: Prepare, tmp_path: Path) -> None:
@@ -159,13 +163,16 @@ def test_untracked_files_are_warned_of(tmp_path: Path, monkeypatch, capsys, raw:
     assert warnings[5:] == ["prepare: warning: 15 more files are not tracked"]
 
 
-def test_the_version_of_the_library_is_recorded(raw: Path, run: Callable[..., Path], prepare_params: Callable) -> None:
+def test_the_version_of_the_library_is_recorded(raw: Path, run, prepare_params: Callable, monkeypatch) -> None:
     write(raw, a="my own text\n")
+    (raw.parent / "library" / "json").mkdir(parents=True)
+    (raw.parent / "library" / "json" / "decoder.py").write_text("# decodes what others encoded\n")
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(raw.parent / "library"))
     python = PythonSource(name="python", kind="python", include=["json/*"])
     mine = FilesSource(name="mine", kind="files", globs=[f"{raw.as_posix()}/*"])
     corpus = run(prepare_params([python, mine]))
     paths = read_table(corpus / "train.parquet").column("path").to_pylist()
-    assert "json/decoder.py" in paths and paths[-1] == "a.txt"
+    assert paths == ["json/decoder.py", "a.txt"]
     metrics = json.loads(corpus.with_suffix(".json").read_text())
     assert metrics["bytes_by_source"]["mine"] == len("my own text\n") < metrics["bytes_by_source"]["python"]
     assert len(metrics["python"]["library_sha256"]) == 64
@@ -177,7 +184,6 @@ NOTES = {f"d{n}": f"note number {n:03}\n" for n in range(100)}
 @pytest.mark.parametrize(
     ("texts", "method", "why"),
     [
-        ({"a": "0123456789" * 50}, "position", "1 documents, the longest 100% of the text, are too few"),
         (NOTES, "document", "100 documents, the longest 1% of"),
         ({"a": "long " * 9999} | NOTES, "position", "97% of the text, are too few"),
     ],
@@ -198,11 +204,7 @@ def test_auto_chooses_a_method(
 @pytest.mark.parametrize(
     ("method", "val", "why"),
     [
-        (
-            "document",
-            0.01,
-            "no document's hash falls into it; prepare.split.method: position holds out the end of each",
-        ),
+        ("document", 0.01, "no document's hash falls into it; prepare.split.method: position holds out the end"),
         ("position", 0.01, "every document is too short for a val of 0.01."),
         ("document", 0.0, "prepare.split.val is 0."),
     ],

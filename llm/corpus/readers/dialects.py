@@ -72,15 +72,8 @@ def _find_delimiter(open_lines: Callable[[], Iterable[str]]) -> str:
 
 
 def _is_quoted(open_lines: Callable[[], Iterable[str]], delimiter: str, is_whole: bool) -> bool:
-    n_fields, n_bad, has_quotes, has_lone_quotes = 0, 0, False, False
-    for line in open_lines():
-        fields = line.rstrip("\r\n").split(delimiter)
-        n_fields = n_fields or (len(fields) if line.strip() else 0)
-        n_bad += bool(line.strip()) and len(fields) != n_fields
-        quoted = [field for field in fields if field.startswith('"')]
-        has_quotes = has_quotes or bool(quoted)
-        has_lone_quotes = has_lone_quotes or not all(map(QUOTED_FIELD.fullmatch, quoted))
-    if not has_quotes:
+    n_fields, n_bad, n_quotes, n_lone = _split_at_each(open_lines(), delimiter)
+    if not n_quotes:
         return False
     n_bad_quoted = 0
     for row in read_cells(open_lines(), Dialect(delimiter), refuse_swallowed=False):
@@ -88,7 +81,21 @@ def _is_quoted(open_lines: Callable[[], Iterable[str]], delimiter: str, is_whole
         n_bad_quoted += is_bad or sum(_lines_like_rows(row.values, n_fields, delimiter))
     if n_bad != n_bad_quoted:
         return n_bad_quoted < n_bad
-    return n_bad == 0 or not has_lone_quotes
+    return n_bad == 0 or not n_lone
+
+
+def _split_at_each(lines: Iterable[str], delimiter: str) -> tuple[int, int, int, int]:
+    """Return the fields of the first row, rows of another number, and fields that begin with a quote: all, unclosed."""
+    n_fields = n_bad = n_quotes = n_lone = 0
+    for line in lines:
+        fields = line.rstrip("\r\n").split(delimiter)
+        if line.strip():
+            n_fields = n_fields or len(fields)
+            n_bad += len(fields) != n_fields
+        quoted = [field for field in fields if field.startswith('"')]
+        n_quotes += len(quoted)
+        n_lone += sum(QUOTED_FIELD.fullmatch(field) is None for field in quoted)
+    return n_fields, n_bad, n_quotes, n_lone
 
 
 def read_cells(lines: Iterable[str], dialect: Dialect, refuse_swallowed: bool = True) -> Iterator[Cells]:
@@ -109,21 +116,26 @@ def read_cells(lines: Iterable[str], dialect: Dialect, refuse_swallowed: bool = 
         except StopIteration:
             return
         except csv.Error as error:
-            is_unclosed = "unexpected end of data" in str(error)
-            yield Cells(line, [], UNCLOSED if is_unclosed else f"expected quotes around a whole cell, got {error}")
+            yield Cells(line, [], _quote_problem(error))
             continue
-        if not fields or (len(fields) == 1 and fields[0].isspace()):
+        if all(map(str.isspace, fields)) and len(fields) < 2:
             continue
         n_fields = n_fields or len(fields)
-        problem = ""
-        if len(fields) != n_fields:
-            problem = f"expected {n_fields} field{'s' * (n_fields > 1)}, as in the first row, got {len(fields)}"
-        elif refuse_swallowed and reader.line_num > line:
-            problem = _swallowed_problem(fields, n_fields, dialect.delimiter)
+        may_swallow = refuse_swallowed and reader.line_num > line
+        problem = _row_problem(fields, n_fields, dialect.delimiter, may_swallow)
         yield Cells(line, [] if problem else fields, problem)
 
 
-def _swallowed_problem(fields: list[str], n_fields: int, delimiter: str) -> str:
+def _quote_problem(error: csv.Error) -> str:
+    is_unclosed = "unexpected end of data" in str(error)
+    return UNCLOSED if is_unclosed else f"expected quotes around a whole cell, got {error}"
+
+
+def _row_problem(fields: list[str], n_fields: int, delimiter: str, may_swallow: bool) -> str:
+    if len(fields) != n_fields:
+        return f"expected {n_fields} field{'s' * (n_fields > 1)}, as in the first row, got {len(fields)}"
+    if not may_swallow:
+        return ""
     like_rows = _lines_like_rows(fields, n_fields, delimiter)
     n_swallowed = sum(like_rows) if all(like_rows[:-1]) else 0  # the last line may be the rest of a cell
     if n_swallowed * (n_fields - 1) < SWALLOWED_DELIMITERS:

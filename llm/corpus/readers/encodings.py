@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 from llm.corpus.readers.streams import BUFFER_BYTES, ChunkStream, ContentError, one_line
 
-MARKS = [  # a UTF-16 mark begins the UTF-32 one, which therefore comes first
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-]
+MARKS = {  # a UTF-16 mark begins the UTF-32 one, which therefore comes first
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+ANY_MARK = b"|".join(map(re.escape, MARKS))
 UTF8 = {"utf-8", "utf-8-sig"}
 # Formats that need a converter, by their first bytes and by suffix.
 DOCUMENTS = {b"%PDF-": "a PDF document", rb"{\rtf": "an RTF document", b"\xd0\xcf\x11\xe0": "a document of old Office"}
@@ -74,8 +75,7 @@ def decode(content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        if is_binary(content):
-            raise ContentError("not_text", BINARY) from None
+        _refuse_binary(content)
         problem = f"expected text in UTF-8, got the byte 0x{content[error.start]:02x} at {error.start}"
         raise ContentError("not_text", f"{problem}; {ENCODING_ADVICE}") from None
 
@@ -94,8 +94,8 @@ def _check_named(named: str, head: bytes, is_whole: bool) -> Encoding:
     # Single-byte encodings would decode binary data.
     if _codec(named) in UTF8:
         return Encoding(named, "named")
-    if "a".encode(named) == b"a" and is_binary(head):
-        raise ContentError("not_text", BINARY)
+    if "a".encode(named) == b"a":
+        _refuse_binary(head)
     n_good, n_bad = _count_utf8(head, is_whole)
     return Encoding(named, "named", "the file is valid UTF-8" if n_good and not n_bad else "")
 
@@ -106,8 +106,8 @@ def find_encoding(head: bytes, is_whole: bool = True) -> Encoding:
     >>> find_encoding(b"<?xml version='1.0' encoding='iso-8859-2'?><p>\xb1</p>")
     Encoding(name='iso8859-2', origin='declared', doubt='')
     """
-    if marked := next((encoding for mark, encoding in MARKS if head.startswith(mark)), None):
-        return Encoding(marked, "declared")
+    if mark := re.match(ANY_MARK, head):
+        return Encoding(MARKS[mark[0]], "declared")
     utf8 = Encoding("utf-8", "recognised")
     n_good, n_bad = _count_utf8(head, is_whole)
     if n_good and not n_bad:
@@ -117,8 +117,7 @@ def find_encoding(head: bytes, is_whole: bool = True) -> Encoding:
     declared = _declared_encoding(head)
     if not n_bad:
         return declared or _iso_2022(head) or utf8
-    if is_binary(head):
-        raise ContentError("not_text", BINARY)
+    _refuse_binary(head)
     # Letters of two bytes do not come about by chance: where they prevail, this is UTF-8 with damaged bytes.
     return declared or (utf8 if n_good >= n_bad else _guess(head))
 
@@ -133,6 +132,11 @@ def _count_utf8(head: bytes, is_whole: bool) -> tuple[int, int]:
 def is_binary(content: bytes) -> bool:
     """Return whether bytes hold more zeros and other control characters than a text does."""
     return len(content) - len(content.translate(None, CONTROLS)) > MAX_CONTROL_FRACTION * len(content)
+
+
+def _refuse_binary(content: bytes) -> None:
+    if is_binary(content):
+        raise ContentError("not_text", BINARY) from None
 
 
 def _web_codec(label: str) -> str | None:
@@ -199,18 +203,21 @@ def _guess(head: bytes) -> Encoding:
     other = _by_text(sample, {detect_encoding(sample, html5_compatible=False): None})
     possible = _by_text(sample, {match.encoding: None for match in from_bytes(sample)})
     best = next(iter(confidences), "")
-    n_characters = sum(character > "\x7f" for character in best)
+    n_characters = len(re.findall("[^\x00-\x7f]", best))
     confirming = other or (list(possible)[:1] if n_characters >= MIN_CHARACTERS else [])
     if best in confirming and best in possible:
         name, confidence = confidences[best]
         # Windows' encodings have more characters than ISO's, which the rest of the file may need.
         widest = next(str(wide) for wide in ("cp1252", _web_codec(name), name) if _decoded(sample, wide) == best)
         return Encoding(widest, "guessed", f"confidence {confidence:.2f}")
-    candidates = [name for name, _ in (confidences | other | possible).values()]
+    raise _unclear([name for name, _ in (confidences | other | possible).values()])
+
+
+def _unclear(candidates: list[str]) -> ContentError:
     if not candidates:
-        raise ContentError("not_text", "expected text, got bytes that are text in no known encoding")
+        return ContentError("not_text", "expected text, got bytes that are text in no known encoding")
     problem = f"expected an encoding that can be recognised, got {' or '.join(candidates[:MAX_CANDIDATES])}"
-    raise ContentError("unclear_encoding", f"{problem}; {ENCODING_ADVICE}")
+    return ContentError("unclear_encoding", f"{problem}; {ENCODING_ADVICE}")
 
 
 def _by_text(sample: bytes, found: dict[str | None, Any]) -> dict[str, tuple[str, Any]]:
@@ -232,19 +239,22 @@ def _decoded(sample: bytes, encoding: str | None) -> str | None:
 
 def _is_implausible(text: str) -> bool:
     """Return whether words hold signs, letters of two scripts or capitals inside, as wrong decoding makes them."""
+    n_characters = sum(letter > "\x7f" for letter in text)
     text = f" {text} "
-    n_odd = n_characters = 0
-    for before, letter, after in zip(text, text[1:], text[2:], strict=False):
-        n_characters += letter > "\x7f"
-        if letter < "\x80" and after < "\x80":
-            continue
-        if letter.isalpha() and after.isalpha():
-            scripts = {_script(letter), _script(after)}
-            is_mixed = "LATIN" in scripts and not scripts.isdisjoint(OTHER_ALPHABETS)
-            n_odd += is_mixed or (letter.islower() and after.isupper())
-        is_sign = letter > "\x7f" and letter not in IN_WORDS and unicodedata.category(letter)[0] in "CNPS"
-        n_odd += is_sign and _script(before) == _script(after) == "LATIN"
+    n_odd = sum(map(_count_odd, text, text[1:], text[2:]))
     return n_odd > MAX_ODD_FRACTION * n_characters
+
+
+def _count_odd(before: str, letter: str, after: str) -> int:
+    if (letter + after).isascii():
+        return 0
+    n_odd = 0
+    if letter.isalpha() and after.isalpha():
+        scripts = {_script(letter), _script(after)}
+        is_mixed = "LATIN" in scripts and not scripts.isdisjoint(OTHER_ALPHABETS)
+        n_odd += is_mixed or (letter.islower() and after.isupper())
+    is_sign = letter > "\x7f" and letter not in IN_WORDS and unicodedata.category(letter)[0] in "CNPS"
+    return n_odd + (is_sign and _script(before) == _script(after) == "LATIN")
 
 
 def _script(character: str) -> str:

@@ -55,12 +55,12 @@ def parse(content: bytes, is_fast: bool = True) -> Any:
 def json_array(stream: io.BufferedReader, limit: int) -> Values:
     """Yield the values of an array; little more than the longest one is in memory. ContentError where it is broken."""
     bytes_to_text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    text, at, number, is_end, n_more = "", 0, 0, False, BUFFER_BYTES
-    while not (begin := (NEXT if number else FIRST).match(text, at)) or not text.startswith("]", begin.end()):
-        value, end, problem, may_be_cut = _next_value(text, begin.end() if begin else None, at)
-        if begin and not problem and (end < len(text) or is_end):
-            content, number, at, n_more = text[begin.end() : end], number + 1, end, BUFFER_BYTES
-            yield number, *_undamaged(content, value)
+    text, at, number, is_end, n_more, separator = "", 0, 0, False, BUFFER_BYTES, FIRST
+    while not ((begin := separator.match(text, at)) and text.startswith("]", begin.end())):
+        value, start, end, problem, may_be_cut = _next_value(text, begin, at)
+        if not problem and (end < len(text) or is_end):
+            number, at, n_more, separator = number + 1, end, BUFFER_BYTES, NEXT
+            yield number, *_undamaged(text[start:end], value)
             continue
         if is_end or not may_be_cut:
             expected = f"row {number + 1}: expected a JSON object or the array's end"
@@ -71,21 +71,28 @@ def json_array(stream: io.BufferedReader, limit: int) -> Values:
         block = stream.read(n_more)
         is_end = len(block) < n_more
         text, at, n_more = text[at:] + bytes_to_text(block, is_end), 0, 2 * n_more
-    if text[begin.end() + 1 :].strip() or stream.read(BUFFER_BYTES).strip():
+    _check_end(text[begin.end() + 1 :], stream)
+
+
+def _check_end(rest: str, stream: io.BufferedReader) -> None:
+    if rest.strip() or stream.read(BUFFER_BYTES).strip():
         raise ContentError("bad_row", f"expected one JSON array, got more behind it; {REST}")
 
 
-def _next_value(text: str, begin: int | None, at: int) -> tuple[Any, int, str, bool]:
-    """Return a value and its end, or the problem and whether more text could solve it."""
+def _next_value(text: str, begin: re.Match[str] | None, at: int) -> tuple[Any, int, int, str, bool]:
+    """Return a value, its start and end, the problem where there is none, and whether more text could solve it."""
     if begin is None:
         rest = text[at : at + 20].strip()
-        return None, at, repr(rest) if rest else "the end of the file", not rest
+        return None, at, at, repr(rest) if rest else "the end of the file", not rest
+    start = begin.end()
     try:
-        return *DECODER.raw_decode(text, begin), "", True
+        value, end = DECODER.raw_decode(text, start)
+        return value, start, end, "", True
     except json.JSONDecodeError as error:
-        return None, at, one_line(error.msg), error.msg.startswith("Unterminated") or error.pos > len(text) - 20
+        may_be_cut = error.msg.startswith("Unterminated") or error.pos > len(text) - 20
+        return None, start, at, one_line(error.msg), may_be_cut
     except (ValueError, RecursionError):
-        return None, at, TOO_DEEP, False
+        return None, start, at, TOO_DEEP, False
 
 
 def _undamaged(content: str, value: Any) -> tuple[Any, int]:

@@ -80,8 +80,7 @@ def test_the_delimiter_divides_rows_evenly(mark):
 
 def test_a_single_column_has_no_delimiter():
     assert read_table("text\none, two\nthree\n", ".csv")[2] == ["2: expected 1 field, as in the first row, got 2"]
-    assert read_table('text\n"two\nlines"\n', ".tsv")[1] == [["text"], ["two\nlines"]]
-    assert read_table("v1,v2,,,\nham,one,,,\n", ".csv")[1] == [["v1", "v2", "", "", ""], ["ham", "one", "", "", ""]]
+    assert read_table('text\n"two\nlines"\n\n""\n', ".tsv")[1] == [["text"], ["two\nlines"], [""]]
 
 
 def in_a_cell(lines: str, label: str) -> tuple[str, list[list[str]], list[str]]:
@@ -159,7 +158,7 @@ def test_without_a_header_columns_are_numbers(tmp_path):
         assert rows.columns == ["1", "2"]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("is_named", [False, True])
 def test_a_byte_order_mark_names_the_encoding(encoding, is_named, tmp_path):
     content = "déjà,b\r\nvu,c\r\n".encode(encoding)
