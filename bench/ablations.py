@@ -13,7 +13,7 @@ import json
 import statistics
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -81,22 +81,27 @@ def main() -> None:
     if not names:
         parser.error(f"--only: expected a part of a variant's name, got {', '.join(args.only)}")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
-        jobs = {}
-        for name in names:
-            changes = dict(VARIANTS[name])
-            sites = changes.pop("sites", None)
-            params = varied(changes)
-            windows = windows_of(params, Path(folder)) if any("sample" in k or "tokenize" in k for k in changes) else ""
-            job = {"params": params, "windows": windows, "sites": sites, "seconds": args.seconds}
-            jobs[name] = pool.submit(start_child, "bench.ablations", job, {"OMP_NUM_THREADS": "1"})
+        jobs = {name: job_of(VARIANTS[name], args.seconds, Path(folder)) for name in names}
+        threads = {"OMP_NUM_THREADS": "1"}
+        futures = {name: pool.submit(start_child, "bench.ablations", job, threads) for name, job in jobs.items()}
         print(f"{args.seconds:.0f} s of steps on one thread each, {args.jobs} at once\n")
-        print("| variant | ms a step | steps | val, bits per byte |\n| --- | --- | --- | --- |")
-        for name, future in tqdm(jobs.items(), unit=" runs"):
-            found = future.result()
-            if "failed" in found:
-                print(f"| {name} | failed: {found['failed']} | | |", flush=True)
-            else:
-                print("| {} | {ms:.0f} | {steps} | {bits:.3f} |".format(name, **found), flush=True)
+        report(futures)
+
+
+def report(futures: dict[str, Future[dict[str, Any]]]) -> None:
+    print("| variant | ms a step | steps | val, bits per byte |\n| --- | --- | --- | --- |")
+    for name, future in tqdm(futures.items(), unit=" runs"):
+        found = future.result()
+        cells = "failed: {failed} | |" if "failed" in found else "{ms:.0f} | {steps} | {bits:.3f}"
+        print(f"| {name} | {cells.format(**found)} |", flush=True)
+
+
+def job_of(changes: dict[str, Any], seconds: float, folder: Path) -> dict[str, Any]:
+    """Return the arguments of `run`; a variant of tokens or windows gets windows of its own."""
+    params = varied({key: value for key, value in changes.items() if key != "sites"})
+    has_own = any(key.startswith(("sample", "tokenize")) for key in changes)
+    windows = windows_of(params, folder) if has_own else ""
+    return {"params": params, "windows": windows, "sites": changes.get("sites"), "seconds": seconds}
 
 
 def varied(changes: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import socket
 import statistics
@@ -173,19 +174,22 @@ def llama_cpp_writer(path: str, prompt: list[int], threads: int) -> Writer:
 
 def report(runs: dict[tuple[int, str], list[dict[str, Any]]]) -> None:
     print(f"{'':<28}{'tokens/s':>10}{'× Transformers':>16}{'first':>9}{'same':>8}")
-    ended = {row: found for row, found in runs.items() if not any("failed" in run for run in found)}
-    seconds = {row: statistics.median(of for run in found for of in run["seconds"]) for row, found in ended.items()}
     for (threads, whose), found in runs.items():
         name = f"{threads} thread{'s' if threads > 1 else ' '}  {whose}"
-        if (threads, whose) not in seconds:
-            print(f"  {name:<26}     none: {next(run['failed'] for run in found if 'failed' in run)}")
+        if reason := next((run["failed"] for run in found if "failed" in run), None):
+            print(f"  {name:<26}     none: {reason}")
             continue
-        ids, ours, theirs = found[0]["ids"], runs[threads, OURS][0].get("ids", []), seconds.get((threads, THEIRS))
+        ids, ours = found[0]["ids"], runs[threads, OURS][0].get("ids", [])
         same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, ours, strict=False)))
-        speed = seconds[threads, whose]
-        first = statistics.median(of for run in found for of in run["first"])
-        ratio = f"{theirs / speed:.2f}" if theirs else "–"
-        print(f"  {name:<26}{len(ids) / speed:>10,.0f}{ratio:>16}{first * 1000:>9.1f}{same:>8}")
+        seconds, ratio = median(found, "seconds"), median(runs[threads, THEIRS], "seconds") / median(found, "seconds")
+        first = median(found, "first") * 1000
+        print(f"  {name:<26}{len(ids) / seconds:>10,.0f}{ratio:>16.2f}{first:>9.1f}{same:>8}")
+
+
+def median(found: list[dict[str, Any]], key: str) -> float:
+    """Return the median over all runs, or NaN where one failed."""
+    failed = any("failed" in run for run in found)
+    return math.nan if failed else statistics.median(of for run in found for of in run[key])
 
 
 if __name__ == "__main__":

@@ -272,27 +272,24 @@ def check_resume(text: Path, dry: bool) -> None:
     small_windows(folder, text, small_params(**steps))
 
     def in_folder(name: str, choice: str) -> Path:
-        own = folder / name
+        own = folder / f"{choice}-{name}"
         shutil.copytree(folder / "start", own)
         set_up(own, small_params(**steps, compile=choice))
         return own
 
     def whole(choice: str) -> dict[str, str]:
-        own = in_folder(f"{choice}-whole", choice)
-        with pretraining(own) as process:
-            assert process.wait() == 0, f"the uninterrupted run failed, compile: {choice}"
+        own = in_folder("whole", choice)
+        pretrain_in(own)
         return hashes(own)
 
     def killed(choice: str) -> tuple[dict[str, str], str]:
-        own = in_folder(f"{choice}-killed", choice)
+        own = in_folder("killed", choice)
         with pretraining(own) as process:
             while process.poll() is None and not list(own.glob(".scratch/pretrain/*/scratch/*/state.pt")):
                 time.sleep(0.005)
             was_running = process.poll() is None
             process.kill()
-        with pretraining(own) as process:
-            assert process.wait() == 0, f"the resumed run failed, compile: {choice}"
-        resumed = [line for line in (own / "log").read_text().splitlines() if "resumed at step" in line]
+        resumed = [line for line in pretrain_in(own).splitlines() if "resumed at step" in line]
         return hashes(own), resumed[0].rpartition(" ")[2] if was_running and resumed else "not killed in time"
 
     def compare(choice: str) -> None:
@@ -301,32 +298,30 @@ def check_resume(text: Path, dry: bool) -> None:
             uninterrupted, resumed = pool.submit(whole, choice), pool.submit(killed, choice)
             expected, (got, step) = uninterrupted.result(), resumed.result()
         same = [name for name in expected if expected[name] == got[name]]
-        note(
-            compile=choice,
-            killed_at_step=step,
-            same_bytes=len(same) == len(expected),
-            same=", ".join(same),
-            weights=expected["models/pretrained/model.safetensors"][:12],
-            seconds=round(time.monotonic() - began, 1),
-        )
+        seconds, weights = round(time.monotonic() - began, 1), expected["models/pretrained/model.safetensors"][:12]
+        found = {"same_bytes": len(same) == len(expected), "same": ", ".join(same), "weights": weights}
+        note(compile=choice, killed_at_step=step, **found, seconds=seconds)
 
     with ThreadPoolExecutor(1 if dry else 2) as pool:
-        for done in [pool.submit(compare, choice) for choice in (("never",) if dry else ("never", "always"))]:
-            done.result()
+        list(pool.map(compare, ("never",) if dry else ("never", "always")))
+
+
+def pretrain_in(folder: Path, **environment: str) -> str:
+    """Run the pretrain stage in a folder to its end; return what it printed."""
+    with pretraining(folder, **environment) as process:
+        code = process.wait()
+    log = (folder / "log").read_text()
+    if code:
+        sys.exit(f"{folder.name}: ended with {code}\n{log[-3000:]}")
+    return log
 
 
 def pretraining(folder: Path, **environment: str) -> subprocess.Popen[str]:
     """Start the pretrain stage in a folder, with caches of its own; what it prints goes into the file `log`."""
     caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
+    variables = stage_environment() | caches | environment
     with (folder / "log").open("a") as log:
-        return subprocess.Popen(
-            command_of("pretrain"),
-            cwd=folder,
-            env=stage_environment() | caches | environment,
-            stdout=log,
-            stderr=log,
-            text=True,
-        )
+        return subprocess.Popen(command_of("pretrain"), cwd=folder, env=variables, stdout=log, stderr=log, text=True)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -344,36 +339,22 @@ def check_shard(text: Path, dry: bool) -> None:
     params = small_params(max_steps=20, eval_every_steps=10, checkpoint_every_steps=10, compile="never")
     small_windows(folder, text, params)
     weights = []
-    for name, environment in (
-        ("plain", {}),
-        ("sharded", {"NPROC": "1", "GROUNDUP_SHARD": "1", "NCCL_DEBUG": "VERSION"}),
-    ):
+    sharded = {"NPROC": "1", "GROUNDUP_SHARD": "1", "NCCL_DEBUG": "VERSION"}
+    for name, environment in {"plain": {}, "sharded": sharded}.items():
         own = folder / name
         shutil.copytree(folder / "start", own)
         began = time.monotonic()
-        with pretraining(own, **environment) as process:
-            code = process.wait()
-        log = (own / "log").read_text()
-        if code:
-            sys.exit(f"{name}: ended with {code}\n{log[-3000:]}")
-        metrics = json.loads((own / "metrics/pretrain.json").read_text())
-        nccl = [line.strip() for line in log.splitlines() if "NCCL version" in line]
-        note(
-            run=name,
-            sharded=metrics["machine"]["sharded"],
-            train_loss=metrics["train_loss"],
-            val_loss=metrics["val_loss"],
-            nccl=nccl[0].partition("NCCL version")[2].strip() if nccl else "–",
-            seconds=round(time.monotonic() - began, 1),
-        )
+        log = pretrain_in(own, **environment)
+        metrics = read_json(own / "metrics/pretrain.json")
+        found = {key: metrics[key] for key in ("train_loss", "val_loss")} | {"sharded": metrics["machine"]["sharded"]}
+        nccl = [line.partition("NCCL version")[2].strip() for line in log.splitlines() if "NCCL version" in line]
+        note(run=name, **found, nccl=nccl[0] if nccl else "–", seconds=round(time.monotonic() - began, 1))
         weights.append(load_file(own / "models/pretrained/model.safetensors"))
     differ = max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0])
     note(largest_difference_of_weights=differ)
 
 
-# Steps of 124 million weights: children that compile at once and are timed one after the other.
-
-# What is timed, and whether it is compiled first.
+# Steps of 124 million weights that are timed, and whether they are compiled first.
 STEPS = {
     "Transformers Qwen3ForCausalLM, compiled": True,
     "ours, compiled": True,
@@ -387,35 +368,31 @@ def time_steps(text: Path, dry: bool) -> None:
     """Let all children compile at once, then time them one by one, so that none disturbs another."""
     from llm.core.device import Machine, matmul_peak
 
-    machine = Machine.find()
-    peak = matmul_peak(machine, 0.3 if dry else 1.0)
-    shape = step_shape(dry)
+    peak, shape = matmul_peak(Machine.find(), 0.3 if dry else 1.0), step_shape(dry)
     note(matmul_tflops=round(peak / 1e12, 2), tokens_per_step=shape.tokens_per_step, **shape.model)
-    names = list(STEPS)
     command = [sys.executable, "-m", "bench.gpu", str(text), *["--dry-run"] * dry, "--step"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    children = {name: subprocess.Popen([*command, name], **pipes) for name in names}
+    children = {name: subprocess.Popen([*command, name], **pipes) for name in STEPS}
     ready = first_lines(children, None if dry else COMPILE_SECONDS)
     for name, child in children.items():
-        try:
-            printed, _ = child.communicate("go\n" if ready[name] else None, timeout=None if dry else TIMING_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            printed = child.communicate()[0]
-        rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+        rows = time_child(child, bool(ready[name]), None if dry else TIMING_SECONDS)
+        for row in rows:
+            seconds, flops = row["ms"] / 1000, row.pop("flops")
+            speed = {"tokens_per_second": round(shape.tokens_per_step / seconds)}
+            speed |= {"mfu": round(flops / seconds / peak, 4), "first_step_seconds": float(ready[name])}
+            note(row=f"{name}, {row.pop('optimizer')}", **row, **speed)
         if not rows:
             note(row=name, failed="see gpu.log")
-        for row in rows:
-            seconds = row["ms"] / 1000
-            note(
-                row=f"{name}, {row['optimizer']}",
-                ms=row["ms"],
-                tokens_per_second=round(shape.tokens_per_step / seconds),
-                mfu=round(row["flops"] / seconds / peak, 4),
-                peak_gb=row["peak_gb"],
-                loss=row["loss"],
-                first_step_seconds=round(json.loads(ready[name])["seconds"], 1),
-            )
+
+
+def time_child(child: "subprocess.Popen[str]", is_ready: bool, limit: float | None) -> list[dict[str, Any]]:
+    """Let a child that has compiled time its steps; return its rows, as many as it has printed within the limit."""
+    try:
+        printed, _ = child.communicate("go\n" if is_ready else None, timeout=limit)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        printed = child.communicate()[0]
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
 def first_lines(children: dict[str, subprocess.Popen[str]], limit: float | None) -> dict[str, str]:
@@ -430,60 +407,39 @@ def first_lines(children: dict[str, subprocess.Popen[str]], limit: float | None)
 def step_shape(dry: bool) -> Any:
     from bench.train import GPU_124M, MODEL, Shape
 
-    if dry:
-        tiny = {"d_model": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_ff": 128, "vocab_size": 256}
-        return Shape(MODEL | tiny | {"context_length": 64, "tie_embeddings": True}, 2)
-    return Shape(MODEL | GPU_124M | {"context_length": CONTEXT, "tie_embeddings": True}, WINDOWS)
+    tiny = {"d_model": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_ff": 128, "vocab_size": 256}
+    own = tiny | {"context_length": 64} if dry else GPU_124M | {"context_length": CONTEXT}
+    return Shape(MODEL | own | {"tie_embeddings": True}, 2 if dry else WINDOWS)
 
 
 def time_step(name: str, dry: bool) -> None:
-    """Compile a step, print a line, wait for a line, then time the step with each of its optimizers."""
+    """Compile a step, print its seconds, wait for a line, then time the step with each of its optimizers."""
     import torch
 
-    from bench.train import OURS, QWEN3, Setting, peak_bytes, their_step, timed
+    from bench.train import OURS, QWEN3, Setting, draw, peak_bytes, their_step, timed
     from llm.core.device import Machine
-    from llm.model.config import ModelConfig
-    from llm.model.gpt import GPT
 
     machine, shape = Machine.find(), step_shape(dry)
     machine.retain_freed_memory()
-    drawn = torch.Generator().manual_seed(1)
-    gpt = GPT(ModelConfig(**shape.model), drawn)
-    ids = torch.randint(0, gpt.config.vocab_size, (shape.batch_size, gpt.config.context_length + 1), generator=drawn)
-    batch = (ids[:, :-1].to(machine.device), ids[:, 1:].to(machine.device))
-    flops = gpt.flops_per_token() * shape.tokens_per_step
-    is_ours = name.startswith(OURS)
-    if is_ours:
-        steps = our_steps(gpt, machine, name)
-    else:
-        setting = Setting(QWEN3, machine.matmul_dtype, compiled=True)
-        steps = iter([("adamw", their_step(gpt, setting, machine))])
+    gpt, batch = draw(shape, machine)
+    setting = Setting(QWEN3, machine.matmul_dtype, compiled=True)
+    theirs = not name.startswith(OURS)
+    steps = iter([("adamw", their_step(gpt, setting, machine))]) if theirs else our_steps(gpt, machine, name)
     first = next(steps)
     began = time.perf_counter()
     first_step(partial(first[1], 0, *batch))
     seconds = time.perf_counter() - began
     if machine.device == "cuda":
-        torch.cuda.empty_cache()
-    print(json.dumps({"seconds": seconds}), flush=True)
+        torch.cuda.empty_cache()  # other children compile in what is free
+    print(round(seconds, 1), flush=True)
     sys.stdin.readline()
     for kind, step in chain([first], steps):  # the next optimizer is made when the one before is done
         if machine.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         took = [timed(partial(step, number, *batch), machine) for number in range(1, 1 + WARMUP_STEPS + N_STEPS)]
-        ordered = sorted(second for second, _ in took[WARMUP_STEPS:])
-        used = peak_bytes(machine)
-        print(
-            json.dumps(
-                {
-                    "optimizer": kind,
-                    "ms": round(ordered[len(ordered) // 2] * 1000, 3),
-                    "peak_gb": round(used / 1e9, 2),
-                    "loss": round(float(took[-1][1]), 4),
-                    "flops": flops,
-                }
-            ),
-            flush=True,
-        )
+        ms = sorted(second for second, _ in took[WARMUP_STEPS:])[N_STEPS // 2] * 1000
+        row = {"ms": round(ms, 3), "peak_gb": round(peak_bytes(machine) / 1e9, 2), "loss": round(float(took[-1][1]), 4)}
+        note(optimizer=kind, **row, flops=gpt.flops_per_token() * shape.tokens_per_step)
 
 
 def first_step(step: Callable[[], Any], tries: int = 4) -> None:
@@ -504,37 +460,22 @@ def first_step(step: Callable[[], Any], tries: int = 4) -> None:
 def our_steps(gpt: Any, machine: Any, name: str) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Yield the step of `llm.train.loop` with each optimizer, from the same weights: one compilation for both."""
     import torch
-    from torch import nn
 
-    from bench.train import OPTIMIZER
+    from bench.train import optimizer_step
     from llm.model import attention
     from llm.train import language
-    from llm.train.optimizers import Optimizer
-    from llm.train.params import OptimizerParams
 
     if "SDPA" in name:
-        attention.CAUSAL["grouped"] = lambda q, k, v, *_: nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True
-        )
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        attention.CAUSAL["grouped"] = lambda q, k, v, *_: sdpa(q, k, v, is_causal=True)
     if "tuned" in name:
         language.compile_options = lambda machine: None
     gpt.to(machine.device)
     weights = {key: weight.detach().clone() for key, weight in gpt.named_parameters()}
     loss_of = language.LanguageLoss(gpt, machine, compiled=STEPS[name])
     for kind in ("adamw", "muon"):
-        with torch.no_grad():
-            for key, weight in gpt.named_parameters():
-                weight.copy_(weights[key])
-        params = OptimizerParams.model_validate({"kind": kind, **OPTIMIZER})
-        optimizer = Optimizer(gpt, params, machine.dtype, machine.device)
-
-        def step(number: int, ids: Any, target: Any, optimizer: Optimizer = optimizer) -> Any:
-            loss = loss_of(ids, target)
-            loss.backward()
-            optimizer.step(number, 1.0)
-            return loss.detach()
-
-        yield kind, step
+        gpt.load_state_dict(weights, strict=False)
+        yield kind, optimizer_step(gpt, loss_of, kind, machine)
 
 
 def train_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: bool = False) -> None:
@@ -549,33 +490,26 @@ def train_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: boo
         params["model"] |= SMALL_MODEL
         params["tokenize"]["segmentations"] = 1
     params["pretrain"]["compile"] = "never" if dry else choice
-    folder = Path(tempfile.mkdtemp()) / "run"
+    folder, pretrain = Path(tempfile.mkdtemp()) / "run", params["pretrain"]
     set_up(folder, params, text)
-    note(
-        steps=params["pretrain"]["max_steps"],
-        tokens_per_step=params["pretrain"]["batch_size"] * params["sample"]["context_length"],
-        compile=params["pretrain"]["compile"],
-        units=f"BPE of {params['tokenize']['vocab_size']}, nats per byte",
-        characters_are_bytes=text.read_bytes().isascii(),
-        split="first 90%, last 10%",
-    )
+    tokens = pretrain["batch_size"] * params["sample"]["context_length"]
+    note(steps=pretrain["max_steps"], tokens_per_step=tokens, compile=pretrain["compile"])
+    units = f"BPE of {params['tokenize']['vocab_size']}, nats per byte"
+    note(units=units, characters_are_bytes=text.read_bytes().isascii(), split="first 90%, last 10%")
     seconds = run_stages(folder, ("prepare", "tokenize", "sample", "pretrain"))
-    runtime = json.loads((folder / "metrics/runtime/pretrain.json").read_text(encoding="utf-8"))
+    runtime = read_json(folder / "metrics/runtime/pretrain.json")
     note(peak_gpu_memory_mb=runtime.get("peak_gpu_memory_mb", "–"), peak_memory_mb=runtime["peak_memory_mb"])
     note(**{name: round(value, 1) for name, value in seconds.items()}, until_model=round(sum(seconds.values()), 1))
     scored = run_stages(folder, ("baselines", "evaluate"))
-    held_out = json.loads((folder / "metrics/evaluate.json").read_text(encoding="utf-8"))["val"]["model"]
-    trained = json.loads((folder / "metrics/pretrain.json").read_text(encoding="utf-8"))
-    nats = held_out["bits_per_byte"] * math.log(2)
-    note(
-        nats_per_byte=round(nats, 4),
-        bits_per_byte=held_out["bits_per_byte"],
-        target_nats=TARGET_NATS,
-        reached=nats <= TARGET_NATS,
-        parameters=trained["parameters"],
-        epochs=trained["epochs"],
-        **{f"{name}_seconds": round(value, 1) for name, value in scored.items()},
-    )
+    bits = read_json(folder / "metrics/evaluate.json")["val"]["model"]["bits_per_byte"]
+    trained, nats = read_json(folder / "metrics/pretrain.json"), bits * math.log(2)
+    note(nats_per_byte=round(nats, 4), bits_per_byte=bits, target_nats=TARGET_NATS, reached=nats <= TARGET_NATS)
+    shown = {name: trained[name] for name in ("parameters", "epochs")}
+    note(**shown, **{f"{name}_seconds": round(value, 1) for name, value in scored.items()})
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 PARTS = [

@@ -72,28 +72,21 @@ def busy_processes(number: int) -> Iterator[None]:
 
 def tokens_per_second(seconds: float) -> float:
     """Return the training speed of this process after a warm-up."""
-    import torch
-
     from bench.train import OURS as OUR_STEP
-    from bench.train import Setting, default_shape, our_step
+    from bench.train import Setting, default_shape, draw, our_step
     from llm.core.device import Machine
-    from llm.model.config import ModelConfig
-    from llm.model.gpt import GPT
 
     machine = Machine.find()
     machine.retain_freed_memory()
     shape = default_shape()
-    config = ModelConfig(**shape.model)
-    drawn = torch.Generator().manual_seed(1)
+    gpt, batch = draw(shape, machine)
     setting = Setting(OUR_STEP, machine.matmul_dtype, compiled=machine.compiler, optimizer="muon")
-    step = our_step(GPT(config, drawn), setting, machine)
-    ids = torch.randint(0, config.vocab_size, (shape.batch_size, config.context_length + 1), generator=drawn)
-    ids = ids.to(machine.device)
+    step = our_step(gpt, setting, machine)
     for number in range(WARMUP_STEPS):
-        step(number, ids[:, :-1], ids[:, 1:]).item()
+        step(number, *batch).item()
     began, done = time.perf_counter(), 0
     while done < FEWEST_STEPS or time.perf_counter() - began < seconds:
-        step(WARMUP_STEPS + done, ids[:, :-1], ids[:, 1:]).item()
+        step(WARMUP_STEPS + done, *batch).item()
         done += 1
     return done * shape.tokens_per_step / (time.perf_counter() - began)
 

@@ -13,7 +13,6 @@ difference is larger than rounding explains.
 import argparse
 import importlib.util
 import itertools
-import multiprocessing
 import sys
 import sysconfig
 import tempfile
@@ -21,6 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -69,48 +69,55 @@ class Cell:
     agrees: bool
 
 
+Row = tuple[list[str], bool]  # texts of cells, and whether all clients agree
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.parity", allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="one model of each kind")
     args = parser.parse_args()
-    missing = [name for name in ("xllamacpp", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SystemExit(f"expected the package {missing[0]}, it is not installed (make extras)")
+    for name in ("xllamacpp", "onnxruntime", "onnxscript"):
+        if importlib.util.find_spec(name) is None:
+            raise SystemExit(f"expected the package {name}, it is not installed (make extras)")
     torch.set_num_threads(1)
     silence_transformers()
     began = time.perf_counter()
     text, held_out = read_library()
-    with (
-        tempfile.TemporaryDirectory() as place,
-        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process,
-    ):
-        folder = Path(place)
-        file = folder / "tokenizer.json"
+    with tempfile.TemporaryDirectory() as place, ProcessPoolExecutor(1, get_context("spawn")) as process:
+        file = Path(place) / "tokenizer.json"
         train_bpe([text], SHAPE["vocab_size"]).save(str(file))
-        tokenizer = Tokenizer.load(file)
-        rows, wrong = [], []
-        variants = list(shapes())[-1:] if args.quick else list(shapes())
-        for name, shape in tqdm(variants, unit=" models"):
-            for kind, cells in try_shape(shape, tokenizer, file, text, held_out, folder, process):
-                rows.append([*name, kind, *(cell.text for cell in cells)])
-                wrong += [f"{' '.join(name)} {kind}"] if not all(cell.agrees for cell in cells) else []
-        came_in = [] if args.quick else list(try_imports(file, folder))
-    print(
-        f"{SHAPE['n_layers']} layers of {SHAPE['d_model']}, vocabulary {SHAPE['vocab_size']:,}, contexts of "
-        f"{SHAPE['context_length']} tokens; ids over {len(held_out.encode()):,} bytes and hostile texts."
-    )
-    print("Transformers and ONNX: the largest difference of logits. GGUF: of log-probabilities, in nats.\n")
-    heads = ["family", "embeddings", "queries", "kind", "Transformers", *GGUF, "q8_0: bits a byte lost", "onnx", "ids"]
-    print(Table(heads, rows))
-    if came_in:
-        print()
-        heads = ["saved by Transformers", "embeddings", "saved as", "files", "largest difference of logits"]
-        print(Table([*heads, "out, in and out again"], [cells for cells, _ in came_in]))
-        wrong += [" ".join(cells[:3]) for cells, is_same in came_in if not is_same]
-    print(f"\n{time.perf_counter() - began:.0f} s, torch {torch.__version__}; {clients()}")
-    if wrong:
+        bench = Bench(Tokenizer.load(file), file, text, held_out, Path(place), process)
+        variants = list(shapes())[-1 if args.quick else 0 :]
+        rows = [row for name, shape in tqdm(variants, unit=" models") for row in bench.try_shape(name, shape)]
+        imports = [] if args.quick else list(bench.try_imports())
+    print_tables(rows, imports, len(held_out.encode()))
+    print(f"{time.perf_counter() - began:.0f} s, torch {torch.__version__}; {clients()}")
+    if wrong := [" ".join(cells[:4]) for cells, agrees in [*rows, *imports] if not agrees]:
         print(f"not the same: {', '.join(wrong)}")
         sys.exit(1)
+
+
+def print_tables(rows: list[Row], imports: list[Row], n_bytes: int) -> None:
+    print(
+        f"{SHAPE['n_layers']} layers of {SHAPE['d_model']}, vocabulary {SHAPE['vocab_size']:,}, contexts of "
+        f"{SHAPE['context_length']} tokens; ids over {n_bytes:,} bytes and hostile texts."
+    )
+    print("Transformers and ONNX: the largest difference of logits. GGUF: of log-probabilities, in nats.\n")
+    columns = [
+        "family",
+        "embeddings",
+        "queries",
+        "kind",
+        "Transformers",
+        *GGUF,
+        "q8_0: bits a byte lost",
+        "onnx",
+        "ids",
+    ]
+    print(Table(columns, [cells for cells, _ in rows]), end="\n\n")
+    if imports:
+        columns = ["saved by Transformers", "embeddings", "saved as", "files", "largest difference of logits"]
+        print(Table([*columns, "out, in and out again"], [cells for cells, _ in imports]), end="\n\n")
 
 
 def clients() -> str:
@@ -140,25 +147,62 @@ def shapes() -> Iterator[tuple[list[str], dict[str, Any]]]:
             yield [family, *words], SHAPE | {"family": family, "tie_embeddings": tied, "n_kv_heads": n_kv_heads}
 
 
-def try_shape(
-    shape: dict[str, Any],
-    tokenizer: Tokenizer,
-    file: Path,
-    text: str,
-    held_out: str,
-    place: Path,
-    process: ProcessPoolExecutor,
-) -> Iterator[tuple[str, list[Cell]]]:
-    """Yield each kind of model with a cell for each client."""
-    model = GPT(ModelConfig(**shape), torch.Generator().manual_seed(SEED))
-    train(model, tokenizer.encode(text), N_STEPS)
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield "base", try_formats(model, tokenizer, file, held_out, Path(folder), None, process)
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield "classifier", try_classifier(model, tokenizer, file, held_out, Path(folder))
-    train(model, conversations(tokenizer, text[: N_BYTES // 10]), N_CHAT_STEPS)
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield "instruction", try_formats(model, tokenizer, file, held_out, Path(folder), TEMPLATE, process)
+@dataclass(frozen=True)
+class Bench:
+    """The text, its tokenizer, and places for models."""
+
+    tokenizer: Tokenizer
+    file: Path
+    text: str
+    held_out: str
+    place: Path
+    process: ProcessPoolExecutor  # in which llama.cpp runs
+
+    def try_shape(self, name: list[str], shape: dict[str, Any]) -> Iterator[Row]:
+        """Yield a row for each kind of model, with a cell for each client."""
+        model = GPT(ModelConfig(**shape), torch.Generator().manual_seed(SEED))
+        train(model, self.tokenizer.encode(self.text), N_STEPS)
+        yield row_of([*name, "base"], self.try_formats(model, None))
+        yield row_of([*name, "classifier"], self.try_classifier(model))
+        train(model, conversations(self.tokenizer, self.text[: N_BYTES // 10]), N_CHAT_STEPS)
+        yield row_of([*name, "instruction"], self.try_formats(model, TEMPLATE))
+
+    def try_formats(self, model: GPT, template: str | None) -> list[Cell]:
+        """Return a cell for each column of a language model, with a chat template if one is given."""
+        folder = Path(tempfile.mkdtemp(dir=self.place))
+        write_folder(folder, model, self.file, chat_template=template)
+        found = [compare_with_transformers(folder, model, SEED, self.held_out)]
+        for format_ in GGUF:
+            bounds = bounds_of(model.config.family, format_)
+            path = write_gguf(folder / "gguf", model, self.file, format_, chat_template=template)
+            clients = (model, self.tokenizer, SEED, bounds, self.held_out, self.process)
+            found.append(compare_with_llama_cpp(path, *clients))
+        lost = found[-1].bits_per_byte_lost  # Q8_0's
+        onnx = compare_with_onnxruntime(write_onnx(folder / "onnx", model), model, SEED)
+        mismatches = sum(of.tokenization_mismatches for of in found)
+        return [*map(figure, found), Cell(f"{lost:z.5f}", agrees=True), figure(onnx), same_ids(mismatches)]
+
+    def try_classifier(self, model: GPT) -> list[Cell]:
+        """Return the cells of a classifier with random scores, which only Transformers supports."""
+        folder, classifier = Path(tempfile.mkdtemp(dir=self.place)), Classifier(model, len(LABELS))
+        with torch.no_grad():
+            classifier.score.weight.normal_(generator=torch.Generator().manual_seed(SEED))
+        info = ClassifierInfo(LABELS, ["text"], None, model.config.context_length)
+        write_classifier(folder, classifier, self.file, info)
+        found = compare_classifier_with_transformers(folder, classifier, self.tokenizer, info, SEED, self.held_out)
+        others = [Cell(NONE, agrees=True)] * (len(GGUF) + 2)
+        return [Cell(f"{found.max_difference:.1e}", found.agrees), *others, same_ids(found.tokenization_mismatches)]
+
+    def try_imports(self) -> Iterator[Row]:
+        """Yield a row for each random model of Transformers, and whether it is the same model here."""
+        for name, tied, saved_as in itertools.product(
+            ("GPT2", "Llama", "Qwen2", "Qwen3", "Mistral"), (False, True), ("float32", "bfloat16, in shards")
+        ):
+            yield try_import(name, tied, saved_as, self.file, Path(tempfile.mkdtemp(dir=self.place)))
+
+
+def row_of(name: list[str], cells: list[Cell]) -> Row:
+    return [*name, *(cell.text for cell in cells)], all(cell.agrees for cell in cells)
 
 
 def train(model: GPT, ids: list[int], n_steps: int) -> None:
@@ -188,46 +232,6 @@ def conversations(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def try_formats(
-    model: GPT,
-    tokenizer: Tokenizer,
-    file: Path,
-    held_out: str,
-    folder: Path,
-    template: str | None,
-    process: ProcessPoolExecutor,
-) -> list[Cell]:
-    """Return a cell for each column of a language model, with a chat template if one is given."""
-    write_folder(folder, model, file, chat_template=template)
-    theirs = compare_with_transformers(folder, model, SEED, held_out)
-    cells = [figure(theirs)]
-    other_ids, lost = theirs.tokenization_mismatches, 0.0
-    for format_ in GGUF:
-        bounds = bounds_of(model.config.family, format_)
-        path = write_gguf(folder / "gguf", model, file, format_, chat_template=template)
-        found = compare_with_llama_cpp(path, model, tokenizer, SEED, bounds, held_out, process)
-        cells.append(figure(found))
-        other_ids += found.tokenization_mismatches
-        assert found.bits_per_byte_lost is not None
-        lost = found.bits_per_byte_lost  # the last is Q8_0's
-    onnx = compare_with_onnxruntime(write_onnx(folder / "onnx", model), model, SEED)
-    cells.append(Cell(f"{lost:z.5f}", agrees=True))
-    cells.append(figure(onnx))
-    return [*cells, same_ids(other_ids)]
-
-
-def try_classifier(model: GPT, tokenizer: Tokenizer, file: Path, held_out: str, folder: Path) -> list[Cell]:
-    """Return the cells of a classifier with random scores, which only Transformers supports."""
-    classifier = Classifier(model, len(LABELS))
-    with torch.no_grad():
-        classifier.score.weight.normal_(generator=torch.Generator().manual_seed(SEED))
-    info = ClassifierInfo(LABELS, ["text"], None, model.config.context_length)
-    write_classifier(folder, classifier, file, info)
-    found = compare_classifier_with_transformers(folder, classifier, tokenizer, info, SEED, held_out)
-    others = [Cell(NONE, agrees=True)] * (len(GGUF) + 2)
-    return [Cell(f"{found.max_difference:.1e}", found.agrees), *others, same_ids(found.tokenization_mismatches)]
-
-
 def figure(found: Parity) -> Cell:
     """Return a cell with the largest difference and the number of equal continuations."""
     n_equal = found.continuations - found.generation_mismatches
@@ -238,17 +242,8 @@ def same_ids(other: int) -> Cell:
     return Cell(f"{other} texts differ" if other else "equal", other == 0)
 
 
-def try_imports(file: Path, place: Path) -> Iterator[tuple[list[str], bool]]:
-    """Yield a row for each random model of Transformers, and whether it is the same model here."""
-    for name, tied, saved_as in itertools.product(
-        ("GPT2", "Llama", "Qwen2", "Qwen3", "Mistral"), (False, True), ("float32", "bfloat16, in shards")
-    ):
-        with tempfile.TemporaryDirectory(dir=place) as folder:
-            yield try_import(name, tied, saved_as, file, Path(folder))
-
-
 @torch.no_grad()
-def try_import(name: str, tied: bool, saved_as: str, file: Path, folder: Path) -> tuple[list[str], bool]:
+def try_import(name: str, tied: bool, saved_as: str, file: Path, folder: Path) -> Row:
     import transformers
 
     made = draw_theirs(name, tied)

@@ -14,6 +14,7 @@ the others'. All retain freed memory, as our stages do, except the rows that say
 import argparse
 import itertools
 import json
+import math
 import os
 import resource
 import statistics
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 N_TURNS, N_STEPS, WARMUP_STEPS = 3, 10, 3
 OPTIMIZER = {"muon_lr": 0.02, "adamw_lr": 0.001, "weight_decay": 0.0, "max_grad_norm": 1.0}
+Step = Callable[[int, Tensor, Tensor], Tensor]  # the step's number, ids and targets → the loss
 OURS, QWEN3, GPT2 = "ours", "Qwen3ForCausalLM", "GPT2LMHeadModel"
 
 
@@ -159,24 +161,29 @@ def run_child(job: dict[str, Any]) -> dict[str, Any]:
 
 def measure(setting: Setting, shape: Shape, n_steps: int, machine: Machine) -> dict[str, Any]:
     """Return the seconds of each step after the warm-up, in the machine's precision."""
-    from llm.model.config import ModelConfig
-    from llm.model.gpt import GPT
-
     if setting.retains_memory:
         machine.retain_freed_memory()
-    config = ModelConfig(**shape.model)
     if setting.whose == GPT2:
-        as_many = {"family": "gpt2", "n_kv_heads": config.n_heads, "d_ff": config.d_ff * 3 // 2}
-        config = ModelConfig(**(shape.model | as_many))
-    drawn = torch.Generator().manual_seed(1)
-    gpt = GPT(config, drawn)
+        as_many = {"family": "gpt2", "n_kv_heads": shape.model["n_heads"], "d_ff": shape.model["d_ff"] * 3 // 2}
+        shape = replace(shape, model=shape.model | as_many)
+    gpt, batch = draw(shape, machine)
     flops = gpt.flops_per_token() * shape.tokens_per_step
-    ids = torch.randint(0, config.vocab_size, (shape.batch_size, config.context_length + 1), generator=drawn)
-    batch = (ids[:, :-1].to(machine.device), ids[:, 1:].to(machine.device))
     step = (our_step if setting.whose == OURS else their_step)(gpt, setting, machine)
     steps = [timed(partial(step, number, *batch), machine) for number in range(WARMUP_STEPS + n_steps)]
     seconds = [second for second, _ in steps[WARMUP_STEPS:]]
     return {"seconds": seconds, "peak_bytes": peak_bytes(machine), "loss": float(steps[-1][1]), "flops": flops}
+
+
+def draw(shape: Shape, machine: Machine) -> tuple["GPT", tuple[Tensor, Tensor]]:
+    """Return a model with random weights on the CPU, and random ids and targets on the device."""
+    from llm.model.config import ModelConfig
+    from llm.model.gpt import GPT
+
+    drawn = torch.Generator().manual_seed(1)
+    gpt = GPT(ModelConfig(**shape.model), drawn)
+    size = (shape.batch_size, gpt.config.context_length + 1)
+    ids = torch.randint(0, gpt.config.vocab_size, size, generator=drawn).to(machine.device)
+    return gpt, (ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
 
 
 def peak_bytes(machine: Machine) -> int:
@@ -187,16 +194,21 @@ def peak_bytes(machine: Machine) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, Tensor, Tensor], Tensor]:
+def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Step:
     """Return the step of `llm.train.loop`."""
     from llm.train.language import LanguageLoss
+
+    gpt.to(machine.device)
+    return optimizer_step(gpt, LanguageLoss(gpt, machine, setting.compiled), setting.optimizer, machine)
+
+
+def optimizer_step(gpt: "GPT", loss_of: Callable[..., Tensor], kind: str, machine: Machine) -> Step:
+    """Return a step with an optimizer of its own."""
     from llm.train.optimizers import Optimizer
     from llm.train.params import OptimizerParams
 
-    gpt.to(machine.device)
-    params = OptimizerParams.model_validate({"kind": setting.optimizer, **OPTIMIZER})
-    optimizer = Optimizer(gpt, params, machine.dtype, machine.device, lr_multipliers={})
-    loss_of = LanguageLoss(gpt, machine, setting.compiled)
+    params = OptimizerParams.model_validate({"kind": kind, **OPTIMIZER})
+    optimizer = Optimizer(gpt, params, machine.dtype, machine.device)
 
     def step(number: int, ids: Tensor, target: Tensor) -> Tensor:
         loss = loss_of(ids, target)
@@ -207,7 +219,7 @@ def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, T
     return step
 
 
-def their_step(gpt: "GPT", setting: Setting, machine: Machine) -> Callable[[int, Tensor, Tensor], Tensor]:
+def their_step(gpt: "GPT", setting: Setting, machine: Machine) -> Step:
     """Return the usual step with Transformers and PyTorch."""
     model = transformers_twin(gpt).to(machine.device).train()
     adam = torch.optim.AdamW(model.parameters(), OPTIMIZER["adamw_lr"], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
@@ -279,36 +291,43 @@ def timed(run: Callable[[], Tensor], machine: Machine) -> tuple[float, Tensor]:
 
 
 def report(shape: Shape, rows: list[Setting], found: dict[Any, list[dict[str, Any]]], how: str) -> None:
+    """Print the table; a row whose process failed has the reason only."""
     model, machine = shape.model, Machine.find()
-    where = torch.cuda.get_device_name() if machine.device == "cuda" else f"threads: {machine.threads}"
     print(
         f"{model['n_layers']} layers of {model['d_model']}, {model['n_heads']} heads, feed-forward {model['d_ff']}, "
         f"vocabulary {model['vocab_size']:,}, {shape.batch_size} × {model['context_length']:,} tokens a step\n"
-        f"{where}, torch {machine.torch_version}; {how}"
+        f"{hardware(machine)}, torch {machine.torch_version}; {how}"
     )
     peaks = {key: max(run["peak"] for run in runs) for key, runs in found.items() if isinstance(key, str)}
     for dtype, peak in peaks.items():
         print(f"matrix products in {dtype} reach {peak / 1e9:,.0f} GFLOP/s")
-    failed = {row: run["failed"] for row in rows for run in found[row] if "failed" in run}
-    steps = {
-        row: statistics.median(second for run in found[row] for second in run["seconds"])
-        for row in rows
-        if row not in failed
-    }
-    fastest = min((step for row, step in steps.items() if row.whose != OURS), default=None)
+    steps = {row: median_step(found[row]) for row in rows}
+    theirs = [step for row, step in steps.items() if row.whose != OURS and not math.isnan(step)]
+    fastest = min(theirs, default=math.nan)
     print(f"\n{'':<58}{'ms':>8}{'tokens/s':>11}{'× fastest':>11}{'× float32':>11}{'MB':>8}{'of peak':>9}{'loss':>8}")
-    for row in rows:
-        if row in failed:
-            print(f"{row.name:<58} failed: {failed[row]}")
-            continue
-        last, step = found[row][-1], steps[row]
-        memory = max(run["peak_bytes"] for run in found[row]) / 1e6
-        ratios = [f"{other / step:.2f}" if other else "–" for other in (fastest, steps.get(BASE))]
-        print(
-            f"{row.name:<58}{step * 1000:>8.1f}{shape.tokens_per_step / step:>11,.0f}{ratios[0]:>11}{ratios[1]:>11}"
-            f"{memory:>8,.0f}{last['flops'] / step / peaks[row.dtype]:>9.0%}{last['loss']:>8.3f}"
-        )
+    for row, step in steps.items():
+        ratios = [fastest / step, steps.get(BASE, math.nan) / step]
+        print(f"{row.name:<58}{cells(found[row], step, ratios, shape.tokens_per_step, peaks[row.dtype])}")
     print(f"× fastest: than Transformers' fastest row here; × float32: than {BASE.name}")
+
+
+def hardware(machine: Machine) -> str:
+    return torch.cuda.get_device_name() if machine.device == "cuda" else f"threads: {machine.threads}"
+
+
+def cells(runs: list[dict[str, Any]], step: float, ratios: list[float], n_tokens: int, peak: float) -> str:
+    """Return the figures of a row, or why a run failed."""
+    if reason := next((run["failed"] for run in runs if "failed" in run), None):
+        return f" failed: {reason}"
+    memory, last = max(run["peak_bytes"] for run in runs) / 1e6, runs[-1]
+    speed = f"{step * 1000:>8.1f}{n_tokens / step:>11,.0f}{ratios[0]:>11.2f}{ratios[1]:>11.2f}"
+    return f"{speed}{memory:>8,.0f}{last['flops'] / step / peak:>9.0%}{last['loss']:>8.3f}"
+
+
+def median_step(runs: list[dict[str, Any]]) -> float:
+    """Return the median seconds of a step, or NaN where a run failed."""
+    failed = any("failed" in run for run in runs)
+    return math.nan if failed else statistics.median(second for run in runs for second in run["seconds"])
 
 
 if __name__ == "__main__":
