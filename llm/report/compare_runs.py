@@ -46,23 +46,31 @@ def compare_runs(names: list[str], root: Path, picture: Path) -> str:
     names = names or ["HEAD"]
     names = names if len(names) > 1 else [*names, WORKSPACE]
     found = {name: read_experiment(name, root) for name in names}
-    experiments = [found[name] for name in names]
-    curves = {name: of.curve for name, of in found.items() if of.curve}
     texts = {name: of.samples for name, of in found.items() if of.samples is not None}
-    if curves:
-        from llm.report.plots import draw_curves
-
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.write_text(draw_curves(curves), encoding="utf-8")
-    lines = [f"curves: {picture}"] if curves else []
-    lines += [f"curves: {name} has no {CURVE}" for name in names if name not in curves]
-    lines += [f"samples: {DETAILS} of {name} is in no cache (dvc pull)" for name in names if name not in texts]
     parts = [
-        difference_table("params", names, [experiment.params for experiment in experiments]),
-        difference_table("metrics", names, [experiment.metrics for experiment in experiments]),
-        "\n".join(lines),
+        difference_table("params", names, [found[name].params for name in names]),
+        difference_table("metrics", names, [found[name].metrics for name in names]),
+        "\n".join([*_draw(found, picture), *_missing_samples(found)]),
     ]
     return "\n\n".join([*parts, samples_table(texts)] if texts else parts)
+
+
+def _draw(experiments: dict[str, Experiment], picture: Path) -> list[str]:
+    """Draw the curves that exist; return lines that name the picture and the experiments without a curve."""
+    curves = {name: of.curve for name, of in experiments.items() if of.curve}
+    lines = [f"curves: {name} has no {CURVE}" for name in experiments if name not in curves]
+    if not curves:
+        return lines
+    from llm.report.plots import draw_curves
+
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_text(draw_curves(curves), encoding="utf-8")
+    return [f"curves: {picture}", *lines]
+
+
+def _missing_samples(experiments: dict[str, Experiment]) -> list[str]:
+    missing = [name for name, of in experiments.items() if of.samples is None]
+    return [f"samples: {DETAILS} of {name} is in no cache (dvc pull)" for name in missing]
 
 
 def read_experiment(name: str, root: Path) -> Experiment:
@@ -89,33 +97,35 @@ def read_experiment(name: str, root: Path) -> Experiment:
         raise UserError(f"compare: expected a Git repository with DVC, {' '.join(str(error).split())}") from None
     except DvcException as error:
         raise UserError(f"{name}: expected params that DVC can read, {' '.join(str(error).split())}") from None
-    params: dict[str, Any] = {}
-    for result in param_files.values():
-        params |= flatten(result["data"])
+    return _experiment(name, param_files, metric_files, curve, details)
+
+
+def _experiment(
+    name: str, param_files: dict[str, Any], metric_files: dict[str, Any], curve: str | None, details: str | None
+) -> Experiment:
+    params = {key: value for of in param_files.values() for key, value in flatten(of["data"]).items()}
     # A metrics file that is absent at this revision has an error instead of data.
     metrics = flatten({_stage(file): result["data"] for file, result in metric_files.items() if "data" in result})
     if not params and not metrics:
         raise UserError(f"{name}: expected an experiment, got neither params nor metrics")
-    samples = {
-        f"{Code(of['prompt'])}, {of['method']}": of["text"] for of in json.loads(details or "{}").get("samples", [])
-    }
-    return Experiment(
-        params,
-        fold_intervals(metrics),
-        None if curve is None else read_curve(curve.splitlines()),
-        None if details is None else samples,
-    )
+    rows = None if curve is None else read_curve(curve.splitlines())
+    return Experiment(params, fold_intervals(metrics), rows, None if details is None else _samples(details))
+
+
+def _samples(details: str) -> dict[str, str]:
+    samples = json.loads(details)["samples"]
+    return {f"{Code(of['prompt'])}, {of['method']}": of["text"] for of in samples}
 
 
 def difference_table(head: str, names: list[str], columns: Sequence[dict[str, Any]]) -> str:
     """Return a row for each key whose values differ, and how many keys do not."""
     keys = list(dict.fromkeys(key for column in columns for key in column))
-    differing = [key for key in keys if any(key not in column or column[key] != columns[0][key] for column in columns)]
+    differing = [key for key in keys if any(of.get(key, ABSENT) != columns[0].get(key, ABSENT) for of in columns)]
     n_same = len(keys) - len(differing)
     rest = f"{n_same} {'is' if n_same == 1 else 'are'} the same in all"
     if not differing:
         return f"{head}: {rest}"
-    rows = [[key, *(_show(column[key]) if key in column else ABSENT for column in columns)] for key in differing]
+    rows = [[key, *(_show(column.get(key, ABSENT)) for column in columns)] for key in differing]
     return f"{in_columns([head, *names], *rows)}\n{rest}"
 
 

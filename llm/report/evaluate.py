@@ -6,7 +6,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llm.report.glossary import QUALITY, Title, title
+from llm.report.glossary import QUALITY, title
 from llm.report.metrics import Score, fold_intervals
 from llm.report.plots import draw_bars, draw_context, draw_reliability
 from llm.report.tables import Code, Table, fence, render
@@ -153,26 +153,15 @@ def _calibration(split: str, bins: list[Details]) -> Table:
 
 def _contamination(splits: Details) -> Table:
     found = [of["contamination"] for of in splits.values()]
-    rows = [
-        [
-            Title("windows with such a token", "Windows of the held-out text that score one."),
-            *(f"{of['window_fraction']:.1%}" for of in found),
-        ],
-        [
-            Title("such tokens", "Their fraction of the held-out tokens."),
-            *(f"{of['token_fraction']:.1%}" for of in found),
-        ],
-        ["bits per byte of all tokens", *(of["model"]["bits_per_byte"] for of in splits.values())],
-        [
-            Title("of the tokens found in train", "Low where the model memorized the text or it is boilerplate."),
-            *(of["found"]["bits_per_byte"] for of in found),
-        ],
-        [
-            Title("of all other tokens", "The harder figure: nothing here could be copied."),
-            *(of["not_found"]["bits_per_byte"] for of in found),
-        ],
-    ]
-    return Table([f"in an n-gram of {found[0]['ngram']} tokens that train has", *splits], rows)
+    cells = {
+        "contaminated_windows": [f"{of['window_fraction']:.1%}" for of in found],
+        "contaminated_tokens": [f"{of['token_fraction']:.1%}" for of in found],
+        "bits_per_byte_all": [of["model"]["bits_per_byte"] for of in splits.values()],
+        "bits_per_byte_found": [of["found"]["bits_per_byte"] for of in found],
+        "bits_per_byte_not_found": [of["not_found"]["bits_per_byte"] for of in found],
+    }
+    head = f"in an n-gram of {found[0]['ngram']} tokens that train has"
+    return Table([head, *splits], [[title(name), *row] for name, row in cells.items()])
 
 
 def _documents(rows: list[Details]) -> Table:

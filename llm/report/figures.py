@@ -45,7 +45,11 @@ def write_figures(page: Path, metrics: Path, summary: str) -> None:
         if name != "summary" and name not in WRITERS:
             raise UserError(f"{page}: expected a block of {', '.join(['summary', *WRITERS])}, got {name}")
         try:
-            text = _console(summary) if name == "summary" else WRITERS[name](found, metrics)
+            text = (
+                fence(f"$ make repro\n…\n{summary.rstrip()}", "console")
+                if name == "summary"
+                else WRITERS[name](found, metrics)
+            )
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(
                 f"{metrics}: expected metrics for the block {name}, got none ({error}); run dvc repro"
@@ -63,10 +67,6 @@ def write_pictures(metrics: Path, reports: Path, folder: Path) -> list[Path]:
         found.append(folder / "learning_curve.svg")
         found[-1].write_text(learning_curve.pictures(points)["library"], encoding="utf-8")
     return found
-
-
-def _console(summary: str) -> str:
-    return fence("$ make repro\n…\n" + summary.rstrip("\n"), "console")
 
 
 def _run(_: Metrics, metrics: Path) -> str:

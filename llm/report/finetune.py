@@ -20,17 +20,19 @@ def markdown(details: Details) -> str:
     """Return the report of a task: scores of all systems, answers, settings, rows."""
     if "skipped" in details:
         return f"Skipped: {details['skipped']}.\n"
-    values: dict[str, Any] = {"scores": views.task(details)}
-    if details["kind"] == "classify":
-        systems = _ordered(details)
-        shown = [key for key in COLUMNS if any(key in of for of in systems.values())]
-        rows = [[title(name), *(_cell(of, key) for key in shown)] for name, of in systems.items()]
-        values["scores"] = Table(["on test", *(title(key).name for key in shown)], rows)
-        compared = {name: of for name, of in systems.items() if "accuracy_difference" in of}
-        values["differences"] = [describe_difference(name, of) for name, of in compared.items()]
-        by_label = details["by_label"]
-        values["labels"] = Table(list(by_label[0]), [list(of.values()) for of in by_label])
+    values = _classifier_tables(details) if details["kind"] == "classify" else {"scores": views.task(details)}
     return render("finetune.md.jinja", details=details, settings=views.settings(details), **values)
+
+
+def _classifier_tables(details: Details) -> dict[str, Any]:
+    systems, by_label = _ordered(details), details["by_label"]
+    shown = [key for key in COLUMNS if any(key in of for of in systems.values())]
+    rows = [[title(name), *(_cell(of, key) for key in shown)] for name, of in systems.items()]
+    return {
+        "scores": Table(["on test", *(title(key).name for key in shown)], rows),
+        "differences": [describe_difference(name, of) for name, of in systems.items() if "accuracy_difference" in of],
+        "labels": Table(list(by_label[0]), [list(of.values()) for of in by_label]),
+    }
 
 
 def _ordered(details: Details) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def draw_vocabulary(counts: Sequence[int], lengths: Sequence[int]) -> str:
         by_rank, by_length = figure.subplots(1, 2)
         used = sorted((int(count) for count in counts if count), reverse=True)
         by_rank.loglog(range(1, len(used) + 1), used)
+        for axis in (by_rank.xaxis, by_rank.yaxis):
+            axis.set_major_formatter("{x:,.0f}")
         by_rank.set(xlabel="rank", ylabel="occurrences", title=f"{len(used):,} of {len(counts):,} tokens are used")
         sizes = [int(length) for length in lengths if length]
         bins = range(1, max(sizes, default=1) + 2)

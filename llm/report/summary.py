@@ -32,23 +32,25 @@ def show_scores(metrics: Metrics) -> str:
         sentence = views.difference(metrics, splits[-1], digits=3)
         parts.append(_table(f"bits per byte of {splits[-1]}, less is better", rows) + (sentence and f"  {sentence}\n"))
     if evaluation.get("non_causal"):
-        parts.append("The attention of this model sees what it predicts: its bits per byte mean nothing.\n")
+        parts.append("Attention is not causal: targets leak into the input, bits per byte are meaningless.\n")
     for name, report in metrics.tasks().items():
-        if "skipped" in report:
-            parts.append(f"{name}: skipped, {report['skipped']}\n")
-        elif views.is_classifier(report):
-            rows = [[row[0].name, row[1]] for row in views.task(report).rows]
-            parts.append(_table(f"{name}: accuracy on test", rows))
-        else:
-            scores = {system: fold_intervals(of) for system, of in report["test"].items()}
-            shown = [metric for metric in ANSWERS if metric in scores["after"]]
-            parts += [
-                _table(f"{name}: {title(metric).name}", [[system, of.get(metric)] for system, of in scores.items()])
-                for metric in shown
-            ]
+        parts += _task_scores(name, report)
     if not parts and "pretrain" in metrics.content:
         parts.append("No text was held out, so nothing was measured.\n")
     return "\n".join(parts)
+
+
+def _task_scores(name: str, report: dict[str, Any]) -> list[str]:
+    if "skipped" in report:
+        return [f"{name}: skipped, {report['skipped']}\n"]
+    if views.is_classifier(report):
+        return [_table(f"{name}: accuracy on test", [[row[0].name, row[1]] for row in views.task(report).rows])]
+    scores = {system: fold_intervals(of) for system, of in report["test"].items()}
+    return [
+        _table(f"{name}: {title(metric).name}", [[system, of.get(metric)] for system, of in scores.items()])
+        for metric in ANSWERS
+        if metric in scores["after"]
+    ]
 
 
 def show_texts(metrics: Metrics) -> list[str]:

@@ -105,15 +105,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "code": Code,
-        "fence": fence,
-        "shell": shell_string,
-        "python": repr,
-        "plain": plain,
-        "sizes": sizes,
-    }
-    environment.globals |= {"title": title, "table": Table}
+    environment.filters.update(code=Code, fence=fence, shell=shell_string, python=repr, plain=plain, sizes=sizes)
+    environment.globals["title"] = title
     return environment
 
 

@@ -64,15 +64,20 @@ def trace_back(target: Path, root: Path) -> list[Step]:
     if not path:
         raise UserError(f"{target}: expected an output of a stage in dvc.lock, no stage makes it")
     made = {out["path"] for stage in path for out in stages[stage]["outs"]}
-    recorded = [entry["path"] for of in stages.values() for kind in ("deps", "outs") for entry in of.get(kind, [])]
     with closing(Disk(root)) as disk:
         steps = [_step(stage, stages[stage], made, disk) for stage in path]
         content = disk.content(name)
-    files = [f"{name}/{file}" for file in (content.files if content else {}) if Path(file).name != ".gitignore"]
-    strangers = [file for file in files if not any(_overlap(file, other) for other in recorded)]
+    strangers = [f"{name}/{file}" for file in _unrecorded(stages, name, content)]
     if strangers:
         steps.append(Step(NO_STAGE, [Line("made", file, "", "no stage makes it") for file in strangers]))
     return steps
+
+
+def _unrecorded(stages: dict[str, dict[str, Any]], folder: str, content: Content | None) -> list[str]:
+    """Return the files of a folder that belong to no stage; DVC itself writes .gitignore."""
+    recorded = [entry["path"] for of in stages.values() for kind in ("deps", "outs") for entry in of.get(kind, [])]
+    files = [file for file in (content.files if content else {}) if PurePosixPath(file).name != ".gitignore"]
+    return [file for file in files if not any(_overlap(f"{folder}/{file}", other) for other in recorded)]
 
 
 def differences(steps: Iterable[Step]) -> list[str]:
@@ -83,7 +88,7 @@ def differences(steps: Iterable[Step]) -> list[str]:
 def render(steps: list[Step]) -> str:
     """Return the trace as text: a block for each stage, and a summary."""
     width = max(shutil.get_terminal_size((120, 24)).columns, 60)
-    parts = ["\n".join([step.stage, *_render_lines(step.lines, width)]) for step in steps]
+    parts = ["\n".join([step.stage, *_render_files(step.lines), *_render_params(step.lines, width)]) for step in steps]
     names = {(line.kind == "params", line.name) for step in steps for line in step.lines}
     n_params = sum(is_param for is_param, _ in names)
     n_stages = sum(step.stage != NO_STAGE for step in steps)
@@ -93,19 +98,23 @@ def render(steps: list[Step]) -> str:
     return "\n\n".join([*parts, f"{counts}; {end}"])
 
 
-def _render_lines(lines: list[Line], width: int) -> Iterator[str]:
-    files = [line for line in lines if line.kind in ("made", "read") or (line.kind == "code" and line.difference)]
-    widest = max((len(line.name) for line in files), default=0)
-    for line in files:
+def _render_files(lines: list[Line]) -> Iterator[str]:
+    files = [line for line in lines if line.kind != "params"]
+    shown = [line for line in files if line.kind != "code" or line.difference]
+    widest = max((len(line.name) for line in shown), default=0)
+    for line in shown:
         status = f"DIFFERS: {line.difference}" if line.difference else "as recorded"
         yield f"  {line.kind:<7} {line.name:<{widest}}  {line.recorded:<36} {status}".rstrip()
-    if n_same := sum(line.kind == "code" and not line.difference for line in lines):
-        yield f"  code    {n_same} files and folders as recorded"
+    if len(shown) < len(files):
+        yield f"  code    {len(files) - len(shown)} files and folders as recorded"
+
+
+def _render_params(lines: list[Line], width: int) -> Iterator[str]:
     values = [line for line in lines if line.kind == "params"]
     yield from (f"  params  {of.name}: {of.recorded}, DIFFERS: {of.difference}" for of in values if of.difference)
-    same = ", ".join(f"{line.name} {line.recorded}" for line in values if not line.difference)
-    indents = {"initial_indent": "  params  ", "subsequent_indent": " " * 10}
-    yield from textwrap.wrap(same, width, **indents, break_long_words=False, break_on_hyphens=False)  # type: ignore[arg-type]
+    same = ", ".join(f"{of.name} {of.recorded}" for of in values if not of.difference)
+    wrapper = textwrap.TextWrapper(width, "  params  ", " " * 10, break_long_words=False, break_on_hyphens=False)
+    yield from wrapper.wrap(same)
 
 
 def read_lock(path: Path) -> dict[str, dict[str, Any]]:
@@ -157,15 +166,16 @@ class Disk:
         return self._contents[path]
 
     def _hash(self, path: Path) -> Content | None:
-        if path.is_dir():
-            # DVC ignores the files that .dvcignore names.
-            found = (Path(file) for file in self.repo.dvcignore.find(self.repo.fs, str(path)))
-            files = {file.relative_to(path).as_posix(): file_md5(file) for file in sorted(found)}
-            return Content(listing_hash(files), files)
-        return Content(file_md5(path), {}) if path.is_file() else None
+        if not path.is_dir():
+            return Content(file_md5(path), {}) if path.is_file() else None
+        found = map(Path, self.repo.dvcignore.find(self.repo.fs, str(path)))  # without what .dvcignore names
+        files = {file.relative_to(path).as_posix(): file_md5(file) for file in sorted(found)}
+        return Content(listing_hash(files), files)
 
     def recorded_files(self, path: str, recorded: str) -> dict[str, str] | None:
         """Return the files that a folder had at this hash, from DVC's cache or from Git; None if neither has them."""
+        if not recorded.endswith(".dir"):
+            return {}
         committed = [self._committed_files(path, of) for of in (["--", "dvc.lock"], [])]
         sources = [self._cached_files(recorded), *committed]
         return next((files for files in sources if listing_hash(files) == recorded), None)
@@ -219,18 +229,19 @@ def _path_lines(kind: str, entry: dict[str, Any], disk: Disk, lists_all: bool) -
     if now is None:
         return [Line(kind, path, recorded, "missing")]
     changed = f"on disk {now.md5}" if now.md5 != recorded else disk.damage(recorded)
-    if not recorded.endswith(".dir"):
-        return [Line(kind, path, recorded, changed)]
     then = now.files if now.md5 == recorded else disk.recorded_files(path, recorded)
     if then is None:
-        unknown = "its recorded files are neither in DVC's cache nor in Git"
-        return [Line(kind, path, recorded, f"{changed}; {unknown}")]
-    files = [
-        Line(kind, f"{path}/{name}", then.get(name, ""), _file_difference(then.get(name), now.files.get(name), disk))
-        for name in sorted(then | now.files)
-    ]
+        changed = f"{changed}; its recorded files are neither in DVC's cache nor in Git"
+    files = [] if then is None else _folder_lines(kind, path, then, now.files, disk)
     lists_all = lists_all and len(files) <= MAX_LISTED_FILES
     return [Line(kind, path, recorded, changed), *(line for line in files if line.difference or lists_all)]
+
+
+def _folder_lines(kind: str, path: str, then: dict[str, str], now: dict[str, str], disk: Disk) -> list[Line]:
+    return [
+        Line(kind, f"{path}/{name}", then.get(name, ""), _file_difference(then.get(name), now.get(name), disk))
+        for name in sorted(then | now)
+    ]
 
 
 def _file_difference(then: str | None, now: str | None, disk: Disk) -> str:

@@ -72,7 +72,7 @@ def training(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, A
     attention = "without attention" if config["family"] == "gru" else f"{config['attention']} attention"
     used = f"{tokenize['vocab_used']:,} of its tokens occur in the text."
     rows = [
-        [Title("parameters", "The numbers that training sets."), pretrain["parameters"]],
+        [Title("parameters", "Trained weights, the embedding included."), pretrain["parameters"]],
         ["architecture", f"{config['family']}, {attention}, {config['n_layers']} layers, width {config['d_model']}"],
         [Title("vocabulary", used), f"{tokenize['vocab_size']:,} tokens"],
         ["context", f"{params['sample']['context_length']:,} tokens"],
@@ -83,7 +83,7 @@ def training(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, A
         ["schedule", f"{schedule['kind']}, {schedule['warmup_steps']} steps of warmup"],
         ["initial weights", f"from {own['init_from']}" if own.get("init_from") else "random"],
         [
-            Title("loss in nats per token", "Its gap is what does not generalize."),
+            Title("loss in nats per token", "The gap between train and val measures overfitting."),
             ", ".join(f"{split} {loss:.4f}" for split, loss in losses.items() if loss is not None),
         ],
         ["machine", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in pretrain["machine"].items())],
@@ -138,11 +138,10 @@ def cloze(metrics: Metrics) -> Table | None:
 def task(report: Mapping[str, Any], digits: int = 4) -> Table:
     """Return the scores of a finetuned model on test: beside other systems, or before and after."""
     systems = {system: fold_intervals(of) for system, of in report["test"].items()}
+    names = dict.fromkeys(name for of in systems.values() for name in of)
     if not is_classifier(report):
-        return by_metric(
-            systems, list(dict.fromkeys(name for of in systems.values() for name in of)), "on test", digits
-        )
-    shown = [name for name in CLASSIFIER if any(name in of for of in systems.values())]
+        return by_metric(systems, list(names), "on test", digits)
+    shown = [name for name in CLASSIFIER if name in names]
     ordered = sorted(systems.items(), key=lambda row: -row[1]["accuracy"].value)
     rows = [[title(system), *(of.get(name) for name in shown)] for system, of in ordered]
     return Table(["on test", *(title(name).name for name in shown)], rows, title("pretrained").name, digits)

@@ -11,7 +11,6 @@ import sys
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-from llm.__main__ import app
 from llm.export.gguf import write_gguf
 from llm.report.card import write_card, write_task_card
 from llm.report.metrics import NO_DOCSTRINGS, Metrics
@@ -143,12 +142,6 @@ def test_every_snippet_has_the_prompt_on_one_line(write, prompt):
     assert text.count(repr(prompt)) == 3
     if prompt.isprintable():
         assert all(prompt in shlex.split(line) for line in lines)
-
-
-def test_commands_are_those_of_this_project(write):
-    commands = re.findall(r"^python -m llm (\w+) ", write(), re.M)
-    assert commands == ["generate", "serve", "chat"]
-    assert set(commands) <= {command.name or command.callback.__name__ for command in app.registered_commands}
 
 
 # -- cards of finetuned models

@@ -9,7 +9,7 @@ import pytest
 
 from llm import __main__ as command_line
 from llm.core.errors import UserError
-from llm.report.compare_runs import compare_runs, in_columns, read_experiment, samples_table
+from llm.report.compare_runs import compare_runs, in_columns, samples_table
 
 SCRIPT = """
 import json
@@ -113,14 +113,6 @@ def test_equal_values_are_only_counted(repository):
     text = compare_runs(["longer", "workspace"], repository, repository / "compare.svg")
     assert "params: 5 are the same in all" in text
     assert "metrics: 3 are the same in all" in text
-
-
-def test_a_curve_is_read_with_its_gaps(made):
-    assert read_experiment("main", made).curve == [
-        {"step": 10, "train_loss": 3.9, "lr_factor": 1},
-        {"step": 20, "train_loss": 3.8, "val_loss": 4.8, "lr_factor": 1},
-        {"step": 40, "train_loss": 3.6, "val_loss": 4.6, "lr_factor": 1},
-    ]
 
 
 def test_missing_files_are_named(repository):

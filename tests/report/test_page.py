@@ -81,7 +81,7 @@ def test_every_figure_is_on_the_page(page):
     shown += " 2.0550 45 10.5 0.8123 0.7234 0.6345 2.1350 12,134,070 8.58e-06 6,100,001 0.009 196 47 187 0.65 3.5%"
     assert [figure for figure in shown.split() if figure not in text] == []
     assert "0.9000[0.8750, 0.9375]" in text
-    assert "it needs 1.375 bits per byte: fewer than 2 of the 2 baselines" in text
+    assert "it needs 1.375 bits per byte; 2 of 2 baselines need more." in text
 
 
 def test_text_from_files_is_escaped(page):

@@ -95,12 +95,6 @@ def test_names_and_values_are_in_a_picture(picture, shown, absent):
     assert [text for text in absent if f">{text}<" in found] == []
 
 
-def test_the_first_bar_is_on_top():
-    text = draw_bars(BARS, "a title", "a unit", highlight="mine")
-    mine, theirs = (float(re.search(rf'y="([\d.]+)"[^>]*>{name}<', text)[1]) for name in ("mine", "theirs"))
-    assert mine < theirs
-
-
 def test_labels_are_shown_as_written_on_one_line():
     labels = ["$x$ and \\frac", "two\nlines", "日本語", "a label that goes on and on and on"]
     for text in (
