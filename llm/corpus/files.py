@@ -57,11 +57,7 @@ def incompatible(file: Path, path: str) -> ContentError | None:
 
 
 def _expand(glob: str) -> list[str]:
-    """Return the alternatives of a glob.
-
-    >>> _expand("data/raw/*.{txt,md}")
-    ['data/raw/*.txt', 'data/raw/*.md']
-    """
+    """Return the alternatives of a glob: a.{txt,md} → a.txt, a.md."""
     braces = re.search(r"\{([^{}]*,[^{}]*)\}", glob)
     if not braces:
         return [glob]

@@ -9,7 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +116,12 @@ def clean_units(units: list[Unit], prepare: PrepareParams) -> Iterator[Document]
         for document in read_unit(units[row["item"]], prepare.max_document_bytes):
             yield clean(document, prepare.clean)._asdict()
 
-    run = _with_ray if prepare.engine == "ray" else _in_this_process
-    return (Document(**row) for row in run(work, len(units)))
+    items = [{"item": number} for number in range(len(units))]
+    rows = _with_ray(work, items) if prepare.engine == "ray" else chain.from_iterable(map(work, items))
+    return (Document(**row) for row in rows)
 
 
-def _in_this_process(work: Callable[..., Iterator[Any]], n_items: int) -> Iterator[dict[str, Any]]:
-    for number in range(n_items):
-        yield from work({"item": number})
-
-
-def _with_ray(work: Callable[..., Iterator[Any]], n_items: int) -> Iterator[dict[str, Any]]:
+def _with_ray(work: Callable[..., Iterator[Any]], items: list[dict[str, int]]) -> Iterator[dict[str, Any]]:
     try:
         import ray.data
     except ImportError:
@@ -137,7 +133,7 @@ def _with_ray(work: Callable[..., Iterator[Any]], n_items: int) -> Iterator[dict
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        yield from ray.data.from_items(list(range(n_items))).flat_map(work).iter_rows()
+        yield from ray.data.from_items(items).flat_map(work).iter_rows()
     finally:
         if started_here:
             ray.shutdown()
