@@ -26,8 +26,7 @@ Mask = Tensor | None
 def simplified_attention(x: Tensor) -> Tensor:
     """Average all positions, weighted by the softmax of their dot products. x (..., T, D) → the same shape.
 
-    Nothing is learned, and every position sees the whole text. A dot product of D terms grows with D, so it is divided
-    by √D (Vaswani et al. 2017, arXiv:1706.03762); otherwise a position of a wide x would attend to itself alone.
+    A dot product of D terms grows with D, so it is divided by √D (Vaswani et al. 2017, arXiv:1706.03762).
     """
     return _softmax(_scores(x, x), x.dtype) @ x
 

@@ -44,7 +44,7 @@ class Exchange:
 
     async def _events(self) -> AsyncIterator[str]:
         """Yield server-sent events: a chunk for each delta, the usage if asked for, and DONE."""
-        include_usage = self.request.include_usage
+        include_usage = self.request.stream_options.include_usage
         head = {**self.head, "object": self.response.chunk_kind} | ({"usage": None} if include_usage else {})
         async for deltas in self._deltas():
             chunks: list[dict[str, Any]] = []

@@ -29,31 +29,25 @@ class Strict(BaseModel):
         """Drop null fields, those that change nothing, and all but one of the unknown: one error is enough."""
         if not isinstance(content, dict):
             return content
-        relevant = {
-            key: value
-            for key, value in content.items()
-            if value is not None and key not in cls.harmless and value not in cls.defaults.get(key, ())
-        }
+        relevant = {key: value for key, value in content.items() if not cls._is_ignored(key, value)}
         unknown = [key for key in relevant if key not in cls.model_fields]
         return {key: value for key, value in relevant.items() if key not in unknown[1:]}
 
+    @classmethod
+    def _is_ignored(cls, key: str, value: Any) -> bool:
+        return value is None or key in cls.harmless or value in cls.defaults.get(key, ())
+
 
 def _kind_of_prompt(value: Any) -> str | None:
-    """Return which alternative of `Prompt` a value is, by its first item."""
     match value:
-        case str():
-            return TEXT
         case [int(), *_]:
             return TOKENS
         case [list(), *_]:
             return TOKEN_LISTS
-        case list():
-            return LIST
-    return None
+    return _kind(value)
 
 
 def _kind(value: Any) -> str | None:
-    """Return which alternative of `Stop` or `Content` a value is."""
     return TEXT if isinstance(value, str) else LIST if isinstance(value, list) else None
 
 
@@ -110,17 +104,12 @@ class ApiRequest(Strict):
     stop: Stop = []
     n: Annotated[int, Field(ge=1, le=128)] = 1
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions = StreamOptions()
 
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with the counts of tokens."""
-        return self.stream_options is not None and self.stream_options.include_usage
 
 
 class CompletionRequest(ApiRequest):

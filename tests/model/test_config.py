@@ -33,18 +33,11 @@ def test_head_width_is_dumped_only_where_given(config, knobs):
         ({"d_model": 66}, "66 / 6"),
         ({"n_kv_heads": 4}, "n_heads 6 and n_kv_heads 4"),
         ({"family": "bert"}, "model.family: expected 'qwen3', 'qwen2', 'llama', 'gpt2' or 'gru'"),
-        ({"attention": "flash"}, "model.attention: expected 'simplified', 'trainable', 'causal', 'multi_head' or"),
-        ({"positions": "alibi"}, "model.positions"),
         ({"positions": "rope", "family": "gru"}, "got rope with family gru"),
-        ({"positions": "rope", "attention": "simplified"}, "and attention simplified"),
         ({"positions": "sinusoidal", "attention": "causal", "d_model": 61}, "expected an even d_model"),
         ({"attention": "causal", "d_model": 61}, "61 / 1"),
         ({"dropout": 1.0}, "model.dropout"),
-        ({"dropout": -0.1}, "model.dropout"),
-        ({"n_layers": 0}, "model.n_layers"),
         ({"d_ff": 2.5}, "model.d_ff"),
-        ({"rope_theta": 1.0}, "model.rope_theta"),
-        ({"norm_eps": 0.0}, "model.norm_eps"),
         ({"norm_eps": float("nan")}, "model.norm_eps"),
         ({"tie_embeddings": 1}, "model.tie_embeddings"),
         ({"bias": True}, "model.bias: unknown key"),
@@ -56,12 +49,6 @@ def test_an_invalid_shape_is_one_line_that_names_the_key(knobs, change, named):
         params.check(ModelParams, knobs | change, "model", "params.yaml")
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_missing_knob_is_named(knobs):
-    for name in knobs:
-        with pytest.raises(UserError, match=rf"model\.{name}: required key is missing"):
-            params.check(ModelParams, {key: value for key, value in knobs.items() if key != name}, "model", "x.yaml")
 
 
 @pytest.mark.parametrize(
@@ -94,8 +81,8 @@ def test_the_rung_says_how_many_heads_there_are(knobs, attention, heads):
     assert (shape.non_causal_reason is None) == shape.is_causal
 
 
-def test_heads_that_a_rung_ignores_need_not_fit(knobs):
-    assert ModelParams(**knobs | {"attention": "causal", "n_heads": 7}).head_dim == 60
-    assert ModelParams(**knobs | {"attention": "multi_head", "n_kv_heads": 4}).head_dim == 10
-    gru = ModelParams(**knobs | {"family": "gru", "attention": "trainable", "d_model": 61})
-    assert gru.is_causal
+@pytest.mark.parametrize(
+    "change", [{"attention": "causal", "n_heads": 7}, {"attention": "multi_head", "n_kv_heads": 4}, {"family": "gru"}]
+)
+def test_heads_that_are_not_in_use_need_not_fit(knobs, change):
+    assert ModelParams(**knobs | change).is_causal

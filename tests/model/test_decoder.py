@@ -1,12 +1,10 @@
 """The decoder's steps are the model's forward pass, for every family, rung and position scheme."""
 
-import numpy as np
 import pytest
 import torch
 
 from llm.model import decoder as module
-from llm.model.decoder import Decoder, attend, runs_in_numpy
-from llm.model.generate import generate, greedy
+from llm.model.decoder import Decoder, runs_in_numpy
 
 IN_NUMPY = {
     "qwen3": {},
@@ -36,6 +34,7 @@ def test_steps_are_the_forward_pass(draw_gpt, name, batched, monkeypatch):
     monkeypatch.setattr(module, "TILE_PRODUCTS", 1000)  # so that small weights are tiled as well
     model = draw_gpt(**SHAPES[name]).eval()
     assert runs_in_numpy(model) == (name in IN_NUMPY)
+    assert not runs_in_numpy(draw_gpt().double())
     decoder = Decoder(model, batched)
     texts, n_read = _texts(3 if batched else 1, 20), [3, 12, 7]
     expected = [model(torch.tensor([text]))[0] for text in texts]
@@ -92,15 +91,3 @@ def test_the_context_has_an_end(draw_gpt, batched):
     decoder.step([cache], [7])
     with pytest.raises(AssertionError, match="context"):
         decoder.step([cache], [8])
-
-
-def test_other_precisions_are_computed_in_torch(draw_gpt):
-    model = draw_gpt()
-    assert runs_in_numpy(model) and not runs_in_numpy(model.double())
-    assert len(list(generate(model, [3], 5, greedy))) == 5
-
-
-def test_attention_by_hand():
-    q = np.zeros((1, 2, 4), dtype=np.float32)
-    v = np.arange(8, dtype=np.float32).reshape(1, 2, 4)
-    assert attend(q, np.ones_like(v), v).tolist() == [[[2, 3, 4, 5]] * 2]

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from llm.model.gpt import GPT
-from llm.model.gru import GRU, gru_step, run_gru
-from llm.model.kv_cache import LayerCache
+from llm.model.gru import gru_step, run_gru
 
 # B sequences, T positions, D width, R numbers of state.
 B, T, D, R = 2, 11, 7, 5
@@ -42,17 +41,6 @@ def test_gates_mix_the_old_state_and_the_candidate():
     torch.testing.assert_close(stays, state)
     goes = gru_step(torch.tensor([[0.0, 0.0, -far, -far, 1.0, 2.0]]), state, recurrent)
     torch.testing.assert_close(goes, torch.tensor([[1.0, 2.0]]).tanh())
-
-
-@torch.no_grad()
-def test_a_text_read_in_pieces_has_the_states_of_one(config):
-    layer = GRU(config)
-    for seed, weight in enumerate(layer.parameters()):
-        weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(seed))
-    x = torch.randn(B, T, config.d_model, generator=torch.Generator().manual_seed(9))
-    cache = LayerCache()
-    pieces = [layer(x[:, a:b], cache=cache, start=a) for a, b in ((0, 5), (5, 6), (6, T))]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), layer(x))
 
 
 def test_a_gru_has_as_many_weights_as_a_model_that_attends(config):

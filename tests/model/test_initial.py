@@ -74,38 +74,19 @@ def test_null_takes_it_where_the_model_can_have_it():
         assert same(_fresh(**changes), _fresh("random", **changes))
 
 
-@pytest.mark.parametrize(
-    ("changes", "can"),
-    [
-        ({}, True),
-        ({"family": "llama"}, True),
-        ({"attention": "causal"}, True),
-        ({"family": "gpt2", "positions": "rope"}, True),
-        ({"attention": "trainable"}, False),
-        ({"attention": "simplified"}, False),
-        ({"positions": "none"}, False),
-        ({"family": "gpt2"}, False),
-        ({"family": "gru"}, False),
-        ({"n_layers": 1}, True),
-    ],
-)
-def test_it_takes_causal_attention_with_rotary_positions(changes, can):
-    assert ModelConfig(**SHAPE | changes).supports_previous_token_heads == can
-    assert next_token_loss(_fresh(**changes)(_ids()), _ids(seed=3)).isfinite()
-
-
-def test_short_contexts_and_narrow_heads_are_no_trouble():
-    model = _fresh(d_model=6, n_heads=3, n_kv_heads=3, context_length=2)
-    assert model(_ids(length=2)).isfinite().all()
+@pytest.mark.parametrize("changes", [{}, {"n_layers": 1}, {"d_model": 6, "context_length": 2}], ids=str)
+def test_narrow_short_and_shallow_models_have_finite_logits(changes):
+    model = _fresh(**changes)
+    assert model(_ids(length=model.config.context_length)).isfinite().all()
 
 
 def test_it_learns_to_repeat_in_fewer_steps():
     def loss_after(init):
-        model = _fresh(init, n_layers=2, vocab_size=64)
+        model = _fresh(init, n_layers=2, d_model=96, vocab_size=24)
         rates = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.003, weight_decay=0.0, max_grad_norm=10.0)
         optimizer = Optimizer(model, rates, torch.float32, "cpu")
         for step in range(31):
-            half = _ids(seed=100 + step, batch=16, length=T // 2) % 64
+            half = _ids(seed=100 + step, batch=16, length=T // 2) % 24
             ids = half.repeat(1, 2)
             loss = next_token_loss(model(ids[:, :-1])[:, T // 2 :], ids[:, T // 2 + 1 :])
             loss.backward()

@@ -18,39 +18,20 @@ def _fill(module: nn.Module) -> nn.Module:
     return module
 
 
-def test_a_linear_map_is_a_matrix_product_and_no_more(x):
-    layer = _fill(Linear(7, 5))
-    torch.testing.assert_close(layer(x), x @ layer.weight.T)
-    assert not layer(torch.zeros(7)).any()
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_map_is_a_product_and_a_bias(x, bias):
+    layer = _fill(Linear(7, 5, bias))
+    torch.testing.assert_close(layer(x), x @ layer.weight.T + (layer.bias if bias else 0))
 
 
-def test_a_bias_is_added_and_is_fresh_at_zero(x):
-    layer = Linear(7, 5, bias=True)
-    assert not layer.bias.any()
-    _fill(layer)
-    torch.testing.assert_close(layer(x), x @ layer.weight.T + layer.bias)
-
-
-def test_a_layer_norm_is_torchs_own(x):
-    layer = _fill(LayerNorm(7, 1e-5))
+def test_norms_are_torchs_own_in_float32(x):
+    rms, layer = _fill(RMSNorm(7, 1e-6)), _fill(LayerNorm(7, 1e-5))
+    torch.testing.assert_close(rms(x), functional.rms_norm(x, (7,), rms.weight, 1e-6))
     torch.testing.assert_close(layer(x), functional.layer_norm(x, (7,), layer.weight, layer.bias, 1e-5))
     low = x.bfloat16()
-    assert torch.equal(layer(low), layer(low.float()).bfloat16())
-
-
-def test_a_norm_is_torchs_own(x):
-    layer = _fill(RMSNorm(7, 1e-6))
-    torch.testing.assert_close(layer(x), functional.rms_norm(x, (7,), layer.weight, 1e-6))
-
-
-def test_a_norm_of_bfloat16_is_the_float32_norm_rounded_once(x):
-    layer = _fill(RMSNorm(7, 1e-6))
-    low = x.bfloat16()
-    assert torch.equal(layer(low), layer(low.float()).bfloat16())
-
-
-def test_a_norm_does_not_overflow_where_squares_would(x):
-    assert RMSNorm(7, 1e-6)((x * 1e4).half()).isfinite().all()
+    for norm in (rms, layer):
+        assert torch.equal(norm(low), norm(low.float()).bfloat16())
+    assert rms((x * 1e4).half()).isfinite().all()
 
 
 def test_the_feed_forward_is_the_formula(x):

@@ -13,24 +13,12 @@ def _rotated(x, position, theta=1000.0):
     return rotate(x, cos[position], sin[position])
 
 
-def test_the_first_position_is_not_turned():
-    x = torch.randn(3, 1, 10, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(_rotated(x, 0), x)
-
-
 def test_pairs_of_halves_turn_like_complex_numbers():
     x = torch.randn(5, 1, 10, generator=torch.Generator().manual_seed(3))
     position, theta = 13, 1000.0
     angle = position * theta ** (-2 * torch.arange(5) / 10)
     expected = torch.complex(x[..., :5], x[..., 5:]) * torch.polar(torch.ones(5), angle)
     torch.testing.assert_close(_rotated(x, position), torch.cat([expected.real, expected.imag], dim=-1))
-
-
-def test_turning_keeps_the_length_of_every_pair():
-    x = torch.randn(B, K, T, 10, generator=torch.Generator().manual_seed(4))
-    turned = rotate(x, *rope_table(T, 10, 1000.0))
-    lengths = [torch.hypot(*half.chunk(2, dim=-1)) for half in (turned, x)]
-    torch.testing.assert_close(*lengths)
 
 
 @pytest.mark.parametrize("distance", [0, 1, 7])
@@ -50,10 +38,3 @@ def test_waves_are_the_papers_formula():
             angle = position / 10000 ** (2 * i / 10)
             assert table[position, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
             assert table[position, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
-
-
-def test_a_shift_of_waves_is_one_linear_map_wherever_it_begins():
-    # What the paper chose them for: position + 3 is the same rotation of each pair, for every position.
-    table = sinusoidal_table(T, 10).double()
-    shift = torch.linalg.lstsq(table[:-3], table[3:], driver="gelsd").solution
-    torch.testing.assert_close(table[:-3] @ shift, table[3:], atol=1e-5, rtol=0)

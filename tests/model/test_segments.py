@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from llm.model.gpt import GPT
-from llm.model.positions import segment_positions
 
 LENGTHS = [5, 1, 7, 3]
 SHAPES = [
@@ -56,19 +55,7 @@ def test_rows_of_a_batch_have_segments_of_their_own(draw_gpt):
     assert not torch.allclose(both[0, 6], both[1, 6])
 
 
-def test_one_text_in_a_row_is_as_if_nothing_was_said(model):
-    ids = torch.cat(_texts())
-    assert torch.equal(_hidden(model, ids, _segments([len(ids)])), _hidden(model, ids))
-
-
 @pytest.mark.parametrize("shape", [{"family": "gru"}, {"attention": "trainable"}], ids=["gru", "trainable"])
 def test_segments_need_causal_attention(draw_gpt, shape):
     with pytest.raises(AssertionError, match=r"causal|segments"):
         _hidden(draw_gpt(**shape), torch.cat(_texts()), _segments(LENGTHS))
-
-
-def test_positions_begin_anew_in_each_text():
-    assert segment_positions(torch.tensor([[3, 3, 1, 1, 1], [0, 1, 0, 0, 2]])).tolist() == [
-        [0, 1, 0, 1, 2],
-        [0, 0, 0, 1, 0],
-    ]

@@ -37,12 +37,6 @@ def test_a_tied_head_stays_tied_and_an_untied_one_apart(model):
     assert all(weight.requires_grad for weight in model.parameters())
 
 
-def test_as_many_tokens_as_rows_change_nothing(model):
-    embedding = model.embedding
-    resize_embeddings(model, 320, 320)
-    assert model.embedding is embedding
-
-
 def test_the_same_bytes_on_one_thread_and_on_two():
     rows = torch.randn(5000, 96, generator=torch.Generator().manual_seed(2))
     threads = torch.get_num_threads()
