@@ -13,12 +13,13 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
@@ -71,11 +72,7 @@ def add_task(
         raise UserError(f"{target}: finetune.tasks.{name}: expected a new name, it exists")
     _check_options(name, file, base, kind, on_error, header)
     table, read = read_file(file, header, params.check(EncodingName | None, encoding, "--encoding", "add-task"))
-    named = table.loc[:, [bool(str(column).strip()) for column in table.columns]]
-    if table.empty:
-        raise UserError(f"{file}: expected labeled rows, got none")
-    if not named.columns.is_unique:
-        raise UserError(f"{file}: expected columns of different names, got {some(list(named.columns), 20)}")
+    named = _named_columns(table, file)
     split = find_split(named, file, split)
     columns = guess_columns(named.drop(columns=[split] if split else []), file, kind, texts, label, header)
     path = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
@@ -98,9 +95,23 @@ def add_task(
         f"epochs: {task['training']['epochs']:g}, about {n_steps:,} steps of {batch_size} rows",
         *notes,
         "next:",
-        *([] if any(Path(f"{of}.dvc").is_file() for of in (file, *file.parents)) else [f"  dvc add {task['data']}"]),
+        *([] if _is_tracked(file) else [f"  dvc add {task['data']}"]),
         f"  dvc repro finetune@{name}",
     ]
+
+
+def _is_tracked(file: Path) -> bool:
+    return any(Path(f"{path}.dvc").is_file() for path in (file, *file.parents))
+
+
+def _named_columns(table: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Return the columns that have a name; UserError without rows or with two of a name."""
+    if table.empty:
+        raise UserError(f"{file}: expected labeled rows, got none")
+    named = table[[column for column in dict.fromkeys(table.columns) if column.strip()]]
+    if not named.columns.is_unique:
+        raise UserError(f"{file}: expected columns of different names, got {some(list(named.columns), 20)}")
+    return named
 
 
 def _check_options(name: str, file: Path, base: Path, kind: str | None, on_error: str, header: bool) -> None:
@@ -158,24 +169,21 @@ def _read_labeled(file: Path, task: ClassifyTask, seed: int) -> tuple[RowsBySpli
 def _suit(task: Any, rows: RowsBySplit, base: Path, file: Path) -> list[str]:
     """Set values that suit the rows; return lines on their lengths. UserError where no row of a split fits the base."""
     tokenizer, missing = _open_tokenizer(base)
-    by_split = {
-        split: [row_tokens(task["kind"], row, tokenizer) for row in spread(part, MEASURED_ROWS)]
-        for split, part in rows.items()
-    }
+    by_split = {split: _lengths(task["kind"], part, tokenizer) for split, part in rows.items()}
     lengths = list(chain(*by_split.values()))
     longest, max_tokens = max(lengths), min(task["max_tokens"], 32 * math.ceil(max(lengths) / 32))
     task["max_tokens"] = max_tokens
     action = "dropped, longer than"
     if task["kind"] == "classify":
-        n_rows = Counter(label for _, labels in rows["train"] for label in labels)
+        n_rows = Counter(chain(*(labels for _, labels in rows["train"])))
         task["min_rows_per_label"], action = min(2, *n_rows.values()), "truncated to"
-    elif not missing and (long := [split for split, of in by_split.items() if min(of) > max_tokens]):
-        raise UserError(f"{file}: expected rows of at most {max_tokens} tokens in {long[0]}, got longer ones")
+    elif not missing and (shortest := max(map(min, by_split.values()))) > max_tokens:
+        raise UserError(f"{file}: expected rows of at most {max_tokens} tokens in each split, got {shortest} or more")
     unit = f"bytes, at least as many as tokens ({missing} does not exist yet)" if missing else "tokens"
     lines = [f"max_tokens: {max_tokens}; the longest row has {longest:,} {unit}"]
-    if n := sum(length > max_tokens for length in lengths):
-        found = f"{n:,} of {len(lengths):,} rows ({n / len(lengths):.1%})"
-        lines.append(f"{action} max_tokens: {'at most ' if missing else ''}{found}")
+    if n := sum(np.array(lengths) > max_tokens):
+        found = f"{'at most ' if missing else ''}{n:,} of {len(lengths):,} rows ({n / len(lengths):.1%})"
+        lines.append(f"{action} max_tokens: {found}")
     return lines
 
 
@@ -190,11 +198,14 @@ def _open_tokenizer(base: Path) -> tuple[Tokenizer, Path | None]:
         return Tokenizer.load(open_base(made.parent, Path(folder) / "tokenizer.json")[0]), None
 
 
-def row_tokens(kind: str, row: Any, tokenizer: Tokenizer) -> int:
-    """Return the length of a row as its kind of task makes it, before it is truncated."""
-    if kind == "classify":
-        return sum(len(tokenizer.encode(text)) + 1 for text in row[0])
-    return len(make_row(tokenizer, row).ids) if kind == "instruct" else make_pair(row, tokenizer).length
+def _lengths(kind: str, rows: list[Any], tokenizer: Tokenizer) -> list[int]:
+    """Return the lengths of some rows as their kind of task makes them, before they are truncated."""
+    measure: dict[str, Callable[[Any], int]] = {
+        "classify": lambda row: sum(len(tokenizer.encode(text)) + 1 for text in row[0]),
+        "instruct": lambda row: len(make_row(tokenizer, row).ids),
+        "dpo": lambda row: make_pair(row, tokenizer).length,
+    }
+    return [measure[kind](row) for row in spread(rows, MEASURED_ROWS)]
 
 
 def choose_epochs(n_rows: int, batch_size: int) -> float:
@@ -227,17 +238,19 @@ def insert_task(target: Path, name: str, task: Any) -> None:
     text = target.read_bytes().decode()
     node = YAML(typ="safe", pure=True).compose(text)
     for key in ("finetune", "tasks"):
-        key_node, node = next(pair for pair in node.value if pair[0].value == key)
-    if node.value and node.flow_style:
-        raise UserError(f"{target}: finetune.tasks: expected each task on lines of its own, got one line")
+        key_node, node = {pair[0].value: pair for pair in node.value}[key]
+    indent = key_node.start_mark.column + 2
     if not node.value:  # {}
         text = text[: node.start_mark.index].rstrip(" ") + text[node.end_mark.index :]
-    indent = node.value[0][0].start_mark.column if node.value else key_node.start_mark.column + 2
+    elif node.flow_style:
+        raise UserError(f"{target}: finetune.tasks: expected each task on lines of its own, got one line")
+    else:
+        indent = node.value[0][0].start_mark.column
     at, end = text.find("\n", key_node.end_mark.index) + 1 or len(text), "\r\n" if "\r\n" in text else "\n"
     before = text[:at] if text[:at].endswith("\n") else text[:at] + end
     after = before + "".join(" " * indent + line + end for line in _to_yaml({name: task}).splitlines()) + text[at:]
     checked = YAML(typ="safe", pure=True).load(after)
-    assert checked["finetune"]["tasks"].pop(name) == task and checked == params.read(target)
+    assert (checked["finetune"]["tasks"].pop(name), checked) == (task, params.read(target))
     part = target.resolve().with_name(f".{target.name}.part")
     part.write_bytes(after.encode())
     part.chmod(target.stat().st_mode)
@@ -277,7 +290,7 @@ def _describe_others(table: pd.DataFrame, named: pd.DataFrame, columns: Any, spl
     splits = split_values(named[split]) if split else {}
     renamed = [f"{value} → {of}" for value, of in splits.items() if value != of]
     ignored = [column for column in named.columns if column not in {split, *_names_of(columns)}]
-    unnamed = table.iloc[:, [place for place, column in enumerate(table.columns) if not str(column).strip()]]
+    unnamed = table.loc[:, table.columns.str.strip() == ""]
     lines = [f"splits: {', '.join(renamed)}"] if renamed else []
     lines += [f"ignored columns: {some(ignored, 20)}"] if ignored else []
     if unnamed.shape[1]:

@@ -38,18 +38,17 @@ def find_split(table: pd.DataFrame, file: Path, given: str | None) -> str | None
             raise UserError(f"--split: expected none or one of the columns {some(columns, 20)}, got {given}")
         return None if given == "none" else given
     usual = _named(columns, SPLITS)
-    for column in dict.fromkeys([*usual, *columns]):
-        values = split_values(table[column])
-        splits, unknown = set(values.values()) - {None}, [value for value, split in values.items() if split is None]
-        if "train" in splits and not unknown and len(splits) > 1:
-            return column
-        if column in usual and splits and unknown:
-            found = some([value or "nothing" for value in unknown])
-            raise UserError(
-                f"{file}: {column}: expected train, val and test in every row, got {found} as well; rename them, or "
-                f"see --split none, which draws splits"
-            )
-    return None
+    candidates = dict.fromkeys([*usual, *columns])
+    return next((column for column in candidates if _is_split(table[column], column in usual, file)), None)
+
+
+def _is_split(cells: "pd.Series[Any]", is_usual: bool, file: Path) -> bool:
+    values = split_values(cells)
+    splits, unknown = {*values.values()} - {None}, [key or "nothing" for key in values if not values[key]]
+    if is_usual and splits and unknown:
+        problem = f"expected train, val and test in every row, got {some(unknown)} as well"
+        raise UserError(f"{file}: {cells.name}: {problem}; rename them, or see --split none, which draws splits")
+    return "train" in splits and not unknown and len(splits) > 1
 
 
 def split_values(cells: "pd.Series[Any]") -> dict[str, str | None]:
@@ -62,70 +61,110 @@ def guess_columns(
 ) -> Task:
     """Return the kind and the columns of a task, by the options and by a table without splits."""
     columns, see_header = list(table.columns), header and file.suffix.lower() in SEPARATED
+    _check_named(columns, texts, label)
+    # --text and --label without --kind are a text and its label.
+    for each in [kind] if kind else ["classify"] if texts or label else ["dpo", "instruct", "classify"]:
+        guess = {"dpo": _guess_dpo, "instruct": _guess_instruct, "classify": _guess_classify}[each]
+        if found := guess(table, columns, file, list(texts), label):
+            if see_header and each == "classify":
+                _check_header(table, file, found["label_column"])
+            return {"kind": each} | found
+    raise UserError(f"{file}: {_expected_columns(kind, columns, see_header)}")
+
+
+def _check_named(columns: list[str], texts: Sequence[str], label: str | None) -> None:
     for option, column in [*(("--text", text) for text in texts), ("--label", label)]:
-        if column is not None and column not in columns:
+        if column not in (None, *columns):
             raise UserError(f"{option}: expected one of the columns {some(columns, 20)}, got {column}")
-    is_open = not texts and not label  # --text and --label alone are a text and its label
-    if kind in (None, "dpo") and is_open and (found := _guess_dpo(columns)):
-        return {"kind": "dpo"} | found
-    if (kind == "instruct" or (kind is None and is_open)) and (rows := _guess_rows(table, columns, texts, label)):
-        if not label:
-            _refuse_ratings(table, file)
-        system = _first([column for column in columns if column not in rows.values()], ["system"])
-        return {"kind": "instruct", "rows": rows | ({"system": system} if system else {})}
-    if kind in (None, "classify") and (found := _guess_classify(table, columns, list(texts), label)):
-        if see_header and (value := found["label_column"]) in set(table[value].map(as_text)):
-            raise UserError(
-                f"{file}: expected a header, got a row as the first line ({some([value])}); see --no-header"
-            )
-        return {"kind": "classify"} | found
+
+
+def _expected_columns(kind: str | None, columns: list[str], see_header: bool) -> str:
+    found = some(columns, 20)
     if kind == "dpo":
-        raise UserError(f"{file}: expected the columns prompt, chosen and rejected, got {some(columns, 20)}")
+        return f"expected the columns prompt, chosen and rejected, got {found}"
     expected = "an instruction and an answer" if kind == "instruct" else "a text and a label"
     options = "--text and --label" + (", or see --no-header" if see_header else "")
-    raise UserError(f"{file}: expected {expected}, got the columns {some(columns, 20)}; name them with {options}")
+    return f"expected {expected}, got the columns {found}; name them with {options}"
 
 
-def _guess_dpo(columns: list[str]) -> Task | None:
+def _check_header(table: pd.DataFrame, file: Path, name: str) -> None:
+    if name in set(table[name].map(as_text)):
+        raise UserError(f"{file}: expected a header, got a row as the first line ({some([name])}); see --no-header")
+
+
+def _guess_dpo(table: pd.DataFrame, columns: list[str], file: Path, texts: list[str], label: str | None) -> Task | None:
     names = (["prompt", "instruction", *PROMPTS], ["chosen"], ["rejected"])
     prompt, chosen, rejected = (_first(columns, of) for of in names)
-    if not (prompt and chosen and rejected):
+    if texts or label or not (prompt and chosen and rejected):
         return None
     given = _first(columns, INPUTS) if prompt.strip().lower() == "instruction" else None
     return {"prompt_column": prompt, "input_column": given, "chosen_column": chosen, "rejected_column": rejected}
 
 
-def _guess_rows(table: pd.DataFrame, columns: list[str], texts: Sequence[str], label: str | None) -> Task | None:
-    for column in [] if label else texts or _named(columns, CONVERSATIONS):
+def _guess_instruct(
+    table: pd.DataFrame, columns: list[str], file: Path, texts: list[str], label: str | None
+) -> Task | None:
+    rows = (None if label else _find_messages(table, columns, texts)) or _find_answers(columns, texts, label)
+    if rows is None:
+        return None
+    if not label:
+        _refuse_ratings(table, file)
+    system = _first(_without(columns, *rows.values()), ["system"])
+    return {"rows": rows | ({"system": system} if system else {})}
+
+
+def _find_messages(table: pd.DataFrame, columns: list[str], texts: list[str]) -> Task | None:
+    for column in texts or _named(columns, CONVERSATIONS):
         match _sender_key(table[column]):
             case "role":
                 return {"kind": "messages", "messages": column}
             case "from":
                 return {"kind": "sharegpt", "conversations": column}
-    answer = label or _first([column for column in columns if column not in texts], ANSWERS)
-    instruction = texts[0] if texts else _first(columns, ["instruction"])
-    if answer and instruction and len(texts) != 1:
-        given = texts[1] if texts else _first(columns, INPUTS)
-        return {"kind": "alpaca", "instruction": instruction, "input": given, "output": answer}
-    prompt = texts[0] if texts else _first([column for column in columns if column != answer], PROMPTS)
-    return {"kind": "prompt_completion", "prompt": prompt, "completion": answer} if answer and prompt else None
+    return None
 
 
-def _guess_classify(table: pd.DataFrame, columns: list[str], texts: list[str], label: str | None) -> Task | None:
+def _find_answers(columns: list[str], texts: list[str], label: str | None) -> Task | None:
+    answer = label or _first(_without(columns, *texts), ANSWERS)
+    inputs: list[str | None] = [*texts[:2]]
+    if not texts and (instruction := _first(columns, ["instruction"])):
+        inputs = [instruction, _first(columns, INPUTS)]
+    inputs = inputs or [*_named(_without(columns, answer), PROMPTS)[:1]]
+    if not answer or not inputs:
+        return None
+    if len(inputs) == 2:
+        return {"kind": "alpaca", "instruction": inputs[0], "input": inputs[1], "output": answer}
+    return {"kind": "prompt_completion", "prompt": inputs[0], "completion": answer}
+
+
+def _guess_classify(
+    table: pd.DataFrame, columns: list[str], file: Path, texts: list[str], label: str | None
+) -> Task | None:
     if len(texts) > 2:
         raise UserError(f"--text: expected one column or two, got {len(texts)}")
-    label = label or _first([column for column in columns if column not in texts], LABELS)
-    others = [column for column in columns if column != label]
-    pair = next((found for names in PAIRS if len(found := _named(others, names)) == 2), None)
-    texts = texts or pair or _named(others, TEXTS)[:1]
-    if len(columns) == 2:  # one of them is named, or neither
-        rest = [column for column in columns if column not in texts]
-        label = label or (rest[0] if texts else _more_repeated(table, columns))
-        texts = texts or [column for column in columns if label and column != label]
+    label = label or _first(_without(columns, *texts), LABELS)
+    texts = texts or _usual_texts(_without(columns, label))
+    if len(columns) == 2:
+        texts, label = _other_of_two(table, columns, texts, label)
     if label is None or not texts or label in texts:
         return None
-    has_several = table[label].map(lambda cell: isinstance(cell, list | dict) or "|" in as_text(cell)).any()
-    return {"text_columns": texts, "label_column": label, "label_separator": "|" if has_several else None}
+    return {"text_columns": texts, "label_column": label, "label_separator": _separator(table[label])}
+
+
+def _usual_texts(columns: list[str]) -> list[str]:
+    pair = next((found for names in PAIRS if len(found := _named(columns, names)) == 2), None)
+    return pair or _named(columns, TEXTS)[:1]
+
+
+def _other_of_two(
+    table: pd.DataFrame, columns: list[str], texts: list[str], label: str | None
+) -> tuple[list[str], str | None]:
+    """Return the text and the label of a table of two columns, of which one is found, or neither."""
+    label = label or (next(iter(_without(columns, *texts)), None) if texts else _more_repeated(table, columns))
+    return texts or (_without(columns, label) if label else []), label
+
+
+def _separator(cells: "pd.Series[Any]") -> str | None:
+    return "|" if cells.map(lambda cell: isinstance(cell, list | dict) or "|" in as_text(cell)).any() else None
 
 
 def _refuse_ratings(table: pd.DataFrame, file: Path) -> None:
@@ -143,6 +182,10 @@ def _refuse_ratings(table: pd.DataFrame, file: Path) -> None:
 def _named(columns: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return the columns with one of the names, ignoring case, in the order of the names."""
     return [column for name in names for column in columns if column.strip().lower() == name]
+
+
+def _without(columns: list[str], *taken: str | None) -> list[str]:
+    return [column for column in columns if column not in taken]
 
 
 def _first(columns: Sequence[str], names: Sequence[str]) -> str | None:

@@ -94,24 +94,13 @@ GUESSES = [
     ("a.tsv", many(label=label, sentence=text, split=split), {}, "sentence label split"),
     ("a.jsonl", many(premise=text, hypothesis=text, label=label), {}, "premise+hypothesis label"),
     ("a.csv", many(v1=label, v2=text), {}, "v2 v1"),
-    ("a.csv", many(Class=label, abstract=text), {}, "abstract Class"),
-    ("a.csv", many(tweet=text, mood=label), {}, "tweet mood"),
     ("a.jsonl", many(text=text, labels=lambda n: ["x", "y"][: n % 3]), {}, "text labels |"),
     ("a.csv", many(text=text, label=label, fold=lambda n: n % 5), {}, "text label"),
-    ("a.csv", many(text=text, label=label, split="train"), {}, "text label"),
     ("a.csv", many(text=text, label=label, split=lambda n: ["Train", "Val", "TEST"][n % 3]), {}, "text label split"),
-    (
-        "a.csv",
-        many(text=text, label=label, usage=lambda n: ["training", "eval", "test"][n % 3]),
-        {},
-        "text label usage",
-    ),
     ("a.csv", [{"v1": label(n), "v2": text(n), "": "", " ": ""} for n in range(40)], {}, "v2 v1"),
     ("a.jsonl", many(instruction=text, input="", output=text), {}, "alpaca instruction input output"),
-    ("a.json", many(instruction=text, response=text), {}, "alpaca instruction response"),
     ("a.jsonl", many(system="Be kind.", instruction=text, output=text), {}, "system alpaca instruction output"),
     ("a.jsonl", many(prompt=text, completion=text, set=split), {}, "prompt_completion prompt completion set"),
-    ("a.csv", many(question=text, answer=text), {}, "prompt_completion question answer"),
     ("a.jsonl", many(messages=turns, id=str), {}, "messages messages"),
     ("a.csv", many(messages=lambda n: json.dumps(turns(n))), {}, "messages messages"),
     ("a.jsonl", many(conversations=sent), {}, "sharegpt conversations"),
@@ -125,7 +114,6 @@ GUESSES = [
     # What is named is not guessed.
     ("a.csv", many(a=text, b=text, c=label, d=text), {"texts": ["b", "a"], "label": "c"}, "b+a c"),
     ("a.csv", many(text=text, label=label, other=label), {"label": "other"}, "text other"),
-    ("a.csv", many(category=text, label=label), {"texts": ["category"]}, "category label"),
     ("a.csv", many(question=text, answer=text, label=label), {"kind": "classify"}, "question label"),
     ("a.csv", many(a=text, b=text), {"kind": "instruct", "texts": ["a"], "label": "b"}, "prompt_completion a b"),
     ("a.csv", many(a=text, b=text, c=text), {"kind": "instruct", "texts": ["a", "b"], "label": "c"}, "alpaca a b c"),
@@ -248,10 +236,10 @@ def test_a_tracked_file_with_an_absolute_path(folder):
 STRANGE = ["null", "1", "a: b", "# no", "yes", "[x", 'say "hi"', "déjà", " spaced", "{x}", "two\nlines", "x" * 200]
 
 
-@pytest.mark.parametrize("column", STRANGE)
-def test_columns_and_tasks_may_have_strange_names(folder, column):
-    file = write("rows.jsonl", [{column: text(n), "label": label(n)} for n in range(20)])
-    for name in ("2024", "null", "1e5", "a-b_c"):
+def test_columns_and_tasks_may_have_strange_names(folder):
+    for number, column in enumerate(STRANGE):
+        file = write("rows.jsonl", [{column: text(n), "label": label(n)} for n in range(20)])
+        name = ["2024", "null", "1e5", "a-b_c"][number] if number < 4 else f"t{number}"
         assert add(file, name)[0].text_columns == [column]
 
 
@@ -295,14 +283,11 @@ REFUSED = [
     (ROWS, {"kind": "dpo"}, "expected the columns prompt, chosen and rejected, got text, label"),
     (ROWS, {"base": Path("nowhere")}, "--base: expected a Hugging Face folder"),
     (ROWS, {"texts": ["text"], "label": "text"}, "expected a text and a label, got the columns"),
-    (ROWS, {"encoding": "cp9"}, "--encoding: expected an encoding"),
     (ROWS, {"split": "fold"}, "--split: expected none or one of the columns text, label, got fold"),
     (many(text=text, label="good"), {}, "label: expected two labels or more in train, got good"),
     (many(2, text=text, label=label), {}, "expected rows in train, val and test, got none in val of 2"),
     (many(text=text, label=label, split=lambda n: ["train", "holdout"][n % 2]), {}, "got holdout as well; rename them"),
     ({"rows.csv": "a,b,c\n1,2,3\n"}, {}, "got the columns a, b, c; name them with --text"),
-    ({"rows.csv": "a,b\n1,2\n3,4\n"}, {}, "got the columns a, b; name them with --text"),
-    ({"rows.jsonl": '{"text": "a"}\n'}, {}, "got the columns text; name them with --text and --label"),
     ({"rows.csv": "text,label\n"}, {}, "expected labeled rows, got none"),
     ({"rows.csv": "text,text,label\n1,2,3\n"}, {}, "expected columns of different names"),
     ({"my rows.csv": "text,label\n1,2\n"}, {}, "expected a path without spaces"),

@@ -2,8 +2,9 @@
 
 import pytest
 
+from llm.core import params
 from llm.core.errors import UserError
-from llm.finetune.params import load_task, resolve_task
+from llm.finetune.params import FinetuneParams, load_task, resolve_task, with_defaults
 
 TRAINING = "{epochs: 1.0, batch_size: 8, learning_rates: [0.1], lr_search_fraction: 0.5, adamw_lr_ratio: 0.1, \
 layerwise_lr_decay: 1.0, weight_decay: 0.0, max_grad_norm: 1.0, warmup_fraction: 0.1, decay_fraction: 0.5, n_evals: 2, \
@@ -33,6 +34,13 @@ def test_a_task_has_the_defaults_that_it_does_not_state(tmp_path):
     assert (task.beta, task.max_tokens, task.method.kind, task.method.rank) == (0.1, 32, "lora", 2)
     # The task, the defaults of its kind, those of all kinds.
     assert (task.training.epochs, task.training.learning_rates, task.training.batch_size) == (3.0, [0.01], 8)
+
+
+def test_wrong_defaults_are_one_problem_not_one_of_each_task(tmp_path):
+    (tmp_path / "params.yaml").write_text(PARAMS.replace("rank: 2", "rnak: 2"))
+    finetune = with_defaults(params.read(tmp_path / "params.yaml")["finetune"])
+    with pytest.raises(UserError, match=r"^p: finetune\.defaults\.method\.rnak: unknown key$"):
+        params.check(FinetuneParams, finetune, "finetune", "p")
 
 
 def test_the_template_of_zero_shot_fits_the_labels(make_task):

@@ -59,10 +59,7 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
     for name in COMPARED:
         figures[name] |= difference(test, systems[name].test, job.seed)
     best.curve.write(job.plots / "curve.tsv")
-    if not test.is_multilabel:
-        rows = {"actual": test.actual, "predicted": test.predict()}
-        named = {column: [prepared.labels[number] for number in of] for column, of in rows.items()}
-        pd.DataFrame(named).to_csv(job.plots / "confusion.csv", index=False)  # a row for each prediction
+    _write_confusion(job.plots / "confusion.csv", test, prepared.labels)
     with torch.no_grad():
         best.model.score.weight.div_(temperature)
     info = ClassifierInfo(prepared.labels, task.text_columns, task.label_separator, task.max_tokens)
@@ -84,6 +81,14 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
         **curves(test, temperature, prepared.labels),
     }
     return Outcome(metrics, details)
+
+
+def _write_confusion(path: Path, test: Scored, labels: list[str]) -> None:
+    """Write a row for each prediction of one label, for `dvc plots`."""
+    if not test.is_multilabel:
+        columns = {"actual": test.actual, "predicted": test.predict()}
+        named = {column: [labels[number] for number in of] for column, of in columns.items()}
+        pd.DataFrame(named).to_csv(path, index=False)
 
 
 def _train(

@@ -129,19 +129,15 @@ def add_columns(
 
     `add` makes their values of the columns `texts`, a chunk of rows at a time. Return the encoding.
     """
+    _check_files(file, out)
     suffix = file.suffix.lower()
-    if suffix not in SUFFIXES or not file.is_file():
-        raise UserError(f"{file}: expected a {', '.join(SUFFIXES)} file, got {suffix if file.is_file() else 'none'}")
-    if out.suffix.lower() != suffix or out.resolve() == file.resolve():
-        raise UserError(f"{out}: expected another {suffix} file than {file} to write to")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
     try:
         with open_rows(file, header, encoding) as rows:
             if rows.columns is not None:
                 _check_columns(rows.columns, texts, names)
-            chunks = _chunks(rows, texts, names, chunk_rows)
-            added = (pair for chunk, given in chunks for pair in zip(chunk, add(given), strict=True))
+            added = _extended(rows, texts, names, add, chunk_rows)
             if suffix in SEPARATED:
                 _write_separated(part, rows, names if header else None, added)
             elif suffix == ".parquet":
@@ -156,6 +152,14 @@ def add_columns(
         part.unlink(missing_ok=True)
 
 
+def _check_files(file: Path, out: Path) -> None:
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES or not file.is_file():
+        raise UserError(f"{file}: expected a {', '.join(SUFFIXES)} file, got {suffix if file.is_file() else 'none'}")
+    if out.suffix.lower() != suffix or out.resolve() == file.resolve():
+        raise UserError(f"{out}: expected another {suffix} file than {file} to write to")
+
+
 def _check_columns(columns: list[str], texts: Sequence[str], names: Sequence[str]) -> None:
     if missing := [column for column in texts if column not in columns]:
         raise ContentError("columns", f"expected columns {', '.join(missing)}, got {', '.join(map(str, columns))}")
@@ -165,11 +169,15 @@ def _check_columns(columns: list[str], texts: Sequence[str], names: Sequence[str
         raise ContentError("columns", f"expected no column {taken[0]}, which is to be added, got one")
 
 
-def _chunks(
-    rows: Rows, texts: Sequence[str], names: Sequence[str], chunk_rows: int
-) -> Iterator[tuple[list[Row], list[list[str]]]]:
+def _extended(
+    rows: Rows,
+    texts: Sequence[str],
+    names: Sequence[str],
+    add: Callable[[list[list[str]]], list[Added]],
+    chunk_rows: int,
+) -> Extended:
     while chunk := list(islice(rows, chunk_rows)):
-        yield chunk, [_texts_of(row, rows.columns, texts, names) for row in chunk]
+        yield from zip(chunk, add([_texts_of(row, rows.columns, texts, names) for row in chunk]), strict=True)
 
 
 def _texts_of(row: Row, columns: list[str] | None, texts: Sequence[str], names: Sequence[str]) -> list[str]:

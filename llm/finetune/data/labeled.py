@@ -106,13 +106,7 @@ class _Rows:
             self.counts["encoding"] = ", ".join(file.encoding)
         if file.dialect:
             self.counts["dialect"] = str(file.dialect)
-        names = list(map(str, table.columns))
-        if table.empty:
-            raise UserError(f"{path}: expected labeled rows, got none")
-        if missing := [column for column in read if column not in names]:
-            raise UserError(f"{path}: expected columns {', '.join(missing)}, got {some(names, n_shown=20)}")
-        if several := [column for column in read if names.count(column) > 1]:
-            raise UserError(f"{path}: {several[0]}: expected one column of this name, got several")
+        _check_table(path, table, read)
         self.table = table[read].copy()
         if task.group_column is not None:
             self.table[GROUP] = self.table[task.group_column].map(as_text).str.strip()
@@ -186,16 +180,26 @@ class _Rows:
         return Labeled(table, {"dropped": dict(sorted(self.dropped.items()))} | self.counts)
 
 
+def _check_table(path: Path, table: pd.DataFrame, read: list[str]) -> None:
+    names = list(table.columns)
+    if table.empty:
+        raise UserError(f"{path}: expected labeled rows, got none")
+    if missing := [column for column in read if column not in names]:
+        raise UserError(f"{path}: expected columns {', '.join(missing)}, got {some(names, n_shown=20)}")
+    if several := [column for column in read if names.count(column) > 1]:
+        raise UserError(f"{path}: {several[0]}: expected one column of this name, got several")
+
+
 def _check_labels(rows: _Rows, task: ClassifyTask) -> None:
     """Drop rows of labels that train lacks, or has too rarely; UserError unless two labels remain."""
     column, least = task.label_column, task.min_rows_per_label
-    n_rows = Counter(label for row in rows.table.loc[rows.table["split"] == "train", "labels"] for label in row)
+    n_rows = Counter(rows.table.loc[rows.table["split"] == "train", "labels"].explode().dropna())
     rare = {label for label, n in n_rows.items() if n < least}
     found = some([f"{n_rows[label]} of {label}" for label in sorted(rare)])
     problem = f"{column}: expected at least {least} rows of each label in train, got {found},"
     rows.drop(rows.table["labels"].map(lambda row: not rare.isdisjoint(row)), "rare_label", problem)
     known = set(n_rows) - rare
-    unknown = some(sorted({label for row in rows.table["labels"] for label in row} - known))
+    unknown = some(sorted(set(rows.table["labels"].explode().dropna()) - known))
     problem = f"{column}: expected labels that train has, got {unknown}"
     rows.drop(rows.table["labels"].map(lambda row: not known.issuperset(row)), "label_not_in_train", problem)
     if len(known) < (1 if task.label_separator else 2):

@@ -10,7 +10,7 @@
 The backward pass ends at the lowest weight that is trained.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -119,14 +119,17 @@ def _train_only(trunk: GPT, parts: Iterable[nn.Module]) -> None:
         part.requires_grad_(True)
 
 
+def _linear_maps(trunk: GPT) -> Iterator[tuple[nn.Module, str, str]]:
+    """Yield each possible target: the module that holds it, its attribute, its name in `targets`."""
+    for block in trunk.blocks:
+        for part in block.children():
+            for name, child in part.named_children():
+                if isinstance(child, Linear) and name not in NO_TARGETS:
+                    yield part, name, "output" if name == "out" else name
+
+
 def _add_adapters(trunk: GPT, method: MethodParams, generator: torch.Generator) -> None:
-    maps = [
-        (part, name, "output" if name == "out" else name)
-        for block in trunk.blocks
-        for part in block.children()
-        for name, child in part.named_children()
-        if isinstance(child, Linear) and name not in NO_TARGETS
-    ]
+    maps = list(_linear_maps(trunk))
     chosen = [(part, name, getattr(part, name)) for part, name, target in maps if target in method.targets]
     if not chosen:
         known = ", ".join(dict.fromkeys(target for _, _, target in maps))

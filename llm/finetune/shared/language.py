@@ -63,12 +63,7 @@ def run_language_task(
 
     fitted, after = fit_seeds(job, kind.kind, task, kind.objective, measure, digits=5)
     models, figures = {"before": before, "after": fitted.model}, {"before": measure(before, "before"), "after": after}
-    rows = spread(range(len(test)), kind.n_scored or ANSWERS_SHOWN)
-    texts = {
-        system: [answer(model, test[row].prompt_ids, tokenizer) for row in rows] for system, model in models.items()
-    }
-    texts["reference"] = [test[row].messages[-1].content for row in rows]
-    texts |= {name: [of[row] for row in rows] for name, of in kind.others.items()}
+    rows, texts = _answer(models, kind, tokenizer)
     if kind.n_scored:
         figures = {system: of | score_answers(texts[system], texts["reference"]) for system, of in figures.items()}
     write_folder(job.model, fitted.model, base.tokenizer_file, chat_template=TEMPLATE)
@@ -80,16 +75,29 @@ def run_language_task(
         "test": figures,
         "transformers": verify_transformers(job.model, fitted.model, job.seed, chat_to_verify(tokenizer)),
     }
-    # In drawn order, so that the first ones are a sample.
-    shown = np.random.default_rng(job.seed).permutation(spread(range(len(rows)), ANSWERS_SHOWN)).tolist()
-    examples = [
-        {"messages": [message._asdict() for message in test[rows[number]].messages[:-1]]}
+    settings = {"after": fitted.setting | kind.setting}
+    details = {"kind": kind.kind, **metrics, **notes, "settings": settings, "curve": fitted.curve.rows}
+    answers = {"answers": _examples(rows, texts, job.seed), "answers_scored": len(rows) if kind.n_scored else 0}
+    return Outcome(metrics, details | answers)
+
+
+def _answer(models: dict[str, GPT], kind: LanguageTask, tokenizer: Tokenizer) -> tuple[list[Row], dict[str, list[str]]]:
+    """Return evenly spread rows of test, and the answers of each model to them beside other texts."""
+    numbers = spread(range(len(kind.test)), kind.n_scored or ANSWERS_SHOWN)
+    rows = [kind.test[number] for number in numbers]
+    texts = {system: [answer(model, row.prompt_ids, tokenizer) for row in rows] for system, model in models.items()}
+    texts["reference"] = [row.messages[-1].content for row in rows]
+    return rows, texts | {name: [of[number] for number in numbers] for name, of in kind.others.items()}
+
+
+def _examples(rows: list[Row], texts: dict[str, list[str]], seed: int) -> list[dict[str, Any]]:
+    """Return some rows and their texts in drawn order, so that the first ones are a sample."""
+    shown = np.random.default_rng(seed).permutation(spread(range(len(rows)), ANSWERS_SHOWN)).tolist()
+    return [
+        {"messages": [message._asdict() for message in rows[number].messages[:-1]]}
         | {name: of[number] for name, of in texts.items()}
         for number in shown
     ]
-    settings = {"after": fitted.setting | kind.setting}
-    details = {"kind": kind.kind, **metrics, **notes, "settings": settings, "curve": fitted.curve.rows}
-    return Outcome(metrics, details | {"answers": examples, "answers_scored": len(rows) if kind.n_scored else 0})
 
 
 def read_held_out(path: Path, n_bytes: int = HELD_OUT_BYTES) -> list[str]:

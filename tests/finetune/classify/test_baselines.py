@@ -53,13 +53,6 @@ def test_words_of_either_text_are_learned():
         assert (found.test.actual == prepared.rows["test"].labels).all()
 
 
-def test_scores_of_one_label_are_log_probabilities():
-    three = {split: rows([["rain"], ["river"], ["snow"]] * 4, [0, 1, 2] * 4) for split in SIZES}
-    for prepared in (ONE, Prepared(three, ["rain", "river", "snow"], {})):
-        for found in score_baselines(prepared, seed=1).values():
-            np.testing.assert_allclose(np.exp(found.val.scores).sum(axis=1), 1, rtol=1e-5)
-
-
 def test_the_regularization_is_chosen_on_val():
     val = rows([[RAIN.format(0)], [RAIN.format(1)], [RIVER.format(1)]], [1, 0, 1])
     settings = [

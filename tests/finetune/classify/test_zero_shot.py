@@ -89,16 +89,6 @@ def test_a_long_text_is_cut_at_its_end_until_all_fits(draw_gpt, tokenizer, texts
     assert found.setting["truncated"] == 2 * (not fits)
 
 
-def test_the_longer_of_two_texts_is_cut_first(draw_gpt, tokenizer, plain_cpu):
-    model, template = draw_gpt(), "{text_1} / {text_2} is {label}"
-    long = zero_shot(model, tokenizer, _prepared(["x " * 100, "the rain"]), template, plain_cpu)
-    other = zero_shot(model, tokenizer, _prepared(["x " * 100, "walk"]), template, plain_cpu)
-    assert long.setting["truncated"] == 2
-    assert not np.allclose(long.test.scores, other.test.scores, atol=1e-3)
-    beyond = zero_shot(model, tokenizer, _prepared(["x " * 100 + "y", "the rain"]), template, plain_cpu)
-    np.testing.assert_allclose(long.test.scores, beyond.test.scores, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("template", "n_texts"),
     [

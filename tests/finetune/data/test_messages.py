@@ -53,14 +53,6 @@ def test_every_kind_of_row_is_the_same_conversation(kind, row):
     assert to_conversation(row | {"rules": " "}, with_system) == EXPECTED
 
 
-def test_many_turns_stay_in_order():
-    turns = [("system", "Be brief."), ("user", " a "), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
-    assert to_conversation({"list": messages(*turns)}, columns("messages")) == turns
-    senders = {"user": "human", "assistant": "gpt", "system": "system"}
-    renamed = sharegpt(*((senders[role], content) for role, content in turns))
-    assert to_conversation({"list": renamed}, columns("sharegpt")) == turns
-
-
 def test_the_columns_of_each_kind():
     alpaca = columns("alpaca", system="rules")
     assert (alpaca.columns, alpaca.optional) == (["rules", "ask", "given", "said"], {"given", "rules"})

@@ -36,14 +36,6 @@ def test_every_label_has_its_share_as_far_as_its_rows_go(labels, seed):
                 assert found[split] == max(1, round(fraction * n))
 
 
-@given(n_pairs=st.integers(2, 60), seed=SEEDS)
-def test_labels_of_two_rows_share_test_and_val_between_them(n_pairs, seed):
-    labels = [f"{number}" for number in range(n_pairs)] * 2
-    found = Counter(draw_splits(len(labels), seed, labels))
-    assert found["train"] == n_pairs
-    assert found["val"] == pytest.approx(n_pairs / 3, abs=1)
-
-
 @given(n_rows=st.integers(3, 300), seed=SEEDS)
 def test_without_labels_the_shares_are_of_all_rows(n_rows, seed):
     found = Counter(draw_splits(n_rows, seed))
@@ -99,12 +91,6 @@ def test_the_seed_alone_decides(grouped):
     groups = [f"{number // 2}" for number in range(60)] if grouped else None
     one, same, other = (draw_splits(60, seed, labels, groups).tolist() for seed in (1, 1, 2))
     assert one == same != other
-
-
-@given(labels=LABELS, seed=SEEDS, split=st.sampled_from(["test", "val"]))
-def test_one_split_may_be_drawn_alone(labels, seed, split):
-    found = set(draw_splits(len(labels), seed, labels, fractions={split: FRACTIONS[split]}))
-    assert found == ({"train", split} if len(labels) > len(set(labels)) else {"train"})
 
 
 def test_the_longest_label_does_not_set_the_room_of_all():

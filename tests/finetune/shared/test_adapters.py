@@ -146,16 +146,6 @@ def test_a_is_drawn_by_the_seed_and_b_is_zero(draw_gpt):
     assert wide.std().item() == pytest.approx(96**-0.5, rel=0.05)
 
 
-def test_the_product_is_scaled_by_alpha_over_rank(draw_gpt):
-    plain, trunk = draw_gpt(), adapt(draw_gpt(), "lora", rank=3, alpha=12.0)
-    with torch.no_grad():
-        trunk.blocks[0].attention.value.a.fill_(1.0)
-        trunk.blocks[0].attention.value.b.fill_(0.5)
-    merge(trunk)
-    difference = trunk.blocks[0].attention.value.weight - plain.blocks[0].attention.value.weight
-    torch.testing.assert_close(difference, torch.full_like(difference, 12 / 3 * 3 * 0.5))
-
-
 @pytest.mark.parametrize(("kind", "k", "lowest"), [("head", 1, 3), ("last_k_blocks", 1, 2), ("last_k_blocks", 2, 1)])
 def test_the_backward_pass_ends_at_the_lowest_trained_weight(draw_gpt, kind, k, lowest):
     classifier = Classifier(adapt(draw_gpt(n_layers=3), kind, k=k), 4)

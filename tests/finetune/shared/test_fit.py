@@ -60,8 +60,8 @@ def test_the_rate_with_the_lowest_loss_on_val_is_used(tmp_path, fit_gpt):
     assert (alone.setting["val_loss_by_learning_rate"], n_loaded, n_steps) == ({}, 1, N_STEPS)
 
 
-# In a search, at its end, in the run before and after its first checkpoint.
-@pytest.mark.parametrize("kill_at", [20, 35, 100, 130])
+# At the end of a search, in the run after its first checkpoint.
+@pytest.mark.parametrize("kill_at", [35, 130])
 def test_resumed_equals_uninterrupted(tmp_path, fit_gpt, kill_at):
     whole, _, _, n_steps = fit_gpt(tmp_path / "whole", rates=(0.001, 0.02))
     with pytest.raises(Killed):

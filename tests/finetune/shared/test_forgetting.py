@@ -38,13 +38,6 @@ def test_the_bits_are_those_of_all_tokens_after_the_first_marker(draw_gpt, small
     assert figures == {"base_bits_per_byte": pytest.approx(expected, abs=1e-4)}
 
 
-def test_more_text_than_the_context_is_measured_to_its_end(draw_gpt, small_tokenizer_file, plain_cpu):
-    model, tokenizer = draw_gpt(), Tokenizer.load(small_tokenizer_file)
-    long = " ".join(TEXTS.values()) * 5
-    bits = [base_figures(model, [text], tokenizer, 4, plain_cpu, "before") for text in (long, long[:-1] + "7")]
-    assert bits[0] != bits[1]
-
-
 def test_without_text_there_is_no_figure(draw_gpt, small_tokenizer_file, plain_cpu):
     assert base_figures(draw_gpt(), [], Tokenizer.load(small_tokenizer_file), 4, plain_cpu, "before") == {}
 
