@@ -113,7 +113,7 @@ def _experiment(
 
 
 def _samples(details: str) -> dict[str, str]:
-    samples = json.loads(details)["samples"]
+    samples = json.loads(details).get("samples", [])
     return {f"{Code(of['prompt'])}, {of['method']}": of["text"] for of in samples}
 
 

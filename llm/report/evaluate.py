@@ -105,7 +105,7 @@ def _baselines(split: str, figures: Details) -> Table:
     model = ["model", fold_intervals(figures["model"])["bits_per_byte"], None]
     others = [[of["baseline"], of["bits_per_byte"], fold_intervals(of)["difference"]] for of in figures["baselines"]]
     rows = sorted([model, *others], key=lambda row: row[1] if isinstance(row[1], float) else row[1].value)
-    head = [f"bits per byte, {split}", "less is better", "model less baseline"]
+    head = [f"bits per byte, {split}", "less is better", "model minus baseline"]
     return Table(head, [[title(name), *cells] for name, *cells in rows], own=title("model").name)
 
 

@@ -40,16 +40,14 @@ def write_figures(page: Path, metrics: Path, summary: str) -> None:
     ends = "\r\n" if "\r\n" in content else "\n"
     found = read_metrics(metrics)
 
+    writers = {"summary": lambda *_: fence(f"$ make repro\n…\n{summary.rstrip()}", "console"), **WRITERS}
+
     def write(block: re.Match[str]) -> str:
         name = block["name"]
-        if name != "summary" and name not in WRITERS:
-            raise UserError(f"{page}: expected a block of {', '.join(['summary', *WRITERS])}, got {name}")
+        if name not in writers:
+            raise UserError(f"{page}: expected a block of {', '.join(writers)}, got {name}")
         try:
-            text = (
-                fence(f"$ make repro\n…\n{summary.rstrip()}", "console")
-                if name == "summary"
-                else WRITERS[name](found, metrics)
-            )
+            text = writers[name](found, metrics)
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(
                 f"{metrics}: expected metrics for the block {name}, got none ({error}); run dvc repro"

@@ -51,9 +51,9 @@ def describe_difference(other: str, of: Details) -> str:
 
     >>> ends = {"accuracy_difference_low": 0.02, "accuracy_difference_high": 0.08}
     >>> describe_difference("tfidf", {"accuracy_difference": 0.05} | ends)
-    'this model, finetuned less TF-IDF: +0.0500 [+0.0200, +0.0800], above 0: this model is better.'
+    'this model, finetuned minus TF-IDF: +0.0500 [+0.0200, +0.0800], above 0: this model is better.'
     """
-    start = f"{title('pretrained').name} less {title(other).name}: {of['accuracy_difference']:+.4f}"
+    start = f"{title('pretrained').name} minus {title(other).name}: {of['accuracy_difference']:+.4f}"
     if "accuracy_difference_low" not in of:
         return f"{start}; a single row has no interval."
     low, high = of["accuracy_difference_low"], of["accuracy_difference_high"]

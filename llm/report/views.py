@@ -110,7 +110,7 @@ def difference(metrics: Metrics, split: str, digits: int = 4) -> str:
         return ""
     best, verdict = title(model["best_baseline"].value).name, model["verdict"].value
     difference = model["bits_per_byte_difference"].show(digits)
-    return f"{title('model').name} less {best}: {difference} bits per byte, {verdict}"
+    return f"{title('model').name} minus {best}: {difference} bits per byte, {verdict}"
 
 
 def quality(metrics: Metrics, digits: int = 4) -> Table | None:

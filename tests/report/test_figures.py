@@ -47,7 +47,10 @@ def test_a_block_is_replaced_and_the_rest_keeps_its_bytes(tmp_path, ends):
     [
         ("run", "minutes 35 seconds, and at most 1.5 GB of memory.\nSeconds by stage: export 80, pretrain 75."),
         ("bits per byte", "| this model | 1.250 [1.125, 1.500] | 1.375 [1.125, 1.500] |"),
-        ("bits per byte", "On test, this model less xz -9e, given the training text: -0.160 [-0.200, -0.120] bits per"),
+        (
+            "bits per byte",
+            "On test, this model minus xz -9e, given the training text: -0.160 [-0.200, -0.120]",
+        ),
         ("quality", "| real words | 0.917 [0.900, 0.930] | 0.953 |"),
     ],
 )

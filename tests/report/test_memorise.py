@@ -25,7 +25,7 @@ def test_figures_and_texts_are_in_tables():
         ({"copies": True, "train": {"model": RECALL | {"verbatim_25": 0.5}}}, "**The model copies**: more of train"),
         ({"copies": None, "test": NONE}, "Test has no document that is long enough"),
         ({"train": NONE}, "No document of train is long enough"),
-        ({"non_causal": True}, "sees the token that it predicts"),
+        ({"non_causal": True}, "Attention is not causal"),
         ({"samples": []}, "There are none."),
         ({}, "2 of 10 samples copy: 25 tokens in a row or more"),
         ({}, "Of 13 passages of test of 30 tokens, 3 do; their longest run is 10.5 tokens in the median, 45 at most."),

@@ -108,7 +108,7 @@ def test_every_token_has_its_shade_and_a_prompt_is_marked(page):
         ({}, {"splits": {"test": SPLIT | {"context": []}}}, "No held-out text was as long as the context"),
         ({}, {"samples": [EVALUATE["samples"][0] | {"prompt_tokens": 3}]}, "The model generated no token."),
         ({}, {"quality": {"skipped": "no text was long enough"}}, "Not measured: no text was long enough."),
-        ({}, {}, "On test, this model less xz -9e, given the training text: -0.1600 [-0.2000, -0.1200]"),
+        ({}, {}, "On test, this model minus xz -9e, given the training text: -0.1600 [-0.2000, -0.1200]"),
         ({}, {}, "Skipped: no function of the corpus is left in test."),
         ({}, {}, "unverified: no client"),
         ({}, {}, "Skipped: closing bracket, 3 items, expected at least 50."),

@@ -23,11 +23,11 @@ def scores(changes: dict | None = None) -> str:
             "this model 1.375 [1.125, 1.500]",
             "xz -9e, given the training text 1.410",
             "bzip2 -9 1.900",
-            "this model less xz -9e, given the training text: -0.160 [-0.200, -0.120] bits per byte, better, outside "
+            "this model minus xz -9e, given the training text: -0.160 [-0.200, -0.120] bits per byte, better, outside "
             "of chance",
         ],
         ["topics: accuracy on test", "this model, finetuned 0.812 [0.701, 0.902]", "TF-IDF 0.634"],
-        ["answers: better answer likelier", "before 0.512", "after 0.735 [0.654, 0.801]"],
+        ["answers: chosen answer more likely", "before 0.512", "after 0.735 [0.654, 0.801]"],
         ["answers: bits per byte of the right answers", "before 3.456", "after 2.135"],
         ["none: skipped, no function of the corpus is left in test"],
     ],

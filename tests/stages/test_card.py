@@ -1,7 +1,6 @@
 """The card stage writes the card of the export and of every finetuned model."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
@@ -29,16 +28,7 @@ def test_cards_have_scores_weights_and_the_md5_of_every_file(run):
     cards = {path.parent.name: path.read_text() for path in (run / "models/cards").rglob("README.md")}
     assert cards.keys() == {"topics", "answers", "none"}
     assert f"`{hashlib.sha256(b'topics').hexdigest()}`" in cards["topics"]
-    assert rows_of(cards["answers"])["better answer likelier"][0] == "0.5123"
+    assert rows_of(cards["answers"])["chosen answer more likely"][0] == "0.5123"
     assert "Skipped" in cards["none"]
     main(card=Path("again.md"), cards=Path("again"))
     assert (run / "again.md").read_text() == text
-
-
-def test_only_the_tasks_of_the_params_have_a_card(run):
-    params = json.loads((run / "params.yaml").read_text())
-    params["finetune"]["tasks"] = {"topics": {"base": "models/export/hf"}}
-    (run / "params.yaml").write_text(json.dumps(params))
-    main()
-    assert [path.name for path in (run / "models/cards").iterdir()] == ["topics"]
-    assert "Finetuned: answers" not in (run / "models/export/README.md").read_text()
