@@ -4,14 +4,18 @@ Nothing heavy is imported before a tokenizer of others has to be read.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm.core.errors import UserError
 from llm.export.hf.supported import unsupported_reason
 from llm.export.params import Format
 from llm.model.config import ModelParams
 from llm.tokens.params import TokenizeParams
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # Our split patterns → llama.cpp's names of the same ones. It has none for cl100k's.
 PRE_TOKENIZERS = {"qwen2": "qwen2", "gpt2": "gpt-2", "llama3": "llama-bpe"}
@@ -20,32 +24,25 @@ PACKAGES = {"gguf": ("gguf",), "onnx": ("onnx", "onnxscript")}  # that write the
 
 def export_problems(formats: Sequence[Format], model: ModelParams, tokenize: TokenizeParams) -> list[str]:
     """Return a sentence for each reason why a model with these params cannot be written in `export.formats`."""
-    problems = []
-    for format_ in formats:
-        if reason := incompatibility_reason(format_, model):
-            problems.append(f"export.formats: {format_}: {reason}")
-    gguf = [format_ for format_ in formats if format_ != "onnx"]
+    problems = [f"{name}: {reason}" for name in formats if (reason := incompatibility_reason(name, model))]
+    gguf = [name for name in formats if name != "onnx"]
     if gguf and (reason := _tokenizer_reason(tokenize)):
-        problems.append(f"export.formats: {', '.join(gguf)}: {reason}")
-    return [f"{problem}; or leave the format out" for problem in problems]
+        problems.append(f"{', '.join(gguf)}: {reason}")
+    return [f"export.formats: {problem}; or leave the format out" for problem in problems]
 
 
 def folder_problem(folder: Path, formats: Sequence[Format]) -> str | None:
     """Return why a language model finetuned from a Hugging Face folder could not be written in `formats`, or None."""
-    from llm.export.gguf import describe_vocabulary
     from llm.export.hf.base import read_tokenizer
     from llm.export.hf.folder import read_config
 
     config = read_config(folder)
-    for format_ in formats:
-        reason = incompatibility_reason(format_, config)
-        if format_ != "onnx" and not reason:
-            try:
-                describe_vocabulary(read_tokenizer(folder)[0])
-            except UserError as error:
-                reason = str(error)
+    for name in formats:
+        reason = incompatibility_reason(name, config)
+        if name != "onnx" and not reason:
+            reason = _vocabulary_reason(lambda: read_tokenizer(folder)[0])
         if reason:
-            return f"{folder}: export.formats: {format_}: {reason}; or leave the format out"
+            return f"{folder}: export.formats: {name}: {reason}; or leave the format out"
     return None
 
 
@@ -72,19 +69,25 @@ def _tokenizer_reason(tokenize: TokenizeParams) -> str | None:
     """Return why llama.cpp cannot read the tokenizer that is trained or brought along, or None."""
     if tokenize.kind != "bpe":
         return f"expected tokenize.kind bpe, the only kind that llama.cpp reads, got {tokenize.kind}"
-    if tokenize.pretrained is None:
-        from llm.tokens.bpe import PATTERNS
+    if tokenize.pretrained is not None:
+        from llm.tokens.pretrained import read_pretrained
 
-        names = [name for name, expression in PATTERNS.items() if tokenize.pattern in (name, expression)]
-        if not PRE_TOKENIZERS.keys() & names:
-            expected = ", ".join(PRE_TOKENIZERS)
-            return f"expected tokenize.pattern {expected}, which llama.cpp has a name for, got {tokenize.pattern}"
+        path = Path(tokenize.pretrained)
+        reason = _vocabulary_reason(lambda: read_pretrained(path, tokenize.pattern))
+        return reason and f"tokenize.pretrained: {reason}"
+    from llm.tokens.bpe import PATTERNS
+
+    if any(tokenize.pattern in (name, PATTERNS[name]) for name in PRE_TOKENIZERS):
         return None
+    expected = ", ".join(PRE_TOKENIZERS)
+    return f"expected tokenize.pattern {expected}, which llama.cpp has a name for, got {tokenize.pattern}"
+
+
+def _vocabulary_reason(read: Callable[[], "tokenizers.Tokenizer"]) -> str | None:
     from llm.export.gguf import describe_vocabulary
-    from llm.tokens.pretrained import read_pretrained
 
     try:
-        describe_vocabulary(read_pretrained(Path(tokenize.pretrained), tokenize.pattern))
+        describe_vocabulary(read())
     except UserError as error:
-        return f"tokenize.pretrained: {error}"
+        return str(error)
     return None

@@ -1,9 +1,8 @@
 """A model as GGUF files for llama.cpp, and a Modelfile for Ollama."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 import torch
@@ -29,28 +28,26 @@ MODELFILE = "Modelfile"
 
 # As in `llm.export.hf.names`.
 LLAMA: Modules = {
-    ("embedding",): "token_embd",
-    ("positions",): "position_embd",
-    ("blocks.{}.attention_norm",): "blk.{}.attn_norm",
-    ("blocks.{}.attention.query",): "blk.{}.attn_q",
-    ("blocks.{}.attention.key",): "blk.{}.attn_k",
-    ("blocks.{}.attention.value",): "blk.{}.attn_v",
-    ("blocks.{}.attention.query_norm",): "blk.{}.attn_q_norm",
-    ("blocks.{}.attention.key_norm",): "blk.{}.attn_k_norm",
-    ("blocks.{}.attention.out",): "blk.{}.attn_output",
-    ("blocks.{}.feed_forward_norm",): "blk.{}.ffn_norm",
-    ("blocks.{}.feed_forward.gate",): "blk.{}.ffn_gate",
-    ("blocks.{}.feed_forward.up",): "blk.{}.ffn_up",
-    ("blocks.{}.feed_forward.down",): "blk.{}.ffn_down",
-    ("norm",): "output_norm",
-    ("head",): "output",
+    "embedding": "token_embd",
+    "positions": "position_embd",
+    "blocks.{}.attention_norm": "blk.{}.attn_norm",
+    "blocks.{}.attention.query": "blk.{}.attn_q",
+    "blocks.{}.attention.key": "blk.{}.attn_k",
+    "blocks.{}.attention.value": "blk.{}.attn_v",
+    "blocks.{}.attention.query_norm": "blk.{}.attn_q_norm",
+    "blocks.{}.attention.key_norm": "blk.{}.attn_k_norm",
+    "blocks.{}.attention.out": "blk.{}.attn_output",
+    "blocks.{}.feed_forward_norm": "blk.{}.ffn_norm",
+    "blocks.{}.feed_forward.gate": "blk.{}.ffn_gate",
+    "blocks.{}.feed_forward.up": "blk.{}.ffn_up",
+    "blocks.{}.feed_forward.down": "blk.{}.ffn_down",
+    "norm": "output_norm",
+    "head": "output",
 }
-_STACKED = tuple(f"blocks.{{}}.attention.{part}" for part in ("query", "key", "value"))
-GPT2 = {ours: theirs for ours, theirs in LLAMA.items() if ours[0] not in _STACKED} | {_STACKED: "blk.{}.attn_qkv"}
+GPT2 = LLAMA | dict.fromkeys((f"blocks.{{}}.attention.{part}" for part in ("query", "key", "value")), "blk.{}.attn_qkv")
 
 
-@dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(NamedTuple):
     """A tokenizer as llama.cpp describes it."""
 
     pre_tokenizer: str
@@ -63,10 +60,10 @@ class Vocabulary:
 def write_gguf(
     folder: Path, model: GPT, tokenizer_file: Path, format_: Format, *, chat_template: str | None = None
 ) -> Path:
-    """Write one file into `folder`; return its path. The same model gives the same bytes.
+    """Write one file into `folder`; return its path. With a `chat_template` (Jinja) the model answers messages.
 
-    With a `chat_template` (Jinja) it is of a model that answers messages. UserError, before anything is written, for a
-    model or a tokenizer that llama.cpp does not support, and where the package `gguf` is missing.
+    UserError, before anything is written, for a model or a tokenizer that llama.cpp does not support, and where the
+    package `gguf` is missing.
     """
     config = model.config
     if reason := incompatibility_reason(format_, config):
@@ -92,17 +89,13 @@ def write_gguf(
 
 
 def to_gguf(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return our weights under GGUF's names, in float32, (d_out, d_in) as ours; a tied head may be missing.
-
-    GGUF's llama rotates neighbouring pairs of a head's width, ours its halves: its queries and keys are reordered.
-    """
+    """Return our weights under GGUF's names, in float32, (d_out, d_in) as ours; a tied head may be missing."""
     named = rename(GPT2 if config.family == "gpt2" else LLAMA, config.n_layers, weights)
-    named = {name: weight.detach().to("cpu", torch.float32) for name, weight in named.items()}
-    if config.family == "llama":
-        for name, weight in named.items():
-            if "attn_q." in name or "attn_k." in name:
-                named[name] = halves_to_pairs(weight, config.head_dim)
-    return {name: weight.contiguous() for name, weight in named.items()}
+    for name, weight in named.items():
+        # GGUF's llama rotates neighbouring pairs of a head's width, ours its halves.
+        if config.family == "llama" and ("attn_q." in name or "attn_k." in name):
+            named[name] = halves_to_pairs(weight, config.head_dim)
+    return {name: weight.detach().to("cpu", torch.float32).contiguous() for name, weight in named.items()}
 
 
 def halves_to_pairs(weight: Tensor, head_dim: int) -> Tensor:
@@ -124,20 +117,16 @@ def describe_vocabulary(library: tokenizers.Tokenizer) -> Vocabulary:
     if content["normalizer"] == {"type": "NFC"}:
         content["normalizer"] = None
     tokenizer = Tokenizer.of(tokenizers.Tokenizer.from_str(json.dumps(content)))
-    split = json.dumps(content["pre_tokenizer"])
-    # A pattern that is not written out is the library's own, GPT-2's.
-    pattern = next((name for name, expression in PATTERNS.items() if json.dumps(expression) in split), "gpt2")
-    if not isinstance(tokenizer, TiktokenTokenizer) or pattern not in PRE_TOKENIZERS:
-        got = pattern if isinstance(tokenizer, TiktokenTokenizer) else "another one"
+    pattern = _pattern_of(content) if isinstance(tokenizer, TiktokenTokenizer) else "another one"
+    if pattern not in PRE_TOKENIZERS:
         raise UserError(
             f"expected a byte-level BPE tokenizer with a split pattern that llama.cpp has a name for "
-            f"({', '.join(PRE_TOKENIZERS)}), got {got}"
+            f"({', '.join(PRE_TOKENIZERS)}), got {pattern}"
         )
     model, special = content["model"], tokenizer.special
     names = {token: name for name, token in (model["vocab"] | special).items()}
-    ranks = {to_bytes(name): token for token, name in names.items() if name not in special}
     # Only with Llama 3's pattern does llama.cpp look up a piece as a whole before it merges.
-    if model["ignore_merges"] and pattern != "llama3" and any(len(parts_of(token, ranks)) > 2 for token in ranks):
+    if model["ignore_merges"] and pattern != "llama3" and _lacks_merges(names, special):
         raise UserError(f"expected merges for each token with the split pattern {pattern}, got tokens without any")
     return Vocabulary(
         PRE_TOKENIZERS[pattern],
@@ -146,6 +135,18 @@ def describe_vocabulary(library: tokenizers.Tokenizer) -> Vocabulary:
         special,
         tokenizer.bos_token,
     )
+
+
+def _pattern_of(content: dict[str, Any]) -> str:
+    """Return our name of a byte-level tokenizer's split pattern; one that is not written out is GPT-2's."""
+    split = json.dumps(content["pre_tokenizer"])
+    return next((name for name, expression in PATTERNS.items() if json.dumps(expression) in split), "gpt2")
+
+
+def _lacks_merges(names: dict[int, str], special: dict[str, int]) -> bool:
+    """Return whether there are tokens that no two others make."""
+    ranks = {to_bytes(name): token for token, name in names.items() if name not in special}
+    return any(len(parts_of(token, ranks)) > 2 for token in ranks)
 
 
 def _add_shape(writer: Any, config: ModelConfig) -> None:

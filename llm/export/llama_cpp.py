@@ -11,9 +11,10 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from math import inf, log
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +23,17 @@ from llm.core.errors import UserError
 from llm.export.formats import missing_package
 from llm.export.params import Format
 from llm.export.verify import (
+    FLOAT32,
     HOSTILE_TEXTS,
-    MAX_DIVERGENCE,
     MAX_POSITIONS,
     N_CONTINUATIONS,
     N_NEW_TOKENS,
     PROMPTS,
-    TIE_NATS,
+    Bounds,
     Chat,
+    Generation,
     Parity,
-    divergence,
-    is_generation_mismatch,
-    tie_of,
+    compare,
 )
 from llm.model.gpt import GPT
 from llm.tokens.special import IM_END
@@ -59,18 +59,11 @@ MORE_TEXTS = (
 )
 
 
-class Bounds(NamedTuple):
-    """The mean divergence in nats, and the distance of two exchanged choices, that rounding explains."""
-
-    divergence: float
-    tie: float
-
-
 def bounds_of(family: str, format_: Format | None) -> Bounds:
     """Return what a format's rounding explains; with 8 bits greedy texts may differ."""
     if format_ == "gguf-f32":
         # For GPT-2's GELU llama.cpp looks up a table of 16 bits.
-        return Bounds(1e-5, 1e-2) if family == "gpt2" else Bounds(MAX_DIVERGENCE, TIE_NATS)
+        return Bounds(1e-5, 1e-2) if family == "gpt2" else FLOAT32
     return Bounds(1e-3, 5e-2) if format_ == "gguf-f16" else Bounds(5e-2, inf)
 
 
@@ -91,55 +84,53 @@ def compare_with_llama_cpp(
     N_SCORED of its tokens, evenly spread. A `chat` goes through the file's template. Many good files may share a
     `process`, which is slow to start. UserError for a file that llama.cpp does not load, or without llama.cpp.
     """
-    config = model.config
-    generator = torch.Generator().manual_seed(seed)
-
-    def random_tokens(length: int) -> list[int]:
-        return torch.randint(0, config.vocab_size, (length,), generator=generator).tolist()
-
-    context = min(config.context_length, MAX_POSITIONS)
+    ours, vocab_size = model.float().cpu(), model.config.vocab_size
+    context = min(model.config.context_length, MAX_POSITIONS)
     longest = max(context - 1, 1)  # llama.cpp keeps a place for the next token
-    prompts = [random_tokens(max(longest * number // N_PROMPTS, 1)) for number in range(1, N_PROMPTS + 1)]
-    openings: list[list[int]] = [random_tokens(min(4, longest)) for _ in range(N_CONTINUATIONS)]
-    n_new = max(min(N_NEW_TOKENS, longest - len(openings[0])), 1)
-    texts = [*HOSTILE_TEXTS, *MORE_TEXTS, *PROMPTS]
-    texts += [text[at : at + MAX_CHARACTERS] for at in range(0, len(text), MAX_CHARACTERS)]
-    texts = [tokenizer.normalize(text) for text in texts]
-    expected = {text: [tokenizer.bos_id, *tokenizer.encode(text)] for text in texts}
-    written = [prompt for prompt in PROMPTS if len(expected[prompt]) + n_new <= longest]
-    ids = tokenizer.encode(text)
-    contexts, targets = _scored_tokens(ids, tokenizer.bos_id, min(longest, SCORED_CONTEXT))
-    with serve_file(file, context, process) as server:
-        other_ids = sum(server.tokenize(text) != expected[text] for text in texts)
-        if chat is not None:
-            other_ids += server.chat_ids(chat.messages) != chat.ids
-        letter = tokenizer.encode("a")[0]
-        theirs = torch.stack([server.logprobs(prompt, config.vocab_size, letter) for prompt in [*prompts, *contexts]])
-        begun_with: list[list[int] | str] = [*openings, *written]
-        continuations = [server.generate(prompt, n_new) for prompt in begun_with]
-    ours = model.float().cpu()
-    hidden = [ours.run_blocks(ours.embedding(torch.tensor([prompt])))[0, -1] for prompt in [*prompts, *contexts]]
-    logits = ours.head(torch.stack(hidden))
-    logprobs = logits.double().log_softmax(dim=-1)
-    at = (torch.arange(len(prompts), len(theirs)), torch.tensor(targets, dtype=torch.long))
-    lost = (logprobs[at] - theirs[at]).sum().item()
+    random = _draw_prompts(vocab_size, longest, seed)
+    n_new = max(min(N_NEW_TOKENS, longest - len(random[-1])), 1)
+    texts = map(tokenizer.normalize, (*HOSTILE_TEXTS, *MORE_TEXTS, *PROMPTS, *_split(text)))
+    begun: list[tuple[list[int], list[int] | str]]  # prompts as ids, and as the client gets them
+    begun = [(prompt, prompt) for prompt in random[N_PROMPTS:]]
+    written = [([tokenizer.bos_id, *tokenizer.encode(prompt)], prompt) for prompt in PROMPTS]
+    begun += [(own, prompt) for own, prompt in written if len(own) + n_new <= longest]
     ends = frozenset({tokenizer.end_of_text, tokenizer.special[IM_END]})
-    read = [*openings, *(expected[prompt] for prompt in written)]
-    mismatches = sum(
-        is_generation_mismatch(ours, opening, [*opening, *new], n_new, ends, tie_of(logits, bounds.tie))
-        for opening, new in zip(read, continuations, strict=True)
-    )
-    return Parity(
-        "llama.cpp",
-        (logprobs - theirs).abs().max().item(),
-        divergence(logits, theirs).item(),
-        other_ids,
-        len(texts) + (chat is not None),
-        mismatches,
-        len(read),
-        max_divergence=bounds.divergence,
-        bits_per_byte_lost=lost / log(2) / len(targets) * len(ids) / len(text.encode()) if targets else None,
-    )
+    text_ids = tokenizer.encode(text)
+    contexts, targets = _scored_tokens(text_ids, tokenizer.bos_id, min(longest, SCORED_CONTEXT))
+    prompts = random[:N_PROMPTS] + contexts
+    with serve_file(file, context, process) as server:
+        ids = [([tokenizer.bos_id, *tokenizer.encode(part)], server.tokenize(part)) for part in texts]
+        if chat is not None:
+            ids.append((chat.ids, server.chat_ids(chat.messages)))
+        letter = tokenizer.encode("a")[0]
+        theirs = torch.stack([server.logprobs(prompt, vocab_size, letter) for prompt in prompts])
+        generations = [Generation(own, [*own, *server.generate(prompt, n_new)], ends) for own, prompt in begun]
+    logits = _next_logits(ours, prompts)
+    parity = compare("llama.cpp", ours, logits, [theirs], ids=ids, generations=generations, n_new=n_new, bounds=bounds)
+    difference = logits.double().log_softmax(dim=-1) - theirs
+    parity = replace(parity, max_difference=difference.abs().max().item())
+    if not targets:
+        return parity
+    lost = difference[range(N_PROMPTS, len(prompts)), targets].mean().item() / log(2)  # bits a token
+    return replace(parity, bits_per_byte_lost=lost * len(text_ids) / len(text.encode()))
+
+
+def _split(text: str) -> list[str]:
+    return [text[at : at + MAX_CHARACTERS] for at in range(0, len(text), MAX_CHARACTERS)]
+
+
+def _draw_prompts(vocab_size: int, longest: int, seed: int) -> list[list[int]]:
+    """Return N_PROMPTS random prompts of more and more tokens, and N_CONTINUATIONS of a few to continue."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [max(longest * number // N_PROMPTS, 1) for number in range(1, N_PROMPTS + 1)]
+    lengths += [min(4, longest)] * N_CONTINUATIONS
+    return [torch.randint(0, vocab_size, (length,), generator=generator).tolist() for length in lengths]
+
+
+def _next_logits(model: GPT, prompts: list[list[int]]) -> Tensor:
+    """Return logits (N, V) of the token after each prompt."""
+    hidden = [model.run_blocks(model.embedding(torch.tensor([prompt])))[0, -1] for prompt in prompts]
+    return model.head(torch.stack(hidden))
 
 
 def _scored_tokens(ids: list[int], start: int, context: int) -> tuple[list[list[int]], list[int]]:
@@ -162,35 +153,38 @@ class LlamaCpp:
         self.address = address
         self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
+    def post(self, route: str, **body: Any) -> Any:
+        """Return the server's JSON answer."""
+        request = urllib.request.Request(f"{self.address}{route}", json.dumps(body).encode())  # noqa: S310 (our server)
+        with self.opener.open(request) as answer:
+            return json.load(answer)
+
     def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
         """Return the ids of a text, with the tokens that it begins with."""
-        body = {"content": text, "add_special": True, "parse_special": parse_special}
-        tokens: list[int] = self._post("/tokenize", body)["tokens"]
+        tokens: list[int] = self.post("/tokenize", content=text, add_special=True, parse_special=parse_special)[
+            "tokens"
+        ]
         return tokens
 
     def chat_ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the ids of a conversation, as the server makes a prompt of messages."""
-        return self.tokenize(self._post("/apply-template", {"messages": messages})["prompt"], parse_special=True)
+        return self.tokenize(self.post("/apply-template", messages=messages)["prompt"], parse_special=True)
 
     def generate(self, prompt: list[int] | str, n_new: int) -> list[int]:
         """Return the greedy continuation, with the end of the text where it comes to one."""
-        tokens: list[int] = self._post("/completion", self.GREEDY | {"prompt": prompt, "n_predict": n_new})["tokens"]
+        tokens: list[int] = self.post("/completion", prompt=prompt, n_predict=n_new, **self.GREEDY)["tokens"]
         return tokens
 
     def logprobs(self, prompt: list[int], vocab_size: int, letter: int) -> Tensor:
         """Return log-probabilities (V,) float64 of the next token; `letter` is the token of any ordinary text."""
         # The server gives no probabilities where the next token is half a character or the end of the text. A bias
         # makes it choose the letter, and does not change the probabilities.
-        body = {"prompt": prompt, "n_predict": 1, "n_probs": vocab_size, "logit_bias": [[letter, 1000.0]]}
-        found = torch.full((vocab_size,), torch.nan, dtype=torch.float64)
-        for token in self._post("/completion", self.GREEDY | body)["completion_probabilities"][0]["top_logprobs"]:
-            found[token["id"]] = token["logprob"]
-        return found
-
-    def _post(self, route: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(f"{self.address}{route}", json.dumps(body).encode())  # noqa: S310 (our server)
-        with self.opener.open(request) as answer:
-            return json.load(answer)
+        options = {"n_predict": 1, "n_probs": vocab_size, "logit_bias": [[letter, 1000.0]]}
+        (found,) = self.post("/completion", prompt=prompt, **options, **self.GREEDY)["completion_probabilities"]
+        logprobs = torch.full((vocab_size,), torch.nan, dtype=torch.float64)
+        for token in found["top_logprobs"]:
+            logprobs[token["id"]] = token["logprob"]
+        return logprobs
 
 
 @contextmanager

@@ -13,19 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llm.core.errors import UserError
 from llm.export.formats import incompatibility_reason, missing_package
-from llm.export.verify import (
-    Parity,
-    count_mismatches,
-    divergence,
-    random_prompts,
-    random_texts,
-    tie_of,
-)
+from llm.export.verify import Generation, Parity, compare, draw_tokens
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.model.kv_cache import KVCache, LayerCache
@@ -36,14 +30,9 @@ MAX_BYTES = 2**31 * 9 // 10  # protocol buffers end at 2 GiB; a tenth is for the
 MIN_CONTEXT = 6
 
 
-def input_names(config: ModelConfig) -> list[str]:
-    """Return the names of the cache's inputs, in order."""
-    return [f"past_key_values.{layer}.{part}" for layer in range(config.n_layers) for part in ("key", "value")]
-
-
-def output_names(config: ModelConfig) -> list[str]:
-    """Return the names of the cache's outputs, in order."""
-    return [name.replace("past_key_values", "present") for name in input_names(config)]
+def cache_names(config: ModelConfig, name: str = "past_key_values") -> list[str]:
+    """Return the names of the cache's inputs in order, or with `present` of its outputs."""
+    return [f"{name}.{layer}.{part}" for layer in range(config.n_layers) for part in ("key", "value")]
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -83,7 +72,7 @@ def _trace(model: GPT) -> Any:
     config = model.config
     B, T, P = 2, 3, min(5, config.context_length - 3)  # torch takes a size of 1 for a constant
     ids = torch.zeros(B, T, dtype=torch.long)
-    past = [torch.zeros(B, config.n_key_heads, P, config.head_dim) for _ in input_names(config)]
+    past = [torch.zeros(B, config.n_key_heads, P, config.head_dim) for _ in cache_names(config)]
     open_ = torch.export.Dim.DYNAMIC
     with torch.no_grad():
         program = torch.export.export(
@@ -92,8 +81,8 @@ def _trace(model: GPT) -> Any:
     exported = torch.onnx.export(
         program,
         dynamo=True,
-        input_names=["input_ids", *input_names(config)],
-        output_names=["logits", *output_names(config)],
+        input_names=["input_ids", *cache_names(config)],
+        output_names=["logits", *cache_names(config, "present")],
         verbose=False,
     )
     assert exported is not None
@@ -133,28 +122,18 @@ def compare_with_onnxruntime(file: Path, model: GPT, seed: int) -> Parity:
     if reason := missing_package("onnxruntime"):
         raise UserError(reason)
     ours = model.float().cpu()
-    generator = torch.Generator().manual_seed(seed)
-    ids = random_texts(model, generator)
-    prompts, n_new = random_prompts(ours, generator)
+    ids, prompts, n_new = draw_tokens(model.config, seed)
     third = ids.shape[1] // 3
     cuts = [third, third + 1, max(third + 1, 2 * third)]  # several tokens, one, several, the rest
     try:
         session = _Session(file, model.config)
-        whole, pieces = session.logits([ids]), session.logits(ids.tensor_split(cuts, dim=1))
-        new = session.generate(prompts, n_new)
+        theirs = [session.logits([ids]), session.logits(ids.tensor_split(cuts, dim=1))]
+        whole = session.generate(prompts, n_new)
     except Exception as error:  # ONNX Runtime's errors have no narrower class in common
         problem = " ".join(str(error).split())
         raise UserError(f"{file.name}: expected a file that ONNX Runtime runs, {problem}") from None
-    logits = ours(ids)
-    return Parity(
-        "ONNX Runtime",
-        torch.stack([(logits - theirs).abs().max() for theirs in (whole, pieces)]).max().item(),
-        torch.stack([divergence(logits, theirs) for theirs in (whole, pieces)]).max().item(),
-        tokenization_mismatches=0,
-        texts=0,
-        generation_mismatches=count_mismatches(ours, prompts, new, tie_of(logits)),
-        continuations=len(prompts),
-    )
+    generations = list(map(Generation, prompts.tolist(), whole.tolist()))
+    return compare("ONNX Runtime", ours, ours(ids), theirs, generations=generations, n_new=n_new)
 
 
 class _Session:
@@ -168,33 +147,29 @@ class _Session:
         options.log_severity_level = 4  # errors are raised as well
         self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.config = config
+        self.cache: list[Any] = []
 
-    def empty_cache(self, n_texts: int) -> list[Tensor]:
-        """Return the cache before the first token."""
-        shape = (n_texts, self.config.n_key_heads, 0, self.config.head_dim)
-        return [torch.zeros(shape) for _ in input_names(self.config)]
+    def begin(self, n_texts: int) -> None:
+        """Empty the cache."""
+        empty = np.zeros((n_texts, self.config.n_key_heads, 0, self.config.head_dim), dtype=np.float32)
+        self.cache = [empty for _ in cache_names(self.config)]
 
-    def run(self, ids: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return logits (B, T, V) of ids (B, T) after `past`, and the cache for the next call."""
-        cache = zip(input_names(self.config), past, strict=True)
-        given = {"input_ids": ids.numpy()} | {name: part.numpy() for name, part in cache}
-        logits, *present = map(torch.from_numpy, self.session.run(["logits", *output_names(self.config)], given))
-        return logits, present
+    def read(self, ids: Tensor) -> Tensor:
+        """Return logits (B, T, V) of ids (B, T) after the cache, and add them to it."""
+        cache = zip(cache_names(self.config), self.cache, strict=True)
+        outputs = ["logits", *cache_names(self.config, "present")]
+        logits, *self.cache = self.session.run(outputs, {"input_ids": ids.numpy()} | dict(cache))
+        return torch.from_numpy(logits)
 
     def logits(self, pieces: Sequence[Tensor]) -> Tensor:
         """Return logits (B, T, V) of ids (B, T) that are read in several pieces."""
-        past, found = self.empty_cache(len(pieces[0])), []
-        for piece in pieces:
-            if piece.shape[1]:
-                logits, past = self.run(piece, past)
-                found.append(logits)
-        return torch.cat(found, dim=1)
+        self.begin(len(pieces[0]))
+        return torch.cat([self.read(piece) for piece in pieces if piece.shape[1]], dim=1)
 
     def generate(self, prompts: Tensor, n_new: int) -> Tensor:
-        """Return the likeliest tokens (B, n_new) after prompts (B, T), one at a time."""
-        past, read, new = self.empty_cache(len(prompts)), prompts, []
+        """Return prompts (B, T) and the likeliest tokens after them (B, T + n_new), read one at a time."""
+        self.begin(len(prompts))
+        parts = [prompts]
         for _ in range(n_new):
-            logits, past = self.run(read, past)
-            read = logits[:, -1].argmax(dim=-1, keepdim=True)
-            new.append(read)
-        return torch.cat(new, dim=1)
+            parts.append(self.read(parts[-1])[:, -1].argmax(dim=-1, keepdim=True))
+        return torch.cat(parts, dim=1)

@@ -37,23 +37,27 @@ def files_to_push(folder: Path, converted: Path | None = None, card: Path | None
     """
     hf = hf_folder(folder)
     read_config_file(hf)
-    roots = [hf, folder, *([converted] if converted else [])]
-    files = {name: root / name for name in KNOWN for root in reversed(roots) if (root / name).is_file()}
+    roots = [converted or folder, folder, hf]
+    files = {name: root / name for name in KNOWN for root in roots if (root / name).is_file()}
     if card is not None:
         files[CARD] = card
-    if missing := [name for name in REQUIRED if name not in files]:
-        raise UserError(f"{hf}: expected an export with {', '.join(REQUIRED)}, {missing[0]} is missing")
+    for name in REQUIRED:
+        if name not in files:
+            raise UserError(f"{hf}: expected an export with {', '.join(REQUIRED)}, {name} is missing")
     for path in files.values():
-        if path.suffix not in WEIGHTS and _TOKEN.search(path.read_bytes()):
-            raise UserError(f"{path}: expected a file without secrets, it holds what looks like a token of the Hub")
+        _check_secrets(path)
     if CARD in files:
         _check_card(files[CARD], files["model.safetensors"])
     return files
 
 
+def _check_secrets(path: Path) -> None:
+    if path.suffix not in WEIGHTS and _TOKEN.search(path.read_bytes()):
+        raise UserError(f"{path}: expected a file without secrets, it holds what looks like a token of the Hub")
+
+
 def _check_card(card: Path, weights: Path) -> None:
-    """Raise UserError where the card names other weights; one that a person wrote names none."""
-    named = _CARD_HASH.search(card.read_text(encoding="utf-8", errors="replace"))
+    named = _CARD_HASH.search(card.read_text(encoding="utf-8", errors="replace"))  # a person's card has none
     if named and named[1] != (found := file_hash(weights)):
         raise UserError(
             f"{card}: expected the card of the weights with the sha256 {found}, got one of {named[1]}; "
@@ -68,7 +72,7 @@ def check_repo(repo: str) -> None:
 
 
 def find_token() -> str:
-    """Return the token in HF_TOKEN, or of `hf auth login`; UserError where there is none."""
+    """Return the token in HF_TOKEN, or of `hf auth login`; UserError where none is found."""
     from huggingface_hub import get_token
 
     if token := get_token():
@@ -114,14 +118,13 @@ def push(files: dict[str, Path], repo: str, token: str, *, private: bool, revisi
 def _reason(error: BaseException) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
-    if type(error) is RuntimeError and error.__cause__ is not None:  # it names the file, the cause the reason
-        return f"{_one_line(error)} {_reason(error.__cause__)}"
+    reason: object = error
+    hint = ""
     if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
+        status, reason = error.response.status_code, error.server_message or error
         hint = {401: "the token is not valid: ", 403: "the token may not write there: "}.get(status, "")
-        return f"{hint}status {status}, {_one_line(error.server_message or error)}"
-    return _one_line(error)
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        hint += f"status {status}, "
+    line = hint + (" ".join(str(reason).split()) or type(error).__name__)
+    if type(error) is RuntimeError and error.__cause__ is not None:  # it names the file, the cause the reason
+        return f"{line} {_reason(error.__cause__)}"
+    return line

@@ -17,12 +17,11 @@ from llm.core.errors import UserError
 from llm.export.hf.base import open_tokenizer
 from llm.export.hf.classifier import ClassifierInfo
 from llm.model.classifier import Classifier
+from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.tokens.templates import classifier_ids
 from llm.tokens.tokenizer import Tokenizer
 
-MAX_DIVERGENCE = 1e-6  # nats, between two programs that compute in float32
-TIE_NATS = 1e-3  # rounding in float32 can exchange two choices this close, where no logit is above 20
 N_TEXTS, N_CONTINUATIONS, N_NEW_TOKENS = 4, 20, 32
 # Limits for a base with a context of 32,768 tokens and a vocabulary of 150,000.
 MAX_POSITIONS, MAX_LOGITS = 1024, 1 << 24
@@ -38,6 +37,16 @@ HOSTILE_TEXTS = (
 )
 
 
+class Bounds(NamedTuple):
+    """The mean divergence in nats, and the distance of two exchanged choices, that rounding explains."""
+
+    divergence: float
+    tie: float  # where no logit is above 20
+
+
+FLOAT32 = Bounds(1e-6, 1e-3)  # between two programs that compute in float32
+
+
 class Chat(NamedTuple):
     """A conversation, and the ids of our own template up to the answer."""
 
@@ -45,23 +54,27 @@ class Chat(NamedTuple):
     ids: list[int]
 
 
+class Generation(NamedTuple):
+    """A prompt, a client's greedy text that begins with it, and the tokens that may end it early."""
+
+    prompt: list[int]
+    whole: list[int]
+    ends: frozenset[int] = frozenset()
+
+
 @dataclass(frozen=True)
 class Parity:
-    """The differences of a client from our model.
-
-    The divergence is the mean Kullback-Leibler divergence in nats, and `max_divergence` the largest that rounding
-    explains. `bits_per_byte_lost` is of a text, where one is given.
-    """
+    """The differences of a client from our model."""
 
     client: str
     max_difference: float  # of logits, or in llama.cpp of log-probabilities
-    divergence: float
+    divergence: float  # mean, in nats
     tokenization_mismatches: int
     texts: int
     generation_mismatches: int
     continuations: int
-    max_divergence: float = MAX_DIVERGENCE
-    bits_per_byte_lost: float | None = None
+    max_divergence: float = FLOAT32.divergence  # that rounding explains
+    bits_per_byte_lost: float | None = None  # of a text, where one is given
 
     @property
     def agrees(self) -> bool:
@@ -89,6 +102,32 @@ class Parity:
         )
 
 
+@torch.no_grad()
+def compare(
+    client: str,
+    model: GPT,
+    logits: Tensor,
+    theirs: Sequence[Tensor],
+    *,
+    ids: Sequence[tuple[list[int], list[int]]] = (),
+    generations: Sequence[Generation] = (),
+    n_new: int = 0,
+    bounds: Bounds = FLOAT32,
+) -> Parity:
+    """Compare our logits (..., V) with each of a client's, ours and its ids of texts, and its `n_new` greedy tokens."""
+    tie = tie_of(logits, bounds.tie)
+    return Parity(
+        client,
+        max_difference=torch.stack([(logits - other).abs().max() for other in theirs]).max().item(),
+        divergence=torch.stack([divergence(logits, other) for other in theirs]).max().item(),
+        tokenization_mismatches=sum(own != other for own, other in ids),
+        texts=len(ids),
+        generation_mismatches=sum(is_mismatch(model, generation, n_new, tie) for generation in generations),
+        continuations=len(generations),
+        max_divergence=bounds.divergence,
+    )
+
+
 def divergence(ours: Tensor, theirs: Tensor) -> Tensor:
     """Return the mean Kullback-Leibler divergence in nats of `theirs` from `ours`, logits (..., V) both.
 
@@ -99,20 +138,35 @@ def divergence(ours: Tensor, theirs: Tensor) -> Tensor:
     return (own.exp() * (own - other)).sum(dim=-1).mean()
 
 
-def random_texts(model: GPT, generator: torch.Generator) -> Tensor:
-    """Return random tokens (N_TEXTS, T) whose logits fit in memory; T is a short model's whole context."""
-    config = model.config
-    fitting = max(MAX_LOGITS // (N_TEXTS * config.vocab_size), 32)
-    length = min(config.context_length, MAX_POSITIONS, fitting)
-    return torch.randint(0, config.vocab_size, (N_TEXTS, length), generator=generator)
+def tie_of(logits: Tensor, tie: float = FLOAT32.tie) -> float:
+    """Return the distance of two logits that rounding may exchange, given logits (..., V): they have seven digits."""
+    return tie * max(1.0, logits.abs().max().item() / 20)
 
 
-def random_prompts(model: GPT, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Return random tokens (N_CONTINUATIONS, T) to continue, and how many new ones fit after them."""
-    config = model.config
-    shape = (N_CONTINUATIONS, min(4, config.context_length))
-    prompts = torch.randint(0, config.vocab_size, shape, generator=generator)
-    return prompts, min(N_NEW_TOKENS, config.context_length - prompts.shape[1] + 1)
+@torch.no_grad()
+def is_mismatch(model: GPT, generation: Generation, n_new: int, tie: float) -> bool:
+    """Return whether a text is not its prompt and `n_new` greedy tokens, but for ties; an end may come earlier."""
+    prompt, whole, ends = generation
+    new = whole[len(prompt) :]
+    is_cut = not new or (len(new) < n_new and new[-1] not in ends)
+    if is_cut or whole[: len(prompt)] != prompt or not ends.isdisjoint(new[:-1]):
+        return True
+    logits = model(torch.tensor([whole[:-1]]))[0, -len(new) :]  # (new, V)
+    behind = logits.amax(dim=-1) - logits[range(len(new)), new]
+    return bool((behind > tie).any())
+
+
+def draw_tokens(config: ModelConfig, seed: int) -> tuple[Tensor, Tensor, int]:
+    """Return random texts (N_TEXTS, T), prompts (N_CONTINUATIONS, P), and how many tokens fit after these.
+
+    T is a short model's whole context, and such that the logits fit in memory.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    n_tokens, context = config.vocab_size, config.context_length
+    length = min(context, MAX_POSITIONS, max(MAX_LOGITS // (N_TEXTS * n_tokens), 32))
+    texts = torch.randint(0, n_tokens, (N_TEXTS, length), generator=generator)
+    prompts = torch.randint(0, n_tokens, (N_CONTINUATIONS, min(4, context)), generator=generator)
+    return texts, prompts, min(N_NEW_TOKENS, context - prompts.shape[1] + 1)
 
 
 def verify_transformers(folder: Path, model: GPT, seed: int, chat: Chat | None = None) -> dict[str, Any]:
@@ -132,43 +186,30 @@ def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
     silence_transformers()
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     their_tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    ours, tokenizer = model.float().cpu(), open_tokenizer(folder)
-    generator = torch.Generator().manual_seed(seed)
-    ids = random_texts(model, generator)
-    random, n_new = random_prompts(model, generator)
-    logits, their_logits = ours(ids), theirs(ids).logits
-    tie = tie_of(logits)
     generate: Any = pipeline("text-generation", model=theirs, tokenizer=their_tokenizer)
-    prompts = {prompt: tokenizer.prompt(prompt) for prompt in PROMPTS}
-    prompts = {prompt: of for prompt, of in prompts.items() if len(of) + n_new <= model.config.context_length}
-    mismatches = 0
-    for prompt, prompt_ids in prompts.items():
-        found = generate(prompt, do_sample=False, max_new_tokens=n_new, return_tensors=True)
-        whole = list(found[0]["generated_token_ids"])
-        mismatches += is_generation_mismatch(ours, prompt_ids, whole, n_new, tokenizer.eos_ids, tie)
+    ours, tokenizer = model.float().cpu(), open_tokenizer(folder)
+    random, prompts, n_new = draw_tokens(model.config, seed)
+    generations = []
+    for prompt in PROMPTS:
+        prompt_ids = tokenizer.prompt(prompt)
+        if len(prompt_ids) + n_new <= model.config.context_length:
+            (found,) = generate(prompt, do_sample=False, max_new_tokens=n_new, return_tensors=True)
+            generations.append(Generation(prompt_ids, found["generated_token_ids"], tokenizer.eos_ids))
     theirs.generation_config.eos_token_id = None  # random tokens are continued to the last
-    options = {"attention_mask": torch.ones_like(random), "do_sample": False, "max_new_tokens": n_new}
-    mismatches += count_mismatches(ours, random, theirs.generate(random, **options)[:, random.shape[1] :], tie)
-    texts = [*HOSTILE_TEXTS, *PROMPTS, *([text] if text else [])]
-    # `split_special_tokens`: <|endoftext|> in a text is ordinary text.
-    other_ids = sum(
-        their_tokenizer.encode(text, split_special_tokens=True) != [*tokenizer.prefix_ids, *tokenizer.encode(text)]
-        for text in texts
-    )
+    options = {"attention_mask": torch.ones_like(prompts), "do_sample": False, "max_new_tokens": n_new}
+    generations += map(Generation, prompts.tolist(), theirs.generate(prompts, **options).tolist())
+    ids = [
+        # `split_special_tokens`: <|endoftext|> in a text is ordinary text.
+        ([*tokenizer.prefix_ids, *tokenizer.encode(text)], their_tokenizer.encode(text, split_special_tokens=True))
+        for text in (*HOSTILE_TEXTS, *PROMPTS, *([text] if text else []))
+    ]
     if chat is not None:
         chat_ids = their_tokenizer.apply_chat_template(chat.messages, add_generation_prompt=True, return_dict=False)
-        other_ids += chat_ids != chat.ids
-    return Parity(
-        "Transformers",
-        (logits - their_logits).abs().max().item(),
-        divergence(logits, their_logits).item(),
-        other_ids,
-        len(texts) + (chat is not None),
-        mismatches,
-        len(random) + len(prompts),
-    )
+        ids.append((chat.ids, chat_ids))
+    logits = [theirs(random).logits]
+    return compare("Transformers", ours, ours(random), logits, ids=ids, generations=generations, n_new=n_new)
 
 
 @torch.no_grad()
@@ -183,52 +224,28 @@ def compare_classifier_with_transformers(
 
     silence_transformers()
     theirs = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    their_tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     config, pad = model.trunk.config, tokenizer.pad
-    generator = torch.Generator().manual_seed(seed)
     context = min(config.context_length, MAX_POSITIONS)
-    ids = torch.randint(0, config.vocab_size - 1, (N_TEXTS, context), generator=generator)
-    ids += ids >= pad  # every token but that one
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randint(0, config.vocab_size - 1, (N_TEXTS, context), generator=generator)
+    random += random >= pad  # every token but that one
     lengths = torch.linspace(1, context, N_TEXTS).long()
     is_text = torch.arange(context) < lengths[:, None]  # (B, T)
-    ids[~is_text] = pad
-    ours = model.float().cpu().eval()(ids, lengths)
-    others = theirs(ids, attention_mask=is_text.long()).logits
-    # One of several labels is a yes or no: a softmax of its score and 0.
-    pair = [torch.stack([of, torch.zeros_like(of)], dim=-1) if info.is_multilabel else of for of in (ours, others)]
-    their_tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    texts = [*HOSTILE_TEXTS, *([text] if text else [])]
-    other_ids = sum(
-        their_tokenizer(text, truncation=True)["input_ids"]
-        != classifier_ids([tokenizer.encode(text)], tokenizer.special, info.max_tokens)
-        for text in texts
-    )
-    difference = (ours - others).abs().max().item()
-    return Parity("Transformers", difference, divergence(*pair).item(), other_ids, len(texts), 0, 0)
-
-
-def tie_of(logits: Tensor, tie: float = TIE_NATS) -> float:
-    """Return the distance of two logits that rounding may exchange, given logits (..., V): they have seven digits."""
-    return tie * max(1.0, logits.abs().max().item() / 20)
-
-
-@torch.no_grad()
-def count_mismatches(model: GPT, prompts: Tensor, new: Tensor, tie: float) -> int:
-    """Count the continuations (B, new) of prompts (B, T) with a token that is not the likeliest, but for ties."""
-    logits = model(torch.cat([prompts, new[:, :-1]], dim=1))[:, -new.shape[1] :]  # (B, new, V)
-    behind = logits.amax(dim=-1) - logits.gather(-1, new[..., None])[..., 0]
-    return int((behind > tie).any(dim=-1).sum())
-
-
-def is_generation_mismatch(
-    model: GPT, prompt: Sequence[int], whole: Sequence[int], n_new: int, ends: frozenset[int], tie: float
-) -> bool:
-    """Return whether `whole` is not the prompt and `n_new` greedy tokens, or fewer of which the last is in `ends`."""
-    new = list(whole[len(prompt) :])
-    if list(whole[: len(prompt)]) != list(prompt) or not new:
-        return True
-    if not ends.isdisjoint(new[:-1]) or (len(new) < n_new and new[-1] not in ends):
-        return True
-    return count_mismatches(model, torch.tensor([prompt]), torch.tensor([new]), tie) > 0
+    random[~is_text] = pad
+    scores = model.float().cpu().eval()(random, lengths), theirs(random, attention_mask=is_text.long()).logits
+    if info.is_multilabel:  # each label is a yes or no: a softmax of its score and 0
+        ours, others = (torch.stack([of, torch.zeros_like(of)], dim=-1) for of in scores)
+    else:
+        ours, others = scores
+    ids = [
+        (
+            classifier_ids([tokenizer.encode(text)], tokenizer.special, info.max_tokens),
+            their_tokenizer(text, truncation=True)["input_ids"],
+        )
+        for text in (*HOSTILE_TEXTS, *([text] if text else []))
+    ]
+    return compare("Transformers", model.trunk, ours, [others], ids=ids)
 
 
 def silence_transformers() -> None:

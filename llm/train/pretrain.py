@@ -12,7 +12,6 @@ from torch import Tensor
 from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
 from llm.core.outputs import file_hash, write_json
-from llm.export.hf.base import read_first_weights
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT, uniform_loss
@@ -23,6 +22,7 @@ from llm.train import parallel
 from llm.train.batches import WindowBatches, validation_batches
 from llm.train.checkpoint import Checkpoint
 from llm.train.curve import Curve
+from llm.train.init_from import read_first_weights
 from llm.train.language import LanguageLoss, ShardedLoss, should_compile, split_loss, unsharded
 from llm.train.loop import TrainConfig, train
 from llm.train.params import PretrainParams

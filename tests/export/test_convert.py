@@ -1,7 +1,6 @@
 """Each format is written, verified by its client and described; a file of another model ends the conversion."""
 
 import importlib.util
-import json
 import shutil
 
 import pytest
@@ -12,9 +11,6 @@ from llm.export import convert as module
 from llm.export import gguf
 from llm.export.convert import convert
 from llm.export.onnx import FILE
-from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
-from llm.tokens.bpe import train_bpe
-from llm.tokens.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -45,21 +41,6 @@ def test_every_format_has_its_files_and_figures(run, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_an_empty_folder_has_the_reason(run, tmp_path):
-    figures, files = run()
-    assert (figures, files) == ({"gguf": {}, "onnx": {}}, {"skipped.json"})
-    for name in ("gguf", "onnx"):
-        reason = json.loads((tmp_path / name / "skipped.json").read_text())
-        assert reason == {"skipped": f"{name} is not in export.formats"}
-
-
-def test_a_model_that_answers_has_its_template(run, tmp_path, small_tokenizer_file):
-    chat = chat_to_verify(Tokenizer.load(small_tokenizer_file))
-    figures, _ = run("gguf-f16", chat_template=TEMPLATE, chat=chat)
-    assert figures["gguf"]["gguf-f16"]["tokenization_mismatches"] == 0
-    assert "<|im_start|>assistant" in (tmp_path / "gguf/Modelfile").read_text()
-
-
 def test_a_modelfile_that_ollama_would_misread_is_left_out(run, tokenizer_of, capsys):
     figures, files = run("gguf-f16", tokenizer_file=tokenizer_of("gpt2"))
     assert figures["gguf"]["Modelfile"].keys() == {"skipped"}
@@ -73,12 +54,6 @@ def test_a_file_that_its_client_reads_otherwise_ends_it(run, draw_gpt, monkeypat
         run("gguf-f16", model=draw_gpt(family="llama"))
     with pytest.raises(UserError, match=r"formats: onnx: expected the same .* in ONNX Runtime .* 20 of 20 other texts"):
         run("onnx", model=draw_gpt(seed=2))
-
-
-def test_a_tokenizer_that_llama_cpp_lacks_is_refused(run, tmp_path):
-    train_bpe(["The river runs"] * 3, 320, "cl100k").save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"export\.formats: gguf-f16: expected a byte-level BPE .*, got cl100k$"):
-        run("gguf-f16", "gguf-q8_0", tokenizer_file=tmp_path / "tokenizer.json")
 
 
 def test_a_trained_model_with_large_logits_keeps_16_bits(run, draw_gpt):

@@ -18,11 +18,6 @@ ALPHABET += ["\u0301", "\u200d", "\u00a0", "\u3000", "\u2028", "\x85", "\x1c", "
 
 
 @pytest.fixture
-def tokenizer(small_tokenizer_file):
-    return Tokenizer.load(small_tokenizer_file)
-
-
-@pytest.fixture
 def file(tmp_path, draw_gpt, small_tokenizer_file):
     return write_gguf(tmp_path, draw_gpt(), small_tokenizer_file, "gguf-f32")
 
@@ -36,16 +31,22 @@ def test_float32_computes_the_same(tmp_path, draw_gpt, small_tokenizer_file, tok
     assert parity.texts > 10 and parity.continuations == 25
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "gpt2"])
-def test_fewer_bits_are_near(tmp_path, draw_gpt, small_tokenizer_file, tokenizer, one_process, family):
-    for format_, shape, least, most in (
-        ("gguf-f16", {}, 1e-4, 2e-2),
-        ("gguf-q8_0", {"d_model": 64, "d_ff": 96}, 2e-2, 1),
-    ):
-        model = draw_gpt(family=family, n_kv_heads=2, **shape)
-        path = write_gguf(tmp_path, model, small_tokenizer_file, format_)
-        parity = compare_with_llama_cpp(path, model, tokenizer, 1, bounds_of(model.config.family, format_))
-        assert parity.agrees and least < parity.max_difference <= most
+@pytest.mark.parametrize(
+    ("format_", "family", "least", "most"),
+    [
+        ("gguf-f16", "qwen3", 1e-4, 2e-2),
+        ("gguf-f16", "gpt2", 1e-4, 2e-2),
+        ("gguf-q8_0", "llama", 2e-2, 1),
+        ("gguf-q8_0", "gpt2", 2e-2, 1),
+    ],
+)
+def test_fewer_bits_are_near(
+    tmp_path, draw_gpt, small_tokenizer_file, tokenizer, one_process, format_, family, least, most
+):
+    model = draw_gpt(family=family, n_kv_heads=2, d_model=64, d_ff=96)
+    path = write_gguf(tmp_path, model, small_tokenizer_file, format_)
+    parity = compare_with_llama_cpp(path, model, tokenizer, 1, bounds_of(family, format_))
+    assert parity.agrees and least < parity.max_difference <= most
 
 
 def test_scored_tokens_are_spread_over_a_long_text():
@@ -69,40 +70,14 @@ def test_random_texts_have_the_same_ids(tmp_path, draw_gpt, tokenizer_of, one_pr
         assert [server.tokenize(text) for text in texts] == [[0, *ours.encode(text)] for text in texts]
 
 
-def test_one_changed_weight_is_found(file, draw_gpt, tokenizer, one_process):
+def test_a_changed_weight_and_another_tokenizer_are_found(file, draw_gpt, tokenizer_of, one_process):
     model = draw_gpt()
     with torch.no_grad():
         model.blocks[1].attention.key.weight[0, 0] += 5
-    parity = compare_with_llama_cpp(file, model, tokenizer, 1, EXACT)
+    parity = compare_with_llama_cpp(file, model, Tokenizer.load(tokenizer_of("gpt2")), 1, EXACT)
     assert parity.max_difference > 1e-2 and parity.divergence > 1e-4
     assert parity.generation_mismatches > 0 and not parity.agrees
-
-
-def test_another_tokenizer_is_found(file, draw_gpt, tokenizer_of, one_process):
-    parity = compare_with_llama_cpp(file, draw_gpt(), Tokenizer.load(tokenizer_of("gpt2")), 1, EXACT)
     assert 0 < parity.tokenization_mismatches < parity.texts
-
-
-@pytest.mark.parametrize("change", ["ends too early", "does not end", "takes another token"])
-def test_another_continuation_is_found(file, draw_gpt, tokenizer, one_process, monkeypatch, change):
-    generate, is_changed = llama_cpp.LlamaCpp.generate, []
-
-    def generate_otherwise(self, prompt, n_new):
-        new = generate(self, prompt, n_new)
-        if not is_changed and len(new) == n_new:
-            is_changed.append(True)
-            match change:
-                case "ends too early":
-                    return new[:-1]
-                case "does not end":
-                    new[3] = tokenizer.end_of_text
-                case "takes another token":
-                    new[-1] = (new[-1] + 1) % 320
-        return new
-
-    monkeypatch.setattr(llama_cpp.LlamaCpp, "generate", generate_otherwise)
-    parity = compare_with_llama_cpp(file, draw_gpt(), tokenizer, 1, EXACT)
-    assert (parity.tokenization_mismatches, parity.generation_mismatches) == (0, 1)
 
 
 def test_a_text_that_ends_is_the_same(tmp_path, draw_gpt, small_tokenizer_file, tokenizer, one_process):
@@ -124,14 +99,14 @@ def test_another_chat_template_is_found(tmp_path, draw_gpt, small_tokenizer_file
     assert parity.tokenization_mismatches == (begin.count("bos_token") == 2)  # a missing one is added
 
 
-@pytest.mark.parametrize("problem", [40, -100, "aborts"])
+@pytest.mark.parametrize("problem", ["is cut", "aborts"])
 def test_an_invalid_file_is_one_line(file, draw_gpt, small_tokenizer_file, tokenizer, monkeypatch, problem):
     """Each in a process of its own."""
     if problem == "aborts":
         monkeypatch.setattr(gguf, "_tensor_type", lambda name, weight, format_: "F16")  # norms too
         file = write_gguf(file.parent, draw_gpt(), small_tokenizer_file, "gguf-f32")
     else:
-        file.write_bytes(file.read_bytes()[:problem])
+        file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"^model-f32\.gguf: expected a file that llama\.cpp loads, ") as caught:
         compare_with_llama_cpp(file, draw_gpt(), tokenizer, 1, EXACT)
     assert "\n" not in str(caught.value)

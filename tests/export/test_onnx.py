@@ -15,18 +15,13 @@ from llm.export.onnx import compare_with_onnxruntime, files_of, write_onnx
 CACHE = [f"{{}}.{layer}.{part}" for layer in (0, 1) for part in ("key", "value")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model(draw_gpt):
     return draw_gpt()
 
 
-@pytest.fixture
-def file(onnx_file):
-    return onnx_file
-
-
-def test_names_and_open_axes_are_those_of_optimum(file):
-    session = onnxruntime.InferenceSession(file)
+def test_names_and_open_axes_are_those_of_optimum(onnx_file):
+    session = onnxruntime.InferenceSession(onnx_file)
     inputs = {given.name: (given.type, given.shape) for given in session.get_inputs()}
     outputs = {found.name: (found.type, found.shape) for found in session.get_outputs()}
     past, total = "past_sequence_length", "past_sequence_length + sequence_length"
@@ -39,10 +34,9 @@ def test_names_and_open_axes_are_those_of_optimum(file):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pieces", [(48,), (1, 1, 1), (7, 1, 40)])
-@pytest.mark.parametrize("n_texts", [1, 3])
-def test_a_text_in_pieces_has_the_logits_of_the_whole(file, model, pieces, n_texts):
-    session = onnxruntime.InferenceSession(file)
+@pytest.mark.parametrize(("n_texts", "pieces"), [(1, (48,)), (1, (1, 1, 1)), (3, (7, 1, 40))])
+def test_a_text_in_pieces_has_the_logits_of_the_whole(onnx_file, model, pieces, n_texts):
+    session = onnxruntime.InferenceSession(onnx_file)
     ids = torch.randint(0, 320, (n_texts, sum(pieces)), generator=torch.Generator().manual_seed(3))
     past = [np.zeros((n_texts, 1, 0, 12), dtype=np.float32)] * 4
     found = []
@@ -54,9 +48,9 @@ def test_a_text_in_pieces_has_the_logits_of_the_whole(file, model, pieces, n_tex
     torch.testing.assert_close(torch.from_numpy(np.concatenate(found, axis=1)), model(ids), atol=1e-4, rtol=0)
 
 
-def test_the_same_model_gives_the_same_bytes(tmp_path, file, model):
+def test_the_same_model_gives_the_same_bytes(tmp_path, onnx_file, model):
     """Without a path, and with a tied matrix once."""
-    first, second = file.read_bytes(), write_onnx(tmp_path, model).read_bytes()
+    first, second = onnx_file.read_bytes(), write_onnx(tmp_path, model).read_bytes()
     assert first == second
     assert b".py" not in first
     assert first.count(model.embedding.weight.detach().numpy().tobytes()) == 1
@@ -65,9 +59,8 @@ def test_the_same_model_gives_the_same_bytes(tmp_path, file, model):
 @pytest.mark.parametrize(
     "shape",
     [
-        {"family": "gpt2", "attention": "multi_head", "n_heads": 3},
-        {"family": "qwen2", "n_heads": 4, "n_kv_heads": 2, "positions": "sinusoidal", "context_length": 6},
-        {"family": "llama", "attention": "causal", "positions": "none", "tie_embeddings": False},
+        {"family": "gpt2", "attention": "multi_head", "n_heads": 3, "context_length": 6},
+        {"family": "llama", "n_heads": 4, "n_kv_heads": 2, "positions": "sinusoidal", "tie_embeddings": False},
     ],
     ids=lambda shape: shape["family"],
 )
@@ -88,17 +81,9 @@ def test_a_model_that_cannot_be_traced_is_one_line(tmp_path, draw_gpt, shape):
     assert not (tmp_path / "folder").exists()
 
 
-def test_one_changed_weight_is_found(file, draw_gpt):
-    other = draw_gpt()
-    with torch.no_grad():
-        other.blocks[1].attention.key.weight[0, 0] += 5
-    parity = compare_with_onnxruntime(file, other, seed=1)
-    assert parity.max_difference > 1e-3 and parity.generation_mismatches > 0 and not parity.agrees
-
-
-def test_an_exchanged_cache_is_found(file, model, tmp_path):
+def test_an_exchanged_cache_is_found(onnx_file, model, tmp_path):
     """Its first call is right, only those after it are not."""
-    graph = onnx.load(file)
+    graph = onnx.load(onnx_file)
     swapped = {"present.0.key": "present.0.value", "present.0.value": "present.0.key"}
     for node in graph.graph.node:
         node.output[:] = [swapped.get(name, name) for name in node.output]
@@ -108,20 +93,16 @@ def test_an_exchanged_cache_is_found(file, model, tmp_path):
     assert parity.max_difference > 1e-3 and parity.generation_mismatches > 0
 
 
-def test_an_invalid_file_is_one_line(file, model, tmp_path, draw_gpt):
-    (tmp_path / "model.onnx").write_bytes(file.read_bytes()[:-1000] + b"\xff" * 1000)
-    for path, other in ((tmp_path / "model.onnx", model), (file, draw_gpt(n_layers=3))):
+def test_an_invalid_file_is_one_line(onnx_file, model, tmp_path, draw_gpt):
+    (tmp_path / "model.onnx").write_bytes(onnx_file.read_bytes()[:-1000] + b"\xff" * 1000)
+    for path, other in ((tmp_path / "model.onnx", model), (onnx_file, draw_gpt(n_layers=3))):
         with pytest.raises(UserError, match=r"model\.onnx: expected a file that ONNX Runtime runs") as caught:
             compare_with_onnxruntime(path, other, seed=1)
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_package_is_one_line(tmp_path, model, file, monkeypatch, package):
+def test_a_missing_client_is_one_line(onnx_file, model, monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
-    use = compare_with_onnxruntime if package == "onnxruntime" else write_onnx
-    arguments = (file, model, 1) if package == "onnxruntime" else (tmp_path / "out", model)
-    with pytest.raises(UserError, match=f"expected the package {package}, it is not installed \\(make extras\\)"):
-        use(*arguments)
-    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    with pytest.raises(UserError, match=r"expected the package onnxruntime, it is not installed \(make extras\)"):
+        compare_with_onnxruntime(onnx_file, model, 1)

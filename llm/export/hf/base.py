@@ -1,27 +1,21 @@
 """A folder of weights as the model that finetuning, pretraining or generation starts from.
 
-    tokenizer.json     50257 tokens           →  50262: <|pad|>, <|bos|>, <|eos|>, <|im_start|>, <|im_end|>
-    model.safetensors  embedding (50257, D)   →  (50262, D), the new rows as `resize_embeddings` makes them
-
-Finetuning takes the folder's shape and the grown tokenizer. Pretraining has windows of ids and a shape of its own, and
-both must be the folder's.
+tokenizer.json     50257 tokens           →  50262: <|pad|>, <|bos|>, <|eos|>, <|im_start|>, <|im_end|>
+model.safetensors  embedding (50257, D)   →  (50262, D), the new rows as `resize_embeddings` makes them
 """
 
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
 from llm.core.errors import UserError
 from llm.export.hf.folder import read_config_file, read_folder
-from llm.export.hf.tensors import MAX_SHOWN, read_object
-from llm.model.config import ModelConfig, ModelParams
+from llm.export.hf.tensors import read_object
 from llm.model.gpt import GPT
-from llm.model.weights import load_model, resize_embeddings, set_weights
+from llm.model.weights import load_model, resize_embeddings
 from llm.tokens.pretrained import read_pretrained
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.templates import with_bos
@@ -49,10 +43,11 @@ def open_base(folder: Path, target: Path) -> tuple[Path, Callable[[], GPT]]:
     if n_known < n_tokens:
         new = ", ".join(str(grown.id_to_token(token)) for token in range(n_known, n_tokens))
         print(f"{folder}: appended {new} to its {n_known} tokens, with the mean of their rows", file=sys.stderr)
-    is_unchanged = grown.to_str() == _library(folder).to_str()
-    if not is_unchanged:
+    file = folder / "tokenizer.json"
+    if grown.to_str() != _library(folder).to_str():
         grown.save(str(target))
-    return folder / "tokenizer.json" if is_unchanged else target, partial(read_base, folder, n_known, n_tokens)
+        file = target
+    return file, partial(read_base, folder, n_known, n_tokens)
 
 
 def read_base(folder: Path, n_known: int, n_tokens: int) -> GPT:
@@ -106,50 +101,5 @@ def _eos_ids(folder: Path) -> list[int]:
     return []
 
 
-def read_first_weights(folder: Path, shape: ModelConfig, tokenizer_file: Path) -> GPT:
-    """Return a model of `shape` with the folder's weights, for ids of `tokenizer_file`; its context may be shorter.
-
-    UserError where the folder's tokenizer gives other ids, or names the keys of the shape that differ.
-    """
-    grown, n_known = read_tokenizer(folder)
-    theirs = tokenizers.Tokenizer.from_file(str(tokenizer_file))
-    if _encoding_of(grown) != _encoding_of(theirs):
-        raise UserError(
-            f"pretrain.init_from: expected the same tokenizer in {folder} and {tokenizer_file}, got two that differ; "
-            f"tokenize.pretrained: {folder} uses the first for the corpus"
-        )
-    base = read_base(folder, n_known, shape.vocab_size)
-    _check_shape(shape, base.config, folder)
-    model = GPT(shape.model_copy(update={"head_width": base.config.head_width}))
-    weights = {name: weight.detach() for name, weight in base.named_parameters()}
-    if "positions.weight" in weights:
-        weights["positions.weight"] = weights["positions.weight"][: shape.context_length]
-    set_weights(model, weights, folder)
-    return model
-
-
 def _library(folder: Path) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-
-def _encoding_of(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-    """Return the parts of a tokenizer that decide on the ids of a text, and the special tokens."""
-    content = json.loads(tokenizer.to_str())
-    return {key: content[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
-
-
-def _check_shape(shape: ModelConfig, expected: ModelConfig, folder: Path) -> None:
-    if shape.context_length > expected.context_length:
-        raise UserError(
-            f"sample.context_length: expected at most the {expected.context_length} tokens of {folder} "
-            f"(pretrain.init_from), got {shape.context_length}"
-        )
-    keys = [key for key in ModelParams.model_fields if key not in {"positions", "dropout"}]
-    if expected.position_scheme != "rope":
-        keys.remove("rope_theta")
-    pairs = {key: (getattr(expected, key), getattr(shape, key)) for key in keys}
-    pairs["positions"] = (expected.position_scheme, shape.position_scheme)
-    differing = [f"model.{key}: expected {ours}, got {other}" for key, (ours, other) in pairs.items() if ours != other]
-    if differing:
-        more = f"; {len(differing) - MAX_SHOWN} more keys differ" if len(differing) > MAX_SHOWN else ""
-        raise UserError(f"pretrain.init_from: {folder} has another shape: {'; '.join(differing[:MAX_SHOWN])}{more}")

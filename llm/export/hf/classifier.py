@@ -16,9 +16,10 @@ from torch import Tensor
 
 from llm.core import params
 from llm.core.errors import UserError
+from llm.core.outputs import write_json
 from llm.export.hf.config import BY_NAME, MAX_CONTEXT, describe_model, refuse
 from llm.export.hf.folder import describe_tokenizer, read_config_file, read_model, rename_weights
-from llm.export.hf.tensors import list_tensors, read_object, read_tensors, shorten, write_object, write_tensors
+from llm.export.hf.tensors import list_tensors, read_object, read_tensors, shorten, write_tensors
 from llm.model.classifier import Classifier
 from llm.tokens.special import END_OF_TEXT
 from llm.tokens.templates import has_classifier_template, min_tokens, with_classifier_template
@@ -26,20 +27,17 @@ from llm.tokens.tokenizer import Tokenizer, read_library
 
 SCORE = "score.weight"
 PROBLEM_TYPES = {False: "single_label_classification", True: "multi_label_classification"}
-LANGUAGE_MODELS = {of.classifier: name for name, (_, of) in BY_NAME.items()}  # that have a classifier's blocks
+LANGUAGE_MODELS = {of.classifier: name for name, of in BY_NAME.items()}  # that have a classifier's blocks
 Text = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class ClassifierInfo:
-    """What a classifier's folder holds beside its weights.
-
-    `label_separator` separates the labels of a row that may have any number of them; None where it has one.
-    """
+    """What a classifier's folder holds beside its weights."""
 
     labels: list[str]
     text_columns: list[str]
-    label_separator: str | None
+    label_separator: str | None  # None where a row has one label, not any number of them
     max_tokens: int
 
     @property
@@ -76,14 +74,14 @@ def write_classifier(folder: Path, model: Classifier, tokenizer_file: Path, info
     library = read_library(tokenizer_file)
     content = describe_model(config, tokenizer, library)
     content |= {
-        "architectures": [BY_NAME[content["architectures"][0]][1].classifier],
+        "architectures": [BY_NAME[content["architectures"][0]].classifier],
         "problem_type": PROBLEM_TYPES[info.is_multilabel],
         "id2label": {str(number): label for number, label in enumerate(info.labels)},
         "label2id": {label: number for number, label in enumerate(info.labels)},
         "text_columns": info.text_columns,
         "label_separator": info.label_separator,
     }
-    write_object(folder / "config.json", content)
+    write_json(folder / "config.json", content)
     trunk: dict[str, Tensor] = {
         name: weight for name, weight in model.trunk.named_parameters() if name != "head.weight"
     }
@@ -91,14 +89,11 @@ def write_classifier(folder: Path, model: Classifier, tokenizer_file: Path, info
     with_classifier_template(library).save(str(folder / "tokenizer.json"))
     about = describe_tokenizer(info.max_tokens, tokenizer, END_OF_TEXT)
     # A text that spells a special token is ordinary text: a <|pad|> in it would hide the tokens before it.
-    write_object(folder / "tokenizer_config.json", about | {"split_special_tokens": True})
+    write_json(folder / "tokenizer_config.json", about | {"split_special_tokens": True})
 
 
 def read_classifier(folder: Path) -> tuple[Classifier, Tokenizer, ClassifierInfo]:
-    """Read what `write_classifier` wrote, in float32 on the CPU.
-
-    UserError in one line for a file that is missing or changed, before memory is allocated for the model.
-    """
+    """Read what `write_classifier` wrote, in float32 on the CPU; UserError for a file that is missing or changed."""
     content, tokenizer_file = read_config_file(folder), folder / "tokenizer.json"
     if not is_classifier(content):
         expected = "a classifier, such as the task library makes it in models/finetuned/library"
@@ -130,10 +125,8 @@ def _check_sizes(
     config, expected = model.trunk.config, tuple(model.score.weight.shape)
     if shape != expected:
         raise UserError(f"{folder}: {SCORE}: expected shape {expected}, got {shape}")
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: expected at most the model's {config.vocab_size} tokens, got {tokenizer.vocab_size}"
-        )
+    if (n_tokens := tokenizer.vocab_size) > config.vocab_size:
+        raise UserError(f"{folder}: expected at most the model's {config.vocab_size} tokens, got {n_tokens}")
     if info.max_tokens > config.context_length:
         most = f"at most the model's context of {config.context_length}"
         refuse(folder / "tokenizer_config.json", "model_max_length", most, info.max_tokens)

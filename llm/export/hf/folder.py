@@ -13,18 +13,11 @@ import torch
 from torch import Tensor
 
 from llm.core.errors import UserError
+from llm.core.outputs import write_json
 from llm.export.hf.config import BIASED_LLAMA, Architecture, architecture_of, describe_model, read_shape
 from llm.export.hf.names import to_ours, to_theirs, with_current_names
 from llm.export.hf.supported import unsupported_reason
-from llm.export.hf.tensors import (
-    Stored,
-    check_tensors,
-    list_tensors,
-    read_object,
-    read_tensors,
-    write_object,
-    write_tensors,
-)
+from llm.export.hf.tensors import Stored, check_tensors, list_tensors, read_object, read_tensors, write_tensors
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.model.weights import set_weights
@@ -46,18 +39,18 @@ def write_folder(folder: Path, model: GPT, tokenizer_file: Path, *, chat_templat
     library = with_bos(read_library(tokenizer_file), tokenizer.bos_token)
     library.save(str(folder / "tokenizer.json"))
     content = describe_model(config, tokenizer, library)
-    write_object(folder / "config.json", content)
+    write_json(folder / "config.json", content)
     write_tensors(folder / "model.safetensors", rename_weights(config, content, dict(model.named_parameters())))
-    ends = [tokenizer.special[name] for name in ((IM_END, END_OF_TEXT) if is_chat else (END_OF_TEXT,))]
+    end = tokenizer.special[END_OF_TEXT]
     generation = {
         "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": ends if is_chat else ends[0],
+        "eos_token_id": [tokenizer.special[IM_END], end] if is_chat else end,
         "pad_token_id": tokenizer.special[PAD],
     }
-    write_object(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", generation)
     about = describe_tokenizer(config.context_length, tokenizer, IM_END if is_chat else END_OF_TEXT)
     # Transformers follows tokenizer.json's post-processor; converters read this.
-    write_object(folder / "tokenizer_config.json", about | {"add_bos_token": True})
+    write_json(folder / "tokenizer_config.json", about | {"add_bos_token": True})
     if chat_template is not None:
         (folder / CHAT_TEMPLATE).write_text(chat_template, encoding="utf-8")
 
@@ -116,9 +109,9 @@ def _read_headers(
     content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()
 ) -> tuple[ModelConfig, Architecture, dict[str, Stored]]:
     """Return the shape, and the tensors by their names in Transformers."""
-    family, architecture = architecture_of(content, folder / "config.json")
+    architecture = architecture_of(content, folder / "config.json")
     in_file = {name: tensor for name, tensor in list_tensors(folder).items() if name not in beside}
-    stored = with_current_names(family, in_file)
+    stored = with_current_names(architecture.family, in_file)
     return read_shape(content, stored, folder / "config.json"), architecture, stored
 
 

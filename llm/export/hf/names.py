@@ -5,44 +5,46 @@ blocks.3.attention.query.weight  ↔  model.layers.3.self_attn.q_proj.weight
 
 import re
 from collections.abc import Collection, Iterator
-from itertools import count
+from itertools import count, groupby
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-# Our modules → their module, for weights and biases alike; `{}` is the number of the block. Several of ours are stacked
-# along their outputs.
-Modules = dict[tuple[str, ...], str]
+# Our module → theirs, for weights and biases alike; `{}` is the number of the block. Several of ours with one name are
+# stacked along their outputs.
+Modules = dict[str, str]
 Tensors = TypeVar("Tensors")
 
 LLAMA: Modules = {
-    ("embedding",): "model.embed_tokens",
-    ("blocks.{}.attention_norm",): "model.layers.{}.input_layernorm",
-    ("blocks.{}.attention.query",): "model.layers.{}.self_attn.q_proj",
-    ("blocks.{}.attention.key",): "model.layers.{}.self_attn.k_proj",
-    ("blocks.{}.attention.value",): "model.layers.{}.self_attn.v_proj",
-    ("blocks.{}.attention.query_norm",): "model.layers.{}.self_attn.q_norm",
-    ("blocks.{}.attention.key_norm",): "model.layers.{}.self_attn.k_norm",
-    ("blocks.{}.attention.out",): "model.layers.{}.self_attn.o_proj",
-    ("blocks.{}.feed_forward_norm",): "model.layers.{}.post_attention_layernorm",
-    ("blocks.{}.feed_forward.gate",): "model.layers.{}.mlp.gate_proj",
-    ("blocks.{}.feed_forward.up",): "model.layers.{}.mlp.up_proj",
-    ("blocks.{}.feed_forward.down",): "model.layers.{}.mlp.down_proj",
-    ("norm",): "model.norm",
-    ("head",): "lm_head",
+    "embedding": "model.embed_tokens",
+    "blocks.{}.attention_norm": "model.layers.{}.input_layernorm",
+    "blocks.{}.attention.query": "model.layers.{}.self_attn.q_proj",
+    "blocks.{}.attention.key": "model.layers.{}.self_attn.k_proj",
+    "blocks.{}.attention.value": "model.layers.{}.self_attn.v_proj",
+    "blocks.{}.attention.query_norm": "model.layers.{}.self_attn.q_norm",
+    "blocks.{}.attention.key_norm": "model.layers.{}.self_attn.k_norm",
+    "blocks.{}.attention.out": "model.layers.{}.self_attn.o_proj",
+    "blocks.{}.feed_forward_norm": "model.layers.{}.post_attention_layernorm",
+    "blocks.{}.feed_forward.gate": "model.layers.{}.mlp.gate_proj",
+    "blocks.{}.feed_forward.up": "model.layers.{}.mlp.up_proj",
+    "blocks.{}.feed_forward.down": "model.layers.{}.mlp.down_proj",
+    "norm": "model.norm",
+    "head": "lm_head",
 }
 GPT2: Modules = {
-    ("embedding",): "transformer.wte",
-    ("positions",): "transformer.wpe",
-    ("blocks.{}.attention_norm",): "transformer.h.{}.ln_1",
-    tuple(f"blocks.{{}}.attention.{part}" for part in ("query", "key", "value")): "transformer.h.{}.attn.c_attn",
-    ("blocks.{}.attention.out",): "transformer.h.{}.attn.c_proj",
-    ("blocks.{}.feed_forward_norm",): "transformer.h.{}.ln_2",
-    ("blocks.{}.feed_forward.up",): "transformer.h.{}.mlp.c_fc",
-    ("blocks.{}.feed_forward.down",): "transformer.h.{}.mlp.c_proj",
-    ("norm",): "transformer.ln_f",
-    ("head",): "lm_head",
+    "embedding": "transformer.wte",
+    "positions": "transformer.wpe",
+    "blocks.{}.attention_norm": "transformer.h.{}.ln_1",
+    "blocks.{}.attention.query": "transformer.h.{}.attn.c_attn",
+    "blocks.{}.attention.key": "transformer.h.{}.attn.c_attn",
+    "blocks.{}.attention.value": "transformer.h.{}.attn.c_attn",
+    "blocks.{}.attention.out": "transformer.h.{}.attn.c_proj",
+    "blocks.{}.feed_forward_norm": "transformer.h.{}.ln_2",
+    "blocks.{}.feed_forward.up": "transformer.h.{}.mlp.c_fc",
+    "blocks.{}.feed_forward.down": "transformer.h.{}.mlp.c_proj",
+    "norm": "transformer.ln_f",
+    "head": "lm_head",
 }
 TABLES = {"qwen3": LLAMA, "qwen2": LLAMA, "llama": LLAMA, "gpt2": GPT2}
 
@@ -72,21 +74,17 @@ def to_ours(family: str, n_layers: int, weights: dict[str, Tensor]) -> dict[str,
 
 def rename(modules: Modules, n_layers: int, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return our weights under the names of a table, stacked where it asks for it."""
-    left = dict(weights)
-    named = {
-        theirs: torch.cat([left.pop(name) for name in ours])
-        for ours, theirs in _parameters(modules, n_layers)
-        if ours[0] in left
-    }
-    assert not left, sorted(left)
-    return named
+    pairs = [(ours, theirs) for ours, theirs in _parameters(modules, n_layers) if ours[0] in weights]
+    assert {name for ours, _ in pairs for name in ours} == weights.keys()
+    return {theirs: torch.cat([weights[name] for name in ours]) for ours, theirs in pairs}
 
 
 def _parameters(modules: Modules, n_layers: int) -> Iterator[tuple[list[str], str]]:
-    for ours, theirs in modules.items():
+    for theirs, ours in groupby(modules, modules.__getitem__):
+        names = list(ours)
         for layer in range(n_layers if "{}" in theirs else 1):
             for part in ("weight", "bias"):
-                yield [f"{name}.{part}".format(layer) for name in ours], f"{theirs}.{part}".format(layer)
+                yield [f"{name}.{part}".format(layer) for name in names], f"{theirs}.{part}".format(layer)
 
 
 def _transpose(name: str, weight: Tensor) -> Tensor:
@@ -114,5 +112,5 @@ def count_layers(family: str, names: Collection[str]) -> int:
     >>> count_layers("llama", ["model.layers.0.input_layernorm.weight", "model.layers.1.input_layernorm.weight"])
     2
     """
-    norm = TABLES[family][("blocks.{}.attention_norm",)]
+    norm = TABLES[family]["blocks.{}.attention_norm"]
     return next(layer for layer in count() if f"{norm}.weight".format(layer) not in names)

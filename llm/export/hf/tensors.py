@@ -7,6 +7,7 @@ Only safetensors files are opened: what torch.save and pickle write can run code
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,10 +36,7 @@ class Stored(NamedTuple):
 
 
 def list_tensors(folder: Path) -> dict[str, Stored]:
-    """Return what the headers say of each tensor; no tensor is read.
-
-    UserError where files are missing, truncated or invalid, or an index names a file elsewhere.
-    """
+    """Return what the headers say of each tensor; UserError for an invalid file, or an index that leads elsewhere."""
     stored: dict[str, Stored] = {}
     for file in _files(folder):
         for name, tensor in _read_header(file).items():
@@ -50,16 +48,21 @@ def list_tensors(folder: Path) -> dict[str, Stored]:
 
 def read_tensors(stored: dict[str, Stored]) -> dict[str, Tensor]:
     """Read tensors in the dtype of the file; UserError names those that are not floats or hold NaN or infinity."""
-    folder = next((tensor.file.parent for tensor in stored.values()), None)
-    if unlike := [f"{name} is {tensor.dtype}" for name, tensor in stored.items() if tensor.dtype not in FLOATS]:
-        raise UserError(f"{folder}: expected weights of {', '.join(FLOATS)}, got {shorten(unlike)}")
     tensors: dict[str, Tensor] = {}
     for file in sorted({tensor.file for tensor in stored.values()}):
+        here = {name: tensor for name, tensor in stored.items() if tensor.file == file}
+        if unlike := [f"{name} is {tensor.dtype}" for name, tensor in here.items() if tensor.dtype not in FLOATS]:
+            raise UserError(f"{file}: expected weights of {', '.join(FLOATS)}, got {shorten(unlike)}")
         with safe_open(file, framework="pt") as opened:
-            tensors |= {name: opened.get_tensor(of.name) for name, of in stored.items() if of.file == file}
-    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{folder}: expected finite weights, got NaN or infinity in {shorten(broken)}")
+            read = {name: opened.get_tensor(tensor.name) for name, tensor in here.items()}
+        _check_finite(read, file)
+        tensors |= read
     return tensors
+
+
+def _check_finite(tensors: dict[str, Tensor], file: Path) -> None:
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{file}: expected finite weights, got NaN or infinity in {shorten(broken)}")
 
 
 def check_tensors(stored: dict[str, Stored], expected: dict[str, Tensor], owner: str, folder: Path) -> None:
@@ -95,11 +98,6 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_object(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object, indented as Transformers does it."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def shorten(texts: Iterable[str]) -> str:
     r"""Join the first few texts in one printable line; names in a foreign file may hold anything.
 
@@ -109,12 +107,9 @@ def shorten(texts: Iterable[str]) -> str:
     '0, 1, 2, 3, 4 and 4 more'
     """
     found = sorted(texts)
-    shown = [_cut(text if text.isprintable() else repr(text)) for text in found[:MAX_SHOWN]]
+    shown = [text if text.isprintable() else repr(text) for text in found[:MAX_SHOWN]]
+    shown = [text if len(text) <= 120 else f"{text[:117]}..." for text in shown]
     return ", ".join(shown) + (f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else "")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _files(folder: Path) -> list[Path]:
@@ -132,7 +127,7 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(places, dict) or not places:
         raise UserError(f"{index}: weight_map: expected tensors and their files, got {params.describe(places)}")
     names = set(map(str, places.values()))
-    if elsewhere := [name for name in names if "/" in name or "\\" in name or not name.endswith(".safetensors")]:
+    if elsewhere := [name for name in names if not re.fullmatch(r"[^/\\]+\.safetensors", name)]:
         raise UserError(f"{index}: expected names of safetensors files beside it, got {shorten(elsewhere)}")
     files = sorted(index.with_name(name) for name in names)
     if missing := [file.name for file in files if not file.exists()]:
@@ -146,7 +141,7 @@ def _read_header(file: Path) -> dict[str, Stored]:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (it is not a mapping)
             stored = {name: Stored(file, name, tuple(of.get_shape()), of.get_dtype()) for name, of in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: expected a safetensors file, {_cut(' '.join(str(error).split()))}") from None
+        raise UserError(f"{file}: expected a safetensors file, {shorten([' '.join(str(error).split())])}") from None
     # Nothing in the file limits the other sizes of a shape with a 0 in it.
     if empty := [f"{name} of {tensor.shape}" for name, tensor in stored.items() if 0 in tensor.shape]:
         raise UserError(f"{file}: expected tensors that hold numbers, got {shorten(empty)}")

@@ -1,6 +1,5 @@
 """A folder's weights and tokenizer to start from, grown by the special tokens that it lacks."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,45 +11,32 @@ from typer.testing import CliRunner
 
 from llm.__main__ import app
 from llm.core.errors import UserError
-from llm.export.hf.base import TOKENIZER, open_base, open_model, read_base, read_first_weights, read_tokenizer
+from llm.export.hf.base import TOKENIZER, open_base, open_model, read_base
 from llm.export.hf.folder import read_folder, write_folder
-from llm.model.config import ModelConfig
 from llm.model.weights import save_model
 from llm.serve.run import load
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.templates import with_bos
 from llm.tokens.tokenizer import Tokenizer
+from tests.export.hf.changes import write_foreign
 
 TEXTS = ["def walk(path):", "The river runs <|im_end|> 2024 déjà vu"]
 
 
 @pytest.fixture(scope="session")
 def foreign(tmp_path_factory, draw_gpt, small_tokenizer_file) -> Path:
-    """A folder whose tokenizer has one special token, in another place, and puts it before a text. Only to be read."""
-    folder = tmp_path_factory.mktemp("foreign")
-    content = json.loads(small_tokenizer_file.read_text())
-    vocab = {name: token for name, token in content["model"]["vocab"].items() if name not in SPECIAL_TOKENS}
-    content["model"]["vocab"] = {name: number for number, name in enumerate(sorted(vocab, key=vocab.__getitem__))}
-    end = {"id": len(vocab), "content": "<|endoftext|>", "single_word": False, "lstrip": False, "rstrip": False}
-    content["added_tokens"] = [end | {"normalized": False, "special": True}]
-    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", len(vocab))]
-    )
-    write_folder(folder, draw_gpt(tie_embeddings=False), small_tokenizer_file)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    """Only to be read."""
+    return write_foreign(tmp_path_factory.mktemp("foreign"), draw_gpt(tie_embeddings=False), small_tokenizer_file)
 
 
 N_KNOWN = 315  # of 320 tokens five are special and lacking; the model has 320 rows all the same
 
 
-def test_missing_tokens_are_appended(foreign, tmp_path, capsys):
+def test_missing_tokens_are_appended_with_mean_rows(foreign, tmp_path, capsys):
     file, load = open_base(foreign, tmp_path / "grown.json")
     assert file == tmp_path / "grown.json"
-    printed = capsys.readouterr().err
-    assert printed.count("\n") == 1
-    assert "appended <|pad|>, <|bos|>, <|eos|>, <|im_start|>, <|im_end|> to its 315 tokens" in printed
+    appended = "appended <|pad|>, <|bos|>, <|eos|>, <|im_start|>, <|im_end|> to its 315 tokens"
+    assert capsys.readouterr().err == f"{foreign}: {appended}, with the mean of their rows\n"
     theirs, ours = tokenizers.Tokenizer.from_file(str(foreign / "tokenizer.json")), Tokenizer.load(file)
     theirs.encode_special_tokens = True
     assert ours.special == {"<|endoftext|>": 314} | {
@@ -58,11 +44,8 @@ def test_missing_tokens_are_appended(foreign, tmp_path, capsys):
     }
     for text in TEXTS:
         assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
-    assert load().config.vocab_size == ours.vocab_size == 320
-
-
-def test_rows_of_new_tokens_are_the_mean_of_the_others(foreign, tmp_path):
-    before, after = read_folder(foreign), open_base(foreign, tmp_path / "grown.json")[1]()
+    assert ours.vocab_size == 320
+    before, after = read_folder(foreign), load()
     for old, new in ((before.embedding, after.embedding), (before.head, after.head)):
         assert torch.equal(new.weight[:N_KNOWN], old.weight[:N_KNOWN])
         torch.testing.assert_close(new.weight[N_KNOWN:], old.weight[:N_KNOWN].mean(dim=0).expand(5, -1))
@@ -70,9 +53,8 @@ def test_rows_of_new_tokens_are_the_mean_of_the_others(foreign, tmp_path):
 
 def test_a_folder_with_all_tokens_is_used_unchanged(exported_folder, tmp_path, capsys):
     file, load = open_base(exported_folder, tmp_path / "grown.json")
-    assert file == exported_folder / "tokenizer.json"
+    assert (file, capsys.readouterr().err) == (exported_folder / "tokenizer.json", "")
     assert not (tmp_path / "grown.json").exists()
-    assert capsys.readouterr().err == ""
     torch.testing.assert_close(load().state_dict(), read_folder(exported_folder).state_dict(), atol=0, rtol=0)
 
 
@@ -120,84 +102,7 @@ def test_more_tokens_than_rows_are_refused(exported_folder):
         read_base(exported_folder, 321, 321)
 
 
-def test_a_folder_without_a_tokenizer_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"tokenizer\.json: "):
-        read_tokenizer(tmp_path)
-
-
-@pytest.fixture
-def shape(exported_folder) -> ModelConfig:
-    return read_folder(exported_folder).config
-
-
-@pytest.mark.parametrize("context_length", [48, 20])
-@torch.no_grad()
-def test_first_weights_are_the_folders_in_any_context(exported_folder, shape, context_length):
-    shape = shape.model_copy(update={"context_length": context_length, "dropout": 0.1})
-    model = read_first_weights(exported_folder, shape, exported_folder / "tokenizer.json")
-    assert model.config == shape
-    ids = torch.randint(0, 320, (2, 20), generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(model(ids), read_folder(exported_folder)(ids))
-
-
-@torch.no_grad()
-def test_learned_positions_are_cut_to_a_shorter_context(tmp_path, draw_gpt, small_tokenizer_file):
-    write_folder(tmp_path, draw_gpt(family="gpt2", n_kv_heads=2), small_tokenizer_file)
-    base = read_folder(tmp_path)
-    shape = base.config.model_copy(update={"context_length": 20, "rope_theta": 5.0})  # which turns nothing
-    ids = torch.randint(0, 320, (2, 20), generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(read_first_weights(tmp_path, shape, small_tokenizer_file)(ids), base(ids))
-
-
-def test_the_width_of_heads_comes_from_the_folder(tmp_path, draw_gpt, small_tokenizer_file):
-    write_folder(tmp_path, draw_gpt(head_width=14), small_tokenizer_file)
-    shape = draw_gpt().config
-    assert read_first_weights(tmp_path, shape, small_tokenizer_file).config.head_dim == 14
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"d_model": 36}, "model.d_model: expected 24, got 36"),
-        (
-            {"family": "llama", "n_layers": 3},
-            "model.family: expected qwen3, got llama; model.n_layers: expected 2, got 3",
-        ),
-        ({"norm_eps": 1e-5}, "model.norm_eps: expected 1e-06"),
-        ({"rope_theta": 5.0}, "model.rope_theta: expected 10000.0"),
-        ({"tie_embeddings": False}, "model.tie_embeddings: expected True"),
-        ({"attention": "causal"}, "model.attention: expected grouped"),
-        ({"positions": "learned"}, "model.positions: expected rope"),
-        (
-            {"family": "llama", "n_layers": 3, "d_ff": 8, "d_model": 36, "n_heads": 3, "norm_eps": 1.0},
-            "1 more keys differ",
-        ),
-        ({"context_length": 49}, "sample.context_length: expected at most the 48 tokens of"),
-    ],
-)
-def test_another_shape_is_one_line_with_its_keys(exported_folder, shape, changes, sentence):
-    other = shape.model_copy(update=changes)
-    with pytest.raises(UserError) as caught:
-        read_first_weights(exported_folder, other, exported_folder / "tokenizer.json")
-    message = str(caught.value)
-    assert sentence in message and str(exported_folder) in message and "\n" not in message
-
-
-def test_another_tokenizer_is_one_line_with_a_remedy(foreign, exported_folder, shape):
-    with pytest.raises(UserError) as caught:
-        read_first_weights(foreign, shape, exported_folder / "tokenizer.json")
-    message = str(caught.value)
-    assert f"tokenize.pretrained: {foreign}" in message
-    assert str(exported_folder / "tokenizer.json") in message and "\n" not in message
-
-
-def test_the_tokenizer_of_tokenize_is_accepted(foreign, tmp_path, shape):
-    read_tokenizer(foreign)[0].save(str(tmp_path / "tokenizer.json"))
-    shape = shape.model_copy(update={"tie_embeddings": False})
-    assert read_first_weights(foreign, shape, tmp_path / "tokenizer.json").config == shape
-
-
-@pytest.mark.parametrize("shape", [{}, {"family": "gru"}, {"positions": "sinusoidal"}], ids=str)
+@pytest.mark.parametrize("shape", [{}, {"family": "gru"}], ids=str)
 def test_our_own_weights_are_opened_with_a_tokenizer(tmp_path, draw_gpt, small_tokenizer_file, monkeypatch, shape):
     save_model(tmp_path / "pretrained", draw_gpt(**shape))
     model, tokenizer = open_model(tmp_path / "pretrained", small_tokenizer_file)
@@ -209,9 +114,3 @@ def test_our_own_weights_are_opened_with_a_tokenizer(tmp_path, draw_gpt, small_t
     (tmp_path / TOKENIZER).parent.mkdir(parents=True)
     shutil.copy(small_tokenizer_file, TOKENIZER)
     assert load(tmp_path / "pretrained")[1].prompt("The") == tokenizer.prompt("The")  # as `serve` does
-
-
-def test_a_folder_without_a_model_is_one_line_with_the_reason(tmp_path):
-    (tmp_path / "skipped.json").write_text('{"skipped": "expected model.family qwen3, got gru"}')
-    with pytest.raises(UserError, match=r"its stage wrote none: expected model.family qwen3, got gru"):
-        open_model(tmp_path)

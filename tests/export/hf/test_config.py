@@ -25,7 +25,7 @@ def read(draw_gpt):
     """A reader of config.json files, for the tensors of a small model of the architecture."""
 
     def read_config(architecture: str, drawn: dict | None = None, **changes):
-        family, _ = BY_NAME[architecture]
+        family = BY_NAME[architecture].family
         content = GPT2_KEYS if family == "gpt2" else LLAMA_KEYS | ({"head_dim": 12} if family == "qwen3" else {})
         content = {"architectures": [architecture]} | content | {"sliding_window": None} | changes
         model = draw_gpt(family=family, **({"n_kv_heads": 2} if family == "gpt2" else {}) | (drawn or {}))
@@ -40,18 +40,17 @@ def read(draw_gpt):
 def test_missing_keys_have_the_defaults_of_transformers(theirs):
     defaults = theirs()
     name = next(name for name in BY_NAME if name.startswith(theirs.__name__.removesuffix("Config")))
-    _, architecture = architecture_of({"architectures": [name]}, PATH)
-    for key, value in (architecture.defaults | architecture.fixed).items():
-        if key == "rope_theta":
-            assert defaults.rope_parameters["rope_theta"] == value
-        else:
-            assert getattr(defaults, key, value) == value
+    fields = BY_NAME[name].shape.model_fields
+    known = {of.alias or name: of.default for name, of in fields.items() if isinstance(of.default, int | float | str)}
+    assert len(known) > 4
+    assert {key: getattr(defaults, key, value) for key, value in known.items()} == known
 
 
 @pytest.mark.parametrize("architecture", BY_NAME)
 def test_each_architecture_is_a_family(read, architecture):
     config = read(architecture)
-    assert (config.family, config.d_model, config.n_layers, config.head_dim) == (BY_NAME[architecture][0], 24, 2, 12)
+    expected = (BY_NAME[architecture].family, 24, 2, 12, 10000.0)
+    assert (config.family, config.d_model, config.n_layers, config.head_dim, config.rope_theta) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,23 +59,16 @@ def test_each_architecture_is_a_family(read, architecture):
         (LLAMA, {"rms_norm_eps": None}, "norm_eps", 1e-6),
         (LLAMA, {"num_key_value_heads": None, "drawn": {"n_kv_heads": 2}}, "n_key_heads", 2),
         (LLAMA, {"tie_word_embeddings": True}, "tie_embeddings", True),
-        (LLAMA, {}, "tie_embeddings", False),
-        (LLAMA, {}, "rope_theta", 10000.0),
         (LLAMA, {"rope_theta": 500000}, "rope_theta", 500000.0),
-        (LLAMA, {"rope_parameters": {"rope_theta": 7e4, "rope_type": "default"}}, "rope_theta", 7e4),
         (LLAMA, {"rope_theta": 7e4, "rope_parameters": {"rope_theta": 7e4}, "rope_scaling": None}, "rope_theta", 7e4),
-        (LLAMA, {"rope_scaling": {"type": "default"}}, "rope_theta", 10000.0),
         (LLAMA, {"rope_parameters": {"rope_type": None, "rope_theta": None}}, "rope_theta", 10000.0),
-        (LLAMA, {"hidden_act": "swish", "attention_dropout": 0.5, "mlp_bias": None}, "family", "llama"),
-        (LLAMA, {"head_dim": 12}, "head_width", None),
+        (LLAMA, {"rope_scaling": {"type": "default"}, "hidden_act": "swish", "mlp_bias": None}, "family", "llama"),
         (LLAMA, {"head_dim": 16, "drawn": {"head_width": 16}}, "head_dim", 16),
         (LLAMA, {"sliding_window": 5, "max_window_layers": 1}, "context_length", 48),  # Llama ignores these
         (MISTRAL, {"sliding_window": 48}, "family", "llama"),
-        (MISTRAL, {"sliding_window": None}, "family", "llama"),
         (GPT2, {"drawn": {"d_ff": 96}, "n_inner": None}, "d_ff", 96),
-        (GPT2, {}, "tie_embeddings", True),
         (GPT2, {}, "n_key_heads", 2),
-        (GPT2, {"activation_function": "gelu_pytorch_tanh"}, "norm_eps", 1e-5),
+        (GPT2, {"activation_function": "gelu_pytorch_tanh"}, "tie_embeddings", True),
     ],
 )
 def test_keys_are_read_as_in_transformers(read, architecture, changes, key, value):
@@ -85,46 +77,37 @@ def test_keys_are_read_as_in_transformers(read, architecture, changes, key, valu
 
 REFUSED = [
     (LLAMA, {"hidden_act": "gelu"}, ["hidden_act", "'silu'", "'gelu'"]),
-    (LLAMA, {"attention_bias": "yes"}, ["attention_bias", "false", "'yes'"]),
-    (LLAMA, {"mlp_bias": True}, ["mlp_bias"]),
+    (LLAMA, {"attention_bias": "yes"}, ["attention_bias", "False", "'yes'"]),
     (LLAMA, {"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
     (LLAMA, {"quantization_config": {"bits": 4}}, ["quantization_config", "bits"]),
     (LLAMA, {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, ["auto_map"]),
     (LLAMA, {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, ["rope_scaling.rope_type", "llama3"]),
     (LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["rope_scaling.type", "linear"]),
     (LLAMA, {"rope_parameters": {"partial_rotary_factor": 0.25}}, ["partial_rotary_factor", "0.25"]),
-    (LLAMA, {"rope_parameters": [1]}, ["rope_parameters", "mapping"]),
+    (LLAMA, {"rope_parameters": [1]}, ["rope_parameters", "dictionary"]),
     (LLAMA, {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}}, ["rope_theta", "10000.0"]),
-    (LLAMA, {"rope_parameters": {"rope_theta": "big"}}, ["rope_theta", "'big'"]),
-    (LLAMA, {"hidden_size": None}, ["hidden_size"]),
-    (LLAMA, {"hidden_size": {"a\nb": 1}}, ["hidden_size"]),
+    (LLAMA, {"hidden_size": {"a\nb\x1b[2J": 1}}, ["hidden_size"]),
     (LLAMA, {"num_hidden_layers": 10**12}, ["num_hidden_layers", "less than", str(10**12)]),
     (LLAMA, {"num_hidden_layers": 10**6}, ["num_hidden_layers", "2 as in", str(10**6)]),
     (LLAMA, {"num_attention_heads": 5}, ["num_attention_heads", "24", "5"]),
-    (LLAMA, {"num_attention_heads": 0}, ["num_attention_heads", "0"]),
     (LLAMA, {"num_attention_heads": None}, ["num_attention_heads"]),
     (LLAMA, {"num_attention_heads": 24}, ["n_heads", "even"]),
     (LLAMA, {"head_dim": 16}, ["head_dim", "12", "16"]),
     (LLAMA, {"num_key_value_heads": 3}, ["n_kv_heads", "3"]),
-    (LLAMA, {"max_position_embeddings": MAX_CONTEXT + 1}, ["max_position_embeddings", "at most"]),
+    (LLAMA, {"max_position_embeddings": MAX_CONTEXT + 1}, ["max_position_embeddings", "less than"]),
     (LLAMA, {"rms_norm_eps": 0}, ["norm_eps", "greater than 0"]),
     (LLAMA, {"tie_word_embeddings": "yes"}, ["tie_word_embeddings", "'yes'"]),
     (MISTRAL, {"sliding_window": 47}, ["sliding_window", "48", "47"]),
     (MISTRAL, {"sliding_window": "all"}, ["sliding_window", "'all'"]),
     ("Qwen2ForCausalLM", {"use_sliding_window": True}, ["use_sliding_window", "true"]),
     ("Qwen2ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"]}, ["layer_types", "sliding"]),
-    ("Qwen3ForCausalLM", {"attention_bias": True}, ["attention_bias"]),
     ("Qwen3ForCausalLM", {"head_dim": None}, ["head_dim", "12", "128"]),  # Transformers takes 128 there
     (GPT2, {"activation_function": "gelu"}, ["activation_function", "gelu_new"]),
     (GPT2, {"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx"]),
 ]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "changes", "words"),
-    REFUSED,
-    ids=[f"{name}-{[*change]}-{word[-1]}" for name, change, word in REFUSED],
-)
+@pytest.mark.parametrize(("architecture", "changes", "words"), REFUSED, ids=lambda value: "".join(value)[:60])
 def test_an_unsupported_key_is_refused_by_its_name(read, architecture, changes, words):
     with pytest.raises(UserError) as caught:
         read(architecture, **changes)
@@ -140,7 +123,7 @@ def test_a_missing_window_is_mistrals_default():
         read_shape(content, {name: Stored(PATH, name, (24,), "F32") for name in names}, PATH)
 
 
-@pytest.mark.parametrize("names", [None, [], [LLAMA] * 2, [{}], [[LLAMA]], LLAMA])
+@pytest.mark.parametrize("names", [None, [], [LLAMA] * 2, [{}], LLAMA])
 def test_an_unknown_architecture_is_refused(names):
     with pytest.raises(UserError, match=r"architectures: expected one of Qwen3ForCausalLM, .*GPT2LMHeadModel"):
         architecture_of({"architectures": names}, PATH)

@@ -1,22 +1,22 @@
-"""A malicious or damaged folder is one line and exit 2, and none of its code is run."""
+"""An invalid or malicious folder is one line and exit 2, and none of its code is run."""
 
 import json
 import pickle
 import shutil
 import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from llm.core import stage
 from llm.core.stage import Input, Output
 from llm.export.hf.base import open_base
+from llm.export.hf.folder import SKIPPED
+from tests.export.hf.changes import WEIGHTS, add, change_json, config, drop, remove, write
 
-CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
+TOKENIZER = "tokenizer.json"
 
 
 class Bomb:
@@ -25,7 +25,7 @@ class Bomb:
     def __init__(self, trace: Path):
         self.trace = trace
 
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[Path, str]]:
+    def __reduce__(self):
         return Path.write_text, (self.trace, "run")
 
 
@@ -34,72 +34,41 @@ def main(base: Input = Path("base"), grown: Output = Path("out/grown.json")) -> 
     open_base(base, grown)[1]()
 
 
-def config(**values: object):
-    """Change keys of config.json."""
-    return lambda folder: (folder / CONFIG).write_text(json.dumps(json.loads((folder / CONFIG).read_text()) | values))
+def index(folder: Path) -> None:
+    """Have an index name a file outside of the folder."""
+    (folder / WEIGHTS).rename(folder.parent / "stolen.safetensors")
+    places = {"model.norm.weight": "../stolen.safetensors"}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
 
 
-def write(name: str, content: bytes):
-    """Replace a file."""
-    return lambda folder: (folder / name).write_bytes(content)
-
-
-def weights(**tensors: torch.Tensor):
-    """Replace or add tensors."""
-    return lambda folder: save_file(load_file(folder / WEIGHTS) | tensors, folder / WEIGHTS)
-
-
-def header(at: int, flip: int):
-    """Flip a bit of the weights' header."""
-
-    def flip_bit(folder: Path) -> None:
-        content = bytearray((folder / WEIGHTS).read_bytes())
-        content[at] ^= flip
-        (folder / WEIGHTS).write_bytes(content)
-
-    return flip_bit
-
-
-def index(file: str):
-    """Have an index name `file`."""
-
-    def write_index(folder: Path) -> None:
-        (folder / WEIGHTS).rename(folder.parent / "stolen.safetensors")
-        places = {"model.norm.weight": file.format(parent=folder.parent)}
-        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
-
-    return write_index
-
-
-def merges(*pairs: object):
-    """Replace the tokenizer's merges."""
-
-    def write_merges(folder: Path) -> None:
-        content = json.loads((folder / TOKENIZER).read_text())
-        content["model"]["merges"] = list(pairs)
-        (folder / TOKENIZER).write_text(json.dumps(content))
-
-    return write_merges
+def merges(folder: Path) -> None:
+    """Have the tokenizer merge tokens that it lacks."""
+    model = json.loads((folder / TOKENIZER).read_text())["model"]
+    change_json(folder / TOKENIZER, model=model | {"merges": ["evil", "no"]})
 
 
 HUGE = json.dumps({"model.norm.weight": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}).encode()
-NAN = torch.full((24,), float("nan"))
-HOSTILE = {
-    "pickles instead of weights": (lambda folder: (folder / WEIGHTS).unlink(), ["pytorch_model.bin", "not opened"]),
-    "the header's length flipped": (header(3, 0x80), [WEIGHTS]),
+INVALID = {
+    "skipped": (write(SKIPPED, b'{"skipped": "the reason"}'), ["its stage wrote none: the reason"]),
+    "no config": (remove("config.json"), ["it has no config.json"]),
+    "no tokenizer": (remove(TOKENIZER), [TOKENIZER]),
+    "a missing tensor": (drop("model.norm.weight"), ["norm.weight is missing"]),
+    "another shape": (add(**{"model.norm.weight": torch.ones(5)}), ["norm.weight: expected shape (24,), got (5,)"]),
+    "another architecture": (config(architectures=["GemmaForCausalLM"]), ["LlamaForCausalLM", "GemmaForCausalLM"]),
+    "the weights of another family": (config(architectures=["LlamaForCausalLM"]), ["self_attn.q_norm.weight"]),
+    "pickles instead of weights": (remove(WEIGHTS), ["pytorch_model.bin", "not opened"]),
     "a header of a terabyte": (write(WEIGHTS, struct.pack("<Q", len(HUGE)) + HUGE), [WEIGHTS]),
     "a config of a terabyte": (config(hidden_size=10**6, vocab_size=10**6), ["(320, 24)", "1000000"]),
     "a wider config": (config(intermediate_size=1 << 30), ["intermediate_size", str(1 << 24)]),
-    "a million layers": (config(num_hidden_layers=10**6), ["num_hidden_layers", "2 as in the weights"]),
-    "an endless context": (config(max_position_embeddings=10**12), ["max_position_embeddings"]),
-    "an endless number": (write(CONFIG, b'{"hidden_size": ' + b"9" * 5000 + b"}"), [CONFIG, "digits"]),
     "a number of 4,000 digits": (config(hidden_size=10**4000), ["hidden_size"]),
-    "a config too deep": (write(CONFIG, b'{"a": ' * 50_000), [CONFIG]),
-    "a key of many lines": (config(hidden_size={"a\n\x1b[2Jb": 1}), ["hidden_size"]),
-    "an index that leads up": (index("../stolen.safetensors"), ["index.json", "../stolen.safetensors"]),
-    "a name of many lines": (weights(**{"evil\n\x1b[2J": NAN}), ["evil", "is not a weight"]),
-    "a thousand names": (weights(**{f"evil.{n}": torch.ones(1) for n in range(1000)}), ["evil.0", "and 995 more"]),
-    "a merge of no tokens": (merges(["evil", "no"]), [TOKENIZER]),
+    "a config too deep": (write("config.json", b'{"a": ' * 50_000), ["config.json"]),
+    "an index that leads up": (index, ["index.json", "../stolen.safetensors"]),
+    "a name of many lines": (
+        add(**{"evil\n\x1b[2J": torch.ones(2)}),
+        ["evil", "is not a weight of Qwen3ForCausalLM"],
+    ),
+    "a thousand names": (add(**{f"evil.{n}": torch.ones(1) for n in range(1000)}), ["evil.0", "and 995 more"]),
+    "a merge of no tokens": (merges, [TOKENIZER]),
     "a tokenizer too deep": (write(TOKENIZER, b"[" * 100_000), [TOKENIZER]),
     "a tokenizer of bytes": (write(TOKENIZER, b"\xff\xfe\x00"), [TOKENIZER]),
 }
@@ -122,8 +91,8 @@ def test_files_beside_the_weights_are_not_opened(folder, tmp_path):
     assert (tmp_path / "trace").exists()  # so that the check above can fail
 
 
-@pytest.mark.parametrize(("change", "words"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_folder_is_one_line_and_exit_2(folder, tmp_path, monkeypatch, capsys, change, words):
+@pytest.mark.parametrize(("change", "words"), INVALID.values(), ids=INVALID.keys())
+def test_an_invalid_folder_is_one_line_and_exit_2(folder, tmp_path, monkeypatch, capsys, change, words):
     change(folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["hostile", "--base", str(folder), "--grown", "out/grown.json"])
@@ -132,6 +101,6 @@ def test_a_hostile_folder_is_one_line_and_exit_2(folder, tmp_path, monkeypatch, 
     assert caught.value.code == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and line.strip().isprintable() and len(line) < 1500
-    assert [word for word in words if word not in line] == []
+    assert [word for word in [str(folder), *words] if word not in line] == []
     assert not (tmp_path / "trace").exists()
     assert not (tmp_path / "out").exists()
