@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm.core.errors import UserError
 from llm.export.formats import PRE_TOKENIZERS, incompatibility_reason
-from llm.export.hf.names import Modules, rename
+from llm.export.hf.names import GGUF, rename
 from llm.export.params import Format
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
@@ -26,25 +26,8 @@ FILES: dict[Format, str] = {
 _FILE_TYPES: dict[Format, int] = {"gguf-f32": 0, "gguf-f16": 1, "gguf-q8_0": 7}  # llama.cpp's numbers
 MODELFILE = "Modelfile"
 
-# As in `llm.export.hf.names`.
-LLAMA: Modules = {
-    "embedding": "token_embd",
-    "positions": "position_embd",
-    "blocks.{}.attention_norm": "blk.{}.attn_norm",
-    "blocks.{}.attention.query": "blk.{}.attn_q",
-    "blocks.{}.attention.key": "blk.{}.attn_k",
-    "blocks.{}.attention.value": "blk.{}.attn_v",
-    "blocks.{}.attention.query_norm": "blk.{}.attn_q_norm",
-    "blocks.{}.attention.key_norm": "blk.{}.attn_k_norm",
-    "blocks.{}.attention.out": "blk.{}.attn_output",
-    "blocks.{}.feed_forward_norm": "blk.{}.ffn_norm",
-    "blocks.{}.feed_forward.gate": "blk.{}.ffn_gate",
-    "blocks.{}.feed_forward.up": "blk.{}.ffn_up",
-    "blocks.{}.feed_forward.down": "blk.{}.ffn_down",
-    "norm": "output_norm",
-    "head": "output",
-}
-GPT2 = LLAMA | dict.fromkeys((f"blocks.{{}}.attention.{part}" for part in ("query", "key", "value")), "blk.{}.attn_qkv")
+_ATTENTION = ("blocks.{}.attention.query", "blocks.{}.attention.key", "blocks.{}.attention.value")
+GPT2 = GGUF | dict.fromkeys(_ATTENTION, "blk.{}.attn_qkv")
 
 
 class Vocabulary(NamedTuple):
@@ -90,7 +73,7 @@ def write_gguf(
 
 def to_gguf(config: ModelConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return our weights under GGUF's names, in float32, (d_out, d_in) as ours; a tied head may be missing."""
-    named = rename(GPT2 if config.family == "gpt2" else LLAMA, config.n_layers, weights)
+    named = rename(GPT2 if config.family == "gpt2" else GGUF, config.n_layers, weights)
     for name, weight in named.items():
         # GGUF's llama rotates neighbouring pairs of a head's width, ours its halves.
         if config.family == "llama" and ("attn_q." in name or "attn_k." in name):

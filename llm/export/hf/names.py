@@ -1,4 +1,4 @@
-"""One table of module names per family, read from left to right for export and from right to left for import.
+"""One table of module names, read from left to right for export and from right to left for import.
 
 blocks.3.attention.query.weight  ↔  model.layers.3.self_attn.q_proj.weight
 """
@@ -11,41 +11,39 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# Our module → theirs, for weights and biases alike; `{}` is the number of the block. Several of ours with one name are
-# stacked along their outputs.
-Modules = dict[str, str]
 Tensors = TypeVar("Tensors")
 
-LLAMA: Modules = {
-    "embedding": "model.embed_tokens",
-    "blocks.{}.attention_norm": "model.layers.{}.input_layernorm",
-    "blocks.{}.attention.query": "model.layers.{}.self_attn.q_proj",
-    "blocks.{}.attention.key": "model.layers.{}.self_attn.k_proj",
-    "blocks.{}.attention.value": "model.layers.{}.self_attn.v_proj",
-    "blocks.{}.attention.query_norm": "model.layers.{}.self_attn.q_norm",
-    "blocks.{}.attention.key_norm": "model.layers.{}.self_attn.k_norm",
-    "blocks.{}.attention.out": "model.layers.{}.self_attn.o_proj",
-    "blocks.{}.feed_forward_norm": "model.layers.{}.post_attention_layernorm",
-    "blocks.{}.feed_forward.gate": "model.layers.{}.mlp.gate_proj",
-    "blocks.{}.feed_forward.up": "model.layers.{}.mlp.up_proj",
-    "blocks.{}.feed_forward.down": "model.layers.{}.mlp.down_proj",
-    "norm": "model.norm",
-    "head": "lm_head",
+# Our module → its name in Transformers' Llama and Qwen, in its GPT-2, and in GGUF. `{}` is the number of the block.
+_NAMES = {
+    "embedding": ("model.embed_tokens", "transformer.wte", "token_embd"),
+    "positions": (None, "transformer.wpe", "position_embd"),
+    "blocks.{}.attention_norm": ("model.layers.{}.input_layernorm", "transformer.h.{}.ln_1", "blk.{}.attn_norm"),
+    "blocks.{}.attention.query": ("model.layers.{}.self_attn.q_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_q"),
+    "blocks.{}.attention.key": ("model.layers.{}.self_attn.k_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_k"),
+    "blocks.{}.attention.value": ("model.layers.{}.self_attn.v_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_v"),
+    "blocks.{}.attention.query_norm": ("model.layers.{}.self_attn.q_norm", None, "blk.{}.attn_q_norm"),
+    "blocks.{}.attention.key_norm": ("model.layers.{}.self_attn.k_norm", None, "blk.{}.attn_k_norm"),
+    "blocks.{}.attention.out": (
+        "model.layers.{}.self_attn.o_proj",
+        "transformer.h.{}.attn.c_proj",
+        "blk.{}.attn_output",
+    ),
+    "blocks.{}.feed_forward_norm": (
+        "model.layers.{}.post_attention_layernorm",
+        "transformer.h.{}.ln_2",
+        "blk.{}.ffn_norm",
+    ),
+    "blocks.{}.feed_forward.gate": ("model.layers.{}.mlp.gate_proj", None, "blk.{}.ffn_gate"),
+    "blocks.{}.feed_forward.up": ("model.layers.{}.mlp.up_proj", "transformer.h.{}.mlp.c_fc", "blk.{}.ffn_up"),
+    "blocks.{}.feed_forward.down": ("model.layers.{}.mlp.down_proj", "transformer.h.{}.mlp.c_proj", "blk.{}.ffn_down"),
+    "norm": ("model.norm", "transformer.ln_f", "output_norm"),
+    "head": ("lm_head", "lm_head", "output"),
 }
-GPT2: Modules = {
-    "embedding": "transformer.wte",
-    "positions": "transformer.wpe",
-    "blocks.{}.attention_norm": "transformer.h.{}.ln_1",
-    "blocks.{}.attention.query": "transformer.h.{}.attn.c_attn",
-    "blocks.{}.attention.key": "transformer.h.{}.attn.c_attn",
-    "blocks.{}.attention.value": "transformer.h.{}.attn.c_attn",
-    "blocks.{}.attention.out": "transformer.h.{}.attn.c_proj",
-    "blocks.{}.feed_forward_norm": "transformer.h.{}.ln_2",
-    "blocks.{}.feed_forward.up": "transformer.h.{}.mlp.c_fc",
-    "blocks.{}.feed_forward.down": "transformer.h.{}.mlp.c_proj",
-    "norm": "transformer.ln_f",
-    "head": "lm_head",
-}
+# Our module → theirs. Several of ours with one name are stacked along their outputs.
+Modules = dict[str, str]
+LLAMA, GPT2, GGUF = (
+    {ours: name for ours, names in _NAMES.items() if (name := names[column]) is not None} for column in range(3)
+)
 TABLES = {"qwen3": LLAMA, "qwen2": LLAMA, "llama": LLAMA, "gpt2": GPT2}
 
 # GPT-2's projections are `Conv1D` modules, whose weights are (d_in, d_out).
