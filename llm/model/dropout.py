@@ -20,13 +20,10 @@ MASKS_PER_BLOCK = 3  # of the attention weights, of what attention adds, of what
 
 
 def draw_noise(config: ModelConfig) -> Tensor:
-    """Draw ones, and a fraction `dropout` of zeros: the same row for every model of a shape.
-
-    bfloat16 holds both exactly, and a product is faster than a choice by booleans.
-    """
+    """Draw ones, and a fraction `dropout` of zeros: the same row for every model of a shape."""
     longest = config.context_length * max(config.d_model, config.n_query_heads * config.context_length)
     drawn = torch.rand(N_OFFSETS + SHIFT_ROOM + longest, generator=torch.Generator().manual_seed(0))
-    return (drawn >= config.dropout).bfloat16()
+    return (drawn >= config.dropout).bfloat16()  # exact, and a product is faster than a choice by booleans
 
 
 def noise_at(noise: Tensor, seed: int, step: int) -> Tensor:

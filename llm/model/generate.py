@@ -95,9 +95,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the smallest set of ids with a cumulative probability of at least `p`: nucleus sampling.
-
-    Holtzman et al. 2020, arXiv:1904.09751.
+    """Keep the fewest ids of a cumulative probability of at least `p` (Holtzman et al. 2020, arXiv:1904.09751).
 
     >>> keep_top_p(torch.tensor([0.2, 0.5, 0.3]).log(), 0.6).exp()
     tensor([0.0000, 0.5000, 0.3000])
@@ -121,9 +119,7 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def repetition_penalized(logits: Tensor, seen: list[int], penalty: float) -> Tensor:
-    """Divide the positive logits of `seen` ids by `penalty`, and multiply the negative ones, once each.
-
-    Keskar et al. 2019, CTRL, arXiv:1909.05858.
+    """Divide positive logits of `seen` ids by `penalty`, multiply negative ones (Keskar et al. 2019, arXiv:1909.05858).
 
     >>> repetition_penalized(torch.tensor([2.0, -2.0, 2.0]), [0, 1, 1], 2.0)
     tensor([ 1., -4.,  2.])

@@ -14,10 +14,9 @@ from llm.model.layers import Linear
 
 
 def gru_step(given: Tensor, state: Tensor, recurrent: Tensor) -> Tensor:
-    """Compute one step: how much of the old state is read (reset), and how much of it stays (update).
+    """Compute one step (Cho et al. 2014, arXiv:1406.1078), with the reset after the product, as in torch.
 
-    given (B, 3 R) is the input's part of both gates and of the candidate, state (B, R), recurrent (3 R, R) → the new
-    state (B, R). Cho et al. 2014, arXiv:1406.1078, with the reset after the product, as in torch.
+    given (B, 3 R) is the input's part of both gates and the candidate, state (B, R), recurrent (3 R, R) → (B, R).
     """
     given_reset, given_update, given_new = given.chunk(3, dim=-1)
     past_reset, past_update, past_new = (state @ recurrent.T).chunk(3, dim=-1)

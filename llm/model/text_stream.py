@@ -24,10 +24,9 @@ def stream_text(tokens: Iterable[int], decode: Callable[[list[int]], str], stop:
 
 
 class TextStream:
-    r"""The text of tokens that come one by one, up to the first of the `stop` strings.
+    r"""The text of tokens that come one by one, up to the `stop` string that is complete first.
 
-    Held back are bytes of an incomplete character, and an end that may begin a stop string. The first stop string is
-    the one that is complete first.
+    Held back are bytes of an incomplete character, and an end that may begin a stop string.
 
     >>> text = TextStream(lambda ids: bytes(ids).decode("utf-8", errors="replace"), stop=("!",))
     >>> [text.add(token) for token in "hé!".encode()], text.stopped

@@ -62,9 +62,8 @@ def set_weights(model: GPT, weights: dict[str, Tensor], where: Path) -> None:
 def resize_embeddings(model: GPT, n_known: int, n_tokens: int) -> None:
     """Give embedding and head `n_tokens` rows, in place: the first `n_known` stay, the others are their mean.
 
-    Why the mean: a random row may point anywhere, and its token may become likelier than all others. The mean's logit
-    is the mean of the known tokens' logits, whatever the hidden state, so a new token takes no more probability than
-    an average one (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
+    So a new token takes no more probability than an average one, whatever the hidden state; a random row may take more
+    than all others (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
     """
     assert 0 < n_known <= min(n_tokens, model.config.vocab_size)
     if n_known == n_tokens == model.config.vocab_size:
