@@ -1,7 +1,7 @@
 """Guess the kind and the columns of a finetuning task by the names of columns, or by cells where names are opaque."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,15 @@ def guess_columns(
     columns, see_header = list(table.columns), header and file.suffix.lower() in SEPARATED
     _check_named(columns, texts, label)
     # --text and --label without --kind are a text and its label.
-    for each in [kind] if kind else ["classify"] if texts or label else ["dpo", "instruct", "classify"]:
-        guess = {"dpo": _guess_dpo, "instruct": _guess_instruct, "classify": _guess_classify}[each]
-        if found := guess(table, columns, file, list(texts), label):
-            if see_header and each == "classify":
-                _check_header(table, file, found["label_column"])
+    guesses: dict[str, Callable[[], Task | None]] = {
+        "dpo": lambda: None if texts or label else _guess_dpo(columns),
+        "instruct": lambda: _guess_instruct(table, file, list(texts), label),
+        "classify": lambda: _guess_classify(table, list(texts), label),
+    }
+    for each in [kind] if kind else ["classify"] if texts or label else guesses:
+        if found := guesses[each]():
+            if see_header:
+                _check_header(table, file, found.get("label_column"))
             return {"kind": each} | found
     raise UserError(f"{file}: {_expected_columns(kind, columns, see_header)}")
 
@@ -87,23 +91,22 @@ def _expected_columns(kind: str | None, columns: list[str], see_header: bool) ->
     return f"expected {expected}, got the columns {found}; name them with {options}"
 
 
-def _check_header(table: pd.DataFrame, file: Path, name: str) -> None:
-    if name in set(table[name].map(as_text)):
+def _check_header(table: pd.DataFrame, file: Path, name: str | None) -> None:
+    if name and name in set(table[name].map(as_text)):
         raise UserError(f"{file}: expected a header, got a row as the first line ({some([name])}); see --no-header")
 
 
-def _guess_dpo(table: pd.DataFrame, columns: list[str], file: Path, texts: list[str], label: str | None) -> Task | None:
+def _guess_dpo(columns: list[str]) -> Task | None:
     names = (["prompt", "instruction", *PROMPTS], ["chosen"], ["rejected"])
     prompt, chosen, rejected = (_first(columns, of) for of in names)
-    if texts or label or not (prompt and chosen and rejected):
+    if not (prompt and chosen and rejected):
         return None
     given = _first(columns, INPUTS) if prompt.strip().lower() == "instruction" else None
     return {"prompt_column": prompt, "input_column": given, "chosen_column": chosen, "rejected_column": rejected}
 
 
-def _guess_instruct(
-    table: pd.DataFrame, columns: list[str], file: Path, texts: list[str], label: str | None
-) -> Task | None:
+def _guess_instruct(table: pd.DataFrame, file: Path, texts: list[str], label: str | None) -> Task | None:
+    columns = list(table.columns)
     rows = (None if label else _find_messages(table, columns, texts)) or _find_answers(columns, texts, label)
     if rows is None:
         return None
@@ -136,9 +139,8 @@ def _find_answers(columns: list[str], texts: list[str], label: str | None) -> Ta
     return {"kind": "prompt_completion", "prompt": inputs[0], "completion": answer}
 
 
-def _guess_classify(
-    table: pd.DataFrame, columns: list[str], file: Path, texts: list[str], label: str | None
-) -> Task | None:
+def _guess_classify(table: pd.DataFrame, texts: list[str], label: str | None) -> Task | None:
+    columns = list(table.columns)
     if len(texts) > 2:
         raise UserError(f"--text: expected one column or two, got {len(texts)}")
     label = label or _first(_without(columns, *texts), LABELS)
