@@ -15,11 +15,10 @@ import torch
 
 from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
-from llm.evaluate.generations import continue_rows
 from llm.evaluate.likelihood import plan_spans, score_tokens
 from llm.evaluate.measure import losses_by_context
 from llm.finetune.shared.job import Job
-from llm.model.generate import generate, greedy
+from llm.model.generate import generate, generate_batch, greedy
 from llm.model.gpt import GPT
 from llm.model.weights import load_model, save_model
 from llm.tokens.windows import Windows
@@ -216,7 +215,7 @@ def test_figures_of_held_out_text_are_those_of_the_cpu(draw_gpt, config, cpu, gp
         model.to(machine.device)
         nats.append(score_tokens(model, stream, spans, 4, machine, "test").nats)
         contexts.append(losses_by_context(model, stream, nats[-1], windows, 4, machine))
-        texts.append(continue_rows(model, prefixes.to(machine.device), 5).cpu())
+        texts.append(generate_batch(model, prefixes.to(machine.device), 5).cpu())
     np.testing.assert_allclose(nats[1], nats[0], rtol=1e-3, atol=1e-3)
     assert contexts[0].keys() == contexts[1].keys()
     for length, losses in contexts[0].items():

@@ -79,21 +79,18 @@ def xz_bits(train: bytes, texts: Texts) -> dict[str, Floats]:
     A document's bits are those that a decompressor reads to write it, after the training text and earlier documents of
     the split. The index at the end of the file, about 40 bytes, counts for no document.
     """
-    return {split: _decoded_bits(train, documents) for split, documents in texts.items()}
-
-
-def _decoded_bits(train: bytes, documents: Sequence[bytes]) -> Floats:
-    packed = lzma.compress(b"".join([train, *documents]), preset=9 | lzma.PRESET_EXTREME)
-    decoder = lzma.LZMADecompressor()
-    n_read, n_decoded = 0, 0
-    positions: list[int] = []
-    for end in np.cumsum([len(train), *map(len, documents)]):
-        while n_decoded < end:
-            step = 16 if n_decoded < COARSE * len(train) else 1
-            n_decoded += len(decoder.decompress(packed[n_read : n_read + step]))
-            n_read += step
-        positions.append(n_read)
-    return np.diff(positions) * np.float64(8)
+    bits = {}
+    for split, documents in texts.items():
+        packed = lzma.compress(b"".join([train, *documents]), preset=9 | lzma.PRESET_EXTREME)
+        decoder, n_read, n_decoded, positions = lzma.LZMADecompressor(), 0, 0, list[int]()
+        for end in np.cumsum([len(train), *map(len, documents)]):
+            while n_decoded < end:
+                step = 16 if n_decoded < COARSE * len(train) else 1
+                n_decoded += len(decoder.decompress(packed[n_read : n_read + step]))
+                n_read += step
+            positions.append(n_read)
+        bits[split] = np.diff(positions) * np.float64(8)
+    return bits
 
 
 def zstd_bits(train: bytes, texts: Texts) -> dict[str, Floats]:

@@ -1,7 +1,4 @@
-"""Break a split's nats down: by document, source, position in the window, n-grams that train has, and baseline.
-
-A row is a dict of plain, rounded values.
-"""
+"""Break a split's nats down: by document, source, position in the window, baseline, and n-grams that train has."""
 
 import json
 import math
@@ -10,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from llm.core.tables import read_table
@@ -58,12 +54,12 @@ def extremes(names: Sequence[str], nats: Floats, n_bytes: Ints, n: int) -> tuple
     """
     bits = np.round(nats / math.log(2) / n_bytes, 5)
     long = np.flatnonzero(n_bytes >= min(MIN_BYTES, n_bytes.max()))
+    hardest, easiest = (long[np.argsort(keys[long], kind="stable")][:n].tolist() for keys in (-bits, bits))
 
-    def rows(keys: Floats) -> list[Row]:
-        chosen = long[np.argsort(keys[long], kind="stable")][:n].tolist()
-        return [{"document": names[i], "bytes": int(n_bytes[i]), "bits_per_byte": float(bits[i])} for i in chosen]
+    def rows(documents: list[int]) -> list[Row]:
+        return [{"document": names[i], "bytes": int(n_bytes[i]), "bits_per_byte": float(bits[i])} for i in documents]
 
-    return rows(-bits), rows(bits)
+    return rows(hardest), rows(easiest)
 
 
 def by_position(position_nats: Floats, position_targets: Ints) -> list[Row]:
@@ -115,53 +111,40 @@ def summarise_best(rows: list[Row], non_causal: bool, is_lossless: bool) -> Row:
     """Return the comparison with the best baseline and whether it is outside of chance, {} without a baseline."""
     if not rows:
         return {}
-    best, verdict = rows[0], WITHIN
-    if non_causal or not is_lossless:
-        verdict = SEES_THE_FUTURE if non_causal else LOSSY
-    elif "difference_low" not in best:
-        verdict = NO_INTERVAL
-    elif best["difference_high"] < 0 or best["difference_low"] > 0:
-        verdict = BETTER if best["difference_high"] < 0 else WORSE
+    best = rows[0]
     figures = {f"bits_per_byte_{key}": value for key, value in best.items() if key.startswith("difference")}
-    return {"best_baseline": best["baseline"], **figures, "verdict": verdict}
+    return {"best_baseline": best["baseline"], **figures, "verdict": _verdict(best, non_causal, is_lossless)}
+
+
+def _verdict(best: Row, non_causal: bool, is_lossless: bool) -> str:
+    if non_causal:
+        return SEES_THE_FUTURE
+    if not is_lossless:
+        return LOSSY
+    if "difference_low" not in best:
+        return NO_INTERVAL
+    if best["difference_high"] < 0:
+        return BETTER
+    return WORSE if best["difference_low"] > 0 else WITHIN
 
 
 def mark_found(train: Stream, held_out: Sequence[NDArray[np.integer]], end_of_text: int, ngram: int) -> list[Flags]:
     """Return for each held-out stream whether each of its tokens lies in an n-gram of `ngram` tokens that train has.
 
-    No n-gram crosses an end of text, which is never found. Memory: some 10 · (ngram + 1) bytes per held-out token.
+    No n-gram crosses an end of text, which is never found.
 
     >>> train, held_out = np.array([0, 5, 6, 7, 8, 0]), np.array([0, 1, 6, 7, 8, 2, 0])
     >>> mark_found(train, [held_out], end_of_text=0, ngram=3)[0].astype(int).tolist()
     [0, 0, 1, 1, 1, 0, 0]
     """
-    starts, ngrams = [], []
-    for stream in held_out:
-        windows = sliding_window_view(stream, ngram) if len(stream) >= ngram else np.zeros((0, ngram), stream.dtype)
-        starts.append(np.flatnonzero((windows != end_of_text).all(axis=1)))
-        ngrams.append(windows[starts[-1]])
-    if not ngrams:
+    if not held_out:
         return []
-    found = np.split(_is_found(train, np.concatenate(ngrams), end_of_text), np.cumsum([*map(len, starts)]))
-    marks = []
-    for stream, own_starts, is_found in zip(held_out, starts, found, strict=False):
-        # +1 where a found n-gram begins and -1 after its end: the running sum is the number of n-grams over a token.
-        steps = np.zeros(len(stream) + 1, dtype=np.int64)
-        np.add.at(steps, own_starts[is_found], 1)
-        np.add.at(steps, own_starts[is_found] + ngram, -1)
-        marks.append(np.cumsum(steps[:-1]) > 0)
-    return marks
-
-
-def _is_found(train: Stream, ngrams: NDArray[np.integer], end_of_text: int) -> Flags:
-    """Return whether train has each n-gram (G, n); each is looked up as a document of its own."""
-    documents = np.insert(ngrams, 0, end_of_text, axis=1)
-    stream = np.append(documents.ravel(), np.asarray(end_of_text, dtype=ngrams.dtype))
+    joined = np.concatenate(held_out)
     # All n-grams are looked up, none is sampled out; small chunks stay in the cache.
-    by_document = contamination(
-        train, stream if len(ngrams) else stream[:0], end_of_text, ngrams.shape[1], max(len(ngrams), 1), 1 << 18
-    ).by_document
-    return np.asarray(by_document[:, 2] > 0)
+    starts = contamination(train, joined, end_of_text, ngram, max(len(joined), 1), 1 << 18).found_starts
+    # +1 where a found n-gram begins and -1 after its end: the running sum is the number of n-grams over a token.
+    begun, ended = (np.bincount(at, minlength=len(joined) + 1) for at in (starts, starts + ngram))
+    return np.split(np.cumsum(begun - ended)[:-1] > 0, np.cumsum([*map(len, held_out)])[:-1])
 
 
 def split_by_found(nats: NDArray[np.floating], n_bytes: Ints, found: Flags) -> dict[str, Any]:

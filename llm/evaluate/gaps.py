@@ -55,13 +55,13 @@ def find_gaps(path: str, text: str) -> dict[str, list[Gap]]:
     tree, is_python = _parse(text), PurePosixPath(path).suffix == ".py"
     if tree is not None:
         source = _Source(text)
-        found = {
+        tasks = {
             "docstring_word": list(_docstring_words(tree, source)),
             "closing_bracket": list(_closing_brackets(source)),
             "argument_name": list(_argument_names(tree, source)),
         }
-        if is_python or any(found.values()):  # prose may parse as well: a single word does
-            return found
+        if is_python or any(tasks.values()):  # prose may parse as well: a single word does
+            return tasks
     return {} if is_python else {"last_word": list(_words(LAST_OF_SENTENCE_OR_PARAGRAPH, text, 0, len(text)))}
 
 
@@ -86,8 +86,9 @@ class _Source:
     def offset(self, line: int, column: int) -> int:
         return int(self.starts[line - 1]) + column
 
-    def byte_offset(self, line: int, column: int) -> int:
+    def byte_offset(self, line: int | None, column: int | None) -> int:
         """Return the offset of a position of `ast`, whose columns count UTF-8 bytes."""
+        assert line is not None and column is not None, "a parsed node has a position"
         return self.offset(line, len(self.lines[line - 1].encode()[:column].decode()))
 
 
@@ -100,7 +101,6 @@ def _docstring_words(tree: ast.Module, source: _Source) -> Iterator[Gap]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | Function) and ast.get_docstring(node, clean=False) is not None:
             docstring = node.body[0]
-            assert docstring.end_lineno is not None and docstring.end_col_offset is not None
             begin = source.byte_offset(docstring.lineno, docstring.col_offset)
             end = source.byte_offset(docstring.end_lineno, docstring.end_col_offset)
             yield from _words(LAST_OF_SENTENCE, source.text, begin, end)
@@ -113,35 +113,39 @@ def _closing_brackets(source: _Source) -> Iterator[Gap]:
     """
     stack: list[int] = []  # offsets of open brackets
     last: dict[str, int] = {}  # offset of the last opening bracket of each kind
+    for sign, at in _signs(source):
+        if sign in OPENING.values():
+            stack.append(at)
+            last[sign] = at
+        elif sign in OPENING and stack:
+            opener, other = stack.pop(), max((last[of] for of in last.keys() - OPENING[sign]), default=None)
+            if other is not None and source.text[at - 1].isalnum():
+                yield Gap(at, sign, tuple(of for of in OPENING if of != sign), min(opener, other))
+
+
+def _signs(source: _Source) -> Iterator[tuple[str, int]]:
+    """Yield the operators and brackets of code with their offsets."""
     with suppress(tokenize.TokenError, SyntaxError):  # in places stricter than the parser
         for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
-            sign, at = token.string, source.offset(*token.start)
-            if token.type == tokenize.OP and sign in OPENING.values():
-                stack.append(at)
-                last[sign] = at
-            elif token.type == tokenize.OP and sign in OPENING and stack:
-                opener = stack.pop()
-                others = [start for other, start in last.items() if other != OPENING[sign]]
-                if others and source.text[at - 1].isalnum():
-                    yield Gap(at, sign, tuple(other for other in OPENING if other != sign), min(opener, max(others)))
+            if token.type == tokenize.OP:
+                yield token.string, source.offset(*token.start)
 
 
 def _argument_names(tree: ast.Module, source: _Source) -> Iterator[Gap]:
     """Yield uses, after one space, of the parameters of functions that have three besides self or cls."""
     for node in ast.walk(tree):
-        if not isinstance(node, Function):
-            continue
-        args = node.args
-        parameters = [*args.posonlyargs, *args.args, args.vararg, *args.kwonlyargs, args.kwarg]
-        names = [parameter.arg for parameter in parameters if parameter and parameter.arg not in ("self", "cls")]
-        if len(names) < 3:
+        if not isinstance(node, Function) or len(names := _parameters(node.args)) < 3:
             continue
         reach = source.byte_offset(node.lineno, node.col_offset)
         for used in _own_names(node.body):
-            start = source.byte_offset(used.lineno, used.col_offset) - 1
-            right, before = f" {used.id}", source.text[start - 1]
-            if used.id in names and source.text.startswith(right, start) and not before.isspace():
+            start, right = source.byte_offset(used.lineno, used.col_offset) - 1, f" {used.id}"
+            if used.id in names and source.text.startswith(right, start) and not source.text[start - 1].isspace():
                 yield Gap(start, right, tuple(f" {name}" for name in names if name != used.id), reach)
+
+
+def _parameters(args: ast.arguments) -> list[str]:
+    found = [*args.posonlyargs, *args.args, args.vararg, *args.kwonlyargs, args.kwarg]
+    return [parameter.arg for parameter in found if parameter and parameter.arg not in ("self", "cls")]
 
 
 def _own_names(nodes: list[Any]) -> Iterator[ast.Name]:

@@ -1,12 +1,11 @@
-"""Generate text: after a few prompts, and after many prefixes as a batch; score texts token by token."""
+"""Generate text after a few prompts, and score texts token by token."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from llm.core.device import Machine
 from llm.core.tables import iterate_rows
@@ -14,10 +13,8 @@ from llm.evaluate.likelihood import plan_document_spans, score_tokens
 from llm.evaluate.params import EvaluateParams
 from llm.model.generate import SamplingParams, generate, greedy, sampler
 from llm.model.gpt import GPT
-from llm.model.kv_cache import KVCache
 from llm.tokens.tokenizer import Tokenizer
 
-MAX_ROWS = 256  # of a batch, so that memory does not grow with their number
 PASSAGE_CHARS = 800  # of a held-out document that are scored token by token
 GREEDY = "greedy"
 
@@ -33,13 +30,13 @@ class Generation(NamedTuple):
 def generate_samples(
     model: GPT, tokenizer: Tokenizer, prompts: list[str], params: EvaluateParams, seed: int
 ) -> list[Generation]:
-    """Continue every prompt twice, greedily and by sampling. Deterministic given the seed."""
+    """Continue every prompt twice, greedily and by sampling."""
     found = []
+    sampling = SamplingParams(params.temperature, params.top_k)
     for number, prompt in enumerate(prompts):
         ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
-        sampling = SamplingParams(params.temperature, params.top_k)
         sample = sampler(sampling, torch.Generator().manual_seed(seed + number))
-        for method, choose in {GREEDY: greedy, f"temperature {params.temperature}, top {params.top_k}": sample}.items():
+        for method, choose in ((GREEDY, greedy), (f"temperature {params.temperature}, top {params.top_k}", sample)):
             new = generate(model, ids, params.sample_tokens, choose, stop=frozenset({tokenizer.end_of_text}))
             found.append(Generation(prompt, method, list(new)))
     return found
@@ -117,53 +114,3 @@ def text_nats(
     nats = score_tokens(model, stream, spans, params.batch_size, machine, "samples").nats
     ends = np.cumsum([len(text) + 1 for text in texts])
     return [nats[end - len(text) - 1 : end - 1].tolist() for text, end in zip(texts, ends, strict=True)]
-
-
-def argmax(logits: Tensor) -> Tensor:
-    """Return the most likely token ids (B, 1) of logits (B, V)."""
-    return logits.argmax(dim=-1, keepdim=True)
-
-
-def batch_sampler(temperature: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """Return a function that samples token ids (B, 1) from logits (B, V)."""
-
-    def choose(logits: Tensor) -> Tensor:
-        # Inverse CDF: one random number per row, where torch.multinomial draws V.
-        sums = (logits.cpu() / temperature).softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-        at = torch.rand(len(sums), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
-        return torch.searchsorted(sums, at, right=True).to(logits.device)
-
-    return choose
-
-
-@torch.inference_mode()
-def continue_rows(
-    model: GPT, ids: Tensor, n_new: int, choose: Callable[[Tensor], Tensor] = argmax, stop: int | None = None
-) -> Tensor:
-    """Return n_new ids (B, n_new) after each row of ids (B, P); after `stop` a row is filled with it.
-
-    With `argmax` each row equals what `generate` yields with `greedy`.
-    """
-    return torch.cat([_continue_batch(model, rows, n_new, choose, stop) for rows in ids.split(MAX_ROWS)])
-
-
-def _continue_batch(
-    model: GPT, ids: Tensor, n_new: int, choose: Callable[[Tensor], Tensor], stop: int | None
-) -> Tensor:
-    length = model.config.context_length
-    written = ids.new_full((len(ids), n_new), -1 if stop is None else stop)
-    read = unread = ids[:, -length:]
-    cache = KVCache(model.config.n_layers, min(length, ids.shape[1] + n_new)) if model.config.is_causal else None
-    for at in range(n_new):
-        if read.shape[1] > length:
-            read = unread = read[:, -max(length // 2, 1) :]
-            if cache:
-                cache.length = 0
-        new = choose(model.head(model.run_blocks(model.embedding(unread), cache)[:, -1]).float())
-        if stop is not None and at:
-            new = new.where(written[:, at - 1 : at] != stop, stop)
-        written[:, at : at + 1], read = new, torch.cat([read, new], dim=1)
-        if stop is not None and bool((new == stop).all()):
-            break
-        unread = new if cache else read
-    return written

@@ -147,12 +147,11 @@ def _batches(spans: list[Span], batch_size: int) -> Iterator[tuple[list[Span], b
 
 def _read_windows(stream: NDArray[np.integer], batch: list[Span]) -> Tensor:
     """Return the tokens (B, T + 1) of windows, read to the length of the longest: no later token changes a score."""
-    length = max(span.last for span in batch)
-    rows = np.zeros((len(batch), length + 1), dtype=np.int64)
-    for row, span in zip(rows, batch, strict=True):
-        tokens = stream[span.start : span.start + length + 1]
+    ids = np.zeros((len(batch), max(span.last for span in batch) + 1), dtype=np.int64)
+    for row, span in zip(ids, batch, strict=True):
+        tokens = stream[span.start : span.start + len(row)]
         row[: len(tokens)] = tokens
-    return torch.from_numpy(rows)
+    return torch.from_numpy(ids)
 
 
 def summarise(nats: NDArray[np.float32], n_bytes: int) -> dict[str, float]:

@@ -28,8 +28,7 @@ N_EXTREMES, N_BINS = 10, 10
 N_WINDOWS = 128  # in which contexts are compared
 DOUBLINGS = 4  # from the shortest context to all of it; half of the shortest are the targets at a window's end
 
-Losses = NDArray[np.float64]
-Stream = NDArray[np.integer]
+Floats = NDArray[np.float64]
 
 
 class HeldOut(NamedTuple):
@@ -39,36 +38,24 @@ class HeldOut(NamedTuple):
     stream: NDArray[np.integer]
     info: WindowsInfo
     sources: list[str]
-    paths: list[str]
+    documents: list[str]  # source/path
     n_bytes: NDArray[np.int64]  # (D,), of the prepared text
     token_bytes: NDArray[np.int64]  # (V,), of each token of the vocabulary
     ngram: int
     is_found: NDArray[np.bool_]  # (N + 1,), whether a token lies in an n-gram of `ngram` tokens that train has too
 
-    @property
-    def documents(self) -> list[str]:
-        """Return the names of the documents."""
-        return [f"{source}/{path}" for source, path in zip(self.sources, self.paths, strict=True)]
-
-    def plan_spans(self, context_length: int, stride: int) -> list[Span]:
-        """Return windows that score each token once, of single documents where the model was trained on such."""
-        stride = min(stride, context_length)
-        if self.info.boundary == "document":
-            return plan_document_spans(self.stream, self.info.end_of_text, context_length, stride)
-        return plan_spans(len(self.stream), context_length, stride)
-
 
 def read_held_out(windows: Path, tokens: Path, tokenizer: Tokenizer, ngram: int) -> list[HeldOut]:
     """Return the splits that have text, val first."""
-    info = read_info(windows)
+    info, token_bytes = read_info(windows), token_lengths(tokenizer)
     streams = {split: stream for split in ("val", "test") if len(stream := read_stream(windows, split))}
     found = breakdown.mark_found(StreamFile(windows, "train"), list(streams.values()), info.end_of_text, ngram)
-    token_bytes = token_lengths(tokenizer)
     held_out = []
     for (split, stream), is_found in zip(streams.items(), found, strict=True):
-        table = read_table(tokens / f"{split}.parquet", ["source", "path", "n_bytes"])
-        rows = table["source"].to_pylist(), table["path"].to_pylist(), table["n_bytes"].to_numpy()
-        held_out.append(HeldOut(split, stream, info, *rows, token_bytes, ngram, is_found))
+        table = read_table(tokens / f"{split}.parquet", ["source", "path", "n_bytes"]).to_pandas()
+        documents = [f"{source}/{path}" for source, path in zip(table["source"], table["path"], strict=True)]
+        columns = table["source"].tolist(), documents, table["n_bytes"].to_numpy()
+        held_out.append(HeldOut(split, stream, info, *columns, token_bytes, ngram, is_found))
     return held_out
 
 
@@ -76,12 +63,14 @@ def measure(
     model: GPT, text: HeldOut, params: EvaluateParams, machine: Machine, baselines: breakdown.Baselines, seed: int
 ) -> dict[str, Any]:
     """Score a split once and return its figures; `model` has those that metrics/evaluate.json has too."""
-    rng, context = np.random.default_rng(seed), model.config.context_length
-    spans = text.plan_spans(context, params.stride)
+    rng, context, end_of_text = np.random.default_rng(seed), model.config.context_length, text.info.end_of_text
+    stride = min(params.stride, context)
+    spans = plan_spans(len(text.stream), context, stride)
+    if text.info.boundary == "document":  # the model was trained on windows of single documents
+        spans = plan_document_spans(text.stream, end_of_text, context, stride)
     scores = score_tokens(model, text.stream, spans, params.batch_size, machine, f"evaluate {text.name}")
     nats, n_tokens = (
-        breakdown.sum_by_document(text.stream, text.info.end_of_text, of)
-        for of in (scores.nats, np.ones(len(scores.nats)))
+        breakdown.sum_by_document(text.stream, end_of_text, of) for of in (scores.nats, np.ones(len(scores.nats)))
     )
     assert len(nats) == len(text.n_bytes), "the stream and the table have different numbers of documents"
     bits, n_bytes = nats / math.log(2), int(text.n_bytes.sum())
@@ -116,8 +105,57 @@ def measure(
     }
 
 
+def choose_windows(spans: list[Span], context_length: int, n: int = N_WINDOWS) -> list[Span]:
+    """Return up to n evenly spread windows of the whole context, with as many new targets as are compared."""
+    n_new = max(context_length >> DOUBLINGS + 1, 1)
+    full = [span for span in spans if span.last == context_length and span.last - span.first >= n_new]
+    return [full[i] for i in np.linspace(0, len(full) - 1, min(n, len(full))).round().astype(int)]
+
+
+def losses_by_context(
+    model: GPT,
+    stream: NDArray[np.integer],
+    nats: NDArray[np.floating],
+    windows: list[Span],
+    batch_size: int,
+    machine: Machine,
+) -> dict[int, Floats]:
+    """Return the mean loss (W,) of the last targets of W windows by tokens of context; {} without windows.
+
+    The contexts are 1/16, 1/8, 1/4, 1/2 and all of the window. The targets are the same, so differences are sharp,
+    unlike those by position. `nats` (len(stream) - 1,) are the losses with the whole context. Of the targets only the
+    last one has as much context as the key says.
+    """
+    context = model.config.context_length
+    n, ends = max(context >> DOUBLINGS + 1, 1), [span.start + context for span in windows]
+    losses = {}
+    for length in sorted({max(context >> halvings, 1) for halvings in range(DOUBLINGS + 1)}) if windows else ():
+        if length < context:
+            spans = [Span(end - length, length - n, length) for end in ends]
+            size = batch_size * (context // length)  # a batch has as many tokens as one of whole windows
+            scored = score_tokens(model, stream, spans, size, machine, f"{length} tokens of context").nats
+        else:
+            scored = nats
+        losses[length] = np.stack([scored[end - n : end] for end in ends]).mean(axis=1, dtype=np.float64)
+    return losses
+
+
+def compare_contexts(losses: dict[int, Floats], rng: np.random.Generator) -> list[Row]:
+    """Return a row per context length: the mean loss, and `more`, the difference to the loss with the whole context.
+
+    The 95% interval of the difference is over windows, paired.
+    """
+    longest = max(losses, default=0)
+    rows = []
+    for length, nats in losses.items():
+        row: Row = {"context": length, "fraction": round(length / longest, 5), "windows": len(nats)}
+        row["nats_per_token"] = round(float(nats.mean()), 5)
+        rows.append(row | ratio_with_interval("more", nats - losses[longest], np.ones(len(nats)), rng))
+    return rows
+
+
 def summarise_systems(splits: dict[str, dict[str, Any]], quality: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics {split: {system: {metric: value}}}: of the model, and of the true text where it generated.
+    """Return the metrics {split: {system: {metric: value}}} of the model, and of the true text where it generated.
 
     `quality` is that of `llm.evaluate.quality`; its ratios, model / true text, end in `_ratio`.
     """
@@ -136,49 +174,3 @@ def write_plots(folder: Path, figures: dict[str, Any]) -> None:
     for name, (part, columns) in PLOTS.items():
         rows = pd.DataFrame(figures.get(part, []), columns=columns)
         rows.to_csv(folder / f"{name}.tsv", sep="\t", index=False, lineterminator="\n")
-
-
-def choose_windows(spans: list[Span], context_length: int, n: int = N_WINDOWS) -> list[Span]:
-    """Return up to n evenly spread windows of the whole context, with as many new targets as are compared."""
-    n_new = max(context_length >> DOUBLINGS + 1, 1)
-    full = [span for span in spans if span.last == context_length and span.last - span.first >= n_new]
-    return [full[i] for i in np.linspace(0, len(full) - 1, min(n, len(full))).round().astype(int)]
-
-
-def losses_by_context(
-    model: GPT, stream: Stream, nats: NDArray[np.floating], windows: list[Span], batch_size: int, machine: Machine
-) -> dict[int, Losses]:
-    """Return the mean loss (W,) of the last targets of W windows by tokens of context; {} without windows.
-
-    The contexts are 1/16, 1/8, 1/4, 1/2 and all of the window. The targets are the same, so differences are sharp,
-    unlike those by position. `nats` (len(stream) - 1,) are the losses with the whole context. Of the targets only the
-    last one has as much context as the key says.
-    """
-    context = model.config.context_length
-    n, ends = max(context >> DOUBLINGS + 1, 1), [span.start + context for span in windows]
-    shorter = {max(context >> halvings, 1) for halvings in range(1, DOUBLINGS + 1)} - {context}
-    scored = {}
-    for length in sorted(shorter) if windows else ():
-        spans = [Span(end - length, length - n, length) for end in ends]
-        # A batch has as many tokens as one of whole windows.
-        size = batch_size * (context // length)
-        scored[length] = score_tokens(model, stream, spans, size, machine, f"{length} tokens of context").nats
-    scored |= {context: nats} if windows else {}
-    return {
-        length: np.stack([of[end - n : end] for end in ends]).mean(axis=1, dtype=np.float64)
-        for length, of in scored.items()
-    }
-
-
-def compare_contexts(losses: dict[int, Losses], rng: np.random.Generator) -> list[Row]:
-    """Return a row per context length: the mean loss, and `more`, the difference to the loss with the whole context.
-
-    The 95% interval of the difference is over windows, paired.
-    """
-    longest = max(losses, default=0)
-    rows = []
-    for length, nats in losses.items():
-        row: Row = {"context": length, "fraction": round(length / longest, 5), "windows": len(nats)}
-        row["nats_per_token"] = round(float(nats.mean()), 5)
-        rows.append(row | ratio_with_interval("more", nats - losses[longest], np.ones(len(nats)), rng))
-    return rows

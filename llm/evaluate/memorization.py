@@ -1,7 +1,7 @@
 """Measure memorization: how much of its training text the model reproduces verbatim.
 
-Test is the control: text that the model reproduces without having seen it is boilerplate. As in Carlini et al. 2022
-(arXiv:2202.07646), a text is memorized if greedy decoding after its own prefix reproduces it.
+As in Carlini et al. 2022 (arXiv:2202.07646), a text is memorized if greedy decoding after its own prefix reproduces it.
+Test is the control: text that the model reproduces without having seen it is boilerplate.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llm.evaluate.generations import Generation, continue_rows
+from llm.evaluate.generations import Generation
 from llm.evaluate.params import MemoriseParams
+from llm.model.generate import generate_batch
 from llm.model.gpt import GPT
 
 Stream = NDArray[np.integer]
@@ -72,10 +73,12 @@ def continue_prefixes(
     n = min(params.prefix_tokens, model.config.context_length)
     positions = sample_positions(stream, end_of_text, n + LONG, params.prefixes, rng)
     if not len(positions):
-        return Recall(positions, n, np.zeros(0, dtype=np.int64))
-    rows = stream[positions[:, None] + np.arange(n + LONG)].astype(np.int64)
-    prefixes = torch.from_numpy(rows[:, :n]).to(model.embedding.weight.device)
-    return Recall(positions, n, verbatim_lengths(continue_rows(model, prefixes, LONG).cpu().numpy(), rows[:, n:]))
+        return Recall(positions, n, positions)
+    texts = stream[positions[:, None] + np.arange(n + LONG)].astype(np.int64)
+    prefixes = torch.from_numpy(texts[:, :n]).to(model.embedding.weight.device)
+    is_same = generate_batch(model, prefixes, LONG).cpu().numpy() == texts[:, n:]
+    # Tokens before the first difference.
+    return Recall(positions, n, np.cumprod(is_same, axis=1, dtype=np.int64).sum(axis=1))
 
 
 def sample_positions(stream: Stream, end_of_text: int, length: int, n: int, rng: np.random.Generator) -> Ints:
@@ -91,11 +94,6 @@ def sample_positions(stream: Stream, end_of_text: int, length: int, n: int, rng:
     return np.asarray(ends[document] + 1 + sampled - (cumulative - n_positions)[document], dtype=np.int64)
 
 
-def verbatim_lengths(generated: Stream, truth: Stream) -> Ints:
-    """Return how many tokens (B,) of `generated` (B, T) equal `truth` (B, T) before the first difference of a row."""
-    return np.cumprod(generated == truth, axis=1, dtype=np.int64).sum(axis=1)
-
-
 def longest_runs(texts: list[Stream], train: Stream, chunk_tokens: int = 1 << 22) -> list[Run | None]:
     """Return each text's longest run of tokens that the training stream has too; None where no token does.
 
@@ -104,37 +102,31 @@ def longest_runs(texts: list[Stream], train: Stream, chunk_tokens: int = 1 << 22
     runs: list[Run | None] = [None] * len(texts)
     longest = max(map(len, texts), default=0)
     for begin in range(0, len(train) if longest else 0, chunk_tokens):
-        chunk = np.asarray(train[begin : begin + chunk_tokens + longest - 1], dtype=np.int64)
-        for number, run in _runs_of_chunk(texts, chunk).items():
+        for number, run in _runs_of_chunk(texts, train[begin : begin + chunk_tokens + longest - 1]).items():
             best = runs[number]
             if best is None or run.length > best.length:
                 runs[number] = run._replace(position=begin + run.position)
     return runs
 
 
-def _runs_of_chunk(texts: list[Stream], chunk: Ints) -> dict[int, Run]:
+def _runs_of_chunk(texts: list[Stream], train: Stream) -> dict[int, Run]:
     """Return the longest run of each text, by its index, in one chunk of the stream.
 
     Runs grow by a token per round. Only starts in texts and chunk whose n tokens occur in both are kept, each with the
     index of its n-gram.
     """
-    joined = np.concatenate([np.asarray(text, dtype=np.int64) for text in texts])
-    lengths = np.array([len(text) for text in texts])
+    # 0 ends each text and 1 the chunk: neither occurs in the other, so no run crosses them.
+    joined = np.concatenate([np.append(np.asarray(text, dtype=np.int64) + 2, 0) for text in texts])
+    chunk = np.append(np.asarray(train, dtype=np.int64) + 2, 1)
+    lengths = np.array([len(text) + 1 for text in texts])
     owner, begins = np.repeat(np.arange(len(texts)), lengths), np.cumsum(lengths) - lengths
-    text_ends = np.repeat(begins + lengths, lengths)
     base = 1 + int(max(joined.max(), chunk.max()))
     starts, grams = np.arange(len(joined)), np.zeros(len(joined), dtype=np.int64)
     positions, chunk_grams = np.arange(len(chunk)), np.zeros(len(chunk), dtype=np.int64)
     runs: dict[int, Run] = {}
-    for n in range(1, int(lengths.max()) + 1):
-        fits = starts + n <= text_ends[starts]
-        starts = starts[fits]
-        keys, grams = np.unique(grams[fits] * base + joined[starts + n - 1], return_inverse=True)
-        if not len(keys):
-            break
-        fits = positions + n <= len(chunk)
-        positions = positions[fits]
-        searched = chunk_grams[fits] * base + chunk[positions + n - 1]
+    for n in range(1, int(lengths.max())):
+        keys, grams = np.unique(grams * base + joined[starts + n - 1], return_inverse=True)
+        searched = chunk_grams * base + chunk[positions + n - 1]
         found = np.searchsorted(keys, searched).clip(max=len(keys) - 1)
         is_common = keys[found] == searched
         positions, chunk_grams = positions[is_common], found[is_common]
@@ -142,6 +134,8 @@ def _runs_of_chunk(texts: list[Stream], chunk: Ints) -> dict[int, Run]:
         np.minimum.at(first, chunk_grams, positions)
         in_chunk = first[grams] < len(chunk)
         starts, grams = starts[in_chunk], grams[in_chunk]
+        if not len(starts):
+            break
         order = np.lexsort((starts, first[grams], owner[starts]))
         numbers, at = np.unique(owner[starts][order], return_index=True)
         for number, chosen in zip(numbers.tolist(), order[at], strict=True):
@@ -151,9 +145,9 @@ def _runs_of_chunk(texts: list[Stream], chunk: Ints) -> dict[int, Run]:
 
 def run_metrics(runs: list[Run | None]) -> dict[str, float]:
     """Return figures of the longest runs of texts; `copied` texts have one of SHORT tokens or more."""
-    lengths = np.array([run.length if run else 0 for run in runs])
     if not runs:
         return {"texts": 0}
+    lengths = np.array([run.length if run else 0 for run in runs])
     found = {"texts": len(runs), "median_run": float(np.median(lengths)), "longest_run": int(lengths.max())}
     return found | {"copied": int((lengths >= SHORT).sum())}
 
@@ -163,10 +157,9 @@ def search_generations(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return figures of the longest runs in train, by system, and each generation's run. Passages are true text."""
     runs = longest_runs([*(np.array(generation.ids, dtype=np.int64) for generation in generations), *passages], train)
-    own, true = runs[: len(generations)], runs[len(generations) :]
     samples = [
         {"prompt": prompt, "method": method, "tokens": len(ids)}
         | {"run": locate(run.position, run.length) if run else None}
-        for (prompt, method, ids), run in zip(generations, own, strict=True)
+        for (prompt, method, ids), run in zip(generations, runs, strict=False)
     ]
-    return {"model": run_metrics(own), "true_text": run_metrics(true)}, samples
+    return {"model": run_metrics(runs[: len(samples)]), "true_text": run_metrics(runs[len(samples) :])}, samples

@@ -12,9 +12,9 @@ _ENTRIES = dict.fromkeys(("Parameters", "Other Parameters", "Receives", "Attribu
 _ENTRIES |= dict.fromkeys(("Returns", "Yields", "Raises", "Warns"), _TYPED)
 TITLES = {*_ENTRIES, "See Also", "Notes", "References", "Examples", "Warnings", "Methods"}
 TITLES |= {"Summary", "Extended Summary"}
-# In "See Also": names with a role or backticks, and a description.
+# In "See Also": an indented description, or names with a role or backticks and a description.
 _ITEM = r"(:[\w:+.-]+:)?`?[\w.~*-]+`?"
-_ITEMS = re.compile(rf"{_ITEM}(, *{_ITEM})*[,.]?( *:.*)?")
+_ITEMS = re.compile(rf" .*|{_ITEM}(, *{_ITEM})*[,.]?( *:.*)?")
 _HEADING = re.compile(
     r"^(?P<indent>[ \t]*)(?P<title>\S.*?)[ \t]*\n(?P<rule_indent>[ \t]*)(?P<rule>-{3,})[ \t]*\n", re.M
 )
@@ -41,18 +41,17 @@ def validate_sections(text: str) -> list[bool]:
 
 def _parses(heading: re.Match[str], body: str) -> bool | None:
     """Return whether a section parses; None where more of its body could make it parse."""
-    title = heading["title"].title()
-    is_underlined = len(heading["rule"]) == len(heading["title"]) and heading["rule_indent"] == heading["indent"]
-    if title not in TITLES or not is_underlined:
+    title, indent = heading["title"].title(), heading["indent"]
+    if title not in TITLES or (indent, len(title)) != (heading["rule_indent"], len(heading["rule"])):
         return False
-    lines = [line[len(heading["indent"]) :].expandtabs() for line in body.splitlines() if line.strip()]
+    lines = [line[len(indent) :].expandtabs().rstrip() for line in body.splitlines() if line.strip()]
+    if not lines:
+        return None
     if title in _ENTRIES:
-        entries = zip(lines, [*lines[1:], ""], strict=False)
-        return any(_is_entry(_ENTRIES[title], line.rstrip(), below) for line, below in entries) or None
-    if title == "See Also":
-        return all(line[0] == " " or _ITEMS.fullmatch(line.rstrip()) for line in lines) if lines else None
-    return True if lines else None
+        return _has_entry(_ENTRIES[title], lines) or None
+    return title != "See Also" or all(map(_ITEMS.fullmatch, lines))
 
 
-def _is_entry(form: re.Pattern[str], line: str, below: str) -> bool:
-    return bool(form.fullmatch(line)) and (" : " in line or below.startswith(" "))
+def _has_entry(form: re.Pattern[str], lines: list[str]) -> bool:
+    pairs = zip(lines, [*lines[1:], ""], strict=False)
+    return any(form.fullmatch(line) and (" : " in line or below.startswith(" ")) for line, below in pairs)

@@ -16,10 +16,9 @@ MAX_TRIES = 1000  # documents that are read to find prompts that differ
 DOCUMENT_TOKENS = 8192  # of each document that are read
 
 
-Prompts = tuple[str | None, list[str]]  # the split that they are from, and texts
-
-
-def choose_prompts(params: EvaluateParams, windows: Path, tokenizer: Tokenizer, seed: int) -> Prompts:
+def choose_prompts(
+    params: EvaluateParams, windows: Path, tokenizer: Tokenizer, seed: int
+) -> tuple[str | None, list[str]]:
     """Return the prompts of params, or beginnings of documents of test, else of val, else of train, and their split."""
     if params.prompts is not None:
         return None, params.prompts
@@ -61,7 +60,7 @@ def beginnings(document: str, rng: np.random.Generator) -> list[str]:
         return [f"{fitting[number]}\n\n" for number in rng.permutation(len(fitting))[:N_PROMPTS]]
     half = len(document) // 2
     paragraphs = [found.end() for found in re.finditer(r"(?<!\n)\n{2,}(?=\S)", document[:half])]
-    starts = [0, *(paragraphs[number] for number in rng.permutation(len(paragraphs)))][:N_PROMPTS]
+    starts = [0, *rng.permutation(paragraphs).astype(int).tolist()][:N_PROMPTS]
     found = [opening(document[start:], half - start) for start in starts]
     return [text for text in found if re.search(r"\w", text)]
 

@@ -2,12 +2,12 @@
 
 Both continuations of a prompt have as many tokens as the shorter of the two. True continuations have new words and
 repetitions too, so the model's figures are read beside theirs. Words are those of `llm.corpus.duplicates`, split at
-digits and underscores: a new number means nothing. The last word may be cut, and does not count; the first counts with
-its part in the prompt.
+digits and underscores: a new number means nothing.
 """
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,27 +17,19 @@ from numpy.typing import NDArray
 from llm.corpus.duplicates import words_of
 from llm.corpus.repetition import RepetitionParams, repetition
 from llm.evaluate.bootstrap import Row, ratio_with_interval
-from llm.evaluate.generations import batch_sampler, continue_rows
 from llm.evaluate.measure import HeldOut
 from llm.evaluate.numpydoc import validate_sections
 from llm.evaluate.params import QualityParams
+from llm.model.generate import batch_sampler, generate_batch
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
-
-Ints = NDArray[np.int64]
 
 MIN_TOKENS = 16  # of a true continuation
 MIN_SECTIONS = 20  # in the true continuations; a fraction of fewer would mean little
 N_SHOWN = 20
 MEASURES = ("real_words", "distinct_3grams", "repetition_flagged", "sections_parsed")
 
-
-class Passages(NamedTuple):
-    """Positions of passages in a stream, their lengths in tokens and their documents, all (B,)."""
-
-    positions: Ints
-    n_tokens: Ints
-    documents: Ints
+Ints = NDArray[np.int64]
 
 
 class Continuation(NamedTuple):
@@ -52,7 +44,7 @@ def measure_quality(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Continue passages of the last split; return figures, and the first continuations, in random order.
 
-    Figures are {"skipped": reason} where nothing can be continued. Deterministic given the seed.
+    Figures are {"skipped": reason} where nothing can be continued.
     """
     n_prompt, rng = min(params.prompt_tokens, model.config.context_length), np.random.default_rng(seed)
     if not params.texts:
@@ -62,18 +54,17 @@ def measure_quality(
     if not held_out:
         return {"skipped": "no text was held out"}, []
     text, end_of_text = held_out[-1], held_out[-1].info.end_of_text
-    passages = sample_passages(text.stream, end_of_text, n_prompt, params.new_tokens, params.texts, rng)
-    if not len(passages.positions):
+    positions, n_tokens, documents = sample_passages(
+        text.stream, end_of_text, n_prompt, params.new_tokens, params.texts, rng
+    )
+    if not len(positions):
         least = n_prompt + min(MIN_TOKENS, params.new_tokens)
         reason = f"no document of {text.name} has {least} tokens (evaluate.quality.prompt_tokens is {n_prompt})"
         return {"skipped": reason}, []
-    ids = [text.stream[at : at + n].tolist() for at, n in zip(passages.positions, passages.n_tokens, strict=True)]
-    prompts, true = [passage[:n_prompt] for passage in ids], [passage[n_prompt:] for passage in ids]
-    sample = batch_sampler(params.temperature, torch.Generator().manual_seed(seed))
-    batch = torch.tensor(prompts, device=model.embedding.weight.device)
-    generated = continue_rows(model, batch, params.new_tokens, sample, stop=end_of_text).tolist()
-    own = [new[: new.index(end_of_text)] if end_of_text in new else new for new in generated]
-    lengths = np.array([min(len(a), len(b)) for a, b in zip(own, true, strict=True)])
+    prompts = text.stream[positions[:, None] + np.arange(n_prompt)].tolist()
+    true = [text.stream[at + n_prompt : at + n].tolist() for at, n in zip(positions, n_tokens, strict=True)]
+    own = _continue(model, prompts, end_of_text, params, seed)
+    lengths = np.minimum([*map(len, own)], [*map(len, true)])
     model_side, true_side = (
         [decode_after(tokenizer, prompt, new[:n]) for prompt, new, n in zip(prompts, side, lengths, strict=True)]
         for side in (own, true)
@@ -85,20 +76,30 @@ def measure_quality(
         "mean_tokens": round(float(lengths.mean()), 2),
         "ended_sooner": round(float((lengths < [*map(len, true)]).mean()), 5),
         "temperature": params.temperature,
-        **compare_sides(model_side, true_side, passages.documents, train, rng),
+        **compare_sides(model_side, true_side, documents, train, rng),
     }
-    begins = np.flatnonzero(text.stream == end_of_text)[passages.documents] + 1
-    places = zip(passages.documents, (passages.positions - begins).tolist(), prompts, own[:N_SHOWN], strict=False)
+    begins = np.flatnonzero(text.stream == end_of_text)[documents] + 1
+    places = zip(documents, (positions - begins).tolist(), prompts, own[:N_SHOWN], strict=False)
     return figures, [
         {"document": text.documents[document], "token": at, **decode_after(tokenizer, prompt, new)._asdict()}
         for document, at, prompt, new in places
     ]
 
 
+def _continue(
+    model: GPT, prompts: list[list[int]], end_of_text: int, params: QualityParams, seed: int
+) -> list[list[int]]:
+    """Sample a continuation of each prompt, up to the end of text."""
+    sample = batch_sampler(params.temperature, torch.Generator().manual_seed(seed))
+    batch = torch.tensor(prompts, device=model.embedding.weight.device)
+    generated = generate_batch(model, batch, params.new_tokens, sample, stop=end_of_text).tolist()
+    return [new[: new.index(end_of_text)] if end_of_text in new else new for new in generated]
+
+
 def sample_passages(
     stream: NDArray[np.integer], end_of_text: int, prompt_tokens: int, new_tokens: int, n: int, rng: np.random.Generator
-) -> Passages:
-    """Sample up to n passages of a prompt and new tokens in random order, without replacement; no two overlap.
+) -> tuple[Ints, Ints, Ints]:
+    """Sample up to n passages, none twice, in random order; return positions, lengths and documents, all (B,).
 
     They lie side by side from each document's beginning; the last of a document may be shorter, down to `MIN_TOKENS`
     new tokens. All are equally likely.
@@ -111,7 +112,7 @@ def sample_passages(
     sampled = rng.permutation(int(n_passages.sum()))[:n]
     documents = np.searchsorted(cumulative, sampled, side="right")
     offsets = size * (sampled - (cumulative - n_passages)[documents])
-    return Passages(ends[documents] + 1 + offsets, np.minimum(lengths[documents] - offsets, size), documents)
+    return ends[documents] + 1 + offsets, np.minimum(lengths[documents] - offsets, size), documents
 
 
 def decode_after(tokenizer: Tokenizer, prompt: Sequence[int], ids: Sequence[int]) -> Continuation:
@@ -123,7 +124,7 @@ def decode_after(tokenizer: Tokenizer, prompt: Sequence[int], ids: Sequence[int]
 
 
 def words_written(continuation: Continuation) -> list[str]:
-    """Return the words of a continuation without the last one; the first one includes its part in the prompt.
+    """Return the words of a continuation; the first has its part in the prompt, the last may be cut and is left out.
 
     >>> words_written(Continuation("The arr", "ay of 3 float64 numbers is empt"))
     ['array', 'of', 'float', 'numbers', 'is']
@@ -154,32 +155,41 @@ def compare_sides(
 
     Text i is from document `documents[i]`; intervals are over documents.
     """
-    words = [[words_written(text) for text in texts] for texts in (model, true)]
-    new = words_not_in((word for texts in words for text in texts for word in text), train)
-    own, people = (_figures(texts, of, new, documents, rng) for texts, of in zip((model, true), words, strict=True))
+    sides = [model, true]
+    sides = [model, true]
+    words = [[words_written(text) for text in texts] for texts in sides]
+    new = words_not_in(chain.from_iterable(chain(*words)), train)
+    own, people = (_figures(texts, of, new, documents, rng) for texts, of in zip(sides, words, strict=True))
     if people["sections"] < MIN_SECTIONS:
         own, people = ({name: row[name] for name in row if "sections_parsed" not in name} for row in (own, people))
-    ratio = {name: round(own[name] / people[name], 5) for name in MEASURES if name in own and people.get(name)}
-    return {"model": own, "true_text": people, "ratio": ratio}
+    return {"model": own, "true_text": people, "ratio": _ratios(own, people)}
+
+
+def _ratios(own: Row, people: Row) -> Row:
+    return {name: round(own[name] / people[name], 5) for name in MEASURES if name in own and people.get(name)}
 
 
 def _figures(
     texts: list[Continuation], words: list[list[str]], new: set[str], documents: Ints, rng: np.random.Generator
 ) -> Row:
-    # In the line that begins in the prompt a title may be cut.
-    lines = [text.text if text.prompt.endswith("\n") else text.text.partition("\n")[2] for text in texts]
-    verdicts = [validate_sections(own) for own in lines]
+    verdicts = [_validate(text) for text in texts]
     trigrams = [run for of in words for run in zip(of, of[1:], of[2:], strict=False)]
     row: Row = {"texts": len(texts), "words": sum(map(len, words)), "sections": sum(map(len, verdicts))}
     if trigrams:
         row["distinct_3grams"] = round(len(set(trigrams)) / len(trigrams), 5)  # a resample of texts would have fewer
-    fractions = {
-        "real_words": [(sum(word not in new for word in of), len(of)) for of in words],
-        "repetition_flagged": [(repetition(text.text, RepetitionParams()) is not None, 1) for text in texts],
-        "sections_parsed": [(sum(of), len(of)) for of in verdicts],
+    flagged = [int(repetition(text.text, RepetitionParams()) is not None) for text in texts]
+    fractions: dict[str, tuple[list[int], list[int]]] = {
+        "real_words": ([len(of) - sum(map(new.__contains__, of)) for of in words], [*map(len, words)]),
+        "repetition_flagged": (flagged, [1] * len(texts)),
+        "sections_parsed": ([*map(sum, verdicts)], [*map(len, verdicts)]),
     }
-    for name, pairs in fractions.items():
-        hits, counts = (np.bincount(documents, weights=of) for of in np.array(pairs).T)
+    for name, pair in fractions.items():
+        hits, counts = (np.bincount(documents, weights=of) for of in pair)
         if counts.any():
             row |= ratio_with_interval(name, hits[counts > 0], counts[counts > 0], rng)
     return row
+
+
+def _validate(text: Continuation) -> list[bool]:
+    # In the line that begins in the prompt a title may be cut.
+    return validate_sections(text.text if text.prompt.endswith("\n") else text.text.partition("\n")[2])

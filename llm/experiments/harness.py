@@ -23,7 +23,7 @@ import numpy as np
 
 from llm.core import params
 from llm.core.errors import UserError
-from llm.evaluate.multiple_choice import Item, chance, grade, score_items
+from llm.evaluate.cloze import Item, chance, grade, score_items
 from llm.export.hf.folder import read_folder
 from llm.report.tables import Table
 from llm.tokens.tokenizer import Tokenizer

@@ -1,6 +1,7 @@
 """Autoregressive generation with a KV cache: each token is chosen from the logits after all tokens before it.
 
     ids → generate → new ids;  logits (V,) → greedy, or a sampler → an id
+    ids (B, P) → generate_batch → new ids (B, n_new), for many texts of one length
 
 A sampler applies the temperature first, then each filter that is set, on what the one before it left: top-k, top-p,
 min-p.
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from llm.model.decoder import Decoder
 from llm.model.gpt import GPT
+from llm.model.kv_cache import KVCache
+
+MAX_BATCH = 256  # texts in a forward pass, so that memory does not grow with their number
 
 
 @torch.inference_mode()
@@ -129,3 +133,54 @@ def repetition_penalized(logits: Tensor, seen: list[int], penalty: float) -> Ten
     ids = torch.tensor(seen, dtype=torch.long)
     values = logits[ids]
     return logits.index_put((ids,), torch.where(values > 0, values / penalty, values * penalty))
+
+
+def greedy_batch(logits: Tensor) -> Tensor:
+    """Return the most likely token ids (B, 1) of logits (B, V)."""
+    return logits.argmax(dim=-1, keepdim=True)
+
+
+def batch_sampler(temperature: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Return a function that samples token ids (B, 1) from logits (B, V)."""
+
+    def choose(logits: Tensor) -> Tensor:
+        # Inverse CDF: one random number per text, where torch.multinomial draws V.
+        sums = (logits.cpu() / temperature).softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+        at = torch.rand(len(sums), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
+        return torch.searchsorted(sums, at, right=True).to(logits.device)
+
+    return choose
+
+
+@torch.inference_mode()
+def generate_batch(
+    model: GPT, ids: Tensor, n_new: int, choose: Callable[[Tensor], Tensor] = greedy_batch, stop: int | None = None
+) -> Tensor:
+    """Return n_new ids (B, n_new) after each text of ids (B, P); a text that reached `stop` is filled with it.
+
+    With `greedy_batch` each text equals what `generate` yields with `greedy`.
+    """
+    return torch.cat([_continue_batch(model, part, n_new, choose, stop) for part in ids.split(MAX_BATCH)])
+
+
+def _continue_batch(
+    model: GPT, ids: Tensor, n_new: int, choose: Callable[[Tensor], Tensor], stop: int | None
+) -> Tensor:
+    length, (B, P) = model.config.context_length, ids.shape
+    cache = KVCache(model.config.n_layers, min(length, P + n_new)) if model.config.is_causal else None
+    written, is_ended = ids.new_full((B, n_new), stop or 0), ids.new_zeros((B, 1), dtype=torch.bool)
+    read = unread = ids[:, -length:]
+    for at in range(n_new):
+        if read.shape[1] > length:
+            read = unread = read[:, -max(length // 2, 1) :]
+            if cache:
+                cache.length = 0
+        new = choose(model.head(model.run_blocks(model.embedding(unread), cache)[:, -1]).float())
+        if stop is not None:
+            new = new.masked_fill(is_ended, stop)
+            is_ended |= new == stop
+            if bool(is_ended.all()):
+                break
+        written[:, at : at + 1], read = new, torch.cat([read, new], dim=1)
+        unread = new if cache else read
+    return written

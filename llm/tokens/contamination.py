@@ -30,12 +30,14 @@ class Contamination:
     Attributes:
         by_document: A row (document number, n-grams, those found) for each held-out document.
         sampled: One n-gram in this many was looked up, chosen by its hash; all counts are of those.
+        found_starts: Where each n-gram that was found begins in the held-out stream, in order.
     """
 
     ngrams: int
     found: int
     by_document: Ints
     sampled: int
+    found_starts: Ints
 
     @property
     def fraction(self) -> float:
@@ -78,12 +80,14 @@ def contamination(
         is_found[at[targets[at] == keys]] = True
     by_document = np.zeros((max(len(boundaries) - 1, 0), 3), dtype=np.int64)
     by_document[:, 0] = np.arange(len(by_document))
+    found_starts = [np.zeros(0, np.int64)]
     for starts, keys in hashes(held_out):
-        document = np.searchsorted(boundaries, starts) - 1
+        document, hits = np.searchsorted(boundaries, starts) - 1, is_found[np.searchsorted(targets, keys)]
         np.add.at(by_document[:, 1], document, 1)
-        np.add.at(by_document[:, 2], document, is_found[np.searchsorted(targets, keys)])
+        np.add.at(by_document[:, 2], document, hits)
+        found_starts.append(starts[hits])
     _, ngrams, found = by_document.sum(axis=0).tolist()
-    return Contamination(ngrams, found, by_document, 1 << sampled_bits)
+    return Contamination(ngrams, found, by_document, 1 << sampled_bits, np.concatenate(found_starts))
 
 
 def _ngram_hashes(

@@ -1,32 +1,22 @@
 """Fixtures of the tests of evaluation."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from llm.evaluate.measure import HeldOut
-from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.windows import WindowsInfo
 
 
 @pytest.fixture(scope="session")
-def tokenizer(small_tokenizer_file) -> Tokenizer:
-    return Tokenizer.load(small_tokenizer_file)
+def hold_out():
+    """A maker of a split of documents of ids by source/path; a token has two bytes, an end of text none."""
 
-
-@pytest.fixture(scope="session")
-def hold_out() -> Callable[..., HeldOut]:
-    """Makes a split of documents of ids by source/path; every token has two bytes, the end of text has none."""
-
-    def hold_out(documents, name="test", found=(), lossless=True):
+    def hold_out(documents, name="test", found=()):
         stream = np.array([0, *(token for ids in documents.values() for token in [*ids, 0])], dtype=np.uint16)
-        info = WindowsInfo(320, 0, 1, 17, 17, "cross", {}, [], lossless)
-        sources, paths = zip(*(key.split("/") for key in documents), strict=True)
+        info = WindowsInfo(320, 0, 1, 17, 17, "cross", {}, [], True)
+        sources = [path.partition("/")[0] for path in documents]
         n_bytes = np.array([2 * len(ids) for ids in documents.values()])
-        token_bytes = np.array([0] + [2] * 319)
-        return HeldOut(
-            name, stream, info, list(sources), list(paths), n_bytes, token_bytes, 3, np.isin(stream, list(found))
-        )
+        token_bytes, is_found = np.array([0] + [2] * 319), np.isin(stream, list(found))
+        return HeldOut(name, stream, info, sources, [*documents], n_bytes, token_bytes, 3, is_found)
 
     return hold_out

@@ -4,13 +4,25 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm.core.errors import UserError
 from llm.evaluate import cloze
-from llm.evaluate.cloze import N_CHOICES, cut_left, read_documents, sample_items
+from llm.evaluate.cloze import (
+    N_CHOICES,
+    Item,
+    chance,
+    cut_left,
+    encode_pair,
+    grade,
+    measure_items,
+    read_documents,
+    sample_items,
+    score_items,
+)
 from llm.evaluate.gaps import find_gaps
-from llm.evaluate.multiple_choice import encode_pair
 from llm.evaluate.params import ClozeParams
 
 MODULE = '''"""Reads dé a path. It knows (no more) than that!"""
@@ -142,7 +154,7 @@ def test_many_documents_are_sampled_and_long_ones_cut(write_corpus, tmp_path, mo
     monkeypatch.setattr(cloze, "MAX_CHARS", 10)
     first, again, other = (read_documents(folder / "test.parquet", np.random.default_rng(seed)) for seed in (1, 1, 3))
     assert first == again != other
-    assert [len(first), len(other)] == [4, 4]
+    assert len(first) == 4
     assert all(len(text) == 10 and text.startswith(path[0]) for path, text in first)
 
 
@@ -152,3 +164,51 @@ def test_a_cut_text_is_its_end_and_fits(text, max_tokens):
     assert text.endswith(kept)
     assert len(kept) <= max(max_tokens, 0)
     assert kept == text if len(text) <= max_tokens else not kept or text[: len(text) - len(kept)][-1] in " \n"
+
+
+def test_whitespace_before_a_choice_belongs_to_it(tokenizer):
+    context, choice = encode_pair(tokenizer.encode, "the rain \n ", "falls")
+    assert (tokenizer.decode(context), tokenizer.decode(choice)) == ("the rain", " \n falls")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [{}, {"family": "gru"}], ids=str)
+def test_a_choice_scores_the_sum_of_its_log_probabilities(draw_gpt, tokenizer, shape):
+    model = draw_gpt(context_length=64, **shape)
+    items = [Item("a", "The river", [" runs", " falls and falls", ")"], 0), Item("c", "x", [" yz", "+"], 1)]
+    for item, scores in zip(items, score_items(model, tokenizer.encode, items), strict=True):
+        for choice, score in zip(item.choices, scores, strict=True):
+            ids, n = tokenizer.encode(item.context + choice), len(tokenizer.encode(item.context))
+            logs = model(torch.tensor([ids]))[0].log_softmax(dim=-1)
+            assert score == pytest.approx(sum(logs[at - 1, ids[at]].item() for at in range(n, len(ids))), abs=1e-4)
+
+
+def test_an_item_for_a_longer_context_is_refused(draw_gpt, tokenizer):
+    with pytest.raises(UserError, match=r"context of 48 tokens, got \d+ \+ 1 tokens in long\.txt"):
+        score_items(draw_gpt(), tokenizer.encode, [Item("long.txt", "xyz " * 30 + "x", [")", "]"], 0)])
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "scores", "grades"),
+    [
+        (["éé", "x"], 0, [-3.0, -1.8], (False, True)),  # by characters, not by bytes
+        (["x", "y"], 0, [-1.0, -1.0], (True, True)),  # ties go to the first
+        (["x", "y"], 1, [-1.0, -1.0], (False, False)),
+    ],
+)
+def test_the_second_accuracy_is_by_characters(choices, answer, scores, grades):
+    assert grade(Item("", "a", choices, answer), np.array(scores)) == grades
+
+
+def test_chance_is_a_random_choice_or_the_most_frequent_answer():
+    assert chance([Item("", "a", [")", "]"], answer) for answer in (0, 0, 0, 1)]) == 0.75
+    assert chance([Item("", "a", [word, "x", "y", "z"], 0) for word in "abcdefgh"]) == 0.25
+
+
+def test_accuracies_have_intervals_over_documents():
+    items = [Item(document, "a", ["x", "y"], 0) for document in "aabbcd"]
+    scores = [np.array([0.0, -1.0])] * 4 + [np.array([-1.0, 0.0])] * 2
+    found = measure_items(items, scores, np.random.default_rng(1))
+    assert (found["items"], found["documents"]) == (6, 4)
+    assert found["accuracy"] == found["accuracy_norm"] == round(4 / 6, 5)
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"] == 1.0

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.evaluate.kneser_ney import FALLBACK, count_ngrams, discounts, token_nats
@@ -48,10 +48,9 @@ class _Slow:
         return [-math.log(self.probability(contexts[at], text[at])) for at in range(1, len(text))]
 
 
+@settings(max_examples=50)
 @given(
-    st.lists(st.integers(0, 4), max_size=80),
-    st.lists(st.integers(0, 5), min_size=2, max_size=20),
-    st.integers(1, 5),
+    st.lists(st.integers(0, 4), max_size=80), st.lists(st.integers(0, 5), min_size=2, max_size=20), st.integers(1, 5)
 )
 def test_it_is_the_formula_written_out(stream, text, order):
     nats = token_nats(count_ngrams(np.array(stream, dtype=np.int64), order, 6), np.array(text), 6)
@@ -68,10 +67,9 @@ def test_so_it_is_on_a_long_text_with_discounts_of_its_own():
     np.testing.assert_allclose(nats, slow.nats(text.tolist(), 3), rtol=1e-9)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 5])
-@pytest.mark.parametrize("context", [[1, 2], [3, 3], [5, 2], [2, 5], [5, 6], [1], [3, 1, 2, 4], [3, 0, 1]], ids=str)
-def test_probabilities_after_a_context_sum_to_one(order, context):
-    probabilities = [_probability(STREAM, order, V, context, word) for word in range(V)]
+@pytest.mark.parametrize("context", [[1, 2], [5, 2], [5, 6], [3, 1, 2, 4]], ids=str)
+def test_probabilities_after_a_context_sum_to_one(context):
+    probabilities = [_probability(STREAM, 3, V, context, word) for word in range(V)]
     assert sum(probabilities) == pytest.approx(1)
     assert min(probabilities) > 0
 
@@ -103,10 +101,9 @@ def test_a_bigram_by_hand():
         assert _probability(stream, 2, 4, [0], word) == pytest.approx(shorter)
 
 
-def test_without_ngrams_all_words_are_equally_likely():
-    for stream in ([], [3]):
-        orders = count_ngrams(np.array(stream, dtype=np.uint16), 5, V)
-        assert token_nats(orders, STREAM, V) == pytest.approx(math.log(V))
+@pytest.mark.parametrize("stream", [[], [3]])
+def test_without_ngrams_all_words_are_equally_likely(stream):
+    assert token_nats(count_ngrams(np.array(stream, dtype=np.uint16), 5, V), STREAM, V) == pytest.approx(math.log(V))
 
 
 def test_ids_of_a_large_vocabulary_do_not_collide():

@@ -17,25 +17,20 @@ def model(draw_gpt):
 
 @pytest.fixture
 def stream():
-    return np.random.default_rng(1).integers(97, size=N).astype(np.uint16)
+    return np.random.default_rng(1).integers(1, 97, size=N).astype(np.uint16)
 
 
 @torch.no_grad()
-def _predict(model, context, token):
-    """The slow, clear way: nats of a token after a context, the top probability, whether the token has it."""
-    probabilities = model(torch.from_numpy(context.astype(np.int64))[None])[0, -1].softmax(dim=-1)
-    return float(-probabilities[int(token)].log()), float(probabilities.max()), probabilities.argmax() == int(token)
-
-
 def _check(scores, model, stream, spans):
-    """Compare with predictions of each target in the first window that contains it."""
+    """Compare with predictions of each target, the slow way, in the first window that contains it."""
     starts = {span.start + i: span.start for span in spans for i in range(span.first, span.last)}
     assert [*starts] == [*range(len(stream) - 1)]
-    expected = [_predict(model, stream[start : i + 1], stream[i + 1]) for i, start in starts.items()]
-    nats, top_probability, is_top = zip(*expected, strict=True) if expected else ((), (), ())
-    np.testing.assert_allclose(scores.nats, nats, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(scores.top_probability, top_probability, rtol=1e-4, atol=1e-5)
-    assert scores.is_top.tolist() == [bool(top) for top in is_top]
+    ids = torch.from_numpy(stream.astype(np.int64))
+    for i, start in starts.items():
+        probabilities = model(ids[None, start : i + 1])[0, -1].softmax(dim=-1)
+        assert scores.nats[i] == pytest.approx(float(-probabilities[ids[i + 1]].log()), rel=1e-4, abs=1e-4)
+        assert scores.top_probability[i] == pytest.approx(float(probabilities.max()), rel=1e-4)
+        assert scores.is_top[i] == (probabilities.argmax() == ids[i + 1])
 
 
 @pytest.mark.parametrize("context", [1, 2, 5])
@@ -50,25 +45,21 @@ def test_each_token_but_the_first_is_scored_once(context):
             assert all(span.start >= 0 and span.last <= context for span in spans)
 
 
-@pytest.mark.parametrize("stride", [1, 5, 17])
-@pytest.mark.parametrize("batch_size", [1, 2, 100])
-@pytest.mark.parametrize("n_whole", [2, 512])
-def test_scores_are_those_of_each_window_alone(model, stream, plain_cpu, monkeypatch, stride, batch_size, n_whole):
+@pytest.mark.parametrize(
+    ("n_tokens", "stride", "batch_size", "n_whole"),
+    [(N, 1, 2, 512), (N, 5, 1, 512), (N, 5, 100, 2), (N, 17, 2, 2), *((n, 5, 2, 512) for n in (0, 1, 2, 17, 18, 19))],
+)
+def test_scores_are_those_of_each_window_alone(
+    model, stream, plain_cpu, monkeypatch, n_tokens, stride, batch_size, n_whole
+):
     monkeypatch.setattr(likelihood, "N_WHOLE", n_whole)
-    spans = plan_spans(N, CONTEXT, stride)
+    stream, spans = stream[:n_tokens], plan_spans(n_tokens, CONTEXT, stride)
     _check(score_tokens(model, stream, spans, batch_size, plain_cpu, "test"), model, stream, spans)
 
 
-@pytest.mark.parametrize("n_tokens", [0, 1, 2, 17, 18, 19])
-def test_a_text_as_short_as_the_context_is_scored_whole(model, stream, plain_cpu, n_tokens):
-    spans = plan_spans(n_tokens, CONTEXT, 5)
-    _check(score_tokens(model, stream[:n_tokens], spans, 2, plain_cpu, "test"), model, stream[:n_tokens], spans)
-
-
-@pytest.mark.parametrize("ends", [[0, 2], [0, 41], [0, 1, 5, 23, 40, 42], [0, 19, 22], [0, 9, 30, 42]], ids=str)
+@pytest.mark.parametrize("ends", [[0, 2], [0, 1, 5, 23, 40, 42], [0, 19, 22]], ids=str)
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_by_documents_each_token_is_scored_within_its_own(model, stream, plain_cpu, ends, batch_size):
-    stream[stream == 0] = 1
     stream = stream[: ends[-1] + 1]
     stream[ends] = 0
     spans = plan_document_spans(stream, 0, CONTEXT, 5)
@@ -76,14 +67,8 @@ def test_by_documents_each_token_is_scored_within_its_own(model, stream, plain_c
     scores = score_tokens(model, stream, spans, batch_size, plain_cpu, "test")
     _check(scores, model, stream, spans)
     # By position all targets of all windows count, and no padding.
-    nats, targets = np.zeros(CONTEXT), np.zeros(CONTEXT, dtype=int)
-    for span in spans:
-        for place in range(span.last):
-            here = span.start + place
-            nats[place] += _predict(model, stream[span.start : here + 1], stream[here + 1])[0]
-            targets[place] += 1
-    np.testing.assert_allclose(scores.position_nats, nats, rtol=1e-4, atol=1e-4)
-    assert scores.position_targets.tolist() == targets.tolist()
+    lengths = np.array([span.last for span in spans])
+    assert scores.position_targets.tolist() == [(lengths > place).sum() for place in range(CONTEXT)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -91,11 +76,11 @@ def test_of_many_windows_some_are_enough_by_position(model, stream, plain_cpu, m
     spans = plan_spans(N, CONTEXT, 2)
     monkeypatch.setattr(likelihood, "N_WHOLE", 5)
     some = score_tokens(model, stream, spans, batch_size, plain_cpu, "test")
-    monkeypatch.setattr(likelihood, "N_WHOLE", 512)
     whole = [Span(span.start, 0, CONTEXT) for span in spans[:: len(spans) // 5]]
-    expected = score_tokens(model, stream, whole, 1, plain_cpu, "test")
-    np.testing.assert_allclose(some.position_nats, expected.position_nats, rtol=1e-4)
-    assert some.position_targets.tolist() == expected.position_targets.tolist()
+    alone = [score_tokens(model, stream, [span], 1, plain_cpu, "test") for span in whole]
+    expected = sum(of.nats[span.start : span.start + CONTEXT] for of, span in zip(alone, whole, strict=True))
+    np.testing.assert_allclose(some.position_nats, expected, rtol=1e-4)
+    assert some.position_targets.tolist() == [len(whole)] * CONTEXT
 
 
 def test_a_hand_made_prediction():

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from llm.evaluate.breakdown import WORSE, Baselines
-from llm.evaluate.measure import measure, summarise_systems
+from llm.evaluate.likelihood import Span, plan_spans, score_tokens
+from llm.evaluate.measure import choose_windows, compare_contexts, losses_by_context, measure, summarise_systems
 
 VOCAB, CONTEXT = 320, 17
 DOCUMENTS = {"code/a.py": [11, 12, 13, 14] * 9, "prose/b": [21, 22] * 4, "code/c.py": [31, 32, 33] * 5}
+STREAM = np.random.default_rng(1).integers(VOCAB, size=300).astype(np.uint16)
 
 
 @pytest.fixture
@@ -74,16 +76,14 @@ def test_baselines_are_compared_and_change_no_other_figure(run, uniform):
     assert [without[part] for part in ("sources", "context")] == [figures[part] for part in ("sources", "context")]
 
 
-@pytest.mark.parametrize("stride", [5, 17])
-def test_parts_add_up_and_no_figure_depends_on_the_batch_size(run, draw_gpt, stride):
+def test_parts_add_up_and_no_figure_depends_on_the_batch_size(run, draw_gpt):
     model = draw_gpt(context_length=CONTEXT)
-    alone, *together = (run(model, stride=stride, batch_size=batch_size) for batch_size in (1, 2, 100))
-    assert all(_flat(figures) == pytest.approx(_flat(alone), abs=2e-4) for figures in together)
+    alone, together = (run(model, stride=5, batch_size=batch_size) for batch_size in (1, 100))
+    assert _flat(together) == pytest.approx(_flat(alone), abs=2e-4)
     nats = alone["model"]["nats_per_token"] * 62
-    assert sum(row["bits_per_byte"] * row["bytes"] for row in alone["sources"]) * math.log(2) == pytest.approx(
-        nats, rel=1e-4
-    )
+    of_sources = sum(row["bits_per_byte"] * row["bytes"] for row in alone["sources"]) * math.log(2)
     parts = [alone["contamination"][name] for name in ("found", "not_found")]
+    assert of_sources == pytest.approx(nats, rel=1e-4)
     assert sum(row["nats_per_token"] * row["tokens"] for row in parts) == pytest.approx(nats, rel=1e-4)
     assert sum(row["count"] for row in alone["calibration"]) == 62
     right = sum(row["accuracy"] * row["count"] for row in alone["calibration"])
@@ -96,6 +96,52 @@ def _flat(value, name=""):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         return {way: leaf for key, part in parts for way, leaf in _flat(part, f"{name}.{key}").items()}
     return {name: value} if isinstance(value, int | float) else {}
+
+
+def _losses(model, machine, stride, batch_size=2, **options):
+    context = model.config.context_length
+    spans = plan_spans(len(STREAM), context, stride)
+    windows, nats = choose_windows(spans, context, **options), score_tokens(model, STREAM, spans, 4, machine, "").nats
+    return windows, losses_by_context(model, STREAM, nats, windows, batch_size, machine)
+
+
+@torch.no_grad()
+def test_each_loss_is_that_of_reading_what_is_kept(draw_gpt, plain_cpu):
+    model = draw_gpt(context_length=64)  # 2 targets a window
+    windows, losses = _losses(model, plain_cpu, stride=48)
+    assert list(losses) == [4, 8, 16, 32, 64]
+    ids = torch.from_numpy(STREAM.astype(np.int64))
+    for length, means in losses.items():
+        ends = [span.start + 64 for span in windows]
+        logits = [[model(ids[None, end - length : i])[0, -1] for i in (end - 1, end)] for end in ends]
+        nats = [
+            [-of.log_softmax(dim=-1)[ids[i]] for of, i in zip(pair, (end - 1, end), strict=True)]
+            for pair, end in zip(logits, ends, strict=True)
+        ]
+        np.testing.assert_allclose(means, np.mean(nats, axis=1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("context", "lengths"), [(1, [1]), (2, [1, 2]), (17, [1, 2, 4, 8, 17])])
+def test_the_shortest_context_is_one_token(draw_gpt, plain_cpu, context, lengths):
+    _, losses = _losses(draw_gpt(context_length=context), plain_cpu, context, n=3)
+    assert list(losses) == lengths
+    assert all(means.shape == (3,) for means in losses.values())
+
+
+def test_windows_are_spread_and_have_new_last_targets():
+    spans = plan_spans(64 + 48 * 100 + 1, 64, 48)  # the first window and 100 after it
+    assert choose_windows(spans, 64, n=11) == spans[::10]
+    assert choose_windows(spans, 64, n=1000) == spans
+    # Of 64 tokens two targets are compared, and here the second window scored one alone.
+    assert choose_windows([Span(0, 0, 64), Span(1, 63, 64)], 64) == [Span(0, 0, 64)]
+
+
+def test_each_window_is_compared_with_itself():
+    # Losses 1 and 9 are far apart, but both rise by 0.5 with half of the context.
+    half, whole = compare_contexts({2: np.array([1.5, 9.5]), 4: np.array([1.0, 9.0])}, np.random.default_rng(1))
+    expected = {"context": 2, "fraction": 0.5, "windows": 2, "nats_per_token": 5.5}
+    assert half == expected | {"more": 0.5, "more_low": 0.5, "more_high": 0.5}
+    assert (whole["context"], whole["fraction"], whole["nats_per_token"], whole["more"]) == (4, 1.0, 5.0, 0.0)
 
 
 def test_metrics_are_by_split_and_system():

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from llm import __main__ as command_line
 from llm.core.errors import UserError
-from llm.evaluate.multiple_choice import Item, grade, score_items, task_config
+from llm.evaluate.cloze import Item, grade, score_items, write_tasks
 from llm.experiments import harness
 from llm.export.hf.folder import read_folder
 from llm.tokens.tokenizer import Tokenizer
@@ -34,12 +33,7 @@ ITEMS = {
 def tasks(tmp_path):
     """A folder of the stage cloze, whose task files name their data from another folder."""
     folder = tmp_path / "cloze"
-    folder.mkdir()
-    for task, items in ITEMS.items():
-        lines = [json.dumps(item._asdict(), ensure_ascii=False) + "\n" for item in items]
-        (folder / f"{task}.jsonl").write_text("".join(lines), encoding="utf-8")
-        with (folder / f"{task}.yaml").open("w") as file:
-            YAML().dump(task_config(task, f"data/cloze/{task}.jsonl"), file)
+    write_tasks(folder, "data/cloze", ITEMS)
     return folder
 
 

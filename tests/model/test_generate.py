@@ -3,9 +3,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm.model import generate as batched
 from llm.model.generate import (
     SamplingParams,
+    batch_sampler,
     generate,
+    generate_batch,
     greedy,
     keep_min_p,
     keep_top_k,
@@ -177,3 +180,32 @@ def test_a_strong_repetition_penalty_ends_repetition(model):
 
 def test_top_k_keeps_ties_of_the_last():
     assert keep_top_k(torch.tensor([1.0, 2.0, 1.0, 0.0]), 2).tolist() == [1, 2, 1, -torch.inf]
+
+
+@pytest.mark.parametrize("n_prompt", [1, 11])
+@pytest.mark.parametrize("shape", [{}, {"family": "gpt2"}, {"family": "gru"}, {"attention": "trainable"}], ids=str)
+def test_texts_of_a_batch_are_continued_as_each_alone(draw_gpt, shape, n_prompt, monkeypatch):
+    monkeypatch.setattr(batched, "MAX_BATCH", 3)
+    model = draw_gpt(**shape, context_length=9)  # soon full: the older half of it is dropped
+    ids = torch.randint(320, (7, n_prompt), generator=torch.Generator().manual_seed(1))
+    expected = [list(generate(model, row, 13, greedy)) for row in ids.tolist()]
+    assert generate_batch(model, ids, 13).tolist() == expected
+    assert len({tuple(row) for row in expected}) > 1
+
+
+def test_a_text_that_ended_stays_ended_and_the_others_go_on(draw_gpt):
+    model = draw_gpt(seed=3)
+    ids = torch.randint(320, (60, 5), generator=torch.Generator().manual_seed(1))
+    free = generate_batch(model, ids, 12)
+    stop = int(free[:, 3].mode().values)
+    ended = (free == stop).cumsum(dim=1) > 0
+    assert ended.any()
+    assert torch.equal(generate_batch(model, ids, 12, stop=stop), free.masked_fill(ended, stop))
+
+
+def test_samples_of_a_batch_follow_the_probabilities():
+    logits = torch.tensor([[0.5, 0.0, 0.2, 0.3]]).log().expand(8000, 4)
+    drawn = batch_sampler(1.0, torch.Generator().manual_seed(1))(logits)
+    assert drawn.shape == (8000, 1)
+    assert (torch.bincount(drawn[:, 0], minlength=4) / 8000).tolist() == pytest.approx([0.5, 0.0, 0.2, 0.3], abs=0.02)
+    assert (batch_sampler(0.01, torch.Generator().manual_seed(1))(logits) == 0).all()

@@ -1,6 +1,5 @@
 import json
 import random
-import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,29 +8,29 @@ from llm.evaluate.baselines import BY_DOCUMENT, DOCUMENT_BITS
 from llm.evaluate.params import BaselinesParams
 from stages import baselines
 
-NAMES = {*BY_DOCUMENT, "bzip2"}
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", "there"]
 
 
 def _sentences(seed, n=120):
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", "there"]
-    return " ".join(random.Random(seed).choices(words, k=n))
+    return " ".join(random.Random(seed).choices(WORDS, k=n))
 
 
 @pytest.fixture
-def run(tmp_path, write_windows_folder, write_corpus):
-    """Runs the stage on texts by split, with their bytes as tokens; returns bits per byte by split and baseline."""
+def run(tmp_path, write_splits, write_corpus):
+    """Runs the stage on texts by split, with their bytes as tokens; returns bits per byte and rows of documents."""
 
     def run(train_bytes=None, **texts):
-        names = {split: {f"{split}{n}": text for n, text in enumerate(given)} for split, given in texts.items()}
-        write_corpus(tmp_path / "corpus", names)
-        shutil.rmtree(tmp_path / "windows", ignore_errors=True)
-        documents = {split: [list(text.encode()) for text in given] for split, given in texts.items()}
-        windows = write_windows_folder(tmp_path / "windows", documents, 256, 17)
-        outputs = tmp_path / "metrics.json", tmp_path / "bits.parquet"
-        baselines.main(BaselinesParams(train_bytes=train_bytes), tmp_path / "corpus", windows, *outputs)
-        metrics = json.loads(outputs[0].read_text(encoding="utf-8"))
+        folder = tmp_path / str(len([*tmp_path.iterdir()]))
+        documents = {split: {f"{n}": text for n, text in enumerate(own)} for split, own in texts.items()}
+        ids = {split: {path: text.encode() for path, text in own.items()} for split, own in documents.items()}
+        windows = write_splits(folder, ids, 17, vocab_size=256)["windows"]
+        corpus, outputs = write_corpus(folder / "corpus", documents), (folder / "metrics.json", folder / "bits.parquet")
+        baselines.main(BaselinesParams(train_bytes=train_bytes), corpus, windows, *outputs)
+        metrics, table = json.loads(outputs[0].read_text(encoding="utf-8")), pq.read_table(outputs[1])
+        assert table.schema.equals(DOCUMENT_BITS)
         assert all(of.keys() == {"bits_per_byte"} for systems in metrics.values() for of in systems.values())
-        return {split: {name: of["bits_per_byte"] for name, of in own.items()} for split, own in metrics.items()}
+        scores = {split: {name: of["bits_per_byte"] for name, of in own.items()} for split, own in metrics.items()}
+        return scores, table.to_pylist()
 
     return run
 
@@ -40,22 +39,19 @@ def run(tmp_path, write_windows_folder, write_corpus):
     ("val", "test"),
     [
         ([_sentences(3)], [_sentences(4), _sentences(5, 7), "a", _sentences(6)]),
-        ([], ["one document"]),
         (["a"], ["two", "two"]),
         ([], []),
     ],
-    ids=["several", "one", "equal ones", "none"],
+    ids=["several", "equal ones", "none"],
 )
-def test_documents_add_up_to_their_split_in_order(run, tmp_path, val, test):
-    scores = run(train=[_sentences(1), _sentences(2)], val=val, test=test)
-    table = pq.read_table(tmp_path / "bits.parquet")
-    assert table.schema.equals(DOCUMENT_BITS)
+def test_documents_add_up_to_their_split_in_order(run, val, test):
     texts = {split: own for split, own in (("val", val), ("test", test)) if own}
+    scores, table = run(train=[_sentences(1), _sentences(2)], **texts)
     assert scores.keys() == texts.keys()
-    assert table.column("split").to_pylist() == [split for split, own in texts.items() for _ in own]
+    assert [row["split"] for row in table] == [split for split, own in texts.items() for _ in own]
     for split, own in texts.items():
-        rows = [row for row in table.to_pylist() if row["split"] == split]
-        assert scores[split].keys() == NAMES
+        rows = [row for row in table if row["split"] == split]
+        assert scores[split].keys() == {*BY_DOCUMENT, "bzip2"}
         assert all(bits > 0 for bits in scores[split].values())
         for name in BY_DOCUMENT:
             total = sum(row[name] for row in rows)
@@ -64,35 +60,30 @@ def test_documents_add_up_to_their_split_in_order(run, tmp_path, val, test):
         assert [row["uniform"] for row in rows] == [8 * (len(text) + 1) for text in own]
 
 
-def test_a_document_of_the_training_text_costs_little(run, tmp_path):
+def test_a_document_of_the_training_text_costs_little(run):
     known = _sentences(1)
     noise = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=len(known)))
-    scores = run(train=[known, _sentences(2)], val=[_sentences(3)], test=[noise, known, noise[::-1]])
-    rows = pq.read_table(tmp_path / "bits.parquet").to_pylist()[1:]
+    texts = {"train": [known, _sentences(2)], "val": [_sentences(3)], "test": [noise, known, noise[::-1]]}
+    scores, table = run(**texts)
     for name in ("xz_given_train", "zstd_given_train", "kneser_ney_5gram"):
-        costs = [row[name] / len(known) for row in rows]
+        costs = [row[name] / len(known) for row in table[1:]]
         assert costs[1] < 0.2 * min(costs[0], costs[2])
         assert min(costs[0], costs[2]) > 5  # log2(36) is 5.2
     val = scores["val"]
     assert val["kneser_ney_5gram"] < val["unigram"] < val["uniform"]
     assert val["xz_given_train"] < val["xz"]
+    assert run(**texts) == (scores, table)
 
 
 def test_bits_are_of_the_texts_utf8_bytes(run):
     # A character of 1,887 drawn alike is 11 bits, and two bytes.
     text = "".join(map(chr, random.Random(1).choices(range(0xA0, 0x7FF), k=400)))
-    assert 5 < run(train=["a"], val=[text])["val"]["xz"] < 8
-
-
-def test_two_runs_write_the_same(run, tmp_path):
-    texts = {"train": [_sentences(1)], "val": [_sentences(2)], "test": [_sentences(3)]}
-    first, bits = run(**texts), (tmp_path / "bits.parquet").read_bytes()
-    assert (run(**texts), (tmp_path / "bits.parquet").read_bytes()) == (first, bits)
+    assert 5 < run(train=["a"], val=[text])[0]["val"]["xz"] < 8
 
 
 def test_a_part_of_the_training_text_is_as_good_as_that_part_alone(run):
     train, val = _sentences(1, 400), _sentences(2)
-    part = run(train=[train], val=[val], train_bytes=600)["val"]
-    alone, whole = (run(train=[text], val=[val])["val"] for text in (train[:600], train))
+    part = run(train=[train], val=[val], train_bytes=600)[0]["val"]
+    alone, whole = (run(train=[text], val=[val])[0]["val"] for text in (train[:600], train))
     assert part["xz_given_train"] == alone["xz_given_train"] > whole["xz_given_train"]
     assert part["kneser_ney_5gram"] > whole["kneser_ney_5gram"]

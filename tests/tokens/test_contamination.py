@@ -68,7 +68,7 @@ def test_an_ngram_is_within_a_document_and_across_chunks(train, held_out, n, fou
 
 def test_the_fraction_is_of_the_ngrams_and_zero_of_none():
     nothing = np.zeros((0, 3), dtype=np.int64)
-    assert [Contamination(n, found, nothing, 1).fraction for n, found in ((8, 2), (0, 0))] == [0.25, 0.0]
+    assert [Contamination(n, found, nothing, 1, nothing).fraction for n, found in ((8, 2), (0, 0))] == [0.25, 0.0]
 
 
 @pytest.mark.parametrize(("most", "sampled"), [(1000, 1), (999, 2), (500, 2), (499, 4), (250, 4), (3, 512), (1, 1024)])
