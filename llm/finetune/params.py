@@ -204,7 +204,7 @@ def with_defaults(finetune: Any) -> Any:
         return finetune
     defaults, tasks = finetune.get("defaults"), finetune["tasks"]
     try:
-        TypeAdapter(Defaults).validate_python(defaults)
+        TypeAdapter(Defaults | None).validate_python(defaults)  # None: a file that is older than the key
     except ValidationError:
         return finetune | {"tasks": {}}
     return finetune | {"tasks": {name: merge_defaults(task, defaults) for name, task in tasks.items()}}
