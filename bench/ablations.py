@@ -182,6 +182,7 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
             weight_averaging=pretrain.weight_averaging,
             ema_half_life_fraction=pretrain.ema_half_life_fraction,
             tail_fraction=pretrain.tail_fraction,
+            early_stopping_patience=None,
         )
         train(model, parts, None, plan, machine, None)
         return [after - before for before, after in pairwise(ends)]

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from llm.core import stage
 from llm.core.stage import Input, Output, Param, Scratch, Seed
+from llm.export.hf.base import read_first_weights
 from llm.model.config import ModelParams
 from llm.tokens.pretrained import path_under
 from llm.train.launch import launch
@@ -27,7 +28,7 @@ def main(
 ) -> None:
     """Write the weights after `pretrain.max_steps` steps from random or given ones, and the learning curve."""
     base = path_under(given, pretrain.init_from, "pretrain.init_from")
-    run = Pretraining(model, pretrain, seed, windows, tokenizer, base).run
+    run = Pretraining(model, pretrain, seed, windows, tokenizer, base, read_first_weights).run
     if not launch(run, weights, metrics, curve, scratch):
         print("pretrain: this node is done; node 0 has the outputs", file=sys.stderr)
         sys.exit(0)

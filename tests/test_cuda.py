@@ -46,6 +46,8 @@ PLAN = TrainConfig(
     checkpoint_selection="best",
     weight_averaging="ema",
     ema_half_life_fraction=0.2,
+    tail_fraction=1.0,
+    early_stopping_patience=None,
     label="test",
 )
 B, T = 3, 17

@@ -17,7 +17,7 @@ from llm.evaluate.params import EvaluateParams
 from llm.model.gpt import GPT
 from llm.tokens.tokenize import token_lengths
 from llm.tokens.tokenizer import Tokenizer
-from llm.tokens.windows import StreamFile, WindowsInfo, read_info, read_stream
+from llm.tokens.windows import WindowsInfo, read_info, read_stream
 
 PLOTS = {
     "position": ("positions", ["from", "to", "targets", "nats_per_token"]),
@@ -49,7 +49,7 @@ def read_held_out(windows: Path, tokens: Path, tokenizer: Tokenizer, ngram: int)
     """Return the splits that have text, val first."""
     info, token_bytes = read_info(windows), token_lengths(tokenizer)
     streams = {split: stream for split in ("val", "test") if len(stream := read_stream(windows, split))}
-    found = breakdown.mark_found(StreamFile(windows, "train"), list(streams.values()), info.end_of_text, ngram)
+    found = breakdown.mark_found(read_stream(windows, "train"), list(streams.values()), info.end_of_text, ngram)
     held_out = []
     for (split, stream), is_found in zip(streams.items(), found, strict=True):
         table = read_table(tokens / f"{split}.parquet", ["source", "path", "n_bytes"]).to_pandas()

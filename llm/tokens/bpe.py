@@ -38,13 +38,7 @@ MAX_TOKEN_BYTES = 256
 
 
 def split_pattern(pattern: str) -> str:
-    r"""Return the regular expression of a name in PATTERNS, or a given one; text between its matches is kept.
-
-    >>> split_pattern(r"\d+") == r"\d+", split_pattern("gpt2") == PATTERNS["gpt2"]
-    (True, True)
-
-    Raises UserError where Oniguruma cannot read it.
-    """
+    """Return the regular expression of a name in PATTERNS, or a given one; UserError where Oniguruma cannot read it."""
     expression = PATTERNS.get(pattern, pattern)
     try:
         Regex(expression)
@@ -55,12 +49,7 @@ def split_pattern(pattern: str) -> str:
 
 
 def byte_level(model: models.BPE, expression: str) -> tokenizers.Tokenizer:
-    """Return a tokenizer that splits by `expression` and gives each piece's bytes to the model.
-
-    >>> pieces = byte_level(models.BPE(), PATTERNS["gpt2"]).pre_tokenizer.pre_tokenize_str("déjà vu")
-    >>> [piece for piece, span in pieces]
-    ['dÃ©jÃł', 'Ġvu']
-    """
+    """Return a tokenizer that splits by `expression`, loses nothing between matches, and gives bytes to the model."""
     tokenizer = tokenizers.Tokenizer(model)
     split = pre_tokenizers.Split(Regex(expression), behavior="isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -96,7 +85,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, pattern: str = "qwen2") -> 
 
 
 def _bounded(expression: str) -> pre_tokenizers.PreTokenizer:
-    """Split as `expression` does, into pieces of at most about MAX_PIECE_CHARS."""
+    """Return a splitter into the pieces of `expression`, of at most about MAX_PIECE_CHARS."""
     if expression in PATTERNS.values():  # in its quantifiers, which costs no time
         bounded = re.sub(r"\+\+?", f"{{1,{MAX_PIECE_CHARS}}}", expression).replace("*", f"{{0,{MAX_PIECE_CHARS}}}")
         return byte_level(models.BPE(), bounded).pre_tokenizer
@@ -105,14 +94,11 @@ def _bounded(expression: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([split, cut, to_bytes])
 
 
-# Between "<|" and "endoftext|>": named patterns cut there anyway.
-_INSIDE_SPECIAL = re.compile("|".join(rf"(?<=<\|)(?={re.escape(token[2:])})" for token in SPECIAL_TOKENS))
-
-
 def _without_special_tokens(texts: Iterable[str]) -> Iterator[str]:
-    """Cut texts inside special tokens, so that no merge makes from characters what has an id already."""
+    """Cut texts between "<|" and "endoftext|>", so that no merge makes from characters what has an id already."""
+    inside = re.compile("|".join(rf"(?<=<\|)(?={re.escape(token[2:])})" for token in SPECIAL_TOKENS))
     for text in texts:
-        yield from _INSIDE_SPECIAL.split(text) if "<|" in text else (text,)
+        yield from inside.split(text) if "<|" in text else (text,)
 
 
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -132,11 +118,7 @@ def to_bytes(token: str) -> bytes:
 
 
 def from_bytes(token: bytes) -> str:
-    r"""Return a token's bytes as a tokenizer.json has them.
-
-    >>> from_bytes(b" d\xe9")
-    'Ġdé'
-    """
+    """Return a token's bytes as a tokenizer.json has them."""
     return "".join(_CHARACTER[byte] for byte in token)
 
 
@@ -162,9 +144,8 @@ def merge_with_dropout(
 ) -> list[int]:
     """Merge the ids of one piece's bytes: `merges` maps pairs to ids, and the lowest id goes first.
 
-    At each step every possible merge is left out with probability `dropout_p`; `draw` gives numbers from [0, 1). When
-    none is left, the piece is done. BPE-dropout, Provilkov et al. 2020 (arXiv:1910.13267), algorithm 1; that of
-    `tokenizers` cannot be seeded.
+    At each step every possible merge is left out with probability `dropout_p`; `draw` gives numbers from [0, 1).
+    BPE-dropout, Provilkov et al. 2020 (arXiv:1910.13267), algorithm 1; that of `tokenizers` cannot be seeded.
 
     >>> merge_with_dropout([1, 2, 3], {(1, 2): 4, (4, 3): 5}, 0.5, iter([0.9, 0.1]).__next__)
     [4, 3]

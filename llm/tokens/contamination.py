@@ -9,40 +9,30 @@ with 2 million held out and 10 billion in train, one run in a thousand has a col
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.tokens.windows import StreamFile
-
-Stream = NDArray[np.integer] | StreamFile
+Stream = NDArray[np.integer]
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
 BASE = np.uint64(0xD1342543DE82EF95)  # of the polynomial; odd, so that no token's bits are lost
 
 
-@dataclass(frozen=True, eq=False)
-class Contamination:
-    """How many n-grams of held-out text, counted with repeats, occur anywhere in train.
+class Contamination(NamedTuple):
+    """N-grams of held-out text, with repeats, and those that occur anywhere in train, by document."""
 
-    Attributes:
-        by_document: A row (document number, n-grams, those found) for each held-out document.
-        sampled: One n-gram in this many was looked up, chosen by its hash; all counts are of those.
-        found_starts: Where each n-gram that was found begins in the held-out stream, in order.
-    """
-
-    ngrams: int
-    found: int
-    by_document: Ints
-    sampled: int
-    found_starts: Ints
+    ngrams: Ints
+    found: Ints
+    sampled: int  # one n-gram in this many was looked up, chosen by its hash; all counts are of those
+    found_starts: Ints  # where each n-gram that was found begins in the held-out stream, in order
 
     @property
     def fraction(self) -> float:
         """Return the fraction of n-grams that were found; 0.0 if there are none."""
-        return self.found / self.ngrams if self.ngrams else 0.0
+        return int(self.found.sum()) / max(int(self.ngrams.sum()), 1)
 
 
 def contamination(
@@ -56,38 +46,28 @@ def contamination(
     """Look up the n-grams of `ngram` tokens of the held-out stream in the training stream.
 
     Both are laid out `0 d d d 0 d d 0`, or empty. Of more than `max_hashes` n-grams only a fraction 1/k is looked up, k
-    the smallest power of two that leaves about `max_hashes`. Memory: 24 bytes per hash and 100 per token of a chunk.
+    the smallest power of two that leaves about `max_hashes`. Memory: 40 bytes per hash and 100 per token of a chunk.
 
     >>> train, held_out = np.array([0, 5, 6, 7, 8, 0, 9, 9, 0]), np.array([0, 1, 6, 7, 8, 0, 5, 6, 0])
     >>> result = contamination(train, held_out, end_of_text=0, ngram=3)
-    >>> result.found, result.ngrams, result.fraction, result.by_document.tolist()
-    (1, 2, 0.5, [[0, 2, 1], [1, 0, 0]])
+    >>> result.ngrams.tolist(), result.found.tolist(), result.fraction
+    ([2, 0], [1, 0], 0.5)
     """
-    chunks = range(0, len(held_out), chunk_tokens)
-    ends = [start + np.flatnonzero(held_out[start : start + chunk_tokens] == end_of_text) for start in chunks]
-    boundaries = np.concatenate([np.zeros(0, np.int64), *ends])  # before the first document and after each
-    n_ngrams = int(np.maximum(np.diff(boundaries) - ngram, 0).sum())
+    ends = np.flatnonzero(held_out == end_of_text)  # before the first document and after each
+    n_ngrams = int(np.maximum(np.diff(ends) - ngram, 0).sum())
     sampled_bits = max(-(-n_ngrams // max_hashes) - 1, 0).bit_length()
-
-    def hashes(stream: Stream) -> Iterator[tuple[Ints, Hashes]]:
-        return _ngram_hashes(stream, end_of_text, ngram, sampled_bits, chunk_tokens)
-
-    targets = np.unique(np.concatenate([np.zeros(0, np.uint64), *(keys for _, keys in hashes(held_out))]))
-    is_found = np.zeros(len(targets), dtype=np.bool_)
-    for _, keys in hashes(train) if len(targets) else ():
+    chunks = [(np.zeros(0, np.int64), np.zeros(0, np.uint64))]
+    chunks += _ngram_hashes(held_out, end_of_text, ngram, sampled_bits, chunk_tokens)
+    starts, hashes = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    distinct, number = np.unique(hashes, return_inverse=True)
+    in_train = np.zeros(len(distinct), dtype=np.bool_)
+    for _, keys in _ngram_hashes(train, end_of_text, ngram, sampled_bits, chunk_tokens) if len(distinct) else ():
         keys.sort()  # sorted keys are looked up ten times as fast, which pays for the sorting
-        at = np.minimum(np.searchsorted(targets, keys), len(targets) - 1)
-        is_found[at[targets[at] == keys]] = True
-    by_document = np.zeros((max(len(boundaries) - 1, 0), 3), dtype=np.int64)
-    by_document[:, 0] = np.arange(len(by_document))
-    found_starts = [np.zeros(0, np.int64)]
-    for starts, keys in hashes(held_out):
-        document, hits = np.searchsorted(boundaries, starts) - 1, is_found[np.searchsorted(targets, keys)]
-        np.add.at(by_document[:, 1], document, 1)
-        np.add.at(by_document[:, 2], document, hits)
-        found_starts.append(starts[hits])
-    _, ngrams, found = by_document.sum(axis=0).tolist()
-    return Contamination(ngrams, found, by_document, 1 << sampled_bits, np.concatenate(found_starts))
+        at = np.minimum(np.searchsorted(distinct, keys), len(distinct) - 1)
+        in_train[at[distinct[at] == keys]] = True
+    found_starts, n_documents = starts[in_train[number]], max(len(ends) - 1, 0)
+    counts = (np.bincount(np.searchsorted(ends, at) - 1, minlength=n_documents) for at in (starts, found_starts))
+    return Contamination(*counts, 1 << sampled_bits, found_starts)
 
 
 def _ngram_hashes(

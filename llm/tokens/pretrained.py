@@ -34,16 +34,8 @@ def path_under(folder: Path, given: str | None, key: str) -> Path | None:
 def read_pretrained(path: Path, pattern: str) -> tokenizers.Tokenizer:
     """Read the tokenizer in a file or folder: every text has the ids that it has at its origin.
 
-    The post-processor is removed: the token stream adds special tokens itself. Missing SPECIAL_TOKENS follow the
-    vocabulary, and gaps in the ids get tokens that no text has. `pattern` splits the text for a .tiktoken file, which
-    has none (`split_pattern`). Raises UserError, with the file, where something is missing or damaged.
-
-    >>> import tempfile
-    >>> from llm.tokens.bpe import train_bpe
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     train_bpe(["hi hi"], 263, "gpt2").save(f"{folder}/tokenizer.json")
-    ...     read_pretrained(Path(folder), "gpt2").encode("hi!").ids
-    [262, 6]
+    The post-processor is removed: the token stream adds special tokens itself. Gaps in the ids get tokens that no text
+    has. `pattern` splits the text for a .tiktoken file, which has none. UserError, with the file, where it is damaged.
     """
     ranks = list(path.glob("*.tiktoken"))
     candidates = [path / name for name in ("tokenizer.json", *_PAIRS)] + (ranks if len(ranks) == 1 else [])
@@ -111,16 +103,15 @@ def _read_ranks(file: Path) -> dict[bytes, int]:
 def _completed(tokenizer: tokenizers.Tokenizer, added: list[dict[str, Any]], file: Path) -> tokenizers.Tokenizer:
     """Return the tokenizer with all special tokens; `added` are its added tokens with their original ids."""
     ids = tokenizer.get_vocab() | {token["content"]: token["id"] for token in added}
-    gaps = _gaps(ids, file)  # first: the library's to_str goes through all ids up to the largest
-    content = json.loads(tokenizer.to_str())
+    # A model has a row for an unused id too. No merge makes these names.
+    unused = {f"<|unused_{token}|>": token for token in _gaps(ids, file)}
+    content = json.loads(tokenizer.to_str())  # after `_gaps`: it goes through all ids up to the largest
     model = content["model"]
-    if gaps:
-        if model["type"] == "Unigram":
-            raise UserError(f"{file}: expected ids without a gap behind a Unigram vocabulary, {gaps[0]} is missing")
-        # A model has a row for such an id too. No merge makes these names.
-        unused = {f"<|unused_{token}|>": token for token in gaps}
+    if unused and model["type"] == "Unigram":
+        raise UserError(f"{file}: expected ids without a gap behind a Unigram vocabulary, got {len(unused)} unused ids")
+    if unused:
         model["vocab"] |= unused
-        ids |= unused
+    ids |= unused
     for name in SPECIAL_TOKENS:
         ids.setdefault(name, len(ids))
     content["added_tokens"] = _with_special_tokens(added, ids)

@@ -14,8 +14,8 @@ from llm.tokens.contamination import Contamination, contamination
 from llm.tokens.params import WindowParams
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.windows import (
-    StreamFile,
     WindowsInfo,
+    read_stream,
     read_windows,
     target_coverage,
     window_spans,
@@ -24,6 +24,7 @@ from llm.tokens.windows import (
     write_windows,
 )
 
+HELD_OUT = ("val", "test")
 N_WORST = 10  # documents of a held-out split whose contamination is listed
 
 Figures = dict[str, Any]
@@ -32,14 +33,8 @@ Figures = dict[str, Any]
 def make_windows(params: WindowParams, tokens: Path, tokenizer: Tokenizer, windows: Path) -> tuple[Figures, Figures]:
     """Write `windows`, {train,val,test}.npy (tokens), .parquet (windows), windows.json; return metrics and details."""
     windows.mkdir(parents=True)
-    segmentations = segmentation_names(tokens)
-    names = [*SPLITS, *segmentations]
-    columns = ["source", "n_tokens", "n_bytes"]
-    documents = {name: read_table(tokens / f"{name}.parquet", columns).to_pandas() for name in names}
-    sources = sorted({source for split in SPLITS for source in documents[split]["source"]})
-    if unknown := sorted(params.weights.keys() - set(sources)):
-        raise UserError(f"sample.weights: expected names of sources ({', '.join(sources)}), got {unknown[0]}")
-    figures = {name: _write(name, params, tokens, documents[name], tokenizer, windows) for name in names}
+    documents = _read_documents(tokens, params)
+    figures = {name: _write(name, params, tokens, documents[name], tokenizer, windows) for name in documents}
     info = WindowsInfo(
         vocab_size=tokenizer.vocab_size,
         end_of_text=tokenizer.end_of_text,
@@ -48,25 +43,28 @@ def make_windows(params: WindowParams, tokens: Path, tokenizer: Tokenizer, windo
         stride=params.stride,
         boundary=params.boundary,
         n_bytes={split: int(documents[split]["n_bytes"].sum()) for split in SPLITS},
-        segmentations=segmentations,
+        segmentations=segmentation_names(tokens),
         lossless=tokenizer.lossless,
     )
     write_info(windows / "windows.json", info)
-    train, ngram = StreamFile(windows, "train"), params.contamination_ngram
-    found = {
-        split: contamination(train, StreamFile(windows, split), tokenizer.end_of_text, ngram)
-        for split in ("val", "test")
-    }
-    summary = {
-        split: {"ngrams": of.ngrams, "sampled_one_in": of.sampled, "fraction": round(of.fraction, 5)}
-        for split, of in found.items()
-    }
+    train, ngram = read_stream(windows, "train"), params.contamination_ngram
+    found = {split: contamination(train, read_stream(windows, split), info.end_of_text, ngram) for split in HELD_OUT}
+    summary = {split: _summary(found[split]) for split in HELD_OUT}
+    worst = {split: {"documents": _worst(found[split], documents[split]["path"])} for split in HELD_OUT}
     metrics: Figures = {key: {name: of[key] for name, of in figures.items()} for key in figures["train"]}
-    worst = {split: {"documents": _worst(of, tokens / f"{split}.parquet")} for split, of in found.items()}
-    return metrics | {"contamination": {"ngram": ngram, **summary}}, {
-        "ngram": ngram,
-        "splits": {split: summary[split] | worst[split] for split in found},
-    }
+    details = {"ngram": ngram, "splits": {split: summary[split] | worst[split] for split in HELD_OUT}}
+    return metrics | {"contamination": {"ngram": ngram, **summary}}, details
+
+
+def _read_documents(tokens: Path, params: WindowParams) -> dict[str, pd.DataFrame]:
+    """Return source, path and sizes of the documents of each split and segmentation."""
+    columns = ["source", "path", "n_tokens", "n_bytes"]
+    names = [*SPLITS, *segmentation_names(tokens)]
+    documents = {name: read_table(tokens / f"{name}.parquet", columns).to_pandas() for name in names}
+    sources = sorted(set().union(*(documents[split]["source"] for split in SPLITS)))
+    if unknown := sorted(params.weights.keys() - set(sources)):
+        raise UserError(f"sample.weights: expected names of sources ({', '.join(sources)}), got {unknown[0]}")
+    return documents
 
 
 def _write(
@@ -100,11 +98,13 @@ def _weights(starts: NDArray[np.int64], documents: pd.DataFrame, params: WindowP
     return weights[np.minimum(np.searchsorted(ends, starts, side="right"), len(ends) - 1)]
 
 
-def _worst(found: Contamination, tokens: Path) -> list[Figures]:
+def _summary(found: Contamination) -> Figures:
+    fraction = round(found.fraction, 5)
+    return {"ngrams": int(found.ngrams.sum()), "sampled_one_in": found.sampled, "fraction": fraction}
+
+
+def _worst(found: Contamination, paths: pd.Series) -> list[Figures]:
     """Return the documents with the largest fraction of n-grams that train has too."""
-    paths = read_table(tokens, ["path"]).column("path")
-    rows = sorted(((of / n, n, number) for number, n, of in found.by_document.tolist() if of), reverse=True)
-    return [
-        {"document": paths[number].as_py(), "ngrams": n, "fraction": round(fraction, 5)}
-        for fraction, n, number in rows[:N_WORST]
-    ]
+    counts = zip(found.ngrams.tolist(), found.found.tolist(), strict=True)
+    worst = sorted(((of / n, n, number) for number, (n, of) in enumerate(counts) if of), reverse=True)[:N_WORST]
+    return [{"document": paths[number], "ngrams": n, "fraction": round(fraction, 5)} for fraction, n, number in worst]

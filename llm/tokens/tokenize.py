@@ -144,12 +144,11 @@ def _batches(path: Path, label: str) -> Iterator[pa.Table]:
 def _with_ids(batch: pa.Table, encoded: Ids, schema: pa.Schema) -> pa.Table:
     """Replace the texts of documents by their ids, which never become Python numbers."""
     n_tokens = np.array([len(ids) for ids in encoded], dtype=np.int64)
-    offsets = np.concatenate([[0], np.cumsum(n_tokens)])
-    flat = np.concatenate(encoded).astype(schema.field("ids").type.value_type.to_pandas_dtype())
-    columns = {name: batch.column(name) for name in ("doc_id", "source", "path", "n_bytes")}
-    columns["ids"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat), type=schema.field("ids").type)
-    columns["n_tokens"] = pa.array(n_tokens)
-    return pa.table([columns[name] for name in schema.names], schema=schema)
+    offsets, kind = np.concatenate([[0], np.cumsum(n_tokens)]), schema.field("ids").type
+    flat = np.concatenate(encoded).astype(kind.value_type.to_pandas_dtype())
+    ids = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat), type=kind)
+    documents = batch.append_column("ids", ids).append_column("n_tokens", pa.array(n_tokens))
+    return documents.select(schema.names).cast(schema)
 
 
 def token_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:

@@ -112,7 +112,7 @@ class Tokenizer:
         return self.special[self.bos_token]
 
     def prompt(self, text: str) -> list[int]:
-        """Return the ids that continue a text, as other clients of the same tokenizer.json make them; at least one."""
+        """Return the ids that continue a text, as other clients make them; at least one."""
         return [*self.prefix_ids, *self.encode(text)] or [self.bos_id]
 
     def normalize(self, text: str) -> str:

@@ -25,18 +25,25 @@ def is_byte_level(content: dict[str, Any]) -> bool:
 
     An added token that is not special may strip the whitespace beside it, so it counts as a loss.
     """
-    splits = components(content["pre_tokenizer"])
     return (
-        content["model"]["type"] == "BPE"
-        and ALPHABET.keys() <= content["model"]["vocab"].keys()
-        and not any(content["model"][key] for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+        _has_plain_bytes(content["model"])
+        and _splits_without_loss(components(content["pre_tokenizer"]))
         and not components(content["normalizer"])
-        and {part["type"] for part in splits} <= {"ByteLevel", "Split", "Digits"}
-        and not any(part.get("add_prefix_space") or part.get("behavior") == "Removed" for part in splits)
-        and [part["type"] for part in splits].count("ByteLevel") == 1
         and [part["type"] for part in components(content["decoder"])] == ["ByteLevel"]
         and all(token["special"] for token in content["added_tokens"])
     )
+
+
+def _has_plain_bytes(model: dict[str, Any]) -> bool:
+    if model["type"] != "BPE" or not ALPHABET.keys() <= model["vocab"].keys():
+        return False
+    return not (model["dropout"] or model["continuing_subword_prefix"] or model["end_of_word_suffix"])
+
+
+def _splits_without_loss(splits: list[dict[str, Any]]) -> bool:
+    kinds = [part["type"] for part in splits]
+    changes = any(part.get("add_prefix_space") or part.get("behavior") == "Removed" for part in splits)
+    return not changes and set(kinds) <= {"ByteLevel", "Split", "Digits"} and kinds.count("ByteLevel") == 1
 
 
 def split_expression(content: dict[str, Any]) -> str | None:

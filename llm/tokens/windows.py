@@ -88,12 +88,9 @@ def window_spans(
     A document has as many targets as tokens, and one more for the <|endoftext|> after it.
 
     >>> from llm.tokens.params import WindowParams
-    >>> options = {"context_length": 3, "stride": 3, "weights": {}, "contamination_ngram": 13}
-    >>> crossing = WindowParams(boundary="cross", align_to_documents=False, **options)
-    >>> [values.tolist() for values in window_spans(np.array([3, 2]), crossing)]
-    [[0, 3], [3, 3]]
-    >>> within = WindowParams(boundary="document", align_to_documents=False, **options)
-    >>> [values.tolist() for values in window_spans(np.array([3, 2]), within)]
+    >>> options = {"context_length": 3, "stride": 3, "align_to_documents": False, "weights": {}}
+    >>> params = WindowParams(boundary="document", contamination_ngram=13, **options)
+    >>> [values.tolist() for values in window_spans(np.array([3, 2]), params)]
     [[0, 3, 4], [3, 1, 3]]
     """
     context, stride = params.context_length, params.stride
@@ -113,13 +110,7 @@ def window_spans(
 
 
 def target_coverage(windows: Windows) -> dict[str, float]:
-    """Return the fractions of targets that the first epoch of training sees not at all, once, and more often.
-
-    >>> stream = np.zeros(8)
-    >>> windows = Windows(stream, np.array([0, 2]), np.array([3, 3]), np.ones(2))
-    >>> target_coverage(windows)  # targets 1 2 3 and 3 4 5 of 1 to 7
-    {'0': 0.28571, '1': 0.57143, '2+': 0.14286}
-    """
+    """Return the fractions of targets that the first epoch of training sees not at all, once, and more often."""
     times = np.concatenate([[0], np.cumsum(repeats(windows.weights, epoch=0))])
     ends = windows.starts + windows.lengths
     n_targets = max(len(windows.stream) - 1, 0)
@@ -135,10 +126,8 @@ def target_coverage(windows: Windows) -> dict[str, float]:
 def repeats(weights: NDArray[np.float32], epoch: int) -> NDArray[np.int64]:
     """Return how often an epoch (from 0) sees each window: its weight on average, evenly over the epochs.
 
-    >>> repeats(np.array([1, 2, 0.5, 0.5], dtype=np.float32), epoch=0).tolist()
-    [1, 2, 0, 1]
-    >>> repeats(np.array([1, 2, 0.5, 0.5], dtype=np.float32), epoch=1).tolist()
-    [1, 2, 1, 0]
+    >>> [repeats(np.array([1, 2, 0.5, 0.5], dtype=np.float32), epoch).tolist() for epoch in range(2)]
+    [[1, 2, 0, 1], [1, 2, 1, 0]]
     """
     # Each window has its own phase, so that an epoch sees half of the windows with weight 0.5; in steps of 2^-20,
     # which add up without rounding.
@@ -152,7 +141,7 @@ def write_windows(
 ) -> None:
     """Write the table of windows."""
     with TableWriter(path, WINDOWS) as table:
-        for at in range(0, len(starts), 1 << 20):
+        for at in range(0, len(starts), 1 << 20):  # in row groups of this size
             columns = [values[at : at + (1 << 20)] for values in (starts, lengths, weights)]
             table.append(pa.table(columns, schema=WINDOWS))
 
@@ -185,24 +174,6 @@ def read_stream(folder: Path, name: str) -> NDArray[np.integer]:
         return np.load(path, mmap_mode="r" if path.stat().st_size > 128 else None)
     except (FileNotFoundError, ValueError, EOFError):
         raise UserError(f"{path}: expected a token stream, it is missing or not a valid .npy file") from None
-
-
-class StreamFile:
-    """A stream that is read slice by slice: unlike a mapped one, it keeps nothing in memory."""
-
-    def __init__(self, folder: Path, name: str):
-        stream = read_stream(folder, name)
-        self.dtype, self._n_tokens = stream.dtype, len(stream)
-        self._path = folder / f"{name}.npy"
-        self._header_bytes = self._path.stat().st_size - len(stream) * stream.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self._n_tokens
-
-    def __getitem__(self, span: slice) -> NDArray[np.integer]:
-        start, stop, _ = span.indices(self._n_tokens)
-        offset = self._header_bytes + start * self.dtype.itemsize
-        return np.fromfile(self._path, dtype=self.dtype, count=max(stop - start, 0), offset=offset)
 
 
 def window_rows(windows: Windows, number: int, n_rows: int, tokenizer: Tokenizer) -> list[str]:

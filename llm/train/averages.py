@@ -50,18 +50,18 @@ def update_mean(mean: Weights | None, model: nn.Module, share: float | None) -> 
 @contextmanager
 def swapped_weights(model: nn.Module, mean: Weights | None) -> Iterator[None]:
     """Exchange the weights of the model and the mean inside the block; None changes nothing."""
-    _swap(model, mean or {})
+    weights = dict(model.named_parameters())
+
+    @torch.no_grad()
+    def swap() -> None:
+        for name, average in (mean or {}).items():
+            # Contents are copied and the tensors stay: a compiled graph refers to those.
+            newest = weights[name].clone()
+            weights[name].copy_(average)
+            average.copy_(newest)
+
+    swap()
     try:
         yield
     finally:
-        _swap(model, mean or {})
-
-
-@torch.no_grad()
-def _swap(model: nn.Module, mean: Weights) -> None:
-    weights = dict(model.named_parameters())
-    for name, average in mean.items():
-        # Contents are copied and the tensors stay: a compiled graph refers to those.
-        newest = weights[name].clone()
-        weights[name].copy_(average)
-        average.copy_(newest)
+        swap()

@@ -1,5 +1,7 @@
 """Choose the windows of each step: an epoch has each window as often as its weight says, in random order."""
 
+from bisect import bisect_right
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,7 +42,7 @@ class WindowBatches:
     def _epoch_of(self, index: int) -> int:
         while self._ends[-1] <= index:
             self._ends.append(self._ends[-1] + int(self._repeats(len(self._ends) - 1).sum()))
-        return int(np.searchsorted(self._ends, index, side="right")) - 1
+        return bisect_right(self._ends, index) - 1
 
     def _repeats(self, epoch: int) -> np.ndarray:
         return repeats(self.segmentations[epoch % len(self.segmentations)].weights, epoch)

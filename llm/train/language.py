@@ -120,10 +120,7 @@ class _LossModule(nn.Module):
 
     def __init__(self, model: GPT, loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]):
         super().__init__()
-        self.model, self._loss = model, loss
-
-    def forward(self, ids: Tensor, target: Tensor, dropout_keys: Tensor | None) -> Tensor:
-        return self._loss(ids, target, dropout_keys)
+        self.model, self.forward = model, loss
 
 
 def unsharded(model: GPT) -> GPT:

@@ -67,35 +67,21 @@ def _number(name: str, least: int) -> int:
 def launch(work: Callable[..., None], *args: Any) -> bool:
     """Run `work(*args)` in each process; return whether this node has the outputs.
 
-    A single process is this one, unless its weights are to be sharded, which takes a group. Other processes are
-    spawned: `work` and its arguments can be pickled. An exception of any is raised here, a UserError first. SIGTERM and
-    Ctrl-C are passed on, and then this ends as `work` alone would; when this process is killed, the others end too.
+    A single process is this one, unless its weights are to be sharded, which takes a group. Others are spawned: `work`
+    and its arguments are pickled. An exception of any is raised here, a UserError first. SIGTERM and Ctrl-C are passed
+    on, and then this ends as `work` alone would; when this process is killed, the others end too.
     """
     layout = Layout.from_environment()
     if layout.n_local == layout.n_nodes == 1 and not sharding_requested():
         work(*args)
         return True
     device = Machine.find().device
-    if device == "cuda" and layout.n_local > torch.cuda.device_count():
-        n_gpus = torch.cuda.device_count()
+    if device == "cuda" and layout.n_local > (n_gpus := torch.cuda.device_count()):
         raise UserError(f"environment: expected NPROC up to the number of GPUs, {n_gpus}, got {layout.n_local}")
     store = _host_store(layout) if layout.node == 0 else None
-    port = store.port if store is not None else layout.port
-    pool = ProcessPoolExecutor(layout.n_local, multiprocessing.get_context("spawn"))
-    futures: list[Future[None]] = []
+    common = layout, store.port if store is not None else layout.port, device, work, args
     with defer_signals() as received:
-        try:
-            for member in range(layout.n_local):
-                futures.append(pool.submit(_run_process, member, layout, port, device, work, args))
-            _wait(futures, received)
-            killed = BrokenExecutor("a process was terminated abruptly, or did not end when another one had failed")
-            outcomes = [future.exception() if future.done() else killed for future in futures]
-        finally:
-            if not all(future.done() for future in futures):
-                for process in multiprocessing.active_children():
-                    process.kill()
-            pool.shutdown(cancel_futures=True)
-        for error in sorted(filter(None, outcomes), key=_priority):
+        for error in sorted(_run_processes(common, received), key=_priority):
             if not received:
                 raise error
             if isinstance(error, Exception):
@@ -103,8 +89,27 @@ def launch(work: Callable[..., None], *args: Any) -> bool:
     return layout.node == 0
 
 
+def _run_processes(common: tuple[Any, ...], received: list[int]) -> list[BaseException]:
+    """Run `_run_process` in each process of this node; return the errors."""
+    n_local = common[0].n_local
+    pool = ProcessPoolExecutor(n_local, multiprocessing.get_context("spawn"))
+    futures: list[Future[None]] = []
+    try:
+        for member in range(n_local):
+            futures.append(pool.submit(_run_process, member, *common))
+        _wait(futures, received)
+        killed = BrokenExecutor("a process was terminated abruptly, or did not end when another one had failed")
+        outcomes = [future.exception() if future.done() else killed for future in futures]
+    finally:
+        if not all(future.done() for future in futures):
+            for process in multiprocessing.active_children():
+                process.kill()
+        pool.shutdown(cancel_futures=True)
+    return [error for error in outcomes if error is not None]
+
+
 def _priority(error: BaseException) -> tuple[bool, bool, bool]:
-    """Sort user errors first, then causes, processes that others ended, and requested stops."""
+    """Order errors: the user's first, then causes, processes that others ended, requested stops."""
     return not isinstance(error, UserError), not isinstance(error, Exception), isinstance(error, BrokenExecutor)
 
 
@@ -137,7 +142,7 @@ def _wait(futures: list[Future[None]], received: list[int]) -> None:
 def _run_process(
     member: int, layout: Layout, port: int, device: str, work: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
-    """Join the group, work, leave it; stderr is that of rank 0."""
+    """Work as a member of the group; stderr is that of rank 0."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.setpgrp()  # the terminal sends Ctrl-C to a process group: it comes through the parent, once
     if "OMP_NUM_THREADS" not in os.environ:

@@ -7,10 +7,10 @@ learning curve. What a batch is and which loss it has is the caller's.
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, NoReturn
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -21,28 +21,18 @@ from llm.train.averages import Weights, averaging_weight, swapped_weights, updat
 from llm.train.checkpoint import Checkpoint
 from llm.train.curve import Curve
 from llm.train.optimizers import Optimizer
-from llm.train.params import OptimizerParams, ScheduleParams
+from llm.train.params import LoopParams
 
 # A run has diverged when its loss exceeds that of chance by this many nats, on average over this many steps. A fresh
 # model is within half a nat of chance, and a single bad batch is only a twentieth of the average.
 DIVERGENCE_MARGIN_NATS, DIVERGENCE_STEPS = 1.0, 20
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(LoopParams):
     """Settings of one run of the loop."""
 
     n_steps: int
-    optimizer: OptimizerParams
-    schedule: ScheduleParams
-    eval_every_steps: int
-    checkpoint_every_steps: int
-    checkpoint_selection: Literal["last", "best"]
-    weight_averaging: Literal["ema", "tail"] | None = None  # the mean is validated and returned
-    ema_half_life_fraction: float = 1.0  # of the steps
-    tail_fraction: float = 1.0  # of the steps
-    early_stopping_patience: int | None = None  # evaluations without a better validation loss
-    lr_multipliers: Mapping[str, float] = field(default_factory=dict)  # by a weight's name; 1 where missing
+    lr_multipliers: dict[str, float] = Field(default_factory=dict)  # by a weight's name; 1 where missing
     uniform_loss: float | None = None  # nats, of chance; None checks for no divergence
     divergence_hint: str = "lower learning rates, or a longer warm-up"
     tokens_per_step: int = 0
@@ -69,13 +59,8 @@ def train(
     takes them from `model`. Raises UserError, with the step and a hint, where a loss or gradient is not finite or the
     loss is far above that of chance.
     """
-    run = _Run(model, config, machine)
-    if state := parallel.broadcast_from_rank0(checkpoint.load() if checkpoint else None):
-        run.load_state_dict(state)
-        print(f"{config.label}: resumed at step {run.step}", file=sys.stderr)
-    if checkpoint:
-        run.curve.write(checkpoint.curve_path)
-        print(f"{config.label}: learning curve in {checkpoint.curve_path}", file=sys.stderr)
+    run = _Run(model, config, machine, checkpoint)
+    run.resume()
     progress = tqdm(initial=run.step, total=config.n_steps, desc=config.label, unit=" steps")
     with parallel.defer_signals() as received, progress as bar:
         while not parallel.share_signals(received) and not run.is_over():
@@ -84,17 +69,10 @@ def train(
             bar.update()
             if run.is_due(config.eval_every_steps):
                 run.evaluate(val_loss, sample)
-                if checkpoint:
-                    run.curve.write(checkpoint.curve_path)
             if run.is_due(config.checkpoint_every_steps):
-                run.save_checkpoint(checkpoint)
+                run.save_checkpoint()
         if parallel.share_signals(received):
-            run.save_checkpoint(checkpoint)
-            result = "checkpoint saved; run again to resume" if checkpoint else "no checkpoint"
-            tqdm.write(f"{config.label}: stopped at step {run.step}, {result}", file=sys.stderr)
-            # A process that has left this block dies of the launcher's signal, and its connections with it: wait for
-            # rank 0, which saves.
-            parallel.barrier()
+            run.stop()
     run.load_final_weights()
     return run.curve
 
@@ -102,8 +80,8 @@ def train(
 class _Run:
     """The state of the loop."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, machine: Machine):
-        self.model, self.config = model, config
+    def __init__(self, model: nn.Module, config: TrainConfig, machine: Machine, checkpoint: Checkpoint | None):
+        self.model, self.config, self.checkpoint = model, config, checkpoint
         self.optimizer = Optimizer(model, config.optimizer, machine.dtype, machine.device, config.lr_multipliers)
         self.step = 0
         self.curve = Curve()
@@ -111,6 +89,16 @@ class _Run:
         self.best: Weights | None = None
         self.sums = torch.zeros(2, dtype=torch.float64)  # of the losses since the last evaluation, and their number
         self.recent: list[float] = []  # the last losses
+
+    def resume(self) -> None:
+        """Continue from the checkpoint, where there is one."""
+        label = self.config.label
+        if state := parallel.broadcast_from_rank0(self.checkpoint.load() if self.checkpoint else None):
+            self._load_state_dict(state)
+            print(f"{label}: resumed at step {self.step}", file=sys.stderr)
+        if self.checkpoint:
+            self.curve.write(self.checkpoint.curve_path)
+            print(f"{label}: learning curve in {self.checkpoint.curve_path}", file=sys.stderr)
 
     def is_over(self) -> bool:
         patience = self.config.early_stopping_patience
@@ -128,8 +116,7 @@ class _Run:
             total += loss.item()
         total = parallel.sum_over_processes(total)
         parallel.sum_gradients(self.optimizer.weights)
-        self.recent = [*self.recent, total][-DIVERGENCE_STEPS:]
-        self._check_divergence(total)
+        self._check_loss(total)
         norm = self.optimizer.step(step, config.schedule.lr_factor(step, config.n_steps))
         self._check_finite(norm, "gradient's norm")
         if config.weight_averaging is not None:
@@ -157,29 +144,31 @@ class _Run:
             self.curve.rows.append(row)
             if config.checkpoint_selection == "best" and self.curve.best() is row:
                 self.best = {name: weight.detach().clone() for name, weight in self._trained().items()}
+        if self.checkpoint:
+            self.curve.write(self.checkpoint.curve_path)
+
+    def stop(self) -> None:
+        """Save the state after a signal."""
+        self.save_checkpoint()
+        result = "checkpoint saved; run again to resume" if self.checkpoint else "no checkpoint"
+        tqdm.write(f"{self.config.label}: stopped at step {self.step}, {result}", file=sys.stderr)
+        # A process that leaves dies of the launcher's signal, with its connections: wait for rank 0, which saves.
+        parallel.sum_over_processes(0)
 
     def load_final_weights(self) -> None:
         """Give the model its final weights: the best ones, the mean, or the last."""
         if final := self.best or self.mean:
             self.model.load_state_dict(final, strict=False)  # the mean has a tied head once
 
-    def _trained(self) -> Weights:
-        """Return what the loop may change, by name: all but frozen weights."""
-        weights = self.model.named_parameters(remove_duplicate=False)
-        frozen = {name for name, weight in weights if not weight.requires_grad}
-        return {name: weight for name, weight in self.model.state_dict().items() if name not in frozen}
-
-    def save_checkpoint(self, checkpoint: Checkpoint | None) -> None:
+    def save_checkpoint(self) -> None:
         """Save the state where there is a checkpoint; a collective."""
-        state = parallel.full_tensor(self.state_dict())
-        if checkpoint:
-            checkpoint.save(state)
-
-    def state_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in ("step", "sums", "recent", "mean", "best")}
-        return values | {"rows": self.curve.rows, "model": self._trained(), "optimizer": self.optimizer.state_dict()}
+        values |= {"rows": self.curve.rows, "model": self._trained(), "optimizer": self.optimizer.state_dict()}
+        state = parallel.full_tensor(values)
+        if self.checkpoint:
+            self.checkpoint.save(state)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
         like = self.model.state_dict()
 
         def shards(weights: Weights | None) -> Weights | None:
@@ -191,21 +180,27 @@ class _Run:
         self.step, self.sums, self.recent = state["step"], state["sums"], state["recent"]
         self.mean, self.best, self.curve.rows = shards(state["mean"]), shards(state["best"]), state["rows"]
 
+    def _trained(self) -> Weights:
+        """Return what the loop may change, by name: all but frozen weights."""
+        weights = self.model.named_parameters(remove_duplicate=False)
+        frozen = {name for name, weight in weights if not weight.requires_grad}
+        return {name: weight for name, weight in self.model.state_dict().items() if name not in frozen}
+
+    def _check_loss(self, loss: float) -> None:
+        self._check_finite(loss, "loss")
+        self.recent = [*self.recent, loss][-DIVERGENCE_STEPS:]
+        chance, average = self.config.uniform_loss, sum(self.recent) / len(self.recent)
+        all_after_warmup = self.step - self.config.schedule.warmup_steps + 1 >= DIVERGENCE_STEPS
+        if chance and all_after_warmup and average > chance + DIVERGENCE_MARGIN_NATS:
+            self._refuse(f"average loss of {DIVERGENCE_STEPS} steps", f"{average:.2f} (chance: {chance:.2f})")
+
     def _check_finite(self, value: float, name: str) -> None:
         if not math.isfinite(value):
-            hint = self.config.divergence_hint
-            raise UserError(f"{self.config.label}: the {name} is {value} at step {self.step}; try {hint}")
+            self._refuse(name, str(value))
 
-    def _check_divergence(self, loss: float) -> None:
-        self._check_finite(loss, "loss")
-        config = self.config
-        all_after_warmup = self.step - config.schedule.warmup_steps + 1 >= DIVERGENCE_STEPS
-        average = sum(self.recent) / len(self.recent)
-        if config.uniform_loss and all_after_warmup and average > config.uniform_loss + DIVERGENCE_MARGIN_NATS:
-            raise UserError(
-                f"{config.label}: the loss is {average:.2f} on average over {DIVERGENCE_STEPS} steps at step "
-                f"{self.step}, chance has {config.uniform_loss:.2f}; try {config.divergence_hint}"
-            )
+    def _refuse(self, name: str, value: str) -> NoReturn:
+        hint = self.config.divergence_hint
+        raise UserError(f"{self.config.label}: the {name} is {value} at step {self.step}; try {hint}")
 
 
 def _postfix(loss: float, config: TrainConfig, bar: Mapping[str, Any]) -> str:

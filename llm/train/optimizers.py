@@ -37,6 +37,17 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(matrices.dtype)
 
 
+def _split_weights(model: nn.Module) -> tuple[dict[tuple[int, ...], list[nn.Parameter]], list[nn.Parameter]]:
+    """Return the trained matrices of the blocks, by shape with the smaller side first, and all other weights."""
+    by_shape, others = defaultdict(list), []
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and weight.ndim == 2 and "blocks" in name.split("."):
+            by_shape[tuple(sorted(weight.shape))].append(weight)
+        elif weight.requires_grad:
+            others.append(weight)
+    return dict(by_shape), others
+
+
 class Optimizer:
     """Muon and AdamW, or AdamW alone, behind one `step`; `lr_multipliers` are by a weight's name, 1 where missing."""
 
@@ -50,19 +61,11 @@ class Optimizer:
     ):
         self.params, self.dtype = params, dtype
         self._lr_multiplier = {weight: lr_multipliers.get(name, 1.0) for name, weight in model.named_parameters()}
-        by_shape: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
-        others = []
-        for name, weight in model.named_parameters():
-            if weight.requires_grad and weight.ndim == 2 and "blocks" in name.split("."):
-                by_shape[min(weight.shape), max(weight.shape)].append(weight)
-            elif weight.requires_grad:
-                others.append(weight)
+        by_shape, others = _split_weights(model)
         matrices = [weight for weights in by_shape.values() for weight in weights]
         self.weights = matrices + others
-        self._by_shape = dict(by_shape) if params.kind == "muon" else {}
-        self._momentum = {
-            shape: torch.zeros(len(weights), *shape, device=device) for shape, weights in self._by_shape.items()
-        }
+        self._by_shape = by_shape if params.kind == "muon" else {}
+        self._momentum = {shape: torch.zeros(len(of), *shape, device=device) for shape, of in self._by_shape.items()}
         decayed = [] if params.kind == "muon" else matrices
         groups = [*self._groups(decayed, params.weight_decay), *self._groups(others, 0.0)]
         self._adam = torch.optim.AdamW(groups, lr=params.adamw_lr, betas=ADAM_BETAS, fused=True) if groups else None

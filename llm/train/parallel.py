@@ -93,11 +93,6 @@ def share_signals(received: list[int]) -> list[int]:
     return received
 
 
-def barrier() -> None:
-    """Return when every process has called this."""
-    sum_over_processes(0)
-
-
 def check_same_on_all_nodes(**values: object) -> None:
     """Raise UserError in all processes that names a value that differs between them."""
     own = {name: repr(value) for name, value in values.items()}

@@ -57,7 +57,21 @@ class ScheduleParams(Section):
         return min(1.0, up, self.final_lr_fraction + (1 - self.final_lr_fraction) * left)
 
 
-class PretrainParams(Section):
+class LoopParams(Section):
+    """What the training loop does between the first step and the last, whatever it trains."""
+
+    optimizer: OptimizerParams
+    schedule: ScheduleParams
+    weight_averaging: Literal["ema", "tail"] | None  # the mean is validated and returned
+    ema_half_life_fraction: PositiveFraction  # of the steps
+    tail_fraction: PositiveFraction  # of the steps
+    eval_every_steps: Count
+    early_stopping_patience: Count | None  # evaluations without a better validation loss
+    checkpoint_every_steps: Count
+    checkpoint_selection: Literal["last", "best"]
+
+
+class PretrainParams(LoopParams):
     """The section `pretrain`: a budget of steps, never of time."""
 
     max_steps: Count
@@ -66,28 +80,16 @@ class PretrainParams(Section):
     final_no_dropout_fraction: Fraction
     init: Literal["random", "previous_token_heads"] | None
     init_from: str | None
-    optimizer: OptimizerParams
-    schedule: ScheduleParams
-    weight_averaging: Literal["ema", "tail"] | None
-    ema_half_life_fraction: PositiveFraction
-    tail_fraction: PositiveFraction
-    eval_every_steps: Count
     eval_windows: Count
-    early_stopping_patience: Count | None
-    checkpoint_every_steps: Count
-    checkpoint_selection: Literal["last", "best"]
     compile: Literal["auto", "always", "never"]
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"expected batch_size divisible by micro_batch_size, got {self.batch_size} and {self.micro_batch_size}"
-            )
+        micro, selection = self.micro_batch_size, self.checkpoint_selection
+        if micro is not None and self.batch_size % micro:
+            raise ValueError(f"expected batch_size divisible by micro_batch_size, got {self.batch_size} and {micro}")
         if self.init_from is not None and self.init is not None:
             raise ValueError(f"expected init null where init_from is a folder, got init {self.init}")
-        if self.early_stopping_patience is not None and self.checkpoint_selection != "best":
-            raise ValueError(
-                f"expected checkpoint_selection best with early_stopping_patience, got {self.checkpoint_selection}"
-            )
+        if self.early_stopping_patience is not None and selection != "best":
+            raise ValueError(f"expected checkpoint_selection best with early_stopping_patience, got {selection}")
         return self

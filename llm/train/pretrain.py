@@ -1,13 +1,12 @@
 """Pretrain a language model: token windows → weights and a learning curve."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
@@ -25,23 +24,22 @@ from llm.train.curve import Curve
 from llm.train.init_from import read_first_weights
 from llm.train.language import LanguageLoss, ShardedLoss, should_compile, split_loss, unsharded
 from llm.train.loop import TrainConfig, train
-from llm.train.params import PretrainParams
+from llm.train.params import LoopParams, PretrainParams
 
 SAMPLE_TOKENS = 60
-# Params that the loop has under the same names.
-LOOP_PARAMS = PretrainParams.model_fields.keys() & TrainConfig.__dataclass_fields__.keys()
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Params and inputs of a run; every process has them."""
+    """Params and inputs of a run; every process has them, pickled."""
 
     model: ModelParams
     params: PretrainParams
     seed: int
     windows: Path
     tokenizer: Path
-    base: Path | None  # a Hugging Face folder with initial weights
+    base: Path | None  # a folder with initial weights
+    read_base: Callable[[Path, ModelConfig, Path], GPT]  # from such a folder, for ids of a tokenizer
 
     def run(self, weights: Path, metrics: Path, curve: Path, scratch: Path) -> None:
         """Train in this process, which may be one of several; rank 0 writes the outputs."""
@@ -53,7 +51,7 @@ class Pretraining:
             windows=(batches.info, batches.size),
             init_from=self.base and file_hash(self.base),
         )
-        with memory_advice(self._memory_hint(batches.info.context_length)):
+        with memory_advice(_memory_hint(self.params, batches.info.context_length)):
             gpt = self._initial_model(batches)
             learning_curve = self._train(gpt, batches, machine, scratch)
         if machine.sharded:
@@ -68,55 +66,28 @@ class Pretraining:
         info = batches.info
         config = ModelConfig(**self.model.model_dump(), vocab_size=info.vocab_size, context_length=info.context_length)
         if self.base is not None:
-            return read_first_weights(self.base, config, self.tokenizer)
+            return self.read_base(self.base, config, self.tokenizer)
         if self.params.init == "previous_token_heads" and not config.supports_previous_token_heads:
             raise UserError(
                 "pretrain.init: expected random or null for a model without causal attention and rotary positions, "
                 "got previous_token_heads"
             )
-        return GPT(config, torch.Generator().manual_seed(self.seed), self.params.init)
+        return GPT(config, Generator().manual_seed(self.seed), self.params.init)
 
     def _train(self, gpt: GPT, batches: "TrainingBatches", machine: Machine, scratch: Path) -> Curve:
-        params, info = self.params, batches.info
-        micro, n_tokens = micro_batch_size(params), params.batch_size * info.context_length
-        val = validation_batches(
-            read_windows(self.windows, "val"), info.context_length, params.batch_size, info.pad, params.eval_windows
-        )
-        if params.early_stopping_patience and not val:
-            raise UserError("pretrain.early_stopping_patience: expected held-out text (prepare.split.val), got none")
-        flops = float(gpt.flops_per_token()) * n_tokens
-        work = flops * params.max_steps / parallel.n_processes()
-        compiled = not machine.sharded and should_compile(params.compile, work, machine)
-        loss = ShardedLoss(gpt, machine) if machine.sharded else LanguageLoss(gpt.to(machine.device), machine, compiled)
+        params = self.params
+        losses = Losses(self, gpt, batches, machine)
         peak = parallel.sum_over_processes(matmul_peak(machine))
         print(f"pretrain: matrix products reach {peak / 1e9:,.0f} GFLOP/s; MFU is relative to it", file=sys.stderr)
         if reason := gpt.config.non_causal_reason:
             print(f"pretrain: {reason}, so its losses are meaningless", file=sys.stderr)
-
-        def step_losses(step: int) -> Iterator[Tensor]:
-            # Each micro-batch has dropout keys of its own, whichever process computes it.
-            n_micro = params.batch_size // micro
-            first = step * n_micro + parallel.rank() * n_micro // parallel.n_processes()
-            ids, target, share = parallel.shard_rows(*batches.at(step))
-            for part in split_loss(loss, ids, target, micro, lambda part: gpt.dropout_keys(self.seed, first + part)):
-                yield part * share
-
-        def val_loss() -> float:
-            # Gradients stay enabled: without them the graph would be compiled once more.
-            own = sum(
-                part.item() * counts
-                for batch, counts in parallel.round_robin_shard(val)
-                for part in split_loss(loss, *batch, micro)
-            )
-            return parallel.sum_over_processes(own) / len(val)
-
         config = TrainConfig(
+            **{name: getattr(params, name) for name in LoopParams.model_fields},
             n_steps=params.max_steps,
-            **{name: getattr(params, name) for name in LOOP_PARAMS},
-            uniform_loss=uniform_loss(info.vocab_size),
+            uniform_loss=uniform_loss(gpt.config.vocab_size),
             divergence_hint=_divergence_hint(params),
-            tokens_per_step=n_tokens,
-            flops_per_step=flops,
+            tokens_per_step=batches.n_tokens,
+            flops_per_step=float(gpt.flops_per_token()) * batches.n_tokens,
             peak_flops=peak,
             label="pretrain",
         )
@@ -124,13 +95,7 @@ class Pretraining:
         writes = gpt.config.is_causal and not (machine.sharded or parallel.rank())
         sample = (lambda: _sample(gpt, tokenizer)) if writes else None
         checkpoint = None if parallel.rank() else Checkpoint(scratch / machine.key())
-        return train(gpt, step_losses, val_loss if val else None, config, machine, checkpoint, sample)
-
-    def _memory_hint(self, context_length: int) -> str:
-        micro, rows = micro_batch_size(self.params), self.params.batch_size // parallel.n_processes()
-        divisors = [size for size in range(1, micro // 2 + 1) if rows % size == 0]
-        smaller = f"pretrain.micro_batch_size {divisors[-1]}, or " if divisors else ""
-        return f"try {smaller}a shorter sample.context_length than {context_length}"
+        return train(gpt, losses.of_step, losses.of_val if losses.val else None, config, machine, checkpoint, sample)
 
 
 class TrainingBatches:
@@ -138,16 +103,15 @@ class TrainingBatches:
 
     def __init__(self, job: Pretraining):
         self.info, params = read_info(job.windows), job.params
-        text = read_windows(job.windows, "train")
+        text, length = read_windows(job.windows, "train"), self.info.context_length
         if not len(text.starts):
-            length = self.info.context_length
-            raise UserError(
-                f"sample.context_length: expected more than {length} tokens of training text, got {len(text.stream)}"
-            )
+            n_tokens = len(text.stream)
+            raise UserError(f"sample.context_length: expected more than {length} tokens of train, got {n_tokens}")
         if not text.weights.any():
             raise UserError("sample.weights: expected a positive weight for a source in train, got 0 for each")
-        options = self.info.context_length, params.batch_size, self.info.pad, job.seed
+        options = length, params.batch_size, self.info.pad, job.seed
         self.size = len(text.stream), len(text.starts)
+        self.n_tokens = params.batch_size * length  # in a batch
         self.plain = WindowBatches([text], *options)
         segmentations = [read_windows(job.windows, name) for name in self.info.segmentations]
         self.dropout = WindowBatches(segmentations, *options) if segmentations else self.plain
@@ -164,6 +128,42 @@ class TrainingBatches:
         return self.dropout.epochs(n_dropout) + self.plain.epochs(n_steps - n_dropout)
 
 
+class Losses:
+    """The losses of training and validation, of this process' rows in micro-batches."""
+
+    def __init__(self, job: Pretraining, gpt: GPT, batches: TrainingBatches, machine: Machine):
+        params, info = job.params, batches.info
+        self.gpt, self.batches, self.seed = gpt, batches, job.seed
+        self.micro, self.n_micro = micro_batch_size(params), params.batch_size // micro_batch_size(params)
+        windows = read_windows(job.windows, "val")
+        self.val = validation_batches(windows, info.context_length, params.batch_size, info.pad, params.eval_windows)
+        if params.early_stopping_patience and not self.val:
+            raise UserError("pretrain.early_stopping_patience: expected held-out text (prepare.split.val), got none")
+        work = float(gpt.flops_per_token()) * batches.n_tokens * params.max_steps / parallel.n_processes()
+        compiled = not machine.sharded and should_compile(params.compile, work, machine)
+        self.loss = (
+            ShardedLoss(gpt, machine) if machine.sharded else LanguageLoss(gpt.to(machine.device), machine, compiled)
+        )
+
+    def of_step(self, step: int) -> Iterator[Tensor]:
+        """Yield the losses of micro-batches, each with dropout keys of its own, whichever process computes it."""
+        first = step * self.n_micro + parallel.rank() * self.n_micro // parallel.n_processes()
+        ids, target, share = parallel.shard_rows(*self.batches.at(step))
+        for part in split_loss(
+            self.loss, ids, target, self.micro, lambda part: self.gpt.dropout_keys(self.seed, first + part)
+        ):
+            yield part * share
+
+    def of_val(self) -> float:
+        """Return the mean loss of the validation batches; without gradients the graph would be compiled once more."""
+        own = sum(
+            part.item() * counts
+            for batch, counts in parallel.round_robin_shard(self.val)
+            for part in split_loss(self.loss, *batch, self.micro)
+        )
+        return parallel.sum_over_processes(own) / len(self.val)
+
+
 def micro_batch_size(params: PretrainParams) -> int:
     """Return the rows that go through the model at once; each process has a multiple of them."""
     n_processes = parallel.n_processes()
@@ -174,10 +174,11 @@ def micro_batch_size(params: PretrainParams) -> int:
     return micro
 
 
-def _sample(gpt: GPT, tokenizer: Tokenizer) -> str:
-    """Return a greedy continuation of <|endoftext|>."""
-    end = tokenizer.end_of_text
-    return tokenizer.decode(generate(gpt, [end], SAMPLE_TOKENS, greedy, stop=frozenset({end})))
+def _memory_hint(params: PretrainParams, context_length: int) -> str:
+    micro, rows = micro_batch_size(params), params.batch_size // parallel.n_processes()
+    divisors = [size for size in range(1, micro // 2 + 1) if rows % size == 0]
+    smaller = f"pretrain.micro_batch_size {divisors[-1]}, or " if divisors else ""
+    return f"try {smaller}a shorter sample.context_length than {context_length}"
 
 
 def _divergence_hint(params: PretrainParams) -> str:
@@ -186,13 +187,19 @@ def _divergence_hint(params: PretrainParams) -> str:
     return f"half of {values}, or more than {params.schedule.warmup_steps} pretrain.schedule.warmup_steps"
 
 
+def _sample(gpt: GPT, tokenizer: Tokenizer) -> str:
+    """Return a greedy continuation of <|endoftext|>."""
+    end = tokenizer.end_of_text
+    return tokenizer.decode(generate(gpt, [end], SAMPLE_TOKENS, greedy, stop=frozenset({end})))
+
+
 def _metrics(gpt: GPT, params: PretrainParams, curve: Curve, batches: TrainingBatches) -> dict[str, Any]:
     n_steps = int(curve.rows[-1]["step"])
     selected = curve.best() if params.checkpoint_selection == "best" else curve.rows[-1]
     return {
         "parameters": gpt.n_parameters(),
         "flops_per_token": gpt.flops_per_token(),
-        "tokens_seen": n_steps * params.batch_size * batches.info.context_length,
+        "tokens_seen": n_steps * batches.n_tokens,
         "epochs": round(batches.epochs(n_steps), 3),
         "selected_step": selected["step"],
         "train_loss": selected["train_loss"],

@@ -93,13 +93,6 @@ def test_held_out_text_does_not_change_the_tokenizer(run):
     assert tokenizers[0] == tokenizers[1] != tokenizers[2]
 
 
-def test_a_fraction_of_a_large_corpus_is_enough_to_train_on(run):
-    documents = {f"d{number}": document_id(str(number)).translate(LETTERS) + " and\n" * 9 for number in range(200)}
-    few = run({"train": documents}, train_bytes=2000, vocab_size=2000)
-    every = run({"train": documents}, name="every", vocab_size=2000)
-    assert 264 < read(few)["vocab_size"] < read(every)["vocab_size"] <= 2000
-
-
 @pytest.mark.parametrize("kind", ["bpe", "word", "char"])
 def test_one_large_document_is_sampled_as_many_small_ones(kind, run, capsys):
     lines = [f"{document_id(str(number % 60)).translate(LETTERS)} and\n" for number in range(3000)]

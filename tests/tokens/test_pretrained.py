@@ -119,14 +119,6 @@ def wordpiece():
     return origin
 
 
-def word_level():
-    """Its special tokens are in the model's vocabulary, where ordinary words are looked up."""
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, "the": 2, "river": 3}
-    origin = make(models.WordLevel(vocabulary, unk_token=BERT_UNK), pre_tokenizers.WhitespaceSplit())
-    origin.add_special_tokens(["[PAD]", "[UNK]"])
-    return origin
-
-
 # Name: origin, class, lossless, unknown token, a text and its bytes.
 ORIGINS = {
     "gpt2": (gpt2, TiktokenTokenizer, True, None, " é", b" \xc3\xa9"),
@@ -135,7 +127,6 @@ ORIGINS = {
     "sentencepiece_bpe": (sentencepiece_bpe, Tokenizer, False, "<unk>", "a \0", b" a \0"),
     "unigram": (unigram, Tokenizer, False, "<unk>", "the r", b" the r"),
     "wordpiece": (wordpiece, Tokenizer, False, "[UNK]", "runs", b"runs"),
-    "word_level": (word_level, Tokenizer, False, "[UNK]", "the", b"the"),
 }
 
 
@@ -257,8 +248,9 @@ def test_any_ranks_are_read_as_tiktoken_reads_them(tmp_path_factory, tokens, tex
     assert read_pretrained(path, "gpt2").encode(text).ids == encoding.encode_ordinary(text)
 
 
-@pytest.mark.parametrize("names", [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")])
-@pytest.mark.parametrize("whole_folder", [True, False])
+@pytest.mark.parametrize(
+    ("names", "whole_folder"), [(("vocab.json", "merges.txt"), True), (("encoder.json", "vocab.bpe"), False)]
+)
 def test_ids_are_those_of_gpt2_s_pair(tmp_path, names, whole_folder):
     origin = gpt2()
     origin.model.save(str(tmp_path))
@@ -304,31 +296,23 @@ def change(**damage):
     ("files", "problem"),
     [
         ({}, "expected a tokenizer.json, a .tiktoken file, or a folder with"),
-        ({"README.md": b"mine"}, "expected a tokenizer.json, a .tiktoken file, or a folder with"),
         ({"a.tiktoken": GOOD, "b.tiktoken": GOOD}, "expected a tokenizer.json, a .tiktoken file, or a folder with"),
         ({"x.tiktoken": b""}, "expected all 256 bytes; 256 are missing, first 0x00"),
         ({"x.tiktoken": GOOD[:-9]}, "expected all 256 bytes; 1 are missing, first 0xFF"),
         ({"x.tiktoken": GOOD + b"YWI= x\n"}, LINE + "'YWI= x'"),
-        ({"x.tiktoken": GOOD + b"YWI=\n"}, LINE),
-        ({"x.tiktoken": b"!? 0\n" + GOOD}, "line 1: expected a token in base64"),
         ({"x.tiktoken": pickle.dumps({"a": 1})}, "line 1: expected a token in base64"),
         ({"x.tiktoken": GOOD + b"YWI= -1\n"}, "line 257: expected each token once, with a rank below 2³², got -1"),
-        ({"x.tiktoken": GOOD + b"YWI= 99999999999\n"}, "line 257: expected each token once"),
         ({"x.tiktoken": GOOD + b"AA== 256\n"}, "line 257: expected each token once"),
         ({"x.tiktoken": GOOD + b"YWI= 7\n"}, "expected an id of its own for each token"),
-        ({"x.tiktoken": GOOD + b"YWI= 4000000000\n"}, "expected ids with few gaps, got 257 tokens and ids up to"),
-        *(({"tokenizer.json": content}, "expected a tokenizer.json, got: ") for content in (b"", b"{", b"\xff", b"3")),
+        *(({"tokenizer.json": content}, "expected a tokenizer.json, got: ") for content in (b"{", b"\xff")),
         ({"tokenizer.json": change(merges=[["zzz", "a"]])}, "Token `zzz` out of vocabulary"),
         ({"tokenizer.json": change(vocab={"zzz": 17})}, "expected an id of its own for each token"),
         ({"tokenizer.json": change(vocab={"zzz": 4_000_000_000})}, "expected ids with few gaps"),
         ({"tokenizer.json": change(added=[{"content": "a", "id": 321}])}, "expected added tokens with the ids"),
-        ({"tokenizer.json": lambda content: [content]}, "expected a tokenizer.json, got: "),
         ({"tokenizer.json": lambda content: content | {"model": None}}, "expected a tokenizer.json, got: "),
         ({"vocab.json": LETTERS}, "expected a vocabulary, with its merges in merges.txt"),
         ({"vocab.json": {"a": 0, "b": 1, "ab": 2}, "merges.txt": b"#version: 0.2\na b\n"}, "with all 256 bytes"),
         ({"vocab.json": LETTERS, "merges.txt": b"a b\n"}, "out of vocabulary"),
-        ({"vocab.json": LETTERS, "merges.txt": b"a b c\n"}, "line 1"),
-        ({"vocab.json": b"{", "merges.txt": b"a b\n"}, "expected a vocabulary, with its merges in merges.txt"),
         ({"vocab.json": LETTERS | {"!</w>": 256}, "merges.txt": b""}, "marks the ends of words"),
     ],
 )

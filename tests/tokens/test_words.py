@@ -55,13 +55,6 @@ def tokenizer(folder):
     return Tokenizer.load(folder / "tokenizer.json")
 
 
-def test_unknown_words_have_one_id():
-    words = Tokenizer(train("drop", ["My name is Ripesh", "My name is name"], 100))
-    assert words.encode("My name is Ripesh Ghimire") == [8, 7, 9, 10, 6]
-    assert words.decode([8, 7, 9, 10, 6]) == "My name is Ripesh <|unk|>"
-    assert (words.unk_id, words.special[UNKNOWN], words.lossless) == (6, 6, False)
-
-
 @settings(max_examples=60)
 @given(st.lists(st.text(alphabet="ab東 _.\n"), max_size=5), st.integers(1, 3), st.integers(1, 12))
 def test_the_vocabulary_is_the_most_frequent_pieces(kind, texts, min_frequency, room):

@@ -195,18 +195,6 @@ def test_a_multiplier_scales_step_and_decay(kind):
 
 
 @KINDS
-@pytest.mark.parametrize("only", ["matrices", "others"])
-def test_a_model_of_one_kind_of_weights_learns_too(kind, only):
-    model = _Model()
-    for weight in model.parameters():
-        weight.requires_grad_((weight.ndim == 2 and weight is not model.embedding) == (only == "matrices"))
-    optimizer = _optimizer(model, kind=kind)
-    _set_gradients(model)
-    optimizer.load_state_dict(optimizer.state_dict())
-    assert sum(change.any().item() for change in _changes(model, optimizer).values()) == 2
-
-
-@KINDS
 def test_a_restored_optimizer_continues_to_the_same_bytes(tmp_path, kind):
     def run(model, optimizer, steps):
         for step in steps:
