@@ -19,22 +19,19 @@ from llm.tokens.special import END_OF_TEXT, EOS
 
 def with_bos(library: tokenizers.Tokenizer, bos: str = END_OF_TEXT) -> tokenizers.Tokenizer:
     """Return the tokenizer with a post-processor that puts `bos` before each text; every client runs it."""
-    return _with_template(library, f"{bos}:0 $A:0", f"{bos}:0 $A:0 {bos}:1 $B:1", [bos])
+    return _with_template(library, f"{bos}:0 $A:0", f"{bos}:0 $A:0 {bos}:1 $B:1", bos)
 
 
 def with_classifier_template(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """Return the tokenizer with a post-processor that adds what `classifier_ids` adds."""
     pair = f"$A:0 {EOS}:0 $B:0 {END_OF_TEXT}:0"
-    return _with_template(library, f"$A:0 {END_OF_TEXT}:0", pair, [END_OF_TEXT, EOS])
+    return _with_template(library, f"$A:0 {END_OF_TEXT}:0", pair, END_OF_TEXT, EOS)
 
 
-def _with_template(
-    library: tokenizers.Tokenizer, single: str, pair: str, special: Sequence[str]
-) -> tokenizers.Tokenizer:
+def _with_template(library: tokenizers.Tokenizer, single: str, pair: str, *special: str) -> tokenizers.Tokenizer:
     copy = tokenizers.Tokenizer.from_str(library.to_str())
-    copy.post_processor = processors.TemplateProcessing(
-        single=single, pair=pair, special_tokens=[(name, library.token_to_id(name)) for name in special]
-    )
+    ids = [(name, library.token_to_id(name)) for name in special]
+    copy.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
     return copy
 
 

@@ -69,12 +69,7 @@ def _training_texts(train: Path, max_bytes: int) -> Iterator[str]:
 
 
 def sample_pieces(texts: Iterable[str], n_bytes: int, max_bytes: int) -> Iterator[str]:
-    """Yield evenly spaced pieces of texts with `n_bytes` in all, of at most `max_bytes`; words stay whole.
-
-    >>> pieces = list(sample_pieces(["one two three " * 600], n_bytes=8400, max_bytes=840))
-    >>> len(pieces), sum(map(len, pieces))
-    (90, 840)
-    """
+    """Yield evenly spaced pieces of texts with `n_bytes` in all, of at most `max_bytes`; words stay whole."""
     length = max(min(PIECE_CHARS, max_bytes // 64), 1)  # a character has up to four bytes: 16 pieces fit or more
     pattern = re.compile(rf"(?s).{{1,{length}}}(?!\S)|.{{1,{length}}}")
     seen = taken = 0

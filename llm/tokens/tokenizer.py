@@ -171,15 +171,7 @@ class Tokenizer:
 
 
 class BytePairTokenizer(Tokenizer):
-    r"""Byte-level BPE whose merges are in the order of the ids that they make, so that they can be dropped.
-
-    >>> from llm.tokens.bpe import train_bpe
-    >>> pairs = BytePairTokenizer(train_bpe(["hi hi"], 263, r"\S+|\s+"), r"\S+|\s+")
-    >>> pairs.encode("hi!"), pairs.token_bytes(262)
-    ([262, 6], b'hi')
-    >>> pairs.encode_with_dropout("hi!", 0.99, random.Random(0)) == [*pairs.encode("h"), *pairs.encode("i"), 6]
-    True
-    """
+    """Byte-level BPE whose merges are in the order of the ids that they make, so that they can be dropped."""
 
     def __init__(self, library: tokenizers.Tokenizer, expression: str):
         super().__init__(library)
@@ -213,13 +205,7 @@ class BytePairTokenizer(Tokenizer):
 
 
 class TiktokenTokenizer(BytePairTokenizer):
-    """Byte-level BPE over `tiktoken`, for patterns that all libraries read alike.
-
-    >>> from llm.tokens.bpe import PATTERN, train_bpe
-    >>> fast = TiktokenTokenizer(train_bpe(["hi hi"], 263), PATTERN)
-    >>> fast.encode_batch(["hi!", "hihi"], n_threads=2)
-    [array([262,   6], dtype=uint32), array([262, 262], dtype=uint32)]
-    """
+    """Byte-level BPE over `tiktoken`, for patterns that all libraries read alike."""
 
     def __init__(self, library: tokenizers.Tokenizer, expression: str):
         super().__init__(library, expression)

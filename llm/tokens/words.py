@@ -33,9 +33,6 @@ def train_words(
     >>> trained = train_words(["a rose is a rose, is it?"], 100, 2, keep_whitespace=False)
     >>> trained.encode("a  rose, is a flower").tokens
     ['a', 'rose', '<|unk|>', 'is', 'a', '<|unk|>']
-    >>> kept = train_words(["a rose is a rose"], 100, 1, keep_whitespace=True)
-    >>> kept.encode("rose a\n").tokens
-    ['rose', ' ', 'a', '<|unk|>']
     """
     if keep_whitespace:
         return _train(texts, vocab_size, min_frequency, _WORDS_AND_WHITESPACE, "isolated")
@@ -43,11 +40,7 @@ def train_words(
 
 
 def train_chars(texts: Iterable[str], vocab_size: int, min_frequency: int) -> tokenizers.Tokenizer:
-    """Make a vocabulary of code points, as `train_words`.
-
-    >>> train_chars(["noon"], 100, 1).encode("no!").tokens
-    ['n', 'o', '<|unk|>']
-    """
+    """Make a vocabulary of code points, as `train_words`."""
     return _train(texts, vocab_size, min_frequency, _CHARACTERS, "isolated")
 
 

@@ -93,9 +93,8 @@ def should_compile(choice: Compile, flops: float, machine: Machine) -> bool:
 class ShardedLoss(LanguageLoss):
     """The loss of a model on the CPU, which this shards over the processes block by block; never compiled.
 
-    Fully sharded data parallelism (Zhao et al. 2023, arXiv:2304.11277), for a model that does not fit one device: each
-    process holds a part of every weight, gradient and average of AdamW, and the weights of a block are gathered just
-    before they are used. Muon's momentum is replicated: it works on full matrices.
+    Fully sharded data parallelism (Zhao et al. 2023, arXiv:2304.11277): each process holds a part of every weight,
+    gradient and average of AdamW. Muon's momentum is replicated: it works on full matrices.
     """
 
     def __init__(self, model: GPT, machine: Machine):

@@ -7,8 +7,8 @@
 Each node is started with the same command, params and inputs. Node 0 belongs to DVC and has the outputs; the others
 are started by hand, `NODE_RANK=1 … python -m stages.pretrain …`, from a folder of their own.
 
-The variables are torchrun's. torchrun itself kills workers that take more than 30 s to save their state, sends a second
-Ctrl-C to workers that have one from the terminal, and shows a user error as a traceback.
+The variables are torchrun's. torchrun itself kills workers that save for more than 30 s, and shows a user error as a
+traceback.
 """
 
 import multiprocessing
