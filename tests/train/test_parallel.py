@@ -132,7 +132,7 @@ def _member(folder):
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     environment = {"PYTHONPATH": str(ROOT), "NPROC": str(N), "OMP_NUM_THREADS": "1", "GROUNDUP_DEVICE": "cpu"}
-    command, options = [sys.executable, __file__, str(folder)], {"capture_output": True, "text": True, "timeout": 120}
+    command, options = [sys.executable, __file__, str(folder)], {"capture_output": True, "text": True, "timeout": 300}
     done = subprocess.run(command, env=os.environ | environment, check=False, **options)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"seen {rank}", weights_only=True) for rank in range(N)], done.stderr
