@@ -21,7 +21,6 @@ from llm.train import parallel
 from llm.train.batches import WindowBatches, validation_batches
 from llm.train.checkpoint import Checkpoint
 from llm.train.curve import Curve
-from llm.train.init_from import read_first_weights
 from llm.train.language import LanguageLoss, ShardedLoss, should_compile, split_loss, unsharded
 from llm.train.loop import TrainConfig, train
 from llm.train.params import LoopParams, PretrainParams
