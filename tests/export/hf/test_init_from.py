@@ -6,8 +6,8 @@ import torch
 from llm.core.errors import UserError
 from llm.export.hf.base import read_tokenizer
 from llm.export.hf.folder import read_folder, write_folder
+from llm.export.hf.init_from import read_first_weights
 from llm.model.config import ModelConfig
-from llm.train.init_from import read_first_weights
 from tests.export.hf.changes import write_foreign
 
 
