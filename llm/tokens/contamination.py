@@ -66,8 +66,8 @@ def contamination(
         at = np.minimum(np.searchsorted(distinct, keys), len(distinct) - 1)
         in_train[at[distinct[at] == keys]] = True
     found_starts, n_documents = starts[in_train[number]], max(len(ends) - 1, 0)
-    counts = (np.bincount(np.searchsorted(ends, at) - 1, minlength=n_documents) for at in (starts, found_starts))
-    return Contamination(*counts, 1 << sampled_bits, found_starts)
+    ngrams, found = (np.bincount(np.searchsorted(ends, at) - 1, minlength=n_documents) for at in (starts, found_starts))
+    return Contamination(ngrams, found, 1 << sampled_bits, found_starts)
 
 
 def _ngram_hashes(
