@@ -111,9 +111,10 @@ def test_a_failure_ends_all_and_a_user_error_comes_first(tmp_path, member, code,
     with subprocess.Popen(command, env=os.environ | environment, start_new_session=True, **pipes) as process:
         try:
             output, _ = process.communicate(timeout=60)
-        finally:
-            for left in psutil.Process().children(recursive=True):
+        except subprocess.TimeoutExpired:
+            for left in [*psutil.Process(process.pid).children(recursive=True), process]:
                 left.kill()
+            raise
     assert process.returncode == code, output
     assert output == message if code == 2 else message in output
 
