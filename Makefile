@@ -16,7 +16,7 @@ in-git:  # DVC works in a Git repository alone; a folder that was unpacked from 
 	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "expected a Git repository, got a folder without .git: run git init first" >&2; exit 2; }
 
 $(READY): requirements.lock | in-git
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"wanted Python 3.11 or newer, given {sys.version.split()[0]}; try make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"expected Python 3.11 or newer, got {sys.version.split()[0]}; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
@@ -48,16 +48,16 @@ lint: $(READY)  ## Check format, rules and types
 	@ruff check .
 	@mypy
 
-# Run on their own, python -m bench.NAME: shakespeare wants a text, ablations half an hour, gpu a GPU, parity measures
+# Run on their own, python -m bench.NAME: shakespeare needs a text, ablations half an hour, gpu a GPU; parity measures
 # no speed.
-bench: $(READY)  ## Measure what is claimed to be fast
+bench: $(READY)  ## Run the benchmarks
 	@for script in $(filter-out bench/shakespeare.py bench/ablations.py bench/parity.py bench/gpu.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
 
 scaling: $(READY)  ## Train a ladder of sizes and predict the next one (LADDER=large takes hours)
 	@dvc repro sample
 	@python -m llm scaling $(LADDER)
 
-learning-curve: $(READY)  ## Measure what pretraining is worth in labeled rows (TASK=library; minutes)
+learning-curve: $(READY)  ## Measure the value of pretraining in labeled rows (TASK=library; minutes)
 	@test -f models/export/hf/config.json || dvc repro export
 	@python -m llm learning-curve $(TASK)
 
