@@ -34,7 +34,7 @@ class Machine:
 
     @classmethod
     def find(cls) -> "Machine":
-        """Detect the machine; GROUNDUP_DEVICE, GROUNDUP_DTYPE and OMP_NUM_THREADS override what is detected.
+        """Detect the machine; GROUNDUP_DEVICE, GROUNDUP_DTYPE and OMP_NUM_THREADS override the detection.
 
         GROUNDUP_SHARD=1 shards the weights over the processes of a group. UserError names an invalid variable.
         """

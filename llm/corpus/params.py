@@ -78,7 +78,7 @@ Source = Annotated[
 
 
 class CleanParams(Section):
-    """Which documents are dropped and what is removed from the others; null turns a rule off."""
+    """Rules that drop documents or remove characters from them; null disables a rule."""
 
     control_characters: Literal["remove", "keep"]
     min_chars: Count | None

@@ -150,7 +150,8 @@ def mark_found(train: Stream, held_out: Sequence[NDArray[np.integer]], end_of_te
 def split_by_found(nats: NDArray[np.floating], n_bytes: Ints, found: Flags) -> dict[str, Any]:
     """Return the cost of the targets (N,) found in train, which may be memorized, and of all others.
 
-    `n_bytes` are a token's own, 0 for an end of text, which is never found. Ratios are None where there is no token.
+    `n_bytes` (N,) counts the bytes of each token, 0 for an end of text, which never counts as found. A ratio over no
+    tokens is None.
     """
     rows: dict[str, Any] = {"token_fraction": round(float(found.mean()), 5)}
     for name, of in (("found", found), ("not_found", ~found)):

@@ -160,7 +160,7 @@ def _is_split(context: str, choices: list[str], tokenizer: Tokenizer, context_le
 
 
 def cut_left(text: str, max_tokens: int, encode: Encode) -> str:
-    r"""Return the end of a text, at most so many tokens: from a line's beginning, or a word's if that leaves little.
+    r"""Return the end of a text, of at most `max_tokens`, from the start of a line, or of a word if that leaves little.
 
     >>> cut_left("one\ntwo three\nfour five", 18, encode=lambda text: list(text.encode()))
     'three\nfour five'

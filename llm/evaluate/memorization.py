@@ -20,7 +20,7 @@ Stream = NDArray[np.integer]
 Ints = NDArray[np.int64]
 Locate = Callable[[int, int], dict[str, Any]]  # what to show of a position in train and a number of tokens
 
-SHORT, LONG = 25, 50  # tokens verbatim; so many do not occur by chance, and 50 are Carlini et al.'s measure
+SHORT, LONG = 25, 50  # verbatim tokens; 25 rarely match by chance, 50 is the threshold of Carlini et al.
 N_SHOWN = 10  # recalled texts
 
 

@@ -36,7 +36,7 @@ from llm.report.learning_curve import markdown, pictures
 from llm.tokens.tokenizer import Tokenizer
 
 SYSTEMS = ("pretrained", "random_weights", "tfidf")
-# A twentieth of the rows is a few batches: every fraction trains for at least so many steps, over several epochs.
+# A twentieth of the rows is a few batches: every fraction trains for at least MIN_STEPS, over several epochs.
 MIN_STEPS = 60
 
 

@@ -92,7 +92,7 @@ def read_ladder(path: Path, setting: str) -> Ladder:
 
 
 def plan_runs(ladder: Ladder, content: dict[str, Any], info: WindowsInfo, where: str) -> list[PlannedRun]:
-    """Plan the runs of a ladder with the content of params.yaml; the last is the one that is held out.
+    """Plan the runs of a ladder with the content of params.yaml; the last is held out.
 
     UserError names an invalid model or training, and two runs of one name.
     """

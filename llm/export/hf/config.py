@@ -29,7 +29,7 @@ One = Annotated[float, Field(ge=1, le=1)]
 
 
 class _Shape(BaseModel):
-    """The keys that decide the logits: their default in Transformers, and in a Literal the one that is computed here.
+    """Keys that affect the logits: the default of Transformers, and as Literal the only value that is implemented here.
 
     A field of ModelConfig has our name, and as alias theirs. Fields with `exclude` are read and not written.
     """
@@ -128,7 +128,7 @@ ARCHITECTURES = [
     Architecture("qwen2", "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", _Qwen2),
     Architecture("llama", "LlamaForCausalLM", "LlamaForSequenceClassification", _Llama),
     Architecture("gpt2", "GPT2LMHeadModel", "GPT2ForSequenceClassification", _GPT2),
-    # Over a window that is no shorter than the context, Mistral is Llama.
+    # With a sliding window at least as long as the context, Mistral equals Llama.
     Architecture("llama", "MistralForCausalLM", "MistralForSequenceClassification", _Mistral),
 ]
 BY_NAME = {of.language_model: of for of in ARCHITECTURES}

@@ -128,7 +128,7 @@ def _zero_biases(config: ModelConfig) -> dict[str, Tensor]:
 
 
 def describe_tokenizer(max_length: int, tokenizer: Tokenizer, end: str) -> dict[str, Any]:
-    """Return the content of tokenizer_config.json; the token `end` ends what is generated."""
+    """Return the content of tokenizer_config.json; generation stops at the token `end`."""
     return {
         **({} if tokenizer.unk_id is None else {"unk_token": UNKNOWN}),
         "tokenizer_class": "PreTrainedTokenizerFast",
