@@ -225,7 +225,7 @@ def score_items(model: GPT, encode: Encode, items: list[Item]) -> list[NDArray[n
                     f"cloze: expected items for this tokenizer and a context of {length} tokens, got {len(context)} + "
                     f"{len(choice)} tokens in {item.document}"
                 )
-        scores.append(score_continuations(model, pairs[0][0], [choice for _, choice in pairs]))
+        scores.append(score_continuations(model, [pairs[0][0]], [choice for _, choice in pairs])[0])
     return scores
 
 

@@ -4,6 +4,7 @@ stream (N + 1,) ──plan_spans──► windows ──score_tokens──► Sc
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ from llm.model.gpt import GPT
 from llm.model.kv_cache import KVCache
 
 N_WHOLE = 512
-CONTINUATIONS_AT_ONCE = 64
+CONTINUATIONS_AT_ONCE = 256
 
 
 class Span(NamedTuple):
@@ -115,25 +116,41 @@ def score_tokens(
 
 
 @torch.no_grad()
-def score_continuations(model: GPT, context: list[int], continuations: list[list[int]]) -> NDArray[np.float32]:
-    """Return the log-probability (C,) in nats of each of C continuations of a context, all as ids, none empty.
+def score_continuations(model: GPT, contexts: list[list[int]], continuations: list[list[int]]) -> NDArray[np.float32]:
+    """Return the log-probability (N, C) in nats of each of C continuations after each of N contexts, none empty.
 
-    It is the sum over a continuation's ids. The context is read once for all of them.
+    All are ids; it is the sum over a continuation's. A context is read once for all, with others of its length.
     """
-    device, scores = model.embedding.weight.device, []
+    device, scores = model.embedding.weight.device, np.empty((len(contexts), len(continuations)), dtype=np.float32)
+    targets = pad_sequence([torch.tensor(ids) for ids in continuations], batch_first=True, padding_value=-1).to(device)
+    by_length = defaultdict[int, list[int]](list)
+    for number, ids in enumerate(contexts):
+        by_length[len(ids)].append(number)
+    size = max(CONTINUATIONS_AT_ONCE // len(continuations), 1)
+    for numbers in by_length.values():
+        for at in range(0, len(numbers), size):
+            chosen = numbers[at : at + size]
+            batch = torch.tensor([contexts[number] for number in chosen], device=device)
+            scores[chosen] = _score_batch(model, batch, targets).cpu().numpy()
+    return scores
+
+
+def _score_batch(model: GPT, contexts: Tensor, continuations: Tensor) -> Tensor:
+    """Return log-probabilities (B, C) after contexts (B, P) of continuations (C, T), padded with -1."""
+    B, C = len(contexts), len(continuations)
     cache = KVCache(model.config.n_layers)
-    if len(context) > 1:
-        model.run_blocks(model.embedding(torch.tensor([context[:-1]], device=device)), cache)
-    for at in range(0, len(continuations), CONTINUATIONS_AT_ONCE):
-        part = continuations[at : at + CONTINUATIONS_AT_ONCE]
-        # Each one reads the context's last id and all its own but the last.
-        targets = pad_sequence([torch.tensor(ids) for ids in part], batch_first=True).to(device)  # (C, T)
-        read = torch.cat([torch.full_like(targets[:, :1], context[-1]), targets[:, :-1]], dim=1)
-        rows = torch.zeros(len(part), dtype=torch.long, device=device)
-        logits = model.head(model.run_blocks(model.embedding(read), cache.select(rows)))
-        nats = score_targets(logits, targets)[0].cpu().numpy()  # (C, T)
-        scores += [-row[: len(ids)].sum() for row, ids in zip(nats, part, strict=True)]
-    return np.array(scores, dtype=np.float32)
+    if contexts.shape[1] > 1:
+        model.run_blocks(model.embedding(contexts[:, :-1]), cache)
+    scores = []
+    for pairs in torch.arange(B * C, device=contexts.device).split(CONTINUATIONS_AT_ONCE):
+        owner, targets = pairs // C, continuations[pairs % C]
+        # Each one reads its context's last id and all its own but the last.
+        read = torch.cat([contexts[owner, -1:], targets[:, :-1].clamp_min(0)], dim=1)
+        hidden, is_target = model.run_blocks(model.embedding(read), cache.select(owner)), targets >= 0
+        logits = model.head(hidden[is_target]).float()  # the head is the largest matrix
+        losses = nn.functional.cross_entropy(logits, targets[is_target], reduction="none")
+        scores.append(-torch.zeros(targets.shape, device=losses.device).masked_scatter(is_target, losses).sum(dim=1))
+    return torch.cat(scores).view(B, C)
 
 
 def _batches(spans: list[Span], batch_size: int) -> Iterator[tuple[list[Span], bool]]:

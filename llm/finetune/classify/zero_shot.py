@@ -41,7 +41,7 @@ def zero_shot(
     def score(rows: list[list[str]]) -> tuple[NDArray[np.float32], int]:
         prompts = [_prompt_ids(tokenizer, template, texts, room) for texts in rows]
         with machine.autocast():
-            scores = np.stack([score_continuations(model, ids, labels) for ids, _ in prompts])
+            scores = score_continuations(model, [ids for ids, _ in prompts], labels)
         return scores, sum(is_truncated for _, is_truncated in prompts)
 
     (val_scores, n_val), (test_scores, n_test) = score(val.texts), score(test.texts)

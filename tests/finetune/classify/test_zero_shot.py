@@ -44,11 +44,11 @@ def _slow(model, prompt: list[int], label: list[int]) -> float:
 def test_scores_are_the_models_own_log_probabilities(draw_gpt, monkeypatch, shape):
     model, drawn = draw_gpt(**shape), np.random.default_rng(1)
     labels = [drawn.integers(6, 320, length).tolist() for length in (1, 4, 2)]
-    for at_once, length in ((64, 5), (64, 1), (2, 30)):
+    prompts = [drawn.integers(6, 320, length).tolist() for length in (5, 1, 30, 5, 5)]
+    slow = [[_slow(model, prompt, label) for label in labels] for prompt in prompts]
+    for at_once in (256, 6, 2):
         monkeypatch.setattr("llm.evaluate.likelihood.CONTINUATIONS_AT_ONCE", at_once)
-        prompt = drawn.integers(6, 320, length).tolist()
-        slow = [_slow(model, prompt, label) for label in labels]
-        np.testing.assert_allclose(score_continuations(model, prompt, labels), slow, atol=1e-4)
+        np.testing.assert_allclose(score_continuations(model, prompts, labels), slow, atol=1e-4)
 
 
 def test_the_label_stands_behind_the_filled_template(draw_gpt, tokenizer, plain_cpu):
