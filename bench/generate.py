@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from bench.train import default_shape, start_child
-from llm.export.params import Format
+from llm.export.formats import Format
 
 EXPORT = Path("models/export/hf")
 OURS, THEIRS = "ours", "Transformers"

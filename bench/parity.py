@@ -33,7 +33,7 @@ from llm.export.gguf import FILES as GGUF
 from llm.export.gguf import write_gguf
 from llm.export.hf.classifier import ClassifierInfo, write_classifier
 from llm.export.hf.folder import FILES, read_folder, write_folder
-from llm.export.llama_cpp import bounds_of, compare_with_llama_cpp
+from llm.export.llama_cpp import compare_with_llama_cpp
 from llm.export.onnx import compare_with_onnxruntime, write_onnx
 from llm.export.verify import (
     Parity,
@@ -173,9 +173,8 @@ class Bench:
         write_folder(folder, model, self.file, chat_template=template)
         found = [compare_with_transformers(folder, model, SEED, self.held_out)]
         for format_ in GGUF:
-            bounds = bounds_of(model.config.family, format_)
             path = write_gguf(folder / "gguf", model, self.file, format_, chat_template=template)
-            clients = (model, self.tokenizer, SEED, bounds, self.held_out, self.process)
+            clients = (model, self.tokenizer, SEED, self.held_out, self.process)
             found.append(compare_with_llama_cpp(path, *clients))
         lost = found[-1].bits_per_byte_lost  # Q8_0's
         onnx = compare_with_onnxruntime(write_onnx(folder / "onnx", model), model, SEED)

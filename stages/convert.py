@@ -7,10 +7,10 @@ from llm.core import stage
 from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.export.convert import convert, explain_empty
+from llm.export.formats import ExportParams
 from llm.export.hf.base import open_tokenizer
 from llm.export.hf.classifier import is_classifier
 from llm.export.hf.folder import CHAT_TEMPLATE, read_config_file, read_folder, skipped_reason
-from llm.export.params import ExportParams
 from llm.finetune.shared.chat import chat_to_verify
 
 

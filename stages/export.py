@@ -7,10 +7,10 @@ from llm.core import stage
 from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.export.convert import convert, explain_empty
+from llm.export.formats import ExportParams
 from llm.export.hf.folder import FILES, write_folder
 from llm.export.hf.supported import unsupported_reason
-from llm.export.params import ExportParams
-from llm.export.verify import verify_transformers
+from llm.export.verify import compare_with_transformers
 from llm.model.weights import load_model
 
 
@@ -37,7 +37,7 @@ def main(
         explain_empty(hf, reason)
     else:
         write_folder(hf, model, tokenizer)
-        figures = verify_transformers(hf, model, seed)
+        figures = compare_with_transformers(hf, model, seed).figures(hf)
         figures["bytes"] = sum((hf / name).stat().st_size for name in FILES)
     write_json(metrics, figures | convert(model, tokenizer, export.formats, seed, gguf, onnx))
 

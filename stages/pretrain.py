@@ -6,7 +6,7 @@ from typing import Annotated
 
 from llm.core import stage
 from llm.core.stage import Input, Output, Param, Scratch, Seed
-from llm.export.hf.init_from import read_first_weights
+from llm.export.hf.base import read_first_weights
 from llm.model.config import ModelParams
 from llm.tokens.pretrained import path_under
 from llm.train.launch import launch

@@ -15,8 +15,7 @@ from llm.core.errors import UserError
 from llm.core.params import Section
 from llm.corpus.params import LabelParams, PrepareParams
 from llm.evaluate.params import BaselinesParams, ClozeParams, EvaluateParams, MemoriseParams
-from llm.export.formats import export_problems
-from llm.export.params import ExportParams
+from llm.export.formats import ExportParams, export_problems, folder_problems
 from llm.finetune.params import ClassifyTask, FinetuneParams, Task, with_defaults
 from llm.model.config import ModelParams
 from llm.tokens.params import TokenizeParams, WindowParams
@@ -117,10 +116,7 @@ def _base_problems(task: Task, checked: Params) -> Iterator[str]:
     if not (base.parent == FINETUNED and base.name in checked.finetune.tasks) and not _exists(base):
         yield f"base: expected a Hugging Face folder, there is no {task.base}"
     elif not isinstance(task, ClassifyTask) and (base / "config.json").is_file() and base.parts[0] != "models":
-        from llm.export.formats import folder_problem
-
-        if problem := folder_problem(base, checked.export.formats):
-            yield f"base: {problem}"
+        yield from (f"base: {base}: {problem}" for problem in folder_problems(checked.export.formats, base))
 
 
 def _exists(path: Path) -> bool:

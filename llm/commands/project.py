@@ -61,7 +61,7 @@ def verify_export(
 ) -> None:
     """Load an export with Transformers, llama.cpp and ONNX Runtime, and compare each with our model."""
     from llm.experiments.compare_models import read_texts
-    from llm.export.clients import verify_export as verify
+    from llm.export.convert import verify_export as verify
     from llm.finetune.shared.chat import chat_to_verify
 
     content = "\n".join(read_texts(text)) if text.exists() else ""

@@ -115,14 +115,12 @@ def push(
     from llm.export import push as hub
 
     files = hub.files_to_push(folder, converted, card)
-    hub.check_repo(repo)
-    token = hub.find_token()
     print(hub.describe_upload(files, repo, private=private, revision=revision))
     if not yes and not sys.stdin.isatty():
         raise UserError("--yes: expected without a terminal to confirm in; nothing was uploaded")
     if not yes:
         typer.confirm("Upload?", abort=True)
-    print(hub.push(files, repo, token, private=private, revision=revision, message=message))
+    print(hub.push(files, repo, private=private, revision=revision, message=message))
 
 
 def neighbours(

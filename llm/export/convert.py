@@ -1,28 +1,34 @@
-"""A language model in `export.formats`, each file loaded by its client before it is given out.
+"""A language model in `export.formats`, and an export compared with our model by every client that it is for.
 
-gguf/model-f16.gguf  gguf/Modelfile  for llama.cpp and Ollama
-onnx/model.onnx                      for ONNX Runtime
+hf/model.safetensors                 Transformers
+gguf/model-f16.gguf  gguf/Modelfile  llama.cpp, Ollama
+onnx/model.onnx                      ONNX Runtime
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm.core.errors import UserError
 from llm.core.outputs import write_json
-from llm.export.formats import missing_package
+from llm.export.formats import Format, missing_package
 from llm.export.gguf import MODELFILE, write_gguf, write_modelfile
-from llm.export.hf.folder import SKIPPED
-from llm.export.llama_cpp import bounds_of, compare_with_llama_cpp
-from llm.export.onnx import compare_with_onnxruntime, files_of, write_onnx
-from llm.export.params import Format
-from llm.export.verify import Chat, Parity
+from llm.export.hf.base import open_model
+from llm.export.hf.classifier import is_classifier, read_classifier
+from llm.export.hf.folder import CHAT_TEMPLATE, SKIPPED, read_config_file
+from llm.export.hf.tensors import SINGLE
+from llm.export.llama_cpp import compare_with_llama_cpp
+from llm.export.onnx import FILE, compare_with_onnxruntime, files_of, write_onnx
+from llm.export.verify import Chat, Parity, compare_classifier_with_transformers, compare_with_transformers
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
+HEAD = ["file", "client", "bytes", "largest difference", "divergence", "at most"]
+HEAD += ["other ids", "other texts", "bits lost"]
+NONE = "–"
 Figures = dict[str, Any]
+MakeChat = Callable[[Tokenizer], Chat]
 
 
 def convert(
@@ -48,13 +54,11 @@ def convert(
     for format_ in formats:
         try:
             if format_ == "onnx":
-                compare = partial(compare_with_onnxruntime, write_onnx(onnx, model), model, seed)
-                found[format_] = _describe(files_of(onnx), "onnxruntime", compare)
+                write_onnx(onnx, model)
+                found[format_] = _verify(files_of(onnx), model, tokenizer, seed, None)
             else:
                 files.append(write_gguf(gguf, model, tokenizer_file, format_, chat_template=chat_template))
-                bounds = bounds_of(model.config.family, format_)
-                compare = partial(compare_with_llama_cpp, files[-1], model, tokenizer, seed, bounds, chat=chat)
-                found[format_] = _describe(files[-1:], "xllamacpp", compare)
+                found[format_] = _verify(files[-1:], model, tokenizer, seed, chat)
         except UserError as error:
             raise UserError(f"export.formats: {format_}: {error}") from None
     if files:
@@ -70,14 +74,17 @@ def convert(
     return {"gguf": {name: of for name, of in found.items() if name != "onnx"}, "onnx": found.get("onnx", {})}
 
 
-def _describe(files: list[Path], package: str, compare: Callable[[], Parity]) -> Figures:
+def _verify(files: list[Path], model: GPT, tokenizer: Tokenizer, seed: int, chat: Chat | None) -> Figures:
     figures = {"bytes": sum(path.stat().st_size for path in files)}
-    if reason := missing_package(package):
+    if reason := missing_package("onnxruntime" if files[0].name == FILE else "xllamacpp"):
         return figures | {"unverified": reason}
-    parity = compare()
-    if not parity.agrees:
-        raise UserError(parity.describe())
-    return figures | parity.figures()
+    return figures | _compare_file(files[0], model, tokenizer, seed, "", chat).figures(files[0])
+
+
+def _compare_file(file: Path, model: GPT, tokenizer: Tokenizer, seed: int, text: str, chat: Chat | None) -> Parity:
+    if file.name == FILE:
+        return compare_with_onnxruntime(file, model, seed)
+    return compare_with_llama_cpp(file, model, tokenizer, seed, text, chat=chat)
 
 
 def explain_empty(folder: Path, reason: str) -> None:
@@ -85,3 +92,54 @@ def explain_empty(folder: Path, reason: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):
         write_json(folder / SKIPPED, {"skipped": reason})
+
+
+def hf_folder(folder: Path) -> Path:
+    """Return the Hugging Face folder of an export: its subfolder hf, or the folder itself."""
+    return folder / "hf" if (folder / "hf").is_dir() else folder
+
+
+def verify_export(
+    folder: Path, seed: int, text: str = "", make_chat: MakeChat | None = None, converted: Path | None = None
+) -> tuple[str, list[str]]:
+    """Load a language model or a classifier, and each file in its or `converted`'s gguf and onnx, with its client.
+
+    Returns a table of the differences from our model, and the names of the files that do not agree. Where a `text` is
+    given, its ids are compared, and its cost in llama.cpp; `make_chat` makes the conversation for a folder with a chat
+    template. UserError where the folder holds no model, or the client of a file is not installed.
+    """
+    found = list(_compare(folder, seed, text, make_chat, converted or folder))
+    lines = [HEAD, *(_line(files, parity) for files, parity in found)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join(table), [files[0].name for files, parity in found if not parity.agrees]
+
+
+def _compare(
+    folder: Path, seed: int, text: str, make_chat: MakeChat | None, converted: Path
+) -> Iterator[tuple[list[Path], Parity]]:
+    hf = hf_folder(folder)
+    weights = sorted(hf.glob("*.safetensors"), key=lambda path: path.name != SINGLE)
+    if is_classifier(read_config_file(hf)):
+        yield weights, compare_classifier_with_transformers(hf, *read_classifier(hf), seed, text)
+        return
+    model, tokenizer = open_model(hf)
+    chat = make_chat(tokenizer) if make_chat and (hf / CHAT_TEMPLATE).exists() else None
+    yield weights, compare_with_transformers(hf, model, seed, text, chat)
+    for files in [*([file] for file in sorted(converted.glob("gguf/*.gguf"))), files_of(converted / "onnx")]:
+        if files:
+            yield files, _compare_file(files[0], model, tokenizer, seed, text, chat)
+
+
+def _line(files: list[Path], parity: Parity) -> list[str]:
+    return [
+        files[0].name,
+        parity.client,
+        f"{sum(file.stat().st_size for file in files):,}",
+        f"{parity.max_difference:.2g}",
+        f"{parity.divergence:.2g}",
+        f"{parity.max_divergence:g}",
+        f"{parity.tokenization_mismatches} of {parity.texts}" if parity.texts else NONE,
+        f"{parity.generation_mismatches} of {parity.continuations}" if parity.continuations else NONE,
+        NONE if parity.bits_per_byte_lost is None else f"{parity.bits_per_byte_lost:z.5f}",
+    ]

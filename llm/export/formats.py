@@ -1,4 +1,4 @@
-"""Whether `export.formats` can be written of a model, known before anything is trained.
+"""The `export` section of params.yaml, and whether its formats can be written of a model, before one is trained.
 
 Nothing heavy is imported before a tokenizer of others has to be read.
 """
@@ -6,44 +6,57 @@ Nothing heavy is imported before a tokenizer of others has to be read.
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from llm.core.errors import UserError
+from llm.core.params import Section
 from llm.export.hf.supported import unsupported_reason
-from llm.export.params import Format
 from llm.model.config import ModelParams
 from llm.tokens.params import TokenizeParams
 
-if TYPE_CHECKING:
-    import tokenizers
-
+Format = Literal["gguf-f32", "gguf-f16", "gguf-q8_0", "onnx"]
 # Our split patterns → llama.cpp's names of the same ones. It has none for cl100k's.
 PRE_TOKENIZERS = {"qwen2": "qwen2", "gpt2": "gpt-2", "llama3": "llama-bpe"}
 PACKAGES = {"gguf": ("gguf",), "onnx": ("onnx", "onnxscript")}  # that write the format
 
 
+def _are_unique(formats: list[Format]) -> list[Format]:
+    if len(set(formats)) < len(formats):
+        raise ValueError(f"expected each format once, got {', '.join(formats)}")
+    return formats
+
+
+class ExportParams(Section):
+    """Formats that are written beside the Hugging Face folder."""
+
+    formats: Annotated[list[Format], AfterValidator(_are_unique)]
+
+
 def export_problems(formats: Sequence[Format], model: ModelParams, tokenize: TokenizeParams) -> list[str]:
     """Return a sentence for each reason why a model with these params cannot be written in `export.formats`."""
-    problems = [f"{name}: {reason}" for name in formats if (reason := incompatibility_reason(name, model))]
-    gguf = [name for name in formats if name != "onnx"]
-    if gguf and (reason := _tokenizer_reason(tokenize)):
-        problems.append(f"{', '.join(gguf)}: {reason}")
-    return [f"export.formats: {problem}; or leave the format out" for problem in problems]
+    return _problems(formats, model, lambda: _check_tokenizer(tokenize))
 
 
-def folder_problem(folder: Path, formats: Sequence[Format]) -> str | None:
-    """Return why a language model finetuned from a Hugging Face folder could not be written in `formats`, or None."""
+def folder_problems(formats: Sequence[Format], folder: Path) -> list[str]:
+    """Return these sentences for a language model finetuned from a Hugging Face folder."""
+    from llm.export.gguf import pre_tokenizer_of
     from llm.export.hf.base import read_tokenizer
-    from llm.export.hf.folder import read_config
+    from llm.export.hf.folder import read_config_file, read_headers
 
-    config = read_config(folder)
-    for name in formats:
-        reason = incompatibility_reason(name, config)
-        if name != "onnx" and not reason:
-            reason = _vocabulary_reason(lambda: read_tokenizer(folder)[0])
-        if reason:
-            return f"{folder}: export.formats: {name}: {reason}; or leave the format out"
-    return None
+    shape = read_headers(read_config_file(folder), folder)[0]
+    return _problems(formats, shape, lambda: pre_tokenizer_of(read_tokenizer(folder)[0]))
+
+
+def _problems(formats: Sequence[Format], model: ModelParams, check_tokenizer: Callable[[], object]) -> list[str]:
+    problems = [f"{name}: {reason}" for name in formats if (reason := incompatibility_reason(name, model))]
+    if gguf := [name for name in formats if name != "onnx"]:
+        try:
+            check_tokenizer()
+        except UserError as error:
+            problems.append(f"{', '.join(gguf)}: {error}")
+    return [f"export.formats: {problem}; or leave the format out" for problem in problems]
 
 
 def incompatibility_reason(format_: Format, config: ModelParams) -> str | None:
@@ -65,29 +78,20 @@ def missing_package(*names: str) -> str | None:
     return None
 
 
-def _tokenizer_reason(tokenize: TokenizeParams) -> str | None:
-    """Return why llama.cpp cannot read the tokenizer that is trained or brought along, or None."""
-    if tokenize.kind != "bpe":
-        return f"expected tokenize.kind bpe, the only kind that llama.cpp reads, got {tokenize.kind}"
-    if tokenize.pretrained is not None:
-        from llm.tokens.pretrained import read_pretrained
-
-        path = Path(tokenize.pretrained)
-        reason = _vocabulary_reason(lambda: read_pretrained(path, tokenize.pattern))
-        return reason and f"tokenize.pretrained: {reason}"
+def _check_tokenizer(tokenize: TokenizeParams) -> None:
+    """Raise UserError where llama.cpp cannot read the tokenizer that is trained or brought along."""
     from llm.tokens.bpe import PATTERNS
 
-    if any(tokenize.pattern in (name, PATTERNS[name]) for name in PRE_TOKENIZERS):
-        return None
-    expected = ", ".join(PRE_TOKENIZERS)
-    return f"expected tokenize.pattern {expected}, which llama.cpp has a name for, got {tokenize.pattern}"
+    if tokenize.kind != "bpe":
+        raise UserError(f"expected tokenize.kind bpe, the only kind that llama.cpp reads, got {tokenize.kind}")
+    if tokenize.pretrained is not None:
+        from llm.export.gguf import pre_tokenizer_of
+        from llm.tokens.pretrained import read_pretrained
 
-
-def _vocabulary_reason(read: Callable[[], "tokenizers.Tokenizer"]) -> str | None:
-    from llm.export.gguf import describe_vocabulary
-
-    try:
-        describe_vocabulary(read())
-    except UserError as error:
-        return str(error)
-    return None
+        try:
+            pre_tokenizer_of(read_pretrained(Path(tokenize.pretrained), tokenize.pattern))
+        except UserError as error:
+            raise UserError(f"tokenize.pretrained: {error}") from None
+    elif not any(tokenize.pattern in (name, PATTERNS[name]) for name in PRE_TOKENIZERS):
+        expected = f"{', '.join(PRE_TOKENIZERS)}, which llama.cpp has a name for"
+        raise UserError(f"expected tokenize.pattern {expected}, got {tokenize.pattern}")

@@ -2,42 +2,27 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tokenizers
 import torch
 from torch import Tensor
 
 from llm.core.errors import UserError
-from llm.export.formats import PRE_TOKENIZERS, incompatibility_reason
+from llm.export.formats import PRE_TOKENIZERS, Format, incompatibility_reason
 from llm.export.hf.names import GGUF, rename
-from llm.export.params import Format
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.tokens.bpe import PATTERNS, parts_of, to_bytes
 from llm.tokens.special import END_OF_TEXT, IM_END, PAD
 from llm.tokens.tokenizer import TiktokenTokenizer, Tokenizer, read_library
+from llm.tokens.tokenizer_json import special_ids, split_expression
 
-FILES: dict[Format, str] = {
-    "gguf-f32": "model-f32.gguf",
-    "gguf-f16": "model-f16.gguf",
-    "gguf-q8_0": "model-q8_0.gguf",
-}
 _FILE_TYPES: dict[Format, int] = {"gguf-f32": 0, "gguf-f16": 1, "gguf-q8_0": 7}  # llama.cpp's numbers
+FILES = {format_: f"model-{format_.removeprefix('gguf-')}.gguf" for format_ in _FILE_TYPES}
 MODELFILE = "Modelfile"
-
 _ATTENTION = ("blocks.{}.attention.query", "blocks.{}.attention.key", "blocks.{}.attention.value")
 GPT2 = GGUF | dict.fromkeys(_ATTENTION, "blk.{}.attn_qkv")
-
-
-class Vocabulary(NamedTuple):
-    """A tokenizer as llama.cpp describes it."""
-
-    pre_tokenizer: str
-    tokens: list[str]  # by id
-    merges: list[str]
-    special: dict[str, int]
-    begin: str  # the token before each text
 
 
 def write_gguf(
@@ -51,7 +36,8 @@ def write_gguf(
     config = model.config
     if reason := incompatibility_reason(format_, config):
         raise UserError(reason)
-    vocabulary = describe_vocabulary(read_library(tokenizer_file))
+    library = read_library(tokenizer_file)
+    pre_tokenizer = pre_tokenizer_of(library)
     import gguf
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +46,9 @@ def write_gguf(
     writer.add_file_type(_FILE_TYPES[format_])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_shape(writer, config)
-    _add_tokenizer(writer, vocabulary, config.vocab_size, chat_template)
+    writer.add_tokenizer_model("gpt2")  # its name for byte-level BPE
+    writer.add_tokenizer_pre(pre_tokenizer)
+    _add_tokenizer(writer, library, config.vocab_size, chat_template)
     for name, weight in to_gguf(config, dict(model.named_parameters())).items():
         kind = gguf.GGMLQuantizationType[_tensor_type(name, weight, format_)]
         writer.add_tensor(name, gguf.quantize(weight.numpy(), kind), raw_dtype=kind)
@@ -90,8 +78,8 @@ def halves_to_pairs(weight: Tensor, head_dim: int) -> Tensor:
     return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).reshape(weight.shape)
 
 
-def describe_vocabulary(library: tokenizers.Tokenizer) -> Vocabulary:
-    """Return the description of a tokenizer; UserError for one that llama.cpp would read otherwise.
+def pre_tokenizer_of(library: tokenizers.Tokenizer) -> str:
+    """Return llama.cpp's name of a tokenizer's split pattern; UserError for a tokenizer that it would read otherwise.
 
     A normalizer that composes characters (NFC) is ignored: llama.cpp has none, and other clients' text is mostly
     composed.
@@ -99,36 +87,20 @@ def describe_vocabulary(library: tokenizers.Tokenizer) -> Vocabulary:
     content = json.loads(library.to_str())
     if content["normalizer"] == {"type": "NFC"}:
         content["normalizer"] = None
-    tokenizer = Tokenizer.of(tokenizers.Tokenizer.from_str(json.dumps(content)))
-    pattern = _pattern_of(content) if isinstance(tokenizer, TiktokenTokenizer) else "another one"
-    if pattern not in PRE_TOKENIZERS:
-        raise UserError(
-            f"expected a byte-level BPE tokenizer with a split pattern that llama.cpp has a name for "
-            f"({', '.join(PRE_TOKENIZERS)}), got {pattern}"
-        )
-    model, special = content["model"], tokenizer.special
-    names = {token: name for name, token in (model["vocab"] | special).items()}
+    is_known = isinstance(Tokenizer.of(tokenizers.Tokenizer.from_str(json.dumps(content))), TiktokenTokenizer)
+    expression = split_expression(content) if is_known else None
+    pattern = next((name for name in PRE_TOKENIZERS if PATTERNS[name] == expression), None)
+    if pattern is None:
+        names = ", ".join(PRE_TOKENIZERS)
+        raise UserError(f"expected a byte-level BPE tokenizer with a split pattern that llama.cpp has ({names})")
     # Only with Llama 3's pattern does llama.cpp look up a piece as a whole before it merges.
-    if model["ignore_merges"] and pattern != "llama3" and _lacks_merges(names, special):
+    if content["model"]["ignore_merges"] and pattern != "llama3" and _lacks_merges(library, special_ids(content)):
         raise UserError(f"expected merges for each token with the split pattern {pattern}, got tokens without any")
-    return Vocabulary(
-        PRE_TOKENIZERS[pattern],
-        [names[token] for token in range(len(names))],
-        [f"{first} {second}" for first, second in model["merges"]],
-        special,
-        tokenizer.bos_token,
-    )
+    return PRE_TOKENIZERS[pattern]
 
 
-def _pattern_of(content: dict[str, Any]) -> str:
-    """Return our name of a byte-level tokenizer's split pattern; one that is not written out is GPT-2's."""
-    split = json.dumps(content["pre_tokenizer"])
-    return next((name for name, expression in PATTERNS.items() if json.dumps(expression) in split), "gpt2")
-
-
-def _lacks_merges(names: dict[int, str], special: dict[str, int]) -> bool:
-    """Return whether there are tokens that no two others make."""
-    ranks = {to_bytes(name): token for token, name in names.items() if name not in special}
+def _lacks_merges(library: tokenizers.Tokenizer, special: dict[str, int]) -> bool:
+    ranks = {to_bytes(name): token for name, token in library.get_vocab().items() if name not in special}
     return any(len(parts_of(token, ranks)) > 2 for token in ranks)
 
 
@@ -150,19 +122,18 @@ def _add_shape(writer: Any, config: ModelConfig) -> None:
     writer.add_rope_freq_base(config.rope_theta)  # llama.cpp has a default of its own
 
 
-def _add_tokenizer(writer: Any, vocabulary: Vocabulary, n_rows: int, chat_template: str | None) -> None:
+def _add_tokenizer(writer: Any, library: tokenizers.Tokenizer, n_rows: int, chat_template: str | None) -> None:
     from gguf import TokenType
 
-    special = vocabulary.special
+    tokenizer, merges = Tokenizer.of(library), json.loads(library.to_str())["model"]["merges"]
+    special, tokens = tokenizer.special, [str(library.id_to_token(id_)) for id_ in range(tokenizer.vocab_size)]
     # llama.cpp needs a token for each row of the embedding.
-    unused = [f"<|unused_{row}|>" for row in range(len(vocabulary.tokens), n_rows)]
-    kinds = [TokenType.CONTROL if name in special else TokenType.NORMAL for name in vocabulary.tokens]
-    writer.add_tokenizer_model("gpt2")  # its name for byte-level BPE
-    writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
-    writer.add_token_list(vocabulary.tokens + unused)
+    unused = [f"<|unused_{row}|>" for row in range(len(tokens), n_rows)]
+    kinds = [TokenType.CONTROL if name in special else TokenType.NORMAL for name in tokens]
+    writer.add_token_list(tokens + unused)
     writer.add_token_types(kinds + [TokenType.UNUSED] * len(unused))
-    writer.add_token_merges(vocabulary.merges)
-    writer.add_bos_token_id(special[vocabulary.begin])
+    writer.add_token_merges([f"{first} {second}" for first, second in merges])
+    writer.add_bos_token_id(tokenizer.bos_id)
     writer.add_eos_token_id(special[END_OF_TEXT if chat_template is None else IM_END])
     writer.add_pad_token_id(special[PAD])
     writer.add_add_bos_token(True)
@@ -182,7 +153,7 @@ def write_modelfile(file: Path, config: ModelConfig, tokenizer_file: Path, *, ch
 
     UserError where Ollama would split text in another way: for qwen3 it ignores the file's own pattern.
     """
-    pattern = describe_vocabulary(read_library(tokenizer_file)).pre_tokenizer
+    pattern = pre_tokenizer_of(read_library(tokenizer_file))
     if config.family == "qwen3" and pattern != "qwen2":
         raise UserError(f"expected the split pattern qwen2, which Ollama uses for every qwen3 model, got {pattern}")
     message = "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llm.core.errors import UserError
 from llm.export.formats import missing_package
-from llm.export.params import Format
+from llm.export.gguf import FILES
 from llm.export.verify import (
     FLOAT32,
     HOSTILE_TEXTS,
@@ -59,12 +59,12 @@ MORE_TEXTS = (
 )
 
 
-def bounds_of(family: str, format_: Format | None) -> Bounds:
-    """Return what a format's rounding explains; with 8 bits greedy texts may differ."""
-    if format_ == "gguf-f32":
+def bounds_of(family: str, file_name: str) -> Bounds:
+    """Return what a file's rounding explains; with 8 bits greedy texts may differ."""
+    if file_name == FILES["gguf-f32"]:
         # For GPT-2's GELU llama.cpp looks up a table of 16 bits.
         return Bounds(1e-5, 1e-2) if family == "gpt2" else FLOAT32
-    return Bounds(1e-3, 5e-2) if format_ == "gguf-f16" else Bounds(5e-2, inf)
+    return Bounds(1e-3, 5e-2) if file_name == FILES["gguf-f16"] else Bounds(5e-2, inf)
 
 
 @torch.no_grad()
@@ -73,7 +73,6 @@ def compare_with_llama_cpp(
     model: GPT,
     tokenizer: Tokenizer,
     seed: int,
-    bounds: Bounds,
     text: str = "",
     process: ProcessPoolExecutor | None = None,
     chat: Chat | None = None,
@@ -87,25 +86,25 @@ def compare_with_llama_cpp(
     ours, vocab_size = model.float().cpu(), model.config.vocab_size
     context = min(model.config.context_length, MAX_POSITIONS)
     longest = max(context - 1, 1)  # llama.cpp keeps a place for the next token
-    random = _draw_prompts(vocab_size, longest, seed)
-    n_new = max(min(N_NEW_TOKENS, longest - len(random[-1])), 1)
-    texts = map(tokenizer.normalize, (*HOSTILE_TEXTS, *MORE_TEXTS, *PROMPTS, *_split(text)))
-    begun: list[tuple[list[int], list[int] | str]]  # prompts as ids, and as the client gets them
-    begun = [(prompt, prompt) for prompt in random[N_PROMPTS:]]
-    written = [([tokenizer.bos_id, *tokenizer.encode(prompt)], prompt) for prompt in PROMPTS]
-    begun += [(own, prompt) for own, prompt in written if len(own) + n_new <= longest]
+    n_new = max(min(N_NEW_TOKENS, longest - min(4, longest)), 1)
     ends = frozenset({tokenizer.end_of_text, tokenizer.special[IM_END]})
-    text_ids = tokenizer.encode(text)
+    random, begun = _draw_prompts(vocab_size, longest, seed)
+    text_ids, letter = tokenizer.encode(text), tokenizer.encode("a")[0]
     contexts, targets = _scored_tokens(text_ids, tokenizer.bos_id, min(longest, SCORED_CONTEXT))
-    prompts = random[:N_PROMPTS] + contexts
+    prompts = random + contexts
     with serve_file(file, context, process) as server:
-        ids = [([tokenizer.bos_id, *tokenizer.encode(part)], server.tokenize(part)) for part in texts]
+        ids = [([tokenizer.bos_id, *tokenizer.encode(part)], server.tokenize(part)) for part in _texts(tokenizer, text)]
         if chat is not None:
-            ids.append((chat.ids, server.chat_ids(chat.messages)))
-        letter = tokenizer.encode("a")[0]
+            prompt = server.post("/apply-template", messages=chat.messages)["prompt"]
+            ids.append((chat.ids, server.tokenize(prompt, parse_special=True)))
         theirs = torch.stack([server.logprobs(prompt, vocab_size, letter) for prompt in prompts])
-        generations = [Generation(own, [*own, *server.generate(prompt, n_new)], ends) for own, prompt in begun]
-    logits = _next_logits(ours, prompts)
+        generations = [Generation(prompt, [*prompt, *server.generate(prompt, n_new)], ends) for prompt in begun]
+        for prompt in PROMPTS:
+            own = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+            if len(own) + n_new <= longest:
+                generations.append(Generation(own, [*own, *server.generate(prompt, n_new)], ends))
+    hidden = [ours.run_blocks(ours.embedding(torch.tensor([prompt])))[0, -1] for prompt in prompts]
+    logits, bounds = ours.head(torch.stack(hidden)), bounds_of(model.config.family, file.name)  # (N, V)
     parity = compare("llama.cpp", ours, logits, [theirs], ids=ids, generations=generations, n_new=n_new, bounds=bounds)
     difference = logits.double().log_softmax(dim=-1) - theirs
     parity = replace(parity, max_difference=difference.abs().max().item())
@@ -115,22 +114,18 @@ def compare_with_llama_cpp(
     return replace(parity, bits_per_byte_lost=lost * len(text_ids) / len(text.encode()))
 
 
-def _split(text: str) -> list[str]:
-    return [text[at : at + MAX_CHARACTERS] for at in range(0, len(text), MAX_CHARACTERS)]
+def _texts(tokenizer: Tokenizer, text: str) -> Iterator[str]:
+    parts = [text[at : at + MAX_CHARACTERS] for at in range(0, len(text), MAX_CHARACTERS)]
+    return map(tokenizer.normalize, (*HOSTILE_TEXTS, *MORE_TEXTS, *PROMPTS, *parts))
 
 
-def _draw_prompts(vocab_size: int, longest: int, seed: int) -> list[list[int]]:
+def _draw_prompts(vocab_size: int, longest: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
     """Return N_PROMPTS random prompts of more and more tokens, and N_CONTINUATIONS of a few to continue."""
     generator = torch.Generator().manual_seed(seed)
     lengths = [max(longest * number // N_PROMPTS, 1) for number in range(1, N_PROMPTS + 1)]
     lengths += [min(4, longest)] * N_CONTINUATIONS
-    return [torch.randint(0, vocab_size, (length,), generator=generator).tolist() for length in lengths]
-
-
-def _next_logits(model: GPT, prompts: list[list[int]]) -> Tensor:
-    """Return logits (N, V) of the token after each prompt."""
-    hidden = [model.run_blocks(model.embedding(torch.tensor([prompt])))[0, -1] for prompt in prompts]
-    return model.head(torch.stack(hidden))
+    prompts = [torch.randint(0, vocab_size, (length,), generator=generator).tolist() for length in lengths]
+    return prompts[:N_PROMPTS], prompts[N_PROMPTS:]
 
 
 def _scored_tokens(ids: list[int], start: int, context: int) -> tuple[list[list[int]], list[int]]:
@@ -161,19 +156,11 @@ class LlamaCpp:
 
     def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
         """Return the ids of a text, with the tokens that it begins with."""
-        tokens: list[int] = self.post("/tokenize", content=text, add_special=True, parse_special=parse_special)[
-            "tokens"
-        ]
-        return tokens
-
-    def chat_ids(self, messages: list[dict[str, str]]) -> list[int]:
-        """Return the ids of a conversation, as the server makes a prompt of messages."""
-        return self.tokenize(self.post("/apply-template", messages=messages)["prompt"], parse_special=True)
+        return list(self.post("/tokenize", content=text, add_special=True, parse_special=parse_special)["tokens"])
 
     def generate(self, prompt: list[int] | str, n_new: int) -> list[int]:
         """Return the greedy continuation, with the end of the text where it comes to one."""
-        tokens: list[int] = self.post("/completion", prompt=prompt, n_predict=n_new, **self.GREEDY)["tokens"]
-        return tokens
+        return list(self.post("/completion", prompt=prompt, n_predict=n_new, **self.GREEDY)["tokens"])
 
     def logprobs(self, prompt: list[int], vocab_size: int, letter: int) -> Tensor:
         """Return log-probabilities (V,) float64 of the next token; `letter` is the token of any ordinary text."""
@@ -202,9 +189,6 @@ def serve_file(file: Path, context: int, process: ProcessPoolExecutor | None = N
             own.shutdown()
 
 
-_SERVERS: list[Any] = []
-
-
 def start_server(file: str, context: int, threads: int) -> str:
     """Start a server in this process on a free port; return its address."""
     import xllamacpp
@@ -219,7 +203,5 @@ def start_server(file: str, context: int, threads: int) -> str:
     setting.cache_type_k = setting.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     server = xllamacpp.Server(setting)
     # xllamacpp 2026.10 sometimes blocks while a server is destroyed: this one ends with its process.
-    _SERVERS.append(server)
-    atexit.register(os._exit, 0)
-    address: str = server.listening_address
-    return address
+    atexit.register(lambda server: os._exit(0), server)
+    return str(server.listening_address)

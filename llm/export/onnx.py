@@ -9,7 +9,7 @@ the `present` of one call is the `past_key_values` of the next. The packages are
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ FILE = "model.onnx"
 WEIGHTS = "model.onnx_data"  # the name that Transformers.js loads
 MAX_BYTES = 2**31 * 9 // 10  # protocol buffers end at 2 GiB; a tenth is for the rest of the graph
 MIN_CONTEXT = 6
+Cache = list[Any]  # keys and values of each layer
 
 
 def cache_names(config: ModelConfig, name: str = "past_key_values") -> list[str]:
@@ -125,51 +126,42 @@ def compare_with_onnxruntime(file: Path, model: GPT, seed: int) -> Parity:
     ids, prompts, n_new = draw_tokens(model.config, seed)
     third = ids.shape[1] // 3
     cuts = [third, third + 1, max(third + 1, 2 * third)]  # several tokens, one, several, the rest
+    pieces: list[Tensor] = []
+    texts = [prompts]
     try:
-        session = _Session(file, model.config)
-        theirs = [session.logits([ids]), session.logits(ids.tensor_split(cuts, dim=1))]
-        whole = session.generate(prompts, n_new)
+        read = _reader(file, model.config)
+        whole, _ = read(ids, None)
+        cache = None
+        for piece in ids.tensor_split(cuts, dim=1):
+            if piece.shape[1]:
+                logits, cache = read(piece, cache)
+                pieces.append(logits)
+        cache = None
+        for _ in range(n_new):
+            logits, cache = read(texts[-1], cache)
+            texts.append(logits[:, -1].argmax(dim=-1, keepdim=True))
     except Exception as error:  # ONNX Runtime's errors have no narrower class in common
         problem = " ".join(str(error).split())
         raise UserError(f"{file.name}: expected a file that ONNX Runtime runs, {problem}") from None
-    generations = list(map(Generation, prompts.tolist(), whole.tolist()))
+    theirs = [whole, torch.cat(pieces, dim=1)]
+    generations = list(map(Generation, prompts.tolist(), torch.cat(texts, dim=1).tolist()))
     return compare("ONNX Runtime", ours, ours(ids), theirs, generations=generations, n_new=n_new)
 
 
-class _Session:
-    """A file in ONNX Runtime, on the CPU."""
+def _reader(file: Path, config: ModelConfig) -> Callable[[Tensor, Cache | None], tuple[Tensor, Cache]]:
+    """Return a function of ids (B, T) and the cache before them: logits (B, T, V) on the CPU, and the cache after."""
+    import onnxruntime
 
-    def __init__(self, file: Path, config: ModelConfig):
-        import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # errors are raised as well
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    inputs, outputs = cache_names(config), ["logits", *cache_names(config, "present")]
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 4  # errors are raised as well
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.config = config
-        self.cache: list[Any] = []
+    def read(ids: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+        empty = np.zeros((len(ids), config.n_key_heads, 0, config.head_dim), dtype=np.float32)
+        given = dict(zip(inputs, cache or [empty] * len(inputs), strict=True))
+        logits, *cache = session.run(outputs, {"input_ids": ids.numpy()} | given)
+        return torch.from_numpy(logits), cache
 
-    def begin(self, n_texts: int) -> None:
-        """Empty the cache."""
-        empty = np.zeros((n_texts, self.config.n_key_heads, 0, self.config.head_dim), dtype=np.float32)
-        self.cache = [empty for _ in cache_names(self.config)]
-
-    def read(self, ids: Tensor) -> Tensor:
-        """Return logits (B, T, V) of ids (B, T) after the cache, and add them to it."""
-        cache = zip(cache_names(self.config), self.cache, strict=True)
-        outputs = ["logits", *cache_names(self.config, "present")]
-        logits, *self.cache = self.session.run(outputs, {"input_ids": ids.numpy()} | dict(cache))
-        return torch.from_numpy(logits)
-
-    def logits(self, pieces: Sequence[Tensor]) -> Tensor:
-        """Return logits (B, T, V) of ids (B, T) that are read in several pieces."""
-        self.begin(len(pieces[0]))
-        return torch.cat([self.read(piece) for piece in pieces if piece.shape[1]], dim=1)
-
-    def generate(self, prompts: Tensor, n_new: int) -> Tensor:
-        """Return prompts (B, T) and the likeliest tokens after them (B, T + n_new), read one at a time."""
-        self.begin(len(prompts))
-        parts = [prompts]
-        for _ in range(n_new):
-            parts.append(self.read(parts[-1])[:, -1].argmax(dim=-1, keepdim=True))
-        return torch.cat(parts, dim=1)
+    return read

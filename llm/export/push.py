@@ -12,7 +12,7 @@ from pathlib import Path
 from llm.core.errors import UserError
 from llm.core.outputs import file_hash
 from llm.export import gguf, onnx
-from llm.export.clients import hf_folder
+from llm.export.convert import hf_folder
 from llm.export.hf.folder import CHAT_TEMPLATE, FILES, read_config_file
 
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
@@ -27,7 +27,6 @@ KNOWN = (
 WEIGHTS = {".safetensors", ".gguf", ".onnx", ".onnx_data"}
 _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
 _CARD_HASH = re.compile(r"^sha256 of `[^`]+`: `([0-9a-f]{64})`$", re.MULTILINE)  # the line in a card of the pipeline
-_REPO = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+(?<!\.git)")
 
 
 def files_to_push(folder: Path, converted: Path | None = None, card: Path | None = None) -> dict[str, Path]:
@@ -41,43 +40,21 @@ def files_to_push(folder: Path, converted: Path | None = None, card: Path | None
     files = {name: root / name for name in KNOWN for root in roots if (root / name).is_file()}
     if card is not None:
         files[CARD] = card
-    for name in REQUIRED:
-        if name not in files:
-            raise UserError(f"{hf}: expected an export with {', '.join(REQUIRED)}, {name} is missing")
-    for path in files.values():
-        _check_secrets(path)
-    if CARD in files:
-        _check_card(files[CARD], files["model.safetensors"])
+    if missing := [name for name in REQUIRED if name not in files]:
+        raise UserError(f"{hf}: expected an export with {', '.join(REQUIRED)}, {missing[0]} is missing")
+    _check_contents(files)
     return files
 
 
-def _check_secrets(path: Path) -> None:
-    if path.suffix not in WEIGHTS and _TOKEN.search(path.read_bytes()):
-        raise UserError(f"{path}: expected a file without secrets, it holds what looks like a token of the Hub")
-
-
-def _check_card(card: Path, weights: Path) -> None:
-    named = _CARD_HASH.search(card.read_text(encoding="utf-8", errors="replace"))  # a person's card has none
-    if named and named[1] != (found := file_hash(weights)):
-        raise UserError(
-            f"{card}: expected the card of the weights with the sha256 {found}, got one of {named[1]}; "
-            "dvc repro card writes the card again"
-        )
-
-
-def check_repo(repo: str) -> None:
-    """Raise UserError for an invalid name of a repository on the Hub."""
-    if not _REPO.fullmatch(repo):
-        raise UserError(f"REPO: expected OWNER/NAME of letters, digits, single - and ., and _, got {repo!r}")
-
-
-def find_token() -> str:
-    """Return the token in HF_TOKEN, or of `hf auth login`; UserError where none is found."""
-    from huggingface_hub import get_token
-
-    if token := get_token():
-        return token
-    raise UserError("expected a token that may write to the Hub, in HF_TOKEN or from `hf auth login`, found none")
+def _check_contents(files: dict[str, Path]) -> None:
+    for path in files.values():
+        if path.suffix not in WEIGHTS and _TOKEN.search(path.read_bytes()):
+            raise UserError(f"{path}: expected a file without secrets, it holds what looks like a token of the Hub")
+    text = files[CARD].read_text(encoding="utf-8", errors="replace") if CARD in files else ""
+    named = _CARD_HASH.search(text)  # a person's card has none
+    if named and named[1] != (found := file_hash(files["model.safetensors"])):
+        expected = f"expected the card of the weights with the sha256 {found}, got one of {named[1]}"
+        raise UserError(f"{files[CARD]}: {expected}; dvc repro card writes the card again")
 
 
 def describe_upload(files: dict[str, Path], repo: str, *, private: bool, revision: str) -> str:
@@ -91,18 +68,20 @@ def describe_upload(files: dict[str, Path], repo: str, *, private: bool, revisio
     return "\n".join(lines)
 
 
-def push(files: dict[str, Path], repo: str, token: str, *, private: bool, revision: str, message: str | None) -> str:
+def push(files: dict[str, Path], repo: str, *, private: bool, revision: str, message: str | None) -> str:
     """Create the repository and the branch where they are missing, upload the files; return the commit's address.
 
     UserError in one line for what the Hub refuses, and where it cannot be reached. With `private`, nothing is written
     to a repository that is public already.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
-    api = HfApi(token=token)
+    if get_token() is None:
+        raise UserError("expected a token that may write to the Hub, in HF_TOKEN or from `hf auth login`, found none")
+    api = HfApi()
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
     try:
-        api.create_repo(repo, private=private, exist_ok=True)
+        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
         if private and not api.repo_info(repo).private:
             raise UserError(f"--private: expected a private repository, {repo} exists and is public")
         if revision != "main":
@@ -115,16 +94,6 @@ def push(files: dict[str, Path], repo: str, token: str, *, private: bool, revisi
     return str(commit.commit_url)
 
 
-def _reason(error: BaseException) -> str:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    reason: object = error
-    hint = ""
-    if isinstance(error, HfHubHTTPError):
-        status, reason = error.response.status_code, error.server_message or error
-        hint = {401: "the token is not valid: ", 403: "the token may not write there: "}.get(status, "")
-        hint += f"status {status}, "
-    line = hint + (" ".join(str(reason).split()) or type(error).__name__)
-    if type(error) is RuntimeError and error.__cause__ is not None:  # it names the file, the cause the reason
-        return f"{line} {_reason(error.__cause__)}"
-    return line
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ if type(error) is RuntimeError else None  # the error names the file, its cause the reason
+    return " ".join(f"{error} {cause or ''}".split()) or type(error).__name__

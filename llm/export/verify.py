@@ -1,8 +1,8 @@
 """Compare an export with our model, as its users load it: with Transformers.
 
-What must agree is what a user sees: the ids of a text with the token that it begins with; the greedy continuation of
-a prompt; and the mean divergence of the next token's distribution. The largest difference of a logit is only reported:
-it grows with the size of logits, also where no generated text changes.
+What must agree is what a user sees: the ids of a text with the token that it begins with, the greedy continuation of
+a prompt, and the mean divergence of the next token. The largest difference of a logit grows with the size of logits,
+also where no generated text changes, and is only reported.
 """
 
 from collections.abc import Sequence
@@ -82,8 +82,15 @@ class Parity:
         mismatches = self.tokenization_mismatches + self.generation_mismatches
         return self.divergence <= self.max_divergence and mismatches == 0
 
-    def figures(self) -> dict[str, float]:
-        """Return the metrics of a stage."""
+    def figures(self, where: Path) -> dict[str, float]:
+        """Return the metrics of a stage; UserError for a client that does not agree."""
+        if not self.agrees:
+            raise UserError(
+                f"{where}: expected the same token ids and greedy texts in {self.client} and a mean divergence of at "
+                f"most {self.max_divergence:g} nats, got {self.tokenization_mismatches} of {self.texts} texts with "
+                f"other ids, {self.generation_mismatches} of {self.continuations} other texts and "
+                f"{self.divergence:.2g} nats"
+            )
         kind = "logprob" if self.client == "llama.cpp" else "logit"
         return {
             f"max_{kind}_difference": float(f"{self.max_difference:.3g}"),
@@ -92,14 +99,6 @@ class Parity:
             "generation_mismatches": self.generation_mismatches,
             "continuations": self.continuations,
         }
-
-    def describe(self) -> str:
-        """Return the sentence for a client that does not agree."""
-        return (
-            f"expected the same token ids and greedy texts in {self.client} and a mean divergence of at most "
-            f"{self.max_divergence:g} nats, got {self.tokenization_mismatches} of {self.texts} texts with other ids, "
-            f"{self.generation_mismatches} of {self.continuations} other texts and {self.divergence:.2g} nats"
-        )
 
 
 @torch.no_grad()
@@ -169,19 +168,11 @@ def draw_tokens(config: ModelConfig, seed: int) -> tuple[Tensor, Tensor, int]:
     return texts, prompts, min(N_NEW_TOKENS, context - prompts.shape[1] + 1)
 
 
-def verify_transformers(folder: Path, model: GPT, seed: int, chat: Chat | None = None) -> dict[str, Any]:
-    """Return the figures of `compare_with_transformers`; UserError where it loads another model or gives other ids."""
-    parity = compare_with_transformers(folder, model, seed, chat=chat)
-    if not parity.agrees:
-        raise UserError(f"{folder}: {parity.describe()}")
-    return parity.figures()
-
-
 @torch.no_grad()
 def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "", chat: Chat | None = None) -> Parity:
-    """Compare the logits of random tokens, greedy continuations of them and of prompts, and ids of texts, in float32.
+    """Compare the logits of random tokens, greedy continuations, and the ids of hostile texts, in float32.
 
-    The texts are hostile ones, and a `text` as a whole where one is given; a `chat` goes through the template.
+    A `text` is compared as a whole where one is given; a `chat` goes through the template.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
@@ -216,10 +207,7 @@ def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "
 def compare_classifier_with_transformers(
     folder: Path, model: Classifier, tokenizer: Tokenizer, info: ClassifierInfo, seed: int, text: str = ""
 ) -> Parity:
-    """Compare the scores of random texts of several lengths in one batch, and ids of texts, in float32.
-
-    The ids are those of hostile texts, and of a `text` where one is given, with their frame and truncated.
-    """
+    """Compare the scores of random texts of several lengths in one batch, and the ids of texts, in float32."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     silence_transformers()

@@ -7,24 +7,29 @@ loop, where all streams wait, is bounded by `MAX_BODY_BYTES`.
 """
 
 import asyncio
+import http
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi import Request as Connection
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llm.serve.errors import RequestError, shorten
 from llm.serve.exchange import Exchange
-from llm.serve.openapi import describe, error_responses, json_of
 from llm.serve.responses import ChatResponse, CompletionResponse
 from llm.serve.schema import ChatRequest, CompletionRequest, Parsed, parse_request
 from llm.serve.served import Served
 
 MAX_BODY_BYTES = 2 * 1024**2  # the worst of them takes about 0.2 s to parse
+REFERENCE = "#/components/schemas/{model}"
+_TEXT, _NULLABLE = {"type": "string"}, {"type": ["string", "null"]}
+_ERROR = {"message": _TEXT, "type": _TEXT, "param": _NULLABLE, "code": _NULLABLE}
 
 
 def make_app(served: Served) -> FastAPI:
@@ -62,18 +67,39 @@ def make_app(served: Served) -> FastAPI:
     app = FastAPI(title="Groundup", lifespan=run_engine, docs_url=None, redoc_url=None, exception_handlers=handlers)
     gets: dict[str, Callable[..., Any]] = {"/health": health, "/v1/models": models, "/v1/models/{name}": model}
     for path, get in gets.items():
-        app.add_api_route(path, get, responses=error_responses(404) if "{name}" in path else None)
+        app.add_api_route(path, get, responses=_errors(404) if "{name}" in path else None)
         app.add_api_route(path, get, methods=["HEAD"], include_in_schema=False)
-    errors = error_responses(400, 404, 413, 500, 503)
     for path, post, kind in (
         ("/v1/completions", completions, CompletionRequest),
         ("/v1/chat/completions", chat_completions, ChatRequest),
     ):
-        body = {"requestBody": {"required": True, "content": json_of(kind.__name__)}}
+        body = {"requestBody": {"required": True, "content": _json_of(kind.__name__)}}
+        errors = _errors(400, 404, 413, 500, 503)
         app.add_api_route(path, post, methods=["POST"], responses=errors, openapi_extra=body)
-    described = describe(app)
+    described = _describe(app)
     app.openapi = lambda: described  # type: ignore[method-assign]
     return app
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """Return openapi.json, with the schemas of requests and errors, which FastAPI does not read itself."""
+    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    requests: Any = [(CompletionRequest, "validation"), (ChatRequest, "validation")]
+    schemas = models_json_schema(requests, ref_template=REFERENCE)[1]["$defs"]
+    error = {"type": "object", "properties": {"error": {"type": "object", "properties": _ERROR}}}
+    schema["components"] = {"schemas": {**schemas, "Error": error}}
+    for path in schema["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)  # FastAPI's own, which never occurs
+    return schema
+
+
+def _json_of(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": REFERENCE.format(model=name)}}}
+
+
+def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    return {code: {"description": http.HTTPStatus(code).phrase, "content": _json_of("Error")} for code in codes}
 
 
 async def _read(served: Served, connection: Connection, kind: type[Parsed]) -> Parsed:
@@ -90,10 +116,9 @@ async def _read(served: Served, connection: Connection, kind: type[Parsed]) -> P
     content_type = connection.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if not (media_type.startswith("application/") and media_type.endswith("json")):
-        got = shorten(content_type)
-        specified = f"the header 'Content-Type: {got}'" if content_type else "no header 'Content-Type'"
-        message = f"This API method only accepts 'application/json' requests, but you specified {specified}."
-        raise RequestError(f"Unsupported content type: '{got}'. {message}", code="unsupported_content_type")
+        message = "This API method only accepts 'application/json' requests"
+        got = f"you specified the header 'Content-Type: {shorten(content_type)}'"
+        raise RequestError(f"Unsupported content type. {message}, but {got}.", code="unsupported_content_type")
     request = parse_request(kind, bytes(body))
     served.card(request.model)
     return request

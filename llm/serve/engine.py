@@ -140,7 +140,6 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._wait():
-                self._evict()
                 self._admit()
                 self._step()
         finally:
@@ -152,19 +151,16 @@ class Engine:
             self._waiting.clear()
 
     def _wait(self) -> bool:
-        """Sleep while there is nothing to do; return False when the engine is closed."""
+        """Sleep while there is nothing to do; return whether the engine is open."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting or self._live)
             return not self._closed
 
-    def _evict(self) -> None:
-        """Free the slots of cancelled requests."""
+    def _admit(self) -> None:
+        """Free the slots of cancelled requests, and prefill waiting prompts while slots are free."""
         for slot in [slot for slot in self._live if slot[0].cancelled]:
             self._release(slot)
             slot[0].on_delta(ABORTED)
-
-    def _admit(self) -> None:
-        """Prefill waiting prompts while slots are free."""
         while self._waiting and self._free:
             request = self._waiting.popleft()
             if request.cancelled:

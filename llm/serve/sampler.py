@@ -1,4 +1,4 @@
-"""Sampling for one text: logits of the next token in, an id and its log-probabilities out."""
+"""Sampling for one text: logits of the next token in, an id and its log-probability out."""
 
 from dataclasses import dataclass
 
@@ -37,15 +37,14 @@ class Sampler:
     def sample(self, logits: Tensor) -> tuple[int, Logprob | None]:
         """Return an id from the logits (V,) of the next token, and its log-probability if asked for."""
         params, adjusted = self.params, logits
-        if params.frequency_penalty or params.presence_penalty:
-            self._counts = torch.zeros_like(logits) if self._counts is None else self._counts
-            adjusted = penalized(logits, self._counts, params.frequency_penalty, params.presence_penalty)
+        counts = self._counts = torch.zeros_like(logits) if self._counts is None else self._counts
+        if params.frequency_penalty or params.presence_penalty:  # as OpenAI defines them
+            adjusted = logits - params.frequency_penalty * counts - params.presence_penalty * (counts > 0)
         if params.temperature:
             token = inverse_cdf_sample(filtered(adjusted, params), self._generator.random())
         else:
             token = greedy(adjusted)
-        if self._counts is not None:
-            self._counts[token] += 1
+        counts[token] += 1
         return token, None if params.n_logprobs is None else logprob_of(logits, token, params.n_logprobs)
 
 
@@ -57,15 +56,6 @@ def inverse_cdf_sample(logits: Tensor, u: float) -> int:
     """
     sums = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     return int(torch.searchsorted(sums, u * sums[-1], right=True))
-
-
-def penalized(logits: Tensor, counts: Tensor, frequency: float, presence: float) -> Tensor:
-    """Subtract `frequency` for each time that an id was sampled, and `presence` if it was at all, as OpenAI does.
-
-    >>> penalized(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.0, 1.0, 2.0]), 0.5, 0.25)
-    tensor([ 1.0000,  0.2500, -0.2500])
-    """
-    return logits - frequency * counts - presence * (counts > 0)
 
 
 def logprob_of(logits: Tensor, token: int, n: int) -> Logprob:

@@ -4,7 +4,6 @@ A field that would change the response and is not served is refused; one that ch
 counts as absent, at any depth: client libraries write out all of an object's fields.
 """
 
-from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
@@ -38,22 +37,20 @@ class Strict(BaseModel):
         return value is None or key in cls.harmless or value in cls.defaults.get(key, ())
 
 
-def _kind_of_prompt(value: Any) -> str | None:
+def _kind(value: Any) -> str | None:
     match value:
+        case str():
+            return TEXT
         case [int(), *_]:
             return TOKENS
         case [list(), *_]:
             return TOKEN_LISTS
-    return _kind(value)
+    return LIST if isinstance(value, list) else None
 
 
-def _kind(value: Any) -> str | None:
-    return TEXT if isinstance(value, str) else LIST if isinstance(value, list) else None
-
-
-def _one_of(names: str, choose: Callable[[Any], str | None] = _kind) -> Discriminator:
+def _one_of(names: str) -> Discriminator:
     """Choose an alternative before validation, so that errors are those of this one alone."""
-    return Discriminator(choose, custom_error_type="wrong_type", custom_error_message=f"one of {names}")
+    return Discriminator(_kind, custom_error_type="wrong_type", custom_error_message=f"one of {names}")
 
 
 Text = Annotated[str, Tag(TEXT)]
@@ -62,9 +59,8 @@ Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS, fail_fast
 TokenLists = Annotated[list[Tokens], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True), Tag(TOKEN_LISTS)]
 Prompt = Annotated[
     Text | Texts | Annotated[Tokens, Tag(TOKENS)] | TokenLists,
-    _one_of("a string, array of strings, array of integers or array of arrays of integers", _kind_of_prompt),
+    _one_of("a string, array of strings, array of integers or array of arrays of integers"),
 ]
-
 StopText = Annotated[str, Field(min_length=1)]
 StopTexts = Annotated[list[StopText], Field(max_length=4, fail_fast=True), Tag(LIST)]
 Stop = Annotated[Annotated[StopText, Tag(TEXT)] | StopTexts, _one_of("a string or array of strings")]

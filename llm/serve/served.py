@@ -11,7 +11,6 @@ from llm.model.gpt import GPT
 from llm.serve.engine import Engine
 from llm.serve.errors import RequestError, shorten
 from llm.tokens.special import IM_END
-from llm.tokens.tokenize import token_lengths
 from llm.tokens.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
@@ -23,8 +22,6 @@ class Served:
     def __init__(self, name: str, model: GPT, tokenizer: Tokenizer, chats: bool, n_slots: int):
         self.name, self.tokenizer, self.chats, self.created = name, tokenizer, chats, int(time.time())
         self.context_length = model.config.context_length
-        # In bytes; None where a token may stand for any number of them.
-        self.longest_token = int(token_lengths(tokenizer).max()) if tokenizer.lossless else None
         stop_ids = {*tokenizer.eos_ids, *([tokenizer.special[IM_END]] if chats else [])}
         self.engine = Engine(model, n_slots, frozenset(stop_ids), tokenizer.vocab_size)
         self._tokenizing = ThreadPoolExecutor(1, "tokenizing")
@@ -48,7 +45,6 @@ class Served:
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """Encode a prompt; a text begins as the documents of training do, after the id that separates them."""
         if isinstance(prompt, str):
-            self._check_size(prompt, "prompt")
             prompt = self.tokenizer.prompt(prompt)
         self._check_length(len(prompt), "prompt")
         if max(prompt) >= self.tokenizer.vocab_size:
@@ -58,18 +54,12 @@ class Served:
 
     def message_ids(self, messages: list[tuple[str, str]]) -> list[int]:
         """Encode a conversation by the chat template."""
-        self._check_size("".join(text for _, text in messages), "messages")
         ids = conversation_ids(self.tokenizer, messages)
         self._check_length(len(ids), "messages")
         return ids
 
-    def _check_size(self, text: str, param: str) -> None:
-        """Refuse a text that is too long however it is tokenized."""
-        if self.longest_token is not None:
-            self._check_length(len(text.encode()) // self.longest_token, param, "at least ")
-
-    def _check_length(self, n_tokens: int, param: str, at_least: str = "") -> None:
+    def _check_length(self, n_tokens: int, param: str) -> None:
         if n_tokens > self.context_length:
             limit = f"This model's maximum context length is {self.context_length} tokens."
-            message = f"{limit} However, your {param} resulted in {at_least}{n_tokens} tokens."
+            message = f"{limit} However, your {param} resulted in {n_tokens} tokens."
             raise RequestError(f"{message} Please reduce the length of the {param}.", param, "context_length_exceeded")

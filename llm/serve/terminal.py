@@ -3,7 +3,8 @@
 lines → messages, after all earlier ones → the answer, in pieces
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -16,8 +17,7 @@ from llm.finetune.shared.chat import conversation_ids
 from llm.model.generate import SamplingParams, generate, sampler
 from llm.model.gpt import GPT
 from llm.model.text_stream import stream_text
-from llm.serve.chat import Message, can_chat
-from llm.serve.run import load
+from llm.serve.run import Message, load
 from llm.tokens.special import IM_END
 from llm.tokens.tokenizer import Tokenizer
 
@@ -60,19 +60,19 @@ class Conversation:
         self.turns = turns[n_dropped:]
         return n_dropped // 2
 
-    def answer(self) -> Generator[str]:
-        """Yield the answer to the last message in pieces; it is added to the conversation, also if cut short."""
+    def answer(self, out: TextIO) -> None:
+        """Print the answer to the last message and add it to the conversation; Ctrl-C cuts it short."""
         options, ids = self.options, self._ids(self.turns)
         n_tokens = min(options.max_tokens, self.model.config.context_length - len(ids) + 1)
         choose = sampler(SamplingParams(options.temperature, top_p=options.top_p), self._generator)
         stop_ids = self.tokenizer.eos_ids | {self.tokenizer.special[IM_END]}
         pieces = []
-        try:
+        with suppress(KeyboardInterrupt):
             for piece in stream_text(generate(self.model, ids, n_tokens, choose, stop_ids), self.tokenizer.decode):
                 pieces.append(piece)
-                yield piece
-        finally:
-            self.turns.append(("assistant", "".join(pieces)))
+                print(piece, end="", file=out, flush=True)
+        self.turns.append(("assistant", "".join(pieces)))
+        print(file=out, flush=True)
 
     def _ids(self, turns: list[Message]) -> list[int]:
         system = [("system", self.options.system)] if self.options.system else []
@@ -84,12 +84,13 @@ def chat(folder: Path, options: GenerationOptions, lines: TextIO, out: TextIO, m
 
     UserError for a model without a chat template, and for a message that does not fit.
     """
-    if (folder / "config.json").exists() and not can_chat(folder):
+    model, tokenizer, chats = load(folder)
+    if not chats:
         raise UserError(f"{folder}: expected a model with a chat template, got none; use: python -m llm generate")
-    conversation = Conversation(*load(folder), options)
+    conversation = Conversation(model, tokenizer, options)
     if message is not None:
         conversation.add_user(message)
-        _answer(conversation, out)
+        conversation.answer(out)
         return
     for line in _read(lines, out):
         match line.strip():
@@ -104,19 +105,9 @@ def chat(folder: Path, options: GenerationOptions, lines: TextIO, out: TextIO, m
                 try:
                     if n_dropped := conversation.add_user(user):
                         print(f"(the context is full: the oldest {n_dropped} turns were dropped)", file=out)
-                    _answer(conversation, out)
+                    conversation.answer(out)
                 except UserError as error:
                     print(f"({error})", file=out, flush=True)
-
-
-def _answer(conversation: Conversation, out: TextIO) -> None:
-    answer = conversation.answer()
-    try:
-        for piece in answer:
-            print(piece, end="", file=out, flush=True)
-    except KeyboardInterrupt:
-        answer.close()
-    print(file=out, flush=True)
 
 
 def _read(lines: TextIO, out: TextIO) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from llm.__main__ import app
 from llm.core.errors import UserError
 from llm.export import verify
-from llm.export.clients import verify_export
+from llm.export.convert import verify_export
 from llm.export.gguf import write_gguf
 from llm.export.hf.classifier import ClassifierInfo, write_classifier
 from llm.model.classifier import Classifier

@@ -10,12 +10,11 @@ import tokenizers
 from pydantic import ValidationError
 
 from llm.core.errors import UserError
-from llm.export.formats import PRE_TOKENIZERS, export_problems, folder_problem
-from llm.export.gguf import describe_vocabulary, write_gguf
+from llm.export.formats import PRE_TOKENIZERS, ExportParams, Format, export_problems, folder_problems
+from llm.export.gguf import pre_tokenizer_of, write_gguf
 from llm.export.hf.config import ARCHITECTURES
 from llm.export.hf.folder import write_folder
 from llm.export.hf.supported import FAMILIES
-from llm.export.params import ExportParams, Format
 from llm.export.verify import compare_with_transformers
 from llm.model.config import ModelConfig, ModelParams
 from llm.tokens.bpe import PATTERNS, train_bpe
@@ -78,11 +77,11 @@ def test_every_family_is_exported_with_every_tokenizer(tmp_path, draw_gpt, token
     problems = export_problems(["gguf-f16"], model.config, tokenize_params(**changes))
     if kind in PRE_TOKENIZERS:
         assert problems == []
-        describe_vocabulary(library)
+        pre_tokenizer_of(library)
     else:
         assert "tokenize." in problems[0] and problems[0].endswith("; or leave the format out")
         with pytest.raises(UserError, match="expected a byte-level BPE"):
-            describe_vocabulary(library)
+            pre_tokenizer_of(library)
 
 
 def test_a_regular_expression_or_a_pretrained_tokenizer_is_read(
@@ -115,15 +114,14 @@ def test_onnx_needs_keys_and_values(config, tokenize_params, shape):
 
 
 def test_a_base_is_checked_before_it_is_finetuned(tmp_path, exported_folder, draw_gpt):
-    assert folder_problem(exported_folder, list(get_args(Format))) is None
+    assert folder_problems(list(get_args(Format)), exported_folder) == []
     train_bpe(TEXTS, 300, "cl100k").save(str(tmp_path / "tokenizer.json"))
     write_folder(tmp_path / "other", draw_gpt(), tmp_path / "tokenizer.json")
-    assert folder_problem(tmp_path / "other", ["onnx"]) is None
-    assert "export.formats: gguf-q8_0: expected a byte-level BPE" in folder_problem(
-        tmp_path / "other", ["onnx", "gguf-q8_0"]
-    )
+    assert folder_problems(["onnx"], tmp_path / "other") == []
+    (problem,) = folder_problems(["onnx", "gguf-q8_0"], tmp_path / "other")
+    assert problem.startswith("export.formats: gguf-q8_0: expected a byte-level BPE")
 
 
 def test_a_repeated_format_is_refused():
-    with pytest.raises(ValidationError, match="expected each of formats once, got gguf-f16, gguf-f16"):
+    with pytest.raises(ValidationError, match="expected each format once, got gguf-f16, gguf-f16"):
         ExportParams(formats=["gguf-f16", "gguf-f16"])

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from llm.__main__ import app
 from llm.export import llama_cpp, verify
-from llm.export.gguf import write_gguf
+from llm.export.gguf import FILES, write_gguf
 from llm.export.hf.base import open_tokenizer
 from llm.export.hf.folder import read_folder, write_folder
 from llm.export.llama_cpp import bounds_of
@@ -102,5 +102,5 @@ def test_a_changed_weight_and_other_token_ids_are_found(exported_folder, monkeyp
     ],
 )
 def test_bounds_decide_on_agreement(change, format_, agrees):
-    parity = Parity("llama.cpp", 1e-5, 1e-9, 0, 16, 0, 20, max_divergence=bounds_of("qwen3", format_).divergence)
+    parity = Parity("llama.cpp", 1e-5, 1e-9, 0, 16, 0, 20, max_divergence=bounds_of("qwen3", FILES[format_]).divergence)
     assert replace(parity, **change).agrees is agrees

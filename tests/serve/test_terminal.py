@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from llm import __main__ as command_line
 from llm.core.errors import UserError
 from llm.finetune.shared.chat import conversation_ids
-from llm.serve.chat import can_chat
 from llm.serve.run import load
 from llm.serve.terminal import Conversation, GenerationOptions, chat
 
@@ -51,14 +50,14 @@ def test_a_template_of_others_is_rendered_as_transformers_does(tmp_path, exporte
     from transformers import AutoTokenizer
 
     folder = shutil.copytree(exported_folder, tmp_path / "others")
-    assert not can_chat(folder)
+    assert not load(folder)[2]
     if place == "chat_template.jinja":
         (folder / place).write_text(OTHERS)
     else:
         content = json.loads((folder / place).read_text())
         (folder / place).write_text(json.dumps(content | {"chat_template": OTHERS}))
-    assert can_chat(folder)
-    _, tokenizer = load(folder)
+    _, tokenizer, chats = load(folder)
+    assert chats
     ids = conversation_ids(tokenizer, [("user", "Why?")])
     text = "<|endoftext|>[user] Why?\n[assistant]"
     assert ids == AutoTokenizer.from_pretrained(folder).encode(text, add_special_tokens=False)
@@ -80,11 +79,13 @@ def test_earlier_turns_are_read_until_a_reset(talker, tokenizer):
     answers = []
     for user in ("Why?", "Why?"):
         assert talk.add_user(user) == 0
-        answers.append("".join(talk.answer()))
+        talk.answer(io.StringIO())
+        answers.append(talk.turns[-1][1])
     assert talk.turns == [("user", "Why?"), ("assistant", answers[0]), ("user", "Why?"), ("assistant", answers[1])]
     talk.reset()
     talk.add_user("Why?")
-    assert "".join(talk.answer()) == answers[0] != answers[1]
+    talk.answer(io.StringIO())
+    assert talk.turns[-1][1] == answers[0] != answers[1]
 
 
 def test_new_starts_over_and_quit_ends(chat_folder):
@@ -97,7 +98,7 @@ def test_the_oldest_turns_are_dropped_when_the_context_is_full(draw_gpt, tokeniz
     dropped = 0
     for number in range(12):
         dropped += talk.add_user(f"Why {number}?")
-        list(talk.answer())
+        talk.answer(io.StringIO())
         assert len(conversation_ids(tokenizer, talk.turns[:-1])) <= 96 - 12 + 1
     assert dropped == 12 - len(talk.turns) // 2 > 0
     assert talk.turns[-2][1] == "Why 11?"

@@ -8,9 +8,9 @@ import pytest
 from llm.core.errors import UserError
 from llm.export import convert as formats
 from llm.export import verify
+from llm.export.formats import ExportParams
 from llm.export.hf.classifier import ClassifierInfo, write_classifier
 from llm.export.hf.folder import FILES, write_folder
-from llm.export.params import ExportParams
 from llm.export.verify import Parity
 from llm.finetune.shared.chat import TEMPLATE
 from llm.model.classifier import Classifier

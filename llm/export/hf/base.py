@@ -1,21 +1,24 @@
-"""A folder of weights as the model that finetuning, pretraining or generation starts from.
+"""A Hugging Face folder as the model that finetuning, pretraining or generation starts from.
 
 tokenizer.json     50257 tokens           →  50262: <|pad|>, <|bos|>, <|eos|>, <|im_start|>, <|im_end|>
 model.safetensors  embedding (50257, D)   →  (50262, D), the new rows as `resize_embeddings` makes them
 """
 
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from llm.core.errors import UserError
 from llm.export.hf.folder import read_config_file, read_folder
-from llm.export.hf.tensors import read_object
+from llm.export.hf.tensors import read_object, shorten
+from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT
-from llm.model.weights import load_model, resize_embeddings
+from llm.model.weights import load_model, resize_embeddings, set_weights
 from llm.tokens.pretrained import read_pretrained
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.templates import with_bos
@@ -88,18 +91,48 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.vocab_size = n_known
     library, ids = _library(folder), grown.get_vocab()
     tokenizer.prefix_ids = [ids[str(library.id_to_token(token))] for token in prefix_ids(library)]
-    tokenizer.eos_ids = frozenset({tokenizer.end_of_text, *_eos_ids(folder)})
+    paths = [path for name in ("generation_config.json", "config.json") if (path := folder / name).exists()]
+    ends: Any = next((found for path in paths if (found := read_object(path).get("eos_token_id")) is not None), [])
+    known = [token for token in (ends if isinstance(ends, list) else [ends]) if type(token) is int]
+    tokenizer.eos_ids = frozenset({tokenizer.end_of_text, *known})
     return tokenizer
-
-
-def _eos_ids(folder: Path) -> list[int]:
-    """Return the `eos_token_id` of generation_config.json, or where it has none of config.json."""
-    for path in (folder / "generation_config.json", folder / "config.json"):
-        ids = read_object(path).get("eos_token_id") if path.exists() else None
-        if ids is not None:
-            return [token for token in (ids if isinstance(ids, list) else [ids]) if type(token) is int]
-    return []
 
 
 def _library(folder: Path) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def read_first_weights(folder: Path, shape: ModelConfig, tokenizer_file: Path) -> GPT:
+    """Return a model of `shape` for pretraining with the folder's weights, for ids of `tokenizer_file`.
+
+    Its context may be shorter. UserError where the folder's tokenizer gives other ids, or keys of the shape differ.
+    """
+    grown, n_known = read_tokenizer(folder)
+    own, theirs = (json.loads(of.to_str()) for of in (tokenizers.Tokenizer.from_file(str(tokenizer_file)), grown))
+    if any(own[part] != theirs[part] for part in ("added_tokens", "normalizer", "pre_tokenizer", "model")):
+        raise UserError(
+            f"pretrain.init_from: expected the same tokenizer in {folder} and {tokenizer_file}, got two that differ; "
+            f"tokenize.pretrained: {folder} uses the first for the corpus"
+        )
+    base = read_base(folder, n_known, shape.vocab_size)
+    _check_shape(shape, base.config, folder)
+    model = GPT(shape.model_copy(update={"head_width": base.config.head_width}))
+    weights = {name: weight.detach() for name, weight in base.named_parameters()}
+    if "positions.weight" in weights:
+        weights["positions.weight"] = weights["positions.weight"][: shape.context_length]
+    set_weights(model, weights, folder)
+    return model
+
+
+def _check_shape(shape: ModelConfig, expected: ModelConfig, folder: Path) -> None:
+    if shape.context_length > expected.context_length:
+        raise UserError(
+            f"sample.context_length: expected at most the {expected.context_length} tokens of {folder} "
+            f"(pretrain.init_from), got {shape.context_length}"
+        )
+    unused = {"dropout"} | ({"rope_theta"} if expected.position_scheme != "rope" else set())
+    theirs, ours = (of.model_dump() | {"positions": of.position_scheme} for of in (expected, shape))
+    keys = [key for key in ModelParams.model_fields if key not in unused and theirs[key] != ours[key]]
+    if keys:
+        differing = shorten(f"model.{key}: expected {theirs[key]}, got {ours[key]}" for key in keys)
+        raise UserError(f"pretrain.init_from: {folder} has another shape: {differing}")

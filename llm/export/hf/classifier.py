@@ -19,7 +19,7 @@ from llm.core.errors import UserError
 from llm.core.outputs import write_json
 from llm.export.hf.config import BY_NAME, MAX_CONTEXT, describe_model, refuse
 from llm.export.hf.folder import describe_tokenizer, read_config_file, read_model, rename_weights
-from llm.export.hf.tensors import list_tensors, read_object, read_tensors, shorten, write_tensors
+from llm.export.hf.tensors import check_tensors, list_tensors, read_object, read_tensors, shorten, write_tensors
 from llm.model.classifier import Classifier
 from llm.tokens.special import END_OF_TEXT
 from llm.tokens.templates import has_classifier_template, min_tokens, with_classifier_template
@@ -101,15 +101,18 @@ def read_classifier(folder: Path) -> tuple[Classifier, Tokenizer, ClassifierInfo
     tokenizer, info = Tokenizer.load(tokenizer_file), _read_info(content, folder)
     if not has_classifier_template(read_library(tokenizer_file)):
         raise UserError(f"{tokenizer_file}: expected the post_processor of `llm.tokens.templates`, got another one")
-    stored = list_tensors(folder)
-    if SCORE not in stored:
-        raise UserError(f"{folder}: {SCORE} is missing, the scores of {len(info.labels)} labels")
     # A classifier has no language model head, and a tied head needs no tensor.
     trunk = {"architectures": [LANGUAGE_MODELS[content["architectures"][0]]], "tie_word_embeddings": True}
     model = Classifier(read_model(content | trunk, folder, beside=frozenset({SCORE})), len(info.labels)).eval()
-    _check_sizes(folder, model, tokenizer, info, stored[SCORE].shape)
+    config, stored = model.trunk.config, {name: of for name, of in list_tensors(folder).items() if name == SCORE}
+    check_tensors(stored, {SCORE: model.score.weight}, f"{len(info.labels)} labels", folder)
+    if (n_tokens := tokenizer.vocab_size) > config.vocab_size:
+        raise UserError(f"{folder}: expected at most the model's {config.vocab_size} tokens, got {n_tokens}")
+    if info.max_tokens > config.context_length:
+        most = f"at most the model's context of {config.context_length}"
+        refuse(folder / "tokenizer_config.json", "model_max_length", most, info.max_tokens)
     with torch.no_grad():
-        model.score.weight.copy_(read_tensors({SCORE: stored[SCORE]})[SCORE])
+        model.score.weight.copy_(read_tensors(stored)[SCORE])
     return model, tokenizer, info
 
 
@@ -117,19 +120,6 @@ def is_classifier(content: dict[str, Any]) -> bool:
     """Return whether a config.json is of a classifier."""
     names = content.get("architectures")
     return isinstance(names, list) and len(names) == 1 and names[0] in list(LANGUAGE_MODELS)
-
-
-def _check_sizes(
-    folder: Path, model: Classifier, tokenizer: Tokenizer, info: ClassifierInfo, shape: tuple[int, ...]
-) -> None:
-    config, expected = model.trunk.config, tuple(model.score.weight.shape)
-    if shape != expected:
-        raise UserError(f"{folder}: {SCORE}: expected shape {expected}, got {shape}")
-    if (n_tokens := tokenizer.vocab_size) > config.vocab_size:
-        raise UserError(f"{folder}: expected at most the model's {config.vocab_size} tokens, got {n_tokens}")
-    if info.max_tokens > config.context_length:
-        most = f"at most the model's context of {config.context_length}"
-        refuse(folder / "tokenizer_config.json", "model_max_length", most, info.max_tokens)
 
 
 def _read_info(content: dict[str, Any], folder: Path) -> ClassifierInfo:

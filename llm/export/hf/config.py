@@ -71,12 +71,7 @@ class _LlamaKeys(_Shape):
 
 
 class _Llama(_LlamaKeys):
-    attention_bias: Literal[False] = False
-    mlp_bias: Literal[False] = False
-
-
-class _BiasedLlama(_LlamaKeys):
-    attention_bias: Literal[True] = True
+    attention_bias: bool = False  # true is BIASED_LLAMA
     mlp_bias: Literal[False] = False
 
 
@@ -135,7 +130,7 @@ BY_NAME = {of.language_model: of for of in ARCHITECTURES}
 # Qwen2 under another name. With the type qwen2 Transformers 5 composes characters (NFC) and splits by Qwen2's pattern,
 # whatever tokenizer.json says; with this one it reads the file. Llama has biases on all four projections of attention,
 # so the fourth one's are zero.
-BIASED_LLAMA = Architecture("qwen2", "LlamaForCausalLM", "LlamaForSequenceClassification", _BiasedLlama)
+BIASED_LLAMA = Architecture("qwen2", "LlamaForCausalLM", "LlamaForSequenceClassification", _Llama)
 
 
 def architecture_of(content: dict[str, Any], path: Path) -> Architecture:
@@ -156,18 +151,17 @@ def read_shape(content: dict[str, Any], stored: dict[str, Stored], path: Path) -
     """
     family, _, _, schema = architecture_of(content, path)
     shape = _read_keys(schema, content, path)
-    values = {name: getattr(shape, name) for name in ModelConfig.model_fields if hasattr(shape, name)}
     if (n_layers := count_layers(family, stored)) != shape.n_layers:
         refuse(path, str(schema.model_fields["n_layers"].alias), f"{n_layers} as in the weights", shape.n_layers)
+    window = getattr(shape, "sliding_window", None) or shape.context_length
+    if window < shape.context_length:
+        refuse(path, "sliding_window", f"nothing or at least max_position_embeddings, {shape.context_length}", window)
+    values = {name: getattr(shape, name) for name in ModelConfig.model_fields if hasattr(shape, name)}
+    values |= {"family": family, "attention": "grouped", "positions": None, "dropout": 0.0}
     if family == "gpt2":
         values |= {"n_kv_heads": shape.n_heads, "rope_theta": 10000.0}  # which nothing uses
     else:
         values |= {"rope_theta": _rope_theta(shape, path), "head_width": _head_width(shape, stored, path)}
-    window = getattr(shape, "sliding_window", None) or shape.context_length
-    if window < shape.context_length:
-        expected = f"nothing or at least max_position_embeddings, {shape.context_length}"
-        refuse(path, "sliding_window", expected, window)
-    values |= {"family": family, "attention": "grouped", "positions": None, "dropout": 0.0}
     config: ModelConfig = params.check(ModelConfig, values, "model", path)
     return config
 
@@ -185,7 +179,6 @@ def refuse(path: Path, key: str, expected: str, got: Any) -> NoReturn:
 
 
 def _rope_theta(shape: Any, path: Path) -> float:
-    """Return the base of the wavelengths, which may be in three places."""
     places = (shape.rope_theta, shape.rope_parameters.rope_theta, shape.rope_scaling.rope_theta)
     thetas = [theta for theta in places if theta is not None] or [10000.0]
     if len(set(thetas)) > 1:
@@ -198,19 +191,20 @@ def _head_width(shape: Any, stored: dict[str, Stored], path: Path) -> int | None
     name = "model.layers.0.self_attn.q_proj.weight"
     if name not in stored or not stored[name].shape:
         return None  # `check_tensors` refuses the file
-    rows = stored[name].shape[0]
-    if rows % shape.n_heads:
-        refuse(path, "num_attention_heads", f"a divisor of {rows}, the rows of {name}", shape.n_heads)
-    width = rows // shape.n_heads
-    if (head_dim := shape.head_dim or shape.d_model // shape.n_heads) != width:
-        refuse(path, "head_dim", f"{width} as in the weights", head_dim)
-    return None if rows == shape.d_model else width
+    rows, n_heads = stored[name].shape[0], shape.n_heads
+    if (head_dim := shape.head_dim or shape.d_model // n_heads) * n_heads != rows:
+        expected = f"{rows / n_heads:g} ({rows} rows of {name}, num_attention_heads {n_heads})"
+        refuse(path, "head_dim", expected, head_dim)
+    return None if rows == shape.d_model else head_dim
 
 
 def describe_model(config: ModelConfig, tokenizer: Tokenizer, library: tokenizers.Tokenizer) -> dict[str, Any]:
     """Return the content of a language model's config.json, beside the tokenizer `library`."""
-    model_type, architecture = _architecture_for(config, library)
+    model_type, architecture = config.family, next(of for of in ARCHITECTURES if of.family == config.family)
+    if model_type == "qwen2" and not _is_of_qwen2(library):
+        model_type, architecture = "llama", BIASED_LLAMA
     values = config.model_dump() | {"n_heads": config.n_query_heads, "n_kv_heads": config.n_key_heads}
+    values["attention_bias"] = architecture is BIASED_LLAMA
     content = {
         "architectures": [architecture.language_model],
         "model_type": model_type,
@@ -232,11 +226,7 @@ def describe_model(config: ModelConfig, tokenizer: Tokenizer, library: tokenizer
     return content
 
 
-def _architecture_for(config: ModelConfig, library: tokenizers.Tokenizer) -> tuple[str, Architecture]:
-    """Return the `model_type` and architecture with which AutoTokenizer reads the tokenizer as it is."""
-    if config.family == "qwen2":
-        content = json.loads(library.to_str())
-        splits_as_qwen2 = json.dumps(PATTERNS["qwen2"]) in json.dumps(content["pre_tokenizer"])
-        if content["normalizer"] != {"type": "NFC"} or not splits_as_qwen2:
-            return "llama", BIASED_LLAMA
-    return config.family, next(of for of in ARCHITECTURES if of.family == config.family)
+def _is_of_qwen2(library: tokenizers.Tokenizer) -> bool:
+    content = json.loads(library.to_str())
+    splits_as_qwen2 = json.dumps(PATTERNS["qwen2"]) in json.dumps(content["pre_tokenizer"])
+    return splits_as_qwen2 and content["normalizer"] == {"type": "NFC"}

@@ -63,11 +63,6 @@ def read_folder(folder: Path) -> GPT:
     return read_model(read_config_file(folder), folder)
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Read the shape of a folder's language model; no weight is read."""
-    return _read_headers(read_config_file(folder), folder)[0]
-
-
 def read_config_file(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json; UserError where there is none, with the reason of the stage that left it out."""
     if reason := skipped_reason(folder):
@@ -84,7 +79,7 @@ def skipped_reason(folder: Path) -> str | None:
 
 def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()) -> GPT:
     """Read the model that a language model's config.json describes; a folder's tensors `beside` it are ignored."""
-    config, architecture, stored = _read_headers(content, folder, beside)
+    config, architecture, stored = read_headers(content, folder, beside)
     with torch.device("meta"):  # shapes that take no memory
         ours: dict[str, Tensor] = dict(GPT(config).named_parameters())
     expected = rename_weights(config, {"attention_bias": architecture is BIASED_LLAMA}, ours)
@@ -105,10 +100,10 @@ def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = f
     return model
 
 
-def _read_headers(
+def read_headers(
     content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()
 ) -> tuple[ModelConfig, Architecture, dict[str, Stored]]:
-    """Return the shape, and the tensors by their names in Transformers."""
+    """Return the shape, and the tensors by their names in Transformers; no weight is read."""
     architecture = architecture_of(content, folder / "config.json")
     in_file = {name: tensor for name, tensor in list_tensors(folder).items() if name not in beside}
     stored = with_current_names(architecture.family, in_file)
@@ -122,7 +117,7 @@ def rename_weights(config: ModelConfig, content: dict[str, Any], weights: dict[s
 
 
 def _zero_biases(config: ModelConfig) -> dict[str, Tensor]:
-    """Return the biases that Llama has and Qwen2 has not, by their names in a folder."""
+    """Return the biases that Llama has and Qwen2 has not."""
     name = "model.layers.{}.self_attn.o_proj.bias"
     return {name.format(layer): torch.zeros(config.d_model) for layer in range(config.n_layers)}
 

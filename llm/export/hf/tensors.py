@@ -21,9 +21,10 @@ from llm.core import params
 from llm.core.errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FLOATS = ("F32", "F16", "BF16")
 MAX_SHOWN = 5
+_FILE_NAME = re.compile(r"[^/\\]+\.safetensors")
 
 
 class Stored(NamedTuple):
@@ -39,30 +40,31 @@ def list_tensors(folder: Path) -> dict[str, Stored]:
     """Return what the headers say of each tensor; UserError for an invalid file, or an index that leads elsewhere."""
     stored: dict[str, Stored] = {}
     for file in _files(folder):
-        for name, tensor in _read_header(file).items():
-            if name in stored:
-                raise UserError(f"{file}: {shorten([name])} is in {stored[name].file.name} as well")
-            stored[name] = tensor
+        try:
+            with safe_open(file, framework="pt") as opened:
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (it is not a mapping)
+                here = {name: Stored(file, name, tuple(of.get_shape()), of.get_dtype()) for name, of in slices.items()}
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file}: expected a safetensors file, {shorten([' '.join(str(error).split())])}") from None
+        if twice := stored.keys() & here.keys():
+            raise UserError(f"{file}: {shorten(twice)} is in {stored[min(twice)].file.name} as well")
+        stored |= here
     return stored
 
 
 def read_tensors(stored: dict[str, Stored]) -> dict[str, Tensor]:
-    """Read tensors in the dtype of the file; UserError names those that are not floats or hold NaN or infinity."""
+    """Read tensors in the dtype of the file; UserError names one that is not of floats, or holds NaN or infinity."""
     tensors: dict[str, Tensor] = {}
-    for file in sorted({tensor.file for tensor in stored.values()}):
-        here = {name: tensor for name, tensor in stored.items() if tensor.file == file}
-        if unlike := [f"{name} is {tensor.dtype}" for name, tensor in here.items() if tensor.dtype not in FLOATS]:
-            raise UserError(f"{file}: expected weights of {', '.join(FLOATS)}, got {shorten(unlike)}")
-        with safe_open(file, framework="pt") as opened:
-            read = {name: opened.get_tensor(tensor.name) for name, tensor in here.items()}
-        _check_finite(read, file)
-        tensors |= read
+    for name, tensor in stored.items():
+        with safe_open(tensor.file, framework="pt") as opened:
+            values: Tensor = opened.get_tensor(tensor.name)
+        if tensor.dtype not in FLOATS:
+            got = f"{shorten([name])} is {tensor.dtype}"
+            raise UserError(f"{tensor.file}: expected weights of {', '.join(FLOATS)}, got {got}")
+        if not values.isfinite().all():
+            raise UserError(f"{tensor.file}: expected finite weights, got NaN or infinity in {shorten([name])}")
+        tensors[name] = values
     return tensors
-
-
-def _check_finite(tensors: dict[str, Tensor], file: Path) -> None:
-    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise UserError(f"{file}: expected finite weights, got NaN or infinity in {shorten(broken)}")
 
 
 def check_tensors(stored: dict[str, Stored], expected: dict[str, Tensor], owner: str, folder: Path) -> None:
@@ -117,32 +119,16 @@ def _files(folder: Path) -> list[Path]:
         return [folder / SINGLE]
     if (folder / INDEX).exists():
         return _shards(folder / INDEX)
-    pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
+    pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
     instead = f", got {shorten(pickles)}: pickles can run code and are not opened" if pickles else ", it is missing"
     raise UserError(f"{folder / SINGLE}: expected weights as safetensors{instead}")
 
 
 def _shards(index: Path) -> list[Path]:
     places = read_object(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise UserError(f"{index}: weight_map: expected tensors and their files, got {params.describe(places)}")
-    names = set(map(str, places.values()))
-    if elsewhere := [name for name in names if not re.fullmatch(r"[^/\\]+\.safetensors", name)]:
-        raise UserError(f"{index}: expected names of safetensors files beside it, got {shorten(elsewhere)}")
-    files = sorted(index.with_name(name) for name in names)
-    if missing := [file.name for file in files if not file.exists()]:
-        raise UserError(f"{index}: expected the files that it names, {shorten(missing)} is missing")
-    return files
-
-
-def _read_header(file: Path) -> dict[str, Stored]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (it is not a mapping)
-            stored = {name: Stored(file, name, tuple(of.get_shape()), of.get_dtype()) for name, of in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: expected a safetensors file, {shorten([' '.join(str(error).split())])}") from None
-    # Nothing in the file limits the other sizes of a shape with a 0 in it.
-    if empty := [f"{name} of {tensor.shape}" for name, tensor in stored.items() if 0 in tensor.shape]:
-        raise UserError(f"{file}: expected tensors that hold numbers, got {shorten(empty)}")
-    return stored
+    names = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
+    wrong = [name for name in names if not _FILE_NAME.fullmatch(name) or not index.with_name(name).exists()]
+    if wrong or not names:
+        got = shorten(wrong) or params.describe(places)
+        raise UserError(f"{index}: weight_map: expected names of existing safetensors files beside it, got {got}")
+    return [index.with_name(name) for name in names]

@@ -15,7 +15,7 @@ from llm.core.device import Machine
 from llm.core.tables import iterate_rows
 from llm.evaluate.likelihood import plan_spans, score_tokens, summarise
 from llm.export.hf.folder import write_folder
-from llm.export.verify import verify_transformers
+from llm.export.verify import compare_with_transformers
 from llm.finetune.params import TaskParams
 from llm.finetune.shared.answers import answer, score_answers, spread
 from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
@@ -69,11 +69,12 @@ def run_language_task(
     write_folder(job.model, fitted.model, base.tokenizer_file, chat_template=TEMPLATE)
     fitted.curve.write(job.plots / "curve.tsv")
     val = {system: of for system, model in models.items() if (of := kind.figures(model, "val"))}
+    parity = compare_with_transformers(job.model, fitted.model, job.seed, chat=chat_to_verify(tokenizer))
     metrics = {
         **counts,
         **({"val": val} if val else {}),
         "test": figures,
-        "transformers": verify_transformers(job.model, fitted.model, job.seed, chat_to_verify(tokenizer)),
+        "transformers": parity.figures(job.model),
     }
     settings = {"after": fitted.setting | kind.setting}
     details = {"kind": kind.kind, **metrics, **notes, "settings": settings, "curve": fitted.curve.rows}

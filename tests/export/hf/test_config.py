@@ -77,7 +77,7 @@ def test_keys_are_read_as_in_transformers(read, architecture, changes, key, valu
 
 REFUSED = [
     (LLAMA, {"hidden_act": "gelu"}, ["hidden_act", "'silu'", "'gelu'"]),
-    (LLAMA, {"attention_bias": "yes"}, ["attention_bias", "False", "'yes'"]),
+    (LLAMA, {"attention_bias": "yes"}, ["attention_bias", "boolean", "'yes'"]),
     (LLAMA, {"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
     (LLAMA, {"quantization_config": {"bits": 4}}, ["quantization_config", "bits"]),
     (LLAMA, {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, ["rope_scaling.rope_type", "llama3"]),

@@ -60,12 +60,12 @@ def test_shards_are_one_model_and_a_single_file_goes_first(tmp_path):
 def test_an_index_may_name_only_safetensors_beside_it(tmp_path, name):
     message = outcome(write_shards(tmp_path, weight_map={"a.weight": name}))
     assert INDEX in message and str(name) in message.replace("\\\\", "\\")
-    assert "weight_map: expected tensors" in outcome(write_shards(tmp_path, weight_map=None))
+    assert "weight_map: expected names of existing" in outcome(write_shards(tmp_path, weight_map=None))
 
 
 def test_a_missing_shard_and_a_tensor_in_two_are_named(tmp_path):
     (write_shards(tmp_path) / SHARDS[1]).unlink()
-    assert f"{SHARDS[1]} is missing" in outcome(tmp_path)
+    assert f"got {SHARDS[1]}" in outcome(tmp_path)
     save_file(FIRST, tmp_path / SHARDS[1])
     message = outcome(tmp_path)
     assert "a.weight" in message and SHARDS[0] in message and SHARDS[1] in message
@@ -96,7 +96,6 @@ HEADERS = {
     "a list": ([], b"", None),
     "more than the file has": (_tensor([10], 40), b"1234", None),
     "other bytes than the shape": (_tensor([3], 4), b"1234", None),
-    "nothing, a quadrillion times": (_tensor([0, 10**15], 0), b"", None),
     "another dtype": (_tensor([1], 4, "PY"), b"1234", None),
 }
 
