@@ -51,9 +51,8 @@ def main(
             from llm.finetune.instruct import job as kind  # type: ignore[no-redef]
         case DPOTask():
             from llm.finetune.dpo import job as kind  # type: ignore[no-redef]
-    outcome = kind.run(job, resolved)
-    write_json(metrics, outcome.metrics)
-    write_json(details, outcome.details)
+    for path, content in zip((metrics, details), kind.run(job, resolved), strict=True):
+        write_json(path, content)
 
 
 if __name__ == "__main__":

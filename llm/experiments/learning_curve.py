@@ -121,7 +121,13 @@ class _Runner:
         fitted = fit(make_objective(make, prepared, task, self.pad_id, run), method, training, run)
         test = score_split(fitted.model, prepared.rows["test"], self.pad_id, batch_size, run.machine)
         figures = measure(test, 1.0, seed)
-        return Outcome(len(chosen), fitted.setting["steps"], fitted.lr, figures["accuracy"], figures["macro_f1"])
+        return Outcome(
+            len(chosen),
+            fitted.setting["steps"],
+            fitted.setting["learning_rate"],
+            figures["accuracy"],
+            figures["macro_f1"],
+        )
 
 
 def _draw_model(load_base: Callable[[], GPT], seed: int) -> GPT:

@@ -1,6 +1,5 @@
 """The `finetune` section of params.yaml: defaults that tasks share, and for each task what differs."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,9 +8,8 @@ from pydantic.fields import FieldInfo
 
 from llm.core import params
 from llm.core.params import Count, EncodingName, Name, Section
+from llm.train.params import Fraction, Positive, PositiveFraction
 
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
 
 
@@ -34,9 +32,9 @@ class TrainingParams(Section):
     epochs: Positive
     batch_size: Count
     learning_rates: list[Positive] = Field(min_length=1)
-    lr_search_fraction: Annotated[float, Field(gt=0, le=1)]
+    lr_search_fraction: PositiveFraction
     adamw_lr_ratio: Positive
-    layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)]
+    layerwise_lr_decay: PositiveFraction
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Positive
     warmup_fraction: Fraction
@@ -74,11 +72,9 @@ class ClassifyTask(TaskParams):
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
-        if self.zero_shot is None:
-            return self
-        if not self.zero_shot.endswith("{label}"):
+        if self.zero_shot is not None and not self.zero_shot.endswith("{label}"):
             raise ValueError(f"expected zero_shot null or a template that ends in {{label}}, got {self.zero_shot!r}")
-        if self.label_separator is not None:
+        if self.zero_shot is not None and self.label_separator is not None:
             raise ValueError("expected zero_shot null where a row has any number of labels (label_separator)")
         return self
 
@@ -94,9 +90,9 @@ class RowColumns(Section):
         return [column for name, column in self if name != "kind" and column is not None]
 
     @property
-    def optional(self) -> frozenset[str]:
+    def optional(self) -> set[str]:
         """The columns that may be empty in a row."""
-        return frozenset(filter(None, (self.system, getattr(self, "input", None))))
+        return {column for name, column in self if name in ("system", "input") and column is not None}
 
 
 class AlpacaRows(RowColumns):
@@ -161,17 +157,6 @@ Task = Annotated[ClassifyTask | InstructTask | DPOTask, Field(discriminator="kin
 KINDS: dict[str, type[TaskParams]] = {"classify": ClassifyTask, "instruct": InstructTask, "dpo": DPOTask}
 
 
-def _partial(model: type[BaseModel], without: Collection[str] = ()) -> Any:
-    """Return a model with the same keys, all of them optional, those of nested sections too."""
-    fields: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        if name not in without:
-            kind: Any = field.annotation
-            kind = _partial(kind) if kind in (MethodParams, TrainingParams) else kind
-            fields[name] = (kind, FieldInfo.merge_field_infos(field, annotation=kind, default=None))
-    return create_model(f"Partial{model.__name__}", __base__=Section, **fields)
-
-
 class StatedTask(BaseModel):
     """The keys that every task states itself; others are merged from the defaults by `resolve_task`."""
 
@@ -181,7 +166,18 @@ class StatedTask(BaseModel):
     data: str
 
 
-_STATED = {*StatedTask.model_fields, "rows"}
+def _partial(model: type[BaseModel], without: tuple[str, ...] = ()) -> Any:
+    """Return a model with the same keys, all of them optional, those of nested sections too."""
+    fields: dict[str, Any] = {}
+    for name in model.model_fields.keys() - without:
+        field = model.model_fields[name]
+        kind: Any = field.annotation
+        kind = _partial(kind) if kind in (MethodParams, TrainingParams) else kind
+        fields[name] = (kind, FieldInfo.merge_field_infos(field, annotation=kind, default=None))
+    return create_model(f"Partial{model.__name__}", __base__=Section, **fields)
+
+
+_STATED = (*StatedTask.model_fields, "rows")
 # Keys of every kind, and below `classify`, `instruct` and `dpo` the keys of one kind.
 _BY_KIND: dict[str, Any] = {kind: (_partial(of, _STATED), None) for kind, of in KINDS.items()}
 Defaults: Any = create_model("Defaults", __base__=_partial(TaskParams, _STATED), **_BY_KIND)

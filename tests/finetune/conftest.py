@@ -36,14 +36,12 @@ class Ran(NamedTuple):
     folder: Path
 
     def files(self) -> dict[str, bytes]:
-        return {
-            path.name: path.read_bytes() for path in self.folder.rglob("*") if path.parent.name in ("model", "plots")
-        }
+        return {path.name: path.read_bytes() for of in ("model", "plots") for path in (self.folder / of).iterdir()}
 
 
 @pytest.fixture
 def run_job(tmp_path, exported_folder, plain_cpu, make_task, write_corpus) -> Callable[..., Ran]:
-    """Run a job of a kind of task with changed keys, on rows that `change` may edit."""
+    """Run a job of a kind of task with changed keys."""
     from llm.finetune.shared.job import Job
 
     def run(
@@ -54,10 +52,8 @@ def run_job(tmp_path, exported_folder, plain_cpu, make_task, write_corpus) -> Ca
             (out / folder).mkdir(parents=True)
         write_corpus(out, {"test": {"a.txt": held_out}} if held_out else {})
         rows_of(kind).to_csv(out / "rows.csv", index=False)
-        data, corpus = out / "rows.csv", out / "test.parquet"
-        seeds = {"seed": 1, "n_seeds": n_seeds}
-        folders = {"model": out / "model", "plots": out / "plots", "scratch": out / "scratch"}
-        job = Job(data=data, base=exported_folder, held_out=corpus, machine=plain_cpu, **seeds, **folders)
+        inputs = out / "rows.csv", exported_folder, out / "test.parquet"
+        job = Job(*inputs, out / "model", out / "plots", 1, n_seeds, plain_cpu, out / "scratch")
         task = make_task(kind, {"training.epochs": 4.0} | (changes or {}))
         outcome = importlib.import_module(f"llm.finetune.{kind}.job").run(job, task)
         return Ran(*json.loads(json.dumps(outcome)), out)

@@ -2,8 +2,8 @@
 
     table of texts, labels, splits ──prepare_rows──► ids, labels as numbers ──make_objective──► losses of a Classifier
 
-A row is one text or two (`llm.tokens.templates`). It has one label, with cross-entropy over all labels, or any number,
-with binary cross-entropy for each label.
+A row is one text or two. It has one label, with cross-entropy over all labels, or any number, with binary cross-entropy
+for each label.
 """
 
 from collections.abc import Callable
@@ -53,13 +53,11 @@ def prepare_rows(labeled: Labeled, task: ClassifyTask, tokenizer: Tokenizer, con
     if not least <= task.max_tokens <= context_length:
         expected = f"{least} to {context_length}, the base's context"
         raise UserError(f"max_tokens: expected {expected}, got {task.max_tokens}")
-    table = labeled.table
-    labels = sorted({label for row in table.loc[table["split"] == "train", "labels"] for label in row})
+    parts = {split: labeled.table[labeled.table["split"] == split] for split in SPLITS}
+    labels = sorted({label for row in parts["train"]["labels"] for label in row})
     rows, n_truncated = {}, 0
-    for split in SPLITS:
-        part = table[table["split"] == split]
-        texts = part["texts"].tolist()
-        encoded = encode_texts(texts, tokenizer)
+    for split, part in parts.items():
+        encoded = encode_texts(texts := part["texts"].tolist(), tokenizer)
         n_truncated += sum(sum(map(len, row)) + len(row) > task.max_tokens for row in encoded)
         ids = [classifier_ids(row, tokenizer.special, task.max_tokens) for row in encoded]
         numbers = number_labels(part["labels"].tolist(), labels, multilabel=task.label_separator is not None)

@@ -10,18 +10,10 @@ import torch
 from llm.core.errors import UserError
 from llm.export.hf.classifier import ClassifierInfo, read_classifier, write_classifier
 from llm.export.verify import compare_classifier_with_transformers, silence_transformers
+from llm.finetune.classify import measures
 from llm.finetune.classify.baselines import score_baselines
 from llm.finetune.classify.classifier import Prepared, Rows, make_objective, predict, prepare_rows, score_split
-from llm.finetune.classify.measures import (
-    Scored,
-    SystemPredictions,
-    by_label,
-    curves,
-    difference,
-    fit_temperature,
-    log_loss,
-    measure,
-)
+from llm.finetune.classify.measures import Scored, SystemPredictions, log_loss, measure
 from llm.finetune.classify.zero_shot import zero_shot
 from llm.finetune.data.labeled import read_classify
 from llm.finetune.params import ClassifyTask
@@ -53,11 +45,11 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
     if task.zero_shot is not None:
         untrained = untrained.to(job.machine.device)
         systems["zero_shot"] = zero_shot(untrained, base.tokenizer, prepared, task.zero_shot, job.machine)
-    temperatures = {name: fit_temperature(system.val) for name, system in systems.items()}
+    temperatures = {name: measures.fit_temperature(system.val) for name, system in systems.items()}
     figures = {name: measure(of.test, temperatures[name], job.seed) for name, of in systems.items()}
     test, temperature, best = systems["pretrained"].test, temperatures["pretrained"], fitted["pretrained"]
     for name in COMPARED:
-        figures[name] |= difference(test, systems[name].test, job.seed)
+        figures[name] |= measures.difference(test, systems[name].test, job.seed)
     best.curve.write(job.plots / "curve.tsv")
     _write_confusion(job.plots / "confusion.csv", test, prepared.labels)
     with torch.no_grad():
@@ -76,11 +68,11 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
         **notes,
         "settings": {name: of.setting for name, of in systems.items()},
         "labels": prepared.labels,
-        "by_label": by_label(test, prepared.labels),
+        "by_label": measures.by_label(test, prepared.labels),
         "curve": best.curve.rows,
-        **curves(test, temperature, prepared.labels),
+        **measures.curves(test, temperature, prepared.labels),
     }
-    return Outcome(metrics, details)
+    return metrics, details
 
 
 def _write_confusion(path: Path, test: Scored, labels: list[str]) -> None:
@@ -95,18 +87,18 @@ def _train(
     job: Job, task: ClassifyTask, prepared: Prepared, base: Base, config: ModelConfig, name: str
 ) -> tuple[Fitted[Classifier], SystemPredictions, Figures]:
     """Fit a system with each seed: the model and scores of the first one, mean and deviation over seeds."""
-    pad, size = base.tokenizer.pad, task.training.batch_size
 
     def score(model: Classifier, split: str) -> Scored:
-        return score_split(model, prepared.rows[split], pad, size, job.machine)
+        return score_split(model, prepared.rows[split], base.tokenizer.pad, task.training.batch_size, job.machine)
 
     def objective(run: Run) -> Objective[Classifier]:
         def draw() -> GPT:
             return GPT(config, torch.Generator().manual_seed(run.seed))
 
-        return make_objective(base.load if name == "pretrained" else draw, prepared, task, pad, run)
+        load = base.load if name == "pretrained" else draw
+        return make_objective(load, prepared, task, base.tokenizer.pad, run)
 
-    def measure_test(model: Classifier, label: str) -> Figures:
+    def measure_test(model: Classifier, _: str) -> Figures:
         found = measure(score(model, "test"), 1.0, job.seed) if job.n_seeds > 1 else {}
         return {name: of for name, of in found.items() if name in OVER_SEEDS}
 
@@ -122,8 +114,13 @@ def _compare_with_transformers(job: Job, model: Classifier, test: Rows) -> dict[
 
     UserError where it differs, or where Transformers computes another model.
     """
+    from transformers import AutoTokenizer
+
     again, tokenizer, info = read_classifier(job.model)
-    ours, theirs = test.ids[:PARITY_ROWS], client_ids(job.model, test.texts[:PARITY_ROWS], info.max_tokens)
+    silence_transformers()
+    client: Any = AutoTokenizer.from_pretrained(job.model)
+    ours, texts = test.ids[:PARITY_ROWS], test.texts[:PARITY_ROWS]
+    theirs = [client(*row, truncation=True, max_length=info.max_tokens)["input_ids"] for row in texts]
     machine = replace(job.machine, matmul_dtype="float32")
     here, there = (
         info.probabilities(predict(of.to(machine.device), ids, tokenizer.pad, 16, machine))
@@ -140,12 +137,3 @@ def _compare_with_transformers(job: Job, model: Classifier, test: Rows) -> dict[
         "rows": len(ours),
         "mean_divergence": divergence,
     }
-
-
-def client_ids(folder: Path, texts: list[list[str]], max_tokens: int) -> list[list[int]]:
-    """Return the ids of each row of texts, as AutoTokenizer of Transformers gives them."""
-    from transformers import AutoTokenizer
-
-    silence_transformers()
-    client: Any = AutoTokenizer.from_pretrained(folder)
-    return [client(*row, truncation=True, max_length=max_tokens)["input_ids"] for row in texts]

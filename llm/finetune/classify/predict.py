@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,7 +34,8 @@ from llm.tokens.templates import classifier_ids
 CHUNK_ROWS, BATCH_ROWS = 512, 16
 DIGITS = 6  # of a probability
 
-Added = Sequence[str | float | None]
+Added = Sequence[str | float | None]  # the values of the new columns of a row
+Add = Callable[[list[list[str]]], list[Added]]
 Extended = Iterator[tuple[Row, Added]]
 
 
@@ -74,12 +75,10 @@ def predict_file(
     machine = replace(machine, matmul_dtype="float32")
     model = model.to(machine.device)
     names = ["prediction", "probability", *(f"probability_{label}" for label in info.labels if every_label)]
-    out = out or file.with_name(f"{file.stem}.predictions{file.suffix}")
-    n_rows = n_empty = 0
-    bar = tqdm(desc="predict", unit=" rows")
+    out, n_empty = out or file.with_name(f"{file.stem}.predictions{file.suffix}"), 0
 
     def add(texts: list[list[str]]) -> list[Added]:
-        nonlocal n_rows, n_empty
+        nonlocal n_empty
         places = [place for place, row in enumerate(texts) if all(text.strip() for text in row)]
         encoded = encode_texts([texts[place] for place in places], tokenizer)
         ids = [classifier_ids(row, tokenizer.special, info.max_tokens) for row in encoded]
@@ -89,13 +88,13 @@ def predict_file(
             label, probability = choose(probabilities, info)
             numbers = [probability, *(probabilities if every_label else [])]
             added[place] = [label, *(round(number, DIGITS) for number in numbers)]
-        n_rows, n_empty = n_rows + len(texts), n_empty + len(texts) - len(places)
+        n_empty += len(texts) - len(places)
         bar.update(len(texts))
         return added
 
-    with bar:
+    with tqdm(desc="predict", unit=" rows") as bar:
         guess = add_columns(file, out, text_columns or info.text_columns, names, add, header, encoding, chunk_rows)
-    return Predictions(out, n_rows, n_empty, ", ".join(guess) if guess and guess.doubt else None)
+    return Predictions(out, int(bar.n), n_empty, ", ".join(guess) if guess and guess.doubt else None)
 
 
 def choose(probabilities: Sequence[float], info: ClassifierInfo) -> tuple[str, float]:
@@ -120,7 +119,7 @@ def add_columns(
     out: Path,
     texts: Sequence[str],
     names: Sequence[str],
-    add: Callable[[list[list[str]]], list[Added]],
+    add: Add,
     header: bool = True,
     encoding: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
@@ -129,21 +128,21 @@ def add_columns(
 
     `add` makes their values of the columns `texts`, a chunk of rows at a time. Return the encoding.
     """
-    _check_files(file, out)
-    suffix = file.suffix.lower()
+    suffix, part = file.suffix.lower(), out.with_name(f".{out.name}.part")
+    if suffix not in SUFFIXES or not file.is_file():
+        raise UserError(f"{file}: expected a {', '.join(SUFFIXES)} file, got {suffix if file.is_file() else 'none'}")
+    if out.suffix.lower() != suffix or out.resolve() == file.resolve():
+        raise UserError(f"{out}: expected another {suffix} file than {file} to write to")
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
     try:
         with open_rows(file, header, encoding) as rows:
-            if rows.columns is not None:
-                _check_columns(rows.columns, texts, names)
-            added = _extended(rows, texts, names, add, chunk_rows)
+            extended = _extend(rows, texts, names, add, chunk_rows)
             if suffix in SEPARATED:
-                _write_separated(part, rows, names if header else None, added)
+                _write_separated(part, rows, names if header else None, extended)
             elif suffix == ".parquet":
-                _write_parquet(part, file, names, added, chunk_rows)
+                _write_parquet(part, file, names, extended, chunk_rows)
             else:
-                _write_json(part, rows, names, added)
+                _write_json(part, rows, names, extended)
         part.replace(out)
         return rows.encoding
     except (ContentError, pa.ArrowException, csv.Error) as error:
@@ -152,12 +151,23 @@ def add_columns(
         part.unlink(missing_ok=True)
 
 
-def _check_files(file: Path, out: Path) -> None:
-    suffix = file.suffix.lower()
-    if suffix not in SUFFIXES or not file.is_file():
-        raise UserError(f"{file}: expected a {', '.join(SUFFIXES)} file, got {suffix if file.is_file() else 'none'}")
-    if out.suffix.lower() != suffix or out.resolve() == file.resolve():
-        raise UserError(f"{out}: expected another {suffix} file than {file} to write to")
+def _extend(rows: Rows, texts: Sequence[str], names: Sequence[str], add: Add, chunk_rows: int) -> Extended:
+    """Return rows with the values of their new columns; ContentError for other columns than are expected."""
+    if rows.columns is not None:
+        _check_columns(rows.columns, texts, names)
+
+    def texts_of(row: Row) -> list[str]:
+        is_list = isinstance(row.values, list) and rows.columns is not None
+        values = dict(zip(rows.columns or [], row.values, strict=True)) if is_list else row.values
+        if rows.columns is None:
+            _check_columns(list(values), texts, names)
+        if nested := [name for name in texts if isinstance(values[name], dict | list)]:
+            problem = f"{nested[0]}: expected text, got {params.describe(values[nested[0]])}"
+            raise ContentError("text", f"{row.place}: {problem}")
+        return [as_text(values[name]) for name in texts]
+
+    chunks = iter(lambda: list(islice(rows.rows, chunk_rows)), [])
+    return chain.from_iterable(zip(chunk, add([*map(texts_of, chunk)]), strict=True) for chunk in chunks)
 
 
 def _check_columns(columns: list[str], texts: Sequence[str], names: Sequence[str]) -> None:
@@ -167,27 +177,6 @@ def _check_columns(columns: list[str], texts: Sequence[str], names: Sequence[str
         raise ContentError("columns", f"{several[0]}: expected one column of this name, got several")
     if taken := [name for name in names if name in columns]:
         raise ContentError("columns", f"expected no column {taken[0]}, which is to be added, got one")
-
-
-def _extended(
-    rows: Rows,
-    texts: Sequence[str],
-    names: Sequence[str],
-    add: Callable[[list[list[str]]], list[Added]],
-    chunk_rows: int,
-) -> Extended:
-    while chunk := list(islice(rows, chunk_rows)):
-        yield from zip(chunk, add([_texts_of(row, rows.columns, texts, names) for row in chunk]), strict=True)
-
-
-def _texts_of(row: Row, columns: list[str] | None, texts: Sequence[str], names: Sequence[str]) -> list[str]:
-    values = dict(zip(columns, row.values, strict=True)) if isinstance(row.values, list) and columns else row.values
-    if columns is None:
-        _check_columns(list(values), texts, names)
-    for name in texts:
-        if isinstance(values[name], dict | list):
-            raise ContentError("text", f"{row.place}: {name}: expected text, got {params.describe(values[name])}")
-    return [as_text(values[name]) for name in texts]
 
 
 def _write_separated(part: Path, rows: Rows, names: Sequence[str] | None, extended: Extended) -> None:
@@ -206,13 +195,13 @@ def _write_separated(part: Path, rows: Rows, names: Sequence[str] | None, extend
 
 def _write_json(part: Path, rows: Rows, names: Sequence[str], extended: Extended) -> None:
     """Write lines as lines and an array as an array."""
+    begin, between, end = ("[\n", ",\n", "\n]\n") if rows.is_array else ("", "\n", "\n")
     with part.open("w", encoding="utf-8") as target:
-        mark = "[\n" if rows.is_array else ""
+        mark = begin
         for row, added in extended:
-            whole = row.values | dict(zip(names, added, strict=True))
-            target.write(mark + json.dumps(whole, ensure_ascii=False))
-            mark = ",\n" if rows.is_array else "\n"
-        target.write({"[\n": "[\n]\n", ",\n": "\n]\n"}.get(mark, mark))
+            target.write(mark + json.dumps(row.values | dict(zip(names, added, strict=True)), ensure_ascii=False))
+            mark = between
+        target.write(end if mark == between else begin + end.lstrip())
 
 
 def _write_parquet(part: Path, file: Path, names: Sequence[str], extended: Extended, chunk_rows: int) -> None:

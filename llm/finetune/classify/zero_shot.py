@@ -34,7 +34,9 @@ def zero_shot(
     """
     val, test = prepared.rows["val"], prepared.rows["test"]
     n_texts = len(val.texts[0])
-    check_template(template, n_texts)
+    fields = ["{text}", "{label}"] if n_texts == 1 else ["{text_1}", "{text_2}", "{label}"]
+    if FIELD.findall(template) != fields:
+        raise UserError(f"zero_shot: expected {', '.join(fields)}, each once, in order, got {template!r}")
     labels = [_label_ids(tokenizer, template, label) for label in prepared.labels]
     room = model.config.context_length - max(map(len, labels))
 
@@ -51,13 +53,6 @@ def zero_shot(
     return SystemPredictions(Scored(val.labels, val_scores), Scored(test.labels, test_scores), setting)
 
 
-def check_template(template: str, n_texts: int) -> None:
-    """Raise UserError unless a template has the fields of `n_texts` texts and the label, each once and in order."""
-    fields = ["{text}", "{label}"] if n_texts == 1 else ["{text_1}", "{text_2}", "{label}"]
-    if FIELD.findall(template) != fields:
-        raise UserError(f"zero_shot: expected {', '.join(fields)}, each once, in order, got {template!r}")
-
-
 def fill(template: str, texts: list[str]) -> str:
     r"""Return the prompt; whitespace at its end belongs to the label.
 
@@ -69,7 +64,6 @@ def fill(template: str, texts: list[str]) -> str:
 
 
 def _label_ids(tokenizer: Tokenizer, template: str, label: str) -> list[int]:
-    """Return a label's ids after the template; UserError for none."""
     after = FIELD.split(template)[-2]
     kept = after.rstrip()
     before, whole = tokenizer.encode(kept), tokenizer.encode(after + label)
@@ -82,18 +76,13 @@ def _label_ids(tokenizer: Tokenizer, template: str, label: str) -> list[int]:
 
 
 def _prompt_ids(tokenizer: Tokenizer, template: str, texts: list[str], room: int) -> tuple[list[int], bool]:
-    """Return at most `room` ids of a filled template, and whether a text was truncated, the longest first.
-
-    UserError where the template alone does not fit.
-    """
+    """Return at most `room` ids of a filled template, and whether a text was truncated, the longest first."""
     texts, is_truncated = list(texts), False
     while len(ids := [tokenizer.bos_id, *tokenizer.encode(fill(template, texts))]) > room:
         n_tokens, longest = max((len(tokenizer.encode(text)), number) for number, text in enumerate(texts))
         if not n_tokens:
-            raise UserError(
-                f"zero_shot: expected a template that leaves room for a text, got one of {len(ids)} tokens; {room} fit "
-                "the base's context beside the longest label"
-            )
+            problem = f"got one of {len(ids)} tokens; {room} fit the base's context beside the longest label"
+            raise UserError(f"zero_shot: expected a template that leaves room for a text, {problem}")
         # By characters: the ids of a truncated text may differ from the first ids of the text.
         text, kept = texts[longest], max(n_tokens - (len(ids) - room), 0)
         texts[longest], is_truncated = text[: len(text) * kept // n_tokens], True

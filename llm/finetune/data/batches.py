@@ -13,11 +13,12 @@ GROUP_BATCHES = 16  # whose rows are sorted by length
 class RowBatches:
     """The rows of each training step: every row once per epoch, shuffled by seed and epoch.
 
-    Rows are sorted by length within groups of batches, and the batches are shuffled, so that little is padding.
+    Rows are sorted by length within groups of batches, and the batches are shuffled, so that little is padding. With
+    `room` a step has packs, lists of rows that fit so many tokens together; every epoch has as many packs.
     """
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int):
-        self.lengths, self.batch_size, self.seed = np.array(lengths), batch_size, seed
+    def __init__(self, lengths: list[int], batch_size: int, seed: int, room: int | None = None):
+        self.lengths, self.batch_size, self.seed, self.room = np.array(lengths), batch_size, seed, room
         self._epoch, self._batches = 0, self._draw(0)
         self.per_epoch = len(self._batches)
 
@@ -30,28 +31,16 @@ class RowBatches:
 
     def _draw(self, epoch: int) -> list[Any]:
         rng = np.random.default_rng([self.seed, epoch])
-        return self._shuffle(rng.permutation(len(self.lengths)), rng)
-
-    def _shuffle(self, order: NDArray[np.int64], rng: np.random.Generator) -> list[Any]:
-        batches = []
+        order, batches = rng.permutation(len(self.lengths)), []
+        if self.room is not None:
+            packs = first_fit(self.lengths, order[np.argsort(-self.lengths[order], kind="stable")], self.room)
+            rng.shuffle(packs)
+            return _chunks(packs, self.batch_size)
         for group in _chunks(order, GROUP_BATCHES * self.batch_size):
             rows = group[np.argsort(self.lengths[group], kind="stable")]
             batches += [batch.tolist() for batch in _chunks(rows, self.batch_size)]
         rng.shuffle(batches)
         return batches
-
-
-class PackedBatches(RowBatches):
-    """The packs of each training step, lists of rows that fit `room` tokens together; every epoch has as many packs."""
-
-    def __init__(self, lengths: list[int], room: int, batch_size: int, seed: int):
-        self.room = room
-        super().__init__(lengths, batch_size, seed)
-
-    def _shuffle(self, order: NDArray[np.int64], rng: np.random.Generator) -> list[Any]:
-        packs = first_fit(self.lengths, order[np.argsort(-self.lengths[order], kind="stable")], self.room)
-        rng.shuffle(packs)
-        return _chunks(packs, self.batch_size)
 
 
 def first_fit(lengths: NDArray[np.int64], order: NDArray[np.int64], room: int) -> list[list[int]]:
@@ -62,7 +51,6 @@ def first_fit(lengths: NDArray[np.int64], order: NDArray[np.int64], room: int) -
     >>> first_fit(np.array([5, 3, 2, 4, 6]), np.array([4, 0, 3, 1, 2]), 8)
     [[4, 2], [0, 1], [3]]
     """
-    assert lengths.max() <= room, "a row that fits no pack"
     packs: list[list[int]] = []
     free = np.full(len(lengths), room)
     for row in order.tolist():
@@ -76,7 +64,7 @@ def first_fit(lengths: NDArray[np.int64], order: NDArray[np.int64], room: int) -
 
 def by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
     """Return batches of all rows once, short ones first: for scoring, where the order does not matter."""
-    return _chunks(sorted(range(len(lengths)), key=lambda row: lengths[row]), batch_size)
+    return _chunks(sorted(range(len(lengths)), key=lengths.__getitem__), batch_size)
 
 
 def _chunks(rows: Any, size: int) -> list[Any]:

@@ -8,7 +8,7 @@ are numbered as in the file, from 1; in .jsonl by lines. A file that cannot be p
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,18 +111,14 @@ class _Rows:
         if task.group_column is not None:
             self.table[GROUP] = self.table[task.group_column].map(as_text).str.strip()
 
-    def drop_where(self, column: str, is_wrong: Any, reason: str, problem: str) -> None:
-        """Drop rows whose cell of a column is wrong."""
+    def drop_where(self, column: str, is_wrong: Callable[[Any], bool], reason: str, problem: str) -> None:
         self.drop(self.table[column].map(is_wrong), reason, f"{column}: expected {problem}")
 
-    def drop(self, is_wrong: Any, reason: str, problem: str) -> None:
-        """Drop rows and count them; with `on_error: fail` UserError with the `problem` and their numbers."""
+    def drop(self, is_wrong: "pd.Series[Any]", reason: str, problem: str | None = None) -> None:
+        """Drop rows and count them; with a `problem` and `on_error: fail` UserError with their numbers instead."""
         numbers = self.table.index[is_wrong.to_numpy(dtype=bool)]
-        if len(numbers) and self.task.on_error == "fail":
+        if len(numbers) and problem and self.task.on_error == "fail":
             raise UserError(f"{self.path}: {problem} in row {some(list(map(str, numbers)))}")
-        self._remove(numbers, reason)
-
-    def _remove(self, numbers: Any, reason: str) -> None:
         self.dropped += Counter({reason: len(numbers)})
         self.table = self.table.drop(index=numbers)
 
@@ -160,8 +156,8 @@ class _Rows:
 
     def _draw_from_train(self, seed: int, fractions: dict[str, float]) -> None:
         """Draw splits from the rows of train, of equal rows from the first: splits must not share them."""
-        key = self.table.loc[self.table["split"] == "train", KEY]
-        self._remove(key[key.duplicated()].index, "duplicate")
+        is_train = self.table["split"] == "train"
+        self.drop(is_train & self.table[KEY].where(is_train).duplicated(), "duplicate")
         train = self.table[self.table["split"] == "train"]
         labels, groups = (train[name].tolist() if name in train else None for name in (STRATUM, GROUP))
         self.table.loc[train.index, "split"] = draw_splits(len(train), seed, labels, groups, fractions)
@@ -175,7 +171,6 @@ class _Rows:
             raise UserError(f"{self.path}: expected rows in train, val and test, {problem}")
 
     def finish(self, columns: list[str]) -> Labeled:
-        """Return the valid rows, numbered."""
         table = self.table[[*columns, "split"]].assign(row=self.table.index).reset_index(drop=True)
         return Labeled(table, {"dropped": dict(sorted(self.dropped.items()))} | self.counts)
 

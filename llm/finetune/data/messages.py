@@ -72,9 +72,9 @@ def to_conversation(row: Row, rows: MessageRows) -> Conversation:
         case PromptRows():
             turns = [_user(row, rows.prompt), Message("assistant", _text(row, rows.completion))]
         case MessagesRows():
-            turns = _messages(row[rows.messages], rows.messages)
+            turns = _messages(row, rows.messages)
         case ShareGPTRows():
-            turns = _messages(row[rows.conversations], rows.conversations, "from", "value", SENDERS)
+            turns = _messages(row, rows.conversations, "from", "value", SENDERS)
     if rows.system is not None and (system := _text(row, rows.system)).strip():
         turns = [Message("system", system), *turns]
     _check(turns, "assistant", rows.columns[-1])
@@ -83,51 +83,46 @@ def to_conversation(row: Row, rows: MessageRows) -> Conversation:
 
 def to_prompt(row: Row, column: str, input_column: str | None = None) -> Conversation:
     """Return a text, with the text of `input_column` appended, as a user message; or a list of messages as it is."""
-    value = row[column]
-    items = _parse_json(value) if isinstance(value, str) else value
+    items = _parse_json(row[column])
     # A prompt may be JSON by chance, such as [1, 2].
     is_messages = isinstance(items, list) and items and all(isinstance(of, dict) and "role" in of for of in items)
-    is_text = isinstance(value, str) and not is_messages
-    turns = [_user(row, column, input_column)] if is_text else _messages(value, column)
+    is_text = isinstance(row[column], str) and not is_messages
+    turns = [_user(row, column, input_column)] if is_text else _messages(row, column)
     _check(turns, "user", column)
     return turns
 
 
 def to_answer(row: Row, column: str) -> str:
     """Return a text without surrounding whitespace; RowError for an empty one."""
-    text = _text(row, column).strip()
-    if not text:
-        raise RowError("empty_content", f"{column}: expected text, got nothing")
-    return text
+    if text := _text(row, column).strip():
+        return text
+    raise RowError("empty_content", f"{column}: expected text, got nothing")
 
 
 def _user(row: Row, column: str, input_column: str | None = None) -> Message:
-    instruction, given = _text(row, column), _text(row, input_column) if input_column else ""
-    return Message("user", f"{instruction}\n\n{given}" if given else instruction)
+    texts = [_text(row, column), _text(row, input_column) if input_column else ""]
+    return Message("user", "\n\n".join(texts) if texts[1] else texts[0])
 
 
 def _text(row: Row, column: str) -> str:
-    value = row[column]
-    if not isinstance(value, str):
-        raise RowError("not_a_text", f"{column}: expected text, got {params.describe(value)}")
-    return value
+    if isinstance(value := row[column], str):
+        return value
+    raise RowError("not_a_text", f"{column}: expected text, got {params.describe(value)}")
 
 
 def _messages(
-    value: Any, column: str, sender: str = "role", content: str = "content", roles: Mapping[str, str] = ROLES
+    row: Row, column: str, sender: str = "role", content: str = "content", roles: Mapping[str, str] = ROLES
 ) -> Conversation:
     """Return the messages of a list of mappings, or of its JSON, with the roles of their senders."""
-    items = _parse_json(value) if isinstance(value, str) else value
+    items, turns = _parse_json(row[column]), []
     if not isinstance(items, list):
-        raise RowError("not_a_list", f"{column}: expected a list of messages, got {params.describe(value)}")
-    turns = []
+        raise RowError("not_a_list", f"{column}: expected a list of messages, got {params.describe(row[column])}")
     for number, item in enumerate(items, start=1):
         where = f"{column}: message {number}"
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in (sender, content)):
             problem = f"expected the texts {sender} and {content}, got {params.describe(item)}"
             raise RowError("not_a_message", f"{where}: {problem}")
-        role = roles.get(item[sender].lower())
-        if role is None:
+        if (role := roles.get(item[sender].lower())) is None:
             raise RowError("unknown_role", f"{where}: {sender}: expected {', '.join(roles)}, got {item[sender]!r}")
         turns.append(Message(role, item[content]))
     return turns
@@ -136,21 +131,22 @@ def _messages(
 def _check(turns: Conversation, last: str, column: str) -> None:
     """Raise RowError unless user and assistant alternate after an optional system message, and nothing is empty."""
     n_system = int(bool(turns) and turns[0].role == "system")
-    for number, message in enumerate(turns):
-        expected = ("user", "assistant")[(number - n_system) % 2] if number >= n_system else "system"
-        where = f"{column}: message {number + 1}"
-        if not message.content.strip():
+    for number, (role, content) in enumerate(turns, 1 - n_system):
+        expected = ("assistant", "user")[number % 2] if number else "system"
+        where = f"{column}: message {number + n_system}"
+        if not content.strip():
             raise RowError("empty_content", f"{where}: expected text, got nothing")
-        if message.role != expected:
-            raise RowError("wrong_order", f"{where}: expected the role {expected}, got {message.role}")
+        if role != expected:
+            raise RowError("wrong_order", f"{where}: expected the role {expected}, got {role}")
     if len(turns) == n_system or turns[-1].role != last:
         reason = "no_answer" if last == "assistant" else "no_question"
         found = turns[-1].role if turns else "no message"
         raise RowError(reason, f"{column}: expected a last message of the {last}, got {found}")
 
 
-def _parse_json(text: str) -> Any:
+def _parse_json(value: Any) -> Any:
+    """Return the value of JSON text, None for other text, and anything else as it is."""
     try:
-        return json.loads(text)
+        return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         return None

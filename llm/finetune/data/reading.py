@@ -32,14 +32,16 @@ def as_text(value: Any) -> str:
     >>> as_text(None), as_text(2.0), as_text(True)
     ('', '2', 'true')
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):  # NaN: a JSON row without the key
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, bytes):  # a Parquet file need not declare bytes as text
-        return value.decode(errors="backslashreplace")
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            # NaN: a JSON row without the key.
+            return "" if math.isnan(value) else str(int(value) if value.is_integer() else value)
+        case bytes():  # a Parquet file need not declare bytes as text
+            return value.decode(errors="backslashreplace")
     return str(value)
 
 

@@ -39,14 +39,11 @@ def draw_splits(
     `groups` have one split, and every split has a group if there are enough.
     """
     rng = np.random.default_rng(seed)
-    label_of = np.zeros(n_rows, dtype=np.int64) if labels is None else _number(labels)
-    return _by_row(label_of, rng, fractions) if groups is None else _by_group(label_of, _number(groups), rng, fractions)
-
-
-def _number(values: Sequence[str]) -> Ints:
-    """Return equal values as equal numbers from 0, in sorted order."""
-    # As objects: in an array of text every value takes the memory of the longest.
-    return pd.factorize(np.array(values, dtype=object), sort=True)[0]
+    # Equal values as equal numbers. As objects: in an array of text every value takes the memory of the longest.
+    label_of, group_of = (
+        pd.factorize(np.array(values or [""] * n_rows, dtype=object), sort=True)[0] for values in (labels, groups)
+    )
+    return _by_row(label_of, rng, fractions) if groups is None else _by_group(label_of, group_of, rng, fractions)
 
 
 def _rows_of(number_of: Ints) -> list[Ints]:

@@ -24,20 +24,13 @@ from llm.finetune.data.messages import Conversation, Counts, RowError, parse_row
 from llm.finetune.params import DPOTask
 from llm.finetune.shared.chat import Message
 from llm.finetune.shared.fit import Objective, Run
-from llm.finetune.shared.job import Base, Figures, Job, Outcome, merge_counts, open_base
-from llm.finetune.shared.language import LanguageTask, run_language_task
-from llm.finetune.shared.rows import ASSISTANT, Row, check_length, count_rows, make_row, sums_by_row, token_losses
-from llm.model.config import ModelConfig
+from llm.finetune.shared.job import Base, Figures, Job, Outcome
+from llm.finetune.shared.language import LanguageTask, open_models, run_language_task
+from llm.finetune.shared.rows import ASSISTANT, Row, count_rows, make_row, sums_by_row, token_losses
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
-
-class Preference(NamedTuple):
-    """A conversation up to a question, and two answers to it."""
-
-    prompt: Conversation
-    chosen: str
-    rejected: str
+Preference = tuple[Conversation, Conversation]  # a prompt and the chosen answer, and the rejected one
 
 
 class Pair(NamedTuple):
@@ -49,7 +42,7 @@ class Pair(NamedTuple):
     @property
     def length(self) -> int:
         """Tokens of the longer row."""
-        return max(len(self.chosen.ids), len(self.rejected.ids))
+        return max(len(row.ids) for row in self)
 
 
 Pairs = dict[str, list[Pair]]  # by split
@@ -57,10 +50,9 @@ Pairs = dict[str, list[Pair]]  # by split
 
 def run(job: Job, task: DPOTask) -> Outcome:
     """Train, and compare preferences and answers of test before and after; bits per byte are of the chosen answers."""
-    base = open_base(job)
-    before = base.load().to(job.machine.device)
-    preferences, dropped = read_preferences(job.data, task, job.seed)
-    pairs, counts = prepare_pairs(preferences, task, base.tokenizer, before.config)
+    base, before = open_models(job, task)
+    preferences, counts = read_preferences(job.data, task, job.seed)
+    pairs, own_counts = prepare_pairs(preferences, task, base.tokenizer)
 
     def score(model: GPT, split: str) -> Tensor:
         return score_pairs(model, pairs[split], base.tokenizer.pad, task.training.batch_size, job.machine)
@@ -73,15 +65,15 @@ def run(job: Job, task: DPOTask) -> Outcome:
             return {"loss": round(float(dpo_loss(policy, reference[split], task.beta).mean()), 5)}
         return preference_figures(policy, reference[split], task.beta, job.seed)
 
-    kind = LanguageTask(
-        kind="dpo",
+    own = LanguageTask(
+        counts=(counts, own_counts),
         objective=partial(make_objective, pairs, reference, task, base),
         test=[pair.chosen for pair in pairs["test"]],
         figures=figures,
         others={"rejected": [pair.rejected.messages[-1].content for pair in pairs["test"]]},
         setting={"beta": task.beta},
     )
-    return run_language_task(job, task, kind, base, before, merge_counts(dropped, counts))
+    return run_language_task(job, task, base, before, own)
 
 
 def read_preferences(path: Path, task: DPOTask, seed: int) -> tuple[dict[str, list[Preference]], Counts]:
@@ -95,18 +87,17 @@ def read_preferences(path: Path, task: DPOTask, seed: int) -> tuple[dict[str, li
 def to_preference(row: Mapping[str, Any], task: DPOTask) -> Preference:
     """Return the preference of a row; RowError for an invalid one."""
     prompt = to_prompt(row, task.prompt_column, task.input_column)
-    chosen, rejected = to_answer(row, task.chosen_column), to_answer(row, task.rejected_column)
+    chosen, rejected = (Message("assistant", to_answer(row, of)) for of in (task.chosen_column, task.rejected_column))
     if chosen == rejected:
         columns = f"{task.chosen_column} and {task.rejected_column}"
         raise RowError("equal_answers", f"expected different answers in {columns}, got equal ones")
-    return Preference(prompt, chosen, rejected)
+    return [*prompt, chosen], [*prompt, rejected]
 
 
 def prepare_pairs(
-    preferences: dict[str, list[Preference]], task: DPOTask, tokenizer: Tokenizer, base: ModelConfig
+    preferences: dict[str, list[Preference]], task: DPOTask, tokenizer: Tokenizer
 ) -> tuple[Pairs, Counts]:
     """Return pairs by split whose rows have at most `max_tokens`, and counts of the pairs that were dropped."""
-    check_length(task.max_tokens, base)
     every = {split: [make_pair(of, tokenizer) for of in part] for split, part in preferences.items()}
     pairs = {split: [pair for pair in part if pair.length <= task.max_tokens] for split, part in every.items()}
     n_dropped = sum(len(every[split]) - len(part) for split, part in pairs.items())
@@ -115,9 +106,7 @@ def prepare_pairs(
 
 def make_pair(preference: Preference, tokenizer: Tokenizer) -> Pair:
     """Return the two rows of a preference."""
-    answers = (preference.chosen, preference.rejected)
-    messages = ([*preference.prompt, Message("assistant", text)] for text in answers)
-    return Pair(*(make_row(tokenizer, of, last_only=True) for of in messages))
+    return Pair(*(make_row(tokenizer, messages, last_only=True) for messages in preference))
 
 
 def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
@@ -177,14 +166,11 @@ def make_objective(pairs: Pairs, reference: dict[str, Tensor], task: DPOTask, ba
 def preference_figures(policy: Tensor, reference: Tensor, beta: float, seed: int) -> dict[str, float]:
     """Return figures of scores (pairs, 2) of a model and of its base.
 
-    `chosen_is_likelier` is the fraction of pairs whose chosen answer has the higher log-probability. `reward_margin` is
-    the mean of β (log-ratio of chosen − log-ratio of rejected). `chosen_log_ratio` is the mean of log π(c)/π₀(c), nats
-    per answer: the distance from the base, negative where chosen answers became less likely.
+    `chosen_is_likelier` is a fraction of the pairs, `reward_margin` the mean of β (log-ratio of chosen − of rejected),
+    `chosen_log_ratio` that of log π(c)/π₀(c) in nats per answer: negative where chosen answers became less likely.
     """
-    is_likelier = (policy[:, 0] > policy[:, 1]).long().numpy()
-    figures = ratio_with_interval(
-        "chosen_is_likelier", is_likelier, np.ones_like(is_likelier), np.random.default_rng(seed)
-    )
+    is_likelier, rng = (policy[:, 0] > policy[:, 1]).long().numpy(), np.random.default_rng(seed)
+    figures = ratio_with_interval("chosen_is_likelier", is_likelier, np.ones_like(is_likelier), rng)
     figures["reward_margin"] = round(float(reward_margins(policy, reference, beta).mean()), 5)
     figures["chosen_log_ratio"] = round(float((policy - reference)[:, 0].mean()), 5)
     return figures

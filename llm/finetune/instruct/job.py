@@ -11,28 +11,25 @@ from typing import Any
 from torch import Tensor
 
 from llm.core.errors import UserError
-from llm.core.tables import SPLITS
-from llm.finetune.data.batches import PackedBatches, RowBatches
+from llm.finetune.data.batches import RowBatches
 from llm.finetune.data.messages import Conversation, read_conversations
 from llm.finetune.params import InstructTask
 from llm.finetune.shared.chat import turn_ids
 from llm.finetune.shared.fit import Objective, Run
-from llm.finetune.shared.job import Base, Job, Outcome, merge_counts, open_base
-from llm.finetune.shared.language import LanguageTask, run_language_task
+from llm.finetune.shared.job import Base, Job, Outcome
+from llm.finetune.shared.language import LanguageTask, open_models, run_language_task
 from llm.finetune.shared.rows import (
     ANSWER,
     ASSISTANT,
     END,
     PROMPT,
     Row,
-    check_length,
     count_rows,
     end_of_answers,
     make_row,
     row_nats,
     token_losses,
 )
-from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
@@ -42,32 +39,30 @@ ANSWERS_SCORED = 100
 
 def run(job: Job, task: InstructTask) -> Outcome:
     """Train, and score the answers of test before and after."""
-    base = open_base(job)
-    before = base.load().to(job.machine.device)
-    conversations, dropped = read_conversations(job.data, task, job.seed)
-    rows, counts = prepare_rows(conversations, task, base.tokenizer, before.config)
-    kind = LanguageTask("instruct", partial(make_objective, rows, task, base), rows["test"], ANSWERS_SCORED)
-    return run_language_task(job, task, kind, base, before, merge_counts(dropped, counts))
+    base, before = open_models(job, task)
+    if task.packing and before.config.family == "gru":
+        raise UserError("packing: expected false for a GRU, whose state continues across conversations")
+    conversations, counts = read_conversations(job.data, task, job.seed)
+    rows, own_counts = prepare_rows(conversations, task, base.tokenizer)
+    objective = partial(make_objective, rows, task, base)
+    own = LanguageTask((counts, own_counts), objective, rows["test"], ANSWERS_SCORED)
+    return run_language_task(job, task, base, before, own)
 
 
 def prepare_rows(
-    conversations: dict[str, list[Conversation]], task: InstructTask, tokenizer: Tokenizer, base: ModelConfig
+    conversations: dict[str, list[Conversation]], task: InstructTask, tokenizer: Tokenizer
 ) -> tuple[dict[str, list[Row]], dict[str, Any]]:
     """Return rows of at most `max_tokens` by split, and counts of the conversations that were dropped, cut or split."""
-    check_length(task.max_tokens, base)
-    if task.packing and base.family == "gru":
-        raise UserError("packing: expected false for a GRU, whose state continues across conversations")
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[Row]] = {split: [] for split in conversations}
     n_dropped = n_changed = 0
-    for split in SPLITS:
-        for messages in conversations[split]:
-            row = make_row(tokenizer, messages)
-            if len(row.ids) <= task.max_tokens:
-                rows[split].append(row)
-                continue
-            fitting, n = fit_row(row, task, tokenizer)
-            rows[split] += fitting
-            n_dropped, n_changed = n_dropped + n, n_changed + bool(fitting)
+    for split, messages in ((split, messages) for split, part in conversations.items() for messages in part):
+        row = make_row(tokenizer, messages)
+        if len(row.ids) <= task.max_tokens:
+            rows[split].append(row)
+            continue
+        fitting, n = fit_row(row, task, tokenizer)
+        rows[split] += fitting
+        n_dropped, n_changed = n_dropped + n, n_changed + bool(fitting)
     counts = {"rows": count_rows(rows, task.data, task.max_tokens), "dropped": {"too_long": n_dropped}}
     name = {"truncate": "truncated", "split": "split"}.get(task.on_overflow)
     return rows, counts | ({name: n_changed} if name else {})
@@ -89,11 +84,10 @@ def truncate_row(row: Row, max_tokens: int, tokenizer: Tokenizer) -> Row | None:
         return None
     starts = [place for place in range(1, end) if parts[place] != PROMPT and parts[place - 1] == PROMPT]
     answers = [number for number, message in enumerate(row.messages) if message.role == "assistant"][: len(starts)]
-    messages = row.messages[: answers[-1] + 1]
-    sizes = [len(messages[number].content.encode()) for number in answers]
+    sizes = [len(row.messages[number].content.encode()) for number in answers]
     if parts[-1] == ANSWER:
         sizes[-1] = sum(len(tokenizer.token_bytes(token)) for token in ids[starts[-1] :])
-    return Row(messages, ids, parts, sum(sizes))
+    return Row(row.messages[: answers[-1] + 1], ids, parts, sum(sizes))
 
 
 def split_row(messages: Conversation, max_tokens: int, tokenizer: Tokenizer) -> tuple[list[Row], int]:
@@ -119,11 +113,9 @@ def split_row(messages: Conversation, max_tokens: int, tokenizer: Tokenizer) -> 
 
 def make_objective(rows: dict[str, list[Row]], task: InstructTask, base: Base, run: Run) -> Objective[GPT]:
     """Return the mean loss of the counted tokens of train, in batches or packs, and of val."""
-    counted, training, pad = COUNTED[task.loss_on], task.training, base.tokenizer.pad
+    counted, size, pad = COUNTED[task.loss_on], task.training.batch_size, base.tokenizer.pad
     lengths = [len(row.ids) for row in rows["train"]]
-    batches = RowBatches(lengths, training.batch_size, run.seed)
-    if task.packing:
-        batches = PackedBatches(lengths, task.max_tokens, training.batch_size, run.seed)
+    batches = RowBatches(lengths, size, run.seed, task.max_tokens if task.packing else None)
 
     def step_loss(model: GPT, step: int) -> Tensor:
         packs = batches.at(step) if task.packing else [[number] for number in batches.at(step)]
@@ -131,7 +123,7 @@ def make_objective(rows: dict[str, list[Row]], task: InstructTask, base: Base, r
         return token_losses(model, chosen, counted, pad, run.machine, model.dropout_keys(run.seed, step)).mean()
 
     def val_loss(model: GPT) -> float:
-        nats = row_nats(model, rows["val"], counted, pad, training.batch_size, run.machine)
+        nats = row_nats(model, rows["val"], counted, pad, size, run.machine)
         return float(nats.sum()) / sum(row.n_counted(counted) for row in rows["val"])
 
     return Objective(base.load, step_loss, val_loss, batches.per_epoch)

@@ -10,7 +10,7 @@
 The backward pass ends at the lowest weight that is trained.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,39 +25,35 @@ NO_TARGETS = ("given", "recurrent")  # of a GRU, which reads their weights witho
 MIN_NORM = 1e-12  # a row of zeros has no direction and stays zero
 
 
-def lora_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+def adapted_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float, magnitude: Tensor | None = None) -> Tensor:
     """Return W + scale · B A of W (d_out, d_in), A (rank, d_in), B (d_out, rank): Hu et al. 2021, arXiv:2106.09685.
 
-    >>> lora_weight(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0], [1.0]]), 0.5)
+    With a `magnitude` (d_out,) its rows are rescaled to these norms: DoRA, Liu et al. 2024, arXiv:2402.09353.
+
+    >>> adapted_weight(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0], [1.0]]), 0.5)
     tensor([[1.0000, 0.0000],
             [0.5000, 2.0000]])
     """
-    return weight + (scale * b) @ a
+    adapted = weight + (scale * b) @ a
+    return adapted if magnitude is None else adapted * (magnitude / _row_norms(adapted))[:, None]
 
 
-def dora_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float, magnitude: Tensor) -> Tensor:
-    """Return the rows of `lora_weight`, rescaled to norms `magnitude` (d_out,): Liu et al. 2024, arXiv:2402.09353.
-
-    >>> dora_weight(torch.eye(2), torch.zeros(1, 2), torch.zeros(2, 1), 1.0, torch.tensor([1.0, 3.0]))
-    tensor([[1., 0.],
-            [0., 3.]])
-    """
-    direction = lora_weight(weight, a, b, scale)
-    return direction * (magnitude / direction.norm(dim=1).clamp_min(MIN_NORM))[:, None]
+def _row_norms(weight: Tensor) -> Tensor:
+    return weight.norm(dim=1).clamp_min(MIN_NORM)
 
 
-def lora(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Apply `lora_weight` to x (..., d_in) by two narrow products, without a gradient of W's size."""
-    return linear(x, weight, bias) + linear(linear(x, a), scale * b)
-
-
-def dora(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, magnitude: Tensor
+def apply_adapted(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, magnitude: Tensor | None = None
 ) -> Tensor:
-    """Apply `dora_weight` to x (..., d_in); the norms are constants for the gradient (the paper's section 4.3)."""
+    """Apply `adapted_weight` to x (..., d_in) by two narrow products, without a gradient of W's size.
+
+    DoRA's norms are constants for the gradient (the paper's section 4.3).
+    """
+    y = linear(x, weight, bias if magnitude is None else None) + linear(linear(x, a), scale * b)
+    if magnitude is None:
+        return y
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        norm = lora_weight(weight, a, b, scale).norm(dim=1).clamp_min(MIN_NORM)
-    y = lora(x, weight, None, a, b, scale)
+        norm = _row_norms(adapted_weight(weight, a, b, scale))
     # bfloat16 cannot represent a quotient near 1 precisely.
     return (y * (magnitude / norm) + (0.0 if bias is None else bias)).to(y.dtype)
 
@@ -79,18 +75,13 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., d_in) to (..., d_out)."""
-        if self.magnitude is None:
-            return lora(x, self.weight, self.bias, self.a, self.b, self.scale)
-        return dora(x, self.weight, self.bias, self.a, self.b, self.scale, self.magnitude)
+        return apply_adapted(x, self.weight, self.bias, self.a, self.b, self.scale, self.magnitude)
 
     @torch.no_grad()
     def merged(self) -> Linear:
         """Return one linear map that computes the same."""
         plain = Linear(self.weight.shape[1], self.weight.shape[0])
-        if self.magnitude is None:
-            weight = lora_weight(self.weight, self.a, self.b, self.scale)
-        else:
-            weight = dora_weight(self.weight, self.a, self.b, self.scale, self.magnitude)
+        weight = adapted_weight(self.weight, self.a, self.b, self.scale, self.magnitude)
         plain.weight, plain.bias = nn.Parameter(weight), self.bias
         return plain
 
@@ -98,25 +89,19 @@ class Adapter(nn.Module):
 def apply_method(trunk: GPT, method: MethodParams, generator: torch.Generator) -> None:
     """Make only the weights of the method require a gradient, in place on the CPU; `generator` draws adapters.
 
-    Targets that the base's family lacks are ignored. UserError where it has none of them, all are narrower than the
-    rank, or there are fewer than k blocks.
+    Targets that the base's family lacks are ignored. UserError for a method that the base cannot have.
     """
-    top = [trunk.norm] if trunk.head.weight is trunk.embedding.weight else [trunk.norm, trunk.head]
-    match method.kind:
-        case "head":
-            _train_only(trunk, top)
-        case "last_k_blocks":
-            if method.k > len(trunk.blocks):
-                raise UserError(f"method.k: expected at most the base's {len(trunk.blocks)} blocks, got {method.k}")
-            _train_only(trunk, [*trunk.blocks[-method.k :], *top])
-        case "lora" | "dora":
-            _add_adapters(trunk, method, generator)
-
-
-def _train_only(trunk: GPT, parts: Iterable[nn.Module]) -> None:
-    trunk.requires_grad_(False)
-    for part in parts:
-        part.requires_grad_(True)
+    top: list[nn.Module] = [trunk.norm] if trunk.head.weight is trunk.embedding.weight else [trunk.norm, trunk.head]
+    if method.kind == "last_k_blocks":
+        if method.k > len(trunk.blocks):
+            raise UserError(f"method.k: expected at most the base's {len(trunk.blocks)} blocks, got {method.k}")
+        top = [*trunk.blocks[-method.k :], *top]
+    if method.kind in ("lora", "dora"):
+        _add_adapters(trunk, method, generator)
+    elif method.kind != "full":
+        trunk.requires_grad_(False)
+        for part in top:
+            part.requires_grad_(True)
 
 
 def _linear_maps(trunk: GPT) -> Iterator[tuple[nn.Module, str, str]]:
@@ -137,7 +122,7 @@ def _add_adapters(trunk: GPT, method: MethodParams, generator: torch.Generator) 
     most = max(min(replaced.weight.shape) for _, _, replaced in chosen)
     if method.rank > most:
         raise UserError(f"method.rank: expected at most {most}, the width of the targets, got {method.rank}")
-    _train_only(trunk, [])
+    trunk.requires_grad_(False)
     for part, name, replaced in chosen:
         setattr(part, name, Adapter(replaced, method, generator))
 
@@ -159,8 +144,7 @@ def count_trained(model: nn.Module) -> int:
 def lr_multipliers(model: nn.Module, decay: float) -> dict[str, float]:
     """Return each weight's multiplier of the learning rate by name: a block's is `decay` times that of the next one.
 
-    The top block and what is above it have 1; embeddings (a tied head too) are one block below the first. Howard and
-    Ruder 2018, arXiv:1801.06146, section 3.2.
+    Embeddings (a tied head too) are one block below the first: Howard and Ruder 2018, arXiv:1801.06146, section 3.2.
     """
     parts = {name: name.split(".") for name, _ in model.named_parameters()}
     block = {name: int(part[part.index("blocks") + 1]) for name, part in parts.items() if "blocks" in part}

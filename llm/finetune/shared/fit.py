@@ -46,10 +46,9 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted(Generic[Model]):
-    """A trained model without adapters, its learning rate, its curve, and its setting for the metrics."""
+    """A trained model without adapters, its curve, and its setting for the details, with its learning rate."""
 
     model: Model
-    lr: float
     curve: Curve
     setting: dict[str, Any]
 
@@ -62,12 +61,12 @@ def fit(objective: Objective[Model], method: MethodParams, training: TrainingPar
     """
     n_steps = max(1, round(training.epochs * objective.steps_per_epoch))
     n_search = max(1, round(n_steps * training.lr_search_fraction))
-    (lr, *others), val_losses = training.learning_rates, {}
-    if others:
-        for each in training.learning_rates:
-            _, curve = _train(objective, method, training, run, each, n_search, f" rate {each}")
-            val_losses[each] = curve.best()["val_loss"]
-        lr = min(val_losses, key=lambda each: val_losses[each])
+    lr, val_losses = training.learning_rates[0], {}
+    if len(training.learning_rates) > 1:
+        for lr in training.learning_rates:
+            searching = run._replace(name=f"{run.name} rate {lr}")
+            val_losses[lr] = _train(objective, method, training, searching, lr, n_search)[1].best()["val_loss"]
+        lr = min(val_losses, key=val_losses.__getitem__)
     model, curve = _train(objective, method, training, run, lr, n_steps)
     n_trained = count_trained(model)
     merge(model)
@@ -79,24 +78,17 @@ def fit(objective: Objective[Model], method: MethodParams, training: TrainingPar
         "steps": n_steps,
         "val_loss_by_learning_rate": {str(each): loss for each, loss in val_losses.items()},
     }
-    return Fitted(model, lr, curve, setting)
+    return Fitted(model, curve, setting)
 
 
 def _train(
-    objective: Objective[Model],
-    method: MethodParams,
-    training: TrainingParams,
-    run: Run,
-    lr: float,
-    n_steps: int,
-    part: str = "",
+    objective: Objective[Model], method: MethodParams, training: TrainingParams, run: Run, lr: float, n_steps: int
 ) -> tuple[Model, Curve]:
     base = objective.load_base()
     apply_method(base, method, torch.Generator().manual_seed(run.seed))
     model = objective.wrap(base)
     model.to(run.machine.device)
-    name = run.name + part
-    plan = TrainConfig(
+    config = TrainConfig(
         n_steps=n_steps,
         # For adapters too, so that `learning_rates` has one meaning: AdamW was not better. On `library`, rank 24, two
         # seeds, it reached 0.87 and 0.97 nats on test, Muon 0.80 and 0.91; at rank 8 they were equal.
@@ -122,11 +114,11 @@ def _train(
         early_stopping_patience=training.early_stopping_patience,
         lr_multipliers=lr_multipliers(model, training.layerwise_lr_decay),
         divergence_hint="lower training.learning_rates or a larger training.warmup_fraction",
-        label=name,
+        label=run.name,
     )
-    state = Checkpoint(run.scratch / run.machine.key() / name.replace(" ", "-"))
+    state = Checkpoint(run.scratch / run.machine.key() / run.name.replace(" ", "-"))
 
     def losses(step: int) -> list[Tensor]:
         return [objective.step_loss(model, step)]
 
-    return model, train(model, losses, lambda: objective.val_loss(model), plan, run.machine, state)
+    return model, train(model, losses, lambda: objective.val_loss(model), config, run.machine, state)

@@ -16,6 +16,7 @@ from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
 Figures = dict[str, Any]
+Outcome = tuple[Figures, Figures]  # metrics for Git, and the details that reports show in addition
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,6 @@ class Job:
     n_seeds: int
     machine: Machine
     scratch: Path
-
-
-class Outcome(NamedTuple):
-    """Metrics for Git, and what reports show in addition."""
-
-    metrics: dict[str, Any]
-    details: dict[str, Any]
 
 
 class Base(NamedTuple):
@@ -75,13 +69,12 @@ def fit_seeds(
     """
     run = Run(name, job.seed, job.machine, job.scratch)
     first = fit(objective(run), task.method, task.training, run)
-    figures = measure(first.model, "after")
-    tuned = task.training.model_copy(update={"learning_rates": [first.lr]})
-    of_seeds = [figures]
+    of_seeds = [measure(first.model, "after")]
+    tuned = task.training.model_copy(update={"learning_rates": [first.setting["learning_rate"]]})
     for seed in range(job.seed + 1, job.seed + job.n_seeds):
-        run = Run(f"{name} seed {seed}", seed, job.machine, job.scratch)
+        run = run._replace(name=f"{name} seed {seed}", seed=seed)
         of_seeds.append(measure(fit(objective(run), task.method, tuned, run).model, f"seed {seed}"))
-    return first, figures | (mean_and_std(of_seeds, digits) if job.n_seeds > 1 else {})
+    return first, of_seeds[0] | (mean_and_std(of_seeds, digits) if job.n_seeds > 1 else {})
 
 
 def mean_and_std(runs: list[Figures], digits: int) -> Figures:
@@ -97,9 +90,3 @@ def mean_and_std(runs: list[Figures], digits: int) -> Figures:
             found[f"{name}_mean"] = round(float(values.mean()), digits)
             found[f"{name}_std"] = round(float(values.std(ddof=1)), digits)
     return found
-
-
-def merge_counts(*parts: dict[str, Any]) -> dict[str, Any]:
-    """Return counts of rows joined, and those of dropped rows under `dropped`, without reasons of no row."""
-    dropped = {reason: n for part in parts for reason, n in part["dropped"].items() if n}
-    return {key: value for part in parts for key, value in part.items()} | {"dropped": dropped}

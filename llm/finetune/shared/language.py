@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from llm.core.device import Machine
+from llm.core.errors import UserError
 from llm.core.tables import iterate_rows
 from llm.evaluate.likelihood import plan_spans, score_tokens, summarise
 from llm.export.hf.folder import write_folder
@@ -20,7 +21,7 @@ from llm.finetune.params import TaskParams
 from llm.finetune.shared.answers import answer, score_answers, spread
 from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
 from llm.finetune.shared.fit import Objective, Run
-from llm.finetune.shared.job import Base, Figures, Job, Outcome, fit_seeds, print_rows
+from llm.finetune.shared.job import Base, Figures, Job, Outcome, fit_seeds, open_base, print_rows
 from llm.finetune.shared.rows import Row, answer_figures
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
@@ -33,13 +34,13 @@ MAX_POSITIONS, MAX_LOGITS = 1024, 1 << 25
 
 @dataclass(frozen=True)
 class LanguageTask:
-    """What a kind of task adds: its objective, the rows whose last answers are scored, figures of its own by split.
+    """What a kind of task adds: counts of rows, its objective, the rows of test whose last answers are scored.
 
-    `n_scored` evenly spread rows are answered and scored, or as many answered as are shown. `others` are further texts
-    to show for each row of test.
+    `n_scored` evenly spread rows are answered and scored, or as many answered as are shown. `figures` are those of the
+    kind by split, `others` further texts to show for each row of test.
     """
 
-    kind: str
+    counts: tuple[dict[str, Any], ...]
     objective: Callable[[Run], Objective[GPT]]
     test: list[Row]
     n_scored: int = 0
@@ -48,27 +49,39 @@ class LanguageTask:
     setting: dict[str, Any] = field(default_factory=dict)
 
 
-def run_language_task(
-    job: Job, task: TaskParams, kind: LanguageTask, base: Base, before: GPT, counts: dict[str, Any]
-) -> Outcome:
+def open_models(job: Job, task: TaskParams) -> tuple[Base, GPT]:
+    """Return the base and its model on the device; UserError where rows may be longer than its context."""
+    base = open_base(job)
+    model = base.load().to(job.machine.device)
+    if task.max_tokens > (most := model.config.context_length):
+        raise UserError(f"max_tokens: expected at most the base's context of {most}, got {task.max_tokens}")
+    return base, model
+
+
+def run_language_task(job: Job, task: Any, base: Base, before: GPT, of: LanguageTask) -> Outcome:
     """Train, measure the model `before` and after, write the folder, the curve, and return the figures."""
+    counts = {key: value for part in of.counts for key, value in part.items()}
+    counts["dropped"] = {reason: n for part in of.counts for reason, n in part["dropped"].items() if n}
     notes = print_rows(counts, task)
-    held_out, size = read_held_out(job.held_out), task.training.batch_size
-    tokenizer, test = base.tokenizer, kind.test
+    held_out, size, tokenizer = read_held_out(job.held_out), task.training.batch_size, base.tokenizer
 
     def measure(model: GPT, label: str) -> Figures:
-        of_answers = answer_figures(model, test, tokenizer.pad, size, job.machine, job.seed)
+        of_answers = answer_figures(model, of.test, tokenizer.pad, size, job.machine, job.seed)
         of_base = base_figures(model, held_out, tokenizer, size, job.machine, label)
-        return kind.figures(model, "test") | of_answers | of_base
+        return of.figures(model, "test") | of_answers | of_base
 
-    fitted, after = fit_seeds(job, kind.kind, task, kind.objective, measure, digits=5)
+    fitted, after = fit_seeds(job, task.kind, task, of.objective, measure, digits=5)
     models, figures = {"before": before, "after": fitted.model}, {"before": measure(before, "before"), "after": after}
-    rows, texts = _answer(models, kind, tokenizer)
-    if kind.n_scored:
-        figures = {system: of | score_answers(texts[system], texts["reference"]) for system, of in figures.items()}
+    numbers = spread(range(len(of.test)), of.n_scored or ANSWERS_SHOWN)
+    rows = [of.test[number] for number in numbers]
+    texts = {system: [answer(model, row.prompt_ids, tokenizer) for row in rows] for system, model in models.items()}
+    texts["reference"] = [row.messages[-1].content for row in rows]
+    if of.n_scored:
+        figures = {system: own | score_answers(texts[system], texts["reference"]) for system, own in figures.items()}
+    texts |= {name: [others[number] for number in numbers] for name, others in of.others.items()}
     write_folder(job.model, fitted.model, base.tokenizer_file, chat_template=TEMPLATE)
     fitted.curve.write(job.plots / "curve.tsv")
-    val = {system: of for system, model in models.items() if (of := kind.figures(model, "val"))}
+    val = {system: own for system, model in models.items() if (own := of.figures(model, "val"))}
     parity = compare_with_transformers(job.model, fitted.model, job.seed, chat=chat_to_verify(tokenizer))
     metrics = {
         **counts,
@@ -76,19 +89,10 @@ def run_language_task(
         "test": figures,
         "transformers": parity.figures(job.model),
     }
-    settings = {"after": fitted.setting | kind.setting}
-    details = {"kind": kind.kind, **metrics, **notes, "settings": settings, "curve": fitted.curve.rows}
-    answers = {"answers": _examples(rows, texts, job.seed), "answers_scored": len(rows) if kind.n_scored else 0}
-    return Outcome(metrics, details | answers)
-
-
-def _answer(models: dict[str, GPT], kind: LanguageTask, tokenizer: Tokenizer) -> tuple[list[Row], dict[str, list[str]]]:
-    """Return evenly spread rows of test, and the answers of each model to them beside other texts."""
-    numbers = spread(range(len(kind.test)), kind.n_scored or ANSWERS_SHOWN)
-    rows = [kind.test[number] for number in numbers]
-    texts = {system: [answer(model, row.prompt_ids, tokenizer) for row in rows] for system, model in models.items()}
-    texts["reference"] = [row.messages[-1].content for row in rows]
-    return rows, texts | {name: [of[number] for number in numbers] for name, of in kind.others.items()}
+    settings = {"after": fitted.setting | of.setting}
+    details = {"kind": task.kind, **metrics, **notes, "settings": settings, "curve": fitted.curve.rows}
+    answers = {"answers": _examples(rows, texts, job.seed), "answers_scored": len(rows) if of.n_scored else 0}
+    return metrics, details | answers
 
 
 def _examples(rows: list[Row], texts: dict[str, list[str]], seed: int) -> list[dict[str, Any]]:

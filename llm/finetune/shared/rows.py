@@ -19,7 +19,6 @@ from llm.evaluate.bootstrap import ratio_with_interval
 from llm.finetune.data.batches import by_length, pad
 from llm.finetune.data.messages import Conversation
 from llm.finetune.shared.chat import turn_ids
-from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
 
@@ -48,8 +47,8 @@ class Row:
 
     def target(self, counted: Parts) -> list[int]:
         """Return the ids of the `counted` parts, IGNORED for others and for the first id, which has no context."""
-        pairs = zip(self.ids, self.parts, strict=True)
-        return [token if part in counted and place else IGNORED for place, (token, part) in enumerate(pairs)]
+        pairs = zip(self.ids[1:], self.parts[1:], strict=True)
+        return [IGNORED, *(token if part in counted else IGNORED for token, part in pairs)]
 
     def n_counted(self, counted: Parts) -> int:
         """Return how many targets are not IGNORED."""
@@ -75,17 +74,10 @@ def end_of_answers(parts: list[int]) -> int:
     return max((end for end, part in enumerate(parts, start=1) if part != PROMPT), default=0)
 
 
-def check_length(max_tokens: int, base: ModelConfig) -> None:
-    """Raise UserError where rows may be longer than the base's context."""
-    if max_tokens > base.context_length:
-        raise UserError(f"max_tokens: expected at most the base's context of {base.context_length}, got {max_tokens}")
-
-
 def count_rows(rows: Mapping[str, Sequence[Any]], data: str, max_tokens: int) -> dict[str, int]:
     """Return the number of rows of each split; UserError for an empty one."""
-    for split, part in rows.items():
-        if not part:
-            raise UserError(f"{data}: expected rows of at most {max_tokens} tokens in {split}, got none")
+    if empty := [split for split, part in rows.items() if not part]:
+        raise UserError(f"{data}: expected rows of at most {max_tokens} tokens in {empty[0]}, got none")
     return {split: len(part) for split, part in rows.items()}
 
 
@@ -103,21 +95,16 @@ def token_losses(
     """
     ids = pad([[token for row in pack for token in row.ids] for pack in packs], pad_id)[:, :-1].to(machine.device)
     targets = pad([[token for row in pack for token in row.target(counted)] for pack in packs], IGNORED)[:, 1:]
-    targets, segments = targets.to(machine.device), _segments(packs, machine)
+    targets, segments = targets.to(machine.device), None
+    if any(len(pack) > 1 for pack in packs):
+        numbers = [[number for number, row in enumerate(pack) for _ in row.ids] for pack in packs]
+        segments = pad(numbers, IGNORED)[:, :-1].to(machine.device)
     with machine.autocast():
         hidden = model.run_blocks(model.embedding(ids), dropout_keys=dropout_keys, segments=segments)
         # The head is the largest matrix: it is applied to counted tokens alone.
         is_counted = targets != IGNORED
         logits = model.head(hidden[is_counted])
     return nn.functional.cross_entropy(logits.float(), targets[is_counted], reduction="none")
-
-
-def _segments(packs: list[list[Row]], machine: Machine) -> Tensor | None:
-    """Return the number of each token's row in its pack; None where each row is alone."""
-    if all(len(pack) == 1 for pack in packs):
-        return None
-    numbers = [[number for number, row in enumerate(pack) for _ in row.ids] for pack in packs]
-    return pad(numbers, IGNORED)[:, :-1].to(machine.device)
 
 
 def sums_by_row(losses: Tensor, rows: list[Row], counted: Parts) -> Tensor:
@@ -141,10 +128,7 @@ def row_nats(
 def answer_figures(
     model: GPT, rows: list[Row], pad_id: int, batch_size: int, machine: Machine, seed: int
 ) -> dict[str, float]:
-    """Return bits per UTF-8 byte of the answers, with the 95% interval over rows, and nats per token.
-
-    The markers that end answers do not count.
-    """
+    """Return bits per UTF-8 byte of the answers without their ends, with a 95% interval over rows; nats per token."""
     counted = frozenset({ANSWER})
     bits = row_nats(model, rows, counted, pad_id, batch_size, machine) / math.log(2)
     n_bytes = np.array([row.n_bytes for row in rows])

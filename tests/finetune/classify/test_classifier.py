@@ -6,12 +6,10 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from llm.core.errors import UserError
 from llm.finetune.classify.classifier import (
     balanced_weights,
     label_loss,
     make_objective,
-    number_labels,
     predict,
     prepare_rows,
     score_split,
@@ -78,13 +76,11 @@ def test_every_row_keeps_its_texts_and_its_label(tokenizer, make_task):
         given = rows.table[rows.table["split"] == split]
         assert found.texts == given["texts"].tolist()
         assert [[prepared.labels[number]] for number in found.labels] == given["labels"].tolist()
-        assert found.ids == [classifier_ids([tokenizer.encode(text)], tokenizer.special, 32) for (text,) in found.texts]
     counts = {"rows": {"train": 36, "val": 12, "test": 12}, "truncated": 0, "dropped": {"empty_text": 3}}
     assert prepared.counts == counts
     ones = prepare_rows(weather(), make_task("classify", EPOCHS | {"label_separator": "|"}), tokenizer, 48)
     for (text,), found in zip(ones.rows["train"].texts, ones.rows["train"].labels, strict=True):
         assert [int(label in text) for label in ones.labels] == found.tolist()
-    assert number_labels([["b"], [], ["b", "a"]], ["a", "b"], multilabel=True).tolist() == [[0, 1], [0, 0], [1, 1]]
 
 
 @pytest.mark.parametrize("n_texts", [1, 2])
@@ -99,16 +95,6 @@ def test_rows_are_truncated_and_counted(tokenizer, make_task, n_texts):
     assert prepared.rows["train"].ids[0] == classifier_ids(encoded, tokenizer.special, 32)
 
 
-@pytest.mark.parametrize(
-    ("columns", "max_tokens", "context", "expected"),
-    [(["a"], 32, 31, "2 to 31"), (["a"], 1, 48, "2 to 48"), (["a", "b"], 3, 48, "4 to 48")],
-)
-def test_an_impossible_length_is_refused(tokenizer, make_task, columns, max_tokens, context, expected):
-    task = make_task("classify", {"text_columns": columns, "max_tokens": max_tokens})
-    with pytest.raises(UserError, match=f"^max_tokens: expected {expected}, the base's context, got {max_tokens}$"):
-        prepare_rows(rain_and_river(), task, tokenizer, context)
-
-
 def test_balanced_weights_are_those_of_scikit_learn():
     rng = np.random.default_rng(1)
     labels = rng.choice(4, 50, p=[0.6, 0.2, 0.1, 0.1])
@@ -118,17 +104,6 @@ def test_balanced_weights_are_those_of_scikit_learn():
     each = [compute_class_weight("balanced", classes=np.arange(2), y=column) for column in ones.T]
     np.testing.assert_allclose(balanced_weights(ones, 3), np.stack(each, axis=1), rtol=1e-6)
     assert balanced_weights(np.array([[1, 0], [1, 1]]), 2).isfinite().all()
-
-
-def test_balanced_weights_give_each_label_the_same_part_of_the_loss():
-    labels, scores = np.array([0, 0, 0, 1]), torch.tensor([[2.0, -1.0]]).expand(4, 2)
-    losses = [float(label_loss(scores[:1], torch.tensor([label]))) for label in (0, 1)]
-    whole = label_loss(scores, torch.from_numpy(labels), balanced_weights(labels, 2))
-    assert float(whole) == pytest.approx(sum(losses) / 2)
-    ones, score = torch.tensor([[0], [0], [0], [1]]), torch.full((4, 1), 2.0)
-    yes, no = np.log1p(np.exp(-2.0)), np.log1p(np.exp(2.0))
-    assert float(label_loss(score, ones)) == pytest.approx((3 * no + yes) / 4)
-    assert float(label_loss(score, ones, balanced_weights(ones.numpy(), 1))) == pytest.approx((no + yes) / 2)
 
 
 def test_smoothing_spreads_the_target_over_labels():
@@ -164,16 +139,6 @@ def test_weights_and_smoothing_change_the_training(train, key, value):
 
 
 def test_dropout_and_the_order_of_rows_depend_on_the_seed(train):
-    runs = [train(rain_and_river(), name=f"{n}", dropout=p) for n, p in enumerate((0.2, 0.2, 0.0))]
-    assert np.array_equal(runs[0][2].scores, runs[1][2].scores)
-    assert runs[0][0].curve != runs[2][0].curve
-    assert train(rain_and_river(), name="other", seed=2)[0].curve != runs[2][0].curve
-
-
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_an_untied_head_is_not_trained(train, draw_gpt, tied):
-    trunk = dict(train(rain_and_river(), tie_embeddings=tied)[0].model.trunk.named_parameters())
-    before = dict(draw_gpt(tie_embeddings=tied).named_parameters())
-    assert {name for name, weight in before.items() if torch.equal(weight, trunk[name])} == (
-        set() if tied else {"head.weight"}
-    )
+    settings = [(0.2, 1), (0.2, 1), (0.0, 1), (0.0, 2)]
+    curves = [train(rain_and_river(), name=f"{n}", dropout=p, seed=s)[0].curve for n, (p, s) in enumerate(settings)]
+    assert curves[0] == curves[1] != curves[2] != curves[3]

@@ -12,16 +12,11 @@ from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.evaluate.likelihood import score_continuations
 from llm.finetune.classify.classifier import Prepared, Rows
-from llm.finetune.classify.zero_shot import check_template, zero_shot
+from llm.finetune.classify.zero_shot import zero_shot
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.words import train_words
 
 TEMPLATE = "{text}\n# about {label}"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(small_tokenizer_file) -> Tokenizer:
-    return Tokenizer.load(small_tokenizer_file)
 
 
 def _rows(texts: list[list[str]], labels: list[int]) -> Rows:
@@ -52,26 +47,17 @@ def test_scores_are_the_models_own_log_probabilities(draw_gpt, monkeypatch, shap
 
 
 def test_the_label_stands_behind_the_filled_template(draw_gpt, tokenizer, plain_cpu):
-    model = draw_gpt()
-    found = zero_shot(model, tokenizer, _prepared(["the rain falls"], ["a {label}"]), TEMPLATE, plain_cpu)
-    for text, scores in zip(["the rain falls", "a {label}"], found.test.scores, strict=True):
+    model, texts = draw_gpt(), ["the rain falls", "a {label}", "walk the path", "déjà vu"]
+    found = zero_shot(model, tokenizer, _prepared(*([text] for text in texts)), TEMPLATE, plain_cpu)
+    for text, scores in zip(texts, found.test.scores, strict=True):
         prompt = [tokenizer.bos_id, *tokenizer.encode(f"{text}\n# about")]
         slow = [_slow(model, prompt, tokenizer.encode(f" {label}")) for label in ("rain", "the river")]
         np.testing.assert_allclose(scores, slow, atol=1e-4)
-    assert found.setting["template"] == TEMPLATE
-    assert found.setting["truncated"] == 0
-    assert found.val.actual.tolist() == [0, 0]
-    assert found.test.actual.tolist() == [1, 1]
-
-
-def test_what_a_label_scores_after_no_text_is_taken_off_for_the_second_figure(draw_gpt, tokenizer, plain_cpu):
-    model = draw_gpt()
-    texts = [["the rain"], ["falls"], ["walk the path"], ["2024"], ["a river"], ["déjà vu"]]
-    prepared = _prepared(*texts)
-    found = zero_shot(model, tokenizer, prepared, TEMPLATE, plain_cpu)
+    assert (found.val.actual.tolist(), found.test.actual.tolist()) == ([0] * 4, [1] * 4)
     empty = zero_shot(model, tokenizer, _prepared([""]), TEMPLATE, plain_cpu).test.scores
     right = (found.test.scores - empty).argmax(axis=1) == 1
-    assert found.setting["accuracy_less_empty_text"] == round(float(right.mean()), 4)
+    figures = {"truncated": 0, "accuracy_less_empty_text": round(float(right.mean()), 4)}
+    assert found.setting == {"template": TEMPLATE} | figures
 
 
 @given(st.lists(st.text("the rain\nfalls é", max_size=300), min_size=1, max_size=2))
@@ -90,35 +76,20 @@ def test_a_long_text_is_cut_at_its_end_until_all_fits(draw_gpt, tokenizer, texts
 
 
 @pytest.mark.parametrize(
-    ("template", "n_texts"),
+    ("template", "label", "line"),
     [
-        ("{label}", 1),
-        ("{text} {text} {label}", 1),
-        ("{label} {text} {label}", 1),
-        ("{text_1} {label}", 2),
-        ("{text_2} {text_1} {label}", 2),
-        ("{text} {label}", 2),
+        ("{label}", "rain", r"expected \{text\}, \{label\}, each once, in order, got '\{label\}'"),
+        ("{text} {text} {label}", "rain", r"expected \{text\}, \{label\}, each once, in order, got"),
+        ("{text_1} {label}", "rain", r"expected \{text\}, \{label\}, each once, in order, got"),
+        ("{text} " + "y z " * 30 + "{label}", "rain", "expected a template that leaves room .* tokens"),
+        (TEMPLATE, " ", "expected labels that .* can encode, or null, got ' '"),
     ],
 )
-def test_a_template_without_its_places_is_refused_in_one_line(template, n_texts):
-    with pytest.raises(UserError, match=r"^zero_shot: expected .*, got .*$") as caught:
-        check_template(template, n_texts)
-    assert template in str(caught.value)
-
-
-def test_a_template_that_leaves_no_room_is_refused(draw_gpt, tokenizer, plain_cpu):
-    with pytest.raises(UserError, match=r"^zero_shot: expected a template that leaves room .* tokens"):
-        zero_shot(
-            draw_gpt(context_length=8), tokenizer, _prepared(["x"]), "{text} " + "y z " * 9 + "{label}", plain_cpu
-        )
-
-
-def test_a_label_without_tokens_is_refused(draw_gpt, tmp_path, plain_cpu):
-    file = tmp_path / "tokenizer.json"
-    train_words(["the rain falls"], 100, 1, keep_whitespace=False).save(str(file))
-    prepared = _prepared(["rain"], labels=("rain", " "))
-    with pytest.raises(UserError, match=r"^zero_shot: expected labels that .* can encode, or null, got ' '$"):
-        zero_shot(draw_gpt(), Tokenizer.load(file), prepared, TEMPLATE, plain_cpu)
+def test_an_unsuitable_template_or_label_is_refused(draw_gpt, tmp_path, plain_cpu, template, label, line):
+    train_words(["the rain falls"], 100, 1, keep_whitespace=False).save(str(tmp_path / "tokenizer.json"))
+    prepared = _prepared(["rain"], labels=("rain", label))
+    with pytest.raises(UserError, match=f"^zero_shot: {line}"):
+        zero_shot(draw_gpt(), Tokenizer.load(tmp_path / "tokenizer.json"), prepared, template, plain_cpu)
 
 
 def test_a_token_of_template_and_label_together_is_no_part_of_the_prompt(draw_gpt, tokenizer, plain_cpu):

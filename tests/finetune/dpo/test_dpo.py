@@ -14,9 +14,9 @@ from llm.finetune.data.messages import RowError
 from llm.finetune.dpo import job as dpo
 from llm.finetune.dpo.job import (
     Pair,
-    Preference,
     dpo_loss,
     make_objective,
+    make_pair,
     preference_figures,
     prepare_pairs,
     read_preferences,
@@ -30,19 +30,20 @@ from llm.finetune.shared.job import Base
 from llm.tokens.special import IM_END
 
 SPLITS = ("train", "val", "test")
-ASKED = [
-    ("go", "rain", "river"),
-    ("walk the path", "names, if", "no"),
-    ("hm", "on", "The river runs."),
-    ("a", "b", "c"),
-]
-PREFERENCES = [Preference([Message("user", user)], chosen, rejected) for user, chosen, rejected in ASKED]
+ASKED = [("go", "rain", "river"), ("walk the path", "names, if", "no"), ("hm", "on", "The river runs.")]
+ASKED += [("a", "b", "c")]
+
+
+def preference(prompt: list[Message], chosen: str, rejected: str):
+    return [*prompt, Message("assistant", chosen)], [*prompt, Message("assistant", rejected)]
+
+
+PREFERENCES = [preference([Message("user", user)], *answers) for user, *answers in ASKED]
 
 
 @pytest.fixture(scope="module")
-def pairs(make_task, tokenizer, draw_gpt) -> list[Pair]:
-    by_split = dict.fromkeys(SPLITS, PREFERENCES)
-    return prepare_pairs(by_split, make_task("dpo"), tokenizer, draw_gpt().config)[0]["train"]
+def pairs(tokenizer) -> list[Pair]:
+    return [make_pair(of, tokenizer) for of in PREFERENCES]
 
 
 def test_the_loss_by_hand():
@@ -63,16 +64,14 @@ def test_the_gradient_raises_chosen_and_lowers_rejected_alike(scores, beta):
     assert policy.grad[0].tolist() == pytest.approx([-step, step])
 
 
-def test_log_probabilities_are_of_the_last_answer_and_its_end(draw_gpt, pairs, make_task, tokenizer, plain_cpu):
+@torch.no_grad()
+def test_log_probabilities_are_of_the_last_answer_and_its_end(draw_gpt, pairs, tokenizer, plain_cpu):
     talk = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
-    by_split = {split: [Preference(talk, "d", "e")] for split in SPLITS}
-    long = prepare_pairs(by_split, make_task("dpo", {"max_tokens": 48}), tokenizer, draw_gpt().config)[0]["val"]
-    model, every = draw_gpt(), [*pairs, *long]
+    model, every = draw_gpt(), [*pairs, make_pair(preference(talk, "d", "e"), tokenizer)]
     for pair, scores in zip(every, score_pairs(model, every, tokenizer.pad, 3, plain_cpu), strict=True):
-        for row, score in zip((pair.chosen, pair.rejected), scores.tolist(), strict=True):
+        for row, score in zip(pair, scores.tolist(), strict=True):
             ids, n_prompt = torch.tensor(row.ids), len(row.prompt_ids)
-            with torch.no_grad():
-                logits = model(ids[None, :-1])[0]
+            logits = model(ids[None, :-1])[0]
             nats = cross_entropy(logits[n_prompt - 1 :], ids[n_prompt:], reduction="sum").item()
             assert score == pytest.approx(-nats, abs=1e-3)
             assert tokenizer.decode(row.ids[n_prompt:]) == row.messages[-1].content + IM_END
@@ -90,21 +89,19 @@ def test_rows_become_preferences_or_have_a_reason(make_task, tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     columns = {"prompt_column": "ask", "input_column": "more", "split_column": None}
     found, counts = read_preferences(tmp_path / "rows.json", make_task("dpo", columns), 1)
-    asked = {of.chosen: of.prompt[0].content for part in found.values() for of in part}
+    asked = {chosen[-1].content: chosen[0].content for part in found.values() for chosen, _ in part}
     assert asked == {f"{n}": f"Add.\n\n{n}" if n % 2 else "Add." for n in range(9)}
     assert counts["dropped"] == {}
 
 
-def test_a_pair_of_which_one_row_is_too_long_is_dropped(make_task, draw_gpt, tokenizer):
-    long, config = Preference(PREFERENCES[0].prompt, "rain", "rain " * 50), draw_gpt().config
+def test_a_pair_of_which_one_row_is_too_long_is_dropped(make_task, tokenizer):
+    long = preference([Message("user", "go")], "rain", "rain " * 50)
     by_split = dict.fromkeys(SPLITS, PREFERENCES) | {"train": [*PREFERENCES, long]}
-    pairs, counts = prepare_pairs(by_split, make_task("dpo"), tokenizer, config)
+    pairs, counts = prepare_pairs(by_split, make_task("dpo"), tokenizer)
     assert counts == {"rows": dict.fromkeys(SPLITS, 4), "dropped": {"too_long": 1}}
     assert pairs["train"] == pairs["val"]
     with pytest.raises(UserError, match=r"^rows.csv: expected rows of at most 40 tokens in val, got none$"):
-        prepare_pairs(by_split | {"val": [long]}, make_task("dpo"), tokenizer, config)
-    with pytest.raises(UserError, match=r"^max_tokens: expected at most the base's context of 48, got 49$"):
-        prepare_pairs(by_split, make_task("dpo", {"max_tokens": 49}), tokenizer, config)
+        prepare_pairs(by_split | {"val": [long]}, make_task("dpo"), tokenizer)
 
 
 @pytest.fixture
@@ -123,12 +120,10 @@ def fit_pairs(tmp_path, make_task, draw_gpt, tokenizer, plain_cpu, pairs):
 
 def test_preferences_are_learned(fit_pairs, pairs, plain_cpu):
     fitted, reference = fit_pairs({"training.epochs": 30.0})
-    before = preference_figures(reference, reference, 0.1, 1)
-    assert (before["reward_margin"], before["chosen_log_ratio"]) == (0.0, 0.0)
-    assert before["chosen_is_likelier"] < 1
     policy = score_pairs(fitted.model, pairs, 1, 2, plain_cpu)
-    after = preference_figures(policy, reference, 0.1, 1)
-    assert after["chosen_is_likelier"] == 1.0
+    before, after = (preference_figures(of, reference, 0.1, 1) for of in (reference, policy))
+    assert (before["reward_margin"], before["chosen_log_ratio"]) == (0.0, 0.0)
+    assert before["chosen_is_likelier"] < 1 == after["chosen_is_likelier"]
     assert after["reward_margin"] > 1
     assert fitted.curve.rows[0]["train_loss"] > 10 * fitted.curve.best()["val_loss"]
     assert fitted.curve.best()["val_loss"] == pytest.approx(dpo_loss(policy, reference, 0.1).mean().item(), abs=1e-4)
@@ -149,8 +144,6 @@ def test_the_figures_by_hand():
     policy = torch.tensor([[-1.0, -2.0], [-4.0, -2.0], [-3.0, -3.5], [-1.0, -1.0]])
     reference = torch.full((4, 2), -2.0)
     figures = preference_figures(policy, reference, 0.5, 1)
-    assert figures["chosen_is_likelier"] == 0.5
-    assert figures["chosen_is_likelier_low"] < 0.5 < figures["chosen_is_likelier_high"]
+    assert figures["chosen_is_likelier_low"] < figures["chosen_is_likelier"] == 0.5
     assert figures["reward_margin"] == pytest.approx(0.5 * (1 - 2 + 0.5 + 0) / 4, abs=1e-5)
     assert figures["chosen_log_ratio"] == pytest.approx((1 - 2 - 1 + 1) / 4, abs=1e-5)
-    assert not [key for key in preference_figures(policy[:1], reference[:1], 0.5, 1) if key.endswith("_low")]

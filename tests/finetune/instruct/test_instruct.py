@@ -16,14 +16,9 @@ from llm.finetune.shared.chat import Message
 from llm.finetune.shared.fit import Run, fit
 from llm.finetune.shared.job import Base
 from llm.finetune.shared.rows import ANSWER, END, PROMPT, Row, make_row, token_losses
+from tests.finetune.shared.test_rows import PAIRS, TALK  # about 12 tokens a turn of TALK
 
-PAIRS = [("go", "The river runs."), ("say what falls", "rain"), ("walk the path", "names, if"), ("hm", "déjà vu")]
 SPLITS = ("train", "val", "test")
-# About 12 tokens a turn: three turns are a conversation of about 50.
-TALK = [
-    Message("system", "Be brief."),
-    *(Message(role, f"{role[0]}{number} é") for number in range(3) for role in ("user", "assistant")),
-]
 
 
 def pair(user: str, text: str) -> Conversation:
@@ -54,7 +49,6 @@ def test_a_truncated_row_ends_in_an_answer(tokenizer, max_tokens):
 
 def test_a_truncated_answer_has_no_end(tokenizer):
     row = make_row(tokenizer, pair("go", "The river runs."))
-    assert truncate_row(row, len(row.prompt_ids), tokenizer) is None
     cut = truncate_row(row, len(row.ids) - 1, tokenizer)
     assert END not in cut.parts
     assert cut.n_bytes == len("The river runs.")
@@ -91,28 +85,16 @@ GOOD, LONG, LONG_PROMPT = pair("go", "on"), pair("go", "rain " * 50), pair("rain
         ("split", 4, {"dropped": {"too_long": 2}, "split": 1}),
     ],
 )
-def test_long_conversations_are_counted(make_task, draw_gpt, tokenizer, on_overflow, n_train, counts):
-    task, config = make_task("instruct", {"on_overflow": on_overflow}), draw_gpt().config
+def test_long_conversations_are_counted(make_task, tokenizer, on_overflow, n_train, counts):
+    task = make_task("instruct", {"on_overflow": on_overflow})
     by_split = {"train": [GOOD, LONG, LONG_PROMPT, TALK[1:]], "val": [GOOD], "test": [GOOD]}
-    rows, report = prepare_rows(by_split, task, tokenizer, config)
+    rows, report = prepare_rows(by_split, task, tokenizer)
     assert report == {"rows": {"train": n_train, "val": 1, "test": 1}, **counts}
     assert all(len(row.ids) <= 40 for part in rows.values() for row in part)
     exact = make_task("instruct", {"max_tokens": len(rows["val"][0].ids)})
-    assert prepare_rows({split: [GOOD] for split in SPLITS}, exact, tokenizer, config)[1]["dropped"] == {"too_long": 0}
-
-
-@pytest.mark.parametrize(
-    ("changes", "shape", "line"),
-    [
-        ({}, {}, "rows.csv: expected rows of at most 40 tokens in val, got none"),
-        ({}, {"context_length": 39}, "max_tokens: expected at most the base's context of 39, got 40"),
-        ({"packing": True}, {"family": "gru"}, "packing: expected false for a GRU, whose state"),
-    ],
-)
-def test_rows_that_the_base_cannot_read_are_refused(make_task, draw_gpt, tokenizer, changes, shape, line):
-    by_split = {split: [GOOD] for split in SPLITS} | {"val": [LONG]}
-    with pytest.raises(UserError, match=f"^{line}"):
-        prepare_rows(by_split, make_task("instruct", changes), tokenizer, draw_gpt(**shape).config)
+    assert prepare_rows({split: [GOOD] for split in SPLITS}, exact, tokenizer)[1]["dropped"] == {"too_long": 0}
+    with pytest.raises(UserError, match=r"^rows.csv: expected rows of at most 3 tokens in train, got none"):
+        prepare_rows(by_split, make_task("instruct", {"max_tokens": 3}), tokenizer)
 
 
 @pytest.fixture
@@ -132,16 +114,14 @@ def fit_rows(tmp_path, make_task, draw_gpt, tokenizer, plain_cpu, rows):
 @pytest.mark.parametrize("loss_on", COUNTED)
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_loss_is_the_mean_over_counted_tokens(fit_rows, draw_gpt, rows, plain_cpu, loss_on, packing):
-    fitted = fit_rows({"loss_on": loss_on, "packing": packing, "training.n_evals": 1})
-    losses = token_losses(draw_gpt(), [[row] for row in rows], COUNTED[loss_on], 1, plain_cpu)
+    fitted = fit_rows({"loss_on": loss_on, "packing": packing, "training.n_evals": 1}, val=rows[1:])
+    of_train, of_val = (
+        token_losses(model, [[row] for row in part], COUNTED[loss_on], 1, plain_cpu).mean().item()
+        for model, part in ((draw_gpt(), rows), (fitted.model, rows[1:]))
+    )
     assert fitted.setting["steps"] == 1
-    assert fitted.curve.rows[0]["train_loss"] == pytest.approx(losses.mean().item(), abs=1e-4)
-
-
-def test_the_best_weights_have_the_loss_of_the_curve(fit_rows, rows, plain_cpu):
-    fitted = fit_rows({"training.batch_size": 2}, val=rows[1:])
-    losses = token_losses(fitted.model, [[row] for row in rows[1:]], COUNTED["assistant"], 1, plain_cpu)
-    assert fitted.curve.best()["val_loss"] == pytest.approx(losses.mean().item(), abs=1e-4)
+    assert fitted.curve.rows[0]["train_loss"] == pytest.approx(of_train, abs=1e-4)
+    assert fitted.curve.best()["val_loss"] == pytest.approx(of_val, abs=1e-4)
 
 
 @pytest.mark.parametrize("packing", [False, True])
