@@ -4,29 +4,54 @@
     b.zip      ──► Entry("b.zip/x.txt", ".txt", 12, stream), Entry("b.zip/../y", "", 3, ContentError("bad_path", "…"))
 
 Suffixes decide. Bytes pass from layer to layer, a buffer at a time: file ──► gunzip ──► tar member ──► unxz ──► stream.
+A stream raises `ContentError` where its bytes are damaged, after all bytes before the damage, or where far more bytes
+come out of it than go in.
 """
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import re
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
-from llm.corpus.compression import Budget, as_damage, chunks, decompress, guard, split_suffixes
-from llm.corpus.readers.streams import BUFFER_BYTES, ChunkStream, ContentError, one_line, open_buffered, printable
+import zstandard
 
-MAX_MEMBERS = 1_000_000  # of a zip
-ZIP_HEADER_BYTES = 30  # before each member, its name not counted
+from llm.corpus.readers.streams import (
+    BUFFER_BYTES,
+    ChunkStream,
+    ContentError,
+    as_damage,
+    one_line,
+    open_buffered,
+    printable,
+)
+
+FREE_BYTES = 100_000_000  # that may come out of any file
+MAX_RATIO = 200  # of bytes that come out to bytes that go in
+WINDOW_BYTES = 1 << 31  # how far back xz and zstd may refer: as much as `zstd --long=31` needs
+SHORT_SUFFIXES = {".tgz": ".tar.gz", ".tbz": ".tar.bz2", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 ARCHIVES = {".zip", ".tar", ".7z", ".rar"}  # the last two are only refused, within another one
 # Folders of version control and caches, and files of operating systems, beside those that begin with a dot.
 LEFT_OUT = {"__pycache__", "__MACOSX", "CVS", "RCS", "SCCS", "_darcs", "Thumbs.db", "desktop.ini"}
 HIDDEN = "expected a visible file, got a hidden one or one of version control or a cache"
+MEMBER = "a whole member of an archive"
+# Errors of the libraries for bytes of another kind than the suffix names.
+DAMAGE = (
+    *(EOFError, OSError, ValueError, OverflowError, NotImplementedError, struct.error, zlib.error),
+    *(lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile, tarfile.TarError),
+)
 
 
 class Entry(NamedTuple):
@@ -52,6 +77,32 @@ class Member(NamedTuple):
     open: Callable[[], Any]
 
 
+@dataclass
+class Budget:
+    """The bytes that may come out of decompressors for those that go in."""
+
+    n_in: int
+    n_out: int = 0
+
+    def spend(self, n_bytes: int) -> None:
+        """Count bytes that came out; ContentError where they are too many."""
+        self.n_out += n_bytes
+        if self.n_out > max(FREE_BYTES, MAX_RATIO * self.n_in):
+            expected = f"expected at most {MAX_RATIO} bytes from each compressed byte"
+            raise ContentError("bomb", f"{expected}, got {self.n_out} from {self.n_in}")
+
+
+def split_suffixes(name: str) -> tuple[str, list[str]]:
+    """Return the suffix that names the format, and those of the compressions around it, the outermost first."""
+    rest = PurePosixPath(name.lower())
+    rest = rest.with_suffix(SHORT_SUFFIXES.get(rest.suffix, rest.suffix))
+    compressions = []
+    while rest.suffix in DECOMPRESSORS:
+        compressions.append(rest.suffix)
+        rest = rest.with_suffix("")
+    return rest.suffix, compressions
+
+
 def open_entries(file: Path, path: str) -> Iterator[Entry]:
     """Yield the file itself, or the members of an archive: of a tar in its order, of a zip sorted by name.
 
@@ -65,7 +116,7 @@ def open_entries(file: Path, path: str) -> Iterator[Entry]:
         with open_buffered(file) as whole:
             n_bytes = os.fstat(whole.fileno()).st_size
             budget = Budget(n_bytes)
-            stream = decompress(whole, compressions, [budget])
+            stream = _decompress(whole, compressions, [budget])
             if suffix not in (".zip", ".tar"):
                 yield Entry(path, suffix, n_bytes, stream)
                 return
@@ -93,6 +144,57 @@ def is_hidden(path: PurePosixPath) -> bool:
     return any(part.startswith(".") or part in LEFT_OUT for part in path.parts)
 
 
+def _decompress(stream: io.BufferedReader, compressions: list[str], budgets: list[Budget]) -> io.BufferedReader:
+    """Return the stream without its compressions, the outermost first."""
+    for suffix in compressions:
+        plain = DECOMPRESSORS[suffix](stream)
+        stream = ChunkStream(_guard(plain, f"a whole {suffix} stream", budgets)).buffered()
+    return stream
+
+
+def _guard(blocks: Iterator[bytes], what: str, budgets: list[Budget]) -> Iterator[bytes]:
+    """Yield the chunks; ContentError for damage, and where they are too many for a budget."""
+    with as_damage(what, DAMAGE):
+        for chunk in blocks:
+            for budget in budgets:
+                budget.spend(len(chunk))
+            yield chunk
+
+
+def _chunks(stream: io.BufferedIOBase) -> Iterator[bytes]:
+    # read1 reads the layer below once: a longer read would lose what it had when its next part fails.
+    return iter(lambda: stream.read1(BUFFER_BYTES), b"")
+
+
+# bz2.open and lzma.open take a frame with a damaged beginning for the end of the file, and zstandard's stream_reader
+# does so where a frame is cut.
+def _frames(
+    stream: io.BufferedReader, new: Callable[[], Any], input_bytes: int = BUFFER_BYTES, max_length: tuple[int, ...] = ()
+) -> Iterator[bytes]:
+    data = stream.read1(input_bytes)
+    while data:
+        frame = new()
+        while not frame.eof:
+            if not data and getattr(frame, "needs_input", True) and not (data := stream.read1(input_bytes)):
+                raise EOFError("it ends within a frame")
+            if chunk := frame.decompress(data, *max_length):
+                yield chunk
+            data = b""
+        data = frame.unused_data or stream.read1(input_bytes)
+
+
+DECOMPRESSORS: dict[str, Callable[[io.BufferedReader], Iterator[bytes]]] = {
+    ".gz": lambda stream: _chunks(gzip.GzipFile(fileobj=stream)),
+    ".bz2": partial(_frames, new=bz2.BZ2Decompressor, max_length=(BUFFER_BYTES,)),
+    ".xz": partial(_frames, new=partial(lzma.LZMADecompressor, memlimit=WINDOW_BYTES), max_length=(BUFFER_BYTES,)),
+    ".zst": partial(
+        _frames,
+        new=lambda: zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj(),
+        input_bytes=1024,  # 4 bytes may become 128 KiB, which come out at once
+    ),
+}
+
+
 def _member_entries(members: Iterator[Member], archive: str, budget: Budget) -> Iterator[Entry]:
     for member in members:
         path = printable(f"{archive}/{PurePosixPath(member.name)}")
@@ -103,12 +205,12 @@ def _member_entries(members: Iterator[Member], archive: str, budget: Budget) -> 
         except ContentError as error:
             yield Entry(path, "", member.n_bytes, error)
             continue
+        in_tar = member.n_packed is None
         with closing(content):
-            in_tar = member.n_packed is None
             budgets = [budget, Budget(member.n_bytes if member.n_packed is None else member.n_packed)]
-            stream = ChunkStream(guard(chunks(content), "a whole member of an archive", [] if in_tar else budgets))
+            stream = ChunkStream(_guard(_chunks(content), MEMBER, [] if in_tar else budgets))
             suffix, compressions = split_suffixes(member.name)
-            yield Entry(path, suffix, member.n_bytes, decompress(stream.buffered(), compressions, budgets))
+            yield Entry(path, suffix, member.n_bytes, _decompress(stream.buffered(), compressions, budgets))
         if in_tar and stream.failure:
             return  # the archive itself is damaged here, which the member's stream has reported
 
@@ -143,7 +245,7 @@ class _TarInfo(tarfile.TarInfo):
 
 
 def _tar_members(stream: io.BufferedReader) -> Iterator[Member]:
-    with as_damage("a whole tar archive"), tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo) as tar:
+    with as_damage("a whole tar archive", DAMAGE), tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo) as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep each of them
             is_file = member.isreg() and not member.issparse()
@@ -156,8 +258,7 @@ def _tar_members(stream: io.BufferedReader) -> Iterator[Member]:
 
 
 def _zip_members(stream: io.BufferedReader) -> Iterator[Member]:
-    with as_damage("a whole zip archive"), zipfile.ZipFile(stream) as archive:
-        _check_directory(archive)
+    with as_damage("a whole zip archive", DAMAGE), zipfile.ZipFile(stream) as archive:
         for member in sorted(archive.infolist(), key=lambda member: member.orig_filename):
             # The upper half of the attributes is a mode where a Unix wrote them, else zero.
             is_file = stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG}
@@ -167,17 +268,6 @@ def _zip_members(stream: io.BufferedReader) -> Iterator[Member]:
             yield Member(name, size, packed, member.is_dir(), is_file, extract)
 
 
-def _check_directory(archive: zipfile.ZipFile) -> None:
-    """Raise ContentError for a zip whose members overlap or are too many."""
-    members = sorted(archive.infolist(), key=lambda member: member.header_offset)
-    if len(members) > MAX_MEMBERS:
-        raise ContentError("bomb", f"expected at most {MAX_MEMBERS} members in a zip, got {len(members)}")
-    starts = [*(member.header_offset for member in members), archive.start_dir]
-    sizes = [ZIP_HEADER_BYTES + member.compress_size for member in members]
-    if any(start + size > end for start, size, end in zip(starts, sizes, starts[1:], strict=False)):
-        raise ContentError("bomb", "expected members of a zip side by side, got some that overlap")
-
-
 def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
     if member.flag_bits & 1:
         raise ContentError("encrypted", "expected a member of a zip without a password, got an encrypted one")
@@ -185,5 +275,5 @@ def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
     if member.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         got = f"got compression method {member.compress_type}"
         raise ContentError("unsupported", f"expected a member that is stored or deflated, {got}")
-    with as_damage("a whole member of an archive"):
+    with as_damage(MEMBER, DAMAGE):
         return archive.open(member)

@@ -9,12 +9,11 @@ other files are HTML or text. About one document is in memory at a time.
 """
 
 import io
-import json
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +66,15 @@ def _read(entry: Entry, stream: io.BufferedReader, source: LocalSource, limit: i
         stream, encoding = open_text(stream, suffix, source.encoding)
         if encoding.doubt:
             yield Document(source.name, entry.path, reason=DOUBTFUL_ENCODING, note=", ".join(encoding))
-    if suffix not in SUFFIXES or (suffix == ".json" and not _has_rows(stream.peek(1), field)):
-        yield from _documents(READERS.get(suffix, _read_text)(stream, source, limit), source.name, entry.path, limit)
-        return
-    with _seekable(stream, suffix) as table:
-        rows = rows_of(table, suffix, column=field, max_row_bytes=2 * limit)
-        if rows.dialect and rows.dialect.delimiter != ",":
-            yield Document(source.name, entry.path, reason=DIALECT, note=str(rows.dialect))
-        yield from _documents(_row_texts(rows, field), source.name, entry.path, limit)
-
-
-def _documents(texts: Iterator[Text], source: str, path: str, limit: int) -> Iterator[Document]:
-    return (to_document(source, path + place, text, n_bytes, limit) for place, text, n_bytes in texts)
+    if suffix in SUFFIXES and (suffix != ".json" or _has_rows(stream.peek(1), field)):
+        with _seekable(stream, suffix) as table:
+            rows = rows_of(table, suffix, column=field, max_row_bytes=2 * limit)
+            if rows.dialect and rows.dialect.delimiter != ",":
+                yield Document(source.name, entry.path, reason=DIALECT, note=str(rows.dialect))
+            yield from _documents(_row_texts(rows, field), source.name, entry.path, limit)
+    else:
+        texts = READERS.get(suffix, _read_text)(stream, source, limit)
+        yield from _documents(texts, source.name, entry.path, limit)
 
 
 @contextmanager
@@ -93,12 +89,8 @@ def _seekable(stream: io.BufferedReader, suffix: str) -> Iterator[Any]:
         yield spool
 
 
-def attempt(read: Callable[..., str], *arguments: Any) -> str | ContentError:
-    """Return the text that `read` returns, or its ContentError."""
-    try:
-        return read(*arguments)
-    except ContentError as error:
-        return error
+def _documents(texts: Iterator[Text], source: str, path: str, limit: int) -> Iterator[Document]:
+    return (to_document(source, path + place, text, n_bytes, limit) for place, text, n_bytes in texts)
 
 
 def to_document(source: str, path: str, text: str | ContentError, n_bytes: int, limit: int) -> Document:
@@ -109,17 +101,19 @@ def to_document(source: str, path: str, text: str | ContentError, n_bytes: int, 
     return unreadable(source, path, text, n_bytes) if isinstance(text, ContentError) else Document(source, path, text)
 
 
-# Rows.
+def attempt(read: Callable[..., str], *arguments: Any) -> str | ContentError:
+    """Return the text that `read` returns, or its ContentError."""
+    try:
+        return read(*arguments)
+    except ContentError as error:
+        return error
 
 
 def _has_rows(head: bytes, field: str) -> bool:
     """Return whether a .json is an array of objects, or its first line an object with the field, or two objects."""
     if re.match(rb"\s*\[\s*[{\]]", head):
         return True
-    rows: list[object] = []
-    for line in head.lstrip().split(b"\n", 2)[:2]:
-        with suppress(ValueError, RecursionError):
-            rows.append(json.loads(line.decode("utf-8", "replace")))
+    rows = [parse(line) for line in head.lstrip().split(b"\n", 2)[:2]]
     objects = [row for row in rows if isinstance(row, dict)]
     return len(objects) == 2 or (len(objects) == 1 and field in objects[0])
 
@@ -150,15 +144,12 @@ def field_text(row: Any, field: str) -> str:
     return text
 
 
-# Text, HTML, Python and other JSON: one document a file, or those between separators.
-
-
 def _read_text(stream: io.BufferedReader, source: LocalSource, limit: int) -> Iterator[Text]:
+    """Yield the text between separators, or all of it."""
     if source.separator is None:
         yield from _whole_document(stream, limit, f"{LIMIT_ADVICE} or name a separator:")
         return
-    pieces = _split(stream, source.separator.encode(), limit)
-    for number, (piece, n_bytes, is_last) in enumerate(pieces, 1):
+    for number, (piece, n_bytes, is_last) in enumerate(_split(stream, source.separator.encode(), limit), 1):
         place = "" if number == 1 and is_last else f":{number}"  # `is_undivided` reads this
         if n_bytes > limit:
             yield place, too_long("a document", n_bytes, limit), n_bytes
@@ -203,9 +194,7 @@ READERS: dict[str, Callable[[io.BufferedReader, LocalSource, int], Iterator[Text
 def _whole_document(stream: io.BufferedReader, limit: int, advice: str = LIMIT_ADVICE) -> Iterator[Text]:
     content = stream.read(limit + 1)
     if len(content) > limit:
-        n_bytes = len(content)
-        while block := stream.read1(BUFFER_BYTES):
-            n_bytes += len(block)
+        n_bytes = len(content) + sum(map(len, iter(lambda: stream.read1(BUFFER_BYTES), b"")))
         yield "", too_long("a document", n_bytes, limit, advice=advice), n_bytes
     elif content:
         yield "", attempt(decode, content), len(content)
@@ -216,33 +205,20 @@ def _split(stream: io.BufferedReader, separator: bytes, limit: int) -> Iterator[
 
     Bytes that are too many are not kept. A newline in the separator is any newline of the file's: CRLF, CR or LF.
     """
-    lines = re.split(rb"\r\n|\r|\n", separator)
-    pattern = re.compile(NEWLINE.join(map(re.escape, lines)))
-    longest = len(separator) + len(lines)  # a newline of the file may be longer by a byte
-    room = limit + len(b"\r\n\r\n")  # the newlines that are stripped
-    piece, n_dropped, is_first = bytearray(), 0, True
-    begun = b""  # too short for a separator, but one may begin there
-    is_last = False
-    while not is_last:
-        block = stream.read1(BUFFER_BYTES)
-        is_last = not block
-        text = begun + block
-        held = text[-1:] if block and len(lines) > 1 and text.endswith(b"\r") else b""  # its "\n" may follow
-        *ends, rest = pattern.split(text.removesuffix(held))
-        cut = len(rest) if is_last else max(len(rest) - longest + 1, 0)
-        begun = rest[cut:] + held
-        for number, part in enumerate([*ends, rest[:cut]]):
-            piece += part
-            if len(piece) > room:
-                n_dropped += len(piece)
-                piece.clear()
-            is_end = number < len(ends)
-            if is_end or is_last:
-                whole = _strip(bytes(piece), is_first, not is_end)
-                yield whole, n_dropped + len(whole), not is_end
-                piece, n_dropped, is_first = bytearray(), 0, False
-
-
-def _strip(piece: bytes, is_first: bool, is_last: bool) -> bytes:
-    piece = piece if is_first else re.sub(rb"\A" + NEWLINE, b"", piece)
-    return piece if is_last else re.sub(NEWLINE + rb"\Z", b"", piece)
+    pattern = re.compile(NEWLINE.join(map(re.escape, re.split(NEWLINE, separator))))
+    longest = 2 * len(separator)  # a newline of the file may be longer by a byte
+    first, last = re.compile(rb"\A" + NEWLINE), re.compile(NEWLINE + rb"\Z")
+    begun, n_dropped, is_first = b"", 0, True
+    while block := stream.read1(BUFFER_BYTES):
+        while block.endswith(b"\r") and (more := stream.read(1)):  # perhaps the newline that it begins
+            block += more
+        *ended, begun = pattern.split(begun + block)
+        for piece in ended:
+            whole = last.sub(b"", piece if is_first else first.sub(b"", piece))
+            yield whole, n_dropped + len(whole), False
+            n_dropped, is_first = 0, False
+        if len(begun) > limit + longest + 4:  # 4: the newlines that are removed
+            n_dropped += len(begun) - longest
+            begun = begun[-longest:]
+    whole = begun if is_first else first.sub(b"", begun)
+    yield whole, n_dropped + len(whole), True

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from llm.core.errors import UserError
-from llm.corpus.compression import split_suffixes
+from llm.corpus.containers import split_suffixes
 from llm.corpus.docstrings import BETWEEN_ENTRIES, module_text, package_files
 from llm.corpus.document import Document, unreadable
 from llm.corpus.download import default_cache, fetch

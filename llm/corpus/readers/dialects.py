@@ -16,7 +16,7 @@ UNCLOSED = "expected a quote that closes the cell, got the end of the file"
 
 
 class Cells(NamedTuple):
-    """The line in which a row begins and the row's cells, or the problem because of which it has none."""
+    """The line in which a row begins, its cells, and why they cannot be right."""
 
     line: int
     values: list[str]
@@ -72,33 +72,22 @@ def _find_delimiter(open_lines: Callable[[], Iterable[str]]) -> str:
 
 
 def _is_quoted(open_lines: Callable[[], Iterable[str]], delimiter: str, is_whole: bool) -> bool:
-    n_fields, n_bad, n_quotes, n_lone = _split_at_each(open_lines(), delimiter)
-    if not n_quotes:
-        return False
-    n_bad_quoted = 0
-    for row in read_cells(open_lines(), Dialect(delimiter), refuse_swallowed=False):
-        is_bad = bool(row.problem) and (is_whole or row.problem != UNCLOSED)
-        n_bad_quoted += is_bad or sum(_lines_like_rows(row.values, n_fields, delimiter))
-    if n_bad != n_bad_quoted:
-        return n_bad_quoted < n_bad
-    return n_bad == 0 or not n_lone
-
-
-def _split_at_each(lines: Iterable[str], delimiter: str) -> tuple[int, int, int, int]:
-    """Return the fields of the first row, rows of another number, and fields that begin with a quote: all, unclosed."""
-    n_fields = n_bad = n_quotes = n_lone = 0
-    for line in lines:
-        fields = line.rstrip("\r\n").split(delimiter)
-        if line.strip():
-            n_fields = n_fields or len(fields)
-            n_bad += len(fields) != n_fields
-        quoted = [field for field in fields if field.startswith('"')]
+    n_fields = n_bad = n_quotes = n_lone = n_bad_quoted = 0
+    for row in read_cells(open_lines(), Dialect(delimiter, quoted=False)):
+        n_fields = n_fields or len(row.values)
+        quoted = [field for field in row.values if field.startswith('"')]
+        n_bad += bool(row.problem)
         n_quotes += len(quoted)
         n_lone += sum(QUOTED_FIELD.fullmatch(field) is None for field in quoted)
-    return n_fields, n_bad, n_quotes, n_lone
+    if not n_quotes:
+        return False
+    for row in read_cells(open_lines(), Dialect(delimiter)):
+        is_bad = bool(row.problem) and (is_whole or row.problem != UNCLOSED)
+        n_bad_quoted += sum(_lines_like_rows(row.values, n_fields, delimiter)) or is_bad
+    return n_bad_quoted < n_bad or (n_bad_quoted == n_bad and (n_bad == 0 or not n_lone))
 
 
-def read_cells(lines: Iterable[str], dialect: Dialect, refuse_swallowed: bool = True) -> Iterator[Cells]:
+def read_cells(lines: Iterable[str], dialect: Dialect) -> Iterator[Cells]:
     """Yield the rows without blank ones; each with a problem that differs from the first one in its number of cells.
 
     A row with a broken quote has a problem too, and one in which a quote seems to enclose the rows that follow it. No
@@ -116,26 +105,17 @@ def read_cells(lines: Iterable[str], dialect: Dialect, refuse_swallowed: bool = 
         except StopIteration:
             return
         except csv.Error as error:
-            yield Cells(line, [], _quote_problem(error))
+            is_unclosed = "unexpected end of data" in str(error)
+            yield Cells(line, [], UNCLOSED if is_unclosed else f"expected quotes around a whole cell, got {error}")
             continue
-        if all(map(str.isspace, fields)) and len(fields) < 2:
-            continue
-        n_fields = n_fields or len(fields)
-        may_swallow = refuse_swallowed and reader.line_num > line
-        problem = _row_problem(fields, n_fields, dialect.delimiter, may_swallow)
-        yield Cells(line, [] if problem else fields, problem)
+        if len(fields) > 1 or not all(map(str.isspace, fields)):
+            n_fields = n_fields or len(fields)
+            yield Cells(line, fields, _row_problem(fields, n_fields, dialect.delimiter))
 
 
-def _quote_problem(error: csv.Error) -> str:
-    is_unclosed = "unexpected end of data" in str(error)
-    return UNCLOSED if is_unclosed else f"expected quotes around a whole cell, got {error}"
-
-
-def _row_problem(fields: list[str], n_fields: int, delimiter: str, may_swallow: bool) -> str:
+def _row_problem(fields: list[str], n_fields: int, delimiter: str) -> str:
     if len(fields) != n_fields:
         return f"expected {n_fields} field{'s' * (n_fields > 1)}, as in the first row, got {len(fields)}"
-    if not may_swallow:
-        return ""
     like_rows = _lines_like_rows(fields, n_fields, delimiter)
     n_swallowed = sum(like_rows) if all(like_rows[:-1]) else 0  # the last line may be the rest of a cell
     if n_swallowed * (n_fields - 1) < SWALLOWED_DELIMITERS:
@@ -146,11 +126,7 @@ def _row_problem(fields: list[str], n_fields: int, delimiter: str, may_swallow: 
 def _lines_like_rows(fields: list[str], n_fields: int, delimiter: str) -> list[bool]:
     """Return, for each line but the first of the first cell with several, whether it looks like a row."""
     # A cell with a quote in it was enclosed on purpose, for its quotes are doubled.
-    cells = [cell for cell in fields if "\n" in cell and '"' not in cell] if n_fields > 1 else []
-    lines = cells[0].split("\n")[1:] if cells else []
-    return [_is_row(line.split(delimiter), n_fields) for line in lines if line.strip()]
-
-
-def _is_row(fields: list[str], n_fields: int) -> bool:
+    cell = next((cell for cell in fields if "\n" in cell and '"' not in cell), "") if n_fields > 1 else ""
+    rows = [line.split(delimiter) for line in cell.split("\n")[1:] if line.strip()]
     # A line of verse may end in a comma: of two cells both are filled.
-    return len(fields) == n_fields and bool(fields[0].strip()) and bool(n_fields > 2 or fields[1].strip())
+    return [len(row) == n_fields and row[0].strip() != "" and (n_fields > 2 or row[1].strip() != "") for row in rows]

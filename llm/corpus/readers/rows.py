@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 from llm.corpus.readers.dialects import Dialect, find_dialect, read_cells
 from llm.corpus.readers.encodings import Encoding, decode, open_text
 from llm.corpus.readers.json_values import Values, json_array, json_lines, json_type
-from llm.corpus.readers.streams import BUFFER_BYTES, REST, ContentError, one_line, open_buffered, too_long
+from llm.corpus.readers.streams import BUFFER_BYTES, REST, ContentError, as_damage, one_line, open_buffered, too_long
 
 SEPARATED = (".csv", ".tsv")
 SUFFIXES = (*SEPARATED, ".jsonl", ".ndjson", ".json", ".parquet")
 NO_LIMIT = 1 << 60
+PARQUET = "a whole Parquet file"
 ROWS_PER_BATCH = 64  # of Parquet that are in memory at a time
 
 
@@ -105,7 +106,12 @@ def rows_of(
     found.
     """
     if suffix in SEPARATED:
-        return _table(stream, dialect or _dialect_of(stream, suffix), header, column, max_row_bytes)
+        if dialect is None:  # decided by the beginning
+            head = stream.peek(1)
+            text = head.decode("utf-8", "surrogateescape")
+            is_whole = len(head) < BUFFER_BYTES - len(codecs.BOM_UTF8)
+            dialect = find_dialect(lambda: io.StringIO(text, newline=""), suffix, is_whole)
+        return _table(stream, dialect, header, column, max_row_bytes)
     if suffix == ".parquet":
         return _parquet(stream, column)
     is_fast = column is not None
@@ -133,18 +139,9 @@ def _check_column(column: str | None, names: list[str]) -> None:
         raise ContentError("no_field", f"expected a column {column}, got {one_line(', '.join(names))}")
 
 
-def _dialect_of(stream: io.BufferedReader, suffix: str) -> Dialect:
-    """Return the dialect of a table by its beginning."""
-    head = stream.peek(1)
-    text = head.decode("utf-8", "surrogateescape")
-    is_whole = len(head) < BUFFER_BYTES - len(codecs.BOM_UTF8)
-    return find_dialect(lambda: io.StringIO(text, newline=""), suffix, is_whole)
-
-
 def _table(stream: io.BufferedReader, dialect: Dialect, header: bool, column: str | None, limit: int) -> Rows:
     rows = _table_rows(stream, dialect, limit, first=0 if header else 1)
-    first = next(rows, None)
-    if first is None:
+    if (first := next(rows, None)) is None:
         raise ContentError("empty", f"expected {'a header and ' if header else ''}rows, got an empty file")
     names = first.checked().values
     if header:
@@ -166,9 +163,8 @@ def _table_rows(stream: io.BufferedReader, dialect: Dialect, limit: int, first: 
                 raise too_long("a row", n_bytes, limit, REST)
             yield line
 
-    for number, cells in enumerate(read_cells(_decoded(lines()), dialect), first):
-        problem = ContentError("bad_row", cells.problem) if cells.problem else None
-        yield Row(number, f"line {cells.line}", cells.values, n_bytes, problem)
+    for number, (line, values, problem) in enumerate(read_cells(_decoded(lines()), dialect), first):
+        yield Row(number, f"line {line}", values, n_bytes, ContentError("bad_row", problem) if problem else None)
         n_bytes = 0
 
 
@@ -181,9 +177,10 @@ def _object_rows(values: Values, unit: str) -> Iterator[Row]:
 
 
 def _parquet(stream: io.BufferedReader, column: str | None) -> Rows:
+    import pyarrow as pa
     from pyarrow import parquet, types
 
-    with _as_damage():
+    with as_damage(PARQUET, (pa.ArrowException, OSError, ValueError)):
         # Without a thread of Arrow's own: it would lock up on a stream that is written in Python.
         file = parquet.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
         schema = file.schema_arrow
@@ -192,25 +189,16 @@ def _parquet(stream: io.BufferedReader, column: str | None) -> Rows:
         _check_column(column, names)
         kind = schema.field(column).type
         texts = kind.value_type if types.is_dictionary(kind) else kind
-        if not any(is_text(texts) for is_text in (types.is_string, types.is_large_string, types.is_string_view)):
+        if texts not in (pa.string(), pa.large_string(), pa.string_view()):
             raise ContentError("not_text", f"expected strings in the column {column}, got {one_line(kind)}")
         names = [column]
     return Rows(_object_rows(_parquet_values(file, names), "row"), names)
 
 
-@contextmanager
-def _as_damage() -> Iterator[None]:
+def _parquet_values(file: Any, names: list[str]) -> Values:
     import pyarrow as pa
 
-    try:
-        yield
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are not Unicode
-        problem = f"expected a whole Parquet file, got one that is damaged or something else ({one_line(error)})"
-        raise ContentError("damaged", problem) from None
-
-
-def _parquet_values(file: Any, names: list[str]) -> Values:
-    with _as_damage(), file:
+    with as_damage(PARQUET, (pa.ArrowException, OSError, ValueError)), file:
         batches = file.iter_batches(ROWS_PER_BATCH, columns=names, use_threads=False)
         for number, value in enumerate(chain.from_iterable(map(_objects, batches)), 1):
             texts = value.values() if isinstance(value, dict) else ()

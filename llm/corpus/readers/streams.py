@@ -4,6 +4,7 @@ import io
 import re
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,16 @@ class ContentError(Exception):
         self.reason = reason
 
 
+@contextmanager
+def as_damage(what: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn the errors that a library raises for damaged bytes into a ContentError."""
+    try:
+        yield
+    except errors as error:
+        problem = f"expected {what}, got one that is cut short, damaged or something else ({one_line(error)})"
+        raise ContentError("damaged", problem) from None
+
+
 class ChunkStream(io.RawIOBase):
     """Present an iterator of chunks of bytes as a file."""
 
@@ -48,7 +59,7 @@ class ChunkStream(io.RawIOBase):
         """Fill the buffer. An error is raised only when all bytes before it were returned, and then by every read."""
         room = memoryview(buffer).cast("B")
         n_bytes = 0
-        while n_bytes < len(room) and self._has_rest():
+        while n_bytes < len(room) and (self._rest or self._next_chunk()):
             n_more = min(len(room) - n_bytes, len(self._rest))
             room[n_bytes : n_bytes + n_more] = self._rest[:n_more]
             self._rest = self._rest[n_more:]
@@ -57,12 +68,10 @@ class ChunkStream(io.RawIOBase):
             raise self.failure
         return n_bytes
 
-    def _has_rest(self) -> bool:
+    def _next_chunk(self) -> bool:
         try:
-            while not self._rest and not self.failure:
-                self._rest = memoryview(next(self._chunks))
-        except StopIteration:
-            return False
+            if not self.failure:
+                self._rest = memoryview(next(filter(None, self._chunks), b""))
         except ContentError as error:
             self.failure = error
         return bool(self._rest)
@@ -80,5 +89,5 @@ def one_line(problem: object) -> str:
 
 def too_long(what: str, n_bytes: int, limit: int, note: str = "", advice: str = LIMIT_ADVICE) -> ContentError:
     """Return the error for a document, a row or a line beyond the limit."""
-    problem = f"expected {what} of at most {limit} bytes, got {n_bytes}; "
-    return ContentError("too_long", f"{problem}{note}{'; ' * bool(note)}{advice}")
+    hints = "; ".join(filter(None, [note, advice]))
+    return ContentError("too_long", f"expected {what} of at most {limit} bytes, got {n_bytes}; {hints}")

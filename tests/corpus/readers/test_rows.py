@@ -180,7 +180,7 @@ REFUSED = {
     "an archive": ("a.csv", b"PK\x03\x04" + bytes(100), "expected text, got a ZIP archive"),
     "nothing": ("a.csv", b"\n", "expected a header and rows, got an empty file"),
     "a short row": ("a.csv", b"a,b\n1,2\n3\n", "line 3: expected 2 fields, as in the first row, got 1"),
-    "no Parquet": ("a.parquet", b"PAR1 text PAR1", "expected a whole Parquet file, got one that is damaged"),
+    "no Parquet": ("a.parquet", b"PAR1 text PAR1", "expected a whole Parquet file, got one that is cut short, damaged"),
     "an open array": (
         "a.json",
         b'[{"a": 1}, {"b"',
