@@ -5,19 +5,13 @@
 Whether a document stays may depend on all documents before it, and its split on its near duplicates, so documents are
 written to a table first. In memory is only a hash of each, 16 bytes, and its signature where near duplicates are
 looked for. Rows are moved in whole batches; a text becomes a Python string only where it has to be cut.
-
->>> split_of("00000000000000000000000000000000", val=0.05, test=0.05)
-'val'
->>> cut("abcdefghij", val=0.1, test=0.2)
-{'train': 'abcdefg', 'val': 'h', 'test': 'ij'}
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,36 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from llm.core.tables import CORPUS, SPLITS, TableWriter
+from llm.core.tables import CORPUS, SPLITS, TableWriter, iterate_rows
 from llm.corpus.clean import document_id
+from llm.corpus.counts import N_EXAMPLES, Counts
 from llm.corpus.duplicates import representatives
-from llm.corpus.params import CleanParams, PrepareParams
+from llm.corpus.params import CleanParams, PrepareParams, SplitParams
 
 SPOOL = CORPUS.append(pa.field("signature", pa.binary()))
-BATCH_BYTES = 8_000_000
+BATCH_BYTES = 8_000_000  # of text in memory at a time
 RULES = ("", "exact_duplicate", "near_duplicate")
 BEYOND = "beyond_subset_fraction"
 MIN_HELD_OUT = 5  # documents of equal weight that a split is expected to have
-N_EXAMPLES = 5
-Totals = Counter[tuple[str, str]]  # ("documents" or "bytes", a split or "source NAME") → how many
 
-
-class Dropped(dict[str, dict[str, Any]]):
-    """Dropped documents by rule: how many, their bytes, and the first five with a note.
-
-    >>> dropped = Dropped()
-    >>> dropped.count("empty", "mine/a.txt", n_bytes=3)
-    >>> dropped
-    {'empty': {'documents': 1, 'bytes': 3, 'examples': [['mine/a.txt', '']]}}
-    """
-
-    def count(self, rule: str, path: str, n_bytes: int, note: str = "") -> None:
-        """Count one document."""
-        of_rule = self.setdefault(rule, {"documents": 0, "bytes": 0, "examples": []})
-        of_rule["documents"] += 1
-        of_rule["bytes"] += n_bytes
-        if len(of_rule["examples"]) < N_EXAMPLES:
-            of_rule["examples"].append([path, note])
+Hashes = NDArray[np.uint64]  # of documents, shape (n, 2)
 
 
 class Duplicates(NamedTuple):
@@ -64,37 +41,27 @@ class Duplicates(NamedTuple):
     representative: NDArray[np.int64]
 
 
-def batches(spool: Path, columns: list[str]) -> Iterator[pa.Table]:
-    """Yield the documents in order, BATCH_BYTES of text at a time."""
-    with pq.ParquetFile(spool, pre_buffer=False) as file:
-        for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns=columns, use_threads=False)
+def _column(spool: Path, name: str) -> Iterator[Any]:
+    return (row[name] for row in iterate_rows(spool, [name], batch_rows=4096))
 
 
-def column(spool: Path, name: str) -> Iterator[Any]:
-    """Yield the values of a column in order."""
-    for batch in batches(spool, [name]):
-        yield from batch.column(name).to_pylist()
-
-
-def document_ids(spool: Path) -> NDArray[np.uint64]:
-    """Return the hashes of all documents: shape (n, 2)."""
-    hashes = b"".join(bytes.fromhex(doc_id) for doc_id in column(spool, "doc_id"))
-    return np.frombuffer(hashes, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+def as_hashes(doc_ids: Iterator[str] | list[str]) -> Hashes:
+    """Return the numbers that ids are made of: shape (n, 2)."""
+    return np.frombuffer(b"".join(map(bytes.fromhex, doc_ids)), dtype=">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def find_duplicates(spool: Path, rules: CleanParams) -> Duplicates:
     """Find documents that repeat an earlier one. The representative of a group is its first document."""
-    ids = document_ids(spool)
-    rule = np.zeros(len(ids), dtype=np.int8)
-    representative = np.arange(len(ids))
+    hashes = as_hashes(_column(spool, "doc_id"))
+    rule = np.zeros(len(hashes), dtype=np.int8)
+    representative = np.arange(len(hashes))
     if rules.exact_duplicates == "drop":
-        hashes = [ids[:, 0], ids[:, 1]]
-        representative = pd.Series(representative).groupby(hashes).transform("min").to_numpy(copy=True)
-        rule[representative != np.arange(len(ids))] = 1
+        groups = pd.Series(representative).groupby([hashes[:, 0], hashes[:, 1]])
+        representative = groups.transform("min").to_numpy(copy=True)
+        rule[representative != np.arange(len(hashes))] = 1
     if rules.near_duplicates is not None:
         distinct = np.flatnonzero(rule == 0)
-        signatures = (state for state, of in zip(column(spool, "signature"), rule, strict=True) if not of)
+        signatures = (state for state, of in zip(_column(spool, "signature"), rule, strict=True) if not of)
         near = distinct[representatives(signatures, rules.near_duplicates)]
         representative[distinct] = near
         if rules.near_duplicates.action == "drop":
@@ -102,41 +69,39 @@ def find_duplicates(spool: Path, rules: CleanParams) -> Duplicates:
     return Duplicates(rule, representative)
 
 
-def split_of(doc_id: str, val: float, test: float) -> str:
-    """Return the split of a document, which depends on its id alone: adding a document moves no other one."""
-    place = int(doc_id[:16], 16) / 16**16
-    return "val" if place < val else "test" if place < val + test else "train"
+def split_by_hash(hashes: Hashes, split: SplitParams, subset_fraction: float) -> NDArray[np.str_]:
+    """Return the split of each document, or BEYOND; it depends on its id alone: adding a document moves no other one.
+
+    >>> split = SplitParams(method="document", val=0.05, test=0.05)
+    >>> split_by_hash(as_hashes(["0" * 32, "8" * 32, "8" * 16 + "f" * 16]), split, subset_fraction=0.9).tolist()
+    ['val', 'train', 'beyond_subset_fraction']
+    """
+    place, place_in_subset = hashes.T / 2.0**64
+    is_beyond = (place_in_subset >= subset_fraction) & (subset_fraction < 1)
+    return np.select([is_beyond, place < split.val, place < split.val + split.test], [BEYOND, "val", "test"], "train")
 
 
-def is_in_subset(doc_id: str, fraction: float) -> bool:
-    """Return whether a document is in a subset, independently of its split."""
-    return fraction == 1 or int(doc_id[16:], 16) / 16**16 < fraction
+def cut(text: str, split: SplitParams) -> dict[str, str]:
+    """Cut one text into up to three parts in its order, by fractions of its characters; empty parts are left out.
+
+    >>> cut("abcdefghij", SplitParams(method="position", val=0.1, test=0.2))
+    {'train': 'abcdefg', 'val': 'h', 'test': 'ij'}
+    """
+    first = len(text) - round(len(text) * (split.val + split.test))
+    second = len(text) - round(len(text) * split.test)
+    parts = {"train": text[:first], "val": text[first:second], "test": text[second:]}
+    return {name: part for name, part in parts.items() if part}
 
 
-def choose_method(
-    n_bytes: NDArray[np.int64], val: float, test: float, subset_fraction: float = 1.0
-) -> Literal["document", "position"]:
-    """Return "document" where whole documents of these lengths make a val and a test of about these fractions.
+def has_enough_documents(n_bytes: NDArray[np.int64], prepare: PrepareParams) -> bool:
+    """Return whether whole documents of these lengths make a val and a test of about the fractions.
 
     The smaller of the two has to have MIN_HELD_OUT of the effective number of documents, (Σ n)² / Σ n²: one long and a
     hundred short ones are one.
     """
-    held_out = min((part for part in (val, test) if part), default=1.0)
+    held_out = [fraction for fraction in (prepare.split.val, prepare.split.test) if fraction]
     effective = n_bytes.sum(dtype=float) ** 2 / max(np.square(n_bytes, dtype=float).sum(), 1.0)
-    is_enough = subset_fraction * effective * held_out >= MIN_HELD_OUT or not val + test
-    return "document" if is_enough else "position"
-
-
-def cut(text: str, val: float, test: float) -> dict[str, str]:
-    """Cut one text into up to three parts in its order, by fractions of its characters; empty parts are left out."""
-    first = len(text) - round(len(text) * (val + test))
-    second = len(text) - round(len(text) * test)
-    parts = {"train": text[:first], "val": text[first:second], "test": text[second:]}
-    return {split: part for split, part in parts.items() if part}
-
-
-def _sizes(spool: Path) -> NDArray[np.int64]:
-    return np.fromiter(column(spool, "n_bytes"), dtype=np.int64)
+    return not held_out or prepare.subset_fraction * effective * min(held_out) >= MIN_HELD_OUT
 
 
 def resolve_split(spool: Path, duplicates: Duplicates, prepare: PrepareParams) -> tuple[PrepareParams, str]:
@@ -150,77 +115,64 @@ def resolve_split(spool: Path, duplicates: Duplicates, prepare: PrepareParams) -
     if near and near.action == "group":
         method, why = "document", "near duplicates are grouped"
     else:
-        n_bytes = _sizes(spool)[duplicates.rule == 0]
-        method = choose_method(n_bytes, split.val, split.test, prepare.subset_fraction)
+        n_bytes = np.fromiter(_column(spool, "n_bytes"), dtype=np.int64)[duplicates.rule == 0]
+        is_enough = has_enough_documents(n_bytes, prepare)
+        method, enough = ("document", "enough") if is_enough else ("position", "too few")
         longest = int(n_bytes.max(initial=0)) / max(int(n_bytes.sum()), 1)
-        enough = "enough" if method == "document" else "too few"
         why = f"{len(n_bytes):,} documents, the longest {longest:.0%} of the text, are {enough} to hold out whole ones"
     resolved = prepare.model_copy(update={"split": split.model_copy(update={"method": method})})
     return resolved, f"Split by {method}: {why} (prepare.split.method: auto)."
 
 
-def write_corpus(folder: Path, spool: Path, duplicates: Duplicates, prepare: PrepareParams, dropped: Dropped) -> Totals:
-    """Write `folder`/{train,val,test}.parquet; count documents that do not stay in `dropped`."""
-    _count_duplicates(spool, duplicates, dropped)
-    totals: Totals = Counter()
-    deciding = document_ids(spool)[duplicates.representative]  # a group is in the split of its representative
-    divide = _cut_all if prepare.split.method == "position" else _by_hash
+def write_corpus(folder: Path, spool: Path, duplicates: Duplicates, prepare: PrepareParams, counts: Counts) -> None:
+    """Write `folder`/{train,val,test}.parquet; count the documents that stay, and those that do not."""
+    _count_duplicates(spool, duplicates, counts)
+    # A group is in the split of its representative.
+    deciding = as_hashes(_column(spool, "doc_id"))[duplicates.representative]
     at = 0
-    with ExitStack() as stack:
+    with ExitStack() as stack, pq.ParquetFile(spool, pre_buffer=False) as file:
         tables = {split: stack.enter_context(TableWriter(folder / f"{split}.parquet", CORPUS)) for split in SPLITS}
-        for batch in batches(spool, CORPUS.names):
+        for number in range(file.num_row_groups):
+            batch = file.read_row_group(number, columns=CORPUS.names, use_threads=False)
             stay = duplicates.rule[at : at + batch.num_rows] == 0
-            ids = deciding[at : at + batch.num_rows][stay]
+            hashes = deciding[at : at + batch.num_rows][stay]
             at += batch.num_rows
-            for split, part in divide(batch.filter(pa.array(stay)), ids, prepare, dropped):
-                tables[split].append(part)
-                _count(part, split, totals)
-    return totals
+            rows = batch.filter(pa.array(stay))
+            is_cut = prepare.split.method == "position"
+            parts = _cut_all(rows, prepare, counts) if is_cut else _by_hash(rows, hashes, prepare, counts)
+            for split in SPLITS:
+                tables[split].append(parts[split])
+                counts.keep(parts[split], split)
 
 
-def _count_duplicates(spool: Path, duplicates: Duplicates, dropped: Dropped) -> None:
-    numbers = np.flatnonzero(duplicates.rule).tolist()
-    by_rule = (np.flatnonzero(duplicates.rule == rule)[:N_EXAMPLES].tolist() for rule in range(1, len(RULES)))
-    first = {number: int(duplicates.representative[number]) for examples in by_rule for number in examples}
-    shown = {*first, *first.values()}
-    paths = {number: path for number, path in enumerate(column(spool, "path")) if number in shown}
-    sizes = _sizes(spool)
-    for number in numbers:
-        note = f"like {paths[first[number]]}" if number in first else ""
-        dropped.count(RULES[duplicates.rule[number]], paths.get(number, ""), int(sizes[number]), note)
+def _count_duplicates(spool: Path, duplicates: Duplicates, counts: Counts) -> None:
+    examples = {number for rule in (1, 2) for number in np.flatnonzero(duplicates.rule == rule)[:N_EXAMPLES].tolist()}
+    first = {number: int(duplicates.representative[number]) for number in examples}
+    paths = dict.fromkeys(first.values(), "")
+    for number, row in enumerate(iterate_rows(spool, ["path", "n_bytes"], batch_rows=4096)):
+        if number in paths:
+            paths[number] = row["path"]
+        if rule := duplicates.rule[number]:
+            counts.drop(
+                RULES[rule], row["path"], row["n_bytes"], f"like {paths[first[number]]}" if number in first else ""
+            )
 
 
-def _by_hash(
-    rows: pa.Table, deciding: NDArray[np.uint64], prepare: PrepareParams, dropped: Dropped
-) -> Iterator[tuple[str, pa.Table]]:
-    """Yield whole documents by split; those beyond the subset are dropped."""
-    ids = [f"{high:016x}{low:016x}" for high, low in deciding.tolist()]
-    val, test = prepare.split.val, prepare.split.test
-    places = [split_of(id_, val, test) if is_in_subset(id_, prepare.subset_fraction) else BEYOND for id_ in ids]
-    parts = {name: rows.filter(pa.array([place == name for place in places], pa.bool_())) for name in (*SPLITS, BEYOND)}
-    for row in parts.pop(BEYOND).select(["path", "n_bytes"]).to_pylist():
-        dropped.count(BEYOND, row["path"], row["n_bytes"])
-    yield from parts.items()
+def _by_hash(rows: pa.Table, hashes: Hashes, prepare: PrepareParams, counts: Counts) -> dict[str, pa.Table]:
+    """Return whole documents by split; those beyond the subset are dropped."""
+    places = split_by_hash(hashes, prepare.split, prepare.subset_fraction)
+    for row in rows.filter(pa.array(places == BEYOND)).select(["path", "n_bytes"]).to_pylist():
+        counts.drop(BEYOND, row["path"], row["n_bytes"])
+    return {split: rows.filter(pa.array(places == split)) for split in SPLITS}
 
 
-def _cut_all(
-    rows: pa.Table, _: NDArray[np.uint64], prepare: PrepareParams, dropped: Dropped
-) -> Iterator[tuple[str, pa.Table]]:
-    """Yield each document's parts by split; a part is a document with a hash of its own."""
-    parts: dict[str, list[dict[str, object]]] = {split: [] for split in SPLITS}
+def _cut_all(rows: pa.Table, prepare: PrepareParams, counts: Counts) -> dict[str, pa.Table]:
+    """Return each document's parts by split; a part is a document with a hash of its own."""
+    parts: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for row in rows.to_pylist():
         n_chars = math.ceil(len(row["text"]) * prepare.subset_fraction)
         if beyond := row["text"][n_chars:]:
-            dropped.count(BEYOND, row["path"], len(beyond.encode()), f"from character {n_chars:,} on")
-        for split, part in cut(row["text"][:n_chars], prepare.split.val, prepare.split.test).items():
+            counts.drop(BEYOND, row["path"], len(beyond.encode()), f"from character {n_chars:,} on")
+        for split, part in cut(row["text"][:n_chars], prepare.split).items():
             parts[split].append(row | {"doc_id": document_id(part), "text": part, "n_bytes": len(part.encode())})
-    for split in SPLITS:
-        yield split, pa.Table.from_pylist(parts[split], schema=CORPUS)
-
-
-def _count(part: pa.Table, split: str, totals: Totals) -> None:
-    by_source = part.group_by("source").aggregate([("n_bytes", "sum"), ("n_bytes", "count")])
-    for row in by_source.to_pylist():
-        for group in (split, f"source {row['source']}"):
-            totals["documents", group] += row["n_bytes_count"]
-            totals["bytes", group] += row["n_bytes_sum"]
+    return {split: pa.Table.from_pylist(of_split, schema=CORPUS) for split, of_split in parts.items()}

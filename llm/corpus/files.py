@@ -1,8 +1,10 @@
 """The files that globs name, all under one folder; hidden files and linked folders are found, to be reported."""
 
-import fnmatch
 import os
 import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path, PurePosixPath
 
 from llm.core.errors import UserError
@@ -18,25 +20,21 @@ def find_files(where: str, glob: str, raw: Path) -> list[Path]:
 
     A folder means all files in it. UserError begins with `where`.
     """
-    paths = [path for pattern in _expand(glob) for path in _match(where, pattern, raw)]
-    files = [path for path in paths if _is_listed(path)]
-    visible = [file for file in files if not is_hidden_in(raw, file)]
+    patterns = [_pattern(where, one, raw) for one in _expand(glob)]
+    walked = [(path.relative_to(raw).parts, path, is_closed) for path, is_closed in _walk(raw)]
+    found = [path for parts, path, is_closed in walked if any(_matches(parts, one, is_closed) for one in patterns)]
+    visible = [path for path in found if not is_hidden_in(raw, path)]
     if not visible:
-        hints = ["", ", which matches only folders; add /**/*", ", whose files are hidden"]
-        hint = hints[bool(paths) + bool(files)]
-        raise UserError(f"{where} expected a glob that matches a file, got {glob}{hint}")
-    if link := next(filter(lambda file: _is_outside(file, raw), visible), None):
+        raise UserError(
+            f"{where} expected a glob that matches a visible file, such as {raw.as_posix()}/**/*, got {glob}"
+        )
+    if link := next(filter(lambda path: _is_outside(path, raw), visible), None):
         raise UserError(f"{where} expected files under {raw.as_posix()}/, got {link}, a link out of it")
-    return files
+    return found
 
 
 def _is_outside(file: Path, raw: Path) -> bool:
     return file.is_file() and not file.resolve().is_relative_to(raw.resolve())
-
-
-def _is_listed(path: Path) -> bool:
-    is_bookkeeping = any(fnmatch.fnmatch(path.name, pattern) for pattern in BOOKKEEPING)
-    return not is_bookkeeping and (path.is_file() or _is_closed(path) or not path.exists())
 
 
 def is_hidden_in(raw: Path, file: Path) -> bool:
@@ -65,34 +63,40 @@ def _expand(glob: str) -> list[str]:
     return [whole for part in braces[1].split(",") for whole in _expand(before + part + after)]
 
 
-def _match(where: str, glob: str, raw: Path) -> list[Path]:
-    """Return the files and folders that a glob matches, and below a `**` the folders that are not entered."""
-    pattern = Path(os.path.relpath(glob or ".", raw)).as_posix()
-    if pattern.split("/")[0] == "..":
+def _pattern(where: str, glob: str, raw: Path) -> tuple[str, ...]:
+    """Return a glob's parts under `raw`."""
+    path = Path(os.path.relpath(glob or ".", raw))
+    if path.parts[:1] == ("..",):
         raise UserError(f"{where} expected globs under {raw.as_posix()}/, got {glob}")
-    if re.search(r"[^/]\*\*|\*\*[^/]", pattern):
+    if any("**" in part and part != "**" for part in path.parts):
         raise UserError(f"{where} expected ** as the whole name of a folder, got {glob}; write **/ before the name")
-    path = raw / pattern
-    if path.is_file() or (pattern != "." and _is_closed(path)):
-        return [path]
-    paths = _glob(path, ["**"]) if path.is_dir() else _glob(raw, pattern.split("/"))
-    return [_closed_part(path, raw) for path in paths]
+    if (raw / path).exists():  # whatever signs are in its name
+        path = Path(escape(str(path)), "**") if (raw / path).is_dir() else Path(escape(str(path)))
+    return (*path.parts, "*") if path.name == "**" else path.parts
 
 
-def _glob(folder: Path, parts: list[str]) -> list[Path]:
-    if "**" not in parts:
-        return [path for path in folder.glob("/".join(parts)) if not _is_closed(path)]  # `*` enters no folder
-    parts = [*parts, "*"] if parts[-1] == "**" else parts
-    in_every_folder = [*parts[: parts.index("**") + 1], "*"]
-    return [*folder.glob("/".join(parts)), *filter(_is_closed, folder.glob("/".join(in_every_folder)))]
+def _walk(raw: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield each file, and each folder that is not entered: a link, which DVC does not follow, or not readable."""
+    for folder, names, files in os.walk(raw):
+        closed = [name for name in names if _is_closed(Path(folder, name))]
+        names[:] = sorted({*names} - {*closed})
+        yield from ((Path(folder, name), True) for name in closed)
+        yield from ((Path(folder, name), False) for name in files if _is_listed(Path(folder, name)))
 
 
-def _is_closed(path: Path) -> bool:
-    """Return whether a path is a folder that is not entered: a link, which DVC does not follow, or not readable."""
-    return path.is_dir() and (path.is_symlink() or not os.access(path, os.R_OK | os.X_OK))
+def _is_closed(folder: Path) -> bool:
+    return folder.is_symlink() or not os.access(folder, os.R_OK | os.X_OK)
 
 
-def _closed_part(path: Path, raw: Path) -> Path:
-    """Return the linked folder through which a path goes, or else the path."""
-    above = [folder for folder in path.parents if folder != raw and folder.is_relative_to(raw)]
-    return next((folder for folder in reversed(above) if folder.is_symlink()), path)
+def _is_listed(path: Path) -> bool:
+    # A broken link is reported, a pipe is not.
+    return (path.is_file() or not path.exists()) and not any(fnmatchcase(path.name, name) for name in BOOKKEEPING)
+
+
+def _matches(path: tuple[str, ...], pattern: tuple[str, ...], is_closed: bool) -> bool:
+    """Return whether a pattern matches a file, or may match one in a folder that is not entered."""
+    if not path or not pattern:
+        return bool(pattern) if is_closed and not path else path == pattern
+    if pattern[0] == "**":
+        return is_closed or _matches(path, pattern[1:], is_closed) or _matches(path[1:], pattern, is_closed)
+    return fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:], is_closed)

@@ -6,8 +6,7 @@
     url          → as a file, once it is downloaded
     huggingface  → ("train:1", "…"), …
 
-A source is a list of units (a file, a module, a dataset) in a fixed order. A unit is read without any other one, so
-units can be distributed among machines.
+A source is a list of units (a file, a module, a dataset) in a fixed order, each read without any other one.
 """
 
 import fnmatch
@@ -23,7 +22,6 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from llm.core.errors import UserError
-from llm.corpus.containers import split_suffixes
 from llm.corpus.docstrings import BETWEEN_ENTRIES, module_text, package_files
 from llm.corpus.document import Document, unreadable
 from llm.corpus.download import default_cache, fetch
@@ -50,12 +48,9 @@ class Unit(NamedTuple):
     text: str | None = None  # where it was read to find the units
     n_repeated: int = 0  # entries that were left out of it
 
-    def n_bytes(self) -> int | None:
-        """Return how many bytes of text to expect, or None where that is unknown."""
-        if self.file is None:
-            return len(self.text.encode()) if self.text is not None else None
-        form, compressions = split_suffixes(self.path)
-        return None if compressions or form in (".parquet", ".zip") else _size(self.file)
+    def file_bytes(self) -> int:
+        """Return the size of the file, or 0."""
+        return self.file.stat().st_size if self.file and self.file.is_file() else 0
 
 
 def list_units(source: Source, raw: Path, lock: Path = Path("requirements.lock")) -> list[Unit]:
@@ -88,13 +83,9 @@ def read_unit(unit: Unit, max_document_bytes: int) -> Iterator[Document]:
         case _:
             assert unit.file
             if isinstance(unit.source, FilesSource) and (error := incompatible(unit.file, unit.path)):
-                yield unreadable(unit.source.name, printable(unit.path), error, _size(unit.file))
+                yield unreadable(unit.source.name, printable(unit.path), error, unit.file_bytes())
             else:
                 yield from read_file(unit.file, unit.path, unit.source, max_document_bytes)
-
-
-def _size(file: Path | None) -> int:
-    return file.stat().st_size if file and file.is_file() else 0
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:
@@ -167,7 +158,7 @@ def _read_module(unit: Unit) -> Iterator[Document]:
         expected = "Python source that decodes" if is_code else "a module that Python 3.11 parses"
         problem = f"expected {expected}, got: {' '.join(str(error).split())}"
         reason = "not_decodable" if is_code else "not_parsed"
-        yield unreadable(unit.source.name, unit.path, ContentError(reason, problem), _size(unit.file))
+        yield unreadable(unit.source.name, unit.path, ContentError(reason, problem), unit.file_bytes())
         return
     if text or is_code:
         yield Document(unit.source.name, unit.path, text)
@@ -206,17 +197,15 @@ def unpinned_datasets(sources: Iterable[Source]) -> list[str]:
 
 def untracked_files(units: Iterable[Unit], raw: Path) -> list[Path]:
     """Return the user's files that neither DVC nor Git tracks: an experiment elsewhere would not have them."""
-    files = [unit.file for unit in units if unit.file and isinstance(unit.source, FilesSource)]
-    files = [file for file in files if _needs_git(file, raw)]
+    files = [unit.file for unit in units if unit.file_bytes() and isinstance(unit.source, FilesSource)]
     try:
         listed = subprocess.run(["git", "ls-files", "-z", "--", str(raw)], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return []  # no Git here, so nothing could be tracked
     tracked = set(listed.stdout.split("\0"))
-    return [file for file in files if str(file) not in tracked]
+    return [file for file in files if file and str(file) not in tracked and not _is_in_dvc(file, raw)]
 
 
-def _needs_git(file: Path, raw: Path) -> bool:
+def _is_in_dvc(file: Path, raw: Path) -> bool:
     paths = [file, *(folder for folder in file.parents if folder.is_relative_to(raw))]
-    has_dvc_file = any(path.with_name(path.name + ".dvc").is_file() for path in paths)
-    return file.is_file() and not is_hidden_in(raw, file) and not has_dvc_file
+    return is_hidden_in(raw, file) or any(path.with_name(path.name + ".dvc").is_file() for path in paths)

@@ -11,23 +11,29 @@ from hypothesis import strategies as st
 
 from llm.core.tables import SPLITS, TableWriter, read_table
 from llm.corpus.assemble import (
+    BEYOND,
     RULES,
     SPOOL,
-    Dropped,
-    choose_method,
+    as_hashes,
     cut,
     find_duplicates,
-    is_in_subset,
-    split_of,
+    has_enough_documents,
+    split_by_hash,
     write_corpus,
 )
 from llm.corpus.clean import clean, document_id
+from llm.corpus.counts import Counts
 from llm.corpus.document import Document
-from llm.corpus.params import CleanParams, FilesSource, PrepareParams
+from llm.corpus.params import CleanParams, FilesSource, PrepareParams, SplitParams
 
 NEAR = {"action": "drop", "threshold": 0.6, "ngram": 1, "permutations": 128, "bands": 64}
 SOURCES = [FilesSource(name=name, kind="files", globs=["any"]) for name in ("a", "b")]
 TEXTS = [("a" if number % 3 else "b", f"text number {number}") for number in range(60)]
+
+
+def split_of(doc_id: str, val: float, test: float, subset_fraction: float = 1.0) -> str:
+    split = SplitParams(method="document", val=val, test=test)
+    return str(split_by_hash(as_hashes([doc_id]), split, subset_fraction)[0])
 
 
 def rules(**changes: object) -> CleanParams:
@@ -75,11 +81,11 @@ def write(tmp_path: Path) -> Callable:
     """A writer of a corpus of texts; gives back the rows, the totals, what was dropped."""
 
     def write(texts: list[tuple[str, str]], prepare: PrepareParams) -> tuple[dict, dict, dict]:
-        dropped = Dropped()
+        counts = Counts()
         spool = fill(tmp_path, texts, prepare.clean)
-        totals = write_corpus(tmp_path / "corpus", spool, find_duplicates(spool, prepare.clean), prepare, dropped)
+        write_corpus(tmp_path / "corpus", spool, find_duplicates(spool, prepare.clean), prepare, counts)
         rows = {split: read_table(tmp_path / "corpus" / f"{split}.parquet").to_pylist() for split in SPLITS}
-        return rows, totals, {rule: (of["documents"], of["bytes"], of["examples"]) for rule, of in dropped.items()}
+        return rows, counts.kept, {rule: (*of.values(),) for rule, of in counts.dropped.items()}
 
     return write
 
@@ -101,12 +107,12 @@ def test_a_documents_hash_decides_its_split(write: Callable, prepare_params: Cal
 
 def test_dropped_documents_have_examples(write: Callable, prepare_params: Callable) -> None:
     rows, totals, dropped = write(TEXTS, prepare_params(SOURCES, subset_fraction=0.4))
-    chosen = [text for _, text in TEXTS if is_in_subset(document_id(text), 0.4)]
+    chosen = [text for _, text in TEXTS if split_of(document_id(text), 0, 0, 0.4) != BEYOND]
     assert [row["text"] for row in rows["train"]] == chosen
     left = [(str(n), text) for n, (_, text) in enumerate(TEXTS) if text not in chosen]
     examples = [[path, ""] for path, _ in left[:5]]
     n_bytes = sum(len(text) for _, text in left)
-    assert dropped == {"beyond_subset_fraction": (len(left), n_bytes, examples)}
+    assert dropped == {BEYOND: (len(left), n_bytes, examples)}
     rows, totals, dropped = write(TEXTS[:5] + TEXTS[2:4], prepare_params(SOURCES))
     assert [row["text"] for row in rows["train"]] == [text for _, text in TEXTS[:5]]
     assert dropped == {"exact_duplicate": (2, 26, [["5", "like 2"], ["6", "like 3"]])}
@@ -119,7 +125,7 @@ def test_documents_are_cut_by_position(write: Callable, prepare_params: Callable
     rows, totals, dropped = write(texts, prepare_params(SOURCES, split, subset_fraction=0.9))
     assert [[row["text"] for row in rows[name]] for name in SPLITS] == [["0123456", "xxxxxx"], ["7", "x"], ["89", "xx"]]
     assert totals["bytes", "train"] == 13
-    assert dropped["beyond_subset_fraction"][:2] == (2, 3)  # "é" and "x"
+    assert dropped[BEYOND][:2] == (2, 3)  # "é" and "x"
     assert [row["doc_id"] for row in rows["test"]] == [document_id("89"), document_id("xx")]
 
 
@@ -137,27 +143,28 @@ def test_a_larger_test_takes_from_train_alone(doc_id: str, val: float, test: flo
 
 @given(st.text(max_size=300) | st.integers(0, 5000).map(lambda n: "é" * n), FRACTIONS)
 def test_parts_are_the_text_in_order(text: str, fractions: tuple[float, float]) -> None:
-    parts = cut(text, *fractions)
-    assert list(parts) == [split for split in ("train", "val", "test") if split in parts]
+    parts = cut(text, SplitParams(method="position", val=fractions[0], test=fractions[1]))
+    assert list(parts) == [split for split in SPLITS if split in parts]
     assert "".join(parts.values()) == text and all(parts.values())
-    assert len(parts.get("test", "")) == pytest.approx(len(text) * fractions[1], abs=1)
-    assert len(parts.get("val", "")) == pytest.approx(len(text) * fractions[0], abs=1)
+    for split, fraction in zip(("val", "test"), fractions, strict=True):
+        assert len(parts.get(split, "")) == pytest.approx(len(text) * fraction, abs=1)
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "val", "test", "subset_fraction", "method"),
+    ("n_bytes", "val", "test", "subset_fraction", "is_enough"),
     [
-        ([1000], 0.05, 0.1, 1.0, "position"),
-        ([1000] * 99, 0.05, 0.1, 1.0, "position"),
-        ([1000] * 100, 0.05, 0.1, 1.0, "document"),
-        ([1000] * 50, 0.0, 0.1, 1.0, "document"),  # the smaller one of the splits that hold something out
-        ([1000] * 100, 0.05, 0.1, 0.5, "position"),
-        ([1000] * 500 + [10_000_000], 0.05, 0.1, 1.0, "position"),
-        ([1000], 0.0, 0.0, 1.0, "document"),
-        ([], 0.1, 0.1, 1.0, "position"),
+        ([1000], 0.05, 0.1, 1.0, False),
+        ([1000] * 99, 0.05, 0.1, 1.0, False),
+        ([1000] * 100, 0.05, 0.1, 1.0, True),
+        ([1000] * 50, 0.0, 0.1, 1.0, True),  # the smaller one of the splits that hold something out
+        ([1000] * 100, 0.05, 0.1, 0.5, False),
+        ([1000] * 500 + [10_000_000], 0.05, 0.1, 1.0, False),
+        ([1000], 0.0, 0.0, 1.0, True),
+        ([], 0.1, 0.1, 1.0, False),
     ],
 )
 def test_whole_documents_need_enough_documents(
-    n_bytes: list[int], val: float, test: float, subset_fraction: float, method: str
+    n_bytes: list[int], val: float, test: float, subset_fraction: float, is_enough: bool, prepare_params: Callable
 ) -> None:
-    assert choose_method(np.array(n_bytes, dtype=np.int64), val, test, subset_fraction) == method
+    prepare = prepare_params(SOURCES, {"val": val, "test": test}, subset_fraction=subset_fraction)
+    assert has_enough_documents(np.array(n_bytes, dtype=np.int64), prepare) == is_enough

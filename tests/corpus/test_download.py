@@ -207,7 +207,7 @@ FAILURES = {
     "trouble": ([status(503)], {"RETRIES": 2}, TROUBLE, 3, [1, 2]),
     "too small a length": ([plain(length=9)], {}, f"expected the sha256 {SHA256}, got ", 2, []),
     "an endless body": ([endless], {"MAX_BYTES": 300_000}, "expected at most 300000 bytes, got more", 1, []),
-    "too long": ([whole], {"MAX_BYTES": LENGTH - 1}, f"expected at most {LENGTH - 1} bytes, got {LENGTH}", 1, []),
+    "too long": ([whole], {"MAX_BYTES": LENGTH - 1}, f"expected at most {LENGTH - 1} bytes, got more", 1, []),
     "a loop": ([redirect("/books/rain.txt.gz")], {}, "expected a file over http or https, got Exceeded 30", 31, []),
     **{str(code): ([status(code)], {}, f"expected status 200, got {code} ", 1, []) for code in (404, 416)},
     **{
@@ -235,15 +235,6 @@ def test_a_server_in_trouble_is_tried_again(code: int, get: Callable[..., Path],
     out, err = capsys.readouterr()
     assert out == "" and f"expected status 200, got {code} " in err and ", next try in 0.5 s" in err
     assert re.search(r"rain\.txt\.gz: 100%.* 256k/256k .*B/s", err)
-
-
-@pytest.mark.parametrize(
-    ("header", "wait"),
-    [("7", 7.0), ("0", 1.0), ("999999", 120.0), ("soon", 1.0), ("Fri, 31 Dec 1999 23:59:59 GMT", 1.0)],
-)
-def test_the_server_may_state_the_wait(header: str, wait: float, get: Callable[..., Path], waits: list[float]) -> None:
-    get(status(429, Retry_After=header), whole)
-    assert waits == [wait]
 
 
 def test_no_server_is_tried_again(tmp_path: Path, waits: list[float]) -> None:

@@ -72,19 +72,26 @@ def _find_delimiter(open_lines: Callable[[], Iterable[str]]) -> str:
 
 
 def _is_quoted(open_lines: Callable[[], Iterable[str]], delimiter: str, is_whole: bool) -> bool:
-    n_fields = n_bad = n_quotes = n_lone = n_bad_quoted = 0
-    for row in read_cells(open_lines(), Dialect(delimiter, quoted=False)):
-        n_fields = n_fields or len(row.values)
-        quoted = [field for field in row.values if field.startswith('"')]
-        n_bad += bool(row.problem)
-        n_quotes += len(quoted)
-        n_lone += sum(QUOTED_FIELD.fullmatch(field) is None for field in quoted)
+    n_bad, n_quotes, n_lone = _count_plain(read_cells(open_lines(), Dialect(delimiter, quoted=False)))
     if not n_quotes:
         return False
+    n_fields = n_bad_quoted = 0
     for row in read_cells(open_lines(), Dialect(delimiter)):
+        n_fields = n_fields or len(row.values)
         is_bad = bool(row.problem) and (is_whole or row.problem != UNCLOSED)
         n_bad_quoted += sum(_lines_like_rows(row.values, n_fields, delimiter)) or is_bad
-    return n_bad_quoted < n_bad or (n_bad_quoted == n_bad and (n_bad == 0 or not n_lone))
+    return n_bad_quoted < n_bad or (n_bad_quoted == n_bad and not (n_bad and n_lone))
+
+
+def _count_plain(rows: Iterable[Cells]) -> tuple[int, int, int]:
+    """Count the rows with a problem, the cells that begin with a quote, and those of them that no quote ends."""
+    n_bad = n_quotes = n_lone = 0
+    for row in rows:
+        quoted = [cell for cell in row.values if cell.startswith('"')]
+        n_bad += bool(row.problem)
+        n_quotes += len(quoted)
+        n_lone += sum(QUOTED_FIELD.fullmatch(cell) is None for cell in quoted)
+    return n_bad, n_quotes, n_lone
 
 
 def read_cells(lines: Iterable[str], dialect: Dialect) -> Iterator[Cells]:
@@ -127,6 +134,9 @@ def _lines_like_rows(fields: list[str], n_fields: int, delimiter: str) -> list[b
     """Return, for each line but the first of the first cell with several, whether it looks like a row."""
     # A cell with a quote in it was enclosed on purpose, for its quotes are doubled.
     cell = next((cell for cell in fields if "\n" in cell and '"' not in cell), "") if n_fields > 1 else ""
-    rows = [line.split(delimiter) for line in cell.split("\n")[1:] if line.strip()]
+    return [_is_row(line.split(delimiter), n_fields) for line in cell.split("\n")[1:] if line.strip()]
+
+
+def _is_row(fields: list[str], n_fields: int) -> bool:
     # A line of verse may end in a comma: of two cells both are filled.
-    return [len(row) == n_fields and row[0].strip() != "" and (n_fields > 2 or row[1].strip() != "") for row in rows]
+    return len(fields) == n_fields and bool(fields[0].strip()) and bool(n_fields > 2 or fields[1].strip())

@@ -22,6 +22,7 @@ MARKS = {  # a UTF-16 mark begins the UTF-32 one, which therefore comes first
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+ANY_MARK = re.compile(b"|".join(map(re.escape, MARKS)))
 UTF8 = {"utf-8", "utf-8-sig"}
 # Formats that need a converter, by their first bytes and by suffix.
 DOCUMENTS = {b"%PDF-": "a PDF document", rb"{\rtf": "an RTF document", b"\xd0\xcf\x11\xe0": "a document of old Office"}
@@ -106,9 +107,8 @@ def find_encoding(head: bytes, is_whole: bool = True) -> Encoding:
     >>> find_encoding(b"<?xml version='1.0' encoding='iso-8859-2'?><p>\xb1</p>")
     Encoding(name='iso8859-2', origin='declared', doubt='')
     """
-    for mark, name in MARKS.items():
-        if head.startswith(mark):
-            return Encoding(name, "declared")
+    if mark := ANY_MARK.match(head):
+        return Encoding(MARKS[mark[0]], "declared")
     utf8 = Encoding("utf-8", "recognised")
     n_good, n_bad = _count_utf8(head, is_whole)
     if n_good and not n_bad:
@@ -204,16 +204,19 @@ def _guess(head: bytes) -> Encoding:
     else:
         agreeing = {*(confirming or list(possible)[:1])}
     if best in agreeing:
-        # Windows' encodings have more characters than ISO's, which the rest of the file may need.
-        widest = next(
-            str(wide) for wide in ("cp1252", _web_codec(names[best]), names[best]) if _decoded(sample, wide) == best
-        )
-        return Encoding(_codec(widest) or widest, "guessed", f"confidence {likely[names[best]]['confidence']:.2f}")
+        name = _widest(names[best], sample, best)
+        return Encoding(name, "guessed", f"confidence {likely[names[best]]['confidence']:.2f}")
     candidates = [_codec(name) or name for name in (names | confirming | possible).values()]
     if not candidates:
         raise ContentError("not_text", "expected text, got bytes that are text in no known encoding")
     problem = f"expected an encoding that can be recognised, got {' or '.join(candidates[:MAX_CANDIDATES])}"
     raise ContentError("unclear_encoding", f"{problem}; {ENCODING_ADVICE}")
+
+
+def _widest(name: str, sample: bytes, text: str) -> str:
+    """Return Windows' encoding that contains ISO's: the rest of the file may need its characters."""
+    wide = next((wide for wide in ("cp1252", _web_codec(name)) if wide and _decoded(sample, wide) == text), name)
+    return _codec(wide) or wide
 
 
 def _by_text(sample: bytes, names: Iterable[str | None]) -> dict[str, str]:

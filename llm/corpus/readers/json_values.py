@@ -3,7 +3,6 @@
 Each is the number of a line or a row, a value or the error in its place, and its bytes.
 """
 
-import codecs
 import io
 import json
 import re
@@ -12,11 +11,11 @@ from contextlib import suppress
 from typing import Any
 
 from llm.corpus.readers.encodings import decode
-from llm.corpus.readers.streams import BUFFER_BYTES, REST, ContentError, one_line, too_long
+from llm.corpus.readers.streams import BUFFER_BYTES, REST, ContentError, too_long
 
-FIRST, NEXT = re.compile(r"\s*\[\s*"), re.compile(r"\s*,\s*|\s*(?=\])")
-DECODER = json.JSONDecoder()
-TOO_DEEP = "one that is too deep or too long"
+TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)  # a whole string, or a mark outside of strings
+CHANGES = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}  # of the depth
+CHANGES = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}  # of the depth
 
 Values = Iterator[tuple[int, Any, int]]
 
@@ -49,59 +48,40 @@ def parse(content: bytes, is_fast: bool = True) -> Any:
         got = f"got invalid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
         return ContentError("bad_row", f"expected a JSON object on each line, or one array, {got}")
     except (ValueError, RecursionError):
-        return ContentError("bad_row", f"expected a JSON object, got {TOO_DEEP}")
+        return ContentError("bad_row", "expected a JSON object, got one that is too deep or too long")
 
 
-def json_array(stream: io.BufferedReader, limit: int) -> Values:
+def json_array(stream: io.BufferedReader, limit: int, is_fast: bool) -> Values:
     """Yield the values of an array; little more than the longest one is in memory. ContentError where it is broken."""
-    bytes_to_text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    text, at, number, is_end, n_more, separator = "", 0, 0, False, BUFFER_BYTES, FIRST
-    while not ((begin := separator.match(text, at)) and text.startswith("]", begin.end())):
-        value, start, end, problem, may_be_cut = _next_value(text, begin, at)
-        if not problem and (end < len(text) or is_end):
-            number, at, n_more, separator = number + 1, end, BUFFER_BYTES, NEXT
-            yield number, *_undamaged(text[start:end], value)
-            continue
-        if is_end or not may_be_cut:
-            expected = f"row {number + 1}: expected a JSON object or the array's end"
-            raise ContentError("bad_row", f"{expected}, got {problem or 'the end of the file'}; {REST}")
-        if len(text) - at > limit:
-            raise too_long("a row", len(text) - at, limit, REST)
-        # The value may be cut. Each time twice as much is read, for it is parsed anew.
-        block = stream.read(n_more)
-        is_end = len(block) < n_more
-        text, at, n_more = text[at:] + bytes_to_text(block, is_end), 0, 2 * n_more
-    _check_end(text[begin.end() + 1 :], stream)
+    while stream.read(1) != b"[":
+        pass  # white space
+    for number, content in enumerate(filter(None, map(bytes.strip, _contents(stream, limit))), 1):
+        yield number, parse(content, is_fast), len(content)
 
 
-def _check_end(rest: str, stream: io.BufferedReader) -> None:
-    if rest.strip() or stream.read(BUFFER_BYTES).strip():
+def _contents(stream: io.BufferedReader, limit: int) -> Iterator[bytes]:
+    """Yield the bytes between the commas of an array whose first bracket was read."""
+    text, start, at, depth, n_more = b"", 0, 0, 1, BUFFER_BYTES
+    while block := stream.read(n_more):
+        text, start, at, n_more = text[start:] + block, 0, at - start, 2 * n_more
+        for token in TOKEN.finditer(text, at):
+            if token[0] == b'"':
+                break  # a string that ends in what is not read yet
+            at = token.end()
+            depth += CHANGES.get(token[0], 0)
+            if depth == 0 or (depth == 1 and token[0] == b","):
+                yield text[start : token.start()]
+                start, n_more = at, BUFFER_BYTES
+            if depth == 0:
+                return _check_end(text[at:] + stream.read(BUFFER_BYTES))
+        if len(text) - start > limit:
+            raise too_long("a row", len(text) - start, limit, REST)
+    raise ContentError("bad_row", "expected a JSON array with an end, got the end of the file")
+
+
+def _check_end(rest: bytes) -> None:
+    if rest.strip():
         raise ContentError("bad_row", f"expected one JSON array, got more behind it; {REST}")
-
-
-def _next_value(text: str, begin: re.Match[str] | None, at: int) -> tuple[Any, int, int, str, bool]:
-    """Return a value, its start and end, the problem where there is none, and whether more text could solve it."""
-    if begin is None:
-        rest = text[at : at + 20].strip()
-        return None, at, at, repr(rest) if rest else "the end of the file", not rest
-    start = begin.end()
-    try:
-        value, end = DECODER.raw_decode(text, start)
-        return value, start, end, "", True
-    except json.JSONDecodeError as error:
-        may_be_cut = error.msg.startswith("Unterminated") or error.pos > len(text) - 20
-        return None, start, at, one_line(error.msg), may_be_cut
-    except (ValueError, RecursionError):
-        return None, start, at, TOO_DEEP, False
-
-
-def _undamaged(content: str, value: Any) -> tuple[Any, int]:
-    """Return the value, or the error for damaged bytes in it, and its bytes."""
-    try:
-        return value, len(content.encode())
-    except UnicodeEncodeError:
-        damaged = content.encode("utf-8", "surrogateescape")
-        return parse(damaged), len(damaged)
 
 
 def json_type(value: object) -> str:

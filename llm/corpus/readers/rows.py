@@ -116,7 +116,7 @@ def rows_of(
         return _parquet(stream, column)
     is_fast = column is not None
     if (suffix == ".json" or not is_fast) and stream.peek(1).lstrip().startswith(b"["):
-        return Rows(_object_rows(json_array(stream, max_row_bytes), "row"), is_array=True)
+        return Rows(_object_rows(json_array(stream, max_row_bytes, is_fast), "row"), is_array=True)
     return Rows(_object_rows(json_lines(stream, max_row_bytes, is_fast), "line"))
 
 

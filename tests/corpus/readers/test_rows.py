@@ -167,7 +167,7 @@ def test_a_byte_order_mark_names_the_encoding(encoding, is_named, tmp_path):
         assert (rows.columns, rows.encoding.doubt, [row.values for row in rows]) == (["déjà", "b"], "", [["vu", "c"]])
 
 
-UTF8, END = "expected text in UTF-8, got the byte ", "expected a JSON object or the array's end, got "
+UTF8 = "expected text in UTF-8, got the byte "
 HALF = "expected Unicode text, got half a surrogate pair, "
 REFUSED = {
     "no clear encoding": (
@@ -181,28 +181,11 @@ REFUSED = {
     "nothing": ("a.csv", b"\n", "expected a header and rows, got an empty file"),
     "a short row": ("a.csv", b"a,b\n1,2\n3\n", "line 3: expected 2 fields, as in the first row, got 1"),
     "no Parquet": ("a.parquet", b"PAR1 text PAR1", "expected a whole Parquet file, got one that is cut short, damaged"),
-    "an open array": (
-        "a.json",
-        b'[{"a": 1}, {"b"',
-        "row 2: expected a JSON object or the array's end, got Expecting ':' del",
-    ),
-    "an array without end": (
-        "a.json",
-        b'[{"a": 1}',
-        "row 2: expected a JSON object or the array's end, got the end of the file",
-    ),
-    "no comma": (
-        "a.json",
-        b'[{"a": 1} {"b": 2}]',
-        "row 2: expected a JSON object or the array's end, got '{\"b\": 2}]'",
-    ),
+    "an open array": ("a.json", b'[{"a": 1}, {"b"', "expected a JSON array with an end, got the end of the file"),
+    "no comma": ("a.json", b'[{"a": 1} {"b": 2}]', "row 1: expected a JSON object on each line, or one array, got"),
     "more behind it": ("a.json", b'[{"a": 1}]\n[]', "expected one JSON array, got more behind it"),
     "numbers": ("a.json", b"[1]", "row 1: expected a JSON object, got a number"),
-    "too deep": (
-        "a.json",
-        b"[" * 200_000,
-        "row 1: expected a JSON object or the array's end, got one that is too deep",
-    ),
+    "too deep": ("a.json", b"[" * 200_000 + b"]" * 200_000, "row 1: expected a JSON object, got one that is too deep"),
     "an object over lines": (
         "a.jsonl",
         b'{\n"a": 1}',
