@@ -1,14 +1,5 @@
 """Documentation out of source code: signatures and docstrings of a package's modules, one document per module.
 
-    numpy/_core/shape_base.py  →  def atleast_1d(*arys)
-
-                                  Convert inputs to arrays with at least one dimension.
-                                  …
-
-
-                                  def atleast_2d(*arys)
-                                  …
-
 Modules are parsed with `ast` and never imported. An entry is a signature, an empty line and the docstring; two empty
 lines separate entries, and no docstring contains two in a row, so that `split_entries` is the inverse of `module_text`.
 The text depends on the source files alone: no statement here behaves differently in any Python from 3.11 on.
@@ -40,9 +31,9 @@ class Entry(NamedTuple):
 
 
 def package_files(name: str, lock_file: Path) -> list[tuple[str, Path]]:
-    """Return the modules of an installed distribution as (path within site-packages, file), sorted by path.
+    """Return the modules of a distribution as (path within site-packages, file), sorted by path.
 
-    Raises `UserError` unless the installed version is the one that `lock_file` pins.
+    UserError unless the installed version is the one that `lock_file` pins.
     """
     pin = re.search(rf"(?mi)^{re.escape(name)}==([^\s;]+)", lock_file.read_text(encoding="utf-8"))
     if not pin:
@@ -64,9 +55,7 @@ def _is_documented(path: PurePosixPath) -> bool:
 
 
 def module_text(source: str) -> str:
-    r"""Return the signatures and docstrings of a module's source, or an empty text where it has none.
-
-    Raises `SyntaxError` for source that Python 3.11 does not parse, whatever the interpreter.
+    r"""Return the signatures and docstrings of a module's source; SyntaxError for what Python 3.11 does not parse.
 
     >>> module_text("def head(n=5):\n    'Return the first rows.'")
     'def head(n=5)\n\nReturn the first rows.'

@@ -1,10 +1,8 @@
 """Near duplicates: documents that share most of their n-grams of words, found without comparing every pair.
 
-A MinHash signature (Broder 1997) represents a set of n-grams: the fraction of places in which two signatures agree
-estimates the Jaccard similarity of the sets, with a standard error of at most sqrt(s * (1 - s) / permutations).
-Two documents are compared only if a whole band of their signatures is equal. With r = permutations / bands places in a
-band, that holds for a fraction 1 - (1 - s**r)**bands of the pairs of similarity s (locality-sensitive hashing;
-Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3), steepest near (1 / bands)**(1 / r).
+The fraction of places in which two MinHash signatures agree estimates the Jaccard similarity s of two sets of n-grams
+(Broder 1997). Only documents with a whole band of r = permutations / bands places in common are compared: a fraction
+1 - (1 - s**r)**bands of the pairs (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3).
 """
 
 import re
@@ -57,9 +55,7 @@ class NearDuplicateParams(Section):
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text, case folded: runs of letters, digits, underscores and the marks on them.
-
-    In a script without spaces between words (Chinese, Japanese, Thai, Khmer, …) each letter is a word.
+    """Return the case-folded words of a text; of a script without spaces between words (Chinese, Thai) its letters.
 
     >>> words_of("Der Fluß, 雨が降る; हिन्दी")
     ['der', 'fluss', '雨', 'が', '降', 'る', 'हिन्दी']
@@ -74,22 +70,22 @@ def signature(text: str, near: NearDuplicateParams) -> bytes:
 
     A text of fewer words than n is one n-gram; a text without words is an n-gram of its own.
     """
+    from rensa import RMinHash
+
     words = words_of(text)
     n = min(near.ngram, len(words))
     # Joined as they are hashed: the n-grams of a large document take no memory of their own.
-    shingles = map(" ".join, zip(*(islice(words, k, None) for k in range(n)), strict=False))
-    sketch = _sketch(near)
-    sketch.update(shingles if words else [text])
-    state: bytes = sketch.__getstate__()
-    return state
+    ngrams = map(" ".join, zip(*(islice(words, k, None) for k in range(n)), strict=False))
+    sketch = RMinHash(near.permutations, SEED)
+    sketch.update(ngrams if words else [text])
+    return bytes(sketch.__getstate__())
 
 
-def _sketch(near: NearDuplicateParams, state: bytes | None = None) -> "RMinHash":
+def _sketch(state: bytes, near: NearDuplicateParams) -> "RMinHash":
     from rensa import RMinHash
 
     sketch = RMinHash(near.permutations, SEED)
-    if state is not None:
-        sketch.__setstate__(state)
+    sketch.__setstate__(state)
     return sketch
 
 
@@ -115,10 +111,10 @@ def representatives(signatures: Iterable[bytes], near: NearDuplicateParams) -> N
         parents.append(copy_of)
         if copy_of != number:
             continue  # near to the same documents as the first copy: a thousand copies are not compared
-        sketch = _sketch(near, state)
+        sketch = _sketch(state, near)
         for candidate in sorted(index.query(sketch)):
             low, high = sorted((_root(parents, candidate), _root(parents, number)))
-            if low != high and sketch.jaccard(_sketch(near, states[candidate])) >= near.threshold:
+            if low != high and sketch.jaccard(_sketch(states[candidate], near)) >= near.threshold:
                 parents[high] = low
                 if near.action == "drop":
                     break
@@ -136,11 +132,7 @@ def _root(parents: "array[int]", number: int) -> int:
 
 
 class RepeatFilter:
-    """Find texts that repeat the texts before them; the result depends on their order.
-
-    Packages copy paragraphs between related classes (`DataFrame` and `Series`). Copies in the test split would measure
-    memorization.
-    """
+    """Find texts that repeat the texts before them: copies in the test split would measure memorization."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()

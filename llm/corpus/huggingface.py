@@ -15,7 +15,6 @@ from llm.corpus.params import HuggingFaceSource
 def read_dataset(source: HuggingFaceSource, max_document_bytes: int) -> Iterator[Document]:
     """Yield one document a row; `path` is the split and the row's number from 1.
 
-    A row without text is not readable: "no_field" (missing or null), "not_text", "not_unicode" or "too_long".
     UserError where the library is not installed, finds no such dataset, config, split or column, or cannot read on.
     """
     for number, row in enumerate(_rows(source), start=1):

@@ -77,18 +77,18 @@ def _find_all(corpus: Path) -> Iterable[Documented]:
                 yield from find_documented(row["path"], split, row["text"])
 
 
+def find_documented(path: str, split: str, text: str) -> list[Documented]:
+    """Return the documented classes and functions of a Python document, source code or its documentation."""
+    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # documentation: a signature has no colon
+        text = module_text(text)
+    return [Documented(path, split, *entry) for entry in split_entries(text)]
+
+
 def _empty_reason(task: str, rows: Rows) -> str | None:
     if task == "library" and not rows:
         return "no package of the corpus is in train and in test"
     missing = [split for split in SPLITS if all(row["split"] != split for row in rows)]
     return f"no docstring of the corpus is left in {' and '.join(missing)}" if missing else None
-
-
-def find_documented(path: str, split: str, text: str) -> list[Documented]:
-    """Return the documented classes and functions of a Python document, source code or its documentation."""
-    with suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # documentation: a signature has no colon
-        text = module_text(text)
-    return [Documented(path, split, signature, docstring) for signature, docstring in split_entries(text)]
 
 
 def mask_names(text: str, names: Collection[str]) -> str:
@@ -112,7 +112,7 @@ def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[s
     """
     long = [one for one in found if len(one.docstring) >= label.min_chars]
     dropped["library_short"] = len(found) - len(long)
-    texts = _masked_texts(long, _packages(long, label.n_packages), label.max_chars)
+    texts = _masked_texts(long, label)
     n_same = Counter(text for text, _ in texts)
     once = [(text, one) for text, one in texts if n_same[text] == 1]
     dropped["library_same_text_twice"] = len(texts) - len(once)
@@ -130,22 +130,19 @@ def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[s
     return rows
 
 
-def _packages(found: list[Documented], n_packages: int) -> set[str]:
+def _masked_texts(found: list[Documented], label: LabelParams) -> list[tuple[str, Documented]]:
+    """Return the docstrings of the largest packages without their names, and without common aliases of them."""
     n_found = Counter(one.package for one in found)
     train, test = ({one.package for one in found if one.split == split} for split in ("train", "test"))
-    return set(sorted(train & test, key=lambda name: (-n_found[name], name))[:n_packages])
-
-
-def _masked_texts(found: list[Documented], packages: set[str], max_chars: int) -> list[tuple[str, Documented]]:
-    """Return the docstrings of the packages without their names, and without the aliases that examples often import."""
+    packages = set(sorted(train & test, key=lambda name: (-n_found[name], name))[: label.n_packages])
     found = [one for one in found if one.package in packages]
     aliases = Counter(alias for one in found for of, alias in _ALIAS.findall(one.docstring) if of in packages)
     names = packages | {alias for alias, n in aliases.items() if n >= MIN_IMPORTS}
-    return [(_beginning(mask_names(one.docstring, names), max_chars), one) for one in found]
+    return [(_beginning(mask_names(one.docstring, names), label.max_chars), one) for one in found]
 
 
 def _beginning(text: str, max_chars: int) -> str:
-    """Cut a text at the last line that fits `max_chars`, or within its first line."""
+    """Cut a text at the last line that fits, or within its first line."""
     if len(text) <= max_chars:
         return text
     return text[:max_chars].rpartition("\n")[0].rstrip() or text[:max_chars].rstrip()
@@ -162,6 +159,6 @@ def docstring_rows(found: list[Documented], max_chars: int, dropped: Counter[str
         elif signature in rows:
             dropped["docstring_same_signature_twice"] += 1
         else:
-            texts = {"instruction": INSTRUCTION, "input": signature, "output": answer}
-            rows[signature] = texts | {"split": split, "path": path}
+            values = (INSTRUCTION, signature, answer, split, path)
+            rows[signature] = dict(zip(DOCSTRING.names, values, strict=True))
     return list(rows.values())

@@ -54,7 +54,7 @@ def prepare_corpus(
 
 def _with_progress(units: list[Unit], prepare: PrepareParams) -> Iterator[Document]:
     # Of compressed files the total is too small: tqdm then shows none.
-    n_bytes = sum(len(unit.text or "") or unit.file_bytes() for unit in units)
+    n_bytes = sum(unit.file_bytes() if unit.text is None else len(unit.text) for unit in units)
     with tqdm(total=n_bytes or None, desc="prepare", unit="B", unit_scale=True) as bar:
         for document in clean_units(units, prepare):
             bar.update(document.n_bytes)
