@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from llm.core.openmp import SPIN
+from llm.core.threads import SPIN
 
 NEIGHBOURS = (0, 1, 2)
 OURS = {"default": {}, "stages": SPIN}

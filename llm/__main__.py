@@ -9,7 +9,7 @@ import typer
 
 from llm.commands import project, use
 from llm.core.errors import UserError, one_line_errors
-from llm.core.openmp import limit_spinning
+from llm.core.threads import limit_spinning
 
 COMMANDS: list[Callable[..., None]] = [
     *(use.generate, use.chat, use.serve, use.predict, use.push, use.neighbours, use.windows),

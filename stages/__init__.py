@@ -1,5 +1,5 @@
 """One short script a stage; `python -m stages.NAME` comes through here before the script imports torch."""
 
-from llm.core.openmp import limit_spinning
+from llm.core.threads import limit_spinning
 
 limit_spinning()

@@ -12,17 +12,18 @@ from pathlib import Path
 
 def import_closure(script: Path, root: Path) -> list[Path]:
     """Return the files under `root` that `script` imports, and the script itself, relative to root and sorted."""
+    root = root.resolve()
     found: set[Path] = set()
     waiting = [script.resolve()]
     while waiting:
         path = waiting.pop()
-        if path in found:
-            continue
-        found.add(path)
-        for name in _imported(path):
-            waiting.extend(_files_of(name, root.resolve()))
-        waiting.extend(_packages_above(path, root.resolve()))
-    return sorted(path.relative_to(root.resolve()) for path in found)
+        if path not in found:
+            found.add(path)
+            candidates = [root.joinpath(*name.split(".")) for name in _imported(path)]
+            files = [file for one in candidates for file in (one.with_suffix(".py"), one / "__init__.py")]
+            files += [folder / "__init__.py" for folder in path.parents if folder != root]
+            waiting += filter(Path.is_file, files)
+    return sorted(path.relative_to(root) for path in found)
 
 
 def _imported(path: Path) -> set[str]:
@@ -33,15 +34,5 @@ def _imported(path: Path) -> set[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, f"{path}: relative imports are not used here"
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            names.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
     return names
-
-
-def _files_of(name: str, root: Path) -> list[Path]:
-    path = root.joinpath(*name.split("."))
-    return [path for path in (path.with_suffix(".py"), path / "__init__.py") if path.is_file()]
-
-
-def _packages_above(path: Path, root: Path) -> list[Path]:
-    return [init for folder in path.parents if folder != root and (init := folder / "__init__.py").is_file()]

@@ -1,7 +1,7 @@
 """Detect the device, precision and threads that training and evaluation run on.
 
-They are not params: a laptop and a GPU machine share one pipeline and one params.yaml. On one setting of the machine
-the output of a stage is the same bytes; `Machine.key` identifies the setting, and is part of the key of checkpoints.
+They are not params: a laptop and a GPU machine share one params.yaml. On one setting of the machine the output of a
+stage is the same bytes; `Machine.key` identifies the setting, and is part of the key of checkpoints.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ class Machine:
 
         GROUNDUP_SHARD=1 shards the weights over the processes of a group. UserError names an invalid variable.
         """
-        device = os.environ.get("GROUNDUP_DEVICE") or _find_device()
+        device = os.environ.get("GROUNDUP_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = os.environ.get("GROUNDUP_DTYPE") or _find_dtype(device)
         if device not in ("cpu", "cuda") or dtype not in ("bfloat16", "float32"):
             raise UserError(
@@ -60,10 +60,7 @@ class Machine:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.matmul_dtype == "bfloat16")
 
     def retain_freed_memory(self) -> None:
-        """Let glibc keep freed memory for reuse, which makes a training step on Linux about a tenth faster.
-
-        By default it returns the memory of every large tensor to the system, which clears the pages for the next one.
-        """
+        """Let glibc keep freed memory for reuse, which makes a training step on Linux about a tenth faster."""
         if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
             m_trim_threshold, m_mmap_threshold = -1, -3
             libc.mallopt(m_mmap_threshold, 32 << 20)
@@ -87,10 +84,6 @@ def sharding_requested() -> bool:
     return shard == "1"
 
 
-def _find_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _find_dtype(device: str) -> str:
     """Return bfloat16 if the hardware multiplies it faster than float32."""
     if device == "cuda":
@@ -100,10 +93,7 @@ def _find_dtype(device: str) -> str:
 
 
 def matmul_peak(machine: Machine, seconds: float = 0.3) -> float:
-    """Return the FLOP/s of the fastest of several large square matrix products, in the machine's precision.
-
-    A training step is compared with it (model FLOPs utilization). Shapes that fit the caches better may be faster.
-    """
+    """Return the FLOP/s of the fastest of several large square matrix products, in the machine's precision."""
     side = 8192 if machine.device == "cuda" else 1024
     generator = torch.Generator(machine.device).manual_seed(0)
     matrix = torch.randn(side, side, generator=generator, device=machine.device, dtype=machine.dtype)
@@ -123,7 +113,6 @@ def memory_advice(advice: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         # On CPUs torch raises a plain RuntimeError.
-        of_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-        if of_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError):
+        if "can't allocate memory" in str(error) or isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise UserError(f"out of memory; {advice}") from None
         raise

@@ -31,10 +31,9 @@ EXPECTED = {
 
 
 class UserError(Exception):
-    """Invalid input from the user: a key of params.yaml, a file, a label, a command-line option.
+    """Invalid input from the user; the message is one line: the file or key, what was expected, what was found.
 
-    The message is one line: the file or key, what was expected, what was found. `stage.run` and the command line print
-    it and exit with 2. Violated invariants of our own are `AssertionError` and keep their traceback.
+    `stage.run` and the command line print it and exit with 2. Violated invariants of our own are `AssertionError`.
     """
 
 
@@ -49,9 +48,8 @@ def one_line_errors(written: Iterable[Path] = ()) -> Iterator[None]:
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
-        if isinstance(error, MemoryError) or (
-            isinstance(error, RuntimeError | ValueError) and TOO_LARGE.search(str(error))
-        ):
+        is_large = isinstance(error, RuntimeError | ValueError) and TOO_LARGE.search(str(error))
+        if is_large or isinstance(error, MemoryError):
             raise UserError("out of memory; smaller batches, documents or models need less") from None
         number = error_number(error)
         if number is None:
@@ -67,8 +65,7 @@ def error_number(error: Exception) -> int | None:
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = re.search(r"\bos error (\d+)\b|\[errno (\d+)\]", str(error), flags=re.IGNORECASE)
-    if found:
+    if found := re.search(r"\bos error (\d+)\b|\[errno (\d+)\]", str(error), flags=re.IGNORECASE):
         return int(found[1] or found[2])
     return errno.EIO if isinstance(error, OSError) else None
 
@@ -91,9 +88,9 @@ def _files_of(error: Exception) -> list[str]:
     return [os.fsdecode(name) for name in names if isinstance(name, bytes | str | os.PathLike)]
 
 
-def _full_disks(written: Iterable[Path]) -> list[str]:
-    return [str(path) for path in dict.fromkeys(written) if path.exists() and shutil.disk_usage(path).free < FULL_BYTES]
-
-
 def _file_above(name: str) -> Path | None:
     return next((path for path in Path(name).parents if path.is_file()), None)
+
+
+def _full_disks(written: Iterable[Path]) -> list[str]:
+    return [str(path) for path in dict.fromkeys(written) if path.exists() and shutil.disk_usage(path).free < FULL_BYTES]

@@ -13,6 +13,7 @@ The class of a section is defined in the package that uses it, so that a new key
 pretraining depends on.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,33 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from llm.core.errors import UserError
-from llm.core.renames import find_renames
 
-MAX_DESCRIPTION_CHARS = 60
+# New names of keys since the last version; to be deleted in the next one.
+RENAMES = {
+    "share": "subset_fraction",
+    "from": "pretrained",
+    "whitespace": "keep_whitespace (true or false)",
+    "clean_share": "final_no_dropout_fraction",
+    "muon_rate": "muon_lr",
+    "adamw_rate": "adamw_lr",
+    "clip_norm": "max_grad_norm",
+    "warmup_share": "warmup_fraction",
+    "decay_share": "decay_fraction",
+    "final_share": "final_lr_fraction",
+    "average": "weight_averaging",
+    "average_share": "ema_half_life_fraction and tail_fraction",
+    "evals": "n_evals",
+    "stop_after_evals": "early_stopping_patience",
+    "keep": "checkpoint_selection",
+    "seeds": "n_seeds",
+    "weights": "base (the folder of the weights)",
+    "too_long": "on_overflow",
+    "learn": "loss_on",
+    "rates": "learning_rates",
+    "search_share": "lr_search_fraction",
+    "other_rate_ratio": "adamw_lr_ratio",
+    "layer_rate_decay": "layerwise_lr_decay",
+}
 
 
 def _check_encoding(name: str) -> str:
@@ -49,10 +74,7 @@ class Section(BaseModel):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a params file as YAML 1.2, in which `3e-4` is a number and `off` is text.
-
-    UserError if it is missing, is not valid YAML, repeats a key or is not a mapping.
-    """
+    """Read a params file as YAML 1.2, in which `3e-4` is a number and `off` is text; UserError if it is not valid."""
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -61,8 +83,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected UTF-8 text, got another byte at {error.start}") from None
     except MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        problem = " ".join(str(error.problem).split())
-        raise UserError(f"{path}:{line} expected valid YAML, {problem}") from None
+        raise UserError(f"{path}:{line} expected valid YAML, {' '.join(str(error.problem).split())}") from None
     except YAMLError as error:
         raise UserError(f"{path}: expected valid YAML, {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -75,8 +96,7 @@ def find(content: dict[str, Any], key: str, path: Path) -> Any:
     value: Any = content
     for depth, part in enumerate(parts := key.split("."), start=1):
         if not isinstance(value, dict) or part not in value:
-            here = ".".join(parts[:depth])
-            raise UserError(f"{path}: {here}: required key is missing")
+            raise UserError(f"{path}: {'.'.join(parts[:depth])}: required key is missing")
         value = value[part]
     return value
 
@@ -88,8 +108,6 @@ def load(path: Path, key: str, kind: Any) -> Any:
 
 def check(kind: Any, value: Any, key: str, path: Path | str) -> Any:
     """Validate a plain value as `kind`; UserError lists all problems in one line."""
-    if renames := list(find_renames(value, key)):
-        raise UserError(f"{path}: {'; '.join(renames)}")
     if overlong := [f"{where}: expected a number below 2⁶³, got {number}" for where, number in _overlong(value, key)]:
         raise UserError(f"{path}: {'; '.join(overlong)}")
     try:
@@ -110,17 +128,14 @@ def _overlong(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def describe(value: Any) -> str:
     """Describe a value and its type: `text 'abc'`, `true`, `3`, `null`; long values are truncated."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f"text {value if len(value) <= 60 else value[:57] + '...'!r}"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, dict):
         keys = ", ".join(map(str, value)) or "(none)"
         return f"a mapping with the keys {keys if keys.isprintable() else repr(keys)}"
     text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return f"text {text!r}" if isinstance(value, str) else text
 
 
 def _explain(problem: dict[str, Any], key: str, content: Any) -> str:
@@ -129,7 +144,8 @@ def _explain(problem: dict[str, Any], key: str, content: Any) -> str:
         case "missing":
             return f"{where}: required key is missing"
         case "extra_forbidden":
-            return f"{where}: unknown key"
+            new = RENAMES.get(where.rpartition(".")[2])
+            return f"{where}: renamed to {new}" if new else f"{where}: unknown key"
         case "value_error":
             # The message of one of our own checks across fields, which names its keys.
             return f"{where}: {problem['ctx']['error']}"

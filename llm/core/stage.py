@@ -12,10 +12,9 @@ A stage is a script with one `main`, whose signature declares everything that it
         stage.run(main)
 
 `run` loads each `Param` from params.yaml and takes each path from its default or from the option of the same name. In a
-default, `{name}` stands for the option `--name` and `{task.data}` for a value of the param `task`. `main` writes to
-temporary paths, which are renamed to the outputs at the end, so an output is complete or absent. DVC records code,
-params and inputs as they are at the end of a stage, so `run` hashes them before and after and discards the outputs of a
-run during which they changed. A `Scratch` folder survives a kill; its key is a hash of all of them.
+default, `{name}` stands for the option `--name` and `{task.data}` for a value of the param `task`. Outputs are written
+to temporary paths and renamed at the end. DVC records code, params and inputs as they are then, so `run` hashes them
+before and after, and discards the outputs if they changed. A `Scratch` folder survives a kill; its key is that hash.
 """
 
 import argparse
@@ -108,26 +107,21 @@ class Call:
     def parse(cls, main: Callable[..., None], argv: list[str]) -> "Call":
         """Read the command line and params.yaml; an error in either raises UserError or exits with 2."""
         script, signature = Path(inspect.getfile(main)), Signature.of(main)
+        names = [*signature.named("input"), *signature.named("output")]
         parser = argparse.ArgumentParser(prog=f"python -m stages.{script.stem}", allow_abbrev=False)
         parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the params file")
         for name, value in signature.options.items():
             parser.add_argument(f"--{name}", required=value is None, default=value)
-        for name in [*signature.named("input"), *signature.named("output")]:
+        for name in names:
             kind, default = signature.paths[name]
             parser.add_argument(f"--{name}", type=Path, required=default is None, help=f"{kind}, default {default}")
         parser.add_argument("--runtime", type=Path, help="where to write the time and memory of the run")
-        return cls.of(script, signature, vars(parser.parse_args(argv)))
-
-    @classmethod
-    def of(cls, script: Path, signature: Signature, given: dict[str, Any]) -> "Call":
-        """Load the params and complete the paths that the command line omits."""
+        given = vars(parser.parse_args(argv))
         options = {name: given[name] for name in signature.options}
         values = options | load_params(signature, given["params"], options)
-        names = [*signature.named("input"), *signature.named("output")]
         paths = {name: given[name] or Path(str(signature.paths[name][1]).format(**values)) for name in names}
-        uses_defaults = any(given[name] is None for name in names)
-        if given["runtime"] or uses_defaults:
-            instance = f"{script.stem}-{options['name']}" if "name" in options else script.stem
+        if given["runtime"] or None in map(given.get, names):
+            instance = "-".join([script.stem, *filter(None, [options.get("name")])])
             paths["runtime"] = given["runtime"] or Path(f"metrics/runtime/{instance}.json")
         return cls(script, signature, given["params"], values, paths)
 
@@ -147,8 +141,7 @@ class Call:
         for path in scratch.values():
             path.mkdir(exist_ok=True)
         arguments = self.values | self.paths | outputs | scratch
-        arguments.pop("runtime", None)
-        return arguments
+        return {name: value for name, value in arguments.items() if name != "runtime"}
 
     def hashes(self) -> dict[str, str]:
         """Return the hash of every file of code and of every input, by path."""
@@ -215,10 +208,9 @@ def _check_pipeline(call: Call) -> None:
     """Refuse, before any work, what a later stage of the run would refuse and what DVC could not record."""
     # Not an import statement: the check reads the params of all stages, and no output depends on it.
     importlib.import_module("llm.commands.check").check_params(call.params_file)
-    root = Path.cwd().resolve()
     for output in call.targets.values():
         link = next((path for path in reversed(output.parents) if path.is_symlink()), None)
-        if link is not None and not link.resolve().is_relative_to(root):
+        if link is not None and not link.resolve().is_relative_to(Path.cwd().resolve()):
             raise UserError(
                 f"{link}: expected a folder of the repository, got a link to {link.readlink()}, where DVC records no "
                 f"outputs; mount the disk there instead, or link single outputs such as {output}"
@@ -234,8 +226,7 @@ def _refuse_edits_during_startup(script: Path) -> None:
     # Clock ticks and file times are up to 10 ms coarse each; Python reads no module in its first 20 ms.
     started = time.time() - age + 0.02
     root = script.resolve().parents[1]
-    edited = [str(path) for path in import_closure(script, root) if (root / path).stat().st_mtime > started]
-    if edited:
+    if edited := [str(path) for path in import_closure(script, root) if (root / path).stat().st_mtime > started]:
         raise UserError(f"{', '.join(edited)}: edited while the stage started; run it again")
 
 
@@ -264,20 +255,16 @@ def write_runtime(path: Path, seconds: float) -> None:
     """Write the time and memory of this process as JSON; nothing in the pipeline depends on it."""
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    figures = {"seconds": round(seconds, 1), "peak_memory_mb": round(peak / 1e6)}
     torch = sys.modules.get("torch")  # imported only if the stage itself needed it
-    gpu = {}
     if torch is not None and torch.cuda.is_initialized():
-        gpu = {"peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6)}
+        figures["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
     machine = {"python": platform.python_version(), "machine": platform.machine(), "n_cores": os.cpu_count()}
-    write_json(path, {"seconds": round(seconds, 1), "peak_memory_mb": round(peak / 1e6), **gpu, **machine})
+    write_json(path, figures | machine)
 
 
 def _exit_with_dvc() -> None:
-    """Under DVC, exit as soon as the process that started the stage is gone: nothing would record the outputs.
-
-    DVC does not stop its stage when it is killed. Polling in a thread, unlike Linux's PR_SET_PDEATHSIG, works on macOS
-    and through a shell between DVC and the stage.
-    """
+    """Under DVC, exit as soon as the process that started the stage is gone: nothing would record the outputs."""
     if "DVC_STAGE" not in os.environ:
         return
     import psutil
@@ -288,7 +275,7 @@ def _exit_with_dvc() -> None:
 
     started_by = ancestors()
 
-    def watch() -> None:
+    def watch() -> None:  # unlike Linux's PR_SET_PDEATHSIG, polling works on macOS and through a shell
         with suppress(psutil.Error):
             while ancestors() == started_by:
                 time.sleep(0.5)

@@ -3,8 +3,7 @@
     with TableWriter(path, CORPUS) as table:
         table.write({"doc_id": "…", "source": "python", "path": "abc.py", "text": "…", "n_bytes": 3})
 
-Rows are buffered and written as row groups, so memory does not grow with the table. The file appears under its name
-when it is complete.
+Rows are buffered and written as row groups. The file appears under its name when it is complete.
 """
 
 from collections.abc import Iterator

@@ -1,16 +1,26 @@
-"""Map a function over items on threads that do not delay Ctrl-C.
+"""Map a function over items on threads that do not delay Ctrl-C; limit how long OpenMP's threads spin.
 
 Python handles signals only in its main thread and between two bytecodes, so a long call of a library there delays them.
 The threads of `concurrent.futures` do too, because they are joined at exit.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from threading import Thread
 from typing import TypeVar
 
+# Iterations before a waiting thread of OpenMP sleeps. Measured by bench/neighbours.py; the default is about 300,000.
+# Beside another busy process the thread that the others wait for gets no core while they spin.
+SPIN = {"GOMP_SPINCOUNT": "5000"}
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def limit_spinning() -> None:
+    """Set the spin count unless the user has set it; before torch is imported, which loads OpenMP."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ.update(SPIN)
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int) -> list[Result]:

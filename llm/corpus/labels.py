@@ -130,11 +130,15 @@ def library_rows(found: list[Documented], label: LabelParams, dropped: Counter[s
     return rows
 
 
-def _masked_texts(found: list[Documented], label: LabelParams) -> list[tuple[str, Documented]]:
-    """Return the docstrings of the largest packages without their names, and without common aliases of them."""
+def _packages(found: list[Documented], n_packages: int) -> set[str]:
     n_found = Counter(one.package for one in found)
     train, test = ({one.package for one in found if one.split == split} for split in ("train", "test"))
-    packages = set(sorted(train & test, key=lambda name: (-n_found[name], name))[: label.n_packages])
+    return set(sorted(train & test, key=lambda name: (-n_found[name], name))[:n_packages])
+
+
+def _masked_texts(found: list[Documented], label: LabelParams) -> list[tuple[str, Documented]]:
+    """Return the docstrings of the largest packages without their names, and without common aliases of them."""
+    packages = _packages(found, label.n_packages)
     found = [one for one in found if one.package in packages]
     aliases = Counter(alias for one in found for of, alias in _ALIAS.findall(one.docstring) if of in packages)
     names = packages | {alias for alias, n in aliases.items() if n >= MIN_IMPORTS}

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from llm.core import params
 from llm.core.errors import UserError
-from llm.core.hashes import file_md5, listing_hash
+from llm.core.outputs import file_md5, listing_hash
 from llm.experiments.scaling_law import Run
 from llm.report.trace import read_lock
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from llm.core import params
 from llm.core.errors import UserError
-from llm.core.hashes import file_md5, listing_hash, md5
+from llm.core.outputs import file_md5, listing_hash, md5
 from llm.report.metrics import flatten
 
 MAX_LISTED_FILES = 20  # of a folder without differences

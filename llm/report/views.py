@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.core.hashes import file_md5, md5
+from llm.core.outputs import file_md5, md5
 from llm.report import memorise
 from llm.report.glossary import QUALITY, Title, title
 from llm.report.metrics import SPLITS, Metrics, Score, fold_intervals

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llm.core.openmp import SPIN
 from llm.core.outputs import file_hash
+from llm.core.threads import SPIN
 
 ROOT = Path(__file__).resolve().parents[2]
 
