@@ -50,7 +50,6 @@ class TableWriter:
 
     def __init__(self, path: Path, schema: pa.Schema, group_bytes: int = 16_000_000):
         self.path, self.schema, self.group_bytes = path, schema, group_bytes
-        self.n_rows = 0
         self._rows: list[dict[str, Any]] = []
         self._tables: list[pa.Table] = []
         self._buffered = 0
@@ -65,16 +64,15 @@ class TableWriter:
     def write(self, row: dict[str, Any], n_bytes: int = 64) -> None:
         """Add one row; `n_bytes` is its approximate size, which decides when a row group is full."""
         self._rows.append({name: row[name] for name in self.schema.names})
-        self._count(1, n_bytes)
+        self._count(n_bytes)
 
     def append(self, table: pa.Table) -> None:
         """Add all rows of a table of the same schema."""
         self._collect()
         self._tables.append(table)
-        self._count(table.num_rows, table.nbytes)
+        self._count(table.nbytes)
 
-    def _count(self, n_rows: int, n_bytes: int) -> None:
-        self.n_rows += n_rows
+    def _count(self, n_bytes: int) -> None:
         self._buffered += n_bytes
         if self._buffered >= self.group_bytes:
             self._flush()
@@ -143,8 +141,3 @@ def empty_reason(path: Path) -> str | None:
     with _named_errors(path):
         reason = (pq.read_schema(path).metadata or {}).get(EMPTY_REASON)
     return reason.decode() if reason else None
-
-
-def count_rows(path: Path) -> int:
-    """Return the number of rows from the footer of a table."""
-    return int(pq.read_metadata(path).num_rows)
