@@ -11,10 +11,9 @@ from llm.core.params import Count
 from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import iterate_rows
 from llm.evaluate.breakdown import read_baselines
-from llm.evaluate.generations import describe_samples, generate_samples, read_passage
+from llm.evaluate.generations import choose_prompts, describe_samples, example_of, generate_samples, read_passage
 from llm.evaluate.measure import measure, read_held_out, summarise_systems, write_plots
 from llm.evaluate.params import EvaluateParams
-from llm.evaluate.prompts import choose_prompts, example_of
 from llm.evaluate.quality import measure_quality
 from llm.model.weights import load_model
 from llm.tokens.tokenizer import Tokenizer

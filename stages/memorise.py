@@ -10,10 +10,9 @@ from llm.core.device import Machine
 from llm.core.outputs import write_json
 from llm.core.stage import Input, Output, Param, Seed
 from llm.core.tables import read_table
-from llm.evaluate.generations import generate_samples
+from llm.evaluate.generations import choose_prompts, generate_samples
 from llm.evaluate.memorization import continue_prefixes, copies, sample_positions, search_generations
 from llm.evaluate.params import EvaluateParams, MemoriseParams
-from llm.evaluate.prompts import choose_prompts
 from llm.model.weights import load_model
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.windows import read_info, read_stream

@@ -76,8 +76,7 @@ def compress(train: bytes, texts: Texts) -> Bits:
 def xz_bits(train: bytes, texts: Texts) -> dict[str, Floats]:
     """Return the bits (D,) of each split's documents by `xz -9e`, whose window is 64 MiB.
 
-    A document's bits are those that a decompressor reads to write it, after the training text and earlier documents of
-    the split. The index at the end of the file, about 40 bytes, counts for no document.
+    These are the bits that a decompressor reads to write a document; the index at the end of the file counts for none.
     """
     bits = {}
     for split, documents in texts.items():
@@ -96,8 +95,7 @@ def xz_bits(train: bytes, texts: Texts) -> dict[str, Floats]:
 def zstd_bits(train: bytes, texts: Texts) -> dict[str, Floats]:
     """Return the bits (D,) of each split's documents by `zstd --ultra -22 --long`, given train by `--patch-from`.
 
-    Zstandard codes blocks of up to 128 KiB at once, so the size of a split is divided among its documents in proportion
-    to their sizes when each ends its block.
+    A split's size is divided among its documents by their sizes when each ends its block (of up to 128 KiB).
     """
     n_bytes = len(train) + max((sum(map(len, documents)) for documents in texts.values()), default=0)
     parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -121,10 +119,7 @@ def _divided_bits(compressor: zstandard.ZstdCompressor, documents: Sequence[byte
 
 
 def predict(windows: Path, splits: list[str], fraction: float) -> Bits:
-    """Return the bits of each document by n-gram counts of a fraction of train, and with all tokens equally likely.
-
-    As for a model, a document's end of text counts.
-    """
+    """Return the bits of documents, ends included, by n-grams of a fraction of train, and with equal probabilities."""
     train, info = read_stream(windows, "train"), read_info(windows)
     train = train[: math.ceil(fraction * len(train))]
     streams = {split: read_stream(windows, split) for split in splits}

@@ -34,6 +34,17 @@ def sum_by_document(stream: NDArray[np.integer], end_of_text: int, values: NDArr
     return np.add.reduceat(values.astype(np.float64), np.flatnonzero(stream == end_of_text)[:-1])
 
 
+def find_document(counts: Ints, numbers: Ints) -> tuple[Ints, Ints]:
+    """Return the document of each number of a place, and the place's number in it; `counts` (D,) are of places.
+
+    >>> find_document(np.array([2, 0, 3]), np.array([0, 1, 2, 4]))
+    (array([0, 0, 2, 2]), array([0, 1, 0, 2]))
+    """
+    ends = np.cumsum(counts)
+    documents = np.searchsorted(ends, numbers, side="right")
+    return documents, numbers - (ends - counts)[documents]
+
+
 def by_source(
     sources: Sequence[str], nats: Floats, n_bytes: Ints, n_tokens: Floats, rng: np.random.Generator
 ) -> list[Row]:
@@ -48,10 +59,7 @@ def by_source(
 
 
 def extremes(names: Sequence[str], nats: Floats, n_bytes: Ints, n: int) -> tuple[list[Row], list[Row]]:
-    """Return the n documents with the most bits per byte, and the n with the fewest.
-
-    Only documents of MIN_BYTES or more, or of the size of the largest, count. Ties keep their order.
-    """
+    """Return the n documents with the most bits per byte, and the n with the fewest; short ones do not count."""
     bits = np.round(nats / math.log(2) / n_bytes, 5)
     long = np.flatnonzero(n_bytes >= min(MIN_BYTES, n_bytes.max()))
     hardest, easiest = (long[np.argsort(keys[long], kind="stable")][:n].tolist() for keys in (-bits, bits))
@@ -94,8 +102,7 @@ def read_baselines(metrics: Path, document_bits: Path) -> dict[str, Baselines]:
 def compare_with_baselines(bits: Floats, n_bytes: Ints, baselines: Baselines, rng: np.random.Generator) -> list[Row]:
     """Compare the model's bits of documents (D,) with those of each baseline, the best baseline first.
 
-    The interval is that of a paired bootstrap: a document that is hard for one is hard for the other, so it is narrower
-    than those of the two figures. One document has none, nor has a baseline without bits of documents.
+    The interval is that of a paired bootstrap; one document has none, nor has a baseline without bits of documents.
     """
     own = float(bits.sum()) / int(n_bytes.sum())
     rows = []
@@ -117,10 +124,8 @@ def summarise_best(rows: list[Row], non_causal: bool, is_lossless: bool) -> Row:
 
 
 def _verdict(best: Row, non_causal: bool, is_lossless: bool) -> str:
-    if non_causal:
-        return SEES_THE_FUTURE
-    if not is_lossless:
-        return LOSSY
+    if non_causal or not is_lossless:
+        return SEES_THE_FUTURE if non_causal else LOSSY
     if "difference_low" not in best:
         return NO_INTERVAL
     if best["difference_high"] < 0:
@@ -148,10 +153,9 @@ def mark_found(train: Stream, held_out: Sequence[NDArray[np.integer]], end_of_te
 
 
 def split_by_found(nats: NDArray[np.floating], n_bytes: Ints, found: Flags) -> dict[str, Any]:
-    """Return the cost of the targets (N,) found in train, which may be memorized, and of all others.
+    """Return the cost of the targets (N,) found in train, and of all others; a ratio over no tokens is None.
 
-    `n_bytes` (N,) counts the bytes of each token, 0 for an end of text, which never counts as found. A ratio over no
-    tokens is None.
+    `n_bytes` (N,) counts the bytes of each token, 0 for an end of text, which never counts as found.
     """
     rows: dict[str, Any] = {"token_fraction": round(float(found.mean()), 5)}
     for name, of in (("found", found), ("not_found", ~found)):

@@ -52,11 +52,11 @@ def make_tasks(
     path: Path, tokenizer: Tokenizer, context_length: int, params: ClozeParams, seed: int
 ) -> tuple[dict[str, list[Item]], dict[str, dict[str, str]]]:
     """Return the items by task, made of a corpus table; and tasks that are skipped for too few items."""
-    rng, least = np.random.default_rng(seed), min(MIN_ITEMS, params.items)
+    rng, least, skipped = np.random.default_rng(seed), min(MIN_ITEMS, params.items), {}
     tasks = sample_items(read_documents(path, rng), tokenizer, context_length, params, rng)
-    few = {task: len(items) for task, items in tasks.items() if len(items) < least}
-    reasons = {task: {"skipped": f"{n} items, expected at least {least}"} for task, n in few.items()}
-    return {task: items for task, items in tasks.items() if task not in few}, reasons
+    for task in [task for task, items in tasks.items() if len(items) < least]:
+        skipped[task] = {"skipped": f"{len(tasks.pop(task))} items, expected at least {least}"}
+    return tasks, skipped
 
 
 def read_documents(path: Path, rng: np.random.Generator) -> list[Document]:
@@ -69,10 +69,9 @@ def read_documents(path: Path, rng: np.random.Generator) -> list[Document]:
 def sample_items(
     documents: list[Document], tokenizer: Tokenizer, context_length: int, params: ClozeParams, rng: np.random.Generator
 ) -> dict[str, list[Item]]:
-    """Return up to params.items items of each task; a task without a gap is left out.
+    """Return up to params.items items of each task that has gaps; documents take turns.
 
-    Documents take turns. A right text is repeated only when all rarer ones are used up: so the kinds of brackets are
-    balanced, and knowing the most frequent word gains nothing.
+    A right text is repeated only when all rarer ones are used up, so the most frequent one is no better guess.
     """
     by_document = [find_gaps(path, text) for path, text in documents]
     max_tokens, tasks = (params.context_tokens, context_length), {}
@@ -87,8 +86,8 @@ def sample_items(
             n_made, _, right = heapq.heappop(queue)
             _, number, gap = turns_of[right].popleft()
             gap = gap if gap.wrong else gap._replace(wrong=_sample_similar(right, words, rng))
-            item = _make_item(documents[number], gap, tokenizer, max_tokens, rng)
-            items += [item] if item else []
+            if item := _make_item(documents[number], gap, tokenizer, max_tokens, rng):
+                items.append(item)
             if turns_of[right]:
                 heapq.heappush(queue, (n_made + (item is not None), turns_of[right][0][0], right))
         tasks[task] = items
@@ -98,7 +97,7 @@ def sample_items(
 def _take_turns(
     task: str, by_document: list[dict[str, list[Gap]]], rng: np.random.Generator
 ) -> dict[str, deque[tuple[int, int, Gap]]]:
-    """Return all gaps of a task by right text, each with its turn and document; one of each document per round."""
+    """Return a task's gaps by right text, each with its turn and document; one of each document per round."""
     gaps = [found.get(task, []) for found in by_document]
     rounds = [
         (number_of_round, position, number, gaps[number][index])
@@ -126,10 +125,7 @@ def _sample_similar(right: str, words: list[str], rng: np.random.Generator) -> t
 def _make_item(
     document: Document, gap: Gap, tokenizer: Tokenizer, max_tokens: tuple[int, int], rng: np.random.Generator
 ) -> Item | None:
-    """Return an item; None if the context lacks the evidence, or a token crosses from the context into a choice.
-
-    `max_tokens` are those of the context, and of the context and a choice.
-    """
+    """Return an item; None if the context lacks the evidence, or a token crosses from the context into a choice."""
     (path, text), (context_tokens, context_length), encode = document, max_tokens, tokenizer.encode
     wrong = [gap.wrong[at] for at in rng.permutation(len(gap.wrong))[: N_CHOICES - 1].tolist()]
     answer = int(rng.integers(len(wrong) + 1))
@@ -177,8 +173,7 @@ def cut_left(text: str, max_tokens: int, encode: Encode) -> str:
 def encode_pair(encode: Encode, context: str, choice: str) -> tuple[list[int], list[int]]:
     """Return the ids of a context and of a choice after it, split as the harness does.
 
-    They are encoded as one text; as many ids as the context has alone are the context's. Whitespace at the context's
-    end belongs to the choice.
+    Of the ids of both, as many as the context has alone are its own; whitespace at its end belongs to the choice.
     """
     ids, context_ids = encode(context + choice), encode(context.rstrip())
     return context_ids, ids[len(context_ids) :]
@@ -211,29 +206,22 @@ def measure_tasks(model: GPT, tokenizer: Tokenizer, tasks: dict[str, list[Item]]
 
 
 def score_items(model: GPT, encode: Encode, items: list[Item]) -> list[NDArray[np.float32]]:
-    """Return for each item the log-probabilities (C,) in nats of its C choices, each a sum over the choice's ids.
-
-    In float32 on every machine, as the harness. UserError for an item that does not fit the model's context: it was
-    made for another model.
-    """
+    """Return the log-probabilities (C,) in nats of each item's choices; UserError for items of another model."""
     length, scores = model.config.context_length, []
     for item in items:
         pairs = [encode_pair(encode, item.context, choice) for choice in item.choices]
         for context, choice in pairs:
             if not context or not choice or len(context) + len(choice) > length:
+                found = f"{len(context)} + {len(choice)} tokens in {item.document}"
                 raise UserError(
-                    f"cloze: expected items for this tokenizer and a context of {length} tokens, got {len(context)} + "
-                    f"{len(choice)} tokens in {item.document}"
+                    f"cloze: expected items for this tokenizer and a context of {length} tokens, got {found}"
                 )
         scores.append(score_continuations(model, [pairs[0][0]], [choice for _, choice in pairs])[0])
     return scores
 
 
 def grade(item: Item, scores: NDArray[np.float32]) -> tuple[bool, bool]:
-    """Return whether the most likely choice is right, and whether the most likely per character is.
-
-    These are the harness's `acc` and `acc_norm`. Of ties the first counts.
-    """
+    """Return whether the most likely choice is right (`acc`), and the most likely per character (`acc_norm`)."""
     lengths = np.array([len(choice) for choice in item.choices])
     return int(scores.argmax()) == item.answer, int((scores / lengths).argmax()) == item.answer
 

@@ -32,10 +32,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Gap(NamedTuple):
-    """A place in a text where `right` can be left out.
+    """A place in a text where `right` can be left out; the context has to begin at `reach` or before it.
 
-    `reach` is where the evidence for the answer begins, so a context has to include it. Without `wrong` choices, right
-    texts of other gaps are the other choices.
+    Without `wrong` choices, right texts of other gaps are the other choices.
     """
 
     start: int
@@ -77,8 +76,6 @@ def _parse(text: str) -> ast.Module | None:
 
 
 class _Source:
-    """A text, and offsets in it by line (from 1) and column."""
-
     def __init__(self, text: str):
         self.text, self.lines = text, text.split("\n")
         self.starts = np.cumsum([0, *(len(line) + 1 for line in self.lines)]).tolist()
@@ -86,9 +83,8 @@ class _Source:
     def offset(self, line: int, column: int) -> int:
         return int(self.starts[line - 1]) + column
 
-    def byte_offset(self, line: int | None, column: int | None) -> int:
+    def byte_offset(self, line: int, column: int) -> int:
         """Return the offset of a position of `ast`, whose columns count UTF-8 bytes."""
-        assert line is not None and column is not None, "a parsed node has a position"
         return self.offset(line, len(self.lines[line - 1].encode()[:column].decode()))
 
 
@@ -100,35 +96,26 @@ def _words(pattern: re.Pattern[str], text: str, begin: int, end: int) -> Iterato
 def _docstring_words(tree: ast.Module, source: _Source) -> Iterator[Gap]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | Function) and ast.get_docstring(node, clean=False) is not None:
-            docstring = node.body[0]
+            docstring: Any = node.body[0]
             begin = source.byte_offset(docstring.lineno, docstring.col_offset)
             end = source.byte_offset(docstring.end_lineno, docstring.end_col_offset)
             yield from _words(LAST_OF_SENTENCE, source.text, begin, end)
 
 
 def _closing_brackets(source: _Source) -> Iterator[Gap]:
-    """Yield brackets after a letter or digit: after another sign, tokenizers may merge the two.
-
-    The context has the opening bracket, and one of another kind.
-    """
+    """Yield brackets after a letter or digit: after another sign, tokenizers may merge the two."""
     stack: list[int] = []  # offsets of open brackets
     last: dict[str, int] = {}  # offset of the last opening bracket of each kind
-    for sign, at in _signs(source):
-        if sign in OPENING.values():
-            stack.append(at)
-            last[sign] = at
-        elif sign in OPENING and stack:
-            opener, other = stack.pop(), max((last[of] for of in last.keys() - OPENING[sign]), default=None)
-            if other is not None and source.text[at - 1].isalnum():
-                yield Gap(at, sign, tuple(of for of in OPENING if of != sign), min(opener, other))
-
-
-def _signs(source: _Source) -> Iterator[tuple[str, int]]:
-    """Yield the operators and brackets of code with their offsets."""
     with suppress(tokenize.TokenError, SyntaxError):  # in places stricter than the parser
         for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
-            if token.type == tokenize.OP:
-                yield token.string, source.offset(*token.start)
+            sign, at = token.string if token.type == tokenize.OP else "", source.offset(*token.start)
+            if sign in OPENING.values():
+                stack.append(at)
+                last[sign] = at
+            elif sign in OPENING and stack:
+                opener, other = stack.pop(), max((last[of] for of in last.keys() - OPENING[sign]), default=None)
+                if other is not None and source.text[at - 1].isalnum():
+                    yield Gap(at, sign, tuple(of for of in OPENING if of != sign), min(opener, other))
 
 
 def _argument_names(tree: ast.Module, source: _Source) -> Iterator[Gap]:
@@ -149,10 +136,7 @@ def _parameters(args: ast.arguments) -> list[str]:
 
 
 def _own_names(nodes: list[Any]) -> Iterator[ast.Name]:
-    """Yield names that are read, except in inner functions, whose parameters may have the same names, and f-strings.
-
-    Before Python 3.12 the positions in f-strings are wrong.
-    """
+    """Yield names that are read, but none in inner functions or f-strings, where Python 3.11 has wrong positions."""
     for node in nodes:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             yield node

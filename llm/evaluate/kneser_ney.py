@@ -22,8 +22,7 @@ FALLBACK = (0.5, 1.0, 1.5)
 class Order(NamedTuple):
     """All n-grams of one length n.
 
-    The key of an n-gram is context · V + last token, with the index of the context among the shorter n-grams: so a key
-    fits 63 bits for any n.
+    A key is context · V + last token, with the index of the context among the shorter n-grams, and so fits 63 bits.
     """
 
     keys: Ints  # (n-grams,), sorted

@@ -34,10 +34,9 @@ class Span(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Predictions of a stream's N = len(stream) - 1 targets, in order.
+    """Predictions of a stream's N = len(stream) - 1 targets, in order, each in the first window that contains it.
 
-    Windows overlap: a target is scored in the first one that contains it. By position, all targets of a window count,
-    otherwise short contexts would come from the first window alone; `N_WHOLE` evenly spread windows are enough.
+    By position, all targets of `N_WHOLE` evenly spread windows count: short contexts are not of the first one alone.
     """
 
     nats: NDArray[np.float32]  # (N,), of the target
@@ -75,10 +74,7 @@ def plan_document_spans(stream: NDArray[np.integer], end_of_text: int, context_l
 
 
 def score_targets(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the nats of targets (...) under logits (..., V), the top probability, and whether the target has it.
-
-    Of equal logits the first counts as the top.
-    """
+    """Return the nats of targets (...) under logits (..., V), the top probability, and whether the target has it."""
     log_probabilities = logits.float().log_softmax(dim=-1)
     given = log_probabilities.gather(-1, targets[..., None])
     # `amax` takes a tenth of the time of `max`, which also finds the index; an equal logit before the target is top.

@@ -120,11 +120,9 @@ def losses_by_context(
     batch_size: int,
     machine: Machine,
 ) -> dict[int, Floats]:
-    """Return the mean loss (W,) of the last targets of W windows by tokens of context; {} without windows.
+    """Return the mean loss (W,) of the last targets of W windows by tokens of context, 1/16 to all; {} without windows.
 
-    The contexts are 1/16, 1/8, 1/4, 1/2 and all of the window. The targets are the same, so differences are sharp,
-    unlike those by position. `nats` (len(stream) - 1,) are the losses with the whole context. Of the targets only the
-    last one has as much context as the key says.
+    `nats` (len(stream) - 1,) are the losses with the whole context. The targets are the same, so differences are sharp.
     """
     context = model.config.context_length
     n, ends = max(context >> DOUBLINGS + 1, 1), [span.start + context for span in windows]
@@ -141,10 +139,7 @@ def losses_by_context(
 
 
 def compare_contexts(losses: dict[int, Floats], rng: np.random.Generator) -> list[Row]:
-    """Return a row per context length: the mean loss, and `more`, the difference to the loss with the whole context.
-
-    The 95% interval of the difference is over windows, paired.
-    """
+    """Return the mean loss by context length, and how much `more` it is than with the whole context, paired."""
     longest = max(losses, default=0)
     rows = []
     for length, nats in losses.items():
@@ -155,10 +150,7 @@ def compare_contexts(losses: dict[int, Floats], rng: np.random.Generator) -> lis
 
 
 def summarise_systems(splits: dict[str, dict[str, Any]], quality: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics {split: {system: {metric: value}}} of the model, and of the true text where it generated.
-
-    `quality` is that of `llm.evaluate.quality`; its ratios, model / true text, end in `_ratio`.
-    """
+    """Return the metrics {split: {system: {metric: value}}} of the model, and of the true text where it generated."""
     metrics: dict[str, Any] = {split: {"model": dict(of["model"])} for split, of in splits.items()}
     if "skipped" in quality:
         return metrics | {"quality": quality}

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llm.evaluate.breakdown import Ints, find_document
 from llm.evaluate.generations import Generation
 from llm.evaluate.params import MemoriseParams
 from llm.model.generate import generate_batch
 from llm.model.gpt import GPT
 
 Stream = NDArray[np.integer]
-Ints = NDArray[np.int64]
 Locate = Callable[[int, int], dict[str, Any]]  # what to show of a position in train and a number of tokens
 
 SHORT, LONG = 25, 50  # verbatim tokens; 25 rarely match by chance, 50 is the threshold of Carlini et al.
@@ -82,38 +82,29 @@ def continue_prefixes(
 
 
 def sample_positions(stream: Stream, end_of_text: int, length: int, n: int, rng: np.random.Generator) -> Ints:
-    """Sample up to n different positions, sorted, each the start of `length` tokens within one document.
-
-    All such positions are equally likely; where there are fewer than n, all are returned.
-    """
+    """Sample up to n equally likely positions, sorted, each the start of `length` tokens within one document."""
     ends = np.flatnonzero(stream == end_of_text)
     n_positions = np.maximum(np.diff(ends) - length, 0)  # of each document
-    cumulative = np.cumsum(n_positions)
     sampled = np.sort(rng.choice(total := int(n_positions.sum()), min(n, total), replace=False))
-    document = np.searchsorted(cumulative, sampled, side="right")
-    return np.asarray(ends[document] + 1 + sampled - (cumulative - n_positions)[document], dtype=np.int64)
+    document, offset = find_document(n_positions, sampled)
+    return ends[document] + 1 + offset
 
 
 def longest_runs(texts: list[Stream], train: Stream, chunk_tokens: int = 1 << 22) -> list[Run | None]:
-    """Return each text's longest run of tokens that the training stream has too; None where no token does.
-
-    Exact. Of runs of one length, it is the first in the stream, then in the text. The stream is read in chunks.
-    """
-    runs: list[Run | None] = [None] * len(texts)
+    """Return each text's longest run of tokens that the training stream has too, the first one; None without one."""
+    best: dict[int, Run] = {}
     longest = max(map(len, texts), default=0)
     for begin in range(0, len(train) if longest else 0, chunk_tokens):
         for number, run in _runs_of_chunk(texts, train[begin : begin + chunk_tokens + longest - 1]).items():
-            best = runs[number]
-            if best is None or run.length > best.length:
-                runs[number] = run._replace(position=begin + run.position)
-    return runs
+            if number not in best or run.length > best[number].length:
+                best[number] = run._replace(position=begin + run.position)
+    return [best.get(number) for number in range(len(texts))]
 
 
 def _runs_of_chunk(texts: list[Stream], train: Stream) -> dict[int, Run]:
     """Return the longest run of each text, by its index, in one chunk of the stream.
 
-    Runs grow by a token per round. Only starts in texts and chunk whose n tokens occur in both are kept, each with the
-    index of its n-gram.
+    Runs grow by a token per round: only starts whose n tokens occur in both are kept, with the index of their n-gram.
     """
     # 0 ends each text and 1 the chunk: neither occurs in the other, so no run crosses them.
     joined = np.concatenate([np.append(np.asarray(text, dtype=np.int64) + 2, 0) for text in texts])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llm.corpus.duplicates import words_of
 from llm.corpus.repetition import RepetitionParams, repetition
 from llm.evaluate.bootstrap import Row, ratio_with_interval
+from llm.evaluate.breakdown import Ints, find_document
 from llm.evaluate.measure import HeldOut
 from llm.evaluate.numpydoc import validate_sections
 from llm.evaluate.params import QualityParams
@@ -29,8 +30,6 @@ MIN_SECTIONS = 20  # in the true continuations; a fraction of fewer would mean l
 N_SHOWN = 20
 MEASURES = ("real_words", "distinct_3grams", "repetition_flagged", "sections_parsed")
 
-Ints = NDArray[np.int64]
-
 
 class Continuation(NamedTuple):
     """The text of a prompt, and of its continuation."""
@@ -42,10 +41,7 @@ class Continuation(NamedTuple):
 def measure_quality(
     model: GPT, tokenizer: Tokenizer, held_out: list[HeldOut], params: QualityParams, train: Iterable[str], seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Continue passages of the last split; return figures, and the first continuations, in random order.
-
-    Figures are {"skipped": reason} where nothing can be continued.
-    """
+    """Continue passages of the last split; return figures, or {"skipped": reason}, and the first continuations."""
     n_prompt, rng = min(params.prompt_tokens, model.config.context_length), np.random.default_rng(seed)
     if not params.texts:
         return {"skipped": "evaluate.quality.texts is 0"}, []
@@ -89,7 +85,6 @@ def measure_quality(
 def _continue(
     model: GPT, prompts: list[list[int]], end_of_text: int, params: QualityParams, seed: int
 ) -> list[list[int]]:
-    """Sample a continuation of each prompt, up to the end of text."""
     sample = batch_sampler(params.temperature, torch.Generator().manual_seed(seed))
     batch = torch.tensor(prompts, device=model.embedding.weight.device)
     generated = generate_batch(model, batch, params.new_tokens, sample, stop=end_of_text).tolist()
@@ -99,19 +94,16 @@ def _continue(
 def sample_passages(
     stream: NDArray[np.integer], end_of_text: int, prompt_tokens: int, new_tokens: int, n: int, rng: np.random.Generator
 ) -> tuple[Ints, Ints, Ints]:
-    """Sample up to n passages, none twice, in random order; return positions, lengths and documents, all (B,).
+    """Sample up to n passages in random order; return positions, lengths and documents, all (B,).
 
-    They lie side by side from each document's beginning; the last of a document may be shorter, down to `MIN_TOKENS`
-    new tokens. All are equally likely.
+    They lie side by side in documents; the last may be shorter, down to `MIN_TOKENS` new tokens. All are as likely.
     """
     ends = np.flatnonzero(stream == end_of_text)
     lengths, size = np.diff(ends) - 1, prompt_tokens + new_tokens
     # A document that is too short would have a negative number.
     n_passages = np.maximum((lengths - prompt_tokens - min(MIN_TOKENS, new_tokens)) // size + 1, 0)
-    cumulative = np.cumsum(n_passages)
-    sampled = rng.permutation(int(n_passages.sum()))[:n]
-    documents = np.searchsorted(cumulative, sampled, side="right")
-    offsets = size * (sampled - (cumulative - n_passages)[documents])
+    documents, numbers = find_document(n_passages, rng.permutation(int(n_passages.sum()))[:n])
+    offsets = size * numbers
     return ends[documents] + 1 + offsets, np.minimum(lengths[documents] - offsets, size), documents
 
 
@@ -151,28 +143,22 @@ def words_not_in(words: Iterable[str], train: Iterable[str]) -> set[str]:
 def compare_sides(
     model: list[Continuation], true: list[Continuation], documents: Ints, train: Iterable[str], rng: np.random.Generator
 ) -> dict[str, Row]:
-    """Return every figure of both sides (B,) and their ratio; a figure that cannot be measured is left out.
-
-    Text i is from document `documents[i]`; intervals are over documents.
-    """
-    sides = [model, true]
+    """Return every figure of both sides (B,), and their ratio, with intervals over `documents` (B,)."""
     sides = [model, true]
     words = [[words_written(text) for text in texts] for texts in sides]
     new = words_not_in(chain.from_iterable(chain(*words)), train)
     own, people = (_figures(texts, of, new, documents, rng) for texts, of in zip(sides, words, strict=True))
     if people["sections"] < MIN_SECTIONS:
         own, people = ({name: row[name] for name in row if "sections_parsed" not in name} for row in (own, people))
-    return {"model": own, "true_text": people, "ratio": _ratios(own, people)}
-
-
-def _ratios(own: Row, people: Row) -> Row:
-    return {name: round(own[name] / people[name], 5) for name in MEASURES if name in own and people.get(name)}
+    ratio = {name: round(own[name] / people[name], 5) for name in MEASURES if name in own and people.get(name)}
+    return {"model": own, "true_text": people, "ratio": ratio}
 
 
 def _figures(
     texts: list[Continuation], words: list[list[str]], new: set[str], documents: Ints, rng: np.random.Generator
 ) -> Row:
-    verdicts = [_validate(text) for text in texts]
+    # In the line that begins in the prompt a title may be cut.
+    verdicts = [validate_sections(text if prompt.endswith("\n") else text.partition("\n")[2]) for prompt, text in texts]
     trigrams = [run for of in words for run in zip(of, of[1:], of[2:], strict=False)]
     row: Row = {"texts": len(texts), "words": sum(map(len, words)), "sections": sum(map(len, verdicts))}
     if trigrams:
@@ -188,8 +174,3 @@ def _figures(
         if counts.any():
             row |= ratio_with_interval(name, hits[counts > 0], counts[counts > 0], rng)
     return row
-
-
-def _validate(text: Continuation) -> list[bool]:
-    # In the line that begins in the prompt a title may be cut.
-    return validate_sections(text.text if text.prompt.endswith("\n") else text.text.partition("\n")[2])

@@ -192,10 +192,7 @@ class FinetuneParams(Section):
 
 
 def with_defaults(finetune: Any) -> Any:
-    """Return the plain `finetune` section with the defaults merged into each task.
-
-    Wrong defaults are one problem, not one of each task as well: tasks are then left out.
-    """
+    """Return the plain `finetune` section with defaults merged into each task; without tasks where they are wrong."""
     if not isinstance(finetune, dict) or not isinstance(finetune.get("tasks"), dict):
         return finetune
     defaults, tasks = finetune.get("defaults"), finetune["tasks"]

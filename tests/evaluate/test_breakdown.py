@@ -123,8 +123,3 @@ def test_marks_are_those_of_looking_at_every_ngram(train, val, test, n):
             expected[start : start + n] |= gram in known
         assert marks.tolist() == expected.tolist()
     assert breakdown.mark_found(_stream(train), [], 0, n) == []
-
-
-def test_nothing_found_costs_nothing():
-    found = breakdown.split_by_found(np.ones(3), np.ones(3, dtype=np.int64), np.zeros(3, dtype=bool))["found"]
-    assert found == {"tokens": 0, "bytes": 0, "nats_per_token": None, "bits_per_byte": None}

@@ -82,7 +82,7 @@ DOCUMENTS = [(f"module{number}.py", write_module(number)) for number in range(12
         ("module.py", '"""A \\d digit."""\n', "docstring_word", [" digit"]),  # an invalid escape, without a warning
         ("poem.txt", POEM, "last_word", [" falls", " fall", " may", " Two"]),
         ("half.py", "return the path.\n", None, []),  # it does not parse, and is no prose
-        *((f"{text}.txt", text, "last_word", []) for text in ("река", "x", "'река'", "12")),  # prose that parses
+        *((f"{text}.txt", text, "last_word", []) for text in ("река", "'река'")),  # prose that parses
     ],
 )
 def test_gaps_by_task(path, text, task, rights):
@@ -126,8 +126,7 @@ def test_items_are_of_their_documents_and_the_answer_can_be_known(tokenizer):
             assert 0 < len(ids) <= 165 - len(context)
     assert all(choice.strip() in item.context for item in by_task["argument_name"] for choice in item.choices)
     assert all(sum(sign in item.context for sign in "([{") >= 2 for item in by_task["closing_bracket"])
-    short = draw(DOCUMENTS, tokenizer, n=30, context_tokens=5)
-    assert (short["argument_name"], len(short["docstring_word"]) > 0) == ([], True)
+    assert draw(DOCUMENTS, tokenizer, n=30, context_tokens=5)["argument_name"] == []
 
 
 def test_documents_and_right_answers_take_turns(tokenizer):
@@ -164,11 +163,6 @@ def test_a_cut_text_is_its_end_and_fits(text, max_tokens):
     assert text.endswith(kept)
     assert len(kept) <= max(max_tokens, 0)
     assert kept == text if len(text) <= max_tokens else not kept or text[: len(text) - len(kept)][-1] in " \n"
-
-
-def test_whitespace_before_a_choice_belongs_to_it(tokenizer):
-    context, choice = encode_pair(tokenizer.encode, "the rain \n ", "falls")
-    assert (tokenizer.decode(context), tokenizer.decode(choice)) == ("the rain", " \n falls")
 
 
 @torch.no_grad()

@@ -67,13 +67,6 @@ def test_so_it_is_on_a_long_text_with_discounts_of_its_own():
     np.testing.assert_allclose(nats, slow.nats(text.tolist(), 3), rtol=1e-9)
 
 
-@pytest.mark.parametrize("context", [[1, 2], [5, 2], [5, 6], [3, 1, 2, 4]], ids=str)
-def test_probabilities_after_a_context_sum_to_one(context):
-    probabilities = [_probability(STREAM, 3, V, context, word) for word in range(V)]
-    assert sum(probabilities) == pytest.approx(1)
-    assert min(probabilities) > 0
-
-
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
@@ -88,17 +81,6 @@ def test_probabilities_after_a_context_sum_to_one(context):
 )
 def test_discounts_by_hand(counts, expected):
     assert discounts(np.array(counts, dtype=np.int64)) == pytest.approx(expected)
-
-
-def test_a_bigram_by_hand():
-    # Bigrams 1 2, 2 1 (twice), 1 3, 3 2: 2 follows two kinds, 1 and 3 follow one each, of four.
-    stream, left = [1, 2, 1, 3, 2, 1], (0.5 + 1.0 + 0.5) / 4 / 4
-    unigram = {0: left, 1: 0.5 / 4 + left, 2: 1 / 4 + left, 3: 0.5 / 4 + left}
-    # After 2 came 1 twice and nothing else: it keeps 2 - 1 of 2. After 1 came 2 and 3: each keeps 1/2 of 2.
-    for word, shorter in unigram.items():
-        assert _probability(stream, 2, 4, [2], word) == pytest.approx((word == 1) / 2 + shorter / 2)
-        assert _probability(stream, 2, 4, [1], word) == pytest.approx((word in (2, 3)) / 4 + shorter / 2)
-        assert _probability(stream, 2, 4, [0], word) == pytest.approx(shorter)
 
 
 @pytest.mark.parametrize("stream", [[], [3]])

@@ -84,21 +84,13 @@ def test_a_model_that_ends_every_text_at_once(draw_gpt, tokenizer, hold_out):
         ([100], [(0, 0, 24), (0, 24, 24), (0, 48, 24), (0, 72, 24)]),
     ],
 )
-def test_passages_lie_side_by_side_in_documents(lengths, begins):
+def test_passages_lie_side_by_side_in_documents_in_random_order(lengths, begins):
     ids = [0, *(token for length in lengths for token in [*range(1, length + 1), 0])]
     positions, n_tokens, documents = sample_passages(np.array(ids), 0, 4, 20, 99, np.random.default_rng(3))
     own_begins = np.cumsum([1, *(length + 1 for length in lengths)])
-    assert sorted(zip(documents, positions - own_begins[documents], n_tokens, strict=True)) == begins
-
-
-def test_passages_are_drawn_in_random_order_without_replacement():
-    stream = np.array([0, *[5] * 1000, 0])
-    first, again, other = (
-        sample_passages(stream, 0, 4, 20, 9, np.random.default_rng(seed))[0].tolist() for seed in (1, 1, 2)
-    )
-    assert len(set(first)) == 9
-    assert first == again != other
-    assert first != sorted(first)
+    found = [*zip(documents, positions - own_begins[documents], n_tokens, strict=True)]
+    assert sorted(found) == begins
+    assert len(begins) < 4 or found != begins
 
 
 @pytest.mark.parametrize(
@@ -168,17 +160,9 @@ def test_a_section_whose_title_begins_in_the_prompt_does_not_count(prompt, n):
     assert compare_sides(texts, texts, np.zeros(1, dtype=int), [], np.random.default_rng(1))["model"]["sections"] == n
 
 
-def test_without_words_there_is_no_fraction_of_them():
-    figures = compare(["1 2 3", ""], ["The river runs"] * 2)
-    names = {"texts", "words", "sections", "repetition_flagged", "repetition_flagged_low", "repetition_flagged_high"}
-    assert figures["model"].keys() == names
-    assert figures["ratio"] == {}
-
-
 def test_the_text_after_a_prompt_is_the_rest_of_the_whole(tokenizer):
     text = "the river runs, déjà vu 雨が降る and the rain falls"
-    words = (Tokenizer(train_words([text], 100, 1, keep)) for keep in (True, False))
-    for of in (tokenizer, *words, Tokenizer(train_chars([text], 100, 1))):
+    for of in (tokenizer, Tokenizer(train_words([text], 100, 1, False)), Tokenizer(train_chars([text], 100, 1))):
         ids, pad = of.encode(text), of.special["<|pad|>"]
         whole = of.decode(ids)
         for at in range(1, len(ids)):

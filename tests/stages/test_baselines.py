@@ -75,12 +75,6 @@ def test_a_document_of_the_training_text_costs_little(run):
     assert run(**texts) == (scores, table)
 
 
-def test_bits_are_of_the_texts_utf8_bytes(run):
-    # A character of 1,887 drawn alike is 11 bits, and two bytes.
-    text = "".join(map(chr, random.Random(1).choices(range(0xA0, 0x7FF), k=400)))
-    assert 5 < run(train=["a"], val=[text])[0]["val"]["xz"] < 8
-
-
 def test_a_part_of_the_training_text_is_as_good_as_that_part_alone(run):
     train, val = _sentences(1, 400), _sentences(2)
     part = run(train=[train], val=[val], train_bytes=600)[0]["val"]

@@ -3,7 +3,6 @@ import json
 import pytest
 import torch
 
-from llm.core.errors import UserError
 from llm.evaluate.params import MemoriseParams
 from llm.model.weights import save_model
 from stages import memorise
@@ -105,9 +104,3 @@ def test_a_prefix_is_no_longer_than_the_context_and_prompts_may_be_none(run, cou
     metrics, details = run(counter, prefixes=3, prefix_tokens=100, prompts=())
     assert details["prefix_tokens"] == 64
     assert metrics["generations"]["model"] == {"texts": 0}
-
-
-def test_missing_weights_are_refused(tmp_path, evaluate_params, plain_cpu):
-    params = MemoriseParams(prefixes=1, prefix_tokens=1)
-    with pytest.raises(UserError, match=r"config\.json"):
-        memorise.main(params, evaluate_params(), 1, weights=tmp_path)

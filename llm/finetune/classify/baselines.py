@@ -30,7 +30,6 @@ def score_baselines(prepared: Prepared, seed: int) -> dict[str, SystemPrediction
 
 
 def _majority(prepared: Prepared) -> SystemPredictions:
-    """Predict the frequencies of labels in train: log-probabilities of one label, logits of any number."""
     train, val, test = (prepared.rows[split] for split in SPLITS)
     if train.labels.ndim == 1:
         scores = np.log(np.bincount(train.labels, minlength=len(prepared.labels)) / len(train.labels))
@@ -64,7 +63,6 @@ def _tfidf(prepared: Prepared, seed: int) -> SystemPredictions:
 
 
 def _fit(model: LogisticRegression, features: Any, labels: NDArray[np.int64]) -> Any:
-    """Fit a softmax over the labels (N,), or one regression for each label (N, L)."""
     if labels.ndim == 1:
         return model.fit(features, labels)
     with warnings.catch_warnings():

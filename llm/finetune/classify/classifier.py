@@ -109,8 +109,7 @@ def balanced_weights(labels: NDArray[np.int64], n_labels: int) -> Tensor:
 def label_loss(scores: Tensor, target: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
     """Return the mean loss in nats of scores (B, labels): cross-entropy of a target (B,), else binary (B, labels).
 
-    `weights` are those of `balanced_weights`; the mean is weighted. `smoothing` is the fraction of the target that is
-    spread evenly over labels (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+    `weights` are those of `balanced_weights`; `smoothing` is spread evenly over labels (Szegedy et al. 2016).
     """
     if target.ndim == 1:
         return nn.functional.cross_entropy(scores, target, weights, label_smoothing=smoothing)

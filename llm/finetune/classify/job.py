@@ -76,7 +76,6 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
 
 
 def _write_confusion(path: Path, test: Scored, labels: list[str]) -> None:
-    """Write a row for each prediction of one label, for `dvc plots`."""
     if not test.is_multilabel:
         columns = {"actual": test.actual, "predicted": test.predict()}
         named = {column: [labels[number] for number in of] for column, of in columns.items()}
@@ -110,10 +109,7 @@ def _train(
 
 
 def _compare_with_transformers(job: Job, model: Classifier, test: Rows) -> dict[str, Any]:
-    """Return how far the written folder is from the model in float32, on rows of test as clients tokenize them.
-
-    UserError where it differs, or where Transformers computes another model.
-    """
+    """Compare the written folder with the model in float32, on rows of test; UserError where Transformers differs."""
     from transformers import AutoTokenizer
 
     again, tokenizer, info = read_classifier(job.model)

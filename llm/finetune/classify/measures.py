@@ -78,10 +78,7 @@ def log_loss(scored: Scored, temperature: float = 1.0) -> float:
 
 
 def fit_temperature(val: Scored) -> float:
-    """Return the temperature with the lowest log loss on val when logits are divided by it (Guo et al. 2017).
-
-    1 where no other is better, and where all of val is right: the minimum would be at 0.
-    """
+    """Return the temperature with the lowest log loss on val (Guo et al. 2017), 1 where all of val is right."""
     if val.is_right().all():
         return 1.0
     bound = float(np.log(MAX_TEMPERATURE))
@@ -100,8 +97,7 @@ def reliability(scored: Scored, temperature: float = 1.0) -> tuple[list[dict[str
 def measure(test: Scored, temperature: float, seed: int) -> dict[str, Any]:
     """Return figures of test: fractions rounded to 4 places, nats to 5; `_low` and `_high` bound a 95% interval.
 
-    `_at_temperature` marks figures after calibration. With any number of labels, accuracy is the fraction of rows with
-    exactly the right ones, and micro-F1 replaces balanced accuracy.
+    With any number of labels, accuracy is that of whole rows, and micro-F1 replaces balanced accuracy.
     """
     rng = np.random.default_rng(seed)
     right, predicted = test.is_right(), test.predict()
@@ -123,10 +119,7 @@ def measure(test: Scored, temperature: float, seed: int) -> dict[str, Any]:
 
 
 def difference(a: Scored, b: Scored, seed: int) -> dict[str, float]:
-    """Return `accuracy_difference`, a less b on the same rows, with the 95% interval of paired resamples.
-
-    A row that is hard for one system is hard for the other: pairs are more precise than two intervals.
-    """
+    """Return `accuracy_difference`, a less b on the same rows, with the 95% interval of paired resamples."""
     apart = a.is_right() - b.is_right()
     rng = np.random.default_rng(seed)
     return ratio_with_interval("accuracy_difference", apart, np.ones_like(apart), rng, digits=4)
@@ -184,10 +177,7 @@ def _macro_f1_with_interval(test: Scored, rng: np.random.Generator) -> dict[str,
 
 
 def _macro_f1(counts: NDArray[np.int64], hits: Floats, claims: Floats) -> Floats:
-    """Return macro-F1 (R,) of R samples with so many rows of each kind (R, K).
-
-    A kind has `hits` (K, L), 1 for a label that is right and predicted, and `claims` (K, L), 1 more for each of both.
-    """
+    """Return macro-F1 (R,) of R samples with so many rows of each kind (R, K), of `hits` and `claims` (K, L)."""
     right, either = counts @ hits, counts @ claims  # (R, L)
     f1 = 2 * right / np.maximum(either, 1)
     return f1.sum(axis=1) / np.maximum((either > 0).sum(axis=1), 1)

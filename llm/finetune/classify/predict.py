@@ -124,10 +124,7 @@ def add_columns(
     encoding: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Encoding | None:
-    """Write the rows of `file` and the columns `names`, the first of text and others of numbers, to `out`.
-
-    `add` makes their values of the columns `texts`, a chunk of rows at a time. Return the encoding.
-    """
+    """Write the rows of `file` and the columns `names`, a text and numbers that `add` makes of `texts`, to `out`."""
     suffix, part = file.suffix.lower(), out.with_name(f".{out.name}.part")
     if suffix not in SUFFIXES or not file.is_file():
         raise UserError(f"{file}: expected a {', '.join(SUFFIXES)} file, got {suffix if file.is_file() else 'none'}")
@@ -152,7 +149,6 @@ def add_columns(
 
 
 def _extend(rows: Rows, texts: Sequence[str], names: Sequence[str], add: Add, chunk_rows: int) -> Extended:
-    """Return rows with the values of their new columns; ContentError for other columns than are expected."""
     if rows.columns is not None:
         _check_columns(rows.columns, texts, names)
 
@@ -194,7 +190,6 @@ def _write_separated(part: Path, rows: Rows, names: Sequence[str] | None, extend
 
 
 def _write_json(part: Path, rows: Rows, names: Sequence[str], extended: Extended) -> None:
-    """Write lines as lines and an array as an array."""
     begin, between, end = ("[\n", ",\n", "\n]\n") if rows.is_array else ("", "\n", "\n")
     with part.open("w", encoding="utf-8") as target:
         mark = begin
@@ -205,7 +200,6 @@ def _write_json(part: Path, rows: Rows, names: Sequence[str], extended: Extended
 
 
 def _write_parquet(part: Path, file: Path, names: Sequence[str], extended: Extended, chunk_rows: int) -> None:
-    """Write a table with the schema of the input, its metadata included."""
     with pq.ParquetFile(file) as source:
         schema, kinds = source.schema_arrow, [pa.string(), *(pa.float64() for _ in names[1:])]
         whole = pa.schema([*schema, *map(pa.field, names, kinds)], metadata=schema.metadata)

@@ -29,8 +29,7 @@ def zero_shot(
 ) -> SystemPredictions:
     """Return the labels' log-probabilities in nats after the filled template, for each row of val and test.
 
-    `{text}`, or `{text_1}` and `{text_2}`, are a row's texts, truncated where they do not fit the context. UserError
-    for a template without these fields or too long for the context, and for a label without tokens.
+    Texts that do not fit the context are truncated. UserError for an unsuitable template, and a label without tokens.
     """
     val, test = prepared.rows["val"], prepared.rows["test"]
     n_texts = len(val.texts[0])

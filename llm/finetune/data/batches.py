@@ -11,10 +11,9 @@ GROUP_BATCHES = 16  # whose rows are sorted by length
 
 
 class RowBatches:
-    """The rows of each training step: every row once per epoch, shuffled by seed and epoch.
+    """The rows of each training step: every row once per epoch, shuffled by seed and epoch, alike long in a batch.
 
-    Rows are sorted by length within groups of batches, and the batches are shuffled, so that little is padding. With
-    `room` a step has packs, lists of rows that fit so many tokens together; every epoch has as many packs.
+    With `room` a step has packs, lists of rows that fit so many tokens together; every epoch has as many packs.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int, room: int | None = None):

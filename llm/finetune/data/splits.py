@@ -33,10 +33,9 @@ def draw_splits(
     groups: Sequence[str] | None = None,
     fractions: dict[str, float] = FRACTIONS,
 ) -> NDArray[np.object_]:
-    """Return the split of each row: `fractions` of them, the others are train.
+    """Return the split of each row: `fractions` of them, of each label if there are `labels`, the others are train.
 
-    With `labels` every label has these fractions, as far as its rows go: train gets the first one. Rows of one of the
-    `groups` have one split, and every split has a group if there are enough.
+    Train has every label. Rows of one of the `groups` have one split, and every split has a group if there are enough.
     """
     rng = np.random.default_rng(seed)
     # Equal values as equal numbers. As objects: in an array of text every value takes the memory of the longest.
@@ -47,7 +46,6 @@ def draw_splits(
 
 
 def _rows_of(number_of: Ints) -> list[Ints]:
-    """Return the rows of each number."""
     order = np.argsort(number_of, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(number_of[order])) + 1)
 

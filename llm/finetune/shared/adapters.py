@@ -45,10 +45,7 @@ def _row_norms(weight: Tensor) -> Tensor:
 def apply_adapted(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, magnitude: Tensor | None = None
 ) -> Tensor:
-    """Apply `adapted_weight` to x (..., d_in) by two narrow products, without a gradient of W's size.
-
-    DoRA's norms are constants for the gradient (the paper's section 4.3).
-    """
+    """Apply `adapted_weight` to x (..., d_in) by narrow products; norms are constants for the gradient (their 4.3)."""
     y = linear(x, weight, bias if magnitude is None else None) + linear(linear(x, a), scale * b)
     if magnitude is None:
         return y
@@ -59,10 +56,7 @@ def apply_adapted(
 
 
 class Adapter(nn.Module):
-    """A linear map with an adapter; the map's own weights keep their names.
-
-    A is drawn from N(0, 1 / d_in) and B is zero, so that at first it computes the same as the map.
-    """
+    """A linear map with an adapter, the same map at first: A is drawn from N(0, 1 / d_in) and B is zero."""
 
     def __init__(self, replaced: Linear, method: MethodParams, generator: torch.Generator):
         super().__init__()

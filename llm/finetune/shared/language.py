@@ -96,7 +96,6 @@ def run_language_task(job: Job, task: Any, base: Base, before: GPT, of: Language
 
 
 def _examples(rows: list[Row], texts: dict[str, list[str]], seed: int) -> list[dict[str, Any]]:
-    """Return some rows and their texts in drawn order, so that the first ones are a sample."""
     shown = np.random.default_rng(seed).permutation(spread(range(len(rows)), ANSWERS_SHOWN)).tolist()
     return [
         {"messages": [message._asdict() for message in rows[number].messages[:-1]]}
