@@ -29,9 +29,8 @@ from llm.core.errors import UserError
 from llm.core.params import EncodingName, Name
 from llm.corpus.readers.rows import SEPARATED
 from llm.export.hf.base import open_base
-from llm.finetune.data.labeled import describe_rows, read_classify
+from llm.finetune.data.labeled import as_text, describe_rows, read_classify, read_file, some
 from llm.finetune.data.messages import read_conversations
-from llm.finetune.data.reading import as_text, read_file, some
 from llm.finetune.dpo.job import make_pair, read_preferences
 from llm.finetune.params import KINDS, ClassifyTask, merge_defaults, resolve_task
 from llm.finetune.shared.answers import spread

@@ -9,7 +9,7 @@ import pandas as pd
 
 from llm.core.errors import UserError
 from llm.corpus.readers.rows import SEPARATED
-from llm.finetune.data.reading import as_text, some
+from llm.finetune.data.labeled import as_text, some
 from llm.finetune.data.splits import split_named
 
 # Names of columns in files that people share, the most common first.

@@ -30,7 +30,7 @@ from llm.finetune.classify.classifier import Prepared, Rows, make_objective, pre
 from llm.finetune.classify.measures import measure
 from llm.finetune.data.labeled import read_classify
 from llm.finetune.params import ClassifyTask, load_task
-from llm.finetune.shared.fit import Run, fit
+from llm.finetune.shared.job import Run, fit
 from llm.model.gpt import GPT
 from llm.report.learning_curve import markdown, pictures
 from llm.tokens.tokenizer import Tokenizer

@@ -22,7 +22,7 @@ from llm.finetune.classify.measures import Scored
 from llm.finetune.data.batches import RowBatches, by_length, pad
 from llm.finetune.data.labeled import Labeled
 from llm.finetune.params import ClassifyTask
-from llm.finetune.shared.fit import Objective, Run
+from llm.finetune.shared.job import Objective, Run
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
 from llm.tokens.templates import classifier_ids, min_tokens

@@ -17,8 +17,7 @@ from llm.finetune.classify.measures import Scored, SystemPredictions, log_loss, 
 from llm.finetune.classify.zero_shot import zero_shot
 from llm.finetune.data.labeled import read_classify
 from llm.finetune.params import ClassifyTask
-from llm.finetune.shared.fit import Fitted, Objective, Run
-from llm.finetune.shared.job import Base, Figures, Job, Outcome, fit_seeds, open_base, print_rows
+from llm.finetune.shared.job import Base, Fitted, Job, Objective, Outcome, Run, fit_seeds, open_base, print_rows
 from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
 from llm.model.gpt import GPT
@@ -84,7 +83,7 @@ def _write_confusion(path: Path, test: Scored, labels: list[str]) -> None:
 
 def _train(
     job: Job, task: ClassifyTask, prepared: Prepared, base: Base, config: ModelConfig, name: str
-) -> tuple[Fitted[Classifier], SystemPredictions, Figures]:
+) -> tuple[Fitted[Classifier], SystemPredictions, dict[str, Any]]:
     """Fit a system with each seed: the model and scores of the first one, mean and deviation over seeds."""
 
     def score(model: Classifier, split: str) -> Scored:
@@ -97,7 +96,7 @@ def _train(
         load = base.load if name == "pretrained" else draw
         return make_objective(load, prepared, task, base.tokenizer.pad, run)
 
-    def measure_test(model: Classifier, _: str) -> Figures:
+    def measure_test(model: Classifier, _: str) -> dict[str, Any]:
         found = measure(score(model, "test"), 1.0, job.seed) if job.n_seeds > 1 else {}
         return {name: of for name, of in found.items() if name in OVER_SEEDS}
 

@@ -28,7 +28,7 @@ from llm.corpus.readers.rows import SEPARATED, SUFFIXES, Row, Rows, open_rows
 from llm.corpus.readers.streams import ContentError
 from llm.export.hf.classifier import ClassifierInfo, read_classifier
 from llm.finetune.classify.classifier import encode_texts, predict
-from llm.finetune.data.reading import as_text
+from llm.finetune.data.labeled import as_text
 from llm.tokens.templates import classifier_ids
 
 CHUNK_ROWS, BATCH_ROWS = 512, 16

@@ -7,6 +7,7 @@ are numbered as in the file, from 1; in .jsonl by lines. A file that cannot be p
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,7 +17,8 @@ import pandas as pd
 
 from llm.core.errors import UserError
 from llm.core.tables import SPLITS
-from llm.finetune.data.reading import as_text, read_file, some
+from llm.corpus.readers.rows import SUFFIXES, Rows, open_rows
+from llm.corpus.readers.streams import ContentError
 from llm.finetune.data.splits import FRACTIONS, draw_splits, split_named
 from llm.finetune.params import ClassifyTask, DPOTask, InstructTask, TaskParams
 
@@ -29,6 +31,50 @@ class Labeled(NamedTuple):
 
     table: pd.DataFrame
     counts: dict[str, Any]
+
+
+def read_file(path: Path, header: bool = True, encoding: str | None = None) -> tuple[pd.DataFrame, Rows]:
+    """Return rows, numbered from 1 or by lines of JSON, with their encoding and dialect; UserError in one line."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: expected a {', '.join(SUFFIXES)} file, got {path.suffix or 'no suffix'}")
+    try:
+        with open_rows(path, header, encoding) as rows:
+            found = list(rows)
+    except ContentError as error:
+        raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: expected a file of labeled rows, got an error: {error.strerror or error}") from None
+    index = [row.number for row in found]
+    return pd.DataFrame([row.values for row in found], index=index, columns=rows.columns, dtype=object), rows
+
+
+def as_text(value: Any) -> str:
+    """Return the value of a cell as text; a missing value is empty, and a whole number has no decimal point.
+
+    >>> as_text(None), as_text(2.0), as_text(True)
+    ('', '2', 'true')
+    """
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            # NaN: a JSON row without the key.
+            return "" if math.isnan(value) else str(int(value) if value.is_integer() else value)
+        case bytes():  # a Parquet file need not declare bytes as text
+            return value.decode(errors="backslashreplace")
+    return str(value)
+
+
+def some(values: list[str], n_shown: int = 5) -> str:
+    """Return the first values on one line, long ones shortened.
+
+    >>> some(["a", "b", "c"], n_shown=2)
+    'a, b and 1 more'
+    """
+    shown = [value if value.isprintable() and len(value) <= 60 else repr(value[:60])[:60] for value in values[:n_shown]]
+    return ", ".join(shown) + (f" and {len(values) - n_shown} more" if len(values) > n_shown else "")
 
 
 def describe_rows(counts: Mapping[str, Any], max_tokens: int) -> list[str]:
@@ -106,7 +152,12 @@ class _Rows:
             self.counts["encoding"] = ", ".join(file.encoding)
         if file.dialect:
             self.counts["dialect"] = str(file.dialect)
-        _check_table(path, table, read)
+        if table.empty:
+            raise UserError(f"{path}: expected labeled rows, got none")
+        if missing := [column for column in read if column not in table]:
+            raise UserError(f"{path}: expected columns {', '.join(missing)}, got {some(list(table.columns), 20)}")
+        if several := [column for column in read if table.columns.tolist().count(column) > 1]:
+            raise UserError(f"{path}: {several[0]}: expected one column of this name, got several")
         self.table = table[read].copy()
         if task.group_column is not None:
             self.table[GROUP] = self.table[task.group_column].map(as_text).str.strip()
@@ -173,16 +224,6 @@ class _Rows:
     def finish(self, columns: list[str]) -> Labeled:
         table = self.table[[*columns, "split"]].assign(row=self.table.index).reset_index(drop=True)
         return Labeled(table, {"dropped": dict(sorted(self.dropped.items()))} | self.counts)
-
-
-def _check_table(path: Path, table: pd.DataFrame, read: list[str]) -> None:
-    names = list(table.columns)
-    if table.empty:
-        raise UserError(f"{path}: expected labeled rows, got none")
-    if missing := [column for column in read if column not in names]:
-        raise UserError(f"{path}: expected columns {', '.join(missing)}, got {some(names, n_shown=20)}")
-    if several := [column for column in read if names.count(column) > 1]:
-        raise UserError(f"{path}: {several[0]}: expected one column of this name, got several")
 
 
 def _check_labels(rows: _Rows, task: ClassifyTask) -> None:

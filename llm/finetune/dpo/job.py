@@ -23,8 +23,7 @@ from llm.finetune.data.labeled import read_records
 from llm.finetune.data.messages import Conversation, Counts, RowError, parse_rows, to_answer, to_prompt
 from llm.finetune.params import DPOTask
 from llm.finetune.shared.chat import Message
-from llm.finetune.shared.fit import Objective, Run
-from llm.finetune.shared.job import Base, Figures, Job, Outcome
+from llm.finetune.shared.job import Base, Figures, Job, Objective, Outcome, Run
 from llm.finetune.shared.language import LanguageTask, open_models, run_language_task
 from llm.finetune.shared.rows import ASSISTANT, Row, count_rows, make_row, sums_by_row, token_losses
 from llm.model.gpt import GPT

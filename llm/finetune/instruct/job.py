@@ -15,8 +15,7 @@ from llm.finetune.data.batches import RowBatches
 from llm.finetune.data.messages import Conversation, read_conversations
 from llm.finetune.params import InstructTask
 from llm.finetune.shared.chat import turn_ids
-from llm.finetune.shared.fit import Objective, Run
-from llm.finetune.shared.job import Base, Job, Outcome
+from llm.finetune.shared.job import Base, Job, Objective, Outcome, Run
 from llm.finetune.shared.language import LanguageTask, open_models, run_language_task
 from llm.finetune.shared.rows import (
     ANSWER,

@@ -20,8 +20,7 @@ from llm.export.verify import compare_with_transformers
 from llm.finetune.params import TaskParams
 from llm.finetune.shared.answers import answer, score_answers, spread
 from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
-from llm.finetune.shared.fit import Objective, Run
-from llm.finetune.shared.job import Base, Figures, Job, Outcome, fit_seeds, open_base, print_rows
+from llm.finetune.shared.job import Base, Figures, Job, Objective, Outcome, Run, fit_seeds, open_base, print_rows
 from llm.finetune.shared.rows import Row, answer_figures
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer

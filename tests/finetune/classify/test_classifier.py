@@ -15,7 +15,7 @@ from llm.finetune.classify.classifier import (
     score_split,
 )
 from llm.finetune.data.labeled import Labeled
-from llm.finetune.shared.fit import Run, fit
+from llm.finetune.shared.job import Run, fit
 from llm.model.classifier import Classifier
 from llm.tokens.templates import classifier_ids
 

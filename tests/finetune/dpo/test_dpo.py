@@ -25,8 +25,7 @@ from llm.finetune.dpo.job import (
     to_preference,
 )
 from llm.finetune.shared.chat import Message
-from llm.finetune.shared.fit import Run, fit
-from llm.finetune.shared.job import Base
+from llm.finetune.shared.job import Base, Run, fit
 from llm.tokens.special import IM_END
 
 SPLITS = ("train", "val", "test")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llm.finetune.shared.fit import Objective, Run, fit
+from llm.finetune.shared.job import Objective, Run, fit
 from llm.model.gpt import next_token_loss
 from llm.train.checkpoint import Checkpoint
 

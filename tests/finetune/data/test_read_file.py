@@ -3,7 +3,7 @@
 import pytest
 
 from llm.core.errors import UserError
-from llm.finetune.data.reading import as_text, read_file, some
+from llm.finetune.data.labeled import as_text, read_file, some
 
 
 def test_rows_are_numbered_as_in_the_file(tmp_path):
