@@ -83,11 +83,6 @@ def test_discounts_by_hand(counts, expected):
     assert discounts(np.array(counts, dtype=np.int64)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("stream", [[], [3]])
-def test_without_ngrams_all_words_are_equally_likely(stream):
-    assert token_nats(count_ngrams(np.array(stream, dtype=np.uint16), 5, V), STREAM, V) == pytest.approx(math.log(V))
-
-
 def test_ids_of_a_large_vocabulary_do_not_collide():
     large = 200_000
     stream = [large - 1, large - 2, large - 3] * 50

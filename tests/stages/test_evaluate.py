@@ -125,21 +125,9 @@ def test_the_seed_changes_intervals_alone_and_val_is_shown(run):
     assert plots["position"]
 
 
-@pytest.mark.parametrize(
-    ("documents", "reason"),
-    [({"test": {"c": [10] * 5}}, "no document of test has 14 tokens"), ({}, "no text was held out")],
-)
-def test_a_skipped_quality_has_a_reason(run, capsys, documents, reason):
-    metrics, details, plots = run(**documents)
-    assert metrics.keys() == {*documents, "quality"} | OTHER_KEYS
-    assert metrics["quality"] == details["quality"]
-    assert reason in metrics["quality"]["skipped"]
-    assert reason in capsys.readouterr().out
-    assert len(details["samples"]) == 2
-    assert (details["passage"] is None) == (plots["position"] == []) == (not documents)
-
-
-def test_default_prompts_are_of_test(run, tokenizer):
-    metrics, details, _ = run(prompts=None, test={"c": tokenizer.encode("The river runs\nThe rain falls; it falls")})
-    assert details["prompts_from"] == "test"
-    assert {of["prompt"] for of in details["samples"]} == {"The river runs\n"} == {metrics["example_prompt"]}
+def test_without_held_out_text_only_samples_are_made(run, capsys):
+    metrics, details, plots = run()
+    assert metrics.keys() == {"quality"} | OTHER_KEYS
+    assert metrics["quality"] == details["quality"] == {"skipped": "no text was held out"}
+    assert "no text was held out" in capsys.readouterr().out
+    assert (len(details["samples"]), details["passage"], plots["position"]) == (2, None, [])

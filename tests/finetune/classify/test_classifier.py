@@ -10,13 +10,11 @@ from llm.finetune.classify.classifier import (
     balanced_weights,
     label_loss,
     make_objective,
-    predict,
     prepare_rows,
     score_split,
 )
 from llm.finetune.data.labeled import Labeled
 from llm.finetune.shared.job import Run, fit
-from llm.model.classifier import Classifier
 from llm.tokens.templates import classifier_ids
 
 EPOCHS = {"training.epochs": 4.0, "training.n_evals": 3, "max_tokens": 32}
@@ -57,16 +55,6 @@ def train(tmp_path, tokenizer, make_task, draw_gpt, plain_cpu):
         return fitted, val, test
 
     return run
-
-
-def test_scores_do_not_depend_on_the_batch(draw_gpt, plain_cpu):
-    model = Classifier(draw_gpt(), 3)
-    torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(5))
-    rng = np.random.default_rng(2)
-    rows = [rng.integers(6, 320, length).tolist() for length in (9, 2, 40, 1, 17, 5, 33)]
-    alone = torch.cat([predict(model, [row], 1, 1, plain_cpu) for row in rows])
-    for batch_size in (1, 2, 100):
-        torch.testing.assert_close(predict(model, rows, 1, batch_size, plain_cpu), alone, atol=1e-5, rtol=0)
 
 
 def test_every_row_keeps_its_texts_and_its_label(tokenizer, make_task):
