@@ -14,7 +14,7 @@ LARGE = {"d_model": 48, "n_heads": 6, "n_kv_heads": 2, "n_layers": 3}
 # Head counts, widths and layers that differ from each other, so that a swapped axis cannot pass.
 SHAPES = {
     "tied": {},
-    "untied": {"tie_embeddings": False},
+    "untied, layers of two digits": {"tie_embeddings": False, "n_layers": 11},
     "grouped queries": LARGE | {"rope_theta": 500.0},
     "more rows than tokens": {"vocab_size": 333},
     "one wide head": {"attention": "causal"},

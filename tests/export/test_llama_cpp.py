@@ -31,13 +31,7 @@ def test_float32_computes_the_same(tmp_path, draw_gpt, small_tokenizer_file, tok
 
 
 @pytest.mark.parametrize(
-    ("format_", "family", "least", "most"),
-    [
-        ("gguf-f16", "qwen3", 1e-4, 2e-2),
-        ("gguf-f16", "gpt2", 1e-4, 2e-2),
-        ("gguf-q8_0", "llama", 2e-2, 1),
-        ("gguf-q8_0", "gpt2", 2e-2, 1),
-    ],
+    ("format_", "family", "least", "most"), [("gguf-f16", "gpt2", 1e-4, 2e-2), ("gguf-q8_0", "llama", 2e-2, 1)]
 )
 def test_fewer_bits_are_near(
     tmp_path, draw_gpt, small_tokenizer_file, tokenizer, one_process, format_, family, least, most
@@ -46,14 +40,6 @@ def test_fewer_bits_are_near(
     path = write_gguf(tmp_path, model, small_tokenizer_file, format_)
     parity = compare_with_llama_cpp(path, model, tokenizer, 1)
     assert parity.agrees and least < parity.max_difference <= most
-
-
-def test_scored_tokens_are_spread_over_a_long_text():
-    contexts, targets = llama_cpp._scored_tokens(list(range(10, 1011)), 0, 7)
-    assert 150 < len(targets) <= llama_cpp.N_SCORED
-    assert (targets[0], targets[-1] > 1000) == (10, True)
-    assert [context[-1] for context in contexts[1:]] == [target - 1 for target in targets[1:]]
-    assert {len(context) for context in contexts[2:]} == {7}
 
 
 @pytest.mark.parametrize("pattern", ["qwen2", "gpt2", "llama3"])

@@ -119,12 +119,8 @@ def test_every_file_of_the_export_is_shown_and_uploaded(hub, folder):
     assert total.split(maxsplit=1) == [f"{sum(sizes.values()):,}", f"bytes to {hub.endpoint}/me/model, branch main"]
     assert "A new repository is public" in visibility
     assert address == f"{hub.endpoint}/me/model/commit/abc"
-
-
-def test_a_finetuned_model_is_pushed_with_its_conversion(hub, folder, exported_folder):
-    assert "README.md" not in files_to_push(exported_folder)
-    _push(exported_folder, "me/model", "--yes", "--converted", folder)
-    assert hub.files == {name: content for name, content in _expected(folder).items() if "jinja" not in name}
+    _push(folder / "hf", "me/model", "--yes", "--converted", folder, "--card", folder / "README.md")
+    assert hub.files == expected  # of a finetuned model, whose conversion and card are elsewhere
 
 
 def test_private_branch_and_message_are_used(hub, folder):

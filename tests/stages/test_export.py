@@ -20,27 +20,26 @@ from stages import convert, export
 
 
 @pytest.fixture
-def clients(monkeypatch):
+def chats(monkeypatch):
     """The chats that llama.cpp was compared with; it and ONNX Runtime agree, and no graph is traced."""
+    found: list[object] = []
 
     def agree(*_: object, chat: object = None) -> Parity:
-        chats.append(chat)
+        found.append(chat)
         return Parity("llama.cpp", 0.0, 0.0, 0, 1, 0, 1)
 
-    def write_graph(folder: Path, model: object) -> Path:
+    def write_graph(folder: Path, model: object) -> None:
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(b"a graph")
-        return folder / "model.onnx"
 
-    chats: list[object] = []
-    monkeypatch.setattr(formats, "compare_with_llama_cpp", agree)
-    monkeypatch.setattr(formats, "compare_with_onnxruntime", agree)
+    for name in ("compare_with_llama_cpp", "compare_with_onnxruntime"):
+        monkeypatch.setattr(formats, name, agree)
     monkeypatch.setattr(formats, "write_onnx", write_graph)
-    return chats
+    return found
 
 
 @pytest.fixture
-def run(tmp_path, draw_gpt, small_tokenizer_file, clients):
+def run(tmp_path, draw_gpt, small_tokenizer_file, chats):
     """A function that exports drawn weights into a folder; returns the metrics."""
 
     def run_export(folder: Path, *names: str, **shape: object) -> dict:
@@ -54,23 +53,20 @@ def run(tmp_path, draw_gpt, small_tokenizer_file, clients):
 
 
 def skipped(folder: Path) -> str:
-    (path,) = folder.iterdir()
-    assert path.name == "skipped.json"
-    return json.loads(path.read_text())["skipped"]
+    return json.loads((folder / "skipped.json").read_text())["skipped"]
 
 
 def test_a_second_run_writes_the_same_bytes(tmp_path, run):
     first, second = (run(tmp_path / name, "gguf-f16", "gguf-f32") for name in ("first", "second"))
-    folder = tmp_path / "first/hf"
-    assert {path.name for path in folder.iterdir()} == {*FILES}
+    assert {path.name for path in (tmp_path / "first/hf").iterdir()} == {*FILES}
     assert skipped(tmp_path / "first/onnx") == "onnx is not in export.formats"
     assert first == second and first["max_logit_difference"] < 1e-4 and first["tokenization_mismatches"] == 0
-    assert first["bytes"] == sum((folder / name).stat().st_size for name in FILES)
+    assert first["bytes"] == sum((tmp_path / "first/hf" / name).stat().st_size for name in FILES)
     assert (first["gguf"].keys(), first["onnx"]) == ({"gguf-f16", "gguf-f32"}, {})
-    files = [path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / "first").rglob("*") if path.is_file()]
     assert len(files) == len(FILES) + 5
-    for name in files:
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes()
 
 
 @pytest.mark.parametrize("shape", [{"family": "gru"}, {"attention": "simplified"}, {"positions": "none"}], ids=str)
@@ -86,13 +82,12 @@ def test_other_token_ids_in_transformers_are_refused(tmp_path, run, small_tokeni
     ours = Tokenizer.load(small_tokenizer_file)
     monkeypatch.setattr(verify, "open_tokenizer", lambda folder: ours)
     monkeypatch.setattr(ours, "encode", lambda text: [7])
-    with pytest.raises(UserError, match="10 of 10 texts with other ids, 5 of 25 other texts") as caught:
+    with pytest.raises(UserError, match="10 of 10 texts with other ids, 5 of 25 other texts"):
         run(tmp_path / "out")
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/export.json").exists()
 
 
-def test_models_that_answer_are_converted_and_no_others(tmp_path, clients, draw_gpt, small_tokenizer_file):
+def test_models_that_answer_are_converted_and_no_others(tmp_path, chats, draw_gpt, small_tokenizer_file):
     def run_convert() -> dict:
         outputs = {name: tmp_path / "out" / name for name in ("gguf", "onnx", "metrics")}
         params = ExportParams(formats=["gguf-f16"])
@@ -108,4 +103,4 @@ def test_models_that_answer_are_converted_and_no_others(tmp_path, clients, draw_
     write_folder(tmp_path / "model", draw_gpt(), small_tokenizer_file, chat_template=TEMPLATE)
     assert run_convert()["gguf"]["gguf-f16"]["tokenization_mismatches"] == 0
     assert "<|im_start|>" in (tmp_path / "out/gguf/Modelfile").read_text()
-    assert [len(chat.messages) > 0 for chat in clients] == [True]
+    assert [len(chat.messages) > 0 for chat in chats] == [True]

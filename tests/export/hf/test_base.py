@@ -1,4 +1,4 @@
-"""A folder's weights and tokenizer to start from, grown by the special tokens that it lacks."""
+"""A folder's weights and tokenizer to start from: grown by special tokens, or for pretraining as they are."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from llm.__main__ import app
 from llm.core.errors import UserError
-from llm.export.hf.base import TOKENIZER, open_base, open_model, read_base
+from llm.export.hf.base import TOKENIZER, open_base, open_model, read_base, read_first_weights, read_tokenizer
 from llm.export.hf.folder import read_folder, write_folder
 from llm.model.weights import save_model
 from llm.serve.run import load
@@ -56,6 +56,8 @@ def test_a_folder_with_all_tokens_is_used_unchanged(exported_folder, tmp_path, c
     assert (file, capsys.readouterr().err) == (exported_folder / "tokenizer.json", "")
     assert not (tmp_path / "grown.json").exists()
     torch.testing.assert_close(load().state_dict(), read_folder(exported_folder).state_dict(), atol=0, rtol=0)
+    with pytest.raises(UserError, match="at most the model's 320 tokens, got 321"):
+        read_base(exported_folder, 321, 321)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +99,6 @@ def test_rows_without_a_token_are_dropped(tmp_path, draw_gpt, small_tokenizer_fi
     assert torch.equal(model.embedding.weight, read_folder(tmp_path).embedding.weight[:320])
 
 
-def test_more_tokens_than_rows_are_refused(exported_folder):
-    with pytest.raises(UserError, match="at most the model's 320 tokens, got 321"):
-        read_base(exported_folder, 321, 321)
-
-
 @pytest.mark.parametrize("shape", [{}, {"family": "gru"}], ids=str)
 def test_our_own_weights_are_opened_with_a_tokenizer(tmp_path, draw_gpt, small_tokenizer_file, monkeypatch, shape):
     save_model(tmp_path / "pretrained", draw_gpt(**shape))
@@ -114,3 +111,48 @@ def test_our_own_weights_are_opened_with_a_tokenizer(tmp_path, draw_gpt, small_t
     (tmp_path / TOKENIZER).parent.mkdir(parents=True)
     shutil.copy(small_tokenizer_file, TOKENIZER)
     assert load(tmp_path / "pretrained")[1].prompt("The") == tokenizer.prompt("The")  # as `serve` does
+
+
+@pytest.mark.parametrize(
+    ("changes", "cut"),
+    [
+        ({}, {}),
+        ({"family": "gpt2", "n_kv_heads": 2}, {"context_length": 20, "rope_theta": 5.0}),
+        ({"head_width": 14}, {}),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_first_weights_are_the_folders_in_any_context(tmp_path, draw_gpt, small_tokenizer_file, changes, cut):
+    write_folder(tmp_path, draw_gpt(**changes), small_tokenizer_file)
+    base = read_folder(tmp_path)
+    shape = base.config.model_copy(update=cut | {"dropout": 0.1, "head_width": None})
+    model = read_first_weights(tmp_path, shape, small_tokenizer_file)
+    assert model.config == shape.model_copy(update={"head_width": base.config.head_width})
+    ids = torch.randint(0, 320, (2, 20), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model.eval()(ids), base(ids))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"d_model": 36, "n_layers": 3}, "model.d_model: expected 24, got 36, model.n_layers: expected 2, got 3"),
+        ({"positions": "learned"}, "model.positions: expected rope"),
+        ({"context_length": 49}, "sample.context_length: expected at most the 48 tokens of"),
+    ],
+)
+def test_another_shape_is_one_line_with_its_keys(exported_folder, changes, sentence):
+    shape = read_folder(exported_folder).config.model_copy(update=changes)
+    with pytest.raises(UserError) as caught:
+        read_first_weights(exported_folder, shape, exported_folder / "tokenizer.json")
+    message = str(caught.value)
+    assert sentence in message and str(exported_folder) in message and "\n" not in message
+
+
+def test_another_tokenizer_is_one_line_with_a_remedy(foreign, tmp_path, small_tokenizer_file):
+    shape = read_folder(foreign).config
+    with pytest.raises(UserError, match=f"{small_tokenizer_file}.*tokenize.pretrained: {foreign}") as caught:
+        read_first_weights(foreign, shape, small_tokenizer_file)
+    assert "\n" not in str(caught.value)
+    read_tokenizer(foreign)[0].save(str(tmp_path / "grown.json"))  # as the stage tokenize does
+    assert read_first_weights(foreign, shape, tmp_path / "grown.json").config == shape

@@ -61,6 +61,8 @@ INVALID = {
     "a config of a terabyte": (config(hidden_size=10**6, vocab_size=10**6), ["(320, 24)", "1000000"]),
     "a wider config": (config(intermediate_size=1 << 30), ["intermediate_size", str(1 << 24)]),
     "a number of 4,000 digits": (config(hidden_size=10**4000), ["hidden_size"]),
+    "a config of a list": (write("config.json", b"[1]"), ["expected a JSON object"]),
+    "a config of bytes": (write("config.json", b"\xff"), ["config.json: expected JSON"]),
     "a config too deep": (write("config.json", b'{"a": ' * 50_000), ["config.json"]),
     "an index that leads up": (index, ["index.json", "../stolen.safetensors"]),
     "a name of many lines": (

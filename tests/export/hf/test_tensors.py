@@ -1,7 +1,6 @@
 """Headers are read before tensors, and an invalid file is one line."""
 
 import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from llm.core.errors import UserError
-from llm.export.hf.tensors import INDEX, MAX_SHOWN, SINGLE, list_tensors, read_object, read_tensors, shorten
+from llm.export.hf.tensors import INDEX, MAX_SHOWN, SINGLE, list_tensors, read_tensors, shorten
 
 FIRST = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor(1.5)}
 SECOND = {"c": torch.ones(5, dtype=torch.bfloat16)}
@@ -56,56 +55,31 @@ def test_shards_are_one_model_and_a_single_file_goes_first(tmp_path):
     assert list_tensors(tmp_path).keys() == {"c"}
 
 
-@pytest.mark.parametrize("name", ["/etc/x.safetensors", "sub\\x.safetensors", "model.bin", 3])
+@pytest.mark.parametrize("name", ["/etc/x.safetensors", "sub\\x.safetensors", "model.bin", 3, "missing.safetensors"])
 def test_an_index_may_name_only_safetensors_beside_it(tmp_path, name):
     message = outcome(write_shards(tmp_path, weight_map={"a.weight": name}))
     assert INDEX in message and str(name) in message.replace("\\\\", "\\")
     assert "weight_map: expected names of existing" in outcome(write_shards(tmp_path, weight_map=None))
-
-
-def test_a_missing_shard_and_a_tensor_in_two_are_named(tmp_path):
-    (write_shards(tmp_path) / SHARDS[1]).unlink()
-    assert f"got {SHARDS[1]}" in outcome(tmp_path)
-    save_file(FIRST, tmp_path / SHARDS[1])
+    save_file(FIRST, write_shards(tmp_path) / SHARDS[1])
     message = outcome(tmp_path)
-    assert "a.weight" in message and SHARDS[0] in message and SHARDS[1] in message
+    assert "a.weight" in message and SHARDS[0] in message and SHARDS[1] in message  # it is in two of them
+
+
+NO_FLOATS, NO_NUMBERS = "expected weights of F32, F16, BF16, got bad is ", "NaN or infinity in bad"
 
 
 @pytest.mark.parametrize(
     ("values", "dtype", "words"),
     [
-        (float("nan"), torch.float32, "NaN or infinity in bad"),
-        (float("inf"), torch.float16, "NaN or infinity in bad"),
-        (float("-inf"), torch.bfloat16, "NaN or infinity in bad"),
-        (1.0, torch.int8, "expected weights of F32, F16, BF16, got bad is I8"),
-        (1.0, torch.float8_e4m3fn, "expected weights of F32, F16, BF16, got bad is F8_E4M3"),
+        (float("nan"), torch.float32, NO_NUMBERS),
+        (float("-inf"), torch.bfloat16, NO_NUMBERS),
+        (1.0, torch.int8, f"{NO_FLOATS}I8"),
+        (1.0, torch.float8_e4m3fn, f"{NO_FLOATS}F8_E4M3"),
     ],
 )
 def test_values_and_dtypes_that_are_no_weights_are_named(tmp_path, values, dtype, words):
     save_file(FIRST | {"bad": torch.tensor([1.0, values]).to(dtype)}, tmp_path / SINGLE)
     assert words in outcome(tmp_path)
-
-
-def _tensor(shape: list[int], end: int, dtype: str = "F32") -> dict:
-    return {"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}}
-
-
-HEADERS = {
-    "longer than the file": ({}, b"", 1 << 40),
-    "not JSON": (b"{", b"", None),
-    "a list": ([], b"", None),
-    "more than the file has": (_tensor([10], 40), b"1234", None),
-    "other bytes than the shape": (_tensor([3], 4), b"1234", None),
-    "another dtype": (_tensor([1], 4, "PY"), b"1234", None),
-}
-
-
-@pytest.mark.parametrize(("header", "body", "length"), HEADERS.values(), ids=HEADERS.keys())
-def test_an_invalid_header_is_one_line_with_the_file(tmp_path, header, body, length):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    size = struct.pack("<Q", len(text) if length is None else length)
-    (tmp_path / SINGLE).write_bytes(size + text + body)
-    assert SINGLE in outcome(tmp_path)
 
 
 @given(place=st.integers(0, 63), bit=st.integers(0, 7), cut=st.integers(0, 200))
@@ -116,14 +90,6 @@ def test_a_flipped_bit_or_a_cut_is_read_or_refused(tmp_path_factory, place, bit,
     content[place] ^= 1 << bit
     path.write_bytes(content[: len(content) - cut])
     outcome(path.parent)
-
-
-@pytest.mark.parametrize("content", [b"{", b"\xff", b"[1]", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"])
-def test_an_invalid_json_object_is_one_line_with_the_file(tmp_path, content):
-    (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.json: expected") as caught:
-        read_object(tmp_path / "x.json")
-    assert "\n" not in str(caught.value)
 
 
 @given(st.lists(st.text(max_size=300), min_size=1, max_size=20))
