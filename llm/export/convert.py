@@ -42,10 +42,9 @@ def convert(
     chat_template: str | None = None,
     chat: Chat | None = None,
 ) -> dict[str, Figures]:
-    """Write the folders `gguf` and `onnx`; return their figures: bytes and parity of each file.
+    """Write the folders `gguf` and `onnx`; return bytes and parity of each file.
 
     A file is `unverified` where its client is not installed. A Modelfile that Ollama would read otherwise is `skipped`.
-    With a `chat_template` the files are of a model that answers messages, and `chat` goes through the template.
     UserError for a format that the model cannot be written in, or that its client reads as another model.
     """
     tokenizer = Tokenizer.load(tokenizer_file)
@@ -102,11 +101,10 @@ def hf_folder(folder: Path) -> Path:
 def verify_export(
     folder: Path, seed: int, text: str = "", make_chat: MakeChat | None = None, converted: Path | None = None
 ) -> tuple[str, list[str]]:
-    """Load a language model or a classifier, and each file in its or `converted`'s gguf and onnx, with its client.
+    """Compare each file of a folder, and of `converted`, with our model in its client.
 
-    Returns a table of the differences from our model, and the names of the files that do not agree. Where a `text` is
-    given, its ids are compared, and its cost in llama.cpp; `make_chat` makes the conversation for a folder with a chat
-    template. UserError where the folder holds no model, or the client of a file is not installed.
+    Returns a table of the differences, and the names of the files that do not agree. UserError where the folder holds
+    no model, or the client of a file is not installed.
     """
     found = list(_compare(folder, seed, text, make_chat, converted or folder))
     lines = [HEAD, *(_line(files, parity) for files, parity in found)]

@@ -28,11 +28,7 @@ GPT2 = GGUF | dict.fromkeys(_ATTENTION, "blk.{}.attn_qkv")
 def write_gguf(
     folder: Path, model: GPT, tokenizer_file: Path, format_: Format, *, chat_template: str | None = None
 ) -> Path:
-    """Write one file into `folder`; return its path. With a `chat_template` (Jinja) the model answers messages.
-
-    UserError, before anything is written, for a model or a tokenizer that llama.cpp does not support, and where the
-    package `gguf` is missing.
-    """
+    """Write one file into `folder`; return its path. UserError, before that, for what llama.cpp does not support."""
     config = model.config
     if reason := incompatibility_reason(format_, config):
         raise UserError(reason)
@@ -79,13 +75,9 @@ def halves_to_pairs(weight: Tensor, head_dim: int) -> Tensor:
 
 
 def pre_tokenizer_of(library: tokenizers.Tokenizer) -> str:
-    """Return llama.cpp's name of a tokenizer's split pattern; UserError for a tokenizer that it would read otherwise.
-
-    A normalizer that composes characters (NFC) is ignored: llama.cpp has none, and other clients' text is mostly
-    composed.
-    """
+    """Return llama.cpp's name of a tokenizer's split pattern; UserError for one that it would read otherwise."""
     content = json.loads(library.to_str())
-    if content["normalizer"] == {"type": "NFC"}:
+    if content["normalizer"] == {"type": "NFC"}:  # llama.cpp has none, and other clients' text is mostly composed
         content["normalizer"] = None
     is_known = isinstance(Tokenizer.of(tokenizers.Tokenizer.from_str(json.dumps(content))), TiktokenTokenizer)
     expression = split_expression(content) if is_known else None
@@ -149,10 +141,7 @@ def _tensor_type(name: str, weight: Tensor, format_: Format) -> str:
 
 
 def write_modelfile(file: Path, config: ModelConfig, tokenizer_file: Path, *, chat: bool = False) -> None:
-    """Write the Modelfile for `ollama create NAME -f Modelfile` beside a GGUF file; with `chat`, messages are ChatML.
-
-    UserError where Ollama would split text in another way: for qwen3 it ignores the file's own pattern.
-    """
+    """Write a file's Modelfile for `ollama create`; UserError where Ollama would ignore the file's split pattern."""
     pattern = pre_tokenizer_of(read_library(tokenizer_file))
     if config.family == "qwen3" and pattern != "qwen2":
         raise UserError(f"expected the split pattern qwen2, which Ollama uses for every qwen3 model, got {pattern}")

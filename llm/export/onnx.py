@@ -42,10 +42,9 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def write_onnx(folder: Path, model: GPT) -> Path:
-    """Write `model.onnx` in float32 into `folder`; return its path. The same model gives the same bytes.
+    """Write `model.onnx` in float32, and large weights to `model.onnx_data`; the same model gives the same bytes.
 
-    Weights of more than 2 GB are written to `model.onnx_data` beside it. UserError, before anything is written, for a
-    model without a cache of keys and values, and where a package is missing.
+    UserError, before that, for a model without a cache of keys and values, and where a package is missing.
     """
     if reason := incompatibility_reason("onnx", model.config):
         raise UserError(reason)
@@ -116,10 +115,7 @@ class _CachedModel(nn.Module):
 
 @torch.no_grad()
 def compare_with_onnxruntime(file: Path, model: GPT, seed: int) -> Parity:
-    """Compare logits of random tokens, whole and in pieces, and greedy continuations; there is no tokenizer.
-
-    UserError for a file that ONNX Runtime cannot run as this model, or without ONNX Runtime.
-    """
+    """Compare logits of random tokens, whole and in pieces, and greedy continuations; UserError where it cannot run."""
     if reason := missing_package("onnxruntime"):
         raise UserError(reason)
     ours = model.float().cpu()

@@ -2,8 +2,7 @@
 
     models/export  hf/*  README.md  gguf/*  onnx/*  →  OWNER/NAME  *  README.md  gguf/*  onnx/*
 
-Only the files of an export are sent, whatever else is in the folder, and none that holds a token. No stage uploads
-anything: that is left to a command that a person gives.
+Only the files of an export are sent, whatever else is in the folder, and none that holds a token.
 """
 
 import re
@@ -71,8 +70,7 @@ def describe_upload(files: dict[str, Path], repo: str, *, private: bool, revisio
 def push(files: dict[str, Path], repo: str, *, private: bool, revision: str, message: str | None) -> str:
     """Create the repository and the branch where they are missing, upload the files; return the commit's address.
 
-    UserError in one line for what the Hub refuses, and where it cannot be reached. With `private`, nothing is written
-    to a repository that is public already.
+    UserError for what the Hub refuses, and before anything is written to a public repository with `private`.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 

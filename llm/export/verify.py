@@ -156,10 +156,7 @@ def is_mismatch(model: GPT, generation: Generation, n_new: int, tie: float) -> b
 
 
 def draw_tokens(config: ModelConfig, seed: int) -> tuple[Tensor, Tensor, int]:
-    """Return random texts (N_TEXTS, T), prompts (N_CONTINUATIONS, P), and how many tokens fit after these.
-
-    T is a short model's whole context, and such that the logits fit in memory.
-    """
+    """Return random texts (N_TEXTS, T), prompts (N_CONTINUATIONS, P), and how many tokens fit after these."""
     generator = torch.Generator().manual_seed(seed)
     n_tokens, context = config.vocab_size, config.context_length
     length = min(context, MAX_POSITIONS, max(MAX_LOGITS // (N_TEXTS * n_tokens), 32))
@@ -170,10 +167,7 @@ def draw_tokens(config: ModelConfig, seed: int) -> tuple[Tensor, Tensor, int]:
 
 @torch.no_grad()
 def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "", chat: Chat | None = None) -> Parity:
-    """Compare the logits of random tokens, greedy continuations, and the ids of hostile texts, in float32.
-
-    A `text` is compared as a whole where one is given; a `chat` goes through the template.
-    """
+    """Compare logits of random tokens, greedy texts, and ids of hostile texts, `text` and `chat`, in float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
     silence_transformers()

@@ -29,10 +29,7 @@ class TemplateError(RequestError, UserError):
 
 
 def serve(folder: Path, host: str, port: int, n_slots: int, public: bool) -> None:
-    """Serve the model of a Hugging Face folder until Ctrl-C; port 0 is a free one, which the first line names.
-
-    UserError without FastAPI or uvicorn, for a host that others reach unless `public`, and for a port in use.
-    """
+    """Serve the model of a Hugging Face folder until Ctrl-C; port 0 is a free one, which the first line names."""
     if reason := missing_package("fastapi", "uvicorn"):
         raise UserError(f"serve: {reason}")
     if host not in LOCAL and not public:
@@ -73,10 +70,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def load(folder: Path) -> tuple[GPT, Tokenizer, bool]:
-    """Load a folder's model and tokenizer; return also whether the folder has a chat template.
-
-    UserError where they do not fit, or the model is not causal.
-    """
+    """Load a folder's model, its tokenizer, and whether it has a chat template; UserError where these do not fit."""
     model, tokenizer = open_model(folder)
     if reason := model.config.non_causal_reason:
         raise UserError(f"{folder}: {reason}")

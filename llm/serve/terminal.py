@@ -1,7 +1,4 @@
-"""`python -m llm chat`: a conversation in the terminal, or from a pipe with one message a line.
-
-lines → messages, after all earlier ones → the answer, in pieces
-"""
+"""`python -m llm chat`: a conversation in the terminal, or from a pipe with one message a line."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -80,10 +77,7 @@ class Conversation:
 
 
 def chat(folder: Path, options: GenerationOptions, lines: TextIO, out: TextIO, message: str | None = None) -> None:
-    """Answer one message, of any number of lines; without it, line after line until /quit or the end.
-
-    UserError for a model without a chat template, and for a message that does not fit.
-    """
+    """Answer one message, of any number of lines; without it, line after line until /quit or the end."""
     model, tokenizer, chats = load(folder)
     if not chats:
         raise UserError(f"{folder}: expected a model with a chat template, got none; use: python -m llm generate")

@@ -2,11 +2,9 @@
 
 import importlib.util
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 from llm.core.errors import UserError
 from llm.export import onnx as export
@@ -31,21 +29,6 @@ def test_names_and_open_axes_are_those_of_optimum(onnx_file):
     assert list(outputs) == [name.format("present") for name in CACHE]
     assert all(value == ("tensor(float)", ["batch_size", 1, past, 12]) for value in inputs.values())
     assert all(value == ("tensor(float)", ["batch_size", 1, total, 12]) for value in outputs.values())
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("n_texts", "pieces"), [(1, (48,)), (1, (1, 1, 1)), (3, (7, 1, 40))])
-def test_a_text_in_pieces_has_the_logits_of_the_whole(onnx_file, model, pieces, n_texts):
-    session = onnxruntime.InferenceSession(onnx_file)
-    ids = torch.randint(0, 320, (n_texts, sum(pieces)), generator=torch.Generator().manual_seed(3))
-    past = [np.zeros((n_texts, 1, 0, 12), dtype=np.float32)] * 4
-    found = []
-    for piece in ids.split(pieces, dim=1):
-        given = dict(zip([name.format("past_key_values") for name in CACHE], past, strict=True))
-        logits, *past = session.run(None, {"input_ids": piece.numpy()} | given)
-        found.append(logits)
-    assert past[0].shape == (n_texts, 1, sum(pieces), 12)
-    torch.testing.assert_close(torch.from_numpy(np.concatenate(found, axis=1)), model(ids), atol=1e-4, rtol=0)
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path, onnx_file, model):
@@ -74,10 +57,10 @@ def test_every_kind_of_model_is_traced(tmp_path, draw_gpt, monkeypatch, shape):
     assert names == ({"model.onnx", "model.onnx_data"} if is_large else {"model.onnx"})
 
 
-@pytest.mark.parametrize("shape", [{"family": "gru"}, {"attention": "simplified"}, {"context_length": 5}], ids=str)
-def test_a_model_that_cannot_be_traced_is_one_line(tmp_path, draw_gpt, shape):
-    with pytest.raises(UserError, match=r"expected a (model with a cache of keys and values|context of at least 6)"):
-        write_onnx(tmp_path / "folder", draw_gpt(**shape))
+def test_a_model_that_cannot_be_traced_is_one_line(tmp_path, draw_gpt):
+    for shape, expected in ({"family": "gru"}, "model with a cache"), ({"context_length": 5}, "context of at least 6"):
+        with pytest.raises(UserError, match=f"expected a {expected}"):
+            write_onnx(tmp_path / "folder", draw_gpt(**shape))
     assert not (tmp_path / "folder").exists()
 
 

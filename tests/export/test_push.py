@@ -1,14 +1,11 @@
 """`push` sends the files of an export and nothing else, and what the Hub refuses is one line."""
 
-import base64
 import hashlib
-import json
 import shutil
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import ClassVar
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from typer.testing import CliRunner
@@ -21,59 +18,43 @@ from llm.export.push import files_to_push
 SECRET = "hf_" + "aB3" * 11 + "x"
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A Hub on loopback; its attributes are of the class, and a record of what it receives."""
+class Hub:
+    """What the library's API is called with; a commit may be refused."""
 
-    endpoint = summary = ""
-    created: ClassVar[dict] = {}
-    refusal: tuple[int, str] | None = None  # of a commit
-    is_private = True
+    endpoint = "https://hub"
 
-    def do_POST(self) -> None:
-        type(self).tokens.add(self.headers["Authorization"])
-        status, content = self.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-        text = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.calls: list[str] = []
+        self.is_private = True
+        self.refusal: Exception | None = None
 
-    do_GET = do_POST  # noqa: N815 (a name of the base class)
+    def create_repo(self, repo, *, private, exist_ok):
+        self.calls += [f"create {repo} {'private' if private else 'public'}"] * exist_ok
+        return SimpleNamespace(repo_id=repo)
 
-    def answer(self, body: bytes) -> tuple[int, dict]:
-        hub = type(self)
-        hub.calls.append(self.path)
-        if self.path.startswith("/api/repos/create"):
-            hub.created = json.loads(body)
-            return 200, {"url": f"{hub.endpoint}/me/model"}
-        if "/preupload/" in self.path:
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            return 200, {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
-        if "/commit/" not in self.path:
-            return 200, {"id": "me/model", "private": hub.is_private, "warnings": [], "errors": []}
-        if hub.refusal:
-            return hub.refusal[0], {"error": hub.refusal[1]}
-        header, *files = map(json.loads, body.splitlines())
-        hub.summary = header["value"]["summary"]
-        hub.files = {file["value"]["path"]: base64.b64decode(file["value"]["content"]) for file in files}
-        return 200, {"commitUrl": f"{hub.endpoint}/me/model/commit/abc", "commitOid": "abc"}
+    def repo_info(self, repo):
+        return SimpleNamespace(private=self.is_private)
 
-    def log_message(self, *words: object) -> None:
-        pass
+    def create_branch(self, repo, *, branch, exist_ok):
+        self.calls += [f"branch {branch}"] * exist_ok
+
+    def create_commit(self, repo, operations, *, commit_message, revision):
+        if self.refusal:
+            raise self.refusal
+        self.files = {operation.path_in_repo: Path(operation.path_or_fileobj).read_bytes() for operation in operations}
+        self.calls.append(f"commit {revision} {commit_message}")
+        return SimpleNamespace(commit_url=f"{self.endpoint}/{repo}/commit/abc")
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A Hub that the library calls, and a token for it."""
-    own = type("OwnHub", (Hub,), {"tokens": set(), "files": {}, "calls": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), own) as server:
-        own.endpoint = f"http://127.0.0.1:{server.server_port}"
-        Thread(target=server.serve_forever, args=(0.01,)).start()
-        monkeypatch.setattr(constants, "ENDPOINT", own.endpoint)
-        monkeypatch.setenv("HF_TOKEN", "hf_short")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        yield own
-        server.shutdown()
+    """A Hub that takes the place of the library's, and a token for it."""
+    own = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: own)
+    monkeypatch.setattr(constants, "ENDPOINT", own.endpoint)
+    monkeypatch.setenv("HF_TOKEN", "hf_short")
+    return own
 
 
 @pytest.fixture
@@ -113,7 +94,7 @@ def _refused(*words: object) -> str:
 def test_every_file_of_the_export_is_shown_and_uploaded(hub, folder):
     *lines, total, visibility, address = _push(folder, "me/model", "--yes").splitlines()
     expected = _expected(folder)
-    assert (hub.files, hub.tokens) == (expected, {"Bearer hf_short"})
+    assert (hub.files, hub.calls) == (expected, ["create me/model public", "commit main Upload a model"])
     sizes = {name: len(content) for name, content in expected.items()}
     assert {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines} == sizes
     assert total.split(maxsplit=1) == [f"{sum(sizes.values()):,}", f"bytes to {hub.endpoint}/me/model, branch main"]
@@ -126,9 +107,7 @@ def test_every_file_of_the_export_is_shown_and_uploaded(hub, folder):
 def test_private_branch_and_message_are_used(hub, folder):
     words = ("--private", "--revision", "v1", "--message", "the first")
     assert "A new repository is private" in _push(folder, "me/model", "--yes", *words)
-    assert hub.created.get("private") or hub.created["visibility"] == "private"
-    assert (hub.created["name"], hub.summary) == ("model", "the first")
-    assert {"/api/models/me/model/branch/v1", "/api/models/me/model/commit/v1"} <= set(hub.calls)
+    assert hub.calls == ["create me/model private", "branch v1", "commit v1 the first"]
     hub.is_private, hub.files = False, {}
     message = _refused(folder, "me/model", "--yes", "--private")
     assert message == "--private: expected a private repository, me/model exists and is public"
@@ -148,13 +127,12 @@ def test_a_terminal_is_asked(hub, folder, monkeypatch, answer, code):
 
 
 def test_what_the_hub_refuses_is_one_line(hub, folder, tmp_path, monkeypatch):
-    for refusal in ((401, "Invalid credentials"), (403, "No rights"), (400, "A bad\nfile")):
-        hub.refusal = refusal
-        line = _refused(folder, "me/model", "--yes")
-        assert line.startswith(f"me/model: expected the Hub at {hub.endpoint} to take the files, ")
-        assert refusal[1].replace("\n", " ") in line
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "expected the Hub at http://127.0.0.1:9 to take the files, " in _refused(folder, "me/model", "--yes")
+    upload = RuntimeError("Error while uploading model.onnx")
+    upload.__cause__ = OSError("A bad\nfile")
+    for hub.refusal, words in (upload, f"{upload} A bad file"), (ValueError("No rights"), "No rights"):
+        assert _refused(folder, "me/model", "--yes").endswith(
+            f"expected the Hub at https://hub to take the files, {words}"
+        )
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
@@ -162,9 +140,10 @@ def test_what_the_hub_refuses_is_one_line(hub, folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("repo", ["", "/model", "me/my/model", "me/a b", "me/a--b", "me/a.git", "../me"])
-def test_an_invalid_repository_is_one_line(hub, folder, repo):
-    assert "epo" in _refused(folder, repo, "--yes")
-    assert hub.calls == []
+def test_an_invalid_repository_is_refused_by_the_library(folder, monkeypatch, repo):
+    monkeypatch.setenv("HF_TOKEN", "hf_short")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # which is not reached
+    assert "epo" in _refused(folder, repo, "--yes").split("take the files, ")[1]
 
 
 def test_an_incomplete_export_is_one_line(hub, folder):

@@ -7,41 +7,14 @@ from math import nan
 import pytest
 import tokenizers
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
-from typer.testing import CliRunner
 
-from llm.__main__ import app
-from llm.export import llama_cpp, verify
-from llm.export.gguf import FILES, write_gguf
+from llm.export import verify
+from llm.export.gguf import FILES
 from llm.export.hf.base import open_tokenizer
-from llm.export.hf.folder import read_folder, write_folder
+from llm.export.hf.folder import read_folder
 from llm.export.llama_cpp import bounds_of
 from llm.export.verify import Generation, Parity, compare_with_transformers, draw_tokens, is_mismatch
 from llm.tokens.templates import with_bos
-
-
-@pytest.mark.parametrize(("family", "prompt"), [("qwen3", "def walk(path):"), ("llama", ""), ("gpt2", "The ")])
-def test_every_client_writes_the_same_greedy_text(
-    tmp_path, draw_gpt, family, prompt, one_process, small_tokenizer_file
-):
-    """`generate`, the card's snippet, the pipeline that many begin with, and llama.cpp, each with the prompt alone."""
-    folder = tmp_path / "export"
-    write_folder(folder, draw_gpt(family=family, n_kv_heads=2), small_tokenizer_file)
-    shown = CliRunner().invoke(
-        app, ["generate", prompt, "--model", str(folder), "--temperature", "0", "--max-tokens", "12"]
-    )
-    (theirs,) = pipeline("text-generation", model=str(folder), dtype=torch.float32)(
-        prompt, max_new_tokens=12, do_sample=False
-    )
-    assert shown.output == f"{theirs['generated_text']}\n"
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-    ids = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=12)
-    assert tokenizer.decode(ids[0], skip_special_tokens=True) == theirs["generated_text"]
-    file = write_gguf(folder / "gguf", read_folder(folder), small_tokenizer_file, "gguf-f32")
-    with llama_cpp.serve_file(file, 48, None) as server:
-        assert server.tokenize(prompt) == tokenizer(prompt)["input_ids"]
-        new = server.generate(prompt, 12)
-    assert prompt + tokenizer.decode(new, skip_special_tokens=True) == theirs["generated_text"]
 
 
 @pytest.mark.parametrize("begin", [None, "<|bos|>"])

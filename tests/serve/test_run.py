@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from llm.core.errors import UserError
-from llm.serve.run import bind, load, serve
+from llm.serve.run import bind, serve
 
 PATIENCE = 60
 
@@ -36,28 +36,6 @@ def test_a_port_in_use_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"--port: expected a free one on 127.0.0.1, got {port}"):
             bind("127.0.0.1", port)
-
-
-def test_a_folder_without_our_special_tokens_is_served(tmp_path, draw_gpt, small_tokenizer_file):
-    """No <|pad|>, no <|im_end|>: what others' folders have is enough to generate."""
-    pytest.importorskip("fastapi")
-    from fastapi.testclient import TestClient
-    from transformers import AutoTokenizer
-
-    from llm.export.hf.folder import write_folder
-    from llm.serve.app import make_app
-    from llm.serve.served import Served
-
-    write_folder(tmp_path, draw_gpt(), small_tokenizer_file)
-    text = (tmp_path / "tokenizer.json").read_text().replace("<|pad|>", "<fill>").replace("<|im_end|>", "<over>")
-    (tmp_path / "tokenizer.json").write_text(text)
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5}')
-    model, tokenizer, _ = load(tmp_path)
-    assert (model.config.vocab_size, tokenizer.eos_ids) == (320, {0, 5})
-    with TestClient(make_app(Served("others", model, tokenizer, False, 1))) as client:
-        body = {"model": "others", "prompt": "The rain", "max_tokens": 8, "temperature": 0}
-        answer = client.post("/v1/completions", json=body).json()
-    assert answer["usage"]["prompt_tokens"] == len(AutoTokenizer.from_pretrained(tmp_path)("The rain")["input_ids"])
 
 
 def _load(port):

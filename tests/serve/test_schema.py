@@ -34,21 +34,12 @@ def _check(kind, fields, param, code, words):
         ({"prompt": [1, "a"]}, "prompt[1]", TYPE, "for 'prompt[1]': expected an integer, but got a string instead."),
         ({"prompt": [[1], [True]]}, "prompt[1][0]", TYPE, "expected an integer, but got a boolean instead."),
         ({"prompt": []}, "prompt", "empty_array", "empty array. Expected an array with minimum length 1, but got an"),
-        ({"prompt": "a", "n": 256}, "n", "integer_above_max_value", "Expected a value <= 128, but got 256 instead."),
         ({"prompt": ["a"] * 17, "n": 128}, "prompt", "array_above_max_length", "16 for n = 128, but got an array with"),
         ({"prompt": "a", "stop": ["a"] * 5}, "stop", "array_above_max_length", "maximum length 4, but got an array"),
         ({"prompt": "a", "stop": ["a", ""]}, "stop[1]", "empty_string", "Expected a string with minimum length 1"),
         ({"prompt": "a", "stop": 5}, "stop", TYPE, "one of a string or array of strings, but got an integer instead."),
-        ({"prompt": "a", "stop": [None]}, "stop[0]", TYPE, "expected a string, but got null instead."),
-        ({"prompt": "a", "temperature": 3}, "temperature", "decimal_above_max_value", "above maximum value. Expected"),
         ({"prompt": "a", "top_p": 0}, "top_p", "decimal_below_min_value", "Expected a value > 0, but got 0 instead."),
         ({"prompt": "a", "seed": 2**63}, "seed", "integer_above_max_value", f"Expected a value < {2**63}, but got"),
-        (
-            {"prompt": "a", "stream_options": {"include_usage": 1}},
-            "stream_options.include_usage",
-            TYPE,
-            "expected a boolean, but got an integer instead.",
-        ),
         ({"prompt": "a", "best_of": 5}, "best_of", "unsupported_value", "does not support 5 with this model."),
         ({"prompt": "a", "suffix": "b"}, "suffix", "unsupported_parameter", "'suffix' is not supported with this"),
         ({"prompt": "a", "promt": "b"}, "promt", "unknown_parameter", "Unknown parameter: 'promt'."),
@@ -62,10 +53,8 @@ def test_an_invalid_completion_request(fields, param, code, words):
     ("message", "param", "code", "words"),
     [
         ({"content": 5}, "content", TYPE, "one of a string or array of objects, but got an integer instead."),
-        ({"content": ["a"]}, "content[0]", TYPE, "expected an object, but got a string instead."),
         ({"content": [{"type": "image_url"}]}, "content[0].type", "invalid_value", "Supported values are: 'text'."),
         ({"content": [{"type": "text"}]}, "content[0].text", "missing_required_parameter", "[1].content[0].text'."),
-        ({"content": None}, "content", "missing_required_parameter", "Missing required parameter: 'messages[1]."),
         ({"role": "tool"}, "role", "invalid_value", "Invalid value: 'tool'. Supported values are: 'system', 'dev"),
         ({"tool_calls": [{"id": "a"}]}, "tool_calls", "unsupported_parameter", "is not supported with this model."),
     ],
@@ -77,7 +66,6 @@ def test_an_invalid_message(message, param, code, words):
 @pytest.mark.parametrize(
     ("messages", "code", "words"),
     [
-        ([], "empty_array", "Expected an array with minimum length 1, but got an empty array instead."),
         (USER, TYPE, "Invalid type for 'messages': expected an array, but got an object instead."),
         ([USER] * (MAX_ITEMS + 1), "array_above_max_length", "maximum length 2048, but got an array with length 2049"),
     ],
@@ -86,18 +74,15 @@ def test_invalid_lists_of_messages(messages, code, words):
     _check(ChatRequest, {"messages": messages}, "messages", code, words)
 
 
-@pytest.mark.parametrize("empty", [{}, {"tool_calls": []}, dict.fromkeys(OWN_FIELDS) | {"annotations": []}])
-def test_an_answer_passed_back_with_empty_fields(empty):
-    request = _parse(ChatRequest, messages=[USER, {**empty, "role": "assistant", "content": "b"}, USER])
-    assert [message.turn for message in request.messages] == [("user", "a"), ("assistant", "b"), ("user", "a")]
-
-
 def test_null_counts_as_absent_at_every_depth():
+    """A client passes its own answer back with all of its fields."""
     parts = [{"type": "text", "text": "a"}]
+    answer = {"role": "assistant", "content": "b", "tool_calls": [], "annotations": []}
     nulls = {"stop": None, "n": None, "temperature": None, "unknown": None, "stream_options": {"include_usage": None}}
     message = {"role": "user", "content": [parts[0] | {"cache_control": None}], "name": None}
-    plain = _parse(ChatRequest, messages=[{"role": "user", "content": parts}], stream_options={})
-    assert _parse(ChatRequest, messages=[message], **nulls) == plain
+    plain = _parse(ChatRequest, messages=[{"role": "user", "content": parts}, answer], stream_options={})
+    assert _parse(ChatRequest, messages=[message, answer | dict.fromkeys(OWN_FIELDS)], **nulls) == plain
+    assert [message.turn for message in plain.messages] == [("user", "a"), ("assistant", "b")]
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,9 @@ def read_base(folder: Path, n_known: int, n_tokens: int) -> GPT:
 
 
 def open_model(folder: Path, tokenizer_file: Path = TOKENIZER) -> tuple[GPT, Tokenizer]:
-    """Return a language model and its tokenizer to generate text with, from any Hugging Face folder of `open_base`.
+    """Return a language model and its tokenizer to generate text with; tokens that the folder lacks are not generated.
 
-    The folder may also be weights of ours, such as models/pretrained, for ids of `tokenizer_file`. Tokens that a folder
-    lacks have no row, so none of them is generated.
+    The folder may also be weights of ours, such as models/pretrained, for ids of `tokenizer_file`.
     """
     if is_ours(folder):
         return load_model(folder).eval(), Tokenizer.load(tokenizer_file)
@@ -82,10 +81,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
-    """Return a folder's tokenizer, which puts before a text what the file's post-processor does, as in every client.
-
-    Generation ends at the tokens of the folder's `eos_token_id`. Tokens that the folder lacks are not counted.
-    """
+    """Return a folder's tokenizer as in every client: the prefix of its post-processor, the ends of its configs."""
     grown, n_known = read_tokenizer(folder)
     tokenizer = Tokenizer.of(grown)
     tokenizer.vocab_size = n_known

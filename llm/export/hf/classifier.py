@@ -1,7 +1,5 @@
 """A classifier as a Hugging Face folder, and such a folder as a classifier.
 
-    config.json  model.safetensors  tokenizer.json  tokenizer_config.json
-
 `pipeline("text-classification")` of Transformers gives the same probabilities: tokenizer.json puts the frame around a
 text, and tokenizer_config.json has the length that a row is truncated to.
 """

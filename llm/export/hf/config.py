@@ -144,11 +144,7 @@ def architecture_of(content: dict[str, Any], path: Path) -> Architecture:
 
 
 def read_shape(content: dict[str, Any], stored: dict[str, Stored], path: Path) -> ModelConfig:
-    """Return the shape that a config.json describes, whose tensors are `stored` under today's names.
-
-    UserError names a key that asks for something else than is computed here. Sizes are limited, and `check_tensors`
-    compares them with the tensors.
-    """
+    """Return the shape in a config.json; UserError names a key that asks for something else than is computed here."""
     family, _, _, schema = architecture_of(content, path)
     shape = _read_keys(schema, content, path)
     if (n_layers := count_layers(family, stored)) != shape.n_layers:

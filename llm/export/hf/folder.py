@@ -56,10 +56,7 @@ def write_folder(folder: Path, model: GPT, tokenizer_file: Path, *, chat_templat
 
 
 def read_folder(folder: Path) -> GPT:
-    """Read a language model of a known architecture, in float32; see `llm.export.hf.config`.
-
-    UserError says in one line what does not fit, before memory is allocated. No code in the folder is run.
-    """
+    """Read a language model in float32; UserError for what does not fit, before memory is allocated."""
     return read_model(read_config_file(folder), folder)
 
 

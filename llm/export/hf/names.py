@@ -81,9 +81,7 @@ def _transpose(name: str, weight: Tensor) -> Tensor:
 
 
 def with_current_names(family: str, stored: dict[str, Tensors]) -> dict[str, Tensors]:
-    """Return the tensors of a file under today's names in Transformers, without buffers.
-
-    The first release of GPT-2 has no prefix.
+    """Return a file's tensors under today's names, without buffers; the first release of GPT-2 has no prefix.
 
     >>> with_current_names("gpt2", {"h.0.attn.bias": 1, "h.0.attn.c_attn.bias": 2})
     {'transformer.h.0.attn.c_attn.bias': 2}
