@@ -9,6 +9,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from ruamel.yaml import YAML
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -92,42 +93,32 @@ def config() -> object:
     """A small shape in which no two axes are alike: heads are 10 wide, two query heads share a key head."""
     from llm.model.config import ModelConfig
 
-    return ModelConfig(
-        family="qwen3",
-        attention="grouped",
-        positions=None,
-        d_model=60,
-        n_layers=2,
-        n_heads=6,
-        n_kv_heads=3,
-        d_ff=43,
-        dropout=0.0,
-        rope_theta=1000.0,
-        norm_eps=1e-6,
-        tie_embeddings=False,
-        vocab_size=97,
-        context_length=17,
-    )
+    shape = {"d_model": 60, "n_layers": 2, "n_heads": 6, "n_kv_heads": 3, "d_ff": 43, "vocab_size": 97}
+    options = {"family": "qwen3", "attention": "grouped", "positions": None, "dropout": 0.0, "rope_theta": 1000.0}
+    return ModelConfig(**shape, **options, norm_eps=1e-6, tie_embeddings=False, context_length=17)
 
 
-CLEAN = {
-    "control_characters": "remove",
-    "min_chars": 1,
-    "max_chars": None,
-    "repetition": None,
-    "exact_duplicates": "drop",
-    "near_duplicates": None,
-}
-PREPARE = {"engine": "local", "subset_fraction": 1.0, "max_document_bytes": 1_000_000}
-TOKENIZE = {"kind": "bpe", "vocab_size": 300, "train_bytes": 1_000_000, "min_frequency": 1, "keep_whitespace": True} | {
-    "pretrained": None,
-    "pattern": "qwen2",
-    "dropout": 0.0,
-    "segmentations": 1,
-}
-SAMPLE = {"context_length": 8, "stride": 8, "boundary": "cross", "align_to_documents": False, "weights": {}} | {
-    "contamination_ngram": 3
-}
+# Sections of params.yaml.
+PARAMS = YAML(typ="safe", pure=True).load("""
+prepare: {engine: local, subset_fraction: 1.0, max_document_bytes: 1000000}
+clean: {control_characters: remove, min_chars: 1, max_chars: null, repetition: null, exact_duplicates: drop,
+  near_duplicates: null}
+tokenize: {kind: bpe, vocab_size: 300, train_bytes: 1000000, min_frequency: 1, keep_whitespace: true, pretrained: null,
+  pattern: qwen2, dropout: 0.0, segmentations: 1}
+sample: {context_length: 8, stride: 8, boundary: cross, align_to_documents: false, weights: {}, contamination_ngram: 3}
+evaluate: {stride: 11, batch_size: 3, prompts: ["def "], sample_tokens: 13, temperature: 0.8, top_k: 7,
+  quality: {texts: 7, prompt_tokens: 5, new_tokens: 9, temperature: 0.7}}
+task: {base: base, data: rows.csv, encoding: null, split_column: split, group_column: null, on_error: fail,
+  max_tokens: 40, method: {kind: full, rank: 2, alpha: 4.0, targets: [query, value, up, down], k: 1},
+  training: {epochs: 1.0, batch_size: 8, learning_rates: [0.02], lr_search_fraction: 0.5, adamw_lr_ratio: 0.5,
+    layerwise_lr_decay: 1.0, weight_decay: 0.0, max_grad_norm: 10.0, warmup_fraction: 0.1, decay_fraction: 0.5,
+    n_evals: 2, early_stopping_patience: null}}
+classify: {header: true, text_columns: [text], label_column: label, label_separator: null, min_rows_per_label: 1,
+  class_weights: null, label_smoothing: 0.0, zero_shot: null}
+instruct: {rows: {kind: prompt_completion, prompt: prompt, completion: completion}, loss_on: assistant,
+  on_overflow: drop, packing: false}
+dpo: {prompt_column: prompt, input_column: null, chosen_column: chosen, rejected_column: rejected, beta: 0.1}
+""")
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +128,9 @@ def prepare_params() -> Callable:
 
     def make(sources: list, split: dict | None = None, clean: dict | None = None, **rest: object) -> PrepareParams:
         split = {"method": "document", "val": 0.0, "test": 0.0} | (split or {})
-        return PrepareParams(**(PREPARE | rest), sources=sources, split=split, clean=CLEAN | (clean or {}))
+        return PrepareParams(
+            **(PARAMS["prepare"] | rest), sources=sources, split=split, clean=PARAMS["clean"] | (clean or {})
+        )
 
     return make
 
@@ -147,11 +140,7 @@ def tokenize_params() -> Callable:
     """A maker of the section `tokenize`."""
     from llm.tokens.params import TokenizeParams
 
-    return lambda **changes: TokenizeParams(**(TOKENIZE | changes))
-
-
-EVALUATE = {"stride": 11, "batch_size": 3, "prompts": ["def "], "sample_tokens": 13, "temperature": 0.8, "top_k": 7}
-QUALITY = {"texts": 7, "prompt_tokens": 5, "new_tokens": 9, "temperature": 0.7}
+    return lambda **changes: TokenizeParams(**(PARAMS["tokenize"] | changes))
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +148,7 @@ def evaluate_params() -> Callable:
     """A maker of the section `evaluate`."""
     from llm.evaluate.params import EvaluateParams
 
-    return lambda **changes: EvaluateParams(**(EVALUATE | {"quality": QUALITY} | changes))
+    return lambda **changes: EvaluateParams(**(PARAMS["evaluate"] | changes))
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +156,7 @@ def window_params() -> Callable:
     """A maker of the section `sample`."""
     from llm.tokens.params import WindowParams
 
-    return lambda **changes: WindowParams(**(SAMPLE | changes))
+    return lambda **changes: WindowParams(**(PARAMS["sample"] | changes))
 
 
 @pytest.fixture
@@ -251,61 +240,6 @@ def write_document_bits() -> Callable[..., None]:
     return write
 
 
-METHOD = {"kind": "full", "rank": 2, "alpha": 4.0, "targets": ["query", "value", "up", "down"], "k": 1}
-TRAINING = {
-    "epochs": 1.0,
-    "batch_size": 8,
-    "learning_rates": [0.02],
-    "lr_search_fraction": 0.5,
-    "adamw_lr_ratio": 0.5,
-    "layerwise_lr_decay": 1.0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 10.0,
-    "warmup_fraction": 0.1,
-    "decay_fraction": 0.5,
-    "n_evals": 2,
-    "early_stopping_patience": None,
-}
-ROWS = {
-    "base": "base",
-    "data": "rows.csv",
-    "encoding": None,
-    "split_column": "split",
-    "group_column": None,
-    "on_error": "fail",
-    "max_tokens": 40,
-    "method": METHOD,
-    "training": TRAINING,
-}
-CLASSIFY = ROWS | {
-    "kind": "classify",
-    "header": True,
-    "text_columns": ["text"],
-    "label_column": "label",
-    "label_separator": None,
-    "min_rows_per_label": 1,
-    "class_weights": None,
-    "label_smoothing": 0.0,
-    "zero_shot": None,
-}
-INSTRUCT = ROWS | {
-    "kind": "instruct",
-    "rows": {"kind": "prompt_completion", "prompt": "prompt", "completion": "completion"},
-    "loss_on": "assistant",
-    "on_overflow": "drop",
-    "packing": False,
-}
-PREFER = ROWS | {
-    "kind": "dpo",
-    "prompt_column": "prompt",
-    "input_column": None,
-    "chosen_column": "chosen",
-    "rejected_column": "rejected",
-    "beta": 0.1,
-}
-KINDS = {"classify": CLASSIFY, "instruct": INSTRUCT, "dpo": PREFER}
-
-
 @pytest.fixture(scope="session")
 def make_task() -> Callable:
     """A small task of a kind; `changes` name keys in full: make_task("classify", {"training.epochs": 2.0})."""
@@ -315,7 +249,7 @@ def make_task() -> Callable:
     from llm.finetune.params import Task
 
     def make(kind: str, changes: dict[str, Any] | None = None) -> Task:
-        content = copy.deepcopy(KINDS[kind])
+        content = copy.deepcopy(PARAMS["task"] | PARAMS[kind] | {"kind": kind})
         for key, value in (changes or {}).items():
             *sections, last = key.split(".")
             section = content

@@ -37,12 +37,6 @@ def test_an_unknown_setting_is_one_line(monkeypatch, name, value):
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_is_sharded_without_a_process_group(monkeypatch):
-    monkeypatch.setenv("GROUNDUP_SHARD", "1")
-    machine = Machine.find()
-    assert (machine.processes, machine.sharded) == (1, False)
-
-
 def test_cxx_names_the_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "my-compiler")

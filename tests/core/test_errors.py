@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm.core.errors import UserError, error_number, one_line_errors
+from llm.core.errors import UserError, one_line_errors
 
 
 def system_error(number: int, *files: Any) -> OSError:
@@ -67,9 +67,3 @@ def test_other_errors_stay_unchanged(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, one_line_errors():
         raise error
     assert caught.value is error
-
-
-def test_the_number_is_found_in_the_text_of_libraries() -> None:
-    assert error_number(OSError(errno.EIO, "broken")) == errno.EIO
-    assert error_number(Exception("Permission denied (os error 13)")) == errno.EACCES
-    assert error_number(ValueError("the 28th error")) is None

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from llm.core.errors import UserError
@@ -47,11 +46,6 @@ def test_rows_and_tables_come_back_in_order(group_bytes: int, tmp_path: Path) ->
     assert read_table(path).to_pylist() == list(iterate_rows(path, ["n", "word"], batch_rows=7)) == ROWS
     assert read_table(path, ["word"]).column_names == ["word"]
     assert [batch.num_rows for batch in iterate_batches(path, ["n"], batch_rows=70)] == [70, 70, 60]
-
-
-def test_rows_are_written_in_groups(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.parquet", ROWS, group_bytes=64 * 50)
-    assert pq.read_metadata(path).num_row_groups == 4
 
 
 @pytest.mark.parametrize("group_bytes", [1, 10**9])

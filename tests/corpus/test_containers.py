@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.corpus import containers
-from llm.corpus.containers import Entry, open_entries, split_suffixes
+from llm.corpus.containers import Entry, open_entries
 from llm.corpus.readers.streams import ContentError, printable
 from tests.corpus.archives import COMPRESS, make_tar, make_zip
 
@@ -87,20 +87,6 @@ def test_bytes_before_damage_are_kept(suffix: str, damage: str, tmp_path: Path) 
     read = b"".join(blocks)
     assert n_kept <= len(read) and read == NOISE[: len(read)]
     assert list(entries) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "suffix", "compressions"),
-    [
-        ("a.txt", ".txt", []),
-        ("a.gz", "", [".gz"]),
-        ("a.b/c.csv.xz", ".csv", [".xz"]),
-        ("a.TXZ", ".tar", [".xz"]),
-        ("a.tgz.bz2", ".tgz", [".bz2"]),
-    ],
-)
-def test_suffixes_name_the_layers(name: str, suffix: str, compressions: list[str]) -> None:
-    assert split_suffixes(name) == (suffix, compressions)
 
 
 TARS = {"a.tar": "", "a.tgz": ".gz", "a.TAR.BZ2": ".bz2", "a.tar.zst": ".zst"}

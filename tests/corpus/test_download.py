@@ -9,8 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llm.core.errors import UserError
 from llm.corpus import download
@@ -194,11 +192,6 @@ def test_a_download_is_resumed(given_part: bytes | None, script: list[Answer], r
     assert (path.name, path.read_bytes(), server.ranges) == ("rain.txt.gz", CONTENT, ranges)
 
 
-def test_each_byte_is_sent_once(get: Callable[..., Path], server: Server, waits: list[float]) -> None:
-    get(*[ranged(20_000)] * 9, whole, RETRIES=1)  # failures with more bytes each time do not use up the tries
-    assert (server.n_sent, waits) == (LENGTH, [1.0] * 9)
-
-
 TROUBLE = "expected status 200, got 503 Service Unavailable, tried 3 times"
 # The script, the options, the message, how many requests, the waits.
 FAILURES = {
@@ -278,12 +271,6 @@ def test_of_two_at_a_time_one_downloads(server: Server, tmp_path: Path) -> None:
         paths = list(pool.map(lambda _: fetch(server.url(), SHA256, tmp_path, name="mine"), range(3)))
     assert paths == [tmp_path / SHA256 / "rain.txt.gz"] * 3
     assert (server.ranges, server.n_sent) == ([None], LENGTH)
-
-
-@given(st.lists(st.text(min_size=1, max_size=200).filter(lambda text: "/" not in text), max_size=3), st.booleans())
-def test_a_file_name_is_plain(parts: list[str], query: bool) -> None:
-    name = download._file_name("https://example.org/" + "/".join(parts) + ("?a=/b.c" if query else ""))
-    assert re.fullmatch(r"[\w -][\w .-]{0,99}", name, flags=re.ASCII)
 
 
 @pytest.mark.parametrize(

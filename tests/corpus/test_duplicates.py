@@ -63,26 +63,6 @@ def test_planted_pairs_are_found_by_the_s_curve(n_common: int, n_own: int) -> No
     assert fraction == pytest.approx(expected, abs=4 * sqrt(expected * (1 - expected) / n_pairs) + 0.01)
 
 
-def test_the_earliest_of_near_documents_represents_them() -> None:
-    one, near_to_one = pair("x", 97, 1)
-    texts = ["what else", one, "a third thing", near_to_one, "the last", one]
-    assert find(texts, params()) == [0, 1, 2, 1, 4, 1]
-    assert find(texts[::-1], params()) == [0, 1, 0, 3, 0, 5]
-    assert find(["!!!", "???", "", "!!!", " ", ""], params()) == [0, 1, 2, 0, 4, 2]  # without words
-    assert find([], params()) == []
-
-
-def test_groups_join_chains_and_dropping_does_not() -> None:
-    words = [f"w{n}" for n in range(120)]
-    # Each step moves by 8 of 100 words: one step is a similarity of 92 / 108, two are 84 / 116.
-    first, second, third = chain = [" ".join(words[start : start + 100]) for start in (0, 8, 16)]
-    near = {"threshold": 0.79, "permutations": 1024, "bands": 256}
-    assert find(chain, params(action="group", **near)) == [0, 0, 0]
-    assert find(chain, params(action="drop", **near)) == [0, 0, 2]  # the third is near to the dropped one only
-    assert find([first, third, second], params(action="group", **near)) == [0, 0, 0]  # joined by the last
-    assert find([first, third, second], params(action="drop", **near)) == [0, 1, 0]
-
-
 def by_all_pairs(signatures: list[bytes], near: NearDuplicateParams) -> Iterator[int]:
     """What `representatives` promises, by comparing every pair."""
     count = range(len(signatures))

@@ -93,15 +93,3 @@ def test_rules_are_applied_as_defined(text: str, values: dict[str, float]) -> No
 def test_fractions_counted_by_hand(rule: str, text: str, fraction: float) -> None:
     assert repetition(text, limits({rule: fraction})) is None
     assert not fraction or repetition(text, limits({rule: fraction - 1e-9})) == rule
-
-
-@pytest.mark.parametrize(
-    ("rules", "broken"),
-    [
-        ({"top_ngram_chars": {}, "duplicate_ngram_chars": {}}, None),
-        ({"top_ngram_chars": {"12": 0.5}}, "duplicate_ngram_chars_5"),
-        ({"top_ngram_chars": {"12": 0.5}, "duplicate_ngram_chars": {}}, "top_ngram_chars_12"),
-    ],
-)
-def test_only_the_given_lengths_are_applied(rules: dict[str, dict[str, float]], broken: str | None) -> None:
-    assert repetition("ha " * 40, RepetitionParams(**rules)) == broken

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from stages.prepare import main
 
 Prepare = Callable[..., tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]]
 BINARY = b"\x89\xff\xfe\xd8\x00\x81"
+RUSSIAN = "Старик вставал каждое утро до рассвета, пил чай и шёл вдоль реки. Дети улыбались ему."
 NEAR = {"action": "drop", "threshold": 0.7, "ngram": 3, "permutations": 128, "bands": 32}
 
 
@@ -76,9 +78,11 @@ def lines_of(captured: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_dropped_documents_are_counted(raw: Path, prepare: Prepare, tmp_path: Path, capsys) -> None:
-    write(raw, a="one\n", b="one\r\n", c="", d=" \n\t", e=BINARY, f="two\n", g="on\x00e\n")
+    write(raw, a="one\n", b="one\r\n", c="", d=" \n\t", f="two\n", g="on\x00e\n", koi=RUSSIAN.encode("koi8-r"))
+    write(raw, **{"evil\n# name\x1b": BINARY})
+    (raw / "t.tsv").write_text("n\ttext\n1\tthree\n")
     rows, metrics = prepare(fractions())
-    assert [row["text"] for row in rows["train"]] == ["one\n", "two\n"]
+    assert [row["text"] for row in rows["train"]] == ["one\n", "two\n", RUSSIAN, "three"]
     assert read_table(tmp_path / "corpus" / "train.parquet").schema == CORPUS
     assert metrics["changed_by_normalising"] == {"documents": 1, "bytes": 1}
     assert metrics["dropped"] == {
@@ -86,16 +90,34 @@ def test_dropped_documents_are_counted(raw: Path, prepare: Prepare, tmp_path: Pa
         "exact_duplicate": {"documents": 2, "bytes": 8},
         "not_text": {"documents": 1, "bytes": 6},
     }
-    assert metrics["control_character_bytes_removed"] == 1
-    assert metrics["documents"] == {"train": 2, "val": 0, "test": 0}
-    assert metrics["bytes"] == {"train": 8, "val": 0, "test": 0} and metrics["bytes_by_source"] == {"mine": 8}
+    assert (metrics["control_character_bytes_removed"], metrics["files_of_doubtful_encoding"]) == (1, 1)
+    assert metrics["documents"] == {"train": 4, "val": 0, "test": 0}
+    assert metrics["bytes_by_source"] == {"mine": metrics["bytes"]["train"]} == {"mine": 13 + len(RUSSIAN.encode())}
     report = (tmp_path / "corpus.md").read_text()
-    for line in ("| mine | 7 | 2 | 8 |", "- `b.txt` · like a.txt", "- `e.txt` · expected text, got binary data"):
+    for line in (
+        "| mine | 9 | 4 | ",
+        "- `b.txt` · like a.txt",
+        " · expected text, got binary data",
+        "koi.txt",
+        "t.tsv",
+    ):
         assert line in report
+    assert not any(line.startswith("# name") for line in report.splitlines()) and "\x1b" not in report
     assert "Rules that are turned off: max chars, repetition, near duplicates." in report
-    assert (
-        "prepare: left out: 2 empty, 2 exact duplicate, 1 not text; see reports/prepare.md" in capsys.readouterr().out
-    )
+    out, err = capsys.readouterr()
+    assert "prepare: left out: 2 empty, 2 exact duplicate, 1 not text; see reports/prepare.md" in out
+    assert "prepare: t.tsv: separated by tabs, quotes are text" in out
+    assert "prepare: warning: koi.txt: encoding koi8" in err
+
+
+@pytest.mark.filterwarnings("ignore")  # ray's own, of its libraries
+def test_ray_writes_the_same_corpus(raw: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(raw, a="one\n", b="\x00two é\r\n", c=BINARY, **{f"d{n}": f"document {n}\n" for n in range(30)})
+    alone = prepare(fractions(0.2, 0.3), clean={"near_duplicates": NEAR})
+    assert prepare(fractions(0.2, 0.3), "ray", clean={"near_duplicates": NEAR}, engine="ray") == alone
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(UserError, match=r"^prepare\.engine: expected the package ray, it is not installed \(make ext"):
+        prepare(fractions(), engine="ray")
 
 
 def test_an_unreadable_file_ends_the_stage_unless_skipped(raw: Path, prepare: Prepare) -> None:
