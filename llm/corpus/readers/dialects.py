@@ -1,8 +1,10 @@
 """The dialect of CSV and TSV files: which character separates cells, and whether quotes enclose them."""
 
 import csv
+import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -42,44 +44,39 @@ class Dialect:
         return f"separated by {DELIMITERS.get(self.delimiter, self.delimiter)}, {quotes}"
 
 
-def find_dialect(open_lines: Callable[[], Iterable[str]], suffix: str, is_whole: bool = True) -> Dialect:
-    """Return a file's dialect: the delimiter by its first rows, whether quotes enclose cells by all lines.
+def find_dialect(head: str, suffix: str, is_whole: bool = True) -> Dialect:
+    """Return the dialect of a table that begins with `head`, the last line of which may be cut unless it `is_whole`.
 
-    `open_lines` returns the lines from the first one at each call; the last one may be cut unless the file `is_whole`.
     Where tabs separate, quotes are text if that leaves fewer rows with a wrong number of cells, or as many and a quote
     is not closed within its cell. Otherwise they enclose cells (RFC 4180).
     """
-    first = next(iter(open_lines()), "").strip("\r\n")
-    if named := re.fullmatch(r'"?sep=(.)"?', first, flags=re.IGNORECASE):
-        delimiter = named[1]
-    else:
-        delimiter = "\t" if suffix == ".tsv" else _find_delimiter(open_lines)
-    quoted = delimiter != "\t" or _is_quoted(open_lines, delimiter, is_whole)
+    named = re.match(r'"?sep=(.)"?[\r\n]', head, flags=re.IGNORECASE)
+    delimiter = named[1] if named else "\t" if suffix == ".tsv" else _find_delimiter(head)
+    quoted = delimiter != "\t" or _is_quoted(head, is_whole)
     return Dialect(delimiter, quoted, has_separator_line=named is not None)
 
 
-def _find_delimiter(open_lines: Callable[[], Iterable[str]]) -> str:
+def _find_delimiter(head: str) -> str:
     csv.field_size_limit((1 << 31) - 1)
     agreeing = dict.fromkeys(DELIMITERS, 0.0)
     for delimiter in DELIMITERS:
-        try:
-            sizes = [len(row) for row in islice(csv.reader(open_lines(), delimiter=delimiter), SAMPLE_ROWS) if row]
-        except csv.Error:
-            continue
-        if sizes and sizes[0] > 1:
-            agreeing[delimiter] = sizes.count(sizes[0]) / len(sizes)
+        rows = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
+        with suppress(csv.Error):
+            sizes = [len(row) for row in islice(rows, SAMPLE_ROWS) if row]
+            if sizes and sizes[0] > 1:
+                agreeing[delimiter] = sizes.count(sizes[0]) / len(sizes)
     return max(agreeing, key=lambda delimiter: agreeing[delimiter])
 
 
-def _is_quoted(open_lines: Callable[[], Iterable[str]], delimiter: str, is_whole: bool) -> bool:
-    n_bad, n_quotes, n_lone = _count_plain(read_cells(open_lines(), Dialect(delimiter, quoted=False)))
+def _is_quoted(head: str, is_whole: bool) -> bool:
+    n_bad, n_quotes, n_lone = _count_plain(read_cells(io.StringIO(head, newline=""), Dialect("\t", quoted=False)))
     if not n_quotes:
         return False
     n_fields = n_bad_quoted = 0
-    for row in read_cells(open_lines(), Dialect(delimiter)):
+    for row in read_cells(io.StringIO(head, newline=""), Dialect("\t")):
         n_fields = n_fields or len(row.values)
         is_bad = bool(row.problem) and (is_whole or row.problem != UNCLOSED)
-        n_bad_quoted += sum(_lines_like_rows(row.values, n_fields, delimiter)) or is_bad
+        n_bad_quoted += sum(_lines_like_rows(row.values, n_fields, "\t")) or is_bad
     return n_bad_quoted < n_bad or (n_bad_quoted == n_bad and not (n_bad and n_lone))
 
 

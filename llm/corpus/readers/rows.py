@@ -13,7 +13,7 @@ is requested. `rows_of` reads a stream in UTF-8, with a limit on the bytes of a 
 import codecs
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -76,18 +76,8 @@ def open_rows(path: Path, header: bool = True, encoding: str | None = None) -> I
     suffix = path.suffix.lower()
     with open_buffered(path) as file:
         stream, found = (file, None) if suffix == ".parquet" else open_text(file, suffix, encoding)
-        dialect = find_dialect(lambda: _lines_of(path, encoding), suffix) if suffix in SEPARATED else None
-        rows = rows_of(stream, suffix, header=header, dialect=dialect)
+        rows = rows_of(stream, suffix, header=header)
         yield replace(rows, encoding=found, rows=(row.checked() for row in rows))
-
-
-def _lines_of(path: Path, encoding: str | None) -> Iterator[str]:
-    with open_buffered(path) as file:
-        yield from _decoded(open_text(file, path.suffix.lower(), encoding)[0])
-
-
-def _decoded(lines: Iterable[bytes]) -> Iterator[str]:
-    return (line.decode("utf-8", "surrogateescape") for line in lines)
 
 
 def rows_of(
@@ -96,7 +86,6 @@ def rows_of(
     *,
     header: bool = True,
     column: str | None = None,
-    dialect: Dialect | None = None,
     max_row_bytes: int = NO_LIMIT,
 ) -> Rows:
     """Return the rows of a stream, in UTF-8 unless it is Parquet, which has to be seekable.
@@ -106,12 +95,7 @@ def rows_of(
     found.
     """
     if suffix in SEPARATED:
-        if dialect is None:  # decided by the beginning
-            head = stream.peek(1)
-            text = head.decode("utf-8", "surrogateescape")
-            is_whole = len(head) < BUFFER_BYTES - len(codecs.BOM_UTF8)
-            dialect = find_dialect(lambda: io.StringIO(text, newline=""), suffix, is_whole)
-        return _table(stream, dialect, header, column, max_row_bytes)
+        return _table(stream, suffix, header, column, max_row_bytes)
     if suffix == ".parquet":
         return _parquet(stream, column)
     is_fast = column is not None
@@ -139,7 +123,10 @@ def _check_column(column: str | None, names: list[str]) -> None:
         raise ContentError("no_field", f"expected a column {column}, got {one_line(', '.join(names))}")
 
 
-def _table(stream: io.BufferedReader, dialect: Dialect, header: bool, column: str | None, limit: int) -> Rows:
+def _table(stream: io.BufferedReader, suffix: str, header: bool, column: str | None, limit: int) -> Rows:
+    head = stream.peek(1)
+    is_whole = len(head) < BUFFER_BYTES - len(codecs.BOM_UTF8)
+    dialect = find_dialect(head.decode("utf-8", "surrogateescape"), suffix, is_whole)
     rows = _table_rows(stream, dialect, limit, first=0 if header else 1)
     if (first := next(rows, None)) is None:
         raise ContentError("empty", f"expected {'a header and ' if header else ''}rows, got an empty file")
@@ -153,7 +140,7 @@ def _table(stream: io.BufferedReader, dialect: Dialect, header: bool, column: st
 def _table_rows(stream: io.BufferedReader, dialect: Dialect, limit: int, first: int) -> Iterator[Row]:
     n_bytes = 0
 
-    def lines() -> Iterator[bytes]:
+    def lines() -> Iterator[str]:
         nonlocal n_bytes
         while line := stream.readline(limit - n_bytes + 1):
             if n_bytes or not line.isspace():  # blank lines between rows belong to none
@@ -161,9 +148,9 @@ def _table_rows(stream: io.BufferedReader, dialect: Dialect, limit: int, first: 
             if n_bytes > limit:
                 # Where the row ends cannot be found: the line may be within quotes.
                 raise too_long("a row", n_bytes, limit, REST)
-            yield line
+            yield line.decode("utf-8", "surrogateescape")
 
-    for number, (line, values, problem) in enumerate(read_cells(_decoded(lines()), dialect), first):
+    for number, (line, values, problem) in enumerate(read_cells(lines(), dialect), first):
         yield Row(number, f"line {line}", values, n_bytes, ContentError("bad_row", problem) if problem else None)
         n_bytes = 0
 

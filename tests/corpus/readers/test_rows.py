@@ -22,7 +22,7 @@ HEADER = "label\ttext\n"
 
 def read_table(text: str, suffix: str) -> tuple[str, list[list[str]], list[str]]:
     """The dialect, the rows, and what is wrong with others."""
-    dialect = find_dialect(lambda: io.StringIO(text, newline=""), suffix)
+    dialect = find_dialect(text, suffix)
     found = list(read_cells(io.StringIO(text, newline=""), dialect))
     problems = [f"{row.line}: {row.problem}" for row in found if row.problem]
     return str(dialect), [row.values for row in found if not row.problem], problems
