@@ -67,11 +67,10 @@ class Entry(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A member of an archive; `n_packed` is None in a tar, which does not compress."""
+    """A member of an archive."""
 
     name: str
     n_bytes: int
-    n_packed: int | None
     is_folder: bool
     is_file: bool
     open: Callable[[], Any]
@@ -79,7 +78,7 @@ class Member(NamedTuple):
 
 @dataclass
 class Budget:
-    """The bytes that may come out of decompressors for those that go in."""
+    """The bytes that may come out of all decompressors of a file of `n_in` bytes."""
 
     n_in: int
     n_out: int = 0
@@ -116,14 +115,14 @@ def open_entries(file: Path, path: str) -> Iterator[Entry]:
         with open_buffered(file) as whole:
             n_bytes = os.fstat(whole.fileno()).st_size
             budget = Budget(n_bytes)
-            stream = _decompress(whole, compressions, [budget])
+            stream = _decompress(whole, compressions, budget)
             if suffix not in (".zip", ".tar"):
                 yield Entry(path, suffix, n_bytes, stream)
                 return
             if suffix == ".zip" and compressions:
                 raise ContentError("nested_archive", "expected a .zip as it is, got one that is compressed again")
             members = _zip_members(stream) if suffix == ".zip" else _tar_members(stream)
-            entries = _member_entries(members, path, budget) if stream.peek(1) else iter(())
+            entries = _member_entries(members, path, budget, suffix == ".tar") if stream.peek(1) else iter(())
             if (first := next(entries, None)) is None:
                 raise ContentError("empty", "expected an archive of files, got an empty one")
             yield first
@@ -144,19 +143,19 @@ def is_hidden(path: PurePosixPath) -> bool:
     return any(part.startswith(".") or part in LEFT_OUT for part in path.parts)
 
 
-def _decompress(stream: io.BufferedReader, compressions: list[str], budgets: list[Budget]) -> io.BufferedReader:
+def _decompress(stream: io.BufferedReader, compressions: list[str], budget: Budget) -> io.BufferedReader:
     """Return the stream without its compressions, the outermost first."""
     for suffix in compressions:
         plain = DECOMPRESSORS[suffix](stream)
-        stream = ChunkStream(_guard(plain, f"a whole {suffix} stream", budgets)).buffered()
+        stream = ChunkStream(_guard(plain, f"a whole {suffix} stream", budget)).buffered()
     return stream
 
 
-def _guard(blocks: Iterator[bytes], what: str, budgets: list[Budget]) -> Iterator[bytes]:
-    """Yield the chunks; ContentError for damage, and where they are too many for a budget."""
+def _guard(chunks: Iterator[bytes], what: str, budget: Budget | None) -> Iterator[bytes]:
+    """Yield the chunks; ContentError for damage, and where they are too many for the budget."""
     with as_damage(what, DAMAGE):
-        for chunk in blocks:
-            for budget in budgets:
+        for chunk in chunks:
+            if budget:
                 budget.spend(len(chunk))
             yield chunk
 
@@ -195,7 +194,7 @@ DECOMPRESSORS: dict[str, Callable[[io.BufferedReader], Iterator[bytes]]] = {
 }
 
 
-def _member_entries(members: Iterator[Member], archive: str, budget: Budget) -> Iterator[Entry]:
+def _member_entries(members: Iterator[Member], archive: str, budget: Budget, in_tar: bool) -> Iterator[Entry]:
     for member in members:
         path = printable(f"{archive}/{PurePosixPath(member.name)}")
         try:
@@ -205,12 +204,10 @@ def _member_entries(members: Iterator[Member], archive: str, budget: Budget) -> 
         except ContentError as error:
             yield Entry(path, "", member.n_bytes, error)
             continue
-        in_tar = member.n_packed is None
         with closing(content):
-            budgets = [budget, Budget(member.n_bytes if member.n_packed is None else member.n_packed)]
-            stream = ChunkStream(_guard(_chunks(content), MEMBER, [] if in_tar else budgets))
+            stream = ChunkStream(_guard(_chunks(content), MEMBER, None if in_tar else budget))
             suffix, compressions = split_suffixes(member.name)
-            yield Entry(path, suffix, member.n_bytes, _decompress(stream.buffered(), compressions, budgets))
+            yield Entry(path, suffix, member.n_bytes, _decompress(stream.buffered(), compressions, budget))
         if in_tar and stream.failure:
             return  # the archive itself is damaged here, which the member's stream has reported
 
@@ -249,8 +246,7 @@ def _tar_members(stream: io.BufferedReader) -> Iterator[Member]:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep each of them
             is_file = member.isreg() and not member.issparse()
-            extract = partial(tar.extractfile, member)
-            yield Member(member.name, member.size, None, member.isdir(), is_file, extract)
+            yield Member(member.name, member.size, member.isdir(), is_file, partial(tar.extractfile, member))
         assert tar.fileobj
         while tail := tar.fileobj.read(BUFFER_BYTES):
             if tail.strip(b"\0"):
@@ -262,10 +258,8 @@ def _zip_members(stream: io.BufferedReader) -> Iterator[Member]:
         for member in sorted(archive.infolist(), key=lambda member: member.orig_filename):
             # The upper half of the attributes is a mode where a Unix wrote them, else zero.
             is_file = stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG}
-            extract = partial(_open_member, archive, member)
-            # zipfile cuts `filename` at a NUL.
-            name, size, packed = member.orig_filename, member.file_size, member.compress_size
-            yield Member(name, size, packed, member.is_dir(), is_file, extract)
+            name = member.orig_filename  # zipfile cuts `filename` at a NUL
+            yield Member(name, member.file_size, member.is_dir(), is_file, partial(_open_member, archive, member))
 
 
 def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:

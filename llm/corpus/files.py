@@ -1,7 +1,6 @@
 """The files that globs name, all under one folder; hidden files and linked folders are found, to be reported."""
 
 import os
-import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from glob import escape
@@ -20,9 +19,8 @@ def find_files(where: str, glob: str, raw: Path) -> list[Path]:
 
     A folder means all files in it. UserError begins with `where`.
     """
-    patterns = [_pattern(where, one, raw) for one in _expand(glob)]
-    walked = [(path.relative_to(raw).parts, path, is_closed) for path, is_closed in _walk(raw)]
-    found = [path for parts, path, is_closed in walked if any(_matches(parts, one, is_closed) for one in patterns)]
+    pattern = _pattern(where, glob, raw)
+    found = [path for path, is_closed in _walk(raw) if _matches(path.relative_to(raw).parts, pattern, is_closed)]
     visible = [path for path in found if not is_hidden_in(raw, path)]
     if not visible:
         raise UserError(
@@ -52,15 +50,6 @@ def incompatible(file: Path, path: str) -> ContentError | None:
     if file.is_dir():
         return ContentError("unreadable", "expected a folder that can be read, got one without permission")
     return None
-
-
-def _expand(glob: str) -> list[str]:
-    """Return the alternatives of a glob: a.{txt,md} → a.txt, a.md."""
-    braces = re.search(r"\{([^{}]*,[^{}]*)\}", glob)
-    if not braces:
-        return [glob]
-    before, after = glob[: braces.start()], glob[braces.end() :]
-    return [whole for part in braces[1].split(",") for whole in _expand(before + part + after)]
 
 
 def _pattern(where: str, glob: str, raw: Path) -> tuple[str, ...]:

@@ -10,10 +10,7 @@ other files are HTML or text. About one document is in memory at a time.
 
 import io
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from llm.corpus.document import DIALECT, DOUBTFUL_ENCODING, Document, unreadable
 from llm.corpus.params import FilesSource, UrlSource
 from llm.corpus.readers.encodings import decode, open_text
 from llm.corpus.readers.json_values import json_type, parse
-from llm.corpus.readers.rows import SUFFIXES, Row, Rows, check_unicode, rows_of
+from llm.corpus.readers.rows import SUFFIXES, Rows, check_unicode, rows_of
 from llm.corpus.readers.streams import BUFFER_BYTES, LIMIT_ADVICE, ContentError, one_line, too_long
 
 # What a page does not show; resiliparse itself leaves out scripts, styles and templates.
@@ -60,37 +57,23 @@ def read_file(file: Path, path: str, source: LocalSource, max_document_bytes: in
 
 
 def _read(entry: Entry, stream: io.BufferedReader, source: LocalSource, limit: int) -> Iterator[Document]:
-    suffix, field = entry.suffix, source.text_field
+    suffix = entry.suffix
     if suffix != ".parquet":
         assert not isinstance(source.encoding, dict)  # `list_units` has chosen the file's own
         stream, encoding = open_text(stream, suffix, source.encoding)
         if encoding.doubt:
             yield Document(source.name, entry.path, reason=DOUBTFUL_ENCODING, note=", ".join(encoding))
-    if suffix in SUFFIXES and (suffix != ".json" or _has_rows(stream.peek(1), field)):
-        with _seekable(stream, suffix) as table:
-            rows = rows_of(table, suffix, column=field, max_row_bytes=2 * limit)
-            if rows.dialect and rows.dialect.delimiter != ",":
-                yield Document(source.name, entry.path, reason=DIALECT, note=str(rows.dialect))
-            yield from _documents(_row_texts(rows, field), source.name, entry.path, limit)
+    elif not stream.seekable():  # within a container
+        stream = io.BufferedReader(io.BytesIO(stream.read()))
+    if _has_rows(stream, suffix, source.text_field):
+        rows = rows_of(stream, suffix, column=source.text_field, max_row_bytes=2 * limit)
+        if rows.dialect and rows.dialect.delimiter != ",":
+            yield Document(source.name, entry.path, reason=DIALECT, note=str(rows.dialect))
+        texts = _row_texts(rows, source.text_field)
     else:
         texts = READERS.get(suffix, _read_text)(stream, source, limit)
-        yield from _documents(texts, source.name, entry.path, limit)
-
-
-@contextmanager
-def _seekable(stream: io.BufferedReader, suffix: str) -> Iterator[Any]:
-    """Yield the stream, or a copy on the disk for Parquet within a container."""
-    if suffix != ".parquet" or stream.seekable():
-        yield stream
-        return
-    with tempfile.TemporaryFile() as spool:
-        shutil.copyfileobj(stream, spool, BUFFER_BYTES)
-        spool.seek(0)
-        yield spool
-
-
-def _documents(texts: Iterator[Text], source: str, path: str, limit: int) -> Iterator[Document]:
-    return (to_document(source, path + place, text, n_bytes, limit) for place, text, n_bytes in texts)
+    for place, text, n_bytes in texts:
+        yield to_document(source.name, entry.path + place, text, n_bytes, limit)
 
 
 def to_document(source: str, path: str, text: str | ContentError, n_bytes: int, limit: int) -> Document:
@@ -109,8 +92,11 @@ def attempt(read: Callable[..., str], *arguments: Any) -> str | ContentError:
         return error
 
 
-def _has_rows(head: bytes, field: str) -> bool:
-    """Return whether a .json is an array of objects, or its first line an object with the field, or two objects."""
+def _has_rows(stream: io.BufferedReader, suffix: str, field: str) -> bool:
+    """Return whether a file has rows: a .json with an array of objects, an object with the field, or two objects."""
+    if suffix != ".json":
+        return suffix in SUFFIXES
+    head = stream.peek(1)
     if re.match(rb"\s*\[\s*[{\]]", head):
         return True
     rows = [parse(line) for line in head.lstrip().split(b"\n", 2)[:2]]
@@ -121,16 +107,14 @@ def _has_rows(head: bytes, field: str) -> bool:
 def _row_texts(rows: Rows, field: str) -> Iterator[Text]:
     column = rows.columns.index(field) if rows.columns else 0
     for row in rows:
-        yield f":{row.number}", attempt(_row_text, row, field, column), row.n_bytes
+        yield f":{row.number}", row.problem or attempt(_row_text, row.values, field, column), row.n_bytes
 
 
-def _row_text(row: Row, field: str, column: int) -> str:
-    if row.problem:
-        raise row.problem
-    if isinstance(row.values, dict):
-        return field_text(row.values, field)
-    check_unicode([row.values[column]])
-    return str(row.values[column])
+def _row_text(values: Any, field: str, column: int) -> str:
+    if isinstance(values, dict):
+        return field_text(values, field)
+    check_unicode([values[column]])
+    return str(values[column])
 
 
 def field_text(row: Any, field: str) -> str:

@@ -187,15 +187,5 @@ def _parquet_values(file: Any, names: list[str]) -> Values:
 
     with as_damage(PARQUET, (pa.ArrowException, OSError, ValueError)), file:
         batches = file.iter_batches(ROWS_PER_BATCH, columns=names, use_threads=False)
-        for number, value in enumerate(chain.from_iterable(map(_objects, batches)), 1):
-            texts = value.values() if isinstance(value, dict) else ()
-            yield number, value, sum(len(text) for text in texts if isinstance(text, str))
-
-
-def _objects(batch: Any) -> list[dict[str, Any] | ContentError]:
-    try:
-        return list(batch.to_pylist())
-    except UnicodeDecodeError as error:  # a file may call bytes a string that are not UTF-8
-        if batch.num_rows > 1:
-            return [value for at in range(batch.num_rows) for value in _objects(batch.slice(at, 1))]
-        return [ContentError("not_text", f"expected text in UTF-8, got other bytes ({one_line(error)})")]
+        for number, value in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), 1):
+            yield number, value, sum(len(text) for text in value.values() if isinstance(text, str))
