@@ -33,7 +33,7 @@ from llm.finetune.data.labeled import as_text, describe_rows, read_classify, rea
 from llm.finetune.data.messages import read_conversations
 from llm.finetune.dpo.job import make_pair, read_preferences
 from llm.finetune.params import KINDS, ClassifyTask, merge_defaults, resolve_task
-from llm.finetune.shared.answers import spread
+from llm.finetune.shared.language import spread
 from llm.finetune.shared.rows import make_row
 from llm.tokens.bpe import train_bpe
 from llm.tokens.params import WindowParams

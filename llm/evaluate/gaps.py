@@ -106,16 +106,22 @@ def _closing_brackets(source: _Source) -> Iterator[Gap]:
     """Yield brackets after a letter or digit: after another sign, tokenizers may merge the two."""
     stack: list[int] = []  # offsets of open brackets
     last: dict[str, int] = {}  # offset of the last opening bracket of each kind
+    for sign, at in _signs(source):
+        if sign in OPENING.values():
+            stack.append(at)
+            last[sign] = at
+        elif sign in OPENING and stack:
+            opener, other = stack.pop(), max((last[of] for of in last.keys() - OPENING[sign]), default=None)
+            if other is not None and source.text[at - 1].isalnum():
+                yield Gap(at, sign, tuple(of for of in OPENING if of != sign), min(opener, other))
+
+
+def _signs(source: _Source) -> Iterator[tuple[str, int]]:
+    """Yield the operators and brackets of code with their offsets."""
     with suppress(tokenize.TokenError, SyntaxError):  # in places stricter than the parser
         for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
-            sign, at = token.string if token.type == tokenize.OP else "", source.offset(*token.start)
-            if sign in OPENING.values():
-                stack.append(at)
-                last[sign] = at
-            elif sign in OPENING and stack:
-                opener, other = stack.pop(), max((last[of] for of in last.keys() - OPENING[sign]), default=None)
-                if other is not None and source.text[at - 1].isalnum():
-                    yield Gap(at, sign, tuple(of for of in OPENING if of != sign), min(opener, other))
+            if token.type == tokenize.OP:
+                yield token.string, source.offset(*token.start)
 
 
 def _argument_names(tree: ast.Module, source: _Source) -> Iterator[Gap]:

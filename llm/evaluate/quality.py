@@ -150,15 +150,17 @@ def compare_sides(
     own, people = (_figures(texts, of, new, documents, rng) for texts, of in zip(sides, words, strict=True))
     if people["sections"] < MIN_SECTIONS:
         own, people = ({name: row[name] for name in row if "sections_parsed" not in name} for row in (own, people))
-    ratio = {name: round(own[name] / people[name], 5) for name in MEASURES if name in own and people.get(name)}
-    return {"model": own, "true_text": people, "ratio": ratio}
+    return {"model": own, "true_text": people, "ratio": _ratios(own, people)}
+
+
+def _ratios(own: Row, people: Row) -> Row:
+    return {name: round(own[name] / people[name], 5) for name in MEASURES if name in own and people.get(name)}
 
 
 def _figures(
     texts: list[Continuation], words: list[list[str]], new: set[str], documents: Ints, rng: np.random.Generator
 ) -> Row:
-    # In the line that begins in the prompt a title may be cut.
-    verdicts = [validate_sections(text if prompt.endswith("\n") else text.partition("\n")[2]) for prompt, text in texts]
+    verdicts = [_validate(text) for text in texts]
     trigrams = [run for of in words for run in zip(of, of[1:], of[2:], strict=False)]
     row: Row = {"texts": len(texts), "words": sum(map(len, words)), "sections": sum(map(len, verdicts))}
     if trigrams:
@@ -174,3 +176,8 @@ def _figures(
         if counts.any():
             row |= ratio_with_interval(name, hits[counts > 0], counts[counts > 0], rng)
     return row
+
+
+def _validate(text: Continuation) -> list[bool]:
+    # In the line that begins in the prompt a title may be cut.
+    return validate_sections(text.text if text.prompt.endswith("\n") else text.text.partition("\n")[2])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.evaluate.kneser_ney import FALLBACK, count_ngrams, discounts, token_nats
+from llm.evaluate.baselines import FALLBACK, count_ngrams, discounts, token_nats
 
 V = 7
 STREAM = np.array([1, 2, 3, 1, 2, 4, 1, 2, 3, 3, 0, 1], dtype=np.uint16)

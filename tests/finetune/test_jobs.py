@@ -14,8 +14,8 @@ from llm.export.hf.classifier import read_classifier
 from llm.export.hf.folder import read_folder
 from llm.finetune.classify.measures import Scored, log_loss
 from llm.finetune.shared import language
-from llm.finetune.shared.answers import answer, score_answers
 from llm.finetune.shared.chat import TEMPLATE, conversation_ids
+from llm.finetune.shared.language import answer, score_answers
 from tests.finetune.conftest import TOPICS, rows_of
 
 SYSTEMS = {"majority", "tfidf", "random_weights", "pretrained"}

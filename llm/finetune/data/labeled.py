@@ -152,12 +152,7 @@ class _Rows:
             self.counts["encoding"] = ", ".join(file.encoding)
         if file.dialect:
             self.counts["dialect"] = str(file.dialect)
-        if table.empty:
-            raise UserError(f"{path}: expected labeled rows, got none")
-        if missing := [column for column in read if column not in table]:
-            raise UserError(f"{path}: expected columns {', '.join(missing)}, got {some(list(table.columns), 20)}")
-        if several := [column for column in read if table.columns.tolist().count(column) > 1]:
-            raise UserError(f"{path}: {several[0]}: expected one column of this name, got several")
+        _check_table(path, table, read)
         self.table = table[read].copy()
         if task.group_column is not None:
             self.table[GROUP] = self.table[task.group_column].map(as_text).str.strip()
@@ -224,6 +219,15 @@ class _Rows:
     def finish(self, columns: list[str]) -> Labeled:
         table = self.table[[*columns, "split"]].assign(row=self.table.index).reset_index(drop=True)
         return Labeled(table, {"dropped": dict(sorted(self.dropped.items()))} | self.counts)
+
+
+def _check_table(path: Path, table: pd.DataFrame, read: list[str]) -> None:
+    if table.empty:
+        raise UserError(f"{path}: expected labeled rows, got none")
+    if missing := [column for column in read if column not in table]:
+        raise UserError(f"{path}: expected columns {', '.join(missing)}, got {some(list(table.columns), 20)}")
+    if several := [column for column in read if table.columns.tolist().count(column) > 1]:
+        raise UserError(f"{path}: {several[0]}: expected one column of this name, got several")
 
 
 def _check_labels(rows: _Rows, task: ClassifyTask) -> None:

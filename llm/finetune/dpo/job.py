@@ -24,7 +24,7 @@ from llm.finetune.data.messages import Conversation, Counts, RowError, parse_row
 from llm.finetune.params import DPOTask
 from llm.finetune.shared.chat import Message
 from llm.finetune.shared.job import Base, Figures, Job, Objective, Outcome, Run
-from llm.finetune.shared.language import LanguageTask, open_models, run_language_task
+from llm.finetune.shared.language import LanguageTask, merge_counts, open_models, run_language_task
 from llm.finetune.shared.rows import ASSISTANT, Row, count_rows, make_row, sums_by_row, token_losses
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ def run(job: Job, task: DPOTask) -> Outcome:
         return preference_figures(policy, reference[split], task.beta, job.seed)
 
     own = LanguageTask(
-        counts=(counts, own_counts),
+        counts=merge_counts(counts, own_counts),
         objective=partial(make_objective, pairs, reference, task, base),
         test=[pair.chosen for pair in pairs["test"]],
         figures=figures,

@@ -16,7 +16,7 @@ from llm.finetune.data.messages import Conversation, read_conversations
 from llm.finetune.params import InstructTask
 from llm.finetune.shared.chat import turn_ids
 from llm.finetune.shared.job import Base, Job, Objective, Outcome, Run
-from llm.finetune.shared.language import LanguageTask, open_models, run_language_task
+from llm.finetune.shared.language import LanguageTask, merge_counts, open_models, run_language_task
 from llm.finetune.shared.rows import (
     ANSWER,
     ASSISTANT,
@@ -44,7 +44,7 @@ def run(job: Job, task: InstructTask) -> Outcome:
     conversations, counts = read_conversations(job.data, task, job.seed)
     rows, own_counts = prepare_rows(conversations, task, base.tokenizer)
     objective = partial(make_objective, rows, task, base)
-    own = LanguageTask((counts, own_counts), objective, rows["test"], ANSWERS_SCORED)
+    own = LanguageTask(merge_counts(counts, own_counts), objective, rows["test"], ANSWERS_SCORED)
     return run_language_task(job, task, base, before, own)
 
 

@@ -95,16 +95,21 @@ def token_losses(
     """
     ids = pad([[token for row in pack for token in row.ids] for pack in packs], pad_id)[:, :-1].to(machine.device)
     targets = pad([[token for row in pack for token in row.target(counted)] for pack in packs], IGNORED)[:, 1:]
-    targets, segments = targets.to(machine.device), None
-    if any(len(pack) > 1 for pack in packs):
-        numbers = [[number for number, row in enumerate(pack) for _ in row.ids] for pack in packs]
-        segments = pad(numbers, IGNORED)[:, :-1].to(machine.device)
+    targets, segments = targets.to(machine.device), _segments(packs, machine)
     with machine.autocast():
         hidden = model.run_blocks(model.embedding(ids), dropout_keys=dropout_keys, segments=segments)
         # The head is the largest matrix: it is applied to counted tokens alone.
         is_counted = targets != IGNORED
         logits = model.head(hidden[is_counted])
     return nn.functional.cross_entropy(logits.float(), targets[is_counted], reduction="none")
+
+
+def _segments(packs: list[list[Row]], machine: Machine) -> Tensor | None:
+    """Return the number of each token's row in its pack; None where each row is alone."""
+    if all(len(pack) == 1 for pack in packs):
+        return None
+    numbers = [[number for number, row in enumerate(pack) for _ in row.ids] for pack in packs]
+    return pad(numbers, IGNORED)[:, :-1].to(machine.device)
 
 
 def sums_by_row(losses: Tensor, rows: list[Row], counted: Parts) -> Tensor:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from llm.core.errors import UserError
 from llm.finetune.data.messages import Conversation
 from llm.finetune.instruct.job import COUNTED, make_objective, prepare_rows, split_row, truncate_row
-from llm.finetune.shared.answers import answer
 from llm.finetune.shared.chat import Message
 from llm.finetune.shared.job import Base, Run, fit
+from llm.finetune.shared.language import answer
 from llm.finetune.shared.rows import ANSWER, END, PROMPT, Row, make_row, token_losses
 from tests.finetune.shared.test_rows import PAIRS, TALK  # about 12 tokens a turn of TALK
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.finetune.shared.answers import answer, score_answers, spread, token_f1
 from llm.finetune.shared.chat import conversation_ids
+from llm.finetune.shared.language import answer, score_answers, spread, token_f1
 from llm.tokens.special import END_OF_TEXT, IM_END
 
 
@@ -44,7 +44,9 @@ def test_rows_are_spread_evenly(n_rows, n):
 @pytest.mark.parametrize("ending", [IM_END, END_OF_TEXT])
 def test_an_answer_ends_at_a_marker(draw_gpt, tokenizer, monkeypatch, ending):
     said = [*tokenizer.encode(" It rains.\n"), tokenizer.special[ending], *tokenizer.encode("more")]
-    monkeypatch.setattr("llm.finetune.shared.answers.generate", lambda *given: said[: said.index(*given[-1] & {*said})])
+    monkeypatch.setattr(
+        "llm.finetune.shared.language.generate", lambda *given: said[: said.index(*given[-1] & {*said})]
+    )
     assert answer(draw_gpt(), conversation_ids(tokenizer, [("user", "go")]), tokenizer, 30) == "It rains."
 
 
