@@ -7,7 +7,6 @@ from llm.core.stage import Input, Output
 from llm.report import views
 from llm.report.card import write_card, write_task_card
 from llm.report.metrics import read_json, read_metrics
-from llm.report.reports import of_tasks
 
 
 def main(
@@ -22,7 +21,7 @@ def main(
 ) -> None:
     """Write `card`, and `cards`/NAME/README.md for each finetuned model."""
     sections = params.read(settings)
-    found = of_tasks(read_metrics(metrics), sections)
+    found = read_metrics(metrics).of_tasks(sections["finetune"]["tasks"])
     lineage = views.lineage(data, pretrained, exported, finetuned)
     config = read_json(pretrained / "config.json")
     card.write_text(write_card(found, sections, config, exported, lineage), encoding="utf-8")

@@ -1,7 +1,9 @@
 """What several tests share: a small text, a tokenizer of it, models with drawn weights, an exported folder."""
 
 import copy
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -260,3 +262,26 @@ def make_task() -> Callable:
         return TypeAdapter(Task).validate_python(content)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def repository_environment() -> dict[str, str]:
+    """The environment of this process without settings of DVC, Git and Python, but with an author."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_", "PYTHON"))}
+    author = {f"GIT_{role}_{key}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
+    return kept | author | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="session")
+def run_in_repository(repository_environment: dict[str, str]) -> Callable[..., str]:
+    """Runs commands of Git and DVC in a folder; returns what the last one printed."""
+
+    def run(folder: Path, *commands: str) -> str:
+        for command in commands:
+            done = subprocess.run(
+                command.split(), cwd=folder, env=repository_environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run

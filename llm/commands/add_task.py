@@ -6,10 +6,9 @@
                                       label_column: stars …
 
 Columns are guessed by name (`llm.commands.columns`), and the task states only what differs from `finetune.defaults`. It
-is inserted as the first task; every other byte of the file stays.
+is inserted as the first task.
 """
 
-import io
 import math
 import re
 from collections import Counter
@@ -21,9 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from ruamel.yaml import YAML
 
 from llm.commands.columns import find_split, guess_columns, split_values
+from llm.commands.presets import edited
 from llm.core import params
 from llm.core.errors import UserError
 from llm.core.params import EncodingName, Name
@@ -32,7 +31,7 @@ from llm.export.hf.base import open_base
 from llm.finetune.data.labeled import as_text, describe_rows, read_classify, read_file, some
 from llm.finetune.data.messages import read_conversations
 from llm.finetune.dpo.job import make_pair, read_preferences
-from llm.finetune.params import KINDS, ClassifyTask, merge_defaults, resolve_task
+from llm.finetune.params import KINDS, merge_defaults, resolve_task
 from llm.finetune.shared.language import spread
 from llm.finetune.shared.rows import make_row
 from llm.tokens.bpe import train_bpe
@@ -71,7 +70,11 @@ def add_task(
         raise UserError(f"{target}: finetune.tasks.{name}: expected a new name, it exists")
     _check_options(name, file, base, kind, on_error, header)
     table, read = read_file(file, header, params.check(EncodingName | None, encoding, "--encoding", "add-task"))
-    named = _named_columns(table, file)
+    named = table[[column for column in dict.fromkeys(table.columns) if column.strip()]]
+    if table.empty:
+        raise UserError(f"{file}: expected labeled rows, got none")
+    if not named.columns.is_unique:
+        raise UserError(f"{file}: expected columns of different names, got {some(list(named.columns), 20)}")
     split = find_split(named, file, split)
     columns = guess_columns(named.drop(columns=[split] if split else []), file, kind, texts, label, header)
     path = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
@@ -84,9 +87,15 @@ def add_task(
     notes = _suit(task, rows, base, file)
     batch_size, n_train = resolve_task(task, defaults, name, target).training.batch_size, len(rows["train"])
     task["training"] = {"epochs": choose_epochs(n_train, batch_size)}
-    insert_task(target, name, differing(task, merge_defaults({"kind": task["kind"]}, defaults)))
+    with edited(target) as changed:
+        tasks, stated = changed["finetune"]["tasks"], differing(task, merge_defaults({"kind": task["kind"]}, defaults))
+        if tasks:
+            tasks.insert(0, name, stated)
+        else:  # {} is on one line, and would stay there
+            changed["finetune"]["tasks"] = {name: stated}
     n_steps = math.ceil(n_train / batch_size) * int(task["training"]["epochs"])
     splits = f"of {split}" if split else "drawn by the seed"
+    is_tracked = any(Path(f"{part}.dvc").is_file() for part in (file, *file.parents))
     return [
         f"{name}: {task['kind']}, {_describe_columns(columns, rows)}; {len(table):,} rows, splits {splits}",
         *describe_rows(counts, task["max_tokens"]),
@@ -94,23 +103,9 @@ def add_task(
         f"epochs: {task['training']['epochs']:g}, about {n_steps:,} steps of {batch_size} rows",
         *notes,
         "next:",
-        *([] if _is_tracked(file) else [f"  dvc add {task['data']}"]),
+        *([] if is_tracked else [f"  dvc add {task['data']}"]),
         f"  dvc repro finetune@{name}",
     ]
-
-
-def _is_tracked(file: Path) -> bool:
-    return any(Path(f"{path}.dvc").is_file() for path in (file, *file.parents))
-
-
-def _named_columns(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """Return the columns that have a name; UserError without rows or with two of a name."""
-    if table.empty:
-        raise UserError(f"{file}: expected labeled rows, got none")
-    named = table[[column for column in dict.fromkeys(table.columns) if column.strip()]]
-    if not named.columns.is_unique:
-        raise UserError(f"{file}: expected columns of different names, got {some(list(named.columns), 20)}")
-    return named
 
 
 def _check_options(name: str, file: Path, base: Path, kind: str | None, on_error: str, header: bool) -> None:
@@ -139,10 +134,16 @@ def _max_context(base: Path, context_length: int) -> int:
 
 def _read_as_stage(task: Any, defaults: Any, name: str, file: Path, seed: int) -> tuple[RowsBySplit, Any]:
     """Return rows by split and counts, as the task's stage reads them; UserError where it would refuse the file."""
-    readers: dict[str, Any] = {"classify": _read_labeled, "instruct": read_conversations, "dpo": read_preferences}
 
     def read(on_error: str) -> tuple[RowsBySplit, Any]:
-        rows, counts = readers[task["kind"]](file, resolve_task(task | {"on_error": on_error}, defaults, name), seed)
+        resolved = resolve_task(task | {"on_error": on_error}, defaults, name)
+        if task["kind"] != "classify":
+            read_rows: Any = read_conversations if task["kind"] == "instruct" else read_preferences
+            rows, counts = read_rows(file, resolved, seed)
+        else:
+            table, counts = read_classify(file, resolved, seed)
+            parts = {split: table[table["split"] == split] for split in ("train", "val", "test")}
+            rows = {split: list(zip(part["texts"], part["labels"], strict=True)) for split, part in parts.items()}
         return rows, {"rows": {split: len(part) for split, part in rows.items()}} | counts
 
     try:
@@ -159,16 +160,15 @@ def _read_as_stage(task: Any, defaults: Any, name: str, file: Path, seed: int) -
     return rows, counts
 
 
-def _read_labeled(file: Path, task: ClassifyTask, seed: int) -> tuple[RowsBySplit, Any]:
-    table, counts = read_classify(file, task, seed)
-    parts = {split: table[table["split"] == split] for split in ("train", "val", "test")}
-    return {split: list(zip(part["texts"], part["labels"], strict=True)) for split, part in parts.items()}, counts
-
-
 def _suit(task: Any, rows: RowsBySplit, base: Path, file: Path) -> list[str]:
     """Set values that suit the rows; return lines on their lengths. UserError where no row of a split fits the base."""
     tokenizer, missing = _open_tokenizer(base)
-    by_split = {split: _lengths(task["kind"], part, tokenizer) for split, part in rows.items()}
+    measure: dict[str, Callable[[Any], int]] = {  # the length of a row before it is truncated
+        "classify": lambda row: sum(len(tokenizer.encode(text)) + 1 for text in row[0]),
+        "instruct": lambda row: len(make_row(tokenizer, row).ids),
+        "dpo": lambda row: make_pair(row, tokenizer).length,
+    }
+    by_split = {split: [*map(measure[task["kind"]], spread(part, MEASURED_ROWS))] for split, part in rows.items()}
     lengths = list(chain(*by_split.values()))
     longest, max_tokens = max(lengths), min(task["max_tokens"], 32 * math.ceil(max(lengths) / 32))
     task["max_tokens"] = max_tokens
@@ -197,16 +197,6 @@ def _open_tokenizer(base: Path) -> tuple[Tokenizer, Path | None]:
         return Tokenizer.load(open_base(made.parent, Path(folder) / "tokenizer.json")[0]), None
 
 
-def _lengths(kind: str, rows: list[Any], tokenizer: Tokenizer) -> list[int]:
-    """Return the lengths of some rows as their kind of task makes them, before they are truncated."""
-    measure: dict[str, Callable[[Any], int]] = {
-        "classify": lambda row: sum(len(tokenizer.encode(text)) + 1 for text in row[0]),
-        "instruct": lambda row: len(make_row(tokenizer, row).ids),
-        "dpo": lambda row: make_pair(row, tokenizer).length,
-    }
-    return [measure[kind](row) for row in spread(rows, MEASURED_ROWS)]
-
-
 def choose_epochs(n_rows: int, batch_size: int) -> float:
     """Return 1 to 10 epochs with a number of steps near TARGET_STEPS.
 
@@ -232,39 +222,6 @@ def differing(task: Any, defaults: Any) -> Any:
     return found
 
 
-def insert_task(target: Path, name: str, task: Any) -> None:
-    """Insert a task as the first one of a params file; every other byte stays, and an error changes nothing."""
-    text = target.read_bytes().decode()
-    node = YAML(typ="safe", pure=True).compose(text)
-    for key in ("finetune", "tasks"):
-        key_node, node = {pair[0].value: pair for pair in node.value}[key]
-    indent = key_node.start_mark.column + 2
-    if not node.value:  # {}
-        text = text[: node.start_mark.index].rstrip(" ") + text[node.end_mark.index :]
-    elif node.flow_style:
-        raise UserError(f"{target}: finetune.tasks: expected each task on lines of its own, got one line")
-    else:
-        indent = node.value[0][0].start_mark.column
-    at, end = text.find("\n", key_node.end_mark.index) + 1 or len(text), "\r\n" if "\r\n" in text else "\n"
-    before = text[:at] if text[:at].endswith("\n") else text[:at] + end
-    after = before + "".join(" " * indent + line + end for line in _to_yaml({name: task}).splitlines()) + text[at:]
-    checked = YAML(typ="safe", pure=True).load(after)
-    assert (checked["finetune"]["tasks"].pop(name), checked) == (task, params.read(target))
-    part = target.resolve().with_name(f".{target.name}.part")
-    part.write_bytes(after.encode())
-    part.chmod(target.stat().st_mode)
-    part.replace(target.resolve())
-
-
-def _to_yaml(content: Any) -> str:
-    """Return YAML with the innermost lists and mappings on one line."""
-    yaml, text = YAML(), io.StringIO()
-    yaml.default_flow_style, yaml.width, yaml.allow_unicode = None, 1 << 20, True
-    yaml.representer.add_representer(type(None), lambda of, _: of.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml.dump(content, text)
-    return text.getvalue()
-
-
 def _names_of(columns: Any) -> list[str]:
     values = {key: of for key, of in columns.get("rows", columns).items() if key not in ("kind", "label_separator")}
     return [*values.pop("text_columns", []), *filter(None, values.values())]
@@ -272,16 +229,15 @@ def _names_of(columns: Any) -> list[str]:
 
 def _describe_columns(columns: Any, rows: RowsBySplit) -> str:
     """Return the columns of a task on one line."""
+    names = _names_of(columns)
     if columns["kind"] == "instruct":
-        return f"{columns['rows']['kind']} ({', '.join(_names_of(columns))})"
-    *inputs, label = _names_of(columns)
+        return f"{columns['rows']['kind']} ({', '.join(names)})"
     if columns["kind"] == "dpo":
-        *prompt, chosen = inputs
-        return f"{' and '.join(prompt)} → {chosen} rather than {label}"
+        return f"{' and '.join(names[:-2])} → {names[-2]} rather than {names[-1]}"
     n_labels = f"{len({label for _, labels in rows['train'] for label in labels}):,} labels"
     if columns["label_separator"] is not None:
         n_labels = f"any number of labels, separated by {columns['label_separator']}"
-    return f"{' and '.join(inputs)} → {label} ({n_labels})"
+    return f"{' and '.join(names[:-1])} → {names[-1]} ({n_labels})"
 
 
 def _describe_others(table: pd.DataFrame, named: pd.DataFrame, columns: Any, split: str | None) -> list[str]:

@@ -1,7 +1,7 @@
 """Guess the kind and the columns of a finetuning task by the names of columns, or by cells where names are opaque."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,15 @@ def find_split(table: pd.DataFrame, file: Path, given: str | None) -> str | None
             raise UserError(f"--split: expected none or one of the columns {some(columns, 20)}, got {given}")
         return None if given == "none" else given
     usual = _named(columns, SPLITS)
-    candidates = dict.fromkeys([*usual, *columns])
-    return next((column for column in candidates if _is_split(table[column], column in usual, file)), None)
-
-
-def _is_split(cells: "pd.Series[Any]", is_usual: bool, file: Path) -> bool:
-    values = split_values(cells)
-    splits, unknown = {*values.values()} - {None}, [key or "nothing" for key in values if not values[key]]
-    if is_usual and splits and unknown:
-        problem = f"expected train, val and test in every row, got {some(unknown)} as well"
-        raise UserError(f"{file}: {cells.name}: {problem}; rename them, or see --split none, which draws splits")
-    return "train" in splits and not unknown and len(splits) > 1
+    for column in dict.fromkeys([*usual, *columns]):
+        values = split_values(table[column])
+        splits, unknown = {*values.values()} - {None}, [key or "nothing" for key in values if not values[key]]
+        if column in usual and splits and unknown:
+            problem = f"expected train, val and test in every row, got {some(unknown)} as well"
+            raise UserError(f"{file}: {column}: {problem}; rename them, or see --split none, which draws splits")
+        if "train" in splits and len(splits) > 1 and not unknown:
+            return column
+    return None
 
 
 def split_values(cells: "pd.Series[Any]") -> dict[str, str | None]:
@@ -61,45 +59,29 @@ def guess_columns(
 ) -> Task:
     """Return the kind and the columns of a task, by the options and by a table without splits."""
     columns, see_header = list(table.columns), header and file.suffix.lower() in SEPARATED
-    _check_named(columns, texts, label)
-    # --text and --label without --kind are a text and its label.
-    guesses: dict[str, Callable[[], Task | None]] = {
-        "dpo": lambda: None if texts or label else _guess_dpo(columns),
-        "instruct": lambda: _guess_instruct(table, file, list(texts), label),
-        "classify": lambda: _guess_classify(table, list(texts), label),
-    }
-    for each in [kind] if kind else ["classify"] if texts or label else guesses:
-        if found := guesses[each]():
-            if see_header:
-                _check_header(table, file, found.get("label_column"))
-            return {"kind": each} | found
-    raise UserError(f"{file}: {_expected_columns(kind, columns, see_header)}")
-
-
-def _check_named(columns: list[str], texts: Sequence[str], label: str | None) -> None:
     for option, column in [*(("--text", text) for text in texts), ("--label", label)]:
         if column not in (None, *columns):
             raise UserError(f"{option}: expected one of the columns {some(columns, 20)}, got {column}")
+    # --text and --label without --kind are a text and its label.
+    kinds = [kind] if kind else ["classify"] if texts or label else ["dpo", "instruct", "classify"]
+    guesses = {"dpo": _guess_dpo, "instruct": _guess_instruct, "classify": _guess_classify}
+    for each in kinds:
+        if found := guesses[each](table, file, list(texts), label):
+            name = found.get("label_column")
+            if see_header and name and name in set(table[name].map(as_text)):
+                problem = f"got a row as the first line ({some([name])}); see --no-header"
+                raise UserError(f"{file}: expected a header, {problem}")
+            return {"kind": each} | found
+    expected = {"dpo": "the columns prompt, chosen and rejected", "instruct": "an instruction and an answer"}
+    advice = "" if kind == "dpo" else "; name them with --text and --label" + ", or see --no-header" * see_header
+    needed = expected.get(kind or "", "a text and a label")
+    raise UserError(f"{file}: expected {needed}, got the columns {some(columns, 20)}{advice}")
 
 
-def _expected_columns(kind: str | None, columns: list[str], see_header: bool) -> str:
-    found = some(columns, 20)
-    if kind == "dpo":
-        return f"expected the columns prompt, chosen and rejected, got {found}"
-    expected = "an instruction and an answer" if kind == "instruct" else "a text and a label"
-    options = "--text and --label" + (", or see --no-header" if see_header else "")
-    return f"expected {expected}, got the columns {found}; name them with {options}"
-
-
-def _check_header(table: pd.DataFrame, file: Path, name: str | None) -> None:
-    if name and name in set(table[name].map(as_text)):
-        raise UserError(f"{file}: expected a header, got a row as the first line ({some([name])}); see --no-header")
-
-
-def _guess_dpo(columns: list[str]) -> Task | None:
-    names = (["prompt", "instruction", *PROMPTS], ["chosen"], ["rejected"])
-    prompt, chosen, rejected = (_first(columns, of) for of in names)
-    if not (prompt and chosen and rejected):
+def _guess_dpo(table: pd.DataFrame, _: Path, texts: list[str], label: str | None) -> Task | None:
+    columns = list(table.columns)
+    prompt, chosen, rejected = (_first(columns, of) for of in (["instruction", *PROMPTS], ["chosen"], ["rejected"]))
+    if texts or label or not (prompt and chosen and rejected):
         return None
     given = _first(columns, INPUTS) if prompt.strip().lower() == "instruction" else None
     return {"prompt_column": prompt, "input_column": given, "chosen_column": chosen, "rejected_column": rejected}
@@ -107,22 +89,31 @@ def _guess_dpo(columns: list[str]) -> Task | None:
 
 def _guess_instruct(table: pd.DataFrame, file: Path, texts: list[str], label: str | None) -> Task | None:
     columns = list(table.columns)
-    rows = (None if label else _find_messages(table, columns, texts)) or _find_answers(columns, texts, label)
+    rows = (None if label else _find_messages(table, texts)) or _find_answers(columns, texts, label)
     if rows is None:
         return None
-    if not label:
-        _refuse_ratings(table, file)
+    ratings = [] if label else _named(columns, ["label"])
+    if any([value.lower() for value in split_values(table[of])] in (["false", "true"], ["0", "1"]) for of in ratings):
+        problem = f"{ratings[0]}: expected good answers only, got a column that rates them (KTO)"
+        options = "--kind instruct --text … --label … takes all, --kind classify learns the ratings"
+        raise UserError(f"{file}: {problem}; keep the good ones, or make pairs of chosen and rejected; {options}")
     system = _first(_without(columns, *rows.values()), ["system"])
     return {"rows": rows | ({"system": system} if system else {})}
 
 
-def _find_messages(table: pd.DataFrame, columns: list[str], texts: list[str]) -> Task | None:
-    for column in texts or _named(columns, CONVERSATIONS):
-        match _sender_key(table[column]):
-            case "role":
-                return {"kind": "messages", "messages": column}
-            case "from":
-                return {"kind": "sharegpt", "conversations": column}
+def _find_messages(table: pd.DataFrame, texts: list[str]) -> Task | None:
+    for column in texts or _named(list(table.columns), CONVERSATIONS):
+        for cell in table[column]:
+            try:
+                messages = json.loads(cell) if isinstance(cell, str) else cell
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(messages, list) and messages and isinstance(messages[0], dict):
+                if "role" in messages[0]:
+                    return {"kind": "messages", "messages": column}
+                if "from" in messages[0]:
+                    return {"kind": "sharegpt", "conversations": column}
+                break
     return None
 
 
@@ -139,46 +130,28 @@ def _find_answers(columns: list[str], texts: list[str], label: str | None) -> Ta
     return {"kind": "prompt_completion", "prompt": inputs[0], "completion": answer}
 
 
-def _guess_classify(table: pd.DataFrame, texts: list[str], label: str | None) -> Task | None:
+def _guess_classify(table: pd.DataFrame, _: Path, texts: list[str], label: str | None) -> Task | None:
     columns = list(table.columns)
     if len(texts) > 2:
         raise UserError(f"--text: expected one column or two, got {len(texts)}")
     label = label or _first(_without(columns, *texts), LABELS)
-    texts = texts or _usual_texts(_without(columns, label))
+    others = _without(columns, label)
+    pair = next((found for names in PAIRS if len(found := _named(others, names)) == 2), None)
+    texts = texts or pair or _named(others, TEXTS)[:1]
     if len(columns) == 2:
-        texts, label = _other_of_two(table, columns, texts, label)
+        label = label or (next(iter(_without(columns, *texts)), None) if texts else _more_repeated(table))
+        texts = texts or _without(columns, label)
     if label is None or not texts or label in texts:
         return None
-    return {"text_columns": texts, "label_column": label, "label_separator": _separator(table[label])}
+    is_list = table[label].map(lambda cell: isinstance(cell, list | dict) or "|" in as_text(cell))
+    return {"text_columns": texts, "label_column": label, "label_separator": "|" if is_list.any() else None}
 
 
-def _usual_texts(columns: list[str]) -> list[str]:
-    pair = next((found for names in PAIRS if len(found := _named(columns, names)) == 2), None)
-    return pair or _named(columns, TEXTS)[:1]
-
-
-def _other_of_two(
-    table: pd.DataFrame, columns: list[str], texts: list[str], label: str | None
-) -> tuple[list[str], str | None]:
-    """Return the text and the label of a table of two columns, of which one is found, or neither."""
-    label = label or (next(iter(_without(columns, *texts)), None) if texts else _more_repeated(table, columns))
-    return texts or (_without(columns, label) if label else []), label
-
-
-def _separator(cells: "pd.Series[Any]") -> str | None:
-    return "|" if cells.map(lambda cell: isinstance(cell, list | dict) or "|" in as_text(cell)).any() else None
-
-
-def _refuse_ratings(table: pd.DataFrame, file: Path) -> None:
-    """Raise UserError where a column rates each answer, as in rows for KTO."""
-    for column in _named(list(table.columns), ["label"]):
-        values = [value.lower() for value in split_values(table[column])]
-        if values in (["false", "true"], ["0", "1"]):
-            raise UserError(
-                f"{file}: {column}: expected good answers only, got {' and '.join(values)} beside them (KTO); keep the "
-                "good ones, or make pairs with the columns prompt, chosen and rejected, or take all with --kind "
-                "instruct --text … --label …, or learn the column itself with --kind classify"
-            )
+def _more_repeated(table: pd.DataFrame) -> str | None:
+    """Return which of two columns has few values, often repeated, where the other one has not."""
+    n_values = {column: table[column].map(as_text).nunique() for column in table.columns}
+    fewer, more = sorted(n_values, key=lambda column: n_values[column])
+    return fewer if 2 * n_values[fewer] <= min(n_values[more], len(table)) else None
 
 
 def _named(columns: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -192,22 +165,3 @@ def _without(columns: list[str], *taken: str | None) -> list[str]:
 
 def _first(columns: Sequence[str], names: Sequence[str]) -> str | None:
     return next(iter(_named(columns, names)), None)
-
-
-def _more_repeated(table: pd.DataFrame, columns: list[str]) -> str | None:
-    """Return which of two columns has few values, often repeated, where the other one has not."""
-    n_values = {column: table[column].map(as_text).nunique() for column in columns}
-    fewer, more = sorted(columns, key=lambda column: n_values[column])
-    return fewer if 2 * n_values[fewer] <= min(n_values[more], len(table)) else None
-
-
-def _sender_key(cells: "pd.Series[Any]") -> str | None:
-    """Return the key of the sender in messages, role or from; None where the cells are not lists of messages."""
-    for cell in cells:
-        try:
-            messages = json.loads(cell) if isinstance(cell, str) else cell
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(messages, list) and messages and isinstance(messages[0], dict):
-            return next((key for key in ("role", "from") if key in messages[0]), None)
-    return None

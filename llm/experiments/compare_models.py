@@ -10,9 +10,8 @@ the figures of `llm.evaluate.likelihood`, which include ends, do not compare.
 import math
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,20 +38,18 @@ TOKENIZER = Path("data/tokenizer/tokenizer.json")
 Window = tuple[Tensor, Span]  # the ids of a document, and a part of them
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """The bits per byte of a model on the texts, and its size."""
 
     bits_per_byte: float
-    tokens: int  # of the texts, all scored
     bytes_per_token: float
+    tokens: int  # of the texts, all scored
     parameters: int  # a tied head counts once
     context: int  # tokens of a window
     lossy_documents: int  # whose tokens do not decode to the text, which flatters bits per byte
 
 
-@dataclass(frozen=True)
-class _Model:
+class _Model(NamedTuple):
     """A model and its tokenizer, whichever library computes it."""
 
     logits: Callable[[Tensor], Tensor]  # ids (B, T) → (B, T, V)
@@ -90,7 +87,12 @@ def score_folder(folder: Path, texts: list[str], machine: Machine, tokenizer_fil
     """
     model = _load(folder, tokenizer_file, machine)
     documents, n_lossy = _encode(model, texts, folder)
-    _check_causal(model, int(documents[0][0]), folder, machine)
+    # Transformers loads models that see their targets all the same; their loss is meaningless.
+    start = int(documents[0][0])
+    first, second = model.logits(torch.tensor([[start, 0], [start, 1]], device=machine.device))[:, 0]
+    if not torch.allclose(first, second, atol=1e-4, rtol=1e-4):
+        problem = "its predictions change with the tokens after them"
+        raise UserError(f"{folder}: expected a causal language model, {problem}")
     context = min(model.context_length or MAX_CONTEXT, MAX_CONTEXT)
     stride = max(round(STRIDE_FRACTION * context), 1)
     windows = [(ids, span) for ids in documents for span in plan_spans(len(ids), context, stride)]
@@ -98,21 +100,23 @@ def score_folder(folder: Path, texts: list[str], machine: Machine, tokenizer_fil
     nats = sum(_batch_nats(model, batch, machine) for batch in tqdm(batches, desc=folder.name, unit=" batches"))
     n_bytes, n_tokens = sum(len(text.encode()) for text in texts), sum(len(ids) - 1 for ids in documents)
     bits_per_byte, bytes_per_token = round(nats / math.log(2) / n_bytes, 5), round(n_bytes / n_tokens, 4)
-    return Score(bits_per_byte, n_tokens, bytes_per_token, model.parameters, context, n_lossy)
+    return Score(bits_per_byte, bytes_per_token, n_tokens, model.parameters, context, n_lossy)
 
 
 def compare(folders: list[Path], texts: list[str], machine: Machine, tokenizer_file: Path = TOKENIZER) -> str:
     """Return a table as text, the lowest bits per byte first. UserError as `score_folder`."""
     scores = {str(folder): score_folder(folder, texts, machine, tokenizer_file) for folder in folders}
     rows = [
-        [folder, f"{of.bits_per_byte:.4f}", f"{of.bytes_per_token:.3f}"]
-        + [f"{count:,}" for count in (of.tokens, of.parameters, of.context)]
+        [folder, f"{of.bits_per_byte:.4f}", f"{of.bytes_per_token:.3f}", of.tokens, of.parameters, of.context]
         for folder, of in sorted(scores.items(), key=lambda pair: pair[1].bits_per_byte)
     ]
     table = Table(["model", "bits per byte", "bytes per token", "tokens", "parameters", "context"], rows)
-    lossy = {folder: of.lossy_documents for folder, of in scores.items() if of.lossy_documents}
     problem = f"of {len(texts):,} documents do not decode to the text, which flatters bits per byte"
-    notes = [f"{folder}: the tokens of {count:,} {problem}" for folder, count in lossy.items()]
+    notes = [
+        f"{folder}: the tokens of {of.lossy_documents:,} {problem}"
+        for folder, of in scores.items()
+        if of.lossy_documents
+    ]
     n_bytes = sum(len(text.encode()) for text in texts)
     last = f"{len(texts):,} documents, {n_bytes:,} bytes; the ends of documents are not scored"
     return "\n".join([str(table), *notes, last])
@@ -140,8 +144,7 @@ def _load(folder: Path, tokenizer_file: Path, machine: Machine) -> _Model:
         problem = textwrap.shorten(str(error), 200)
         raise UserError(f"{folder}: expected a causal language model and its tokenizer, got: {problem}") from None
     model, found = loaded
-    # The library would draw missing weights at random and continue.
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(found["missing_keys"]):  # the library would draw them at random
         raise UserError(f"{folder}: expected all weights of a causal language model, {', '.join(missing[:3])} missing")
     model = model.eval().to(machine.device)
     return _Model(
@@ -170,14 +173,6 @@ def _encode(model: _Model, texts: list[str], folder: Path) -> tuple[list[Tensor]
     if all(len(ids) == 1 for ids in documents):
         raise UserError(f"{folder}: expected a tokenizer that has tokens for the texts, got none")
     return documents, n_lossy
-
-
-def _check_causal(model: _Model, start: int, folder: Path, machine: Machine) -> None:
-    """Refuse a model that sees its targets: its loss is meaningless, and Transformers loads it all the same."""
-    first, second = model.logits(torch.tensor([[start, 0], [start, 1]], device=machine.device))[:, 0]
-    if not torch.allclose(first, second, atol=1e-4, rtol=1e-4):
-        problem = "its predictions change with the tokens after them"
-        raise UserError(f"{folder}: expected a causal language model, {problem}")
 
 
 def _batches(windows: list[Window], n_embeddings: int) -> Iterator[list[Window]]:

@@ -66,11 +66,8 @@ def run_ours(folder: Path, tasks: Path) -> dict[str, Result]:
 
 
 def run_harness(folder: Path, tasks: Path) -> dict[str, Result]:
-    """Score each task with lm_eval and the folder's model in Transformers, in float32 on the CPU.
-
-    UserError where lm_eval is not installed. It must not be imported earlier: its libraries read at import that they
-    may not download.
-    """
+    """Score each task with lm_eval and Transformers, in float32 on the CPU; UserError where it is not installed."""
+    # Set before the import: its libraries read at import that they may not download.
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
         from lm_eval import simple_evaluate
@@ -84,20 +81,19 @@ def run_harness(folder: Path, tasks: Path) -> dict[str, Result]:
     # Seeds of None leave this process's generators alone; nothing is drawn.
     options = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"))
     options |= {"task_manager": TaskManager(include_defaults=False), "bootstrap_iters": 0}
+    configs = {file.stem: params.read(file) for file in sorted(tasks.glob("*.yaml"))}
     with tempfile.TemporaryDirectory() as cache:
-        configs = {file.stem: params.read(file) for file in sorted(tasks.glob("*.yaml"))}
         for task, config in configs.items():  # with the absolute path of its data
             files = {"test": str((tasks / f"{task}.jsonl").resolve())}
             config["dataset_kwargs"] = {"data_files": files, "cache_dir": cache}
         found: Any = simple_evaluate(model, tasks=list(configs.values()), **options)
-    return {task: _result(found, config["task"]) for task, config in configs.items()}
-
-
-def _result(found: dict[str, Any], name: str) -> Result:
-    samples = sorted(found["samples"][name], key=lambda sample: int(sample["doc_id"]))
-    scores = [[float(score) for score, _ in sample["filtered_resps"]] for sample in samples]
-    accuracy, accuracy_norm = (float(found["results"][name][f"{metric},none"]) for metric in ("acc", "acc_norm"))
-    return Result(accuracy, accuracy_norm, scores)
+    results = {}
+    for task, name in ((task, config["task"]) for task, config in configs.items()):
+        samples = sorted(found["samples"][name], key=lambda sample: int(sample["doc_id"]))
+        scores = [[float(score) for score, _ in sample["filtered_resps"]] for sample in samples]
+        accuracy, accuracy_norm = (float(found["results"][name][f"{metric},none"]) for metric in ("acc", "acc_norm"))
+        results[task] = Result(accuracy, accuracy_norm, scores)
+    return results
 
 
 def compare(folder: Path, tasks: Path) -> tuple[str, list[str]]:

@@ -6,7 +6,6 @@ Test and val are the task's own and whole. A fraction begins with a row of every
 of its seed. The first seed tunes the learning rate for each fraction and system on val.
 """
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from llm.core import params
 from llm.core.device import Machine
 from llm.core.errors import UserError
+from llm.core.outputs import write_json
 from llm.export.hf.base import open_base
 from llm.finetune.classify.baselines import score_baselines
 from llm.finetune.classify.classifier import Prepared, Rows, make_objective, prepare_rows, score_split
@@ -32,7 +32,7 @@ from llm.finetune.data.labeled import read_classify
 from llm.finetune.params import ClassifyTask, load_task
 from llm.finetune.shared.job import Run, fit
 from llm.model.gpt import GPT
-from llm.report.learning_curve import markdown, pictures
+from llm.report.learning_curve import draw_learning_curve, markdown
 from llm.tokens.tokenizer import Tokenizer
 
 SYSTEMS = ("pretrained", "random_weights", "tfidf")
@@ -51,30 +51,32 @@ class Outcome(NamedTuple):
 
 
 def write_learning_curve(params_file: Path, name: str, fractions: Sequence[float], n_seeds: int) -> str:
-    """Measure a task of params.yaml, write metrics and a picture, and return a table. UserError as `read_task`."""
-    details = {"task": name, "points": run_learning_curve(*read_task(params_file, name), fractions, n_seeds)}
-    metrics, picture = Path(f"metrics/learning_curve/{name}.json"), Path(f"plots/learning_curve/{name}.svg")
-    for path, content in ((metrics, json.dumps(details, indent=2) + "\n"), (picture, pictures(details)[name])):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-    return f"{markdown(details)}\nwritten: {metrics}, {picture}"
+    """Measure a task of params.yaml, write metrics and a picture, and return a table.
 
-
-def read_task(params_file: Path, name: str) -> tuple[ClassifyTask, int]:
-    """Return a classification task and the seed; UserError where it is missing or of another kind."""
+    UserError where the task is missing or no classification, or for an impossible fraction.
+    """
     task = load_task(params_file, name)
     if not isinstance(task, ClassifyTask):
         raise UserError(f"{params_file}: finetune.tasks.{name}.kind: expected classify, got {task.kind}")
-    return task, params.load(params_file, "seed", int)
+    if wrong := [fraction for fraction in fractions if not 0 < fraction <= 1]:
+        raise UserError(f"--fraction: expected numbers above 0 and up to 1, got {', '.join(map(str, wrong))}")
+    points = run_learning_curve(task, params.load(params_file, "seed", int), fractions, n_seeds)
+    details = {"task": name, "points": points}
+    metrics, picture = Path(f"metrics/learning_curve/{name}.json"), Path(f"plots/learning_curve/{name}.svg")
+    write_json(metrics, details)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_text(draw_learning_curve(details), encoding="utf-8")
+    return f"{markdown(details)}\nwritten: {metrics}, {picture}"
 
 
 def run_learning_curve(task: ClassifyTask, seed: int, fractions: Sequence[float], n_seeds: int) -> list[dict[str, Any]]:
     """Run every system at every fraction of train with `n_seeds` seeds; return a point for each system and fraction."""
-    if wrong := [fraction for fraction in fractions if not 0 < fraction <= 1]:
-        raise UserError(f"--fraction: expected numbers above 0 and up to 1, got {', '.join(map(str, wrong))}")
     grid, points = list(product(SYSTEMS, sorted(fractions))), []
     with tempfile.TemporaryDirectory() as scratch, tqdm(total=len(grid) * n_seeds, unit=" runs") as bar:
-        runner = _Runner.prepare(task, seed, Path(scratch))
+        tokenizer_file, load_base = open_base(Path(task.base), Path(scratch) / "tokenizer.json")
+        tokenizer, labeled = Tokenizer.load(tokenizer_file), read_classify(Path(task.data), task, seed)
+        prepared = prepare_rows(labeled, task, tokenizer, load_base().config.context_length)
+        runner = _Runner(task, prepared, load_base, tokenizer.pad, Path(scratch))
         for system, fraction in grid:
             outcomes: list[Outcome] = []
             for of_seed in range(seed, seed + n_seeds):
@@ -87,20 +89,11 @@ def run_learning_curve(task: ClassifyTask, seed: int, fractions: Sequence[float]
 
 @dataclass(frozen=True)
 class _Runner:
-    """A task with its rows, a maker of its base, and the id of padding."""
-
     task: ClassifyTask
     prepared: Prepared
     load_base: Callable[[], GPT]
     pad_id: int
     scratch: Path
-
-    @classmethod
-    def prepare(cls, task: ClassifyTask, seed: int, scratch: Path) -> "_Runner":
-        tokenizer_file, load_base = open_base(Path(task.base), scratch / "tokenizer.json")
-        tokenizer, labeled = Tokenizer.load(tokenizer_file), read_classify(Path(task.data), task, seed)
-        prepared = prepare_rows(labeled, task, tokenizer, load_base().config.context_length)
-        return cls(task, prepared, load_base, tokenizer.pad, scratch)
 
     def run(self, system: str, fraction: float, seed: int, learning_rates: Sequence[float | None]) -> Outcome:
         train = self.prepared.rows["train"]

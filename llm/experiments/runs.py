@@ -31,6 +31,7 @@ from llm.report.trace import read_lock
 
 # The cost of a run before and after its training, as training work: about 12 s at 85 GFLOP/s.
 START_FLOPS = 1e12
+LOOK = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # of the progress bar
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def make_runs(plans: Sequence[PlannedRun], jobs: int, root: Path) -> tuple[dict[
     failed = _Trainer(root).train(missing, jobs) if missing else {}
     made |= find_runs(missing, root)
     no_result = "no result that fits the params, windows and code"
-    return made, {plan.name: failed.get(plan.name, no_result) for plan in missing if plan.name not in made}
+    return made, {plan.name: failed.get(plan.name) or no_result for plan in missing if plan.name not in made}
 
 
 @dataclass
@@ -76,14 +77,12 @@ class _Trainer:
     def train(self, plans: Sequence[PlannedRun], jobs: int) -> dict[str, str]:
         """Make the runs; return why runs failed."""
         failed = {}
-        look = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
         pool = ThreadPoolExecutor(jobs)
         try:
-            with tqdm(total=sum(plan.flops + START_FLOPS for plan in plans), desc="runs", bar_format=look) as bar:
+            with tqdm(total=sum(plan.flops + START_FLOPS for plan in plans), desc="runs", bar_format=LOOK) as bar:
                 futures = {pool.submit(self.run, plan): plan for plan in plans}
                 for future in as_completed(futures):
-                    if reason := future.result():
-                        failed[futures[future].name] = reason
+                    failed[futures[future].name] = future.result()
                     bar.update(futures[future].flops + START_FLOPS)
         except KeyboardInterrupt:
             print("scaling: stopped; finished runs are kept", file=sys.stderr)
@@ -98,16 +97,21 @@ class _Trainer:
             pool.shutdown()
         return failed
 
-    def run(self, plan: PlannedRun) -> str | None:
-        """Make a run; return why it failed. It has one thread, unless OMP_NUM_THREADS says otherwise."""
-        environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1"}
+    def run(self, plan: PlannedRun) -> str:
+        """Make a run; return why it failed, or nothing. It has one thread, unless OMP_NUM_THREADS says otherwise."""
         log: list[str] = []
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "errors": "replace"}
         with self.copying:
             if self.stopped:
-                return None
+                return ""
             process = subprocess.Popen(
-                plan.command(), cwd=self.root, env=environment, text=True, start_new_session=True, **pipes
+                plan.command(),
+                cwd=self.root,
+                env={"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
             )
             self.processes.append(process)
             assert process.stdout
@@ -117,14 +121,10 @@ class _Trainer:
                     break
         with process:
             log += process.stdout
-        return _reason("".join(log)) if process.returncode else None
-
-
-def _reason(log: str) -> str:
-    """Return the last line of a failed run's log before DVC's own lines, which only name the command."""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", log) if line.strip()]
-    own = [line for line in lines if not line.startswith(("ERROR: failed to reproduce", "> "))]
-    return own[-1] if own else "its log is empty"
+        # DVC's own lines after the last one of the stage only name the command.
+        lines = ["its log is empty", *filter(None, map(str.strip, re.split(r"[\r\n]+", "".join(log))))]
+        own = [line for line in lines if not line.startswith(("ERROR: failed to reproduce", "> "))]
+        return own[-1] if process.returncode else ""
 
 
 def find_runs(plans: Sequence[PlannedRun], root: Path) -> dict[str, Run]:
@@ -146,10 +146,12 @@ def find_runs(plans: Sequence[PlannedRun], root: Path) -> dict[str, Run]:
 
 
 def _is_made(plan: PlannedRun, ref: str, deps: dict[str, str], root: Path) -> bool:
-    """Whether the dvc.lock of an experiment has the params of the plan, and these hashes of the stage's deps."""
-    lock = YAML(typ="safe", pure=True).load(_git(root, "show", f"{ref}:dvc.lock"))
-    stage = lock["stages"].get("pretrain", {"deps": [], "params": {"params.yaml": None}})
-    return (stage["params"]["params.yaml"], {dep["path"]: dep["md5"] for dep in stage["deps"]}) == (plan.sections, deps)
+    """Return whether the dvc.lock of an experiment has the params of the plan, and these hashes of the stage's deps."""
+    stages = YAML(typ="safe", pure=True).load(_git(root, "show", f"{ref}:dvc.lock"))["stages"]
+    if "pretrain" not in stages:
+        return False
+    found = {dep["path"]: dep["md5"] for dep in stages["pretrain"]["deps"]}
+    return bool(stages["pretrain"]["params"]["params.yaml"] == plan.sections and found == deps)
 
 
 def _git(root: Path, *words: str) -> str:

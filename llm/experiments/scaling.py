@@ -4,7 +4,6 @@ scaling.yaml → planned runs → experiments of DVC (llm.experiments.runs) → 
 """
 
 import copy
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,20 +14,19 @@ from pydantic import Field
 
 from llm.core import params
 from llm.core.errors import UserError
-from llm.core.params import Section
+from llm.core.outputs import write_json
+from llm.core.params import Count, Section
 from llm.experiments.runs import PlannedRun, make_runs
 from llm.experiments.scaling_law import MIN_VALUES, analyze
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT
-from llm.report.scaling import markdown, pictures
+from llm.report.scaling import draw_scaling, markdown
 from llm.tokens.windows import WindowsInfo, read_info
 from llm.train.params import PretrainParams
 
 LADDERS, WINDOWS = Path("scaling.yaml"), Path("data/windows")
 PAGE, PICTURE, METRICS = Path("plots/scaling.md"), Path("plots/scaling.svg"), Path("metrics/scaling.json")
 SECTIONS = ("model", "pretrain", "seed")  # of params.yaml, the ones of the stage pretrain
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class Size(Section):
@@ -74,11 +72,11 @@ def run_ladder(setting: str, root: Path) -> tuple[str, list[str]]:
     runs, outcome = [made[plan.name] for plan in rungs if plan.name in made], made.get(held_out.name)
     details = {"setting": setting, **analyze(runs, held_out.parameters, held_out.tokens)}
     details["outcome"] = asdict(outcome) if outcome else None
+    write_json(root / METRICS, details)
+    (root / PAGE).parent.mkdir(parents=True, exist_ok=True)
     page = markdown(details)
-    contents = {PAGE: page, PICTURE: pictures(details)["scaling"], METRICS: json.dumps(details, indent=2) + "\n"}
-    for path, content in contents.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(content, encoding="utf-8")
+    (root / PAGE).write_text(page, encoding="utf-8")
+    (root / PICTURE).write_text(draw_scaling(details), encoding="utf-8")
     return page, list(failed)
 
 
@@ -96,9 +94,9 @@ def plan_runs(ladder: Ladder, content: dict[str, Any], info: WindowsInfo, where:
 
     UserError names an invalid model or training, and two runs of one name.
     """
-    rungs = [(size, steps) for size in ladder.sizes for steps in ladder.max_steps]
-    held_out = (ladder.predicted.size, ladder.predicted.max_steps)
-    plans = [_plan(size, steps, ladder, content, info, where) for size, steps in [*rungs, held_out]]
+    shapes = [(size, steps) for size in ladder.sizes for steps in ladder.max_steps]
+    shapes.append((ladder.predicted.size, ladder.predicted.max_steps))
+    plans = [_plan(size, steps, ladder, content, info, where) for size, steps in shapes]
     names = [plan.name for plan in plans]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{where}: expected runs that differ in their rounded size or tokens, got {repeated} twice")
@@ -111,31 +109,24 @@ def plan_runs(ladder: Ladder, content: dict[str, Any], info: WindowsInfo, where:
 def _plan(
     size: Size, max_steps: int, ladder: Ladder, content: dict[str, Any], info: WindowsInfo, where: str
 ) -> PlannedRun:
-    changes = dict(ladder.params)
-    changes |= {f"model.{key}": value for key, value in size.model_dump().items()}
+    changes = ladder.params | {f"model.{key}": value for key, value in size.model_dump().items()}
     changes |= {f"pretrain.{key}": max_steps for key in ("max_steps", "eval_every_steps", "checkpoint_every_steps")}
     changes["pretrain.schedule.warmup_steps"] = round(ladder.warmup_fraction * max_steps)
-    sections = _with_changes(content, changes, where)
+    sections = copy.deepcopy({key: params.find(content, key, Path("params.yaml")) for key in SECTIONS})
+    for key, value in changes.items():
+        if key.split(".")[0] not in SECTIONS:
+            raise UserError(f"{where}.params.{key}: expected a key of {', '.join(SECTIONS)}")
+        params.find(content, key, Path(f"{where}.params"))
+        above, _, last = key.rpartition(".")
+        (params.find(sections, above, Path()) if above else sections)[last] = value
     model = params.check(ModelParams, sections["model"], "model", where)
     pretrain = params.check(PretrainParams, sections["pretrain"], "pretrain", where)
     with torch.device("meta"):  # shapes without memory
         gpt = GPT(ModelConfig(**model.model_dump(), vocab_size=info.vocab_size, context_length=info.context_length))
     parameters = sum(weight.numel() for weight in [*gpt.blocks.parameters(), *gpt.norm.parameters()])
     tokens = max_steps * pretrain.batch_size * info.context_length
-    flops = float(gpt.flops_per_token()) * tokens
-    return PlannedRun(f"scaling-{_short(parameters)}-{_short(tokens)}", parameters, tokens, flops, changes, sections)
-
-
-def _with_changes(content: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the sections of pretraining with other values at dotted keys; UserError names a key that is not there."""
-    sections = copy.deepcopy({key: params.find(content, key, Path("params.yaml")) for key in SECTIONS})
-    for key, value in changes.items():
-        if key.split(".")[0] not in SECTIONS:
-            raise UserError(f"{where}.params.{key}: expected a key of {', '.join(SECTIONS)}")
-        params.find(content, key, Path(f"{where}.params"))
-        *above, last = key.split(".")
-        (params.find(sections, ".".join(above), Path()) if above else sections)[last] = value
-    return sections
+    name = f"scaling-{_short(parameters)}-{_short(tokens)}"
+    return PlannedRun(name, parameters, tokens, float(gpt.flops_per_token()) * tokens, changes, sections)
 
 
 def _short(count: int) -> str:

@@ -98,55 +98,46 @@ class _Logs:
         return np.array([e, a - law.alpha * self.center[0], b - law.beta * self.center[1], law.alpha, law.beta])
 
 
-def fit_law(runs: Sequence[Run]) -> Law:
+def fit_law(runs: Sequence[Run], near: Law | None = None) -> Law:
     """Fit the law to the runs: approach 3 of Hoffmann et al., section 3.3 and appendix D.2.
 
     Minimizes the Huber loss of log L̂ - log L, where log L̂ is the logsumexp of the logarithms of the terms, from a grid
-    of starts. Raises UserError for too few runs, sizes or budgets.
+    of starts, or from the constants of a law that is near.
     """
-    counts = len(runs), len({run.parameters for run in runs}), len({run.tokens for run in runs})
-    if any(found < least for found, least in zip(counts, (MIN_RUNS, MIN_VALUES, MIN_VALUES), strict=True)):
-        expected = f"{MIN_RUNS} runs, {MIN_VALUES} sizes, {MIN_VALUES} token budgets"
-        raise UserError(f"scaling: expected at least {expected}, got {', '.join(map(str, counts))}")
-    typical = float(np.median(np.log([run.loss for run in runs])))
-    starts = product(FRACTIONS, EXPONENTS, EXPONENTS)
-    return _minimize(_Logs(runs), [np.array([*(typical + np.log(of)), *exponents]) for of, *exponents in starts])
-
-
-def refit(law: Law, runs: Sequence[Run]) -> Law:
-    """Fit other runs from the constants of a law that is near."""
-    logs = _Logs(runs)
-    return _minimize(logs, [logs.of_law(law)])
-
-
-def _minimize(logs: _Logs, starts: list[Array]) -> Law:
-    """Return the best of the local minima near the starts."""
     from scipy.optimize import least_squares
 
+    logs = _Logs(runs)
+    typical = float(np.median(logs.losses))
+    grid = product(FRACTIONS, EXPONENTS, EXPONENTS)
+    starts = [np.array([*(typical + np.log(of)), *exponents]) for of, *exponents in grid]
     # A term below a thousandth of the loss is negligible; the bounds keep the derivatives finite.
     low = np.array([logs.losses.min() - 7.0] * 3 + [0.0] * 2)
     high = np.array([logs.losses.max() + 1.0] * 3 + [MAX_EXPONENT] * 2)
     options = {"loss": "huber", "f_scale": HUBER_DELTA, "max_nfev": 300, "bounds": (low, high)}
     options |= dict.fromkeys(("xtol", "ftol", "gtol"), 1e-12)
-    found = [
+    minima = [
         least_squares(logs.residuals, np.clip(start, low + 1e-6, high - 1e-6), logs.jacobian, **options)
-        for start in starts
+        for start in ([logs.of_law(near)] if near else starts)
     ]
-    return logs.to_law(min(found, key=lambda one: float(one.cost)).x)
+    return logs.to_law(min(minima, key=lambda found: float(found.cost)).x)
 
 
 def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]:
     """Fit the law and predict the loss of a model of N parameters after D tokens; return it with 95% intervals.
 
-    Errors are the jackknife's (Efron and Tibshirani 1993, chapter 11): the law is refitted without each run. Where
-    constants trade off against each other a refit stays at its start, so a constant's error is at least that of least
-    squares; their sum, the prediction, does not need this. Its interval includes the runs' scatter around the law, but
-    not that the form may fail so far out. Raises UserError as `fit_law`.
+    Errors are the jackknife's (Efron and Tibshirani 1993, chapter 11): the law is fitted again without each run. Where
+    constants trade off against each other such a fit stays at its start, so a constant's error is at least that of
+    least squares; their sum, the prediction, does not need this. Its interval includes the runs' scatter around the
+    law, but not that the form may fail so far out. Raises UserError for too few runs, sizes or budgets.
     """
     from scipy.stats import t
 
+    counts = len(runs), len({run.parameters for run in runs}), len({run.tokens for run in runs})
+    if any(found < least for found, least in zip(counts, (MIN_RUNS, MIN_VALUES, MIN_VALUES), strict=True)):
+        expected = f"{MIN_RUNS} runs, {MIN_VALUES} sizes, {MIN_VALUES} token budgets"
+        raise UserError(f"scaling: expected at least {expected}, got {', '.join(map(str, counts))}")
     law = fit_law(runs)
-    without = [refit(law, [*runs[:at], *runs[at + 1 :]]) for at in range(len(runs))]
+    without = [fit_law([*runs[:at], *runs[at + 1 :]], near=law) for at in range(len(runs))]
     n_free = len(runs) - N_CONSTANTS
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, n_free))
     intervals = {}
@@ -157,6 +148,9 @@ def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]
     # nothing of one above.
     best = min(run.loss for run in runs)
     meaningful = {"E": (0.01 * best, best), "alpha": (0.02, MAX_EXPONENT), "beta": (0.02, MAX_EXPONENT)}
+    is_inside = {
+        name: low < intervals[name][0] and intervals[name][1] < high for name, (low, high) in meaningful.items()
+    }
     residuals = np.array([np.log(law.loss(run.parameters, run.tokens) / run.loss) for run in runs])
     error = jackknife_error([float(np.log(other.loss(parameters, tokens))) for other in without])
     half = quantile * float(np.sqrt(error**2 + (residuals**2).sum() / n_free))
@@ -166,13 +160,9 @@ def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]
         "runs": [asdict(run) | {"law": law.loss(run.parameters, run.tokens)} for run in runs],
         "law": law._asdict(),
         "intervals": intervals,
-        "undetermined": [name for name, ends in meaningful.items() if not _is_inside(intervals[name], *ends)],
+        "undetermined": [name for name, inside in is_inside.items() if not inside],
         "prediction": {"parameters": parameters, "tokens": tokens, "value": loss, **ends},
     }
-
-
-def _is_inside(interval: list[float], low: float, high: float) -> bool:
-    return low < interval[0] and interval[1] < high
 
 
 def linear_errors(law: Law, runs: Sequence[Run]) -> dict[str, float]:

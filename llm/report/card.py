@@ -17,17 +17,17 @@ from llm.report.memorise import VERDICTS
 from llm.report.metrics import Metrics, fold_intervals, read_json
 from llm.report.tables import Table, render
 
-WEIGHTS = "model.safetensors"
 ORIGINS = {
     "docstrings": "signatures and docstrings of Python packages",
     "python": "the source code of Python's standard library",
 }
+FILES = "the user's own files"
 PYTHON_LICENSE = "https://docs.python.org/3/license.html"
 LICENSES = {
     "python": f"[PSF-2.0]({PYTHON_LICENSE}), with the licenses of the software in it",
     "docstrings": "each package's own, which its distribution names",
 }
-HUB_LICENSES: dict[str, dict[str, Any]] = {
+HUB_LICENSES = {
     "python": {"license": "other", "license_name": "psf-2.0", "license_link": PYTHON_LICENSE},
     "docstrings": {"license": "other", "license_name": "of-each-package"},
 }
@@ -45,32 +45,37 @@ def write_card(
         "tokenizer": _tokenizer(content["tokenize"], params["tokenize"]),
         "config": Table(["key", "value"], [[f"`{key}`", value] for key, value in config.items()]),
     }
+    tests = {name: of.get("test", {}) for name, of in tasks.items()}
     return render(
         "card.md.jinja",
         front=_front_matter(metrics, config, {source["kind"] for source in sources}),
         metrics=content,
         config=config,
-        origin=" and ".join(dict.fromkeys(ORIGINS.get(source["kind"], "the user's own files") for source in sources)),
-        weights=_identify(exported / WEIGHTS),
+        origin=" and ".join(dict.fromkeys(ORIGINS.get(source["kind"], FILES) for source in sources)),
+        weights=_weights(exported),
         tables=views.tables(metrics, params, config, lineage) | own_tables,
         verdict=VERDICTS[content["memorise"]["copies"]],
         tasks=tasks,
-        chats=[name for name, of in tasks.items() if "after" in of.get("test", {})],
+        chats=[name for name, test in tests.items() if "after" in test],
         settings={name: views.settings(metrics.details[f"finetune/{name}"]) for name in tasks},
-        behind=[name for name, of in tasks.items() if _is_behind(of.get("test", {}))],
+        behind=[
+            name
+            for name, test in tests.items()
+            if "tfidf" in test and test["tfidf"]["accuracy"] > test["pretrained"]["accuracy"]
+        ],
         gguf=_gguf(content["export"]),
     )
 
 
 def write_task_card(name: str, task: Mapping[str, Any], metrics: Metrics, folder: Path) -> str:
     """Return the card of a finetuned model; `task` is its section of params.yaml."""
-    report, details = metrics.content[f"finetune/{name}"], metrics.details[f"finetune/{name}"]
+    report = metrics.content[f"finetune/{name}"]
     if "skipped" in report:
         return f"# {name}\n\nSkipped: {report['skipped']}.\n"
     config, converted = read_json(folder / "config.json"), metrics.content.get(f"convert/{name}", {})
     labels = list(config.get("id2label", {}).values())
     pipeline = "text-classification" if labels else "text-generation"
-    scores = report["test"].get("pretrained") or report["test"]["after"]
+    scores = fold_intervals(report["test"].get("pretrained") or report["test"]["after"])
     names = {"accuracy": "accuracy", "macro_f1": "f1"} if labels else {of: of for of in scores}
     front = ModelCardData(
         license="unknown",  # of the rows, and so of the model that was trained on them
@@ -82,7 +87,7 @@ def write_task_card(name: str, task: Mapping[str, Any], metrics: Metrics, folder
         model_name=name,
         eval_results=[
             _result(pipeline, name, "test", names[metric], score.value)
-            for metric, score in fold_intervals(scores).items()
+            for metric, score in scores.items()
             if metric in names
         ],
     )
@@ -94,8 +99,8 @@ def write_task_card(name: str, task: Mapping[str, Any], metrics: Metrics, folder
         report=report,
         labels=labels,
         shown_labels=MAX_SHOWN_LABELS,
-        weights=_identify(folder / WEIGHTS),
-        notes=details["row_notes"],
+        weights=_weights(folder),
+        notes=metrics.details[f"finetune/{name}"]["row_notes"],
         scores=views.task(report),
         pair=len(config.get("text_columns", [])) > 1,
         gguf=_gguf(converted),
@@ -116,7 +121,7 @@ def _front_matter(metrics: Metrics, config: dict[str, Any], kinds: set[str]) -> 
         for name, score in metrics.systems("cloze", "test").get("model", {}).items()
         if name.endswith("_accuracy")
     ]
-    license_of = HUB_LICENSES.get(next(iter(kinds)), {}) if len(kinds) == 1 else {}
+    license_of: dict[str, Any] = HUB_LICENSES.get(min(kinds), {}) if len(kinds) == 1 else {}
     front = ModelCardData(
         **{"license": "unknown"} | license_of,
         library_name="groundup" if "skipped" in export else "transformers",
@@ -129,19 +134,14 @@ def _front_matter(metrics: Metrics, config: dict[str, Any], kinds: set[str]) -> 
 
 
 def _result(task: str, dataset: str, split: str, metric: str, value: float) -> EvalResult:
-    return EvalResult(
-        task_type=task,
-        dataset_type="groundup",
-        dataset_name=dataset,
-        dataset_split=split,
-        metric_type=metric,
-        metric_value=value,
-        metric_name=metric.replace("_", " "),
-    )
+    where: dict[str, Any] = {"dataset_type": "groundup", "dataset_name": dataset, "dataset_split": split}
+    name = metric.replace("_", " ")
+    return EvalResult(task_type=task, metric_type=metric, metric_value=value, metric_name=name, **where)
 
 
-def _identify(weights: Path) -> str:
-    """Return the sha256 of a file of weights, which the Hub shows as well; empty where there is no such file."""
+def _weights(folder: Path) -> str:
+    """Return the sha256 of the weights in a folder, which the Hub shows as well; empty where there are none."""
+    weights = folder / "model.safetensors"
     return f"sha256 of `{weights.name}`: `{file_hash(weights)}`" if weights.is_file() else ""
 
 
@@ -171,7 +171,7 @@ def _origin(source: Mapping[str, Any]) -> str:
         case "docstrings":
             return f"{ORIGINS['docstrings']}: {', '.join(source['packages'])}"
         case "files":
-            return f"the user's own files: {', '.join(source['globs'])}"
+            return f"{FILES}: {', '.join(source['globs'])}"
         case "url":
             return f"{source['url']}, sha256 `{source['sha256']}`"
     return f"dataset {source['dataset']}, revision {source.get('revision') or 'not fixed'}"
@@ -188,7 +188,3 @@ def _tokenizer(tokenize: Mapping[str, Any], params: Mapping[str, Any]) -> Table:
         ["decodes to the original text", "yes" if tokenize["lossless"] else "not always"],
     ]
     return Table(["tokenizer", ""], rows)
-
-
-def _is_behind(test: Mapping[str, Any]) -> bool:
-    return "tfidf" in test and test["tfidf"]["accuracy"] > test["pretrained"]["accuracy"]

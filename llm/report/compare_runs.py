@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -19,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from llm.core.errors import UserError
-from llm.report.excerpt import visible
 from llm.report.metrics import Score, flatten, fold_intervals
-from llm.report.pretrain import read_curve
+from llm.report.stages import read_curve
+from llm.report.summary import visible
 from llm.report.tables import ABSENT, Code
 
 WORKSPACE = "workspace"
@@ -46,31 +46,22 @@ def compare_runs(names: list[str], root: Path, picture: Path) -> str:
     names = names or ["HEAD"]
     names = names if len(names) > 1 else [*names, WORKSPACE]
     found = {name: read_experiment(name, root) for name in names}
-    texts = {name: of.samples for name, of in found.items() if of.samples is not None}
-    parts = [
+    notes = [f"curves: {name} has no {CURVE}" for name, of in found.items() if not of.curve]
+    notes += [
+        f"samples: {DETAILS} of {name} is in no cache (dvc pull)" for name, of in found.items() if of.samples is None
+    ]
+    if curves := {name: of.curve for name, of in found.items() if of.curve}:
+        from llm.report.plots import draw_curves
+
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_text(draw_curves(curves), encoding="utf-8")
+        notes = [f"curves: {picture}", *notes]
+    tables = [
         difference_table("params", names, [found[name].params for name in names]),
         difference_table("metrics", names, [found[name].metrics for name in names]),
-        "\n".join([*_draw(found, picture), *_missing_samples(found)]),
     ]
-    return "\n\n".join([*parts, samples_table(texts)] if texts else parts)
-
-
-def _draw(experiments: dict[str, Experiment], picture: Path) -> list[str]:
-    """Draw the curves that exist; return lines that name the picture and the experiments without a curve."""
-    curves = {name: of.curve for name, of in experiments.items() if of.curve}
-    lines = [f"curves: {name} has no {CURVE}" for name in experiments if name not in curves]
-    if not curves:
-        return lines
-    from llm.report.plots import draw_curves
-
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_text(draw_curves(curves), encoding="utf-8")
-    return [f"curves: {picture}", *lines]
-
-
-def _missing_samples(experiments: dict[str, Experiment]) -> list[str]:
-    missing = [name for name, of in experiments.items() if of.samples is None]
-    return [f"samples: {DETAILS} of {name} is in no cache (dvc pull)" for name in missing]
+    texts = {name: of.samples for name, of in found.items() if of.samples}
+    return "\n\n".join([*tables, "\n".join(notes), *([samples_table(texts)] if texts else [])])
 
 
 def read_experiment(name: str, root: Path) -> Experiment:
@@ -97,24 +88,21 @@ def read_experiment(name: str, root: Path) -> Experiment:
         raise UserError(f"compare: expected a Git repository with DVC, {' '.join(str(error).split())}") from None
     except DvcException as error:
         raise UserError(f"{name}: expected params that DVC can read, {' '.join(str(error).split())}") from None
-    return _experiment(name, param_files, metric_files, curve, details)
-
-
-def _experiment(
-    name: str, param_files: dict[str, Any], metric_files: dict[str, Any], curve: str | None, details: str | None
-) -> Experiment:
     params = {key: value for of in param_files.values() for key, value in flatten(of["data"]).items()}
     # A metrics file that is absent at this revision has an error instead of data.
-    metrics = flatten({_stage(file): result["data"] for file, result in metric_files.items() if "data" in result})
+    by_stage = {
+        file.removeprefix("metrics/").removesuffix(".json"): of.get("data") for file, of in metric_files.items()
+    }
+    metrics = flatten({stage: of for stage, of in by_stage.items() if of is not None})
     if not params and not metrics:
         raise UserError(f"{name}: expected an experiment, got neither params nor metrics")
-    rows = None if curve is None else read_curve(curve.splitlines())
-    return Experiment(params, fold_intervals(metrics), rows, None if details is None else _samples(details))
-
-
-def _samples(details: str) -> dict[str, str]:
-    samples = json.loads(details).get("samples", [])
-    return {f"{Code(of['prompt'])}, {of['method']}": of["text"] for of in samples}
+    samples = None if details is None else json.loads(details).get("samples", [])
+    return Experiment(
+        params,
+        fold_intervals(metrics),
+        None if curve is None else read_curve(curve.splitlines()),
+        None if samples is None else {f"{Code(of['prompt'])}, {of['method']}": of["text"] for of in samples},
+    )
 
 
 def difference_table(head: str, names: list[str], columns: Sequence[dict[str, Any]]) -> str:
@@ -127,6 +115,12 @@ def difference_table(head: str, names: list[str], columns: Sequence[dict[str, An
         return f"{head}: {rest}"
     rows = [[key, *(_show(column.get(key, ABSENT)) for column in columns)] for key in differing]
     return f"{in_columns([head, *names], *rows)}\n{rest}"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Score):
+        return value.show(3) if value.low is not None else _show(value.value)
+    return value if isinstance(value, str) and "\n" not in value else json.dumps(value, ensure_ascii=False)
 
 
 def samples_table(texts: Mapping[str, Mapping[str, str]]) -> str:
@@ -144,25 +138,12 @@ def in_columns(*rows: Sequence[str], equal: bool = False) -> str:
     params         a  b
     model.d_model  2  3
     """
-    width = shutil.get_terminal_size((140, 24)).columns
     table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False, expand=equal)
     for _ in rows[0]:
         table.add_column(overflow="fold", ratio=1 if equal else None)
     for row in rows:
         table.add_row(*(Text(visible(cell).expandtabs(4)) for cell in row))
-    console = Console(width=width, color_system=None)
+    console = Console(width=shutil.get_terminal_size((140, 24)).columns, color_system=None)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
-
-
-def _stage(file: str) -> str:
-    """Return the name of a metrics file in a key: metrics/finetune/library.json is finetune/library."""
-    path = PurePosixPath(file).with_suffix("")
-    return str(path.relative_to("metrics") if path.is_relative_to("metrics") else path)
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, Score):
-        return value.show(3) if value.low is not None else _show(value.value)
-    return value if isinstance(value, str) and "\n" not in value else json.dumps(value, ensure_ascii=False)

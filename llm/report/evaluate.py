@@ -6,10 +6,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llm.report.glossary import QUALITY, title
 from llm.report.metrics import Score, fold_intervals
 from llm.report.plots import draw_bars, draw_context, draw_reliability
-from llm.report.tables import Code, Table, fence, render
+from llm.report.tables import Code, Table, fence, render, title
+from llm.report.views import QUALITY, by_metric
 
 Details = Mapping[str, Any]
 LIKELIHOOD = ("bits_per_byte", "nats_per_token", "perplexity", "accuracy", "calibration_error", "tokens")
@@ -37,9 +37,8 @@ def continuations(details: Details) -> str:
             f"drawn: {quality['prompt_tokens']} tokens of a document, and after │ up to {quality['new_tokens']} that "
             f"the model generated at temperature {quality['temperature']}."
         )
-    places = (Code(f"{of['document']}, token {of['token']}") for of in texts)
-    headings = (f"{number}: {place}" for number, place in enumerate(places, start=1))
-    return _texts("Continuations", opening, zip(headings, texts, strict=True))
+    places = [Code(f"{of['document']}, token {of['token']}") for of in texts]
+    return _texts("Continuations", opening, [(f"{n}: {places[n - 1]}", of) for n, of in enumerate(texts, start=1)])
 
 
 def _texts(heading: str, opening: str, texts: Iterable[tuple[str, Details]]) -> str:
@@ -69,8 +68,10 @@ def pictures(details: Details) -> dict[str, str]:
 def tables(details: Details) -> dict[str, Any]:
     """Return the tables of the splits by name; some have a table for each split."""
     splits = details["splits"]
+    counts = ("documents", "bytes")
+    scores = {split: fold_intervals(of["model"]) | {name: of[name] for name in counts} for split, of in splits.items()}
     found: dict[str, Any] = {
-        "likelihood": _likelihood(splits),
+        "likelihood": by_metric(scores, (*LIKELIHOOD, *counts), "", own=title("bits_per_byte").name),
         "sources": _sources(splits),
         "baselines": {split: _baselines(split, of) for split, of in splits.items()},
         "positions": _positions(splits),
@@ -83,17 +84,16 @@ def tables(details: Details) -> dict[str, Any]:
     return found | ({"quality": _quality(details["quality"])} if "model" in details["quality"] else {})
 
 
-def _likelihood(splits: Details) -> Table:
-    scores = [fold_intervals(of["model"]) for of in splits.values()]
-    counts = [[name, *(of[name] for of in splits.values())] for name in ("documents", "bytes")]
-    rows = [[title(name), *(of.get(name) for of in scores)] for name in LIKELIHOOD]
-    return Table(["", *splits], [*rows, *counts], own=title("bits_per_byte").name)
-
-
 def _sources(splits: Details) -> Table:
-    counts = ("documents", "bytes", "tokens")
     rows = [
-        [Code(row["source"]), split, *(row[key] for key in counts), fold_intervals(row)["bits_per_byte"]]
+        [
+            Code(row["source"]),
+            split,
+            row["documents"],
+            row["bytes"],
+            row["tokens"],
+            fold_intervals(row)["bits_per_byte"],
+        ]
         for split, of in splits.items()
         for row in of["sources"]
     ]
@@ -102,9 +102,10 @@ def _sources(splits: Details) -> Table:
 
 def _baselines(split: str, figures: Details) -> Table:
     """Compare the model with its baselines, the best first."""
-    model = ["model", fold_intervals(figures["model"])["bits_per_byte"], None]
-    others = [[of["baseline"], of["bits_per_byte"], fold_intervals(of)["difference"]] for of in figures["baselines"]]
-    rows = sorted([model, *others], key=lambda row: row[1] if isinstance(row[1], float) else row[1].value)
+    rows: list[list[Any]] = [["model", fold_intervals(figures["model"])["bits_per_byte"], None]]
+    for of in map(fold_intervals, figures["baselines"]):
+        rows.append([of["baseline"].value, of["bits_per_byte"], of["difference"]])
+    rows.sort(key=lambda row: row[1].value)
     head = [f"bits per byte, {split}", "less is better", "model minus baseline"]
     return Table(head, [[title(name), *cells] for name, *cells in rows], own=title("model").name)
 
@@ -117,30 +118,26 @@ def _quality(quality: Details) -> Table:
 
 
 def _positions(splits: Details) -> Table:
-    found = {row["from"]: row for of in splits.values() for row in of["positions"]}
+    ends = {row["from"]: row["to"] for of in splits.values() for row in of["positions"]}
     losses = [{row["from"]: row["nats_per_token"] for row in of["positions"]} for of in splits.values()]
     rows = [
-        [str(at) if at == found[at]["to"] else f"{at}–{found[at]['to']}", *(of.get(at) for of in losses)]
-        for at in sorted(found)
+        [str(start) if start == end else f"{start}–{end}", *(of.get(start) for of in losses)]
+        for start, end in sorted(ends.items())
     ]
     return Table(["tokens before", *splits], rows)
 
 
 def _contexts(splits: Details) -> Table:
     fractions = {row["context"]: row["fraction"] for of in splits.values() for row in of["context"]}
-    found = [{row["context"]: row for row in of["context"]} for of in splits.values()]
     rows = []
     for length, fraction in sorted(fractions.items()):
-        cells = [cell for of in found for cell in _with_context(of.get(length))]
+        cells: list[Any] = []
+        for of in splits.values():
+            row: Details = next((row for row in of["context"] if row["context"] == length), {})
+            cells += [row.get("nats_per_token"), fold_intervals(row).get("more") if fraction < 1 else None]
         rows.append([f"{length:,}", f"{fraction:.1%}", *cells])
     heads = [head for split in splits for head in (split, f"added, {split}")]
     return Table(["tokens of context", "of all", *heads], rows)
-
-
-def _with_context(row: Details | None) -> tuple[Any, Any]:
-    if row is None:
-        return None, None
-    return row["nats_per_token"], fold_intervals(row)["more"] if row["fraction"] < 1 else None
 
 
 def _calibration(split: str, bins: list[Details]) -> Table:
@@ -152,16 +149,18 @@ def _calibration(split: str, bins: list[Details]) -> Table:
 
 
 def _contamination(splits: Details) -> Table:
-    found = [of["contamination"] for of in splits.values()]
-    cells = {
-        "contaminated_windows": [f"{of['window_fraction']:.1%}" for of in found],
-        "contaminated_tokens": [f"{of['token_fraction']:.1%}" for of in found],
-        "bits_per_byte_all": [of["model"]["bits_per_byte"] for of in splits.values()],
-        "bits_per_byte_found": [of["found"]["bits_per_byte"] for of in found],
-        "bits_per_byte_not_found": [of["not_found"]["bits_per_byte"] for of in found],
-    }
-    head = f"in an n-gram of {found[0]['ngram']} tokens that train has"
-    return Table([head, *splits], [[title(name), *row] for name, row in cells.items()])
+    found = {}
+    for split, of in splits.items():
+        own = of["contamination"]
+        found[split] = {
+            "contaminated_windows": f"{own['window_fraction']:.1%}",
+            "contaminated_tokens": f"{own['token_fraction']:.1%}",
+            "bits_per_byte_all": of["model"]["bits_per_byte"],
+            "bits_per_byte_found": own["found"]["bits_per_byte"],
+            "bits_per_byte_not_found": own["not_found"]["bits_per_byte"],
+        }
+    head = f"in an n-gram of {own['ngram']} tokens that train has"
+    return by_metric(found, [*found[split]], head)
 
 
 def _documents(rows: list[Details]) -> Table:

@@ -39,19 +39,19 @@ def write_figures(page: Path, metrics: Path, summary: str) -> None:
         raise UserError(f"{page}: expected <!-- figures: NAME --> and <!-- end of figures -->, got no such block")
     ends = "\r\n" if "\r\n" in content else "\n"
     found = read_metrics(metrics)
-
-    writers = {"summary": lambda *_: fence(f"$ make repro\n…\n{summary.rstrip()}", "console"), **WRITERS}
+    runtime = {path.stem: json.loads(path.read_bytes()) for path in sorted((metrics / "runtime").glob("*.json"))}
+    found.content["runtime"] = runtime
+    writers = {"summary": lambda _: fence(f"$ make repro\n…\n{summary.rstrip()}", "console"), **WRITERS}
 
     def write(block: re.Match[str]) -> str:
         name = block["name"]
         if name not in writers:
             raise UserError(f"{page}: expected a block of {', '.join(writers)}, got {name}")
         try:
-            text = writers[name](found, metrics)
-        except (KeyError, IndexError, TypeError) as error:
-            raise UserError(
-                f"{metrics}: expected metrics for the block {name}, got none ({error}); run dvc repro"
-            ) from None
+            text = writers[name](found)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            problem = f"expected metrics for the block {name}, got none ({error}); run dvc repro"
+            raise UserError(f"{metrics}: {problem}") from None
         return ends.join([f"<!-- figures: {name} -->", *text.split("\n"), "<!-- end of figures -->"])
 
     page.write_bytes(BLOCK.sub(write, content).encode())
@@ -63,22 +63,22 @@ def write_pictures(metrics: Path, reports: Path, folder: Path) -> list[Path]:
     found = [Path(shutil.copy(reports / name, folder / name)) for name in PICTURES if (reports / name).is_file()]
     if points := read_metrics(metrics).content.get("learning_curve/library"):
         found.append(folder / "learning_curve.svg")
-        found[-1].write_text(learning_curve.pictures(points)["library"], encoding="utf-8")
+        found[-1].write_text(learning_curve.draw_learning_curve(points), encoding="utf-8")
     return found
 
 
-def _run(_: Metrics, metrics: Path) -> str:
-    runtime = [(path.stem, json.loads(path.read_bytes())) for path in sorted((metrics / "runtime").glob("*.json"))]
+def _run(metrics: Metrics) -> str:
+    runtime = sorted(metrics.content["runtime"].items(), key=lambda of: -of[1]["seconds"])
     seconds = sum(of["seconds"] for _, of in runtime)
     peak = max(of["peak_memory_mb"] for _, of in runtime) / 1000
-    each = ", ".join(f"{name} {of['seconds']:.0f}" for name, of in sorted(runtime, key=lambda of: -of[1]["seconds"]))
+    each = ", ".join(f"{name} {of['seconds']:.0f}" for name, of in runtime)
     return (
         f"On two cores without a GPU the stages take {seconds // 60:.0f} minutes {seconds % 60:.0f} seconds, and "
         f"at most {peak:.1f} GB of memory.\nSeconds by stage: {each}."
     )
 
 
-def _bits_per_byte(metrics: Metrics, _: Path) -> str:
+def _bits_per_byte(metrics: Metrics) -> str:
     split, pretrain = metrics.splits()[-1], metrics.content["pretrain"]
     return (
         f"{views.bits_per_byte(metrics, digits=3)}\n\nOn {split}, {views.difference(metrics, split, digits=3)}. The "
@@ -87,29 +87,27 @@ def _bits_per_byte(metrics: Metrics, _: Path) -> str:
     )
 
 
-def _docstring(metrics: Metrics, _: Path) -> str:
-    before, after = (
-        metrics.content["finetune/docstring"]["test"][system]["answer_bits_per_byte"] for system in ("before", "after")
-    )
+def _docstring(metrics: Metrics) -> str:
+    test = metrics.content["finetune/docstring"]["test"]
+    before, after = (test[system]["answer_bits_per_byte"] for system in ("before", "after"))
     return (
         f"Task `docstring`: {before:.3f} bits per byte of the held-out answers before finetuning, {after:.3f} after "
         f"({1 - after / before:.0%} fewer)."
     )
 
 
-def _spine(_: Metrics, __: Path) -> str:
+def _spine(_: Metrics) -> str:
     lines = {name: len(Path(name).read_text(encoding="utf-8").splitlines()) for name in SPINE}
     rows = [[f"[{name}]({name})", n] for name, n in lines.items()]
     return str(Table(["file", "lines"], [*rows, ["all of them", sum(lines.values())]]))
 
 
-Writer = Callable[[Metrics, Path], str]
-WRITERS: dict[str, Writer] = {
+WRITERS: dict[str, Callable[[Metrics], str]] = {
     "run": _run,
     "spine": _spine,
     "bits per byte": _bits_per_byte,
-    "quality": lambda metrics, _: str(views.quality(metrics, digits=3)),
-    "library": lambda metrics, _: str(views.task(metrics.content["finetune/library"], digits=3)),
+    "quality": lambda metrics: str(views.quality(metrics, digits=3)),
+    "library": lambda metrics: str(views.task(metrics.content["finetune/library"], digits=3)),
     "docstring": _docstring,
-    "learning curve": lambda metrics, _: learning_curve.markdown(metrics.content["learning_curve/library"]).rstrip(),
+    "learning curve": lambda metrics: learning_curve.markdown(metrics.content["learning_curve/library"]).rstrip(),
 }

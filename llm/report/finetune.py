@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm.report import plots, views
-from llm.report.glossary import title
 from llm.report.metrics import Score, fold_intervals
-from llm.report.tables import Table, render
+from llm.report.tables import Table, render, title
 
 Details = Mapping[str, Any]
 # Metrics of a classifier; those after calibration follow an arrow.
@@ -14,6 +13,14 @@ COLUMNS = (
     *("accuracy", "macro_f1", "micro_f1", "balanced_accuracy", "roc_auc", "average_precision", "log_loss"),
     *("calibration_error", "temperature", "accuracy_mean", "accuracy_std", "macro_f1_mean", "macro_f1_std"),
 )
+CAPTIONS = {
+    "curve": "Loss over the steps of the finetuning.",
+    "confusion": "Rows by actual label (down) and predicted label (across); the diagonal is correct.",
+    "reliability": "Accuracy by predicted probability, before and after temperature scaling on val.",
+    "roc": "ROC curve and precision-recall curve of the second label.",
+    "labels": "F1 of each label.",
+    "systems": "The accuracies above with their intervals.",
+}
 
 
 def markdown(details: Details) -> str:
@@ -41,8 +48,7 @@ def _ordered(details: Details) -> dict[str, Any]:
 
 
 def _cell(figures: Details, key: str) -> Any:
-    score = fold_intervals(dict(figures)).get(key)
-    calibrated = figures.get(f"{key}_at_temperature")
+    score, calibrated = fold_intervals(figures).get(key), figures.get(f"{key}_at_temperature")
     return score if score is None or calibrated is None else f"{score.show()} → {Score(calibrated).show()}"
 
 
@@ -66,7 +72,7 @@ def describe_difference(other: str, of: Details) -> str:
 
 
 def pictures(details: Details) -> dict[str, str]:
-    """Return SVG pictures by name: the learning curve, and for a classifier its scores, calibration and labels."""
+    """Return SVG pictures by name, those of CAPTIONS that the kind of task has; none of a task that was skipped."""
     if "skipped" in details:
         return {}
     if details["kind"] != "classify":
@@ -85,7 +91,6 @@ def pictures(details: Details) -> dict[str, str]:
         f1 = {of["label"]: Score(of["f1"]) for of in details["by_label"]}
         found["labels"] = plots.draw_bars(f1, "test rows", "F1", highlight="")
     if "roc" in details:
-        name = f"finding {plots.shorten(labels[1])} in test"
         points = details["roc"], details["precision_recall"], details["positive_fraction"]
-        found["roc"] = plots.draw_roc(*points, name)
+        found["roc"] = plots.draw_roc(*points, f"finding {plots.shorten(labels[1])} in test")
     return found

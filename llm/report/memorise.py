@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llm.report.glossary import LONG, SHORT, title
-from llm.report.tables import Code, Table, render
+from llm.report.tables import Code, Table, render, title
 
+SHORT, LONG = 25, 50  # tokens of a verbatim continuation
 MAX_CHARS = 80  # of a text in a table
 VERDICTS = {
     True: "**The model copies**: more of train than of test is reproduced verbatim, beyond chance.",
@@ -17,9 +17,10 @@ VERDICTS = {
 def markdown(details: Mapping[str, Any]) -> str:
     """Return the report: prefixes that were continued verbatim, and the longest run in train of every sample."""
     recalled = [[f"{of['tokens']}{'+' * (of['tokens'] == LONG)}", *_place(of)] for of in details["recalled"]]
-    samples = [
-        [f"{Code(_short(of['prompt']))}, {of['method']}", of["tokens"], *_run(of["run"])] for of in details["samples"]
-    ]
+    samples = []
+    for of in details["samples"]:
+        run = [of["run"]["tokens"], *_place(of["run"])] if of["run"] else [0, None, None]
+        samples.append([f"{_short(of['prompt'])}, {of['method']}", of["tokens"], *run])
     return render(
         "memorise.md.jinja",
         details=details,
@@ -39,15 +40,11 @@ def prefixes(metrics: Mapping[str, Any]) -> Table:
     return Table(["", *splits], [[title(name), *(of.get(name) for of in splits.values())] for name in names])
 
 
-def _run(run: Mapping[str, Any] | None) -> list[Any]:
-    return [run["tokens"], *_place(run)] if run else [0, None, None]
-
-
 def _place(of: Mapping[str, Any]) -> list[Code]:
-    return [Code(_short(of["document"])), Code(_short(of["text"]))]
+    return [_short(of["document"]), _short(of["text"])]
 
 
-def _short(text: str) -> str:
+def _short(text: str) -> Code:
     """Return a text on one line, with control characters as escapes, truncated to a table's width."""
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    return shown if len(shown) <= MAX_CHARS else f"{shown[: MAX_CHARS - 1]}…"
+    return Code(shown if len(shown) <= MAX_CHARS else f"{shown[: MAX_CHARS - 1]}…")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from llm.core.errors import UserError
 
 SPLITS = ("train", "val", "test")
-NOT_METRICS = {"runtime", "details"}  # folders in the folder of metrics
+NOT_METRICS = ("runtime/", "details/")  # folders in the folder of metrics
 NO_DOCSTRINGS = "the corpus has no docstrings"  # why the tasks that `label` makes of docstrings are skipped
 
 
@@ -64,10 +64,18 @@ class Metrics:
         found = {name: of for name, of in self.content.items() if name.startswith("finetune/")}
         return {name.removeprefix("finetune/"): of for name, of in found.items() if of.get("skipped") != NO_DOCSTRINGS}
 
+    def of_tasks(self, tasks: Mapping[str, Any]) -> "Metrics":
+        """Return the metrics without those of other tasks; UserError for a task without any."""
+        content, details = (
+            {name: of for name, of in files.items() if "/" not in name or name.partition("/")[2] in tasks}
+            for files in (self.content, self.details)
+        )
+        return Metrics(content | {f"finetune/{name}": self.content[f"finetune/{name}"] for name in tasks}, details)
+
 
 def read_metrics(folder: Path) -> Metrics:
     """Read every file of metrics and of details under a folder; none are no error."""
-    content = {name: of for name, of in _read_folder(folder).items() if name.partition("/")[0] not in NOT_METRICS}
+    content = {name: of for name, of in _read_folder(folder).items() if not name.startswith(NOT_METRICS)}
     return Metrics(content, _read_folder(folder / "details"))
 
 
@@ -92,14 +100,11 @@ def fold_intervals(metrics: Mapping[str, Any]) -> dict[str, Score]:
     {'bits': Score(value=1.18, low=1.171, high=1.19), 'tokens': Score(value=12, low=None, high=None)}
     """
     ends = {f"{key}{end}" for key in metrics for end in ("_low", "_high")}
-    return {
-        key: Score(value, metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
-        for key, value in metrics.items()
-        if key not in ends
-    }
+    names = [key for key in metrics if key not in ends]
+    return {key: Score(metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high")) for key in names}
 
 
-def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return every value of nested mappings by its dotted key; an empty mapping is a value.
 
     >>> flatten({"model": {"d_model": 192, "layers": [1, 2], "none": {}}, "seed": 1})

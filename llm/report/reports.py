@@ -1,59 +1,98 @@
 """Everything in the folder reports/: Markdown of each stage, pictures, and the page.
 
-metrics/details/evaluate.json  ──evaluate.evaluation──► reports/evaluation.md
-──evaluate.pictures────► reports/context.svg …
-all of them                    ──write_page───────────► reports/report.html
+    metrics/details/evaluate.json  ──evaluate.evaluation──► reports/evaluation.md
+                                   ──evaluate.pictures────► reports/context.svg …
+    all of them                    ──write_page───────────► reports/report.html
+
+The page loads nothing from elsewhere. The same files give the same bytes.
 """
 
-from collections.abc import Callable
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from llm.core import params as params_file
-from llm.report import evaluate, finetune, memorise, prepare, pretrain, sample, tokenize, views
-from llm.report.metrics import Metrics, read_metrics
-from llm.report.page import write_page
+from llm.report import evaluate, finetune, memorise, plots, stages, views
+from llm.report.metrics import Metrics, flatten, read_metrics
+from llm.report.tables import Code, Table, render
 
-Details = dict[str, Any]
 # A Markdown file of reports/: the stage whose details it shows, and the function that writes it.
-PAGES: dict[str, tuple[str, Callable[[Details], str]]] = {
-    "prepare": ("prepare", prepare.markdown),
-    "tokenize": ("tokenize", tokenize.markdown),
-    "contamination": ("sample", sample.markdown),
+PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "prepare": ("prepare", stages.documents),
+    "tokenize": ("tokenize", stages.vocabulary),
+    "contamination": ("sample", stages.contamination),
     "evaluation": ("evaluate", evaluate.evaluation),
     "samples": ("evaluate", evaluate.samples),
     "continuations": ("evaluate", evaluate.continuations),
-    "memorisation": ("memorise", memorise.markdown),
+    "memorization": ("memorise", memorise.markdown),
 }
+BOUNDS = (1, 2, 3, 4, 6, 8)  # nats; the shade of a token is the number of bounds that its nats reach
 
 
 def write_reports(settings: Path, metrics: Path, curve: Path, artifacts: list[Path], reports: Path) -> None:
     """Write the folder; `settings` is params.yaml, `metrics` and `artifacts` are folders."""
     params = params_file.read(settings)
-    found = of_tasks(read_metrics(metrics), params)
+    found = read_metrics(metrics).of_tasks(params["finetune"]["tasks"])
     details = found.details
     texts = {name: write(details[stage]) for name, (stage, write) in PAGES.items()}
-    pictures = pretrain.pictures({"curve": pretrain.read_curve(curve.read_text(encoding="utf-8").splitlines())})
-    pictures |= tokenize.pictures(details["tokenize"]) | evaluate.pictures(details["evaluate"])
+    pictures = {
+        "curve": plots.draw_curve(stages.read_curve(curve.read_text(encoding="utf-8").splitlines()), "pretraining"),
+        "vocabulary": plots.draw_vocabulary(details["tokenize"]["counts"], details["tokenize"]["lengths"]),
+        **evaluate.pictures(details["evaluate"]),
+    }
     for name in found.tasks():
         texts[f"finetune/{name}"] = finetune.markdown(details[f"finetune/{name}"])
         own = finetune.pictures(details[f"finetune/{name}"])
         pictures |= {f"finetune/{name}/{kind}": svg for kind, svg in own.items()}
-    page = write_page(found, params, pictures, views.lineage(*artifacts))
-    files = {f"{name}.md": text for name, text in texts.items()} | {
-        f"{name}.svg": svg for name, svg in pictures.items()
-    }
-    for name, text in (files | {"report.html": page}).items():
+    files = {f"{name}.md": text for name, text in texts.items()}
+    files |= {f"{name}.svg": svg for name, svg in pictures.items()}
+    files["report.html"] = write_page(found, params, pictures, views.lineage(*artifacts))
+    for name, text in files.items():
         path = reports / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
-def of_tasks(metrics: Metrics, params: dict[str, Any]) -> Metrics:
-    """Return the metrics without those of tasks that are not in params.yaml; UserError for a task without any."""
-    tasks = params["finetune"]["tasks"]
-    content, details = (
-        {name: of for name, of in files.items() if "/" not in name or name.partition("/")[2] in tasks}
-        for files in (metrics.content, metrics.details)
+def write_page(metrics: Metrics, params: Mapping[str, Any], pictures: Mapping[str, str], lineage: Table) -> str:
+    """Return the page; `pictures` are SVG by name, those of a task as finetune/TASK/NAME."""
+    details = metrics.details["evaluate"]
+    splits = list(details["splits"])
+    encoded = {name: base64.b64encode(svg.encode()).decode() for name, svg in pictures.items()}
+    return render(
+        "report.html.jinja",
+        metrics=metrics.content,
+        details=details,
+        params=params,
+        splits=splits,
+        shown=splits[-1] if splits else None,
+        evaluation=evaluate.tables(details) if splits else None,
+        tables=views.tables(metrics, params, params["model"], lineage) | {"params": params_table(params)},
+        verdict=memorise.VERDICTS[metrics.content["memorise"]["copies"]],
+        tasks=metrics.tasks(),
+        levels=[*(f"{low}–{high}" for low, high in pairwise([0, *BOUNDS])), f"{BOUNDS[-1]} or more"],
+        pictures={name: f"data:image/svg+xml;base64,{code}" for name, code in encoded.items()},
+        bounds=BOUNDS,
+        e=math.e,
+        captions=finetune.CAPTIONS,
+        short=memorise.SHORT,
     )
-    return Metrics(content | {f"finetune/{name}": metrics.content[f"finetune/{name}"] for name in tasks}, details)
+
+
+def params_table(params: Mapping[str, Any]) -> Table:
+    """Return the sections of params, each with the sha256 of its JSON with sorted keys, and their values.
+
+    >>> params_table({"sample": {"stride": 2}}).rows[1]
+    [Code(text='sample.stride'), Code(text='2')]
+    """
+    rows: list[list[Any]] = []
+    for section, content in params.items():
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        rows.append([section, Code(hashlib.sha256(text.encode()).hexdigest())])
+        for key, value in flatten({section: content}).items():
+            rows.append([Code(key), Code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))])
+    return Table(["param", "value"], rows)

@@ -1,10 +1,11 @@
-"""Tables, code and templates: one renderer of Markdown for reports and cards, and of HTML for the page.
+"""Tables, titles, code and templates: one renderer of Markdown for reports and cards, and of HTML for the page.
 
 A template that ends in .html.jinja gets HTML for a `Table`, and escaped text; any other template gets Markdown.
 """
 
 import re
 import shlex
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,12 +15,33 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import escape
 
-from llm.report.glossary import Title, title
 from llm.report.metrics import Score
 
 ABSENT = "–"
 MARKUP = "\\`*_[]<>|#"
 NUMERIC = re.compile(r"[-+–−\d*]")  # how a cell of a column of numbers begins
+
+
+class Title(NamedTuple):
+    """A name for readers, with a sentence that explains it."""
+
+    name: str
+    note: str = ""
+
+
+TITLES = {
+    key: Title(*words)
+    for key, words in tomllib.loads(Path(__file__).with_name("glossary.toml").read_text(encoding="utf-8")).items()
+}
+
+
+def title(name: str) -> Title:
+    """Return what reports call a system or metric; an unknown name gets blanks for its underscores.
+
+    >>> title("macro_f1").name, title("a_new_one").name
+    ('macro-F1', 'a new one')
+    """
+    return TITLES.get(name) or Title(name.replace("_", " "))
 
 
 class Code(NamedTuple):
@@ -30,9 +52,8 @@ class Code(NamedTuple):
     def __str__(self) -> str:
         """Return it in Markdown, in more backticks than it has itself."""
         shown = " ".join(self.text.split())
-        quotes = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
         blank = " " if "`" in shown else ""
-        return f"{quotes}{blank}{shown}{blank}{quotes}"
+        return f"{_quotes(shown, 1)}{blank}{shown}{blank}{_quotes(shown, 1)}"
 
     def __html__(self) -> str:
         return f"<code>{escape(self.text)}</code>"
@@ -53,38 +74,38 @@ class Table:
 
     def __str__(self) -> str:
         """Return the table in Markdown; columns of numbers are aligned to the right."""
-        rows = [[self._text(cell) for cell in row] for row in self.rows]
-        rule = ["---:" if self._is_numeric(at) else "---" for at in range(len(self.head))]
-        cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in (self.head, *rows)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))
+        rows = [self.head, *([self._text(cell) for cell in row] for row in self.rows)]
+        head, *body = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows)
+        rule = ["---:" if is_numeric else "---" for is_numeric in self._numeric()]
+        return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
 
     def __html__(self) -> str:
-        kinds = [' class="n"' if self._is_numeric(at) else "" for at in range(len(self.head))]
+        kinds = [' class="n"' if is_numeric else "" for is_numeric in self._numeric()]
         head = "".join(f'<th scope="col"{kind}>{escape(of)}</th>' for kind, of in zip(kinds, self.head, strict=True))
-        lines = [f"<thead><tr>{head}</tr></thead>", "<tbody>"]
+        lines = ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>"]
         for first, *others in self.rows:
             cells = "".join(f"<td{kind}>{self._html(cell)}</td>" for kind, cell in zip(kinds[1:], others, strict=True))
             mark = ' class="own"' if self.own and self._text(first) == self.own else ""
             lines.append(f'<tr{mark}><th scope="row">{self._html(first)}</th>{cells}</tr>')
-        return "\n".join(["<table>", *lines, "</tbody>", "</table>"])
+        return "\n".join([*lines, "</tbody>", "</table>"])
 
-    def _is_numeric(self, column: int) -> bool:
-        cells = [row[column] for row in self.rows]
-        return column > 0 and all(not isinstance(cell, Code) and NUMERIC.match(self._text(cell)) for cell in cells)
+    def _numeric(self) -> list[bool]:
+        """Return whether each column has numbers alone; the first has names."""
+        columns = [[row[at] for row in self.rows] for at in range(1, len(self.head))]
+        is_number = [
+            all(not isinstance(cell, Code) and NUMERIC.match(self._text(cell)) for cell in column) for column in columns
+        ]
+        return [False, *is_number]
 
     def _text(self, cell: Any) -> str:
-        match cell:
-            case None:
-                return ABSENT
-            case bool():
-                return "yes" if cell else "no"
-            case Title():
-                return cell.name
-            case Score():
-                return cell.show(self.digits)
-            case int() | float():
-                return Score(cell).show(self.digits)
-        return str(cell)
+        if cell is None:
+            return ABSENT
+        if isinstance(cell, bool):
+            return "yes" if cell else "no"
+        if isinstance(cell, Title):
+            return cell.name
+        score = Score(cell) if isinstance(cell, int | float) else cell
+        return score.show(self.digits) if isinstance(score, Score) else str(cell)
 
     def _html(self, cell: Any) -> str:
         if isinstance(cell, Title) and cell.note:
@@ -105,7 +126,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(code=Code, fence=fence, shell=shell_string, python=repr, plain=plain, sizes=sizes)
+    environment.filters |= {"code": Code, "fence": fence, "shell": shell_string, "python": repr, "plain": plain}
+    environment.filters["sizes"] = sizes
     environment.globals["title"] = title
     return environment
 
@@ -122,8 +144,12 @@ def sizes(rows: Mapping[str, int]) -> str:
 
 def fence(code: str, language: str = "") -> str:
     """Return a block of code in Markdown; its fence is longer than any in the text."""
-    quotes = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
-    return f"{quotes}{language}\n{code}\n{quotes}"
+    return f"{_quotes(code, 3)}{language}\n{code}\n{_quotes(code, 3)}"
+
+
+def _quotes(text: str, least: int) -> str:
+    """Return more backticks than any run in a text has."""
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def plain(text: str) -> str:

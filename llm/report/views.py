@@ -6,17 +6,16 @@ from typing import Any
 
 from llm.core.outputs import file_md5, md5
 from llm.report import memorise
-from llm.report.glossary import QUALITY, Title, title
-from llm.report.metrics import SPLITS, Metrics, Score, fold_intervals
-from llm.report.tables import Code, Table
+from llm.report.metrics import SPLITS, Metrics, fold_intervals
+from llm.report.tables import Code, Table, Title, title
 
 MAX_LISTED_FILES = 100  # of an artifact
 NOT_ARTIFACTS = {".keep", ".gitkeep", ".folders", ".gitignore"}  # files that keep a folder in place
+QUALITY = ("texts", "words", "real_words", "distinct_3grams", "repetition_flagged", "sections_parsed")
 CLASSIFIER = (
     *("accuracy", "accuracy_difference", "macro_f1", "log_loss"),
     *("accuracy_mean", "accuracy_std", "macro_f1_mean", "macro_f1_std"),
 )
-Systems = Mapping[str, Mapping[str, Score]]
 
 
 def tables(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, Any], lineage: Table) -> dict[str, Any]:
@@ -36,10 +35,12 @@ def tables(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, Any
     }
 
 
-def by_metric(systems: Systems, names: Sequence[str], head: str, digits: int = 4) -> Table:
-    """Return a row for each metric and a column for each system."""
+def by_metric(
+    systems: Mapping[str, Mapping[str, Any]], names: Sequence[str], head: str, digits: int = 4, own: str = ""
+) -> Table:
+    """Return a row for each metric and a column for each system or split."""
     rows = [[title(name), *(of.get(name) for of in systems.values())] for name in names]
-    return Table([head, *(title(system).name for system in systems)], rows, digits=digits)
+    return Table([head, *(title(system).name for system in systems)], rows, own, digits)
 
 
 def corpus(metrics: Metrics) -> Table:
@@ -70,25 +71,25 @@ def training(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, A
     losses = {"train": pretrain["train_loss"], "val": pretrain.get("val_loss")}
     flops = pretrain["flops_per_token"] * pretrain["tokens_seen"]
     attention = "without attention" if config["family"] == "gru" else f"{config['attention']} attention"
-    used = f"{tokenize['vocab_used']:,} of its tokens occur in the text."
-    rows = [
-        [Title("parameters", "Trained weights, the embedding included."), pretrain["parameters"]],
-        ["architecture", f"{config['family']}, {attention}, {config['n_layers']} layers, width {config['d_model']}"],
-        [Title("vocabulary", used), f"{tokenize['vocab_size']:,} tokens"],
-        ["context", f"{params['sample']['context_length']:,} tokens"],
-        ["steps", f"{pretrain['selected_step']:,} of {own['max_steps']:,}, {own['batch_size']:,} windows each"],
-        ["tokens seen", f"{pretrain['tokens_seen']:,}, {pretrain['epochs']} epochs of the training text"],
-        [Title("floating-point operations", "The usual measure of the cost of training."), f"{flops:.3g}"],
-        ["optimizer", ", ".join([optimizer["kind"], *(f"{rate} {optimizer[rate]}" for rate in rates)])],
-        ["schedule", f"{schedule['kind']}, {schedule['warmup_steps']} steps of warmup"],
-        ["initial weights", f"from {own['init_from']}" if own.get("init_from") else "random"],
-        [
-            Title("loss in nats per token", "The gap between train and val measures overfitting."),
-            ", ".join(f"{split} {loss:.4f}" for split, loss in losses.items() if loss is not None),
-        ],
-        ["machine", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in pretrain["machine"].items())],
-    ]
-    return Table(["the model", ""], rows)
+    values = {
+        Title("parameters", "Trained weights, the embedding included."): pretrain["parameters"],
+        "architecture": f"{config['family']}, {attention}, {config['n_layers']} layers, width {config['d_model']}",
+        Title("vocabulary", f"{tokenize['vocab_used']:,} of its tokens occur in the text."): (
+            f"{tokenize['vocab_size']:,} tokens"
+        ),
+        "context": f"{params['sample']['context_length']:,} tokens",
+        "steps": f"{pretrain['selected_step']:,} of {own['max_steps']:,}, {own['batch_size']:,} windows each",
+        "tokens seen": f"{pretrain['tokens_seen']:,}, {pretrain['epochs']} epochs of the training text",
+        Title("floating-point operations", "The usual measure of the cost of training."): f"{flops:.3g}",
+        "optimizer": ", ".join([optimizer["kind"], *(f"{rate} {optimizer[rate]}" for rate in rates)]),
+        "schedule": f"{schedule['kind']}, {schedule['warmup_steps']} steps of warmup",
+        "initial weights": f"from {own['init_from']}" if own.get("init_from") else "random",
+        Title("loss in nats per token", "The gap between train and val measures overfitting."): ", ".join(
+            f"{split} {loss:.4f}" for split, loss in losses.items() if loss is not None
+        ),
+        "machine": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in pretrain["machine"].items()),
+    }
+    return Table(["the model", ""], [*values.items()])
 
 
 def bits_per_byte(metrics: Metrics, digits: int = 4) -> Table:
@@ -108,9 +109,8 @@ def difference(metrics: Metrics, split: str, digits: int = 4) -> str:
     model = metrics.systems("evaluate", split).get("model", {})
     if "best_baseline" not in model:
         return ""
-    best, verdict = title(model["best_baseline"].value).name, model["verdict"].value
-    difference = model["bits_per_byte_difference"].show(digits)
-    return f"{title('model').name} minus {best}: {difference} bits per byte, {verdict}"
+    best, found = title(model["best_baseline"].value).name, model["bits_per_byte_difference"].show(digits)
+    return f"{title('model').name} minus {best}: {found} bits per byte, {model['verdict'].value}"
 
 
 def quality(metrics: Metrics, digits: int = 4) -> Table | None:
@@ -125,14 +125,12 @@ def quality(metrics: Metrics, digits: int = 4) -> Table | None:
 def cloze(metrics: Metrics) -> Table | None:
     """Return the accuracy on multiple-choice tasks made of test; None where there are none."""
     systems = metrics.systems("cloze", "test")
-    if not systems:
-        return None
-    model, chance = systems["model"], systems["chance"]
     rows = []
-    for task in (name.removesuffix("_accuracy") for name in chance):
-        scores = [model[f"{task}_{name}"] for name in ("items", "accuracy", "accuracy_norm")]
-        rows.append([task.replace("_", " "), *scores, chance[f"{task}_accuracy"]])
-    return Table(["task", "items", "accuracy", "accuracy by character", "chance"], rows)
+    for name, accuracy in systems.get("chance", {}).items():
+        task = name.removesuffix("_accuracy")
+        scores = [systems["model"][f"{task}_{of}"] for of in ("items", "accuracy", "accuracy_norm")]
+        rows.append([task.replace("_", " "), *scores, accuracy])
+    return Table(["task", "items", "accuracy", "accuracy by character", "chance"], rows) if systems else None
 
 
 def task(report: Mapping[str, Any], digits: int = 4) -> Table:
@@ -164,10 +162,8 @@ def settings(details: Mapping[str, Any]) -> str:
 
     lines = []
     for system, of in details.get("settings", {}).items():
-        values = (
-            " ".join(f"{key.replace('_', ' ')} {text(value)}".split()) for key, value in of.items() if value != {}
-        )
-        lines.append(f"- {title(system).name}: {', '.join(values)}")
+        values = [f"{key.replace('_', ' ')} {text(value)}".split() for key, value in of.items() if value != {}]
+        lines.append(f"- {title(system).name}: {', '.join(map(' '.join, values))}")
     return "\n".join(lines)
 
 

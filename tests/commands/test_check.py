@@ -73,11 +73,17 @@ PROBLEMS = [
         f"{LIBRARY}.method.k: expected at most model.n_layers 2, got 6",
     ),
 ]
+FORMATS = [
+    ({"model.family": "gru"}, "model.family"),
+    ({"tokenize.kind": "char"}, "tokenize.kind bpe"),
+    ({"tokenize.pattern": "cl100k"}, "tokenize.pattern qwen2, gpt2, llama3"),
+]
 
 
-@pytest.mark.parametrize(("changes", "message"), PROBLEMS)
+@pytest.mark.parametrize(("changes", "message"), [*PROBLEMS, *FORMATS])
 def test_sections_that_do_not_fit_are_named(changes: dict[str, Any], message: str, change: Change) -> None:
-    assert refusal(change(changes)) == message
+    found = refusal(change(changes))
+    assert (found.startswith("export.formats: gguf-f16: ") and message in found) or found == message
 
 
 @pytest.mark.parametrize(
@@ -95,35 +101,27 @@ def test_valid_params_are_accepted(changes: dict[str, Any], change: Change) -> N
     assert [key for key, value in changes.items() if params.find(checked, key, Path()) != value] == []
 
 
-@pytest.mark.parametrize(
-    ("key", "file", "tracked"),
-    [
-        ("data", "data/labeled/rows.csv", "data/labeled.dvc"),
-        ("base", "models/other", "models/other.dvc"),
-    ],
-)
-def test_a_file_that_dvc_tracks_need_not_exist(
-    key: str, file: str, tracked: str, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = change({f"{LIBRARY}.{key}": file})
+def test_a_file_that_dvc_tracks_need_not_exist(change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert refusal(path).endswith(f"there is no {file}")
-    (tmp_path / tracked).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / tracked).touch()
-    check_params(path)
+    for key, file, tracked in (
+        ("data", "data/labeled/rows.csv", "data/labeled.dvc"),
+        ("base", "models/other", "models/other.dvc"),
+    ):
+        path = change({f"{LIBRARY}.{key}": file})
+        assert refusal(path).endswith(f"there is no {file}")
+        (tmp_path / tracked).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / tracked).touch()
+        check_params(path)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_all_problems_are_reported_at_once(change: Change) -> None:
+    for changes in (
         {"sample.stride": "wide", "pretrain.max_steps": 0, "label.n_packages": 1},
         {"evaluate.stride": 999, f"{LIBRARY}.max_tokens": 999},
-    ],
-)
-def test_all_problems_are_reported_at_once(changes: dict[str, Any], change: Change) -> None:
-    message = refusal(change(changes))
-    assert [key for key in changes if f"{key}: " not in message] == []
+    ):
+        message = refusal(change(changes))
+        assert [key for key in changes if f"{key}: " not in message] == []
 
 
 @pytest.mark.parametrize("of", ["shakespeare", "gpu"])
@@ -133,20 +131,6 @@ def test_the_params_of_the_bench_are_valid(of: str) -> None:
     assert {"tokenize", "pretrain", "evaluate"} <= set(sections)
     for name, section in sections.items():
         params.check(Params.model_fields[name].annotation, section, name, path)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "expected"),
-    [
-        ("model.family", "gru", "model.family"),
-        ("tokenize.kind", "char", "tokenize.kind bpe"),
-        ("tokenize.pattern", "cl100k", "tokenize.pattern qwen2, gpt2, llama3"),
-    ],
-)
-def test_a_format_that_cannot_be_written_is_refused(change: Change, key: str, value: str, expected: str) -> None:
-    message = refusal(change({key: value}))
-    assert message.startswith("export.formats: gguf-f16: ")
-    assert expected in message
 
 
 def test_a_base_that_llama_cpp_cannot_read_is_named(change: Change, tmp_path: Path, exported_folder: Path) -> None:

@@ -96,7 +96,6 @@ def _slow_bits_per_byte(folder, start, context, stride):
     ("name", "start", "changes", "context", "stride"),
     [
         ("gpt2", "<|endoftext|>", {}, 13, 10),
-        ("gpt2", "<|endoftext|>", {"STRIDE_FRACTION": 1.0, "BATCH_SIZE": 100}, 13, 13),
         ("gpt2", "<|endoftext|>", {"STRIDE_FRACTION": 0.01, "MAX_LOGITS": 2 * CONTEXT * 320}, 13, 1),
         ("llama", "<|bos|>", {"MAX_CONTEXT": 14, "BATCH_SIZE": 1}, 13, 10),
         ("llama", "<|bos|>", {"MAX_CONTEXT": 5}, 5, 4),
@@ -113,15 +112,6 @@ def test_a_score_is_that_of_the_slow_way(folders, plain_cpu, monkeypatch, name, 
     assert score.tokens == sum(len(tokenizer.encode(text)) for text in TEXTS)
     assert score.bytes_per_token == pytest.approx(N_BYTES / score.tokens, abs=1e-4)
     assert score.lossy_documents == 0
-
-
-@pytest.mark.parametrize("limit", [1, 2 * CONTEXT * 320])
-def test_batches_fit_into_memory_and_hold_every_window(monkeypatch, limit):
-    monkeypatch.setattr(module, "MAX_LOGITS", limit)
-    windows = [(torch.arange(99), span) for span in plan_spans(99, CONTEXT, 3)]
-    batches = list(module._batches(windows, 320))
-    assert max(len(batch) for batch in batches) == max(limit // (CONTEXT * 320), 1)
-    assert sorted(span for batch in batches for _, span in batch) == sorted(span for _, span in windows)
 
 
 def _our_bits_per_byte(gpt, tokenizer, context, stride, machine):

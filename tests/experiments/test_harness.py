@@ -39,7 +39,15 @@ def tasks(tmp_path):
 
 @pytest.fixture
 def ours(tasks, exported_folder):
-    return harness.run_ours(exported_folder, tasks)
+    """Our results, which are those of the functions that the stage calls."""
+    found = harness.run_ours(exported_folder, tasks)
+    model, tokenizer = read_folder(exported_folder), Tokenizer.load(exported_folder / "tokenizer.json")
+    for task, items in ITEMS.items():
+        scores = score_items(model, tokenizer.encode, items)
+        assert found[task].scores == [of_item.tolist() for of_item in scores]
+        correct = [grade(item, of_item) for item, of_item in zip(items, scores, strict=True)]
+        assert found[task][:2] == pytest.approx(tuple(np.mean(correct, axis=0)))
+    return found
 
 
 def test_items_are_read_as_written_or_refused(tasks, tmp_path):
@@ -49,15 +57,6 @@ def test_items_are_read_as_written_or_refused(tasks, tmp_path):
     (tasks / "last_word.jsonl").unlink()
     with pytest.raises(UserError, match=r"last_word\.yaml: expected its items in last_word\.jsonl"):
         harness.read_items(tasks)
-
-
-def test_ours_is_what_the_stage_measures(ours, exported_folder):
-    model, tokenizer = read_folder(exported_folder), Tokenizer.load(exported_folder / "tokenizer.json")
-    for task, items in ITEMS.items():
-        scores = score_items(model, tokenizer.encode, items)
-        assert ours[task].scores == [of_item.tolist() for of_item in scores]
-        correct = [grade(item, of_item) for item, of_item in zip(items, scores, strict=True)]
-        assert ours[task][:2] == pytest.approx(tuple(np.mean(correct, axis=0)))
 
 
 def test_the_harness_finds_the_same_for_every_choice(ours, tasks, exported_folder, tmp_path):

@@ -1,6 +1,7 @@
 """Fractions hold the rows they should, and every point of the curve is trained on its own fraction."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from llm.__main__ import app
 from llm.core.errors import UserError
 from llm.experiments import learning_curve
-from llm.experiments.learning_curve import SYSTEMS, Outcome, draw_rows, read_task, run_learning_curve, summarize
+from llm.experiments.learning_curve import SYSTEMS, Outcome, draw_rows, summarize, write_learning_curve
 
 SPLITS = ["train", "train", "train", "val", "test"]
 
@@ -30,11 +31,7 @@ def test_multilabel_rows_lead_with_one_of_each_label():
     labels = np.zeros((50, 3), dtype=np.int64)
     labels[7, 0] = labels[7, 2] = labels[30, 1] = 1
     assert sorted(draw_rows(labels, 0.01, seed=1).tolist()) == [7, 30]
-
-
-def test_seeds_draw_other_rows():
-    labels = np.arange(100) % 2
-    assert draw_rows(labels, 0.2, 1).tolist() != draw_rows(labels, 0.2, 2).tolist()
+    assert draw_rows(labels[:, 0], 0.2, 1).tolist() != draw_rows(labels[:, 0], 0.2, 2).tolist()
 
 
 def test_a_point_is_mean_and_deviation_over_the_seeds():
@@ -44,39 +41,41 @@ def test_a_point_is_mean_and_deviation_over_the_seeds():
 
 
 @pytest.fixture
-def task(make_task, exported_folder, tmp_path):
-    rows = [(f"{name} {n}", name, SPLITS[n % 5]) for name in ("rain falls", "river runs") for n in range(40)]
-    pd.DataFrame(rows, columns=["text", "label", "split"]).to_csv(tmp_path / "rows.csv", index=False)
-    return make_task("classify", {"data": str(tmp_path / "rows.csv"), "base": str(exported_folder)})
-
-
-def test_every_point_learns_from_its_own_fraction(task, tmp_path, plain_cpu, monkeypatch):
-    monkeypatch.setattr(learning_curve, "MIN_STEPS", 12)
-    (tmp_path / "params.yaml").write_text(json.dumps({"finetune": {"tasks": {"rain": task.model_dump()}}, "seed": 1}))
+def params_file(make_task, exported_folder, tmp_path, monkeypatch):
+    """Params with a classification and an instruction task, in the current folder."""
     monkeypatch.chdir(tmp_path)
+    rows = [(f"{name} {n}", name, SPLITS[n % 5]) for name in ("rain falls", "river runs") for n in range(40)]
+    pd.DataFrame(rows, columns=["text", "label", "split"]).to_csv("rows.csv", index=False)
+    task = make_task("classify", {"data": "rows.csv", "base": str(exported_folder)}).model_dump()
+    content = {"finetune": {"tasks": {"rain": task, "answers": make_task("instruct").model_dump()}}, "seed": 1}
+    Path("params.yaml").write_text(json.dumps(content))
+    return Path("params.yaml")
+
+
+def test_every_point_learns_from_its_own_fraction(params_file, plain_cpu, monkeypatch):
+    monkeypatch.setattr(learning_curve, "MIN_STEPS", 12)
     words = ["learning-curve", "rain", "--fraction", "1", "--fraction", "0.1", "--seeds", "2"]
     ended = CliRunner().invoke(app, words, catch_exceptions=False)
     assert ended.exit_code == 0
-    points = json.loads((tmp_path / "metrics/learning_curve/rain.json").read_text())["points"]
+    points = json.loads(Path("metrics/learning_curve/rain.json").read_text())["points"]
     assert [(point["system"], point["fraction"], point["rows"]) for point in points] == [
         (system, *of) for system in SYSTEMS for of in ((0.1, 5), (1.0, 48))
     ]
-    assert {point["steps"] for point in points if point["system"] != "tfidf"} == {12}
-    assert {point["n_seeds"] for point in points} == {2}
+    assert {(point["steps"], point["n_seeds"]) for point in points} == {(12, 2), (None, 2)}
     assert min(point["accuracy_mean"] for point in points if point["fraction"] == 1) > 0.9
     assert "| this model, finetuned | " in ended.stdout
-    assert "not pretrained" in (tmp_path / "plots/learning_curve/rain.svg").read_text()
+    assert "not pretrained" in Path("plots/learning_curve/rain.svg").read_text()
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.5])
-def test_an_impossible_fraction_is_refused(task, fraction):
-    with pytest.raises(UserError, match=r"--fraction: expected numbers above 0 and up to 1, got"):
-        run_learning_curve(task, seed=1, fractions=[fraction], n_seeds=1)
-
-
-@pytest.mark.parametrize(("name", "problem"), [("answers", ".kind: expected classify, got instruct"), ("other", "")])
-def test_the_task_has_to_be_a_classification(tmp_path, make_task, name, problem):
-    content = {"finetune": {"tasks": {"answers": make_task("instruct").model_dump()}}, "seed": 3}
-    (tmp_path / "params.yaml").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"finetune.tasks.{name}{problem}"):
-        read_task(tmp_path / "params.yaml", name)
+@pytest.mark.parametrize(
+    ("name", "fraction", "problem"),
+    [
+        ("answers", 1.0, "finetune.tasks.answers.kind: expected classify, got instruct"),
+        ("other", 1.0, "finetune.tasks.other"),
+        ("rain", 0.0, "--fraction: expected numbers above 0 and up to 1, got"),
+        ("rain", 1.5, "--fraction: expected numbers above 0 and up to 1, got"),
+    ],
+)
+def test_another_task_or_fraction_is_refused(params_file, name, fraction, problem):
+    with pytest.raises(UserError, match=problem):
+        write_learning_curve(params_file, name, [fraction], 1)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.core.errors import UserError
-from llm.experiments.scaling_law import Law, Run, analyze, fit_law, jackknife_error, linear_errors, refit
+from llm.experiments.scaling_law import Law, Run, analyze, fit_law, jackknife_error, linear_errors
 
 LAW = Law(E=1.2, A=60.0, alpha=0.4, B=3000.0, beta=0.55)
 SIZES, TOKENS = (50_000, 110_000, 200_000, 440_000, 790_000), (200_000, 400_000, 800_000)
@@ -40,12 +40,6 @@ def test_constants_are_recovered_without_noise(law):
     assert fit_law(made(law)) == pytest.approx(law, rel=0.02)
 
 
-def test_the_constants_of_hoffmann_et_al_are_recovered():
-    law = Law(E=1.69, A=406.4, alpha=0.34, B=410.7, beta=0.28)
-    runs = [Run("", n, d, law.loss(n, d), 0.1) for n in (10**7, 10**8, 10**9) for d in (10**9, 10**10, 10**11)]
-    assert fit_law(runs) == pytest.approx(law, rel=1e-4)
-
-
 def test_an_outlier_moves_the_prediction_little():
     runs = made()
     broken = [*runs[:4], Run("broken", runs[4].parameters, runs[4].tokens, 2 * runs[4].loss, 0.1), *runs[5:]]
@@ -55,7 +49,7 @@ def test_an_outlier_moves_the_prediction_little():
 def test_refitting_the_same_runs_changes_nothing():
     runs = made(noise=0.003)
     law = fit_law(runs)
-    assert refit(law, runs) == pytest.approx(law, rel=1e-3)
+    assert fit_law(runs, near=law) == pytest.approx(law, rel=1e-3)
     first, second = (analyze(given, *TARGET)["prediction"] for given in (runs, runs[::-1]))
     assert first == pytest.approx(second, rel=1e-5)
 
@@ -93,7 +87,6 @@ def test_constants_that_the_runs_do_not_determine_are_named():
         (made()[:6], "6, 2, 3"),
         ([run for run in made() if run.tokens != TOKENS[0]], "10, 5, 2"),
         ([run for run in made() if run.parameters < SIZES[2]], "6, 2, 3"),
-        ([], "0, 0, 0"),
     ],
 )
 def test_too_few_runs_are_refused(runs, found):
@@ -104,14 +97,8 @@ def test_too_few_runs_are_refused(runs, found):
 def test_linear_errors_are_large_where_constants_trade_off():
     runs = made(noise=0.003)
     law = fit_law(runs)
-    without = [refit(law, [*runs[:at], *runs[at + 1 :]]) for at in range(len(runs))]
+    without = [fit_law([*runs[:at], *runs[at + 1 :]], near=law) for at in range(len(runs))]
     for name, error in linear_errors(law, runs).items():
         assert 0.4 < error / jackknife_error([getattr(other, name) for other in without]) < 2.5
     # With an exponent of zero the size term is a part of E.
     assert linear_errors(law._replace(alpha=0.0, A=0.5, E=law.E), runs)["E"] > 100 * law.E
-
-
-def test_the_jackknife_of_a_mean_is_its_standard_error():
-    values = np.random.default_rng(1).standard_normal(9)
-    without = [np.delete(values, at).mean() for at in range(9)]
-    assert jackknife_error(without) == pytest.approx(values.std(ddof=1) / 3)

@@ -84,10 +84,7 @@ def test_two_experiments_side_by_side(repository):
     assert cells(text, BITS) == ["1.025 [1.015, 1.035]", "1.012 [1.002, 1.022]"]
     assert cells(text, ACCURACY) == ["0.04", "0.08"]
     # seed, both of model and init; the count of tokens. An interval is part of its metric.
-    assert re.findall(r"^\d+ (?:is|are) the same in all$", text, re.M) == [
-        "4 are the same in all",
-        "1 is the same in all",
-    ]
+    assert re.findall(r"^(\d+ \w+) the same in all$", text, re.M) == ["4 are", "1 is"]
     assert cells(text, "# 40 steps") == ["# 80 steps"]
     assert text.count("## `def`, greedy") == 1
     assert f"curves: {first}" in text
@@ -99,11 +96,7 @@ def test_two_experiments_side_by_side(repository):
 
 @pytest.mark.parametrize(
     ("names", "steps"),
-    [
-        ([], ["40", "80"]),
-        (["HEAD"], ["40", "80"]),
-        (["longer", "HEAD", "workspace"], ["80", "40", "80"]),
-    ],
+    [([], ["40", "80"]), (["HEAD"], ["40", "80"]), (["longer", "HEAD", "workspace"], ["80", "40", "80"])],
 )
 def test_a_single_revision_is_compared_with_the_workspace(repository, names, steps):
     assert cells(compare_runs(names, repository, repository / "compare.svg"), "pretrain.steps") == steps
@@ -111,8 +104,7 @@ def test_a_single_revision_is_compared_with_the_workspace(repository, names, ste
 
 def test_equal_values_are_only_counted(repository):
     text = compare_runs(["longer", "workspace"], repository, repository / "compare.svg")
-    assert "params: 5 are the same in all" in text
-    assert "metrics: 3 are the same in all" in text
+    assert "params: 5 are the same in all" in text and "metrics: 3 are the same in all" in text
 
 
 def test_missing_files_are_named(repository):
@@ -124,8 +116,7 @@ def test_missing_files_are_named(repository):
     assert "curves: workspace has no plots/pretrain/curve.tsv" in text
     assert (repository / "compare.svg").exists()
     assert "samples: metrics/details/evaluate.json of main is in no cache (dvc pull)\n" in text
-    assert "# 80 steps" in text
-    assert "# 40 steps" not in text
+    assert "# 80 steps" in text and "# 40 steps" not in text
 
 
 @pytest.mark.parametrize(
@@ -159,14 +150,6 @@ def test_a_folder_without_git_or_valid_params_is_refused(repository):
     assert "\n" not in str(refused.value)
 
 
-def test_samples_of_different_prompts_follow_each_other(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "30")
-    text = samples_table({"a": {"one": "x", "two": "y"}, "b": {"two": "z", "three": "w"}})
-    words = [["a", "b"], ["##", "one"], ["x"], ["##", "two"], ["y", "z"], ["##", "three"], ["w"]]
-    assert [line.split() for line in text.splitlines() if line] == words
-    assert text.splitlines()[-1].startswith(" " * 10)
-
-
 def test_columns_hold_every_character_and_no_control_character(monkeypatch):
     monkeypatch.setenv("COLUMNS", "24")
     left, right = "a\tb\x1b[31m\r\n  indented", "x" * 50
@@ -175,3 +158,6 @@ def test_columns_hold_every_character_and_no_control_character(monkeypatch):
     assert any(line.startswith("  indented") for line in lines)
     assert max(map(len, lines)) <= 24
     assert all(line.isprintable() for line in lines)
+    text = samples_table({"a": {"one": "x", "two": "y"}, "b": {"two": "z", "three": "w"}})
+    words = [["a", "b"], ["##", "one"], ["x"], ["##", "two"], ["y", "z"], ["##", "three"], ["w"]]
+    assert [line.split() for line in text.splitlines() if line] == words

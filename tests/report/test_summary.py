@@ -5,9 +5,9 @@ import shlex
 import pytest
 from rich.text import Text
 
-from llm.report.excerpt import ELLIPSIS, LINES, WIDTH, excerpt
+from llm.report import summary
 from llm.report.metrics import Metrics
-from llm.report.summary import describe_run, show_commands, show_scores, show_texts
+from llm.report.summary import describe_run, excerpt, show_commands, show_scores, show_texts
 from tests.report.samples import CONTENT, DETAILS, EXAMPLE, merged
 
 
@@ -55,33 +55,33 @@ def test_a_run_without_held_out_text_and_no_run(tmp_path):
     assert describe_run(tmp_path / "nowhere", tmp_path) == ""
 
 
+TEXTS = """
+beginnings of documents of test, continued (temperature 0.7, top 50; not selected)
+
+  > <i>
+        x & y
+    ```</pre>
+
+answers: a prompt of test, answered (greedy; not selected)
+
+  > Describe it.
+  >
+  > def g()
+    It runs.
+
+    reference: Run. Fast.
+"""
+
+
 def test_the_first_sample_and_the_first_answer_are_shown():
-    assert "\n".join(show_texts(Metrics({}, DETAILS))).splitlines() == [
-        "beginnings of documents of test, continued (temperature 0.7, top 50; not selected)",
-        "",
-        "  > <i>",
-        "        x & y",
-        "    ```</pre>",
-        "",
-        "answers: a prompt of test, answered (greedy; not selected)",
-        "",
-        "  > Describe it.",
-        "  >",
-        "  > def g()",
-        "    It runs.",
-        "",
-        "    reference: Run. Fast.",
-    ]
+    assert show_texts(Metrics({}, DETAILS)) == TEXTS.split("\n")[1:]
     given = merged(DETAILS, {"evaluate": {"prompts_from": None}})
     assert show_texts(Metrics({}, given))[0].startswith("prompts of params.yaml, continued (")
     assert show_texts(Metrics({}, {"evaluate": {"samples": []}})) == []
-
-
-def test_an_answer_without_a_word_is_shown_as_nothing():
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     details = {"finetune/a": {"answers": [EXAMPLE | {"messages": messages, "after": "\n"}]}}
-    lines = show_texts(Metrics({}, details))[0].splitlines()
-    assert lines[2:5] == ["  > system: Be brief.", "  > user: Why?", "    (nothing)"]
+    shown = ["  > system: Be brief.", "  > user: Why?", "    (nothing)"]
+    assert show_texts(Metrics({}, details))[2:5] == shown
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ EXCERPTS = {
 @pytest.mark.parametrize("text", EXCERPTS.values(), ids=EXCERPTS.keys())
 def test_a_long_text_fits_a_terminal_and_ends_with_an_ellipsis(text):
     lines = excerpt(text, "    ")
-    assert len(lines) == LINES
-    assert max(Text(line).cell_len for line in lines) <= WIDTH
-    assert lines[-1].endswith(ELLIPSIS)
-    shown = "".join("".join(lines).removesuffix(ELLIPSIS).split())
+    assert len(lines) == summary.LINES
+    assert max(Text(line).cell_len for line in lines) <= summary.WIDTH
+    assert lines[-1].endswith(summary.ELLIPSIS)
+    shown = "".join("".join(lines).removesuffix(summary.ELLIPSIS).split())
     assert "".join(text.split()).startswith(shown[:-1])
 
 

@@ -5,9 +5,9 @@ import subprocess
 import pytest
 
 from llm.core.errors import UserError
-from llm.report.glossary import Title
-from llm.report.metrics import Score, read_json, read_metrics
-from llm.report.tables import Code, Table, fence, shell_string
+from llm.report.metrics import Metrics, Score, read_json, read_metrics
+from llm.report.tables import Code, Table, Title, fence, shell_string
+from tests.report.samples import CONTENT, DETAILS
 
 TABLE = Table(
     ["name", "a|b", "text"],
@@ -32,15 +32,12 @@ def test_a_table_in_markdown():
     ]
 
 
-def test_a_table_in_html_is_escaped_and_has_notes():
+def test_html_is_escaped_and_a_fence_is_longer_than_the_texts():
     html = TABLE.__html__()
+    assert fence("a ``` b", "text") == "````text\na ``` b\n````"
     assert '<th scope="row">this &lt;model&gt;<small>A note.</small></th>' in html
     assert '<td class="n">0.50<small>[0.25, 0.75]</small></td><td><code>x`|`\n&lt;y&gt;</code></td>' in html
     assert '<tr class="own"><th scope="row">other</th>' in html
-
-
-def test_a_fence_is_longer_than_those_in_the_text():
-    assert fence("a ``` b", "text") == "````text\na ``` b\n````"
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "\U0001f600\x85"])
@@ -73,3 +70,11 @@ def test_a_file_without_json_is_refused_in_one_line(tmp_path, content):
     with pytest.raises(UserError, match=r"prepare\.json: expected a JSON file") as caught:
         read_json(path)
     assert "\n" not in str(caught.value)
+
+
+def test_only_the_tasks_of_the_params_are_shown():
+    found = Metrics(CONTENT, DETAILS).of_tasks({"topics": {}})
+    assert list(found.tasks()) == ["topics"]
+    assert {name for name in found.details if "/" in name} == {"finetune/topics"}
+    with pytest.raises(UserError, match=r"finetune/topics\.json: expected a metrics file"):
+        Metrics({}).of_tasks({"topics": {}})

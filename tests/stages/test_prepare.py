@@ -14,7 +14,7 @@ import pytest
 from llm.core.errors import UserError
 from llm.core.tables import CORPUS, SPLITS, read_table
 from llm.corpus.params import FilesSource, PythonSource
-from llm.report.prepare import markdown
+from llm.report.stages import documents as markdown
 from llm.tokens.windows import read_info, read_windows
 from stages import sample, tokenize
 from stages.prepare import main

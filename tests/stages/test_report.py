@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llm.core.errors import UserError
-from llm.report.metrics import Metrics
-from llm.report.reports import of_tasks
 from llm.report.views import lineage
 from stages.report import main
-from tests.report.samples import CONTENT, DETAILS, FILES, write_run
+from tests.report.samples import FILES, write_run
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +53,6 @@ def test_many_files_are_one_row_with_a_hash_of_them_all(tmp_path, monkeypatch):
     assert name.text == "data/raw: 101 files, the md5 of their list"
     (folder / "7.txt").write_text("y")
     assert lineage(Path("data")).rows[0][1] != md5
-
-
-def test_only_the_tasks_of_the_params_are_shown():
-    params = {"finetune": {"tasks": {"topics": {}}}}
-    found = of_tasks(Metrics(CONTENT, DETAILS), params)
-    assert list(found.tasks()) == ["topics"]
-    assert {name for name in found.details if "/" in name} == {"finetune/topics"}
-    with pytest.raises(UserError, match=r"finetune/topics\.json: expected a metrics file"):
-        of_tasks(Metrics({}), params)
 
 
 @pytest.fixture(scope="module")
