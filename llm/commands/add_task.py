@@ -70,11 +70,7 @@ def add_task(
         raise UserError(f"{target}: finetune.tasks.{name}: expected a new name, it exists")
     _check_options(name, file, base, kind, on_error, header)
     table, read = read_file(file, header, params.check(EncodingName | None, encoding, "--encoding", "add-task"))
-    named = table[[column for column in dict.fromkeys(table.columns) if column.strip()]]
-    if table.empty:
-        raise UserError(f"{file}: expected labeled rows, got none")
-    if not named.columns.is_unique:
-        raise UserError(f"{file}: expected columns of different names, got {some(list(named.columns), 20)}")
+    named = _named_columns(table, file)
     split = find_split(named, file, split)
     columns = guess_columns(named.drop(columns=[split] if split else []), file, kind, texts, label, header)
     path = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
@@ -87,12 +83,7 @@ def add_task(
     notes = _suit(task, rows, base, file)
     batch_size, n_train = resolve_task(task, defaults, name, target).training.batch_size, len(rows["train"])
     task["training"] = {"epochs": choose_epochs(n_train, batch_size)}
-    with edited(target) as changed:
-        tasks, stated = changed["finetune"]["tasks"], differing(task, merge_defaults({"kind": task["kind"]}, defaults))
-        if tasks:
-            tasks.insert(0, name, stated)
-        else:  # {} is on one line, and would stay there
-            changed["finetune"]["tasks"] = {name: stated}
+    _insert(target, name, differing(task, merge_defaults({"kind": task["kind"]}, defaults)))
     n_steps = math.ceil(n_train / batch_size) * int(task["training"]["epochs"])
     splits = f"of {split}" if split else "drawn by the seed"
     is_tracked = any(Path(f"{part}.dvc").is_file() for part in (file, *file.parents))
@@ -106,6 +97,24 @@ def add_task(
         *([] if is_tracked else [f"  dvc add {task['data']}"]),
         f"  dvc repro finetune@{name}",
     ]
+
+
+def _named_columns(table: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Return the columns that have a name; UserError without rows or with two of a name."""
+    if table.empty:
+        raise UserError(f"{file}: expected labeled rows, got none")
+    named = table[[column for column in dict.fromkeys(table.columns) if column.strip()]]
+    if not named.columns.is_unique:
+        raise UserError(f"{file}: expected columns of different names, got {some(list(named.columns), 20)}")
+    return named
+
+
+def _insert(target: Path, name: str, task: Any) -> None:
+    with edited(target) as content:
+        if content["finetune"]["tasks"]:
+            content["finetune"]["tasks"].insert(0, name, task)
+        else:  # {} is on one line, and would stay there
+            content["finetune"]["tasks"] = {name: task}
 
 
 def _check_options(name: str, file: Path, base: Path, kind: str | None, on_error: str, header: bool) -> None:

@@ -55,7 +55,7 @@ def check_params(path: Path) -> Params:
     if "finetune" in content:
         content["finetune"] = with_defaults(content["finetune"])
     checked: Params = params.check(Params, content, "", path)
-    problems = [*_section_problems(checked)]
+    problems = [*_section_problems(checked), *_given_problems(checked)]
     # A tokenizer with a problem of its own cannot be exported either: one line is enough.
     if not problems:
         problems += export_problems(checked.export.formats, checked.model, checked.tokenize)
@@ -87,7 +87,10 @@ def _section_problems(checked: Params) -> Iterator[str]:
     if pretrain.init == "previous_token_heads" and not checked.model.supports_previous_token_heads:
         expected = "random or null for a model without causal attention and rotary positions"
         yield f"pretrain.init: expected {expected}, got previous_token_heads"
-    paths = {"tokenize.pretrained": checked.tokenize.pretrained, "pretrain.init_from": pretrain.init_from}
+
+
+def _given_problems(checked: Params) -> Iterator[str]:
+    paths = {"tokenize.pretrained": checked.tokenize.pretrained, "pretrain.init_from": checked.pretrain.init_from}
     for key, given in ((key, Path(given)) for key, given in paths.items() if given is not None):
         if ".." in given.parts or not given.is_relative_to(GIVEN):
             yield f"{key}: expected a path under {GIVEN}, got {given}"
@@ -97,17 +100,20 @@ def _section_problems(checked: Params) -> Iterator[str]:
 
 def _task_problems(task: Task, checked: Params) -> Iterator[str]:
     """Yield the problems of a finetuning task; outputs of earlier stages need not exist yet."""
-    base, data = Path(task.base), Path(task.data)
-    if not data.suffix:
-        yield f"data: expected a file, got {data}"
-    elif not _exists(data):
-        yield f"data: expected a file, there is no {data}"
-    if task.base == EXPORT:
-        limits = {
-            key: of for key, of in TASK_LIMITS.items() if task.method.kind in METHODS.get(key, [task.method.kind])
-        }
-        yield from _too_large(task, limits, checked)
-    elif not (base.parent == FINETUNED and base.name in checked.finetune.tasks) and not _exists(base):
+    if not Path(task.data).suffix:
+        yield f"data: expected a file, got {task.data}"
+    elif not _exists(Path(task.data)):
+        yield f"data: expected a file, there is no {task.data}"
+    if task.base != EXPORT:
+        yield from _base_problems(task, checked)
+        return
+    limits = {key: of for key, of in TASK_LIMITS.items() if task.method.kind in METHODS.get(key, [task.method.kind])}
+    yield from _too_large(task, limits, checked)
+
+
+def _base_problems(task: Task, checked: Params) -> Iterator[str]:
+    base = Path(task.base)
+    if not (base.parent == FINETUNED and base.name in checked.finetune.tasks) and not _exists(base):
         yield f"base: expected a Hugging Face folder, there is no {task.base}"
     elif not isinstance(task, ClassifyTask) and (base / "config.json").is_file() and base.parts[0] != "models":
         yield from (f"base: {base}: {problem}" for problem in folder_problems(checked.export.formats, base))

@@ -38,15 +38,17 @@ def find_split(table: pd.DataFrame, file: Path, given: str | None) -> str | None
             raise UserError(f"--split: expected none or one of the columns {some(columns, 20)}, got {given}")
         return None if given == "none" else given
     usual = _named(columns, SPLITS)
-    for column in dict.fromkeys([*usual, *columns]):
-        values = split_values(table[column])
-        splits, unknown = {*values.values()} - {None}, [key or "nothing" for key in values if not values[key]]
-        if column in usual and splits and unknown:
-            problem = f"expected train, val and test in every row, got {some(unknown)} as well"
-            raise UserError(f"{file}: {column}: {problem}; rename them, or see --split none, which draws splits")
-        if "train" in splits and len(splits) > 1 and not unknown:
-            return column
-    return None
+    candidates = dict.fromkeys([*usual, *columns])
+    return next((column for column in candidates if _is_split(table[column], column in usual, file)), None)
+
+
+def _is_split(cells: "pd.Series[Any]", is_usual: bool, file: Path) -> bool:
+    values = split_values(cells)
+    splits, unknown = {*values.values()} - {None}, [key or "nothing" for key in values if not values[key]]
+    if is_usual and splits and unknown:
+        problem = f"expected train, val and test in every row, got {some(unknown)} as well"
+        raise UserError(f"{file}: {cells.name}: {problem}; rename them, or see --split none, which draws splits")
+    return "train" in splits and len(splits) > 1 and not unknown
 
 
 def split_values(cells: "pd.Series[Any]") -> dict[str, str | None]:
@@ -59,23 +61,30 @@ def guess_columns(
 ) -> Task:
     """Return the kind and the columns of a task, by the options and by a table without splits."""
     columns, see_header = list(table.columns), header and file.suffix.lower() in SEPARATED
-    for option, column in [*(("--text", text) for text in texts), ("--label", label)]:
-        if column not in (None, *columns):
-            raise UserError(f"{option}: expected one of the columns {some(columns, 20)}, got {column}")
+    _check_named(columns, texts, label)
     # --text and --label without --kind are a text and its label.
     kinds = [kind] if kind else ["classify"] if texts or label else ["dpo", "instruct", "classify"]
     guesses = {"dpo": _guess_dpo, "instruct": _guess_instruct, "classify": _guess_classify}
     for each in kinds:
         if found := guesses[each](table, file, list(texts), label):
-            name = found.get("label_column")
-            if see_header and name and name in set(table[name].map(as_text)):
-                problem = f"got a row as the first line ({some([name])}); see --no-header"
-                raise UserError(f"{file}: expected a header, {problem}")
+            if see_header:
+                _check_header(table, file, found.get("label_column"))
             return {"kind": each} | found
     expected = {"dpo": "the columns prompt, chosen and rejected", "instruct": "an instruction and an answer"}
     advice = "" if kind == "dpo" else "; name them with --text and --label" + ", or see --no-header" * see_header
     needed = expected.get(kind or "", "a text and a label")
     raise UserError(f"{file}: expected {needed}, got the columns {some(columns, 20)}{advice}")
+
+
+def _check_named(columns: list[str], texts: Sequence[str], label: str | None) -> None:
+    for option, column in [*(("--text", text) for text in texts), ("--label", label)]:
+        if column not in (None, *columns):
+            raise UserError(f"{option}: expected one of the columns {some(columns, 20)}, got {column}")
+
+
+def _check_header(table: pd.DataFrame, file: Path, name: str | None) -> None:
+    if name and name in set(table[name].map(as_text)):
+        raise UserError(f"{file}: expected a header, got a row as the first line ({some([name])}); see --no-header")
 
 
 def _guess_dpo(table: pd.DataFrame, _: Path, texts: list[str], label: str | None) -> Task | None:
@@ -103,18 +112,22 @@ def _guess_instruct(table: pd.DataFrame, file: Path, texts: list[str], label: st
 
 def _find_messages(table: pd.DataFrame, texts: list[str]) -> Task | None:
     for column in texts or _named(list(table.columns), CONVERSATIONS):
-        for cell in table[column]:
-            try:
-                messages = json.loads(cell) if isinstance(cell, str) else cell
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(messages, list) and messages and isinstance(messages[0], dict):
-                if "role" in messages[0]:
-                    return {"kind": "messages", "messages": column}
-                if "from" in messages[0]:
-                    return {"kind": "sharegpt", "conversations": column}
-                break
+        keys = next(filter(None, map(_message_keys, table[column])), set())
+        if "role" in keys:
+            return {"kind": "messages", "messages": column}
+        if "from" in keys:
+            return {"kind": "sharegpt", "conversations": column}
     return None
+
+
+def _message_keys(cell: Any) -> set[str]:
+    """Return the keys of the first message in a cell; none where it is not a list of messages."""
+    try:
+        messages = json.loads(cell) if isinstance(cell, str) else cell
+    except (ValueError, RecursionError):
+        return set()
+    is_list = isinstance(messages, list) and messages and isinstance(messages[0], dict)
+    return {*messages[0]} if is_list else set()
 
 
 def _find_answers(columns: list[str], texts: list[str], label: str | None) -> Task | None:
@@ -135,16 +148,25 @@ def _guess_classify(table: pd.DataFrame, _: Path, texts: list[str], label: str |
     if len(texts) > 2:
         raise UserError(f"--text: expected one column or two, got {len(texts)}")
     label = label or _first(_without(columns, *texts), LABELS)
-    others = _without(columns, label)
-    pair = next((found for names in PAIRS if len(found := _named(others, names)) == 2), None)
-    texts = texts or pair or _named(others, TEXTS)[:1]
+    texts = texts or _usual_texts(_without(columns, label))
     if len(columns) == 2:
-        label = label or (next(iter(_without(columns, *texts)), None) if texts else _more_repeated(table))
-        texts = texts or _without(columns, label)
+        texts, label = _of_two(table, texts, label)
     if label is None or not texts or label in texts:
         return None
     is_list = table[label].map(lambda cell: isinstance(cell, list | dict) or "|" in as_text(cell))
     return {"text_columns": texts, "label_column": label, "label_separator": "|" if is_list.any() else None}
+
+
+def _usual_texts(columns: list[str]) -> list[str]:
+    pair = next((found for names in PAIRS if len(found := _named(columns, names)) == 2), None)
+    return pair or _named(columns, TEXTS)[:1]
+
+
+def _of_two(table: pd.DataFrame, texts: list[str], label: str | None) -> tuple[list[str], str | None]:
+    """Return the text and the label of a table of two columns, of which one is found, or neither."""
+    columns = list(table.columns)
+    label = label or (next(iter(_without(columns, *texts)), None) if texts else _more_repeated(table))
+    return texts or (_without(columns, label) if label else []), label
 
 
 def _more_repeated(table: pd.DataFrame) -> str | None:

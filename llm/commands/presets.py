@@ -52,16 +52,18 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     with edited(target) as content:
         for path in (preset.with_name("default.yaml"), preset):
             for key, value in flatten(params.read(path)).items() if path.is_file() else ():
-                *above, last = key.split(".")
-                if above[:2] == ["finetune", "tasks"] and above[2] not in content["finetune"]["tasks"]:
-                    continue
-                if key not in before:
-                    raise UserError(f"{path}: {key}: unknown key, or one of another depth")
-                section = content
-                for name in above:
-                    section = section[name]
-                if isinstance(value, list) and isinstance(section[last], list):
-                    section[last][:] = value  # the same object keeps its style and comment
-                else:
-                    section[last] = value
+                _set(content, key, value, path)
         return [f"{key}: {before[key]} → {new}" for key, new in flatten(content).items() if new != before[key]]
+
+
+def _set(content: Any, key: str, value: Any, preset: Path) -> None:
+    *above, last = key.split(".")
+    if above[:2] == ["finetune", "tasks"] and above[2] not in content["finetune"]["tasks"]:
+        return
+    if key not in flatten(content):
+        raise UserError(f"{preset}: {key}: unknown key, or one of another depth")
+    section = params.find(content, ".".join(above), preset) if above else content
+    if isinstance(value, list) and isinstance(section[last], list):
+        section[last][:] = value  # the same object keeps its style and comment
+    else:
+        section[last] = value

@@ -9,6 +9,7 @@ from typer import Argument, Option
 from llm.commands import options as opt
 from llm.core.errors import UserError
 
+HEAD = ["HEAD"]
 FRACTIONS = [0.01, 0.05, 0.25, 1.0]
 PAGES = [Path("README.md"), Path("docs/questions.md")]
 
@@ -27,7 +28,7 @@ def compare_models(
 
 
 def compare(
-    revisions: Annotated[list[str] | None, Argument(help="Commits, branches, experiments, or workspace.")] = None,
+    revisions: Annotated[list[str], Argument(help="Commits, branches, experiments, or workspace.")] = HEAD,
     out: Annotated[Path, Option(help="The picture of the learning curves.")] = Path("plots/compare.svg"),
 ) -> None:
     """Compare experiments: params and metrics that differ, learning curves, samples.
@@ -36,7 +37,7 @@ def compare(
     """
     from llm.report.compare_runs import compare_runs
 
-    print(compare_runs(revisions or [], Path(), out))
+    print(compare_runs(revisions, Path(), out))
 
 
 def trace(

@@ -122,6 +122,13 @@ def fit_law(runs: Sequence[Run], near: Law | None = None) -> Law:
     return logs.to_law(min(minima, key=lambda found: float(found.cost)).x)
 
 
+def _check_enough(runs: Sequence[Run]) -> None:
+    counts = len(runs), len({run.parameters for run in runs}), len({run.tokens for run in runs})
+    if any(found < least for found, least in zip(counts, (MIN_RUNS, MIN_VALUES, MIN_VALUES), strict=True)):
+        expected = f"{MIN_RUNS} runs, {MIN_VALUES} sizes, {MIN_VALUES} token budgets"
+        raise UserError(f"scaling: expected at least {expected}, got {', '.join(map(str, counts))}")
+
+
 def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]:
     """Fit the law and predict the loss of a model of N parameters after D tokens; return it with 95% intervals.
 
@@ -132,10 +139,7 @@ def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]
     """
     from scipy.stats import t
 
-    counts = len(runs), len({run.parameters for run in runs}), len({run.tokens for run in runs})
-    if any(found < least for found, least in zip(counts, (MIN_RUNS, MIN_VALUES, MIN_VALUES), strict=True)):
-        expected = f"{MIN_RUNS} runs, {MIN_VALUES} sizes, {MIN_VALUES} token budgets"
-        raise UserError(f"scaling: expected at least {expected}, got {', '.join(map(str, counts))}")
+    _check_enough(runs)
     law = fit_law(runs)
     without = [fit_law([*runs[:at], *runs[at + 1 :]], near=law) for at in range(len(runs))]
     n_free = len(runs) - N_CONSTANTS
@@ -148,9 +152,9 @@ def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]
     # nothing of one above.
     best = min(run.loss for run in runs)
     meaningful = {"E": (0.01 * best, best), "alpha": (0.02, MAX_EXPONENT), "beta": (0.02, MAX_EXPONENT)}
-    is_inside = {
-        name: low < intervals[name][0] and intervals[name][1] < high for name, (low, high) in meaningful.items()
-    }
+    undetermined = [
+        of for of, (low, high) in meaningful.items() if not low < intervals[of][0] < intervals[of][1] < high
+    ]
     residuals = np.array([np.log(law.loss(run.parameters, run.tokens) / run.loss) for run in runs])
     error = jackknife_error([float(np.log(other.loss(parameters, tokens))) for other in without])
     half = quantile * float(np.sqrt(error**2 + (residuals**2).sum() / n_free))
@@ -160,7 +164,7 @@ def analyze(runs: Sequence[Run], parameters: int, tokens: int) -> dict[str, Any]
         "runs": [asdict(run) | {"law": law.loss(run.parameters, run.tokens)} for run in runs],
         "law": law._asdict(),
         "intervals": intervals,
-        "undetermined": [name for name, inside in is_inside.items() if not inside],
+        "undetermined": undetermined,
         "prediction": {"parameters": parameters, "tokens": tokens, "value": loss, **ends},
     }
 

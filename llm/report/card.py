@@ -45,7 +45,6 @@ def write_card(
         "tokenizer": _tokenizer(content["tokenize"], params["tokenize"]),
         "config": Table(["key", "value"], [[f"`{key}`", value] for key, value in config.items()]),
     }
-    tests = {name: of.get("test", {}) for name, of in tasks.items()}
     return render(
         "card.md.jinja",
         front=_front_matter(metrics, config, {source["kind"] for source in sources}),
@@ -56,15 +55,15 @@ def write_card(
         tables=views.tables(metrics, params, config, lineage) | own_tables,
         verdict=VERDICTS[content["memorise"]["copies"]],
         tasks=tasks,
-        chats=[name for name, test in tests.items() if "after" in test],
+        chats=[name for name, of in tasks.items() if "after" in of.get("test", {})],
         settings={name: views.settings(metrics.details[f"finetune/{name}"]) for name in tasks},
-        behind=[
-            name
-            for name, test in tests.items()
-            if "tfidf" in test and test["tfidf"]["accuracy"] > test["pretrained"]["accuracy"]
-        ],
+        behind=[name for name, of in tasks.items() if _is_behind(of.get("test", {}))],
         gguf=_gguf(content["export"]),
     )
+
+
+def _is_behind(test: Mapping[str, Any]) -> bool:
+    return "tfidf" in test and test["tfidf"]["accuracy"] > test["pretrained"]["accuracy"]
 
 
 def write_task_card(name: str, task: Mapping[str, Any], metrics: Metrics, folder: Path) -> str:

@@ -29,39 +29,39 @@ CURVE, DETAILS = "plots/pretrain/curve.tsv", "metrics/details/evaluate.json"
 
 
 class Experiment(NamedTuple):
-    """Params and metrics by dotted key, a curve, generated texts by prompt; what cannot be read is None."""
+    """Params and metrics by dotted key, a curve, generated texts by prompt."""
 
     params: dict[str, Any]
     metrics: dict[str, Score]
-    curve: list[dict[str, float]] | None
+    curve: list[dict[str, float]]  # empty where it cannot be read
     samples: dict[str, str] | None
 
 
 def compare_runs(names: list[str], root: Path, picture: Path) -> str:
     """Return the differences between revisions as text; their learning curves are written to `picture`, an SVG.
 
-    Without names HEAD is compared with the workspace, and a single one with the workspace. UserError where there is no
-    repository with DVC, or no revision of a name.
+    A single one is compared with the workspace. UserError where there is no repository with DVC, or no revision of a
+    name.
     """
-    names = names or ["HEAD"]
     names = names if len(names) > 1 else [*names, WORKSPACE]
     found = {name: read_experiment(name, root) for name in names}
-    notes = [f"curves: {name} has no {CURVE}" for name, of in found.items() if not of.curve]
-    notes += [
-        f"samples: {DETAILS} of {name} is in no cache (dvc pull)" for name, of in found.items() if of.samples is None
-    ]
-    if curves := {name: of.curve for name, of in found.items() if of.curve}:
-        from llm.report.plots import draw_curves
+    tables = [difference_table(of, names, [getattr(found[name], of) for name in names]) for of in ("params", "metrics")]
+    notes = _draw({name: of.curve for name, of in found.items()}, picture)
+    texts = {name: of.samples for name, of in found.items() if of.samples is not None}
+    notes += [f"samples: {DETAILS} of {name} is in no cache (dvc pull)" for name in found if name not in texts]
+    return "\n\n".join([*tables, "\n".join(notes), samples_table(texts)]).rstrip("\n")
 
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.write_text(draw_curves(curves), encoding="utf-8")
-        notes = [f"curves: {picture}", *notes]
-    tables = [
-        difference_table("params", names, [found[name].params for name in names]),
-        difference_table("metrics", names, [found[name].metrics for name in names]),
-    ]
-    texts = {name: of.samples for name, of in found.items() if of.samples}
-    return "\n\n".join([*tables, "\n".join(notes), *([samples_table(texts)] if texts else [])])
+
+def _draw(curves: dict[str, list[dict[str, float]]], picture: Path) -> list[str]:
+    """Draw the curves that exist; return lines that name the picture and the experiments without a curve."""
+    lines = [f"curves: {name} has no {CURVE}" for name in curves if not curves[name]]
+    if len(lines) == len(curves):
+        return lines
+    from llm.report.plots import draw_curves
+
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_text(draw_curves({name: of for name, of in curves.items() if of}), encoding="utf-8")
+    return [f"curves: {picture}", *lines]
 
 
 def read_experiment(name: str, root: Path) -> Experiment:
@@ -71,16 +71,20 @@ def read_experiment(name: str, root: Path) -> Experiment:
     from dvc.scm import RevError, SCMError  # type: ignore[import-untyped]
     from dvc_data.index import DataIndexDirError
 
-    def read_text(path: str) -> str | None:
+    def read_text(path: str) -> str:
         try:
             return str(tree.read_text(path))
         except (DvcException, DataIndexDirError, OSError):  # not at this revision, or an output that is in no cache
-            return None
+            return ""
 
+    params: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     try:
         with closing(DVCFileSystem(str(root), rev=None if name == WORKSPACE else name)) as tree:
-            param_files = tree.repo.params.show(on_error="raise")[""]["data"]
-            metric_files = tree.repo.metrics.show()[""]["data"]
+            for of in tree.repo.params.show(on_error="raise")[""]["data"].values():
+                params |= flatten(of["data"])
+            for file, of in tree.repo.metrics.show()[""]["data"].items():  # a file that is absent has no data
+                metrics |= flatten(of.get("data", {}), f"{file.removeprefix('metrics/').removesuffix('.json')}.")
             curve, details = read_text(CURVE), read_text(DETAILS)
     except RevError:
         raise UserError(f"{name}: expected a Git revision or the name of an experiment, got neither") from None
@@ -88,21 +92,15 @@ def read_experiment(name: str, root: Path) -> Experiment:
         raise UserError(f"compare: expected a Git repository with DVC, {' '.join(str(error).split())}") from None
     except DvcException as error:
         raise UserError(f"{name}: expected params that DVC can read, {' '.join(str(error).split())}") from None
-    params = {key: value for of in param_files.values() for key, value in flatten(of["data"]).items()}
-    # A metrics file that is absent at this revision has an error instead of data.
-    by_stage = {
-        file.removeprefix("metrics/").removesuffix(".json"): of.get("data") for file, of in metric_files.items()
-    }
-    metrics = flatten({stage: of for stage, of in by_stage.items() if of is not None})
     if not params and not metrics:
         raise UserError(f"{name}: expected an experiment, got neither params nor metrics")
-    samples = None if details is None else json.loads(details).get("samples", [])
-    return Experiment(
-        params,
-        fold_intervals(metrics),
-        None if curve is None else read_curve(curve.splitlines()),
-        None if samples is None else {f"{Code(of['prompt'])}, {of['method']}": of["text"] for of in samples},
-    )
+    return Experiment(params, fold_intervals(metrics), read_curve(curve.splitlines()), _samples(details))
+
+
+def _samples(details: str) -> dict[str, str] | None:
+    if not details:
+        return None
+    return {f"{Code(of['prompt'])}, {of['method']}": of["text"] for of in json.loads(details).get("samples", [])}
 
 
 def difference_table(head: str, names: list[str], columns: Sequence[dict[str, Any]]) -> str:
@@ -125,7 +123,7 @@ def _show(value: Any) -> str:
 
 def samples_table(texts: Mapping[str, Mapping[str, str]]) -> str:
     """Return generated texts in columns, those of the same prompt side by side."""
-    parts = [in_columns([*texts], equal=True)]
+    parts = [in_columns([*texts], equal=True)] if texts else []
     for prompt in dict.fromkeys(prompt for samples in texts.values() for prompt in samples):
         parts.append(f"## {prompt}\n{in_columns([of.get(prompt, '') for of in texts.values()], equal=True)}")
     return "\n\n".join(parts)

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from llm.report.metrics import Score
@@ -110,14 +111,13 @@ def draw_confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], title
     matplotlib.rcParams["font.size"] = min(10, 20 * cell)  # until the end of this picture
     figure = Figure((size + 0.8, size))
     axes = figure.subplots()
-    fractions = [[count / max(sum(row), 1) for count in row] for row in counts]
+    table = np.array(counts, dtype=np.int64).reshape(len(labels), len(labels))
+    fractions = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     if labels:
         axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    for y, row in enumerate(counts if named else []):
-        for x, count in enumerate(row):
-            if count:
-                color = "white" if fractions[y][x] > 0.5 else "black"
-                axes.text(x, y, str(count), ha="center", va="center", color=color)
+    for y, x in np.argwhere(table) if named else []:
+        color = "white" if fractions[y, x] > 0.5 else "black"
+        axes.text(x, y, str(table[y, x]), ha="center", va="center", color=color)
     axes.set_xticks(range(len(named)), named, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(named)), named)
     axes.grid(visible=False)

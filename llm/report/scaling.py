@@ -52,10 +52,8 @@ def draw_scaling(details: dict[str, Any]) -> Figure:
         color = f"C{number % 10}"
         axes.plot(sizes, E + A / sizes**alpha + B / tokens**beta, color=color, linewidth=1)
         axes.plot([], [], "o", color=color, label=f"{tokens / 1e6:.2g}M tokens")
-        for run in (run for run in runs if run["tokens"] == tokens):
-            fill = "white" if run["epochs"] > 1 else color
-            axes.plot([run["parameters"]], [run["loss"]], "o", color=color, markerfacecolor=fill)
-    if any(run["epochs"] > 1 for run in runs):
+        _plot_runs(axes, [run for run in runs if run["tokens"] == tokens], color)
+    if max(run["epochs"] for run in runs) > 1:
         axes.plot([], [], "o", color="gray", markerfacecolor="white", label="more than one epoch")
     error = [[predicted["value"] - predicted["low"]], [predicted["high"] - predicted["value"]]]
     position = [predicted["parameters"]], [predicted["value"]]
@@ -66,3 +64,9 @@ def draw_scaling(details: dict[str, Any]) -> Figure:
     axes.set_title("runs as points, the fitted law as lines")
     axes.legend()
     return figure
+
+
+def _plot_runs(axes: Any, runs: list[dict[str, Any]], color: str) -> None:
+    for run in runs:
+        fill = "white" if run["epochs"] > 1 else color
+        axes.plot([run["parameters"]], [run["loss"]], "o", color=color, markerfacecolor=fill)

@@ -55,12 +55,14 @@ def trace_back(target: Path, root: Path) -> list[Line]:
     made = {out["path"] for stage in path for out in stages[stage]["outs"]}
     with closing(Disk(root)) as disk:
         lines = [line for stage in path for line in _stage_lines(stage, stages[stage], made, disk)]
-        found = disk.files(name) or {}
-    recorded = [entry["path"] for of in stages.values() for kind in ("deps", "outs") for entry in of.get(kind, [])]
-    for file in (f"{name}/{inner}" for inner in found if PurePosixPath(inner).name not in ("", ".gitignore")):
-        if not any(_overlap(file, other) for other in recorded):
-            lines.append(Line(NO_STAGE, "made", file, "", "no stage makes it"))
-    return lines
+        found = [f"{name}/{inner}" for inner in disk.files(name) or {} if inner]
+    return lines + [Line(NO_STAGE, "made", file, "", "no stage makes it") for file in _unrecorded(found, stages)]
+
+
+def _unrecorded(files: list[str], stages: dict[str, dict[str, Any]]) -> list[str]:
+    recorded = [entry["path"] for of in stages.values() for entry in of.get("deps", []) + of.get("outs", [])]
+    files = [file for file in files if not file.endswith("/.gitignore")]  # DVC itself writes them
+    return [file for file in files if not any(_overlap(file, other) for other in recorded)]
 
 
 def differences(lines: Iterable[Line]) -> list[str]:
@@ -70,17 +72,22 @@ def differences(lines: Iterable[Line]) -> list[str]:
 
 def render(lines: list[Line]) -> str:
     """Return the trace as text: a block for each stage, and a summary."""
-    parts = ["\n".join([stage, *_render_stage([*own])]) for stage, own in groupby(lines, key=lambda line: line.stage)]
-    n_stages = len({line.stage for line in lines} - {NO_STAGE})
-    n_params = len({line.name for line in lines if line.kind == "params"})
-    n_files = len({line.name for line in lines if line.kind != "params"})
-    differing = differences(lines)
+    parts = []
+    for stage, own in groupby(lines, key=lambda line: line.stage):
+        settings, files = _partition([*own])
+        parts.append("\n".join([stage, *_render_files(files), *_render_params(settings)]))
+    n_params, n_files = (len({line.name for line in of}) for of in _partition(lines))
+    n_stages, differing = len({line.stage for line in lines} - {NO_STAGE}), differences(lines)
     end = f"{len(differing)} differ:\n  " + "\n  ".join(differing) if differing else "all as recorded"
     return "\n\n".join([*parts, f"{n_stages} stages, {n_files} files and folders, {n_params} params; {end}"])
 
 
-def _render_stage(lines: list[Line]) -> Iterator[str]:
-    files, settings = ([line for line in lines if (line.kind == "params") == of] for of in (False, True))
+def _partition(lines: list[Line]) -> tuple[list[Line], list[Line]]:
+    """Return the params, and all others."""
+    return [line for line in lines if line.kind == "params"], [line for line in lines if line.kind != "params"]
+
+
+def _render_files(files: list[Line]) -> Iterator[str]:
     shown = [line for line in files if line.kind != "code" or line.difference]
     widest = max((len(line.name) for line in shown), default=0)
     for line in shown:
@@ -88,6 +95,9 @@ def _render_stage(lines: list[Line]) -> Iterator[str]:
         yield f"  {line.kind:<7} {line.name:<{widest}}  {line.recorded:<36} {status}".rstrip()
     if len(shown) < len(files):
         yield f"  code    {len(files) - len(shown)} files and folders as recorded"
+
+
+def _render_params(settings: list[Line]) -> Iterator[str]:
     yield from (f"  params  {of.name}: {of.recorded}, DIFFERS: {of.difference}" for of in settings if of.difference)
     width = max(shutil.get_terminal_size((120, 24)).columns, 60)
     wrapper = textwrap.TextWrapper(width, "  params  ", " " * 10, break_long_words=False, break_on_hyphens=False)
@@ -142,6 +152,11 @@ class Disk:
             self._files[path] = self._hash(self.root / path)
         return self._files[path]
 
+    def md5(self, path: str) -> str:
+        """Return DVC's hash of a file or folder that exists."""
+        files = self.files(path) or {}
+        return files.get("") or listing_hash(files)
+
     def _hash(self, path: Path) -> dict[str, str] | None:
         if not path.is_dir():
             return {"": file_md5(path)} if path.is_file() else None
@@ -149,7 +164,9 @@ class Disk:
         return {file.relative_to(path).as_posix(): file_md5(file) for file in sorted(found)}
 
     def recorded_files(self, path: str, recorded: str) -> dict[str, str]:
-        """Return the files that a folder had at this hash, by DVC's cache or the commit of dvc.lock; else none."""
+        """Return the files that a path had at this hash, by DVC's cache or the commit of dvc.lock; else none."""
+        if not recorded.endswith(".dir"):
+            return {"": recorded}
         try:
             listing = json.loads(Path(self.repo.cache.local.oid_to_path(recorded)).read_bytes())
             files = {entry["relpath"]: entry["md5"] for entry in listing}
@@ -187,24 +204,21 @@ def _path_lines(stage: str, kind: str, entry: dict[str, Any], disk: Disk, lists_
     now = disk.files(path)
     if now is None:
         return [Line(stage, kind, path, recorded, "missing")]
-    found = now[""] if "" in now else listing_hash(now)
-    then = now if found == recorded else disk.recorded_files(path, recorded) if recorded.endswith(".dir") else {"": ""}
-    changed = "" if found == recorded else f"on disk {found}{'' if then else NO_RECORD}"
-    files = [
-        Line(stage, kind, f"{path}/{name}", then.get(name, ""), _file_difference(then.get(name), now.get(name)))
-        for name in sorted(then | now if then else {})
-        if name
-    ]
-    lists_all = lists_all and len(files) <= MAX_LISTED_FILES
-    return [Line(stage, kind, path, recorded, changed), *(line for line in files if line.difference or lists_all)]
+    found = disk.md5(path)
+    then = now if found == recorded else disk.recorded_files(path, recorded)
+    changed = "" if found == recorded else f"on disk {found}{NO_RECORD * (not then)}"
+    names = sorted({*then, *now} - {""}) if then else []
+    lines = [_file_line(stage, kind, f"{path}/{name}", then.get(name), now.get(name)) for name in names]
+    if not lists_all or len(lines) > MAX_LISTED_FILES:
+        lines = [line for line in lines if line.difference]
+    return [Line(stage, kind, path, recorded, changed), *lines]
 
 
-def _file_difference(then: str | None, now: str | None) -> str:
+def _file_line(stage: str, kind: str, name: str, then: str | None, now: str | None) -> Line:
     if then is None:
-        return f"added since: {now}"
-    if now is None:
-        return "missing"
-    return "" if now == then else f"on disk {now}"
+        return Line(stage, kind, name, "", f"added since: {now}")
+    difference = "missing" if now is None else f"on disk {now}"
+    return Line(stage, kind, name, then, "" if now == then else difference)
 
 
 def _param_lines(stage: str, recorded: dict[str, Any], content: dict[str, Any]) -> Iterator[Line]:

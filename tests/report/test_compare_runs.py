@@ -96,7 +96,7 @@ def test_two_experiments_side_by_side(repository):
 
 @pytest.mark.parametrize(
     ("names", "steps"),
-    [([], ["40", "80"]), (["HEAD"], ["40", "80"]), (["longer", "HEAD", "workspace"], ["80", "40", "80"])],
+    [(["HEAD"], ["40", "80"]), (["longer", "HEAD", "workspace"], ["80", "40", "80"])],
 )
 def test_a_single_revision_is_compared_with_the_workspace(repository, names, steps):
     assert cells(compare_runs(names, repository, repository / "compare.svg"), "pretrain.steps") == steps
@@ -143,10 +143,10 @@ def test_the_command_ends_with_its_code_and_one_line(repository, monkeypatch, ca
 def test_a_folder_without_git_or_valid_params_is_refused(repository):
     (repository / "params.yaml").write_text("seed: [1\n")
     with pytest.raises(UserError, match=r"^workspace: expected params that DVC can read.*params\.yaml"):
-        compare_runs([], repository, repository / "compare.svg")
+        compare_runs(["HEAD"], repository, repository / "compare.svg")
     shutil.rmtree(repository / ".git")
     with pytest.raises(UserError, match=r"^compare: expected a Git repository with DVC") as refused:
-        compare_runs([], repository, repository / "compare.svg")
+        compare_runs(["HEAD"], repository, repository / "compare.svg")
     assert "\n" not in str(refused.value)
 
 
