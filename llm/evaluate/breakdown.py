@@ -35,7 +35,7 @@ def sum_by_document(stream: NDArray[np.integer], end_of_text: int, values: NDArr
 
 
 def find_document(counts: Ints, numbers: Ints) -> tuple[Ints, Ints]:
-    """Return the document of each number of a place, and the place's number in it; `counts` (D,) are of places.
+    """Return the document of each of the `numbers` (B,), and its number within the document, which has `counts` (D,).
 
     >>> find_document(np.array([2, 0, 3]), np.array([0, 1, 2, 4]))
     (array([0, 0, 2, 2]), array([0, 1, 0, 2]))

@@ -96,7 +96,7 @@ def sample_passages(
 ) -> tuple[Ints, Ints, Ints]:
     """Sample up to n passages in random order; return positions, lengths and documents, all (B,).
 
-    They lie side by side in documents; the last may be shorter, down to `MIN_TOKENS` new tokens. All are as likely.
+    All are equally likely. They lie side by side in documents; the last may have down to `MIN_TOKENS` new tokens.
     """
     ends = np.flatnonzero(stream == end_of_text)
     lengths, size = np.diff(ends) - 1, prompt_tokens + new_tokens

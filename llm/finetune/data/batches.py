@@ -11,7 +11,7 @@ GROUP_BATCHES = 16  # whose rows are sorted by length
 
 
 class RowBatches:
-    """The rows of each training step: every row once per epoch, shuffled by seed and epoch, alike long in a batch.
+    """The rows of each training step, of similar lengths: every row once per epoch, shuffled by seed and epoch.
 
     With `room` a step has packs, lists of rows that fit so many tokens together; every epoch has as many packs.
     """

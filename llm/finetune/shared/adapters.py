@@ -45,7 +45,7 @@ def _row_norms(weight: Tensor) -> Tensor:
 def apply_adapted(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, magnitude: Tensor | None = None
 ) -> Tensor:
-    """Apply `adapted_weight` to x (..., d_in) by narrow products; norms are constants for the gradient (their 4.3)."""
+    """Apply `adapted_weight` to x (..., d_in) by narrow products; norms are constants for the gradient (DoRA 4.3)."""
     y = linear(x, weight, bias if magnitude is None else None) + linear(linear(x, a), scale * b)
     if magnitude is None:
         return y

@@ -30,23 +30,14 @@ class Message(NamedTuple):
     content: str
 
 
-class Turn(NamedTuple):
-    """A message as ids: the line of its role, the content, the end marker, a line end."""
-
-    opening: list[int]
-    content: list[int]
-    end: list[int]
-    rest: list[int]
-
-
-def turn_ids(tokenizer: Tokenizer, message: tuple[str, str]) -> Turn:
-    """Return the ids of one message (role, content); joined, the parts are those of `TEMPLATE`."""
+def turn_ids(tokenizer: Tokenizer, message: tuple[str, str]) -> tuple[list[int], ...]:
+    """Return the ids of one message (role, content): the line of its role, the content, the end marker, a line end."""
     role, content = message
     # Encoded as one text: the first tokens of the content may depend on the line before it.
     whole, opening = tokenizer.encode(f"{role}\n{content}"), tokenizer.encode(f"{role}\n")
     n_same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(whole, opening, strict=False))))
     start, end = tokenizer.special[IM_START], tokenizer.special[IM_END]
-    return Turn([start, *whole[:n_same]], whole[n_same:], [end], tokenizer.encode("\n"))
+    return [start, *whole[:n_same]], whole[n_same:], [end], tokenizer.encode("\n")
 
 
 def conversation_ids(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) -> list[int]:
@@ -54,7 +45,7 @@ def conversation_ids(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) 
     if tokenizer.encode_chat is not None:
         return tokenizer.encode_chat(list(messages))
     turns = [token for message in messages for part in turn_ids(tokenizer, message) for token in part]
-    return [tokenizer.bos_id, *turns, *turn_ids(tokenizer, ("assistant", "")).opening]
+    return [tokenizer.bos_id, *turns, *turn_ids(tokenizer, ("assistant", ""))[0]]
 
 
 def chat_to_verify(tokenizer: Tokenizer) -> Chat:

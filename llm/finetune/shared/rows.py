@@ -59,11 +59,11 @@ def make_row(tokenizer: Tokenizer, messages: Conversation, last_only: bool = Fal
     """Return the row of a conversation that ends in an answer; with `last_only` earlier answers are PROMPT."""
     ids, parts, n_bytes = [tokenizer.bos_id], [PROMPT], 0
     for number, message in enumerate(messages):
-        turn = turn_ids(tokenizer, message)
+        opening, content, marker, rest = turn_ids(tokenizer, message)
         is_answer = message.role == "assistant" and (number == len(messages) - 1 or not last_only)
-        ids += [*turn.opening, *turn.content, *turn.end, *turn.rest]
-        inside = [*[ANSWER] * len(turn.content), END] if is_answer else [PROMPT] * (len(turn.content) + 1)
-        parts += [*[PROMPT] * len(turn.opening), *inside, *[PROMPT] * len(turn.rest)]
+        ids += opening + content + marker + rest
+        inside = [ANSWER] * len(content) + [END] if is_answer else [PROMPT] * (len(content) + 1)
+        parts += [PROMPT] * len(opening) + inside + [PROMPT] * len(rest)
         n_bytes += len(message.content.encode()) if is_answer else 0
     end = end_of_answers(parts)
     return Row(messages, ids[:end], parts[:end], n_bytes)

@@ -40,7 +40,7 @@ def test_any_conversation_has_the_ids_of_the_template(tokenizer, theirs, texts, 
 def test_what_is_learned_begins_where_a_prompt_ends(tokenizer, content):
     turn = turn_ids(tokenizer, ("assistant", content))
     assert [tokenizer.decode(part) for part in turn] == [f"{IM_START}assistant\n", content, IM_END, "\n"]
-    assert conversation_ids(tokenizer, [])[-len(turn.opening) :] == turn.opening
+    assert conversation_ids(tokenizer, [])[-len(turn[0]) :] == turn[0]
 
 
 @pytest.mark.parametrize("marker", [IM_END, IM_START, "<|endoftext|>"])
