@@ -73,12 +73,6 @@ def test_invalid_params_are_one_line_and_exit_code_2(tmp_path):
     assert ended.stderr.startswith(f"llm: {file}: tokenize.vocab_size: ")
 
 
-def test_a_system_error_is_one_line_and_exit_code_2(tmp_path, refuse):
-    (tmp_path / "file").write_text("")
-    message = refuse("preset", "tiny", "--params", tmp_path / "file/params.yaml")
-    assert message == f"llm: {tmp_path}/file/params.yaml: expected folders above it, {tmp_path}/file is a file\n"
-
-
 @pytest.fixture
 def river(exported_folder):
     """Continues a text with the exported model; returns what is new."""
@@ -112,14 +106,13 @@ def test_every_sampling_option_changes_the_text_reproducibly(river, option):
     assert river(*option) == river(*option) != river()
 
 
-@pytest.mark.parametrize("shape", [{"family": "gru"}, {"attention": "trainable"}])
-def test_a_model_without_an_export_generates_from_its_weights(tmp_path, draw_gpt, small_tokenizer_file, shape):
-    save_model(tmp_path, draw_gpt(**shape))
+def test_a_model_without_an_export_generates_from_its_weights(tmp_path, draw_gpt, small_tokenizer_file):
+    save_model(tmp_path, draw_gpt(attention="trainable"))
     words = ("--model", tmp_path, "--tokenizer", small_tokenizer_file, "--max-tokens", 60)
     assert len(_run("generate", "The river", *words)) > len("The river\n")
 
 
-def test_neighbours_lists_the_nearest_tokens_with_and_without_space(exported_folder, small_tokenizer_file):
+def test_neighbours_lists_the_nearest_tokens(exported_folder, small_tokenizer_file, refuse):
     tokenizer, embedding = Tokenizer.load(small_tokenizer_file), read_folder(exported_folder).embedding.weight.detach()
     assert [len(tokenizer.encode(text)) for text in ("a", " a", "name", " name")] == [1, 2, 1, 1]
     for word, spelled in (("a", ["a"]), ("name", ["name", " name"])):
@@ -128,13 +121,9 @@ def test_neighbours_lists_the_nearest_tokens_with_and_without_space(exported_fol
             token = tokenizer.encode(text)[0]
             near = [f"  {cosine:6.3f}  {tokenizer.decode([id_])!r}" for id_, cosine in nearest(embedding, token, 3)]
             assert lines[at : at + 4] == [f"{text!r}, id {token}", *near]
-
-
-def test_neighbours_of_several_tokens_are_those_of_the_last(exported_folder, refuse):
     lines = _run("neighbours", "zebra", "--model", exported_folder).splitlines()
     assert lines[0] == "'zebra' is 5 tokens: 'z' 'e' 'b' 'r' 'a'; the neighbors are of the last one"
     assert lines[1:] == _run("neighbours", "a", "--model", exported_folder).splitlines()
-    assert len(lines) == 12
     assert "WORD: expected a text" in refuse("neighbours", "", "--model", exported_folder)
 
 
@@ -147,16 +136,15 @@ def test_a_preset_prints_the_values_that_it_changes(tmp_path, monkeypatch, refus
     assert Path("params.yaml").read_text() == "model:\n  d_model: 768  # width\n  n_layers: 4\n"
     assert "params.yaml already has the values of wide" in _run("preset", "wide")
     assert "expected one of wide, got huge" in refuse("preset", "huge")
-
-
-def test_summary_without_metrics_exits_with_1(tmp_path):
-    result = CliRunner().invoke(command_line.app, ["summary", str(tmp_path)])
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "expected metrics of a run, got none; make repro trains and measures a model" in result.stderr
+    problem = "params.yaml/x: expected folders above it, params.yaml is a file"
+    assert refuse("preset", "wide", "--params", "params.yaml/x") == f"llm: {problem}\n"
 
 
 def test_summary_shows_how_to_try_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command_line.app, ["summary"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "expected metrics of a run, got none; make repro trains and measures a model" in result.stderr
     Path("metrics").mkdir()
     for name, content in {"pretrain": {}, "evaluate": {"example_prompt": "Это 'река' и"}}.items():
         Path(f"metrics/{name}.json").write_text(json.dumps(content))
@@ -186,12 +174,7 @@ def test_windows_shows_rows_of_input_and_target(windows, refuse):
     assert "trian.parquet" in refuse("windows", "--split", "trian", *windows)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["generate", "x", "--seed", "18446744073709551616"], ["serve", "--slots", "1000000"]],
-)
-def test_a_number_that_is_too_large_is_refused_with_its_limit(words):
-    result = CliRunner().invoke(command_line.app, words)
+def test_a_number_that_is_too_large_is_refused_with_its_limit():
+    result = CliRunner().invoke(command_line.app, ["serve", "--slots", "1000000"])
     assert result.exit_code == 2
-    assert words[-2] in result.output
-    assert str(4096 if words[0] == "serve" else 2**63 - 1) in result.output
+    assert "--slots" in result.output and "4096" in result.output

@@ -67,14 +67,9 @@ def test_the_harness_finds_the_same_for_every_choice(ours, tasks, exported_folde
         "print(json.dumps({task: result._asdict() for task, result in found.items()}))"
     )
     # A process of its own: its libraries read at import that they may not download.
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(exported_folder), str(tasks)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", code, str(exported_folder), str(tasks)]
+    settings = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=settings, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
     theirs = json.loads(ended.stdout.splitlines()[-1])
     assert theirs.keys() == ours.keys()
@@ -85,25 +80,24 @@ def test_the_harness_finds_the_same_for_every_choice(ours, tasks, exported_folde
             assert of_them == pytest.approx(of_us, abs=1e-4)
 
 
-def _changed(result, accuracy_norm=0.0, scores=0.0):
-    moved = [[score + scores for score in of] for of in result.scores]
-    return result._replace(accuracy_norm=result.accuracy_norm + accuracy_norm, scores=moved)
-
-
 @pytest.mark.parametrize(
-    ("change", "code", "last", "differences"),
+    ("norm", "moved", "code", "last", "differences"),
     [
-        ({}, 0, "difference: the largest", ["0", "0"]),
-        ({"accuracy_norm": 0.3}, 1, "not the same: closing_bracket, last_word", ["0", "0"]),
-        ({"scores": 0.5}, 0, "difference: the largest", ["0.5", "0.5"]),
+        (0.0, 0.0, 0, "difference: the largest", ["0", "0"]),
+        (0.3, 0.0, 1, "not the same: closing_bracket, last_word", ["0", "0"]),
+        (0.0, 0.5, 0, "difference: the largest", ["0.5", "0.5"]),
     ],
 )
 def test_the_command_exits_with_1_if_accuracies_differ(
-    ours, tasks, exported_folder, monkeypatch, change, code, last, differences
+    ours, tasks, exported_folder, monkeypatch, norm, moved, code, last, differences
 ):
-    monkeypatch.setattr(
-        harness, "run_harness", lambda *_: {task: _changed(result, **change) for task, result in ours.items()}
-    )
+    theirs = {
+        task: harness.Result(
+            of.accuracy, of.accuracy_norm + norm, [[score + moved for score in row] for row in of.scores]
+        )
+        for task, of in ours.items()
+    }
+    monkeypatch.setattr(harness, "run_harness", lambda *_: theirs)
     ended = CliRunner().invoke(command_line.app, ["harness", str(exported_folder), "--tasks", str(tasks)])
     assert ended.exit_code == code
     head, _, *rows = [line.strip("| ").split(" | ") for line in ended.output.splitlines()[:4]]

@@ -42,15 +42,9 @@ def test_each_figure_is_in_its_row_with_a_column_per_split():
 @pytest.mark.parametrize(
     ("details", "words"),
     [
-        (
-            with_test(),
-            "less than xz -9e, given the training text, the best baseline: **better, outside of",
-        ),
+        (with_test(), "less than xz -9e, given the training text, the best baseline: **better, outside of"),
         (with_test(model=MODEL | {"bits_per_byte_difference": 0.5}), "0.500 bits per byte more than xz"),
-        (
-            with_test(),
-            "187.25 are compared on average, sampled at temperature 0.65.\nThe model ended 3.5%",
-        ),
+        (with_test(), "187.25 are compared on average, sampled at temperature 0.65.\nThe model ended 3.5%"),
         (with_test(context=[]), "No text was as long as the context."),
         (EVALUATE | {"quality": {"skipped": "the reason"}}, "Not measured: the reason."),
         (EVALUATE | {"splits": {}}, "No text was held out"),

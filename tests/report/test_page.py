@@ -77,7 +77,14 @@ def test_every_figure_is_on_the_page(page):
     shown += " 2.0550 45 10.5 0.8123 0.7234 0.6345 2.1350 12,134,070 8.58e-06 6,100,001 0.009 196 47 187 0.65 3.5%"
     assert [figure for figure in shown.split() if figure not in text] == []
     assert "0.9000[0.8750, 0.9375]" in text
-    assert "it needs 1.375 bits per byte; 2 of 2 baselines need more." in text
+    for sentence in (
+        "it needs 1.375 bits per byte; 2 of 2 baselines need more.",
+        "On test, this model minus xz -9e, given the training text: -0.1600 [-0.2000, -0.1200]",
+        "Skipped: no function of the corpus is left in test.",
+        "Skipped: closing bracket, 3 items, expected at least 50.",
+        "unverified: no client",
+    ):
+        assert sentence in text
     names = ("<i>", "a/<b>.py", "raw/<c>.txt", "code & more", "</pre>", "<x>")
     assert [name for name in names if name not in text] == []
     assert "<i>" not in page  # text from files is escaped
@@ -100,10 +107,6 @@ def test_every_token_has_its_shade_and_a_prompt_is_marked(page):
         ({}, {"splits": {"test": SPLIT | {"context": []}}}, "No held-out text was as long as the context"),
         ({}, {"samples": [EVALUATE["samples"][0] | {"prompt_tokens": 3}]}, "The model generated no token."),
         ({}, {"quality": {"skipped": "no text was long enough"}}, "Not measured: no text was long enough."),
-        ({}, {}, "On test, this model minus xz -9e, given the training text: -0.1600 [-0.2000, -0.1200]"),
-        ({}, {}, "Skipped: no function of the corpus is left in test."),
-        ({}, {}, "unverified: no client"),
-        ({}, {}, "Skipped: closing bracket, 3 items, expected at least 50."),
         ({"export": {"bytes": ..., "skipped": "it is a GRU"}}, {}, "Transformers – skipped: it is a GRU"),
         ({"export": {"onnx": {"bytes": 8, "max_logit_difference": 3e-6}}}, {}, "onnx 8 within 3e-06"),
         ({"export": {"bytes": ..., "gguf": {}}}, {}, "Nothing was exported."),

@@ -45,12 +45,8 @@ def test_scores_are_in_tables_the_best_first(lines):
         ({"evaluate": {"non_causal": True}}, "bits per byte are meaningless", "no text"),
     ],
 )
-def test_sentences_state_what_was_measured(changes, shown, absent):
-    assert shown in scores(changes)
-    assert absent not in scores(changes)
-
-
-def test_a_run_without_held_out_text_and_no_run(tmp_path):
+def test_sentences_state_what_was_measured(tmp_path, changes, shown, absent):
+    assert shown in scores(changes) and absent not in scores(changes)
     assert show_scores(Metrics({"pretrain": {}})) == "No text was held out, so nothing was measured.\n"
     assert describe_run(tmp_path / "nowhere", tmp_path) == ""
 

@@ -1,4 +1,4 @@
-"""The report stage writes everything in reports/, and a browser shows its page as it should."""
+"""The stages report and card write everything that presents a run, and a browser shows the page as it should."""
 
 import hashlib
 import shutil
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from llm.report.views import lineage
+from stages import card
 from stages.report import main
-from tests.report.samples import FILES, write_run
+from tests.report.samples import FILES, rows_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,22 @@ def test_the_same_run_gives_the_same_files(run, monkeypatch, tmp_path):
     assert {Path("finetune/topics.md"), Path("evaluation.md"), Path("finetune/topics/curve.svg")} < first.keys()
 
 
-def test_every_file_has_its_md5_on_the_page(run):
-    page = (run / "reports/report.html").read_text()
+def test_every_file_has_its_md5_on_the_page_and_in_the_card(run, monkeypatch):
+    monkeypatch.chdir(run)
+    card.main()
+    page, text = Path("reports/report.html").read_text(), Path("models/export/README.md").read_text()
     for name, content in FILES.items():
         md5 = hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()
         is_artifact = name.startswith(("data", "models")) and ".keep" not in name
         assert (f"<code>{name}</code></th><td><code>{md5}" in page) == is_artifact
-    assert str(run) not in page
+        assert (f"| `{name}` | `{md5}` |" in text) == is_artifact
+    assert str(run) not in page + text
+    assert f"sha256 of `model.safetensors`: `{hashlib.sha256(b'exported').hexdigest()}`" in text.splitlines()
+    cards = {path.parent.name: path.read_text() for path in Path("models/cards").rglob("README.md")}
+    assert cards.keys() == {"topics", "answers", "none"}
+    assert f"`{hashlib.sha256(b'topics').hexdigest()}`" in cards["topics"]
+    assert rows_of(cards["answers"])["chosen answer more likely"][0] == "0.5123"
+    assert "Skipped" in cards["none"]
 
 
 def test_many_files_are_one_row_with_a_hash_of_them_all(tmp_path, monkeypatch):
