@@ -37,18 +37,11 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
 ]
 MUON = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.01, max_grad_norm=10.0)
-PLAN = TrainConfig(
-    n_steps=12,
-    optimizer=MUON,
-    schedule=ScheduleParams(kind="wsd", warmup_steps=3, decay_fraction=0.5, final_lr_fraction=0.0),
-    eval_every_steps=4,
-    checkpoint_every_steps=5,
-    checkpoint_selection="best",
-    weight_averaging="ema",
-    ema_half_life_fraction=0.2,
-    tail_fraction=1.0,
-    early_stopping_patience=None,
-    label="test",
+SCHEDULE = ScheduleParams(kind="wsd", warmup_steps=3, decay_fraction=0.5, final_lr_fraction=0.0)
+STEPS = {"n_steps": 12, "eval_every_steps": 4, "checkpoint_every_steps": 5, "checkpoint_selection": "best"}
+AVERAGE = {"weight_averaging": "ema", "ema_half_life_fraction": 0.2, "tail_fraction": 1.0}
+PLAN: TrainConfig = TrainConfig(
+    **STEPS, **AVERAGE, optimizer=MUON, schedule=SCHEDULE, early_stopping_patience=None, label="test"
 )
 B, T = 3, 17
 
@@ -57,11 +50,6 @@ B, T = 3, 17
 def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turn off TF32, the default in a GRU."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
-@pytest.fixture
-def cpu(plain_cpu) -> Machine:
-    return plain_cpu
 
 
 @pytest.fixture
@@ -87,13 +75,13 @@ SHAPES = [{"family": family, "positions": None} for family in ("qwen3", "llama",
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, {"dropout": 0.3}], ids=lambda shape: shape.get("family", "dropout"))
-def test_logits_loss_and_gradients_are_those_of_the_cpu(draw_gpt, config, batch, cpu, gpu, shape):
+def test_logits_loss_and_gradients_are_those_of_the_cpu(draw_gpt, config, batch, plain_cpu, gpu, shape):
     on_cpu, on_gpu = (draw_gpt(**config.model_dump() | shape) for _ in range(2))
     with torch.no_grad():
         torch.testing.assert_close(on_gpu.to(DEVICE)(batch[0].to(DEVICE)).cpu(), on_cpu(batch[0]), rtol=1e-3, atol=1e-3)
     (loss, gradients), (gpu_loss, gpu_gradients) = (
         _loss_and_gradients(model, machine, batch, model.dropout_keys(1, 2) if "dropout" in shape else None)
-        for model, machine in ((on_cpu, cpu), (on_gpu, gpu))
+        for model, machine in ((on_cpu, plain_cpu), (on_gpu, gpu))
     )
     torch.testing.assert_close(gpu_loss, loss, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gpu_gradients, gradients, rtol=1e-2, atol=1e-3)
@@ -101,8 +89,8 @@ def test_logits_loss_and_gradients_are_those_of_the_cpu(draw_gpt, config, batch,
         assert LanguageLoss(on_gpu, gpu, compiled=False)(*batch).item() != pytest.approx(loss.item(), abs=1e-3)
 
 
-def test_bfloat16_gradients_point_where_float32_ones_do(draw_gpt, config, batch, cpu, gpu):
-    loss, gradients = _loss_and_gradients(draw_gpt(**config.model_dump()), cpu, batch)
+def test_bfloat16_gradients_point_where_float32_ones_do(draw_gpt, config, batch, plain_cpu, gpu):
+    loss, gradients = _loss_and_gradients(draw_gpt(**config.model_dump()), plain_cpu, batch)
     low = replace(gpu, matmul_dtype="bfloat16")
     gpu_loss, gpu_gradients = _loss_and_gradients(draw_gpt(**config.model_dump()), low, batch)
     torch.testing.assert_close(gpu_loss, loss, rtol=0, atol=0.1)
@@ -126,6 +114,10 @@ def test_compiled_steps_have_the_uncompiled_loss_and_learn(draw_gpt, config, bat
         optimizer.step(step, 1.0)
         losses.append(loss.item())
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.5
+
+
+class _StoppedError(Exception):
+    pass
 
 
 @pytest.fixture
@@ -159,10 +151,6 @@ def learn(config, tmp_path) -> Callable[..., GPT]:
     return run
 
 
-class _StoppedError(Exception):
-    pass
-
-
 def _weights(model: GPT) -> dict[str, torch.Tensor]:
     return {name: weight.detach().cpu() for name, weight in model.state_dict().items()}
 
@@ -178,10 +166,12 @@ def test_a_resumed_run_has_the_bytes_of_an_uninterrupted_one(learn, gpu, dtype):
 
 
 @pytest.mark.parametrize("to_gpu", [True, False])
-def test_a_run_is_resumed_on_the_other_device(learn, cpu, gpu, to_gpu):
-    first, second = (cpu, gpu) if to_gpu else (gpu, cpu)
+def test_a_run_is_resumed_on_the_other_device(learn, plain_cpu, gpu, to_gpu):
+    first, second = (plain_cpu, gpu) if to_gpu else (gpu, plain_cpu)
     learn(first, "moved", stop_at=8)
-    torch.testing.assert_close(_weights(learn(second, "moved", seed=2)), _weights(learn(cpu)), rtol=0.05, atol=0.02)
+    torch.testing.assert_close(
+        _weights(learn(second, "moved", seed=2)), _weights(learn(plain_cpu)), rtol=0.05, atol=0.02
+    )
 
 
 def test_saved_weights_are_the_same_bytes_from_both_devices(draw_gpt, tmp_path):
@@ -206,14 +196,14 @@ def test_generation_with_a_kv_cache_is_that_of_full_passes(draw_gpt, family):
     assert list(generate(model.cpu(), prompt, 5, greedy)) == written[:5]
 
 
-def test_figures_of_held_out_text_are_those_of_the_cpu(draw_gpt, config, cpu, gpu):
+def test_figures_of_held_out_text_are_those_of_the_cpu(draw_gpt, config, plain_cpu, gpu):
     model = draw_gpt(**config.model_dump())
     stream = np.random.default_rng(1).integers(config.vocab_size, size=99).astype(np.uint16)
     spans = plan_spans(len(stream), config.context_length, 5)
     windows = [span for span in spans if span.last == config.context_length]
     prefixes = torch.from_numpy(stream[:16].astype(np.int64)).view(2, 8)
     nats, contexts, texts = [], [], []
-    for machine in (cpu, gpu):
+    for machine in (plain_cpu, gpu):
         model.to(machine.device)
         nats.append(score_tokens(model, stream, spans, 4, machine, "test").nats)
         contexts.append(losses_by_context(model, stream, nats[-1], windows, 4, machine))
@@ -225,15 +215,13 @@ def test_figures_of_held_out_text_are_those_of_the_cpu(draw_gpt, config, cpu, gp
     assert torch.equal(*texts)
 
 
+COLUMNS = {"classify": ["text", "label"], "instruct": ["prompt", "completion"]} | {
+    "dpo": ["prompt", "chosen", "rejected"]
+}
 ROWS = {
     "classify": [(f"of {'rain' if n % 2 else 'sun'} {n}", "wet" if n % 2 else "dry") for n in range(30)],
     "instruct": [(f"name {n}", "rain falls" if n % 2 else "the river") for n in range(30)],
     "dpo": [(f"name {n}", "the rain falls", "a river") for n in range(30)],
-}
-COLUMNS = {
-    "classify": ["text", "label"],
-    "instruct": ["prompt", "completion"],
-    "dpo": ["prompt", "chosen", "rejected"],
 }
 
 
@@ -251,25 +239,17 @@ COLUMNS = {
 def test_finetuning_runs_from_rows_to_figures(
     tmp_path: Path, exported_folder, gpu, make_task, write_corpus, kind, changes, dtype
 ):
-    for folder in ("scratch", "model", "plots"):
-        (tmp_path / folder).mkdir()
+    folders = {name: tmp_path / name for name in ("scratch", "model", "plots")}
+    for folder in folders.values():
+        folder.mkdir()
     write_corpus(tmp_path, {"test": {"a.txt": "The river runs, the rain falls."}})
     splits = ["train", "train", "train", "val", "test"]
     rows = [(*row, splits[number // 2 % 5]) for number, row in enumerate(ROWS[kind])]
     pd.DataFrame(rows, columns=[*COLUMNS[kind], "split"]).to_csv(tmp_path / "rows.csv", index=False)
-    job = Job(
-        data=tmp_path / "rows.csv",
-        base=exported_folder,
-        held_out=tmp_path / "test.parquet",
-        model=tmp_path / "model",
-        plots=tmp_path / "plots",
-        seed=1,
-        n_seeds=1,
-        machine=replace(gpu, matmul_dtype=dtype),
-        scratch=tmp_path / "scratch",
-    )
+    files = {"data": tmp_path / "rows.csv", "base": exported_folder, "held_out": tmp_path / "test.parquet"}
+    job = Job(**files, **folders, seed=1, n_seeds=1, machine=replace(gpu, matmul_dtype=dtype))
     run = importlib.import_module(f"llm.finetune.{kind}.job").run
-    metrics = run(job, make_task(kind, {"training.epochs": 4.0} | changes)).metrics
+    metrics = run(job, make_task(kind, {"training.epochs": 4.0} | changes))[0]
     assert metrics["test"]
     assert "nan" not in str(metrics).lower()
     assert (tmp_path / "model" / "config.json").exists()
@@ -282,8 +262,5 @@ def test_the_machine_is_found_with_its_gpu(monkeypatch):
     assert (machine.device, machine.matmul_dtype) == ("cuda", "bfloat16")  # of Ampere and newer
     assert matmul_peak(machine, 0.05) > 1e12
     assert machine.key() != replace(machine, device="cpu").key()
-
-
-def test_a_full_gpu_is_one_line_with_advice():
     with pytest.raises(UserError, match="out of memory; less of it"), memory_advice("less of it"):
         torch.empty(1 << 50, dtype=torch.uint8, device=DEVICE)
