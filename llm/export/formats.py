@@ -43,10 +43,9 @@ def folder_problems(formats: Sequence[Format], folder: Path) -> list[str]:
     """Return these sentences for a language model finetuned from a Hugging Face folder."""
     from llm.export.gguf import pre_tokenizer_of
     from llm.export.hf.base import read_tokenizer
-    from llm.export.hf.folder import read_config_file, read_headers
+    from llm.export.hf.folder import read_headers
 
-    shape = read_headers(read_config_file(folder), folder)[0]
-    return _problems(formats, shape, lambda: pre_tokenizer_of(read_tokenizer(folder)[0]))
+    return _problems(formats, read_headers(folder)[0], lambda: pre_tokenizer_of(read_tokenizer(folder)[0]))
 
 
 def _problems(formats: Sequence[Format], model: ModelParams, check_tokenizer: Callable[[], object]) -> list[str]:

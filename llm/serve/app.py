@@ -21,10 +21,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llm.serve.errors import RequestError, shorten
-from llm.serve.exchange import Exchange
+from llm.serve.exchange import Exchange, Served
 from llm.serve.responses import ChatResponse, CompletionResponse
 from llm.serve.schema import ChatRequest, CompletionRequest, Parsed, parse_request
-from llm.serve.served import Served
 
 MAX_BODY_BYTES = 2 * 1024**2  # the worst of them takes about 0.2 s to parse
 REFERENCE = "#/components/schemas/{model}"
@@ -125,19 +124,12 @@ async def _read(served: Served, connection: Connection, kind: type[Parsed]) -> P
 
 
 async def _on_error(connection: Connection, error: Exception) -> Response:
-    """Answer an error; 404 and 405 are those of paths and methods without a route."""
     method, path, headers = connection.method, shorten(connection.url.path), getattr(error, "headers", None)
-    match error:
-        case RequestError():
-            answer = error
-        case HTTPException(status_code=404):
-            message = f"Unknown request URL: {method} {path}. Please check the URL for typos."
-            answer = RequestError(message, code="unknown_url", status=404)
-        case HTTPException(status_code=405):
-            hint = "(HINT: Perhaps you meant to use a different HTTP method?)"
-            answer = RequestError(f"Not allowed to {method} on {path}. {hint}", code="method_not_supported", status=405)
-        case ClientDisconnect():
-            answer = RequestError("the client disconnected")  # nobody reads it
-        case _:
-            answer = RequestError("the server failed; see its log", status=500)
+    if isinstance(error, RequestError):
+        answer = error
+    elif isinstance(error, HTTPException):
+        code = {404: "unknown_url", 405: "method_not_supported"}.get(error.status_code)
+        answer = RequestError(f"{error.detail}: {method} {path}", code=code, status=error.status_code)
+    else:  # a client that disconnected does not read it
+        answer = RequestError("the server failed; see its log", status=500)
     return JSONResponse(answer.body, answer.status, headers)

@@ -14,7 +14,7 @@ TEXT, LIST, TOKENS, TOKEN_LISTS = TAGS = ("<text>", "<list>", "<tokens>", "<toke
 UNSUPPORTED = (
     *("annotations", "audio", "function_call", "functions", "logit_bias", "modalities", "parallel_tool_calls"),
     *("prediction", "reasoning_effort", "refusal", "response_format", "suffix", "tool_calls", "tool_choice", "tools"),
-    "web_search_options",
+    *("best_of", "web_search_options"),
 )
 TYPES = {
     "string_type": "a string",

@@ -37,7 +37,7 @@ def serve(folder: Path, host: str, port: int, n_slots: int, public: bool) -> Non
     import uvicorn
 
     from llm.serve.app import make_app
-    from llm.serve.served import Served
+    from llm.serve.exchange import Served
 
     model, tokenizer, chats = load(folder)
     # A folder's name may be any bytes, which a response cannot hold.

@@ -78,6 +78,7 @@ class ApiRequest(Strict):
 
     harmless = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
     defaults: ClassVar[dict[str, list[Any]]] = {
+        "best_of": [1],
         "function_call": ["none", "auto"],
         "functions": [[]],
         "logit_bias": [{}],
@@ -115,7 +116,6 @@ class CompletionRequest(ApiRequest):
     max_tokens: Annotated[int, Field(ge=0)] = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool = False
-    best_of: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -126,9 +126,6 @@ class CompletionRequest(ApiRequest):
 
     @model_validator(mode="after")
     def _check_counts(self) -> "CompletionRequest":
-        if self.best_of not in (None, self.n):
-            message = f"'best_of' does not support {self.best_of} with this model. Only n ({self.n}) is supported."
-            raise RequestError(f"Unsupported value: {message}", "best_of", "unsupported_value")
         if len(self.prompts) * self.n > MAX_ITEMS:
             limit = f"Expected an array with maximum length {MAX_ITEMS // self.n} for n = {self.n}"
             message = f"{limit}, but got an array with length {len(self.prompts)} instead."

@@ -35,7 +35,7 @@ def web(talker, tokenizer):
     from fastapi.testclient import TestClient
 
     from llm.serve.app import make_app
-    from llm.serve.served import Served
+    from llm.serve.exchange import Served
 
     with TestClient(make_app(Served("talker", talker, tokenizer, True, 8)), raise_server_exceptions=False) as client:
         yield client

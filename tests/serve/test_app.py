@@ -206,17 +206,18 @@ def test_a_conversation_with_the_clients_own_objects(client, talker, tokenizer):
         turns.append(("assistant", message.content))
 
 
-def test_a_base_model_has_no_chat(talker, tokenizer):
+def test_a_base_model_has_no_chat(talker, tokenizer, monkeypatch):
+    """Nor needs it the special tokens of one."""
     pytest.importorskip("fastapi")
     from fastapi.testclient import TestClient
 
     from llm.serve.app import make_app
-    from llm.serve.served import Served
+    from llm.serve.exchange import Served
 
+    monkeypatch.setattr(tokenizer, "special", {"<|endoftext|>": tokenizer.end_of_text})
     with TestClient(make_app(Served("base", talker, tokenizer, False, 1))) as web:
         answer = web.post("/v1/chat/completions", json={"model": "base", "messages": MESSAGES})
-        assert answer.status_code == 400
-        assert "no chat template" in answer.json()["error"]["message"]
+        assert answer.status_code == 400 and "no chat template" in answer.json()["error"]["message"]
         assert web.post("/v1/completions", json=ASKED | {"model": "base"}).json()["object"] == "text_completion"
 
 

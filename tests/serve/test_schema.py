@@ -40,7 +40,7 @@ def _check(kind, fields, param, code, words):
         ({"prompt": "a", "stop": 5}, "stop", TYPE, "one of a string or array of strings, but got an integer instead."),
         ({"prompt": "a", "top_p": 0}, "top_p", "decimal_below_min_value", "Expected a value > 0, but got 0 instead."),
         ({"prompt": "a", "seed": 2**63}, "seed", "integer_above_max_value", f"Expected a value < {2**63}, but got"),
-        ({"prompt": "a", "best_of": 5}, "best_of", "unsupported_value", "does not support 5 with this model."),
+        ({"prompt": "a", "best_of": 5}, "best_of", "unsupported_parameter", "'best_of' is not supported with this"),
         ({"prompt": "a", "suffix": "b"}, "suffix", "unsupported_parameter", "'suffix' is not supported with this"),
         ({"prompt": "a", "promt": "b"}, "promt", "unknown_parameter", "Unknown parameter: 'promt'."),
     ],

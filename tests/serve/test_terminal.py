@@ -33,9 +33,11 @@ def test_a_message_of_several_lines_is_answered_alone(chat_folder, capsys):
 
 
 @pytest.mark.parametrize(("message", "what"), [(" ", "expected a text, got an empty one"), ("x" * 2000, "tokens")])
-def test_a_message_that_cannot_be_answered_is_an_error(chat_folder, message, what):
+def test_a_message_that_cannot_be_answered_is_an_error(chat_folder, exported_folder, message, what):
     with pytest.raises(UserError, match=what):
         CliRunner().invoke(command_line.app, ["chat", str(chat_folder), message], catch_exceptions=False)
+    with pytest.raises(UserError, match="python -m llm generate"):
+        _talk(exported_folder, "Why?\n")  # of a base model
 
 
 OTHERS = (
@@ -70,8 +72,10 @@ def test_the_same_seed_gives_the_same_conversation(chat_folder):
     said = _talk(chat_folder, "Why?\nAnd then?\n")
     assert said.count("\n") >= 2
     assert said == _talk(chat_folder, "Why?\n\nAnd then?\n")
-    assert said != _talk(chat_folder, "Why?\nAnd then?\n", seed=2)
-    assert said != _talk(chat_folder, "Why?\nAnd then?\n", system="Be brief.")
+    for changed in {"seed": 2}, {"system": "Be brief."}:
+        assert said != _talk(chat_folder, "Why?\nAnd then?\n", **changed)
+    first = _talk(chat_folder, "Why?\n")
+    assert _talk(chat_folder, "Why?\n/new\nWhy?\n/quit\nWhy?\n") == f"{first}(a new conversation)\n{first}"
 
 
 def test_earlier_turns_are_read_until_a_reset(talker, tokenizer):
@@ -86,11 +90,6 @@ def test_earlier_turns_are_read_until_a_reset(talker, tokenizer):
     talk.add_user("Why?")
     talk.answer(io.StringIO())
     assert talk.turns[-1][1] == answers[0] != answers[1]
-
-
-def test_new_starts_over_and_quit_ends(chat_folder):
-    first = _talk(chat_folder, "Why?\n")
-    assert _talk(chat_folder, "Why?\n/new\nWhy?\n/quit\nWhy?\n") == f"{first}(a new conversation)\n{first}"
 
 
 def test_the_oldest_turns_are_dropped_when_the_context_is_full(draw_gpt, tokenizer):
@@ -112,11 +111,6 @@ def test_dropped_turns_and_long_messages_are_reported(chat_folder):
     said = _talk(chat_folder, f"{'Why? ' * 180}\n{'And? ' * 180}\n{'No! ' * 600}\n", max_tokens=5)
     assert "(the context is full: the oldest 1 turns were dropped)\n" in said
     assert "(expected a message of at most 1020 tokens with its template, got " in said
-
-
-def test_a_base_model_is_sent_to_generate(exported_folder):
-    with pytest.raises(UserError, match="python -m llm generate"):
-        _talk(exported_folder, "Why?\n")
 
 
 def test_bytes_that_are_no_text_are_marked_and_answered(chat_folder):

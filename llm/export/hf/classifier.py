@@ -16,7 +16,7 @@ from llm.core import params
 from llm.core.errors import UserError
 from llm.core.outputs import write_json
 from llm.export.hf.config import BY_NAME, MAX_CONTEXT, describe_model, refuse
-from llm.export.hf.folder import describe_tokenizer, read_config_file, read_model, rename_weights
+from llm.export.hf.folder import describe_tokenizer, read_config_file, read_folder, rename_weights
 from llm.export.hf.tensors import check_tensors, list_tensors, read_object, read_tensors, shorten, write_tensors
 from llm.model.classifier import Classifier
 from llm.tokens.special import END_OF_TEXT
@@ -101,7 +101,7 @@ def read_classifier(folder: Path) -> tuple[Classifier, Tokenizer, ClassifierInfo
         raise UserError(f"{tokenizer_file}: expected the post_processor of `llm.tokens.templates`, got another one")
     # A classifier has no language model head, and a tied head needs no tensor.
     trunk = {"architectures": [LANGUAGE_MODELS[content["architectures"][0]]], "tie_word_embeddings": True}
-    model = Classifier(read_model(content | trunk, folder, beside=frozenset({SCORE})), len(info.labels)).eval()
+    model = Classifier(read_folder(folder, content | trunk, beside=frozenset({SCORE})), len(info.labels)).eval()
     config, stored = model.trunk.config, {name: of for name, of in list_tensors(folder).items() if name == SCORE}
     check_tensors(stored, {SCORE: model.score.weight}, f"{len(info.labels)} labels", folder)
     if (n_tokens := tokenizer.vocab_size) > config.vocab_size:

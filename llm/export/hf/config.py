@@ -6,6 +6,7 @@ A key that asks for something that is not computed here is refused by its name; 
 """
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm.core import params
 from llm.core.errors import UserError
-from llm.export.hf.names import count_layers
+from llm.export.hf.names import TABLES
 from llm.export.hf.tensors import Stored, shorten
 from llm.model.config import ModelConfig
 from llm.tokens.bpe import PATTERNS
@@ -147,7 +148,8 @@ def read_shape(content: dict[str, Any], stored: dict[str, Stored], path: Path) -
     """Return the shape in a config.json; UserError names a key that asks for something else than is computed here."""
     family, _, _, schema = architecture_of(content, path)
     shape = _read_keys(schema, content, path)
-    if (n_layers := count_layers(family, stored)) != shape.n_layers:
+    norm = f"{TABLES[family]['blocks.{}.attention_norm']}.weight"
+    if (n_layers := next(layer for layer in count() if norm.format(layer) not in stored)) != shape.n_layers:
         refuse(path, str(schema.model_fields["n_layers"].alias), f"{n_layers} as in the weights", shape.n_layers)
     window = getattr(shape, "sliding_window", None) or shape.context_length
     if window < shape.context_length:

@@ -55,11 +55,6 @@ def write_folder(folder: Path, model: GPT, tokenizer_file: Path, *, chat_templat
         (folder / CHAT_TEMPLATE).write_text(chat_template, encoding="utf-8")
 
 
-def read_folder(folder: Path) -> GPT:
-    """Read a language model in float32; UserError for what does not fit, before memory is allocated."""
-    return read_model(read_config_file(folder), folder)
-
-
 def read_config_file(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json; UserError where there is none, with the reason of the stage that left it out."""
     if reason := skipped_reason(folder):
@@ -74,9 +69,12 @@ def skipped_reason(folder: Path) -> str | None:
     return str(read_object(folder / SKIPPED).get("skipped")) if (folder / SKIPPED).exists() else None
 
 
-def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()) -> GPT:
-    """Read the model that a language model's config.json describes; a folder's tensors `beside` it are ignored."""
-    config, architecture, stored = read_headers(content, folder, beside)
+def read_folder(folder: Path, content: dict[str, Any] | None = None, beside: frozenset[str] = frozenset()) -> GPT:
+    """Read a language model in float32; UserError for what does not fit, before memory is allocated.
+
+    Another `content` may stand in for config.json; tensors `beside` the model are ignored.
+    """
+    config, architecture, stored = read_headers(folder, content, beside)
     with torch.device("meta"):  # shapes that take no memory
         ours: dict[str, Tensor] = dict(GPT(config).named_parameters())
     expected = rename_weights(config, {"attention_bias": architecture is BIASED_LLAMA}, ours)
@@ -98,9 +96,10 @@ def read_model(content: dict[str, Any], folder: Path, beside: frozenset[str] = f
 
 
 def read_headers(
-    content: dict[str, Any], folder: Path, beside: frozenset[str] = frozenset()
+    folder: Path, content: dict[str, Any] | None = None, beside: frozenset[str] = frozenset()
 ) -> tuple[ModelConfig, Architecture, dict[str, Stored]]:
     """Return the shape, and the tensors by their names in Transformers; no weight is read."""
+    content = read_config_file(folder) if content is None else content
     architecture = architecture_of(content, folder / "config.json")
     in_file = {name: tensor for name, tensor in list_tensors(folder).items() if name not in beside}
     stored = with_current_names(architecture.family, in_file)

@@ -4,8 +4,8 @@ blocks.3.attention.query.weight  ↔  model.layers.3.self_attn.q_proj.weight
 """
 
 import re
-from collections.abc import Collection, Iterator
-from itertools import count, groupby
+from collections.abc import Iterator
+from itertools import groupby
 from typing import TypeVar
 
 import torch
@@ -90,13 +90,3 @@ def with_current_names(family: str, stored: dict[str, Tensors]) -> dict[str, Ten
     bare = family == "gpt2" and not any(name.startswith(prefix) for name in stored)
     current = {f"{prefix}{name}" if bare and name != "lm_head.weight" else name: of for name, of in stored.items()}
     return {name: of for name, of in current.items() if not _BUFFERS.fullmatch(name)}
-
-
-def count_layers(family: str, names: Collection[str]) -> int:
-    """Count the blocks that the names of a file belong to, from block 0 up.
-
-    >>> count_layers("llama", ["model.layers.0.input_layernorm.weight", "model.layers.1.input_layernorm.weight"])
-    2
-    """
-    norm = TABLES[family]["blocks.{}.attention_norm"]
-    return next(layer for layer in count() if f"{norm}.weight".format(layer) not in names)

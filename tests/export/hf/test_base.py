@@ -15,7 +15,6 @@ from llm.export.hf.base import TOKENIZER, open_base, open_model, read_base, read
 from llm.export.hf.folder import read_folder, write_folder
 from llm.model.weights import save_model
 from llm.serve.run import load
-from llm.serve.served import Served
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.templates import with_bos
 from llm.tokens.tokenizer import Tokenizer
@@ -88,8 +87,7 @@ def test_a_folder_without_our_tokens_generates_unchanged(foreign, tmp_path):
     assert model.config.vocab_size == tokenizer.vocab_size == N_KNOWN  # no token that it lacks can be generated
     assert tokenizer.prefix_ids == [314]
     assert tokenizer.eos_ids == {7, 314}
-    ids = AutoTokenizer.from_pretrained(folder)("The")["input_ids"]
-    assert ids == tokenizer.prompt("The") == Served("base", model, tokenizer, False, 1).prompt_ids("The")
+    assert tokenizer.prompt("The") == AutoTokenizer.from_pretrained(folder)("The")["input_ids"]
     shown = CliRunner().invoke(app, ["generate", "The", "--model", str(folder), "--temperature", "0"])
     assert shown.output.startswith("The")
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from llm.core.errors import UserError
-from llm.export.hf.folder import read_config_file, read_folder, read_headers, write_folder
+from llm.export.hf.folder import read_folder, read_headers, write_folder
 from llm.export.verify import compare_with_transformers
 from llm.finetune.shared.chat import TEMPLATE
 from llm.tokens.special import END_OF_TEXT, IM_END, SPECIAL_TOKENS
@@ -31,9 +31,7 @@ from tests.export.hf.changes import change_weights
 def test_transformers_loads_saves_and_computes_the_same(tmp_path, draw_gpt, small_tokenizer_file, shape):
     ours = draw_gpt(**shape)
     write_folder(tmp_path / "ours", ours, small_tokenizer_file)
-    assert (
-        read_headers(read_config_file(tmp_path / "ours"), tmp_path / "ours")[0] == read_folder(tmp_path / "ours").config
-    )
+    assert read_headers(tmp_path / "ours")[0] == read_folder(tmp_path / "ours").config
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
     ids = torch.randint(0, 320, (3, ours.config.context_length), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(theirs(ids).logits, ours(ids), atol=1e-4, rtol=0)
