@@ -18,8 +18,7 @@ from llm.corpus.containers import Entry, open_entries, system_error
 from llm.corpus.document import DIALECT, DOUBTFUL_ENCODING, Document, unreadable
 from llm.corpus.params import FilesSource, UrlSource
 from llm.corpus.readers.encodings import decode, open_text
-from llm.corpus.readers.json_values import json_type, parse
-from llm.corpus.readers.rows import SUFFIXES, Rows, check_unicode, rows_of
+from llm.corpus.readers.rows import SUFFIXES, Rows, check_unicode, json_type, parse, rows_of
 from llm.corpus.readers.streams import BUFFER_BYTES, LIMIT_ADVICE, ContentError, one_line, too_long
 
 # What a page does not show; resiliparse itself leaves out scripts, styles and templates.

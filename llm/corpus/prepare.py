@@ -14,9 +14,16 @@ from tqdm import tqdm
 
 from llm.core.errors import UserError
 from llm.core.tables import TableWriter
-from llm.corpus.assemble import BATCH_BYTES, SPOOL, find_duplicates, resolve_split, write_corpus
+from llm.corpus.assemble import (
+    BATCH_BYTES,
+    N_EXAMPLES,
+    SPOOL,
+    Counts,
+    find_duplicates,
+    resolve_split,
+    write_corpus,
+)
 from llm.corpus.clean import clean
-from llm.corpus.counts import N_EXAMPLES, Counts
 from llm.corpus.document import Document
 from llm.corpus.params import PrepareParams
 from llm.corpus.sources import Unit, list_units, read_unit, unpinned_datasets, untracked_files

@@ -15,7 +15,7 @@ import importlib
 import subprocess
 import sysconfig
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -27,8 +27,7 @@ from llm.corpus.document import Document, unreadable
 from llm.corpus.download import default_cache, fetch
 from llm.corpus.duplicates import RepeatFilter
 from llm.corpus.files import find_files, incompatible, is_hidden_in
-from llm.corpus.formats import read_file
-from llm.corpus.huggingface import check_dataset, read_dataset
+from llm.corpus.formats import attempt, field_text, read_file, to_document
 from llm.corpus.params import DocstringsSource, FilesSource, HuggingFaceSource, PythonSource, Source, UrlSource
 from llm.corpus.readers.streams import ContentError, printable
 
@@ -69,7 +68,7 @@ def list_units(source: Source, raw: Path, lock: Path = Path("requirements.lock")
             file = fetch(source.url, source.sha256, default_cache(), name=source.name)
             return [Unit(source, file.name, file)]
         case HuggingFaceSource():
-            check_dataset(source, raw)
+            _check_dataset(source, raw)
             return [Unit(source, source.split, None)]
 
 
@@ -187,6 +186,51 @@ def _file_units(source: FilesSource, raw: Path) -> list[Unit]:
                 raise UserError(f"{where} encoding: expected a glob that matches a file of the source, got {glob}")
             of |= dict.fromkeys(found, source.model_copy(update={"encoding": encoding}))
     return [Unit(of[file], file.relative_to(raw).as_posix(), file) for file in files]
+
+
+def read_dataset(source: HuggingFaceSource, max_document_bytes: int) -> Iterator[Document]:
+    """Yield one document a row; `path` is the split and the row's number from 1.
+
+    UserError where the library is not installed, finds no such dataset, config, split or column, or cannot read on.
+    """
+    for number, row in enumerate(_dataset_rows(source), start=1):
+        text = attempt(field_text, row, source.text_field)
+        n_bytes = len(text.encode()) if isinstance(text, str) else 0
+        yield to_document(source.name, f"{source.split}:{number}", text, n_bytes, max_document_bytes)
+
+
+def _check_dataset(source: HuggingFaceSource, raw: Path) -> None:
+    """Raise UserError for a local dataset that DVC does not watch."""
+    folder = Path(source.dataset)
+    if not folder.exists():
+        return  # a name on the Hub, unless the library finds none
+    expected = f"source {source.name}: dataset: expected a name on the Hub or a folder under {raw.as_posix()}/"
+    if not folder.resolve().is_relative_to(raw.resolve()):
+        raise UserError(f"{expected}, got {source.dataset}; copy it there")
+    if link := next((path for path in folder.rglob("*") if path.is_symlink() and path.is_dir()), None):
+        raise UserError(f"{expected} without links, got {link}; copy it there")
+
+
+def _dataset_rows(source: HuggingFaceSource) -> Iterator[Mapping[str, object]]:
+    where = f"source {source.name}:"
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"{where} expected the package datasets, it is not installed (make extras)") from None
+    name, field = source.dataset, source.text_field
+    try:
+        rows = datasets.load_dataset(name, source.config, split=source.split, revision=source.revision, streaming=True)
+        columns = rows.column_names
+        if columns is not None and field not in columns:  # some formats have columns only row by row
+            raise UserError(f"{where} text_field: expected a column of {name} ({', '.join(columns)}), got {field}")
+        # Other columns are not read; images, for one, would be decoded.
+        yield from rows if columns is None else rows.select_columns(field)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises whatever its file systems and formats raise
+        got = " ".join(str(error).split()) or type(error).__name__
+        at = f"config {source.config}, split {source.split}, revision {source.revision}"
+        raise UserError(f"{where} expected the dataset {name}, {at}, got {got}") from error
 
 
 def unpinned_datasets(sources: Iterable[Source]) -> list[str]:

@@ -14,6 +14,7 @@ from llm.corpus.assemble import (
     BEYOND,
     RULES,
     SPOOL,
+    Counts,
     as_hashes,
     cut,
     find_duplicates,
@@ -22,7 +23,6 @@ from llm.corpus.assemble import (
     write_corpus,
 )
 from llm.corpus.clean import clean, document_id
-from llm.corpus.counts import Counts
 from llm.corpus.document import Document
 from llm.corpus.params import CleanParams, FilesSource, PrepareParams, SplitParams
 

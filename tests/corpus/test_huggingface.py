@@ -13,8 +13,8 @@ import pytest
 
 from llm.core.errors import UserError
 from llm.corpus.document import Document
-from llm.corpus.huggingface import read_dataset
 from llm.corpus.params import HuggingFaceSource
+from llm.corpus.sources import read_dataset
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,8 +13,9 @@ is requested. `rows_of` reads a stream in UTF-8, with a limit on the bytes of a 
 import codecs
 import io
 import json
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,7 +23,6 @@ from typing import Any, NamedTuple
 
 from llm.corpus.readers.dialects import Dialect, find_dialect, read_cells
 from llm.corpus.readers.encodings import Encoding, decode, open_text
-from llm.corpus.readers.json_values import Values, json_array, json_lines, json_type
 from llm.corpus.readers.streams import BUFFER_BYTES, REST, ContentError, as_damage, one_line, open_buffered, too_long
 
 SEPARATED = (".csv", ".tsv")
@@ -30,6 +30,11 @@ SUFFIXES = (*SEPARATED, ".jsonl", ".ndjson", ".json", ".parquet")
 NO_LIMIT = 1 << 60
 PARQUET = "a whole Parquet file"
 ROWS_PER_BATCH = 64  # of Parquet that are in memory at a time
+TOKEN = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL
+)  # a whole string of JSON, or a mark outside of strings
+DEPTH_CHANGES = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+Values = Iterator[tuple[int, Any, int]]  # the number of a line or a row, a value or the error in its place, its bytes
 
 
 class Row(NamedTuple):
@@ -100,8 +105,8 @@ def rows_of(
         return _parquet(stream, column)
     is_fast = column is not None
     if (suffix == ".json" or not is_fast) and stream.peek(1).lstrip().startswith(b"["):
-        return Rows(_object_rows(json_array(stream, max_row_bytes, is_fast), "row"), is_array=True)
-    return Rows(_object_rows(json_lines(stream, max_row_bytes, is_fast), "line"))
+        return Rows(_object_rows(_json_array(stream, max_row_bytes, is_fast), "row"), is_array=True)
+    return Rows(_object_rows(_json_lines(stream, max_row_bytes, is_fast), "line"))
 
 
 def check_unicode(values: Any) -> None:
@@ -161,6 +166,76 @@ def _object_rows(values: Values, unit: str) -> Iterator[Row]:
         if not isinstance(value, dict | ContentError):
             problem = ContentError("bad_row", f"expected a JSON object, got {json_type(value)}")
         yield Row(number, f"{unit} {number}", {} if problem else value, n_bytes, problem)
+
+
+def _json_lines(stream: io.BufferedReader, limit: int, is_fast: bool) -> Values:
+    """Yield the value of each line that is not blank; lines of more than `limit` bytes are not kept."""
+    number = 0
+    while line := stream.readline(limit + 1):
+        number, n_bytes = number + 1, len(line)
+        if n_bytes > limit:
+            while not line.endswith(b"\n") and (line := stream.readline(BUFFER_BYTES)):
+                n_bytes += len(line)
+            yield number, too_long("a line", n_bytes, limit), n_bytes
+        elif not line.isspace():
+            yield number, parse(line, is_fast), n_bytes
+
+
+def parse(content: bytes, is_fast: bool = True) -> Any:
+    """Return a JSON value, or the ContentError; the fast parser makes floats of the largest integers."""
+    import orjson
+
+    with suppress(orjson.JSONDecodeError):  # then Python's is slower, and takes NaN and half a surrogate pair
+        if is_fast:
+            return orjson.loads(content)
+    try:
+        return json.loads(decode(content))
+    except ContentError as error:
+        return error
+    except json.JSONDecodeError as error:
+        got = f"got invalid JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+        return ContentError("bad_row", f"expected a JSON object on each line, or one array, {got}")
+    except (ValueError, RecursionError):
+        return ContentError("bad_row", "expected a JSON object, got one that is too deep or too long")
+
+
+def _json_array(stream: io.BufferedReader, limit: int, is_fast: bool) -> Values:
+    """Yield the values of an array; little more than the longest one is in memory. ContentError where it is broken."""
+    while stream.read(1) != b"[":
+        pass  # white space
+    for number, content in enumerate(filter(None, map(bytes.strip, _array_items(stream, limit))), 1):
+        yield number, parse(content, is_fast), len(content)
+
+
+def _array_items(stream: io.BufferedReader, limit: int) -> Iterator[bytes]:
+    """Yield the bytes between the commas of an array whose first bracket was read."""
+    text, start, at, depth, n_more = b"", 0, 0, 1, BUFFER_BYTES
+    while block := stream.read(n_more):
+        text, start, at, n_more = text[start:] + block, 0, at - start, 2 * n_more
+        for token in TOKEN.finditer(text, at):
+            if token[0] == b'"':
+                break  # a string that ends in what is not read yet
+            at = token.end()
+            depth += DEPTH_CHANGES.get(token[0], 0)
+            if depth == 0 or (depth == 1 and token[0] == b","):
+                yield text[start : token.start()]
+                start, n_more = at, BUFFER_BYTES
+            if depth == 0:
+                return _check_end(text[at:] + stream.read(BUFFER_BYTES))
+        if len(text) - start > limit:
+            raise too_long("a row", len(text) - start, limit, REST)
+    raise ContentError("bad_row", "expected a JSON array with an end, got the end of the file")
+
+
+def _check_end(rest: bytes) -> None:
+    if rest.strip():
+        raise ContentError("bad_row", f"expected one JSON array, got more behind it; {REST}")
+
+
+def json_type(value: object) -> str:
+    """Return what JSON calls the type of a value."""
+    kinds = {type(None): "null", bool: "a boolean", list: "an array", dict: "an object", str: "a string"}
+    return kinds.get(type(value), "a number")
 
 
 def _parquet(stream: io.BufferedReader, column: str | None) -> Rows:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from llm.corpus.readers import json_values
+from llm.corpus.readers import rows as readers
 from llm.corpus.readers.dialects import Dialect, find_dialect, read_cells
 from llm.corpus.readers.rows import open_rows, rows_of
 from llm.corpus.readers.streams import ChunkStream, ContentError
@@ -220,7 +220,7 @@ VALUES = st.one_of(st.none(), st.integers(), st.text(), st.lists(st.text(), max_
 def test_objects_of_an_array_are_read_back(objects, indent, chunk_bytes):
     content = f"{json.dumps(objects, indent=indent)}\n".encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_values, "BUFFER_BYTES", chunk_bytes)
+        patch.setattr(readers, "BUFFER_BYTES", chunk_bytes)
         found = list(rows_of(ChunkStream(iter([content])).buffered(), ".json"))
     assert [row.values for row in found] == objects
     assert [row.place for row in found] == [f"row {number}" for number in range(1, len(objects) + 1)]
