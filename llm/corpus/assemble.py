@@ -42,12 +42,16 @@ MIN_HELD_OUT = 5  # documents of equal weight that a split is expected to have
 Hashes = NDArray[np.uint64]  # of documents, shape (n, 2)
 
 
+def _no_figures() -> defaultdict[str, dict[str, int]]:
+    return defaultdict(lambda: {"documents": 0, "bytes": 0})
+
+
 @dataclass
 class Counts:
     """Documents by source, by split, and by the rule that dropped them; notes on files."""
 
     found: Counter[str] = field(default_factory=Counter)  # documents by source
-    kept: Counter[tuple[str, str]] = field(default_factory=Counter)  # documents or bytes, a split or "source NAME"
+    kept: defaultdict[str, dict[str, int]] = field(default_factory=_no_figures)  # by split and by "source NAME"
     changed: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)  # documents, bytes, and the first five
     encodings: dict[str, str] = field(default_factory=dict)  # that may be wrong, by path
@@ -64,10 +68,10 @@ class Counts:
             self.found[source.name] += 1
             if getattr(source, "separator", None) and document.readable and is_undivided(document.path):
                 self.undivided[source.name].append(document.path)
-            is_harmless = document.readable or document.reason in HARMLESS
-            if not is_harmless and getattr(source, "on_error", "skip") == "fail":
-                place = f"source {source.name}: {document.path}"
-                raise UserError(f"{place}: {document.note} (on_error: skip leaves it out)")
+            is_bad = not document.readable and document.reason not in HARMLESS
+            if is_bad and getattr(source, "on_error", "skip") == "fail":
+                problem = f"{document.path}: {document.note} (on_error: skip leaves it out)"
+                raise UserError(f"source {source.name}: {problem}")
             if document.reason:
                 self.drop(document.reason, document.path, document.n_bytes, document.note)
         self.changed["documents"] += document.normalised_bytes > 0
@@ -76,13 +80,7 @@ class Counts:
         return not document.reason
 
     def drop(self, rule: str, path: str, n_bytes: int, note: str = "") -> None:
-        """Count a dropped document.
-
-        >>> counts = Counts()
-        >>> counts.drop("empty", "mine/a.txt", n_bytes=3)
-        >>> counts.dropped
-        {'empty': {'documents': 1, 'bytes': 3, 'examples': [['mine/a.txt', '']]}}
-        """
+        """Count a dropped document."""
         of_rule = self.dropped.setdefault(rule, {"documents": 0, "bytes": 0, "examples": []})
         of_rule["documents"] += 1
         of_rule["bytes"] += n_bytes
@@ -94,8 +92,8 @@ class Counts:
         by_source = rows.group_by("source").aggregate([("n_bytes", "sum"), ("n_bytes", "count")])
         for row in by_source.to_pylist():
             for group in (split, f"source {row['source']}"):
-                self.kept["documents", group] += row["n_bytes_count"]
-                self.kept["bytes", group] += row["n_bytes_sum"]
+                self.kept[group]["documents"] += row["n_bytes_count"]
+                self.kept[group]["bytes"] += row["n_bytes_sum"]
 
     def dropped_in_words(self) -> str:
         """Return how many documents each rule dropped."""
@@ -104,10 +102,9 @@ class Counts:
     def metrics(self, prepare: PrepareParams, n_repeated: int) -> dict[str, Any]:
         """Return the figures of metrics/prepare.json."""
         metrics: dict[str, Any] = {
-            "documents": {split: self.kept["documents", split] for split in SPLITS},
-            "bytes": {split: self.kept["bytes", split] for split in SPLITS},
+            **{key: {split: self.kept[split][key] for split in SPLITS} for key in ("documents", "bytes")},
             "split_method": prepare.split.method,
-            "bytes_by_source": {source.name: self.kept["bytes", f"source {source.name}"] for source in prepare.sources},
+            "bytes_by_source": {source.name: self.kept[f"source {source.name}"]["bytes"] for source in prepare.sources},
             "changed_by_normalising": {key: self.changed[key] for key in ("documents", "bytes")},
             "control_character_bytes_removed": self.changed["control_bytes"],
             "repeated_docstrings": n_repeated,
@@ -123,22 +120,15 @@ class Counts:
 
     def details(self, prepare: PrepareParams, notes: list[str]) -> dict[str, Any]:
         """Return the figures, examples and notes of the report."""
-
-        def kept(group: str) -> dict[str, int]:
-            return {key: self.kept[key, group] for key in ("documents", "bytes")}
-
         names = [source.name for source in prepare.sources]
         return {
-            "sources": {name: {"found": self.found[name]} | kept(f"source {name}") for name in names},
-            "splits": {split: kept(split) for split in SPLITS},
+            "sources": {name: {"found": self.found[name]} | self.kept[f"source {name}"] for name in names},
+            "splits": {split: self.kept[split] for split in SPLITS},
             "notes": notes,
             "rules_off": [name for name, value in prepare.clean.model_dump().items() if value in (None, "keep")],
             "dropped": dict(sorted(self.dropped.items())),
             "encodings": self.encodings,
-            "dialects": {
-                dialect: {"files": len(paths), "examples": paths[:N_EXAMPLES]}
-                for dialect, paths in self.dialects.items()
-            },
+            "dialects": {key: {"files": len(of), "examples": of[:N_EXAMPLES]} for key, of in self.dialects.items()},
         }
 
 

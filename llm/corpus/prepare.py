@@ -49,8 +49,8 @@ def prepare_corpus(
     duplicates = find_duplicates(spool, prepare.clean)
     resolved, decision = resolve_split(spool, duplicates, prepare)
     write_corpus(corpus, spool, duplicates, resolved, counts)
-    if not counts.kept["documents", "train"]:
-        held_out = counts.kept["documents", "val"] + counts.kept["documents", "test"]
+    if not counts.kept["train"]["documents"]:
+        held_out = counts.kept["val"]["documents"] + counts.kept["test"]["documents"]
         got = counts.dropped_in_words() or f"{held_out} held out"
         raise UserError(f"prepare.sources: expected at least one document to train on, got none ({got})")
     notes = [*_empty_splits(counts, resolved), *_useless_separators(counts, prepare), *_repeated_docstrings(units)]
@@ -85,17 +85,14 @@ def _with_ray(work: Callable[..., Iterator[Any]], items: list[dict[str, int]]) -
         import ray.data
     except ImportError:
         raise UserError("prepare.engine: expected the package ray, it is not installed (make extras)") from None
-    started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(include_dashboard=False, log_to_driver=False)
+    ray.init(include_dashboard=False, log_to_driver=False)
     try:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         yield from ray.data.from_items(items).flat_map(work).iter_rows()
     finally:
-        if started_here:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _empty_splits(counts: Counts, prepare: PrepareParams) -> Iterator[str]:
@@ -105,7 +102,7 @@ def _empty_splits(counts: Counts, prepare: PrepareParams) -> Iterator[str]:
             why = f"prepare.split.{split} is 0"
         elif prepare.split.method == "document":
             why = "no document's hash falls into it; prepare.split.method: position holds out the end of each document"
-        if not counts.kept["bytes", split]:
+        if not counts.kept[split]["bytes"]:
             yield f"{split} is empty: {why}."
 
 
@@ -113,10 +110,9 @@ def _useless_separators(counts: Counts, prepare: PrepareParams) -> Iterator[str]
     for source in prepare.sources:
         if files := counts.undivided.get(source.name):
             shown = ", ".join(files[:N_EXAMPLES]) + (", …" if len(files) > N_EXAMPLES else "")
-            problem = (
-                f"the separator {getattr(source, 'separator', '')!r} divides none of these files, each is one document"
-            )
-            yield f"source {source.name}: {problem}: {shown} ({len(files):,} in all)."
+            separator = f"the separator {getattr(source, 'separator', '')!r}"
+            problem = f"{separator} divides none of these files, each is one document: {shown} ({len(files):,} in all)"
+            yield f"source {source.name}: {problem}."
 
 
 def _repeated_docstrings(units: list[Unit]) -> Iterator[str]:

@@ -189,10 +189,7 @@ def _file_units(source: FilesSource, raw: Path) -> list[Unit]:
 
 
 def read_dataset(source: HuggingFaceSource, max_document_bytes: int) -> Iterator[Document]:
-    """Yield one document a row; `path` is the split and the row's number from 1.
-
-    UserError where the library is not installed, finds no such dataset, config, split or column, or cannot read on.
-    """
+    """Yield one document a row; UserError where the library finds no such dataset or column, or cannot read on."""
     for number, row in enumerate(_dataset_rows(source), start=1):
         text = attempt(field_text, row, source.text_field)
         n_bytes = len(text.encode()) if isinstance(text, str) else 0

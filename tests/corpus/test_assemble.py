@@ -98,10 +98,10 @@ def test_a_documents_hash_decides_its_split(write: Callable, prepare_params: Cal
     for split in SPLITS:
         numbers = [int(row["path"]) for row in rows[split]]
         assert numbers == sorted(numbers)
-        assert totals["documents", split] == len(rows[split])
-        assert totals["bytes", split] == sum(len(row["text"]) for row in rows[split])
-    assert totals["documents", "source b"] == 20
-    assert totals["bytes", "source a"] == sum(len(text) for source, text in TEXTS if source == "a")
+        assert totals[split]["documents"] == len(rows[split])
+        assert totals[split]["bytes"] == sum(len(row["text"]) for row in rows[split])
+    assert totals["source b"]["documents"] == 20
+    assert totals["source a"]["bytes"] == sum(len(text) for source, text in TEXTS if source == "a")
     assert dropped == {}
 
 
@@ -116,7 +116,7 @@ def test_dropped_documents_have_examples(write: Callable, prepare_params: Callab
     rows, totals, dropped = write(TEXTS[:5] + TEXTS[2:4], prepare_params(SOURCES))
     assert [row["text"] for row in rows["train"]] == [text for _, text in TEXTS[:5]]
     assert dropped == {"exact_duplicate": (2, 26, [["5", "like 2"], ["6", "like 3"]])}
-    assert totals["documents", "train"] == 5
+    assert totals["train"]["documents"] == 5
 
 
 def test_documents_are_cut_by_position(write: Callable, prepare_params: Callable) -> None:
@@ -124,7 +124,7 @@ def test_documents_are_cut_by_position(write: Callable, prepare_params: Callable
     texts = [("a", "0123456789é"), ("b", "x" * 10)]
     rows, totals, dropped = write(texts, prepare_params(SOURCES, split, subset_fraction=0.9))
     assert [[row["text"] for row in rows[name]] for name in SPLITS] == [["0123456", "xxxxxx"], ["7", "x"], ["89", "xx"]]
-    assert totals["bytes", "train"] == 13
+    assert totals["train"]["bytes"] == 13
     assert dropped[BEYOND][:2] == (2, 3)  # "é" and "x"
     assert [row["doc_id"] for row in rows["test"]] == [document_id("89"), document_id("xx")]
 

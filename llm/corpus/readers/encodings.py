@@ -31,7 +31,6 @@ DOCUMENT_SUFFIXES = {".pdf", ".rtf", ".docx", ".pptx", ".xlsx", ".odt", ".odp", 
 # Control characters that no text has: all but bell, backspace, tab, newlines, form feed, end of file and escape.
 CONTROLS = bytes([*range(7), *range(14, 26), *range(28, 32)])
 MAX_CONTROL_FRACTION = 0.01
-DECLARATION_BYTES = 4096
 CODING_COMMENT = re.compile(rb"^(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*([\w.-]+)")  # PEP 263
 DECLARATIONS = [
     re.compile(rb"""^\s*<\?xml\s[^>]*?encoding\s*=\s*["']([\w.:-]+)["']"""),
@@ -39,7 +38,6 @@ DECLARATIONS = [
     re.compile(rb"""^@charset\s+"([\w.:-]+)";"""),
 ]
 GUESS_BYTES = 2000  # of lines with characters beyond ASCII; chardet needs a second for two of these
-MAX_CANDIDATES = 4
 MIN_CHARACTERS = 3  # beyond ASCII
 # Wrong decoding makes capitals and signs (but apostrophes, dashes and the soft hyphen) within words, and mixes scripts.
 _OTHER_ALPHABET = r"[\p{Greek}\p{Cyrillic}\p{Hebrew}\p{Arabic}\p{Thai}]"
@@ -151,7 +149,7 @@ def _web_codec(label: str) -> str | None:
 
 
 def _declared_encoding(head: bytes) -> Encoding | None:
-    head = head[:DECLARATION_BYTES]
+    head = head[:4096]
     name = None
     if found := CODING_COMMENT.match(head):
         name = _codec(found[1].decode())
@@ -209,7 +207,7 @@ def _guess(head: bytes) -> Encoding:
     candidates = [_codec(name) or name for name in (names | confirming | possible).values()]
     if not candidates:
         raise ContentError("not_text", "expected text, got bytes that are text in no known encoding")
-    problem = f"expected an encoding that can be recognised, got {' or '.join(candidates[:MAX_CANDIDATES])}"
+    problem = f"expected an encoding that can be recognised, got {' or '.join(candidates[:4])}"
     raise ContentError("unclear_encoding", f"{problem}; {ENCODING_ADVICE}")
 
 
