@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from llm.core import params
 from llm.core.errors import UserError
@@ -111,13 +111,6 @@ NO_ENCODING = "expected an encoding that Python supports, such as latin-1, got"
 def test_a_section_refuses_impossible_values(section: str, changes: dict[str, Any], message: str) -> None:
     kind = {"model": ModelParams, "prepare": PrepareParams, "tokenize": TokenizeParams}[section]
     assert message in refusal(kind, changed(SHIPPED[section], changes), section)
-
-
-def test_a_section_is_frozen() -> None:
-    section = params.check(Training, TRAINING, "training", "params.yaml")
-    assert section.model_dump() == TRAINING
-    with pytest.raises(ValidationError, match="frozen"):
-        section.steps = 11
 
 
 def test_values_are_read_as_yaml_1_2(tmp_path: Path) -> None:

@@ -90,21 +90,6 @@ def write(tmp_path: Path) -> Callable:
     return write
 
 
-def test_a_documents_hash_decides_its_split(write: Callable, prepare_params: Callable) -> None:
-    rows, totals, dropped = write(TEXTS, prepare_params(SOURCES, {"val": 0.3, "test": 0.3}))
-    assert {row["text"]: split for split in SPLITS for row in rows[split]} == {
-        text: split_of(document_id(text), 0.3, 0.3) for _, text in TEXTS
-    }
-    for split in SPLITS:
-        numbers = [int(row["path"]) for row in rows[split]]
-        assert numbers == sorted(numbers)
-        assert totals[split]["documents"] == len(rows[split])
-        assert totals[split]["bytes"] == sum(len(row["text"]) for row in rows[split])
-    assert totals["source b"]["documents"] == 20
-    assert totals["source a"]["bytes"] == sum(len(text) for source, text in TEXTS if source == "a")
-    assert dropped == {}
-
-
 def test_dropped_documents_have_examples(write: Callable, prepare_params: Callable) -> None:
     rows, totals, dropped = write(TEXTS, prepare_params(SOURCES, subset_fraction=0.4))
     chosen = [text for _, text in TEXTS if split_of(document_id(text), 0, 0, 0.4) != BEYOND]

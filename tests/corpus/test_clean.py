@@ -46,13 +46,6 @@ def test_newlines_marks_and_composition_change(text: str, normal: str, n_bytes: 
     assert (normalise(text), bytes_normalised(text)) == (normal, n_bytes)
 
 
-def test_a_text_has_one_name() -> None:
-    names = [document_id(text) for text in ("", "a", "b", "a\n", "é", "e\u0301")]
-    assert len(set(names)) == len(names)
-    # sha256("abc") as FIPS 180 gives it: names stay the same from one version of the project to the next.
-    assert document_id("abc") == "ba7816bf8f01cfea414140de5dae2223"
-
-
 def test_a_document_that_stays_has_its_text_name_and_size() -> None:
     document = cleaned("caf\u0065\u0301\r\n", near_duplicates=NEAR)
     assert document[:7] == ("mine", "a.txt", "café\n", "", "", 6, True)

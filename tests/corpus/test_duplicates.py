@@ -131,19 +131,6 @@ def test_plain_words_are_runs_of_letters(text: str) -> None:
     assert words_of(plain) == _PLAIN_WORD.findall(plain.casefold())
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("深度学习ABC中文x1", ["深", "度", "学", "习", "abc", "中", "文", "x1"]),
-        ("コーヒーです", ["コ", "ー", "ヒ", "ー", "で", "す"]),
-        ("한국어 문장", ["한국어", "문장"]),
-        ("cafe\u0301 ❤\ufe0f snake_case", ["cafe\u0301", "snake_case"]),
-    ],
-)
-def test_words_keep_their_marks(text: str, words: list[str]) -> None:
-    assert words_of(text) == words
-
-
 LONG = " ".join(f"word{number}" for number in range(40))
 REPEATS = {
     "the same": (LONG, LONG, True),

@@ -203,16 +203,14 @@ def test_the_version_of_the_library_is_recorded(raw: Path, run, prepare_params: 
 NOTES = {f"d{n}": f"note number {n:03}\n" for n in range(100)}
 
 
-@pytest.mark.parametrize(
-    ("texts", "method", "why"),
-    [
-        (NOTES, "document", "100 documents, the longest 1% of"),
-        ({"a": "long " * 9999} | NOTES, "position", "97% of the text, are too few"),
-    ],
-)
-def test_auto_chooses_a_method(
-    texts, method: str, why: str, raw: Path, prepare: Prepare, tmp_path: Path, capsys
-) -> None:
+AUTO = [
+    (NOTES, "document", "100 documents, the longest 1% of"),
+    ({"a": "long " * 9999} | NOTES, "position", "97% of the text, are too few"),
+]
+
+
+@pytest.mark.parametrize(("texts", "method", "why"), AUTO)
+def test_auto_chooses_a_method(texts, method: str, why: str, raw, prepare, tmp_path: Path, capsys) -> None:
     write(raw, **texts)
     auto, metrics = prepare(fractions(val=0.1, test=0.1, method="auto"), name="auto")
     (line,) = [line for line in lines_of(capsys) if "warning" not in line]
