@@ -106,20 +106,6 @@ def test_every_format_is_read_from_every_container(name: str, container: str, tm
     assert read(tmp_path, name + container, pack(name, b"")) == ({}, {within.format(name): "empty"})
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", b"\n \n"),
-        ("a.csv", b"id,text\r\n"),
-        ("a.parquet", as_parquet([])),
-        ("a.html", b"<title>No</title>"),
-        ("a.json", b"[]"),
-    ],
-)
-def test_a_file_without_documents_is_empty(name: str, content: bytes, tmp_path: Path) -> None:
-    assert read(tmp_path, name, content) == ({}, {"": "empty"})
-
-
 # Properties. A lone surrogate is not Unicode: no file can hold it.
 UNICODE = st.text(st.characters(codec="utf-8"), max_size=20)
 WRITE_ALL = WRITE | {"escaped": lambda texts: "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()}
@@ -147,24 +133,23 @@ def test_no_damage_raises_anything(name: str, fraction: float, wrong: bytes) -> 
     assert all(text.encode().decode() == text for text in texts.values())
 
 
-@pytest.mark.parametrize(
-    ("content", "separator", "expected"),
-    [
-        (
-            "\none\n\n--\n\ntwo--\r\nthree\r\n----\n \n--\nlast\n",
-            "--",
-            {":1": "\none\n", ":2": "\ntwo", ":3": "three", ":6": "last\n"},
-        ),
-        ("one\r\n\r\n--\r\n\r\ntwo\r\nend", "--", {":1": "one\r\n", ":2": "\r\ntwo\r\nend"}),
-        ("one\r\r--\r\rtwo\rend", "--", {":1": "one\r", ":2": "\rtwo\rend"}),
-        ("a\r\nb", "\n\n", {"": "a\r\nb"}),
-        ("one", "--", {"": "one"}),
-        ("--one", "--", {":2": "one"}),
-    ],
-)
-def test_a_separator_divides_a_text(content: str, separator: str, expected: dict[str, str], tmp_path: Path) -> None:
-    assert read(tmp_path, "a.txt", content.encode(), mine(separator=separator)) == (expected, {})
-    assert is_undivided(f"a.txt{next(iter(expected))}") == ("" in expected)
+DIVIDED = [
+    ("\none\n\n--\n\ntwo--\r\nthree\r\n----\n \n--\nlast\n", "--", ["\none\n", "\ntwo", "three", None, None, "last\n"]),
+    ("one\r\n\r\n--\r\n\r\ntwo\r\nend", "--", ["one\r\n", "\r\ntwo\r\nend"]),
+    ("one\r\r--\r\rtwo\rend", "--", ["one\r", "\rtwo\rend"]),
+    ("a\r\nb", "\n\n", "a\r\nb"),
+    ("one", "--", "one"),
+    ("--one", "--", [None, "one"]),
+]
+
+
+@pytest.mark.parametrize(("content", "separator", "pieces"), DIVIDED)
+def test_a_separator_divides_a_text(content: str, separator: str, pieces: list | str, tmp_path: Path) -> None:
+    numbered = (
+        {"": pieces} if isinstance(pieces, str) else {f":{n}": piece for n, piece in enumerate(pieces, 1) if piece}
+    )
+    assert read(tmp_path, "a.txt", content.encode(), mine(separator=separator)) == (numbered, {})
+    assert is_undivided(f"a.txt{next(iter(numbered))}") == isinstance(pieces, str)
     assert read(tmp_path, "a.py", b"one--two", mine(separator="--"))[0] == {"": "one--two"}  # for plain text only
 
 
@@ -286,16 +271,16 @@ def test_a_row_of_an_array_without_text_is_reported(tmp_path: Path) -> None:
         assert read(tmp_path, "a.json", f'[{{"text": "one"}}{rest}'.encode()) == ({":1": "one"}, {"": reason})
 
 
-@pytest.mark.parametrize(
-    ("content", "texts"),
-    [
-        ('{"text": "one"}\n{"text": "two"}\n', {":1": "one", ":2": "two"}),
-        ('{\n "text": "one",\n "n": 1\n}\n', {"": "one"}),
-        ('{"name": "package", "version": "1.0"}', {"": '{"name": "package", "version": "1.0"}'}),
-        ("// a comment\n{}", {"": "// a comment\n{}"}),
-        (json.dumps([{"text": text, "more": [{}]} for text in TEXTS], indent=1), ROWS),
-    ],
-)
+JSONS = [
+    ('{"text": "one"}\n{"text": "two"}\n', {":1": "one", ":2": "two"}),
+    ('{\n "text": "one",\n "n": 1\n}\n', {"": "one"}),
+    ('{"name": "package", "version": "1.0"}', {"": '{"name": "package", "version": "1.0"}'}),
+    ("// a comment\n{}", {"": "// a comment\n{}"}),
+    (json.dumps([{"text": text, "more": [{}]} for text in TEXTS], indent=1), ROWS),
+]
+
+
+@pytest.mark.parametrize(("content", "texts"), JSONS)
 def test_json_is_rows_one_object_or_text(content: str, texts: dict[str, str], tmp_path: Path) -> None:
     assert read(tmp_path, "a.json", content.encode()) == (texts, {})
     assert read(tmp_path, "a.json", b"\xef\xbb\xbf" + content.encode()) == (texts, {})
@@ -350,35 +335,27 @@ def test_damaged_parquet_is_named(content: bytes, container: str, tmp_path: Path
     assert read(tmp_path, f"a.parquet{container}", pack("", content)) == ({}, {"": "damaged"})
 
 
-@pytest.mark.parametrize("encoding", [None, "cp1252", "utf-8"])
-@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + NOISE, NOISE.replace(b"\0", b"")])
-@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json"])
-def test_binary_data_is_refused(name: str, content: bytes, encoding: str | None, tmp_path: Path) -> None:
-    texts, reasons = read(tmp_path, name, content, mine(encoding=encoding))
-    assert not texts and reasons
-    assert encoding == "utf-8" or unreadable(tmp_path, name, content, mine(encoding=encoding)).note.endswith(
-        "binary data"
-    )
+BINARY = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + NOISE
+DOCX = make_zip({"word/document.xml": b"<w:document/>"})
+REFUSED = {
+    "a.rtf": (rb"{\rtf1\ansi Hello \b there\b0}", "an RTF document; convert it to text"),
+    "a.pdf": (b"%PDF-1.4\n1 0 obj\n<< >>\nendobj\n", "a PDF document; convert it to text"),
+    "a.docx": (DOCX, "a .docx document; convert it to text"),
+    "a": (DOCX, "a ZIP archive or a document made of one; convert it to text"),
+    "a.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + NOISE, "a document of old Office; convert it to text"),
+    "a.csv": (BINARY, "binary data"),
+    "a.json": (NOISE.replace(b"\0", b""), "binary data"),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "kind"),
-    [
-        ("a.txt", rb"{\rtf1\ansi Hello \b there\b0}", "an RTF document"),
-        ("a.pdf", b"%PDF-1.4\n1 0 obj\n<< >>\nendobj\n", "a PDF document"),
-        ("a.docx", make_zip({"word/document.xml": b"<w:document/>"}), "a .docx document"),
-        ("a", make_zip({"word/document.xml": b"<w:document/>"}), "a ZIP archive or a document made of one"),
-        ("a.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + NOISE, "a document of old Office"),
-    ],
-)
 @pytest.mark.parametrize("container", ["", ".ZIP"])
-def test_documents_that_need_a_converter_are_refused(
-    name: str, content: bytes, kind: str, container: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", REFUSED)
+def test_content_that_is_not_text_is_refused(name: str, container: str, tmp_path: Path) -> None:
+    content, kind = REFUSED[name]
     pack, within = CONTAINERS[container]
-    found = unreadable(tmp_path, name + container, pack(name, content), mine(encoding="cp1252"))
-    assert (found.path, found.reason) == (name + container + within.format(name), "unsupported_format")
-    assert found.note == f"expected text, got {kind}; convert it to text"
+    for encoding in ("cp1252", None):
+        found = unreadable(tmp_path, name + container, pack(name, content), mine(encoding=encoding))
+        assert (found.path, found.note) == (name + container + within.format(name), f"expected text, got {kind}")
     assert read(tmp_path, "readme.doc", b"Plain text.\n") == ({"": "Plain text.\n"}, {})
 
 

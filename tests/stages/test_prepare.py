@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -172,17 +171,6 @@ def test_a_corpus_without_train_is_refused(raw: Path, prepare: Prepare, tmp_path
     with pytest.raises(UserError, match=expected):
         prepare(fractions())
     assert not (tmp_path / "corpus.json").exists()
-
-
-def test_untracked_files_are_warned_of(tmp_path: Path, monkeypatch, capsys, raw: Path, prepare: Prepare) -> None:
-    monkeypatch.chdir(tmp_path)
-    subprocess.run(["git", "init", "--quiet"], check=True)
-    write(raw, **{f"d{n:02}": f"document {n}\n" for n in range(20)})
-    prepare(fractions())
-    warnings = [line for line in lines_of(capsys) if "warning" in line]
-    path = raw / "d00.txt"
-    assert warnings[0] == f"prepare: warning: {path} is not tracked, `dvc add` makes it part of the version"
-    assert warnings[5:] == ["prepare: warning: 15 more files are not tracked"]
 
 
 def test_the_version_of_the_library_is_recorded(raw: Path, run, prepare_params: Callable, monkeypatch) -> None:
