@@ -16,12 +16,13 @@ pretraining depends on.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
 from llm.core.errors import UserError
 
@@ -81,11 +82,10 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected a params file, it is missing") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, got another byte at {error.start}") from None
-    except MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}:" if error.problem_mark else ""
-        raise UserError(f"{path}:{line} expected valid YAML, {' '.join(str(error.problem).split())}") from None
     except YAMLError as error:
-        raise UserError(f"{path}: expected valid YAML, {' '.join(str(error).split())}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UserError(f"{path}:{line} expected valid YAML, {' '.join(str(problem).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys with values, got {describe(content)}")
     return content
@@ -162,11 +162,8 @@ def _explain(problem: dict[str, Any], key: str, content: Any) -> str:
 def _keys(problem: dict[str, Any], content: Any) -> list[str]:
     """Return the keys that lead to a problem; pydantic also names the branch of a union, which is not a key."""
     keys: list[str] = []
-    for depth, part in enumerate(problem["loc"], start=1):
-        try:
+    for part in problem["loc"]:
+        with suppress(KeyError, IndexError, TypeError):
             content = content[part]
             keys.append(str(part))
-        except (KeyError, IndexError, TypeError):
-            if problem["type"] == "missing" and depth == len(problem["loc"]):
-                keys.append(str(part))
-    return keys
+    return [*keys, str(problem["loc"][-1])] if problem["type"] == "missing" else keys

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field
 
@@ -77,7 +77,7 @@ class Signature:
         for name, hint in get_type_hints(main, include_extras=True).items():
             if name == "return":
                 continue
-            mark: Any = get_args(hint)[-1] if get_origin(hint) is Annotated else None
+            mark = getattr(hint, "__metadata__", [None])[-1]
             default = parameters[name].default
             default = None if default is inspect.Parameter.empty else str(default)
             if isinstance(mark, Param):

@@ -19,15 +19,8 @@ from llm.core.errors import UserError
 
 SPLITS = ("train", "val", "test")
 # One document in each row. `doc_id` is a hash of its text, `n_bytes` its length in UTF-8.
-CORPUS = pa.schema(
-    [
-        ("doc_id", pa.string()),
-        ("source", pa.string()),
-        ("path", pa.string()),
-        ("text", pa.large_string()),
-        ("n_bytes", pa.int64()),
-    ]
-)
+_ORIGIN = [("doc_id", pa.string()), ("source", pa.string()), ("path", pa.string())]
+CORPUS = pa.schema([*_ORIGIN, ("text", pa.large_string()), ("n_bytes", pa.int64())])
 # Columns with few distinct values; a dictionary encoding of any other column costs time and saves no space.
 DICTIONARY_COLUMNS = {"source", "split", "label", "length"}
 EMPTY_REASON = b"groundup.empty_reason"
@@ -36,8 +29,7 @@ EMPTY_REASON = b"groundup.empty_reason"
 def tokens_schema(vocab_size: int) -> pa.Schema:
     """Return the schema of tokenized documents; ids take 16 bits if the vocabulary fits."""
     width = pa.uint16() if vocab_size <= 1 << 16 else pa.uint32()
-    columns = [("doc_id", pa.string()), ("source", pa.string()), ("path", pa.string())]
-    return pa.schema([*columns, ("ids", pa.large_list(width)), ("n_tokens", pa.int64()), ("n_bytes", pa.int64())])
+    return pa.schema([*_ORIGIN, ("ids", pa.large_list(width)), ("n_tokens", pa.int64()), ("n_bytes", pa.int64())])
 
 
 def segmentation_names(tokens: Path) -> list[str]:

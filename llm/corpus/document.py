@@ -1,7 +1,4 @@
-"""What a source yields and cleaning completes: documents, content that gave none, and notes on files.
-
-"a.jsonl" ──► Document("mine", "a.jsonl:1", "…"), Document("mine", "a.jsonl:2", "", "bad_row", "expected …", 57, False)
-"""
+"""What a source yields and cleaning completes: documents, content that gave none, and notes on files."""
 
 from typing import NamedTuple
 
