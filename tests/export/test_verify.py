@@ -55,17 +55,15 @@ def test_a_changed_weight_and_other_token_ids_are_found(exported_folder, monkeyp
     encode = ours.encode
     monkeypatch.setattr(verify, "open_tokenizer", lambda folder: ours)
     monkeypatch.setattr(ours, "encode", lambda text: encode(text.replace("The ", "Teh ")))
-    parity = compare_with_transformers(exported_folder, model, seed=1)
-    assert (parity.tokenization_mismatches, parity.generation_mismatches) == (1, 1)
     with torch.no_grad():
         model.blocks[1].attention.key.weight[0, 0] += 5
-    assert compare_with_transformers(exported_folder, model, seed=1).max_difference > 1e-3
+    parity = compare_with_transformers(exported_folder, model, seed=1)
+    assert parity.tokenization_mismatches == 1 and parity.generation_mismatches > 1 and parity.max_difference > 1e-3
 
 
 @pytest.mark.parametrize(
     ("change", "format_", "agrees"),
     [
-        ({}, "gguf-f32", True),
         ({"max_difference": 0.025}, "gguf-f32", True),  # of a well trained model, whose logits are large
         ({"divergence": 2e-6}, "gguf-f32", False),
         ({"divergence": 2e-3}, "gguf-f16", False),

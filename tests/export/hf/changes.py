@@ -29,28 +29,24 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], obj
     save_file(tensors, folder / WEIGHTS)
 
 
+# Changes of config.json, of tensors and of files.
 def config(**values: Any) -> Change:
-    """Return a change of keys of config.json."""
     return lambda folder: change_json(folder / "config.json", **values)
 
 
 def add(**tensors: torch.Tensor) -> Change:
-    """Return a change that replaces or adds tensors."""
     return lambda folder: change_weights(folder, lambda stored: stored.update(tensors))
 
 
 def drop(name: str) -> Change:
-    """Return a change that drops a tensor."""
     return lambda folder: change_weights(folder, lambda stored: stored.pop(name))
 
 
 def remove(name: str) -> Change:
-    """Return a change that removes a file."""
     return lambda folder: (folder / name).unlink()
 
 
 def write(name: str, content: bytes) -> Change:
-    """Return a change that replaces a file."""
     return lambda folder: (folder / name).write_bytes(content)
 
 
