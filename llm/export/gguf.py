@@ -83,8 +83,9 @@ def pre_tokenizer_of(library: tokenizers.Tokenizer) -> str:
     expression = split_expression(content) if is_known else None
     pattern = next((name for name in PRE_TOKENIZERS if PATTERNS[name] == expression), None)
     if pattern is None:
-        names = ", ".join(PRE_TOKENIZERS)
-        raise UserError(f"expected a byte-level BPE tokenizer with a split pattern that llama.cpp has ({names})")
+        names = f"({', '.join(PRE_TOKENIZERS)})"
+        expected = f"a byte-level BPE tokenizer with a split pattern that llama.cpp has a name for {names}"
+        raise UserError(f"expected {expected}, got another one")
     # Only with Llama 3's pattern does llama.cpp look up a piece as a whole before it merges.
     if content["model"]["ignore_merges"] and pattern != "llama3" and _lacks_merges(library, special_ids(content)):
         raise UserError(f"expected merges for each token with the split pattern {pattern}, got tokens without any")

@@ -84,11 +84,9 @@ def test_every_family_is_exported_with_every_tokenizer(tmp_path, draw_gpt, token
             pre_tokenizer_of(library)
 
 
-def test_a_regular_expression_or_a_pretrained_tokenizer_is_read(
-    tmp_path, small_tokenizer_file, tokenize_params, config
-):
-    assert export_problems(["gguf-f16"], config, tokenize_params(pattern=PATTERNS["gpt2"])) == []
-    assert export_problems(["gguf-f16"], config, tokenize_params(pretrained=str(small_tokenizer_file))) == []
+def test_a_regular_expression_or_a_given_tokenizer_is_read(tmp_path, small_tokenizer_file, tokenize_params, config):
+    for params in {"pattern": PATTERNS["gpt2"]}, {"pretrained": str(small_tokenizer_file)}:
+        assert export_problems(["gguf-f16"], config, tokenize_params(**params)) == []
     tokenizer = tokenizers.Tokenizer.from_file(str(small_tokenizer_file))
     tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -105,11 +103,11 @@ def test_a_missing_package_is_named(monkeypatch, tokenize_params, config, packag
     assert f"expected the package {package}, it is not installed (make " in problem
 
 
-@pytest.mark.parametrize("shape", [{"family": "gru"}, {"attention": "simplified"}, {"attention": "trainable"}])
-def test_onnx_needs_keys_and_values(config, tokenize_params, shape):
-    changed = ModelConfig(**config.model_dump() | shape | {"positions": "none"})
-    (problem,) = export_problems(["onnx"], changed, tokenize_params())
-    assert "cache of keys and values" in problem and next(iter(shape.values())) in problem
+def test_onnx_needs_keys_and_values(config, tokenize_params):
+    for shape in ({"family": "gru"}, {"attention": "simplified"}, {"attention": "trainable"}):
+        changed = ModelConfig(**config.model_dump() | shape | {"positions": "none"})
+        (problem,) = export_problems(["onnx"], changed, tokenize_params())
+        assert "cache of keys and values" in problem and next(iter(shape.values())) in problem
     assert export_problems(["onnx"], config.model_copy(update={"positions": "none"}), tokenize_params()) == []
 
 

@@ -29,8 +29,8 @@ def test_a_greedy_completion_equals_generate(client, talker, tokenizer):
     for prompt in (ASKED["prompt"], ids):
         answer = client.completions.create(**{**ASKED, "prompt": prompt}, temperature=0)
         assert (answer.choices[0].text, answer.choices[0].finish_reason) == (text, "length")
-        usage = answer.usage
-        assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (len(ids), 24, len(ids) + 24)
+        usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens)
+        assert usage == (len(ids), 24, len(ids) + 24)
 
 
 def _offsets(logprobs):
