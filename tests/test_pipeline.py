@@ -204,7 +204,7 @@ TORCH = {"pretrain", "evaluate", "memorise", "cloze", "export"} | FINETUNING | C
         ("llm/finetune/classify/classifier.py", {"finetune@library"}),
         ("llm/finetune/instruct/job.py", {"finetune@docstring"}),
         ("llm/report/plots.py", {"card", "report"}),
-        ("llm/report/page.html.jinja", {"card", "report"}),
+        ("llm/report/report.html.jinja", {"card", "report"}),
         ("llm/serve/app.py", set()),
         ("llm/experiments/scaling.py", set()),
         ("llm/commands/presets.py", set()),

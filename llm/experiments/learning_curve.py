@@ -32,7 +32,7 @@ from llm.finetune.data.labeled import read_classify
 from llm.finetune.params import ClassifyTask, load_task
 from llm.finetune.shared.job import Run, fit
 from llm.model.gpt import GPT
-from llm.report.learning_curve import draw_learning_curve, markdown
+from llm.report.experiments import draw_learning_curve, learning_curve_table
 from llm.tokens.tokenizer import Tokenizer
 
 SYSTEMS = ("pretrained", "random_weights", "tfidf")
@@ -66,7 +66,7 @@ def write_learning_curve(params_file: Path, name: str, fractions: Sequence[float
     write_json(metrics, details)
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text(draw_learning_curve(details), encoding="utf-8")
-    return f"{markdown(details)}\nwritten: {metrics}, {picture}"
+    return f"{learning_curve_table(details)}\nwritten: {metrics}, {picture}"
 
 
 def run_learning_curve(task: ClassifyTask, seed: int, fractions: Sequence[float], n_seeds: int) -> list[dict[str, Any]]:

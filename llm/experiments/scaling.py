@@ -20,7 +20,7 @@ from llm.experiments.runs import PlannedRun, make_runs
 from llm.experiments.scaling_law import MIN_VALUES, analyze
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT
-from llm.report.scaling import draw_scaling, markdown
+from llm.report.experiments import draw_scaling, scaling_page
 from llm.tokens.windows import WindowsInfo, read_info
 from llm.train.params import PretrainParams
 
@@ -74,7 +74,7 @@ def run_ladder(setting: str, root: Path) -> tuple[str, list[str]]:
     details["outcome"] = asdict(outcome) if outcome else None
     write_json(root / METRICS, details)
     (root / PAGE).parent.mkdir(parents=True, exist_ok=True)
-    page = markdown(details)
+    page = scaling_page(details)
     (root / PAGE).write_text(page, encoding="utf-8")
     (root / PICTURE).write_text(draw_scaling(details), encoding="utf-8")
     return page, list(failed)

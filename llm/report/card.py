@@ -5,6 +5,7 @@
 Every figure is read from what the stages wrote; the words are in card.md.jinja and task_card.md.jinja.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from llm.core.outputs import file_hash
 from llm.report import views
-from llm.report.memorise import VERDICTS
 from llm.report.metrics import Metrics, fold_intervals, read_json
-from llm.report.tables import Table, render
+from llm.report.stages import VERDICTS
+from llm.report.tables import Code, Table, render
 
 ORIGINS = {
     "docstrings": "signatures and docstrings of Python packages",
@@ -43,7 +44,7 @@ def write_card(
     own_tables = {
         "sources": _sources(content["prepare"], sources),
         "tokenizer": _tokenizer(content["tokenize"], params["tokenize"]),
-        "config": Table(["key", "value"], [[f"`{key}`", value] for key, value in config.items()]),
+        "config": Table(["key", "value"], [[Code(key), _json(value)] for key, value in config.items()]),
     }
     return render(
         "card.md.jinja",
@@ -60,6 +61,10 @@ def write_card(
         behind=[name for name, of in tasks.items() if _is_behind(of.get("test", {}))],
         gguf=_gguf(content["export"]),
     )
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _is_behind(test: Mapping[str, Any]) -> bool:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm.core.errors import UserError
-from llm.report import learning_curve, views
+from llm.report import views
+from llm.report.experiments import draw_learning_curve, learning_curve_table
 from llm.report.metrics import Metrics, read_metrics
 from llm.report.tables import Table, fence
 
@@ -63,7 +64,7 @@ def write_pictures(metrics: Path, reports: Path, folder: Path) -> list[Path]:
     found = [Path(shutil.copy(reports / name, folder / name)) for name in PICTURES if (reports / name).is_file()]
     if points := read_metrics(metrics).content.get("learning_curve/library"):
         found.append(folder / "learning_curve.svg")
-        found[-1].write_text(learning_curve.draw_learning_curve(points), encoding="utf-8")
+        found[-1].write_text(draw_learning_curve(points), encoding="utf-8")
     return found
 
 
@@ -109,5 +110,7 @@ WRITERS: dict[str, Callable[[Metrics], str]] = {
     "quality": lambda metrics: str(views.quality(metrics, digits=3)),
     "library": lambda metrics: str(views.task(metrics.content["finetune/library"], digits=3)),
     "docstring": _docstring,
-    "learning curve": lambda metrics: learning_curve.markdown(metrics.content["learning_curve/library"]).rstrip(),
+    "learning curve": lambda metrics: experiments.learning_curve_table(
+        metrics.content["learning_curve/library"]
+    ).rstrip(),
 }

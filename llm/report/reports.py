@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.core import params as params_file
-from llm.report import evaluate, finetune, memorise, plots, stages, views
+from llm.report import evaluate, finetune, plots, stages, views
 from llm.report.metrics import Metrics, flatten, read_metrics
 from llm.report.tables import Code, Table, render
 
@@ -29,7 +29,7 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "evaluation": ("evaluate", evaluate.evaluation),
     "samples": ("evaluate", evaluate.samples),
     "continuations": ("evaluate", evaluate.continuations),
-    "memorization": ("memorise", memorise.markdown),
+    "memorization": ("memorise", stages.memorization),
 }
 BOUNDS = (1, 2, 3, 4, 6, 8)  # nats; the shade of a token is the number of bounds that its nats reach
 
@@ -72,14 +72,14 @@ def write_page(metrics: Metrics, params: Mapping[str, Any], pictures: Mapping[st
         shown=splits[-1] if splits else None,
         evaluation=evaluate.tables(details) if splits else None,
         tables=views.tables(metrics, params, params["model"], lineage) | {"params": params_table(params)},
-        verdict=memorise.VERDICTS[metrics.content["memorise"]["copies"]],
+        verdict=stages.VERDICTS[metrics.content["memorise"]["copies"]],
         tasks=metrics.tasks(),
         levels=[*(f"{low}–{high}" for low, high in pairwise([0, *BOUNDS])), f"{BOUNDS[-1]} or more"],
         pictures={name: f"data:image/svg+xml;base64,{code}" for name, code in encoded.items()},
         bounds=BOUNDS,
         e=math.e,
         captions=finetune.CAPTIONS,
-        short=memorise.SHORT,
+        short=stages.SHORT,
     )
 
 

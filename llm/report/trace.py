@@ -163,8 +163,8 @@ class Disk:
         found = map(Path, self.repo.dvcignore.find(self.repo.fs, str(path)))  # without what .dvcignore names
         return {file.relative_to(path).as_posix(): file_md5(file) for file in sorted(found)}
 
-    def recorded_files(self, path: str, recorded: str) -> dict[str, str]:
-        """Return the files that a path had at this hash, by DVC's cache or the commit of dvc.lock; else none."""
+    def recorded_files(self, path: str, recorded: str) -> dict[str, str] | None:
+        """Return the files that a path had at this hash, by DVC's cache or the commit of dvc.lock; None in neither."""
         if not recorded.endswith(".dir"):
             return {"": recorded}
         try:
@@ -172,7 +172,7 @@ class Disk:
             files = {entry["relpath"]: entry["md5"] for entry in listing}
         except (OSError, ValueError, TypeError, KeyError):  # absent or damaged
             files = self._committed_files(path)
-        return files if listing_hash(files) == recorded else {}
+        return files if listing_hash(files) == recorded else None
 
     def _committed_files(self, path: str) -> dict[str, str]:
         def git(*words: str) -> bytes:
@@ -206,19 +206,22 @@ def _path_lines(stage: str, kind: str, entry: dict[str, Any], disk: Disk, lists_
         return [Line(stage, kind, path, recorded, "missing")]
     found = disk.md5(path)
     then = now if found == recorded else disk.recorded_files(path, recorded)
-    changed = "" if found == recorded else f"on disk {found}{NO_RECORD * (not then)}"
-    names = sorted({*then, *now} - {""}) if then else []
-    lines = [_file_line(stage, kind, f"{path}/{name}", then.get(name), now.get(name)) for name in names]
+    changed = "" if found == recorded else f"on disk {found}{NO_RECORD * (then is None)}"
+    lines = [] if then is None else _file_lines(stage, kind, path, then, now)
     if not lists_all or len(lines) > MAX_LISTED_FILES:
         lines = [line for line in lines if line.difference]
     return [Line(stage, kind, path, recorded, changed), *lines]
 
 
-def _file_line(stage: str, kind: str, name: str, then: str | None, now: str | None) -> Line:
-    if then is None:
-        return Line(stage, kind, name, "", f"added since: {now}")
-    difference = "missing" if now is None else f"on disk {now}"
-    return Line(stage, kind, name, then, "" if now == then else difference)
+def _file_lines(stage: str, kind: str, folder: str, then: dict[str, str], now: dict[str, str]) -> list[Line]:
+    lines = []
+    for name in sorted({*then, *now} - {""}):
+        difference = f"on disk {now[name]}" if name in now else "missing"
+        if name not in then:
+            difference = f"added since: {now[name]}"
+        same = then.get(name) == now.get(name)
+        lines.append(Line(stage, kind, f"{folder}/{name}", then.get(name, ""), "" if same else difference))
+    return lines
 
 
 def _param_lines(stage: str, recorded: dict[str, Any], content: dict[str, Any]) -> Iterator[Line]:

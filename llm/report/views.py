@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.core.outputs import file_md5, md5
-from llm.report import memorise
+from llm.report import stages
 from llm.report.metrics import SPLITS, Metrics, fold_intervals
 from llm.report.tables import Code, Table, Title, title
 
@@ -28,7 +28,7 @@ def tables(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, Any
         "differences": {split: difference(metrics, split) for split in metrics.splits()},
         "quality": quality(metrics),
         "cloze": cloze(metrics),
-        "prefixes": memorise.prefixes(metrics.content["memorise"]),
+        "prefixes": stages.prefixes(metrics.content["memorise"]),
         "tasks": {name: task(report) for name, report in metrics.tasks().items() if "test" in report},
         "formats": formats(metrics.content["export"]),
         "lineage": lineage,

@@ -6,7 +6,6 @@ import re
 import signal
 import threading
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,17 +22,9 @@ from llm.train.params import PretrainParams
 ROOT = Path(__file__).resolve().parents[2]
 LADDERS = params.read(ROOT / "scaling.yaml")
 LAW = Law(E=1.2, A=60.0, alpha=0.4, B=3000.0, beta=0.55)
-INFO = WindowsInfo(
-    vocab_size=512,
-    end_of_text=0,
-    pad=1,
-    context_length=128,
-    stride=128,
-    boundary="cross",
-    n_bytes={"train": 1, "val": 1, "test": 1},
-    segmentations=[],
-    lossless=True,
-)
+SHAPE = {"vocab_size": 512, "end_of_text": 0, "pad": 1, "context_length": 128, "stride": 128, "boundary": "cross"}
+SHAPE |= {"n_bytes": {"train": 1, "val": 1, "test": 1}, "segmentations": [], "lossless": True}
+INFO = WindowsInfo(**SHAPE)
 
 
 def plans_of(ladder: Ladder) -> list[PlannedRun]:
@@ -66,6 +57,14 @@ def test_every_run_of_the_shipped_ladders_is_valid(setting):
         assert plan.parameters == size.n_layers * (4 * D * D + 3 * D * F + 2 * D + 2 * head) + D
 
 
+def test_the_command_of_a_run_has_its_name_and_its_changes(ladder):
+    plan = plans_of(with_changes(ladder, params={"pretrain.compile": "never", "pretrain.init": None}))[0]
+    command = " ".join(plan.command())
+    assert f" --name {plan.name} " in command and command.endswith(" pretrain")
+    changed = ("model.d_model=32", "pretrain.init=null", "pretrain.max_steps=100", "pretrain.schedule.warmup_steps=5")
+    assert [change for change in changed if f" --set-param {change} " not in command] == []
+
+
 SMALLEST = {"size": LADDERS["tiny"]["sizes"][0], "max_steps": 777}
 
 
@@ -92,19 +91,14 @@ def test_an_invalid_ladder_is_refused(ladder, changes, message):
         read_ladder(ROOT / "scaling.yaml", "huge")
 
 
-@pytest.fixture
-def root(tmp_path) -> Path:
-    """The files that a ladder reads."""
-    for name in ("params.yaml", "scaling.yaml"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    (tmp_path / "data/windows").mkdir(parents=True)
-    write_info(tmp_path / "data/windows/windows.json", INFO)
-    return tmp_path
-
-
 @pytest.mark.parametrize("failing", [[], [3, 15], range(2, 16)])
-def test_a_ladder_is_written_with_its_law_and_prediction(root, ladder, monkeypatch, capsys, failing):
+def test_a_ladder_is_written_with_its_law_and_prediction(tmp_path, ladder, monkeypatch, capsys, failing):
     """Training is replaced: runs at the failing places fail, the others have the losses of a law."""
+    root = tmp_path
+    for name in ("params.yaml", "scaling.yaml"):
+        (root / name).write_bytes((ROOT / name).read_bytes())
+    (root / "data/windows").mkdir(parents=True)
+    write_info(root / "data/windows/windows.json", INFO)
 
     def make(plans, jobs, root):
         failed = {plans[at].name: "no luck" for at in failing}
@@ -128,16 +122,6 @@ def test_a_ladder_is_written_with_its_law_and_prediction(root, ladder, monkeypat
         assert "it was not trained" in page
     else:
         assert metrics["prediction"]["value"] == pytest.approx(metrics["outcome"]["loss"], rel=1e-3)
-
-
-def test_a_run_has_its_name_and_its_changes(ladder):
-    plan = plans_of(with_changes(ladder, params={"pretrain.compile": "never", "pretrain.init": None}))[0]
-    words = plan.command()
-    assert words[words.index("--name") + 1] == plan.name
-    assert words[-1] == "pretrain"
-    changed = {"model.d_model=32", "pretrain.compile=never", "pretrain.init=null", "pretrain.max_steps=100"}
-    given = {word for option, word in pairwise(words) if option == "--set-param"}
-    assert changed | {"pretrain.schedule.warmup_steps=5"} <= given
 
 
 WORK = """

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm.report import memorise, stages
+from llm.report import stages
 from llm.train.curve import Curve
 from tests.report.samples import MEMORISE, RECALL, rows_of
 
@@ -59,7 +59,7 @@ def test_the_curve_is_read_back(tmp_path):
 
 
 def test_memorized_texts_are_in_tables():
-    rows = rows_of(memorise.markdown(MEMORISE))
+    rows = rows_of(stages.memorization(MEMORISE))
     assert rows["prefixes"] == ["200", "200"]
     assert rows["25 tokens verbatim"] == ["0.0150", "0.0000"]
     assert rows["50+"][0] == "`a\\|b.py`"
@@ -82,4 +82,4 @@ def test_memorized_texts_are_in_tables():
     ],
 )
 def test_sentences_on_memorization_state_the_verdict(changes, sentence):
-    assert sentence in memorise.markdown(MEMORISE | changes)
+    assert sentence in stages.memorization(MEMORISE | changes)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llm.report.scaling import draw_scaling, markdown
+from llm.report.experiments import draw_scaling, scaling_page
 
 # Two runs, a law with exact losses, and a prediction of 2 nats that was not trained.
 DETAILS: dict[str, Any] = {
@@ -42,9 +42,9 @@ REPEATED["runs"][0]["epochs"] = 2.0
     ],
 )
 def test_the_page_states_the_law_and_the_outcome(details, shown):
-    assert shown in markdown(details)
-    assert ("more than one epoch" in markdown(details)) == ("\\*" in shown)
-    assert ("C^0.58" in markdown(details)) == (not details["undetermined"])
+    assert shown in scaling_page(details)
+    assert ("more than one epoch" in scaling_page(details)) == ("\\*" in shown)
+    assert ("C^0.58" in scaling_page(details)) == (not details["undetermined"])
 
 
 def test_the_picture_has_every_budget_and_is_reproducible():
