@@ -110,7 +110,5 @@ WRITERS: dict[str, Callable[[Metrics], str]] = {
     "quality": lambda metrics: str(views.quality(metrics, digits=3)),
     "library": lambda metrics: str(views.task(metrics.content["finetune/library"], digits=3)),
     "docstring": _docstring,
-    "learning curve": lambda metrics: experiments.learning_curve_table(
-        metrics.content["learning_curve/library"]
-    ).rstrip(),
+    "learning curve": lambda metrics: learning_curve_table(metrics.content["learning_curve/library"]).rstrip(),
 }
