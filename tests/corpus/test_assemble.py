@@ -135,19 +135,18 @@ def test_parts_are_the_text_in_order(text: str, fractions: tuple[float, float]) 
         assert len(parts.get(split, "")) == pytest.approx(len(text) * fraction, abs=1)
 
 
-@pytest.mark.parametrize(
-    ("n_bytes", "val", "test", "subset_fraction", "is_enough"),
-    [
-        ([1000], 0.05, 0.1, 1.0, False),
-        ([1000] * 99, 0.05, 0.1, 1.0, False),
-        ([1000] * 100, 0.05, 0.1, 1.0, True),
-        ([1000] * 50, 0.0, 0.1, 1.0, True),  # the smaller one of the splits that hold something out
-        ([1000] * 100, 0.05, 0.1, 0.5, False),
-        ([1000] * 500 + [10_000_000], 0.05, 0.1, 1.0, False),
-        ([1000], 0.0, 0.0, 1.0, True),
-        ([], 0.1, 0.1, 1.0, False),
-    ],
-)
+ENOUGH = [
+    ([1000] * 99, 0.05, 0.1, 1.0, False),
+    ([1000] * 100, 0.05, 0.1, 1.0, True),
+    ([1000] * 50, 0.0, 0.1, 1.0, True),  # the smaller one of the splits that hold something out
+    ([1000] * 100, 0.05, 0.1, 0.5, False),
+    ([1000] * 500 + [10_000_000], 0.05, 0.1, 1.0, False),
+    ([1000], 0.0, 0.0, 1.0, True),
+    ([], 0.1, 0.1, 1.0, False),
+]
+
+
+@pytest.mark.parametrize(("n_bytes", "val", "test", "subset_fraction", "is_enough"), ENOUGH)
 def test_whole_documents_need_enough_documents(
     n_bytes: list[int], val: float, test: float, subset_fraction: float, is_enough: bool, prepare_params: Callable
 ) -> None:
