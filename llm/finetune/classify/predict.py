@@ -153,8 +153,8 @@ def _extend(rows: Rows, texts: Sequence[str], names: Sequence[str], add: Add, ch
         _check_columns(rows.columns, texts, names)
 
     def texts_of(row: Row) -> list[str]:
-        is_list = isinstance(row.values, list) and rows.columns is not None
-        values = dict(zip(rows.columns or [], row.values, strict=True)) if is_list else row.values
+        is_named = isinstance(row.values, dict)
+        values = row.values if is_named else dict(zip(rows.columns or (), row.values, strict=True))
         if rows.columns is None:
             _check_columns(list(values), texts, names)
         if nested := [name for name in texts if isinstance(values[name], dict | list)]:
