@@ -1,6 +1,7 @@
 """Run small stages in projects of their own: outputs, refusals, kills, locks."""
 
 import json
+import itertools
 import os
 import re
 import shlex
@@ -60,7 +61,7 @@ class Project:
     """A folder with one stage, its params and its input, and links to this repository's `llm`."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.times = folder, itertools.count(time.time() - 1000)
         for name in ("stages", "llm/commands"):
             (folder / name).mkdir(parents=True)
         (folder / "stages" / "__init__.py").touch()
@@ -78,8 +79,8 @@ class Project:
     def write_stage(self, work: str, signature: str = SIGNATURE) -> None:
         body = textwrap.indent(textwrap.dedent(work).strip(), "    ").strip()
         self.write("stages/demo.py", STAGE.replace("{work}", body).replace("{signature}", signature))
-        # A stage refuses code that is edited while it starts.
-        os.utime(self.folder / "stages" / "demo.py", (time.time() - 10,) * 2)
+        # A stage refuses code that is edited while it starts; bytecode is used again where size and second are the same.
+        os.utime(self.folder / "stages" / "demo.py", (next(self.times),) * 2)
 
     def write_check(self, problem: str) -> None:
         """Replace the check of all params, which a stage runs under DVC, by one that finds this problem."""
