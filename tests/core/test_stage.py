@@ -1,7 +1,7 @@
 """Run small stages in projects of their own: outputs, refusals, kills, locks."""
 
-import json
 import itertools
+import json
 import os
 import re
 import shlex
@@ -79,7 +79,7 @@ class Project:
     def write_stage(self, work: str, signature: str = SIGNATURE) -> None:
         body = textwrap.indent(textwrap.dedent(work).strip(), "    ").strip()
         self.write("stages/demo.py", STAGE.replace("{work}", body).replace("{signature}", signature))
-        # A stage refuses code that is edited while it starts; bytecode is used again where size and second are the same.
+        # A stage refuses code edited while it starts; bytecode is used again where size and second are the same.
         os.utime(self.folder / "stages" / "demo.py", (next(self.times),) * 2)
 
     def write_check(self, problem: str) -> None:
