@@ -45,7 +45,8 @@ from llm.export.verify import (
 from llm.finetune.shared.chat import TEMPLATE
 from llm.model.classifier import Classifier
 from llm.model.config import ModelConfig
-from llm.model.gpt import GPT, next_token_loss
+from llm.model.functions import next_token_loss
+from llm.model.gpt import GPT
 from llm.report.tables import Table
 from llm.tokens.bpe import train_bpe
 from llm.tokens.special import IM_END, IM_START

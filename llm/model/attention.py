@@ -10,11 +10,13 @@ S), D model width, H query heads, K key/value heads, G = H / K query heads to a 
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from llm.model.config import ModelConfig
 from llm.model.dropout import dropout
+from llm.model.functions import causal_softmax
+from llm.model.fused_attention import MAX_HEAD_WIDTH, FusedAttention
+from llm.model.kernels import fit
 from llm.model.kv_cache import LayerCache
 from llm.model.layers import NORMS, Linear
 from llm.model.positions import rotate
@@ -28,7 +30,7 @@ def simplified_attention(x: Tensor) -> Tensor:
 
     A dot product of D terms grows with D, so it is divided by √D (Vaswani et al. 2017, arXiv:1706.03762).
     """
-    return _softmax(_scores(x, x), x.dtype) @ x
+    return _scores(x, x).softmax(dim=-1).to(x.dtype) @ x
 
 
 def self_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -36,7 +38,7 @@ def self_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     q (..., T, C), k and v (..., S, C) → (..., T, C). With q = k = v it is the rung below. It is not causal yet.
     """
-    return _softmax(_scores(q, k), v.dtype) @ v
+    return _scores(q, k).softmax(dim=-1).to(v.dtype) @ v
 
 
 def causal_attention(
@@ -47,7 +49,7 @@ def causal_attention(
     q (..., T, C), k and v (..., S, C) → (..., T, C). Training drops a fraction `dropout_p` of the attention weights by
     `dropout_mask`; `segment_mask` (..., T, S) is True at keys of other texts, which are masked too.
     """
-    weights = _softmax(_mask_future(_scores(q, k), segment_mask), v.dtype)
+    weights = causal_softmax(_scores(q, k), segment_mask).to(v.dtype)
     return dropout(weights, dropout_p, dropout_mask) @ v
 
 
@@ -88,27 +90,13 @@ def grouped_query_attention(
     # The G query heads of a key head become rows of one product: no copy of k or v is made.
     scores = _scores(q.reshape(B, K, H // K * T, C), k).view(B, K, H // K, T, S)
     segment_mask = None if segment_mask is None else segment_mask[:, None]  # (B, 1, 1, T, S): the same for all heads
-    weights = dropout(_softmax(_mask_future(scores, segment_mask), v.dtype), dropout_p, dropout_mask)
+    weights = dropout(causal_softmax(scores, segment_mask).to(v.dtype), dropout_p, dropout_mask)
     return (weights.view(B, K, H // K * T, S) @ v).view(B, H, T, C)
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
     # Divide the queries, not the scores: there are S scores to a query, and passes over them dominate the time.
     return (q / math.sqrt(q.shape[-1])) @ k.mT
-
-
-def _mask_future(scores: Tensor, segment_mask: Mask = None) -> Tensor:
-    """Return scores (..., T, S) with -∞ at keys after the query, or in another segment."""
-    T, S = scores.shape[-2:]
-    if T == 1:  # the last position has no future
-        return scores
-    future = torch.ones(T, S, dtype=torch.bool, device=scores.device).triu(S - T + 1)
-    return scores.masked_fill(future if segment_mask is None else future | segment_mask, float("-inf"))
-
-
-def _softmax(scores: Tensor, dtype: torch.dtype) -> Tensor:
-    # torch sums bfloat16 scores in float32: 8 bits are too few to add up many small weights.
-    return scores.softmax(dim=-1).to(dtype)
 
 
 CAUSAL = {"causal": causal_attention, "multi_head": multi_head_attention, "grouped": grouped_query_attention}
@@ -122,7 +110,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.rung, self.dropout_p, bias = config.attention, config.dropout, config.parts.qkv_bias
+        self.rung, self.dropout_p, self.norm_eps = config.attention, config.dropout, config.norm_eps
+        bias = config.parts.qkv_bias
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_query_heads, config.n_key_heads, config.head_dim
         self.query = Linear(config.d_model, self.n_heads * self.head_dim, bias)
         self.key = Linear(config.d_model, self.n_kv_heads * self.head_dim, bias)
@@ -142,10 +131,13 @@ class Attention(nn.Module):
         segment_mask: Mask = None,
     ) -> Tensor:
         """(B, T, D) → (B, T, D); `rotation` are RoPE's cos and sin (T, C), `cache` has the `start` positions before."""
-        B, T, _ = x.shape
-        q = self.query_norm(self.query(x).view(B, T, self.n_heads, self.head_dim)).transpose(1, 2)
-        k = self.key_norm(self.key(x).view(B, T, self.n_kv_heads, self.head_dim)).transpose(1, 2)
-        v = self.value(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if self._is_fused(q, cache, dropout_mask):
+            norms = getattr(self.query_norm, "weight", None), getattr(self.key_norm, "weight", None)
+            given = (*norms, *(rotation or (None, None)), segment_mask, self.head_dim, self.norm_eps)
+            return self.out(FusedAttention.apply(q, k, v, *given))
+        q = self.query_norm(split_heads(q, self.n_heads))
+        k, v = self.key_norm(split_heads(k, self.n_kv_heads)), split_heads(v, self.n_kv_heads)
         if rotation is not None:
             q, k = rotate(q, *rotation).to(v.dtype), rotate(k, *rotation).to(v.dtype)
         if cache is not None:
@@ -153,6 +145,10 @@ class Attention(nn.Module):
         if self.rung == "trainable":
             return self.out(merge_heads(self_attention(q, k, v)))
         return self.out(merge_heads(CAUSAL[self.rung](q, k, v, self.dropout_p, dropout_mask, segment_mask)))
+
+    def _is_fused(self, q: Tensor, cache: LayerCache | None, dropout_mask: Mask) -> bool:
+        plain = cache is None and dropout_mask is None and self.rung in CAUSAL
+        return plain and self.head_dim <= MAX_HEAD_WIDTH and fit(q)
 
 
 class SimplifiedAttention(nn.Module):

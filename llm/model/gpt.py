@@ -45,8 +45,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, T, D) → (B, T, D); the arguments are those of `Attention`, with three dropout masks."""
         mixed = self.attention(self.attention_norm(x), rotation, cache, start, dropout_masks[0], segment_mask)
-        x = x + dropout(mixed, self.dropout_p, dropout_masks[1])
-        return x + dropout(self.feed_forward(self.feed_forward_norm(x)), self.dropout_p, dropout_masks[2])
+        x, normalized = self.feed_forward_norm.after_adding(x, dropout(mixed, self.dropout_p, dropout_masks[1]))
+        return x + dropout(self.feed_forward(normalized), self.dropout_p, dropout_masks[2])
 
 
 def _mixer(config: ModelConfig) -> nn.Module:
@@ -100,7 +100,7 @@ class GPT(nn.Module):
         assert self.config.is_causal or (cache is None and segments is None), "attention is not causal"
         assert segments is None or (cache is None and self.config.family != "gru"), "segments need attention, no cache"
         position = slice(start, start + T) if segments is None else segment_positions(segments)
-        x, rotation = self._apply_positions(x, position)
+        x, rotation = self.apply_positions(x, position)
         segment_mask = None if segments is None else (segments[:, :, None] != segments[:, None])[:, None]
         for layer, block in enumerate(self.blocks):
             masks = block_masks(dropout_keys, layer, x.shape[0])  # len() would be a constant in torch.export
@@ -109,7 +109,7 @@ class GPT(nn.Module):
             cache.length += T
         return self.norm(x)
 
-    def _apply_positions(self, x: Tensor, position: slice | Tensor) -> tuple[Tensor, Rotation | None]:
+    def apply_positions(self, x: Tensor, position: slice | Tensor) -> tuple[Tensor, Rotation | None]:
         """Add positions to embeddings (B, T, D), or return RoPE's cos and sin for queries and keys.
 
         Positions are a slice of T, the same for all rows, or (B, T).
@@ -162,11 +162,6 @@ def _tables(config: ModelConfig) -> dict[str, Tensor]:
     if config.dropout:
         tables["noise"] = draw_noise(config)
     return tables
-
-
-def next_token_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of logits (..., V) at target (...); positions with target -100 are ignored."""
-    return nn.functional.cross_entropy(logits.flatten(0, -2).float(), target.flatten(), ignore_index=-100)
 
 
 def uniform_loss(vocab_size: int) -> float:

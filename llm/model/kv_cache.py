@@ -4,11 +4,8 @@ hidden = model.run_blocks(x, cache)    # x (B, T, D) follow the cache.length tok
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -52,8 +49,3 @@ class KVCache:
         chosen.length = self.length
         chosen.layers = [LayerCache(0, tuple(tensor[rows] for tensor in layer.tensors)) for layer in self.layers]
         return chosen
-
-    @cached_property
-    def arrays(self) -> list[tuple[NDArray[np.float32], ...]]:
-        """The buffers of the one row as NumPy arrays (K, room, C) of the same memory, for each layer."""
-        return [tuple(tensor[0].numpy() for tensor in layer.tensors) for layer in self.layers]

@@ -6,6 +6,8 @@ Modules start with weights of zeros or ones, or uninitialized: `GPT` draws all o
 import torch
 from torch import Tensor, nn
 
+from llm.model.functions import add_rms_norm, rms_norm, swiglu
+
 
 class Linear(nn.Module):
     """y = x Wᵀ + b, the bias optional; weight (d_out, d_in) is uninitialized, bias (d_out,) is zero."""
@@ -30,11 +32,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) → the same shape and dtype."""
-        return self._normalize(x.float()).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
-    def _normalize(self, x: Tensor) -> Tensor:
-        scale = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
-        return x * scale * self.weight
+    def after_adding(self, x: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x + added (..., width), and its norm."""
+        return add_rms_norm(x, added, self.weight, self.eps)
 
 
 class LayerNorm(RMSNorm):
@@ -47,7 +49,12 @@ class LayerNorm(RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) → the same shape and dtype."""
         wide = x.float()
-        return (self._normalize(wide - wide.mean(dim=-1, keepdim=True)) + self.bias).to(x.dtype)
+        centered = wide - wide.mean(dim=-1, keepdim=True)
+        return (rms_norm(centered, self.weight, self.eps) + self.bias).to(x.dtype)
+
+    def after_adding(self, x: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x + added (..., width), and its norm."""
+        return (total := x + added), self(total)
 
 
 class SwiGLU(nn.Module):
@@ -61,7 +68,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) → the same shape."""
-        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        return self.down(swiglu(self.gate(x), self.up(x)))
 
 
 class GELU(nn.Module):

@@ -103,7 +103,7 @@ class Engine:
     """The slots of a model, and the thread that fills them. `stop_ids` end a text and are not returned."""
 
     def __init__(self, model: GPT, n_slots: int, stop_ids: frozenset[int], vocab_size: int):
-        self.decoder, self.stop_ids, self.vocab_size = Decoder(model, batched=True), stop_ids, vocab_size
+        self.decoder, self.stop_ids, self.vocab_size = Decoder(model), stop_ids, vocab_size
         # Allocated once and for the whole context: exhausted memory is an error at the start.
         self._free = [self.decoder.new_cache(model.config.context_length) for _ in range(n_slots)]
         self._n_slots, self._closed = n_slots, False

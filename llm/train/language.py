@@ -1,4 +1,4 @@
-"""Compute the language model's loss of a batch of windows, in the machine's precision, compiled where that pays."""
+"""Compute the language model's loss of a batch of windows, in the machine's precision, compiled on a GPU."""
 
 import sys
 import warnings
@@ -12,13 +12,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from llm.core.device import Machine
-from llm.model.gpt import GPT, next_token_loss
+from llm.model.functions import head_loss
+from llm.model.gpt import GPT
 from llm.model.weights import set_weights
 from llm.train.batches import IGNORED
 from llm.train.parallel import full_tensor, n_processes
 
-# A cold compilation takes about 45 s on two cores and saves a third of the time afterwards: below about this
-# much work (two minutes of it at 200 GFLOP/s) a run is over sooner without.
+# A cold compilation takes tens of seconds: below about this much work a run is over sooner without.
 COMPILE_FROM_FLOPS = 2.5e13
 
 Compile = Literal["auto", "always", "never"]
@@ -32,7 +32,7 @@ class LanguageLoss:
     """
 
     def __init__(self, model: GPT, machine: Machine, compiled: bool):
-        self.model, self.machine = model, machine
+        self.model, self.machine, self.compiled = model, machine, compiled
         self._rest: Callable[[Tensor, Tensor, Tensor | None], Tensor] = self._after_embedding
         if compiled:
             self._rest = torch.compile(self._after_embedding, dynamic=False, options=compile_options(machine))
@@ -45,8 +45,7 @@ class LanguageLoss:
     def _after_embedding(self, embedded: Tensor, target: Tensor, dropout_keys: Tensor | None) -> Tensor:
         with self.machine.autocast():
             hidden = self.model.run_blocks(embedded, dropout_keys=dropout_keys)
-            logits = self.model.head(hidden)
-        return next_token_loss(logits, target)
+            return head_loss(hidden, self.model.head.weight, target)
 
 
 def compile_options(machine: Machine) -> dict[str, Any] | None:
@@ -83,8 +82,8 @@ def split_loss(
 
 
 def should_compile(choice: Compile, flops: float, machine: Machine) -> bool:
-    """Return whether to compile a run of that much work; print a line where only the compiler is missing."""
-    pays = choice == "always" or (choice == "auto" and flops >= COMPILE_FROM_FLOPS)
+    """Return whether to compile a run of that much work on a GPU; print a line where only the compiler is missing."""
+    pays = machine.device == "cuda" and (choice == "always" or (choice == "auto" and flops >= COMPILE_FROM_FLOPS))
     if pays and not machine.compiler:
         print("no C++ compiler (g++ or clang++) found: training uncompiled, about a third slower", file=sys.stderr)
     return pays and machine.compiler

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
 from llm.core.outputs import file_hash, write_json
+from llm.model import kernels
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.generate import generate, greedy
 from llm.model.gpt import GPT, uniform_loss
@@ -59,7 +61,7 @@ class Pretraining:
             save_model(weights, gpt)
             learning_curve.write(curve)
             content = _metrics(gpt, self.params, learning_curve, batches)
-            write_json(metrics, content | {"machine": machine.describe()})
+            write_json(metrics, content | {"machine": machine.describe() | {"kernels": bool(kernels.key())}})
 
     def _initial_model(self, batches: "TrainingBatches") -> GPT:
         info = batches.info
@@ -93,7 +95,7 @@ class Pretraining:
         tokenizer = Tokenizer.load(self.tokenizer)
         writes = gpt.config.is_causal and not (machine.sharded or parallel.rank())
         sample = (lambda: _sample(gpt, tokenizer)) if writes else None
-        checkpoint = None if parallel.rank() else Checkpoint(scratch / machine.key())
+        checkpoint = None if parallel.rank() else Checkpoint(scratch / f"{machine.key()}{kernels.key()}")
         return train(gpt, losses.of_step, losses.of_val if losses.val else None, config, machine, checkpoint, sample)
 
 
@@ -154,12 +156,13 @@ class Losses:
             yield part * share
 
     def of_val(self) -> float:
-        """Return the mean loss of the validation batches; without gradients the graph would be compiled once more."""
-        own = sum(
-            part.item() * counts
-            for batch, counts in parallel.round_robin_shard(self.val)
-            for part in split_loss(self.loss, *batch, self.micro)
-        )
+        """Return the mean loss of the validation batches."""
+        with torch.set_grad_enabled(self.loss.compiled):  # without gradients the graph would be compiled once more
+            own = sum(
+                part.item() * counts
+                for batch, counts in parallel.round_robin_shard(self.val)
+                for part in split_loss(self.loss, *batch, self.micro)
+            )
         return parallel.sum_over_processes(own) / len(self.val)
 
 

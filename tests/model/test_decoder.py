@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from llm.model import decoder as module
-from llm.model.decoder import Decoder, runs_in_numpy
+from llm.model import kernels
+from llm.model.decoder import Decoder, fits_kernel
 
-IN_NUMPY = {
+IN_KERNEL = {
     "qwen3": {},
     "no shared keys": {"attention": "multi_head", "n_layers": 3},
     "groups of three": {"d_model": 36, "n_heads": 6, "n_kv_heads": 2, "norm_eps": 0.1},
@@ -19,8 +19,7 @@ IN_NUMPY = {
     "sinusoidal": {"positions": "sinusoidal"},
     "none": {"positions": "none", "dropout": 0.5},
 }
-SHAPES = IN_NUMPY | {"gru": {"family": "gru"}}
-BATCHED = [False, True]
+SHAPES = IN_KERNEL | {"gru": {"family": "gru"}}
 
 
 def _texts(n, length):
@@ -28,15 +27,16 @@ def _texts(n, length):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("batched", BATCHED, ids=["single", "batched"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["kernel", "torch"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_steps_are_the_forward_pass(draw_gpt, name, batched, monkeypatch):
-    monkeypatch.setattr(module, "TILE_PRODUCTS", 1000)  # so that small weights are tiled as well
+def test_steps_are_the_forward_pass(draw_gpt, name, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(kernels, "library", lambda: None)
     model = draw_gpt(**SHAPES[name]).eval()
-    assert runs_in_numpy(model) == (name in IN_NUMPY)
-    assert not runs_in_numpy(draw_gpt().double())
-    decoder = Decoder(model, batched)
-    texts, n_read = _texts(3 if batched else 1, 20), [3, 12, 7]
+    assert fits_kernel(model) == (name in IN_KERNEL and kernels.library() is not None)
+    assert not fits_kernel(draw_gpt().double())
+    decoder = Decoder(model)
+    texts, n_read = _texts(3, 20), [3, 12, 7]
     expected = [model(torch.tensor([text]))[0] for text in texts]
     caches = [decoder.new_cache(48) for _ in texts]
     decoder.prefill(caches[0], [7, 8])
@@ -46,7 +46,7 @@ def test_steps_are_the_forward_pass(draw_gpt, name, batched, monkeypatch):
         torch.testing.assert_close(every, logits[: n - 1], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(decoder.prefill(cache, text[n - 1 : n])[0], logits[n - 1], atol=1e-4, rtol=1e-4)
     for turn in range(8):  # rows join and leave
-        rows = [row for row in range(len(texts)) if not batched or (row + turn) % 4]
+        rows = [row for row in range(len(texts)) if (row + turn) % 4]
         tokens = [texts[row][caches[row].length] for row in rows]
         for row, logits in zip(rows, decoder.step([caches[row] for row in rows], tokens), strict=True):
             torch.testing.assert_close(logits, expected[row][caches[row].length - 1], atol=1e-4, rtol=1e-4)
@@ -54,7 +54,7 @@ def test_steps_are_the_forward_pass(draw_gpt, name, batched, monkeypatch):
 
 @pytest.mark.parametrize("shape", [{}, {"family": "gpt2"}, {"d_model": 96, "n_heads": 3, "n_kv_heads": 3, "d_ff": 200}])
 def test_a_row_is_the_same_to_the_bit_beside_any_others(draw_gpt, shape):
-    decoder = Decoder(draw_gpt(**shape).eval(), batched=True)
+    decoder = Decoder(draw_gpt(**shape).eval())
     text, *others = _texts(8, 12)
 
     def start(ids, n):
@@ -83,9 +83,8 @@ def test_it_uses_the_weights_that_the_model_has_now(draw_gpt):
     assert (before - decoder.step([decoder.new_cache(4)], [3])[0]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("batched", BATCHED)
-def test_the_context_has_an_end(draw_gpt, batched):
-    decoder = Decoder(draw_gpt(context_length=3), batched)
+def test_the_context_has_an_end(draw_gpt):
+    decoder = Decoder(draw_gpt(context_length=3))
     cache = decoder.new_cache(3)
     decoder.prefill(cache, [5, 6])
     decoder.step([cache], [7])

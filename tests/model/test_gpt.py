@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llm.model.gpt import GPT, next_token_loss, uniform_loss
+from llm.model.functions import next_token_loss
+from llm.model.gpt import GPT, uniform_loss
 from llm.model.kv_cache import KVCache
 
 B, T = 3, 11

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from llm.model.attention import _mask_future
 from llm.model.config import ModelConfig
-from llm.model.gpt import GPT, next_token_loss
+from llm.model.functions import causal_softmax, next_token_loss
+from llm.model.gpt import GPT
 from llm.model.positions import rotate
 from llm.train.optimizers import Optimizer
 from llm.train.params import OptimizerParams
@@ -41,7 +41,7 @@ def _looks(model, layer, x):
     )
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     q, k = rotate(q, model.cos[:T], model.sin[:T]), rotate(k, model.cos[:T], model.sin[:T])
-    return _mask_future(q @ k.mT / attention.head_dim**0.5).softmax(dim=-1)
+    return causal_softmax(q @ k.mT / attention.head_dim**0.5, None)
 
 
 @every_kind

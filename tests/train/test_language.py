@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from llm.model.gpt import next_token_loss
+from llm.model.functions import next_token_loss
 from llm.train.language import COMPILE_FROM_FLOPS, LanguageLoss, compile_options, should_compile, split_loss
 
 B, T = 3, 11
@@ -108,9 +108,11 @@ def test_on_a_gpu_no_reduction_is_tuned_by_timing(plain_cpu):
     ("choice", "work", "expected"),
     [("always", 0.1, True), ("never", 100, False), ("auto", 0.9, False), ("auto", 1.1, True)],
 )
-def test_a_long_run_is_compiled_if_there_is_a_compiler(plain_cpu, capsys, choice, work, expected):
+def test_a_long_run_on_a_gpu_is_compiled_if_there_is_a_compiler(plain_cpu, capsys, choice, work, expected):
     flops = work * COMPILE_FROM_FLOPS
-    assert should_compile(choice, flops, replace(plain_cpu, compiler=True)) == expected
+    gpu = replace(plain_cpu, device="cuda")
+    assert should_compile(choice, flops, replace(gpu, compiler=True)) == expected
+    assert not should_compile(choice, flops, replace(plain_cpu, compiler=True))
     assert capsys.readouterr().err == ""
-    assert not should_compile(choice, flops, replace(plain_cpu, compiler=False))
+    assert not should_compile(choice, flops, replace(gpu, compiler=False))
     assert ("no C++ compiler" in capsys.readouterr().err) == expected

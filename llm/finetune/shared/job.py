@@ -17,6 +17,7 @@ from llm.export.hf import base as hf
 from llm.finetune.data.labeled import describe_rows
 from llm.finetune.params import MethodParams, TaskParams, TrainingParams
 from llm.finetune.shared.adapters import apply_method, count_trained, lr_multipliers, merge
+from llm.model import kernels
 from llm.model.classifier import Classifier
 from llm.model.gpt import GPT
 from llm.tokens.tokenizer import Tokenizer
@@ -158,7 +159,7 @@ def _train(
         divergence_hint="lower training.learning_rates or a larger training.warmup_fraction",
         label=run.name,
     )
-    state = Checkpoint(run.scratch / run.machine.key() / run.name.replace(" ", "-"))
+    state = Checkpoint(run.scratch / f"{run.machine.key()}{kernels.key()}" / run.name.replace(" ", "-"))
 
     def losses(step: int) -> list[Tensor]:
         return [objective.step_loss(model, step)]

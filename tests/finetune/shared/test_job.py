@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llm.finetune.shared.job import Objective, Run, fit
-from llm.model.gpt import next_token_loss
+from llm.model.functions import next_token_loss
 from llm.train.checkpoint import Checkpoint
 
 N_STEPS = 70  # the state is saved every 50
