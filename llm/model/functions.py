@@ -173,6 +173,36 @@ def head_loss(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     return next_token_loss(linear(hidden, weight), target)
 
 
+class HeadScoresKernel(torch.autograd.Function):
+    """The kernel of `head_scores`."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, ids = hidden.flatten(0, -2), target.flatten().contiguous()
+        head = weight.to(rows.dtype)
+        N, V, at_once = len(rows), len(head), max(1, LOGITS_AT_ONCE // len(head))
+        nats, top, is_top = torch.empty(N), torch.empty(N), torch.empty(N, dtype=torch.bool)
+        for start in range(0, N, at_once):
+            part = slice(start, start + at_once)
+            logits = rows[part] @ head.T
+            run("score_targets", logits, ids[part], nats[part], top[part], is_top[part], len(logits), V)
+        ctx.mark_non_differentiable(nats, top, is_top)
+        return nats.view(target.shape), top.view(target.shape), is_top.view(target.shape)
+
+
+@replaced_by(HeadScoresKernel)
+def head_scores(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return nats of targets (...), the top probability, and whether the target has it, of logits hidden · weightᵀ.
+
+    hidden (..., D), weight (V, D). Of equal logits the first counts as the top. There is no gradient.
+    """
+    logits = linear(hidden, weight).float()
+    highest, first = logits.max(dim=-1)
+    log_sum = logits.logsumexp(dim=-1)
+    given = logits.gather(-1, target[..., None])[..., 0]
+    return log_sum - given, (highest - log_sum).exp(), first == target
+
+
 def next_token_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy in nats of logits (..., V) at target (...); positions with target -100 are ignored."""
     return cross_entropy(logits.flatten(0, -2).float(), target.flatten(), ignore_index=IGNORED)

@@ -40,7 +40,7 @@ static inline bfloat to_bfloat(float value) { /* to the nearest, ties to even */
 /* e^x by a polynomial on [-ln 2 / 2, ln 2 / 2] and a shift of the exponent; the library's is not vectorized everywhere. */
 static inline float fast_exp(float x) {
     float bounded = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = rintf(bounded * 1.44269504f), r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
+    float n = rintf(bounded * 1.44269504f), r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, bounded)); /* in two parts */
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -414,6 +414,24 @@ void NAME(cross_entropy)(const E *x, const int64_t *restrict target, E *dx, floa
             if (target[n] >= 0) out[target[n]] = STORE(value[target[n]] * share - factor);
         }
         free(value);
+    }
+}
+
+/* The same nats, the probability of the most likely id, and whether that is the target; of equal ones the first counts. */
+void NAME(score_targets)(const E *restrict x, const int64_t *restrict target, float *restrict nats, float *restrict top,
+                         uint8_t *restrict is_top, long N, long V) {
+    ROWS for (long n = 0; n < N; n++) {
+        const E *in = x + n * V;
+        float highest = -INFINITY, sum = 0, given = LOAD(in[target[n]]);
+#pragma omp simd reduction(max : highest)
+        for (long i = 0; i < V; i++) highest = LOAD(in[i]) > highest ? LOAD(in[i]) : highest;
+        SIMD_SUM(sum) for (long i = 0; i < V; i++) sum += fast_exp(LOAD(in[i]) - highest);
+        int ties = 0;
+#pragma omp simd reduction(| : ties)
+        for (long i = 0; i < target[n]; i++) ties |= LOAD(in[i]) == highest;
+        nats[n] = logf(sum) + highest - given;
+        top[n] = 1.0f / sum;
+        is_top[n] = given == highest && !ties;
     }
 }
 

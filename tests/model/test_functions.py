@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llm.model import functions, kernels
-from llm.model.functions import add_rms_norm, causal_softmax, head_loss, rms_norm, swiglu
+from llm.model.functions import add_rms_norm, causal_softmax, head_loss, head_scores, rms_norm, swiglu
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="no C compiler with OpenMP")
 
@@ -67,6 +67,25 @@ def test_a_kernel_computes_its_function(name, dtype, monkeypatch):
         error = (kernel.float() - truth.float()).abs().max() / size
         rounding = (other.float() - truth.float()).abs().max() / size
         assert error <= (1e-5 if dtype == torch.float32 else max(0.006, 1.5 * rounding))
+
+
+@DTYPES
+def test_scores_of_the_head(dtype, monkeypatch):
+    monkeypatch.setattr(functions, "LOGITS_AT_ONCE", 80)
+    hidden, weight, target = _draw(3, 5, 24).to(dtype), _draw(37, 24, seed=1), torch.arange(15).view(3, 5)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        target[0] = (hidden[0] @ weight.to(dtype).T).argmax(-1)
+        got, expected = head_scores(hidden, weight, target), head_scores.__wrapped__(hidden, weight, target)
+    assert got[2][0].all()
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_of_equal_logits_the_first_is_the_top():
+    hidden, weight = torch.ones(4, 1), torch.tensor([[0.0], [2.0], [2.0], [1.0]])
+    for scores in (head_scores, head_scores.__wrapped__):
+        _, top, is_top = scores(hidden, weight, torch.arange(4))
+        assert is_top.tolist() == [False, True, False, False]
+        torch.testing.assert_close(top, weight.flatten().softmax(0)[[1, 1, 1, 1]])
 
 
 def test_masked_weights_are_exactly_zero():
