@@ -162,7 +162,7 @@ def run(params: dict[str, Any], windows: str, sites: str | None, seconds: float)
         return GPT(config, torch.Generator().manual_seed(seed), pretrain.init)
 
     model = fresh()
-    loss = LanguageLoss(model, machine, machine.compiler)
+    loss = LanguageLoss(model, machine, compiled=machine.device == "cuda" and machine.compiler)
     batches = WindowBatches([read_windows(folder, "train")], length, pretrain.batch_size, info.pad, seed)
 
     def learn(n_steps: int) -> list[float]:

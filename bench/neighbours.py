@@ -4,7 +4,7 @@
     python -m bench.neighbours --spin 0 1000 10000  these values of GOMP_SPINCOUNT as well
     python -m bench.neighbours --turns 1 --seconds 3
 
-A step is that of pretraining in the shape of params.yaml, compiled if there is a compiler. Each figure is the median of
+A step is that of pretraining in the shape of params.yaml, with its kernels. Each figure is the median of
 several processes; the settings take turns, so that a drift of the machine affects all of them. Run it on an otherwise
 idle machine.
 """
@@ -40,7 +40,7 @@ def main() -> None:
         print(json.dumps(tokens_per_second(args.seconds)))
         return
     settings: dict[str, dict[str, str]] = OURS | {f"spin {spin}": {"GOMP_SPINCOUNT": spin} for spin in args.spin}
-    start_child({}, 0.0)  # compiles, so that no measurement has to
+    start_child({}, 0.0)  # builds the kernels, so that no measurement has to
     jobs = list(itertools.product(range(args.turns), NEIGHBOURS, settings))
     found: dict[tuple[str, int], list[float]] = {}
     for _, neighbours, name in tqdm(jobs, unit=" runs"):
@@ -80,7 +80,7 @@ def tokens_per_second(seconds: float) -> float:
     machine.retain_freed_memory()
     shape = default_shape()
     gpt, batch = draw(shape, machine)
-    setting = Setting(OUR_STEP, machine.matmul_dtype, compiled=machine.compiler, optimizer="muon")
+    setting = Setting(OUR_STEP, machine.matmul_dtype, compiled=False, optimizer="muon")
     step = our_step(gpt, setting, machine)
     for number in range(WARMUP_STEPS):
         step(number, *batch).item()

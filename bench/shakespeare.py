@@ -63,9 +63,14 @@ def main() -> None:
 
 
 def seconds_a_step(params: dict[str, Any]) -> float:
-    """Return the median time of a training step after compilation."""
+    """Return the median time of a training step."""
     machine = Machine.find()
-    setting = Setting(OURS, machine.matmul_dtype, machine.compiler, params["pretrain"]["optimizer"]["kind"])
+    setting = Setting(
+        OURS,
+        machine.matmul_dtype,
+        machine.device == "cuda" and machine.compiler,
+        params["pretrain"]["optimizer"]["kind"],
+    )
     data = {"vocab_size": params["tokenize"]["vocab_size"], "context_length": params["sample"]["context_length"]}
     shape = Shape(params["model"] | data, params["pretrain"]["batch_size"])
     job = {"setting": vars(setting), "shape": vars(shape), "n_steps": 20}

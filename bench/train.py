@@ -120,7 +120,11 @@ def settings(machine: Machine) -> list[Setting]:
     whose = [(QWEN3, "adamw"), (GPT2, "adamw"), (OURS, "adamw"), (OURS, "muon")]
     dtypes = ["bfloat16"] if on_gpu else ["float32", "bfloat16"]
     found = itertools.product(whose, dtypes, [False, True])
-    rows = [Setting(name, dtype, compiled, optimizer) for (name, optimizer), dtype, compiled in found]
+    rows = [
+        Setting(name, dtype, compiled, optimizer)
+        for (name, optimizer), dtype, compiled in found
+        if on_gpu or name != OURS or not compiled  # on a CPU ours has kernels instead
+    ]
     if on_gpu:
         return [BASE, *rows]
     return [*rows, *(replace(row, retains_memory=False) for row in (BASE, rows[-2], rows[-1]))]
