@@ -6,6 +6,7 @@ A step of a small model is a hundred small products, where a call of torch takes
 float32 one call of a kernel computes the whole step.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -62,28 +63,27 @@ class DecodeKernel:
     """The kernel `decode` with a model's shape and the addresses of its weights."""
 
     def __init__(self, model: GPT):
-        config = model.config
-        self.model = model
+        config = self.config = model.config
+        self._embedding, scheme = model.embedding.weight.detach(), config.position_scheme
+        factor = math.sqrt(config.d_model) if scheme == "sinusoidal" else 1.0
+        added = {"learned": lambda: model.positions.weight.detach(), "sinusoidal": lambda: model.waves}.get(scheme)
+        rotation = (model.cos, model.sin) if scheme == "rope" else (None, None)
         widths = config.n_query_heads, config.n_key_heads, config.head_dim, config.d_ff, config.vocab_size
-        self._shape = torch.tensor([config.n_layers, config.d_model, *widths])
-        self._weights = [None if weight is None else weight.detach().contiguous() for weight in _weights(model)]
+        shape = torch.tensor([config.n_layers, config.d_model, *widths])
+        self._weights = [None if weight is None else weight.detach() for weight in _weights(model)]
+        self._model = (self._embedding, factor, added and added(), *rotation, shape, config.norm_eps)
         self._addresses = kernels.addresses(self._weights)
 
     def step(self, caches: Sequence[KVCache], tokens: Sequence[int]) -> Tensor:
         """Return the logits (B, V) of each text."""
-        model, config, B = self.model, self.model.config, len(caches)
-        lengths = torch.tensor([cache.length for cache in caches])
-        assert int(lengths.max()) < config.context_length, "more tokens than the context holds"
-        x, rotation = model.apply_positions(model.embedding(torch.tensor(tokens))[:, None], lengths[:, None])
-        logits = torch.empty(B, config.vocab_size)
-        layers = range(config.n_layers)
-        keys, values = ([cache.layers[n].tensors[part] for n in layers for cache in caches] for part in (0, 1))
-        rooms = torch.tensor([cache.layers[0].room for cache in caches])
-        places = (kernels.addresses(keys), kernels.addresses(values), lengths, rooms)
-        turned = rotation or (None, None)
-        kernels.run(
-            "decode", x.contiguous(), self._shape, config.norm_eps, self._addresses, *turned, *places, logits, B
-        )
+        lengths = [cache.length for cache in caches]
+        assert max(lengths) < self.config.context_length, "more tokens than the context holds"
+        logits = torch.empty(len(caches), self.config.vocab_size)
+        layers = list(zip(*(cache.addresses for cache in caches), strict=True))  # of each text, of each layer
+        keys, values = ([layer[n][part] for layer in layers for n in range(len(caches))] for part in (0, 1))
+        rooms = [cache.layers[0].room for cache in caches]
+        places = (kernels.pointers(keys), kernels.pointers(values), *map(kernels.integers, (tokens, lengths, rooms)))
+        kernels.run("decode", logits, *self._model, self._addresses, *places, len(caches))
         for cache in caches:
             cache.length += 1
         return logits

@@ -133,18 +133,24 @@ static void attend(const float *q, const float *keys, const float *values, float
     SIMD for (long i = 0; i < C; i++) out[i] /= sum;
 }
 
-/* Decode one position of B texts: x (B, D) embedded tokens → logits (B, V), and the position's keys and values.
+/* Decode one position of B texts: token[b] at position[b] → logits (B, V), and the position's keys and values.
 
-   shape: layers, D, H, K, C, F, V. weights: of weight and bias of norm, query, key, value, query norm, key norm, out,
-   norm, gate, up, down of each layer, then of the last norm and the head; null where there is none, and without a gate
-   the feed-forward is GELU's. keys and values (layers, B): buffers (K, room[b], C) that have position[b] rows. */
-void decode_float32(float *restrict x, const long *shape, float eps, float *const *weights, const float *cos, const float *sin,
-                    float *const *keys, float *const *values, const long *position, const long *room, float *logits,
+   shape: layers, D, H, K, C, F, V. A token's embedding is multiplied by `factor`; `added`, where not null, has what is
+   added to each position (positions, D), cos and sin (positions, C) turn queries and keys. weights: of weight and bias of
+   norm, query, key, value, query norm, key norm, out, norm, gate, up, down of each layer, then of the last norm and the
+   head; null where there is none, and without a gate the feed-forward is GELU's. keys and values (layers, B): buffers
+   (K, room[b], C) that have position[b] rows. */
+void decode_float32(float *restrict logits, const float *restrict embedding, float factor, const float *added,
+                    const float *cos, const float *sin, const long *shape, float eps, float *const *weights,
+                    float *const *keys, float *const *values, const long *token, const long *position, const long *room,
                     long B) {
     long L = shape[0], D = shape[1], H = shape[2], K = shape[3], C = shape[4], F = shape[5], V = shape[6], longest = 0;
     for (long b = 0; b < B; b++) longest = room[b] > longest ? room[b] : longest;
-    float *h = malloc(B * (D + 2 * (H + K) * C + 2 * F) * sizeof(float)), *q = h + B * D, *k = q + B * H * C;
-    float *v = k + B * K * C, *mixed = v + B * K * C, *gate = mixed + B * H * C, *up = gate + B * F;
+    float *x = malloc(B * (2 * D + 2 * (H + K) * C + 2 * F) * sizeof(float)), *h = x + B * D, *q = h + B * D;
+    float *k = q + B * H * C, *v = k + B * K * C, *mixed = v + B * K * C, *gate = mixed + B * H * C, *up = gate + B * F;
+    for (long b = 0; b < B; b++)
+        for (long i = 0; i < D; i++)
+            x[b * D + i] = embedding[token[b] * D + i] * factor + (added ? added[position[b] * D + i] : 0);
 #pragma omp parallel
     {
         float *score = malloc(longest * sizeof(float));
@@ -161,14 +167,14 @@ void decode_float32(float *restrict x, const long *shape, float eps, float *cons
                     float *key = keys[layer * B + b] + at;
                     memcpy(key, k + from, C * sizeof(float));
                     memcpy(values[layer * B + b] + at, v + from, C * sizeof(float));
-                    turn_head(key, w[10], cos ? cos + b * C : NULL, cos ? sin + b * C : NULL, C, eps);
+                    turn_head(key, w[10], cos ? cos + position[b] * C : NULL, sin + position[b] * C, C, eps);
                 }
 #pragma omp for collapse(2) schedule(static)
             for (long b = 0; b < B; b++)
                 for (long head = 0; head < H; head++) {
                     float *query = q + (b * H + head) * C;
                     long group = head / (H / K) * room[b] * C;
-                    turn_head(query, w[8], cos ? cos + b * C : NULL, cos ? sin + b * C : NULL, C, eps);
+                    turn_head(query, w[8], cos ? cos + position[b] * C : NULL, sin + position[b] * C, C, eps);
                     attend(query, keys[layer * B + b] + group, values[layer * B + b] + group, mixed + (b * H + head) * C,
                            score, position[b] + 1, C);
                 }
@@ -187,7 +193,7 @@ void decode_float32(float *restrict x, const long *shape, float eps, float *cons
         affine(h, w + 2, logits, B, V, D, 0);
         free(score);
     }
-    free(h);
+    free(x);
 }
 
 #define E float

@@ -126,7 +126,17 @@ def _build(folder: Path) -> Path:
 def addresses(tensors: Sequence[Tensor | None]) -> Any:
     """Return C's array of pointers to tensors, null for None; it does not keep them alive."""
     assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
-    return (ctypes.c_void_p * len(tensors))(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+    return pointers([None if tensor is None else tensor.data_ptr() for tensor in tensors])
+
+
+def pointers(values: Sequence[int | None]) -> Any:
+    """Return C's array of pointers."""
+    return (ctypes.c_void_p * len(values))(*values)
+
+
+def integers(values: Sequence[int]) -> Any:
+    """Return C's array of longs."""
+    return (ctypes.c_long * len(values))(*values)
 
 
 def run(name: str, x: Tensor, *arguments: Tensor | float | ctypes.Array[ctypes.c_void_p] | None) -> None:

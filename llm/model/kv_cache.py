@@ -4,6 +4,7 @@ hidden = model.run_blocks(x, cache)    # x (B, T, D) follow the cache.length tok
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,3 +50,8 @@ class KVCache:
         chosen.length = self.length
         chosen.layers = [LayerCache(0, tuple(tensor[rows] for tensor in layer.tensors)) for layer in self.layers]
         return chosen
+
+    @cached_property
+    def addresses(self) -> list[tuple[int, int]]:
+        """Where the buffers of keys and of values of each layer begin."""
+        return [(layer.tensors[0].data_ptr(), layer.tensors[1].data_ptr()) for layer in self.layers]
