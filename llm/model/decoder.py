@@ -79,8 +79,8 @@ class DecodeKernel:
         lengths = [cache.length for cache in caches]
         assert max(lengths) < self.config.context_length, "more tokens than the context holds"
         logits = torch.empty(len(caches), self.config.vocab_size)
-        layers = list(zip(*(cache.addresses for cache in caches), strict=True))  # of each text, of each layer
-        keys, values = ([layer[n][part] for layer in layers for n in range(len(caches))] for part in (0, 1))
+        layers = range(self.config.n_layers)
+        keys, values = ([cache.addresses[n][part] for n in layers for cache in caches] for part in (0, 1))
         rooms = [cache.layers[0].room for cache in caches]
         places = (kernels.pointers(keys), kernels.pointers(values), *map(kernels.integers, (tokens, lengths, rooms)))
         kernels.run("decode", logits, *self._model, self._addresses, *places, len(caches))
