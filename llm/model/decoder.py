@@ -66,12 +66,13 @@ class DecodeKernel:
         config = self.config = model.config
         self._embedding, scheme = model.embedding.weight.detach(), config.position_scheme
         factor = math.sqrt(config.d_model) if scheme == "sinusoidal" else 1.0
-        added = {"learned": lambda: model.positions.weight.detach(), "sinusoidal": lambda: model.waves}.get(scheme)
+        added = model.positions.weight.detach() if scheme == "learned" else None
+        added = model.waves if scheme == "sinusoidal" else added
         rotation = (model.cos, model.sin) if scheme == "rope" else (None, None)
         widths = config.n_query_heads, config.n_key_heads, config.head_dim, config.d_ff, config.vocab_size
         shape = torch.tensor([config.n_layers, config.d_model, *widths])
         self._weights = [None if weight is None else weight.detach() for weight in _weights(model)]
-        self._model = (self._embedding, factor, added and added(), *rotation, shape, config.norm_eps)
+        self._model = (self._embedding, factor, added, *rotation, shape, config.norm_eps)
         self._addresses = kernels.addresses(self._weights)
 
     def step(self, caches: Sequence[KVCache], tokens: Sequence[int]) -> Tensor:
