@@ -195,7 +195,7 @@ def test_several_processes_learn_what_one_does(seen, case):
     for row, other in zip(rows, expected_rows, strict=True):
         assert row == pytest.approx(other, abs=1e-4)
     assert all(_same(one["trained"][case][0], weights) and one["trained"][case][1] == rows for one in seen)
-    before = dict(GPT(CONFIG, torch.Generator().manual_seed(1)).named_parameters())
+    before = dict(GPT(CONFIG, torch.Generator().manual_seed(1), "random").named_parameters())
     if frozen:
         assert {name for name, weight in weights.items() if torch.equal(weight, before[name])} == {
             name for name in weights if name.startswith(frozen)
