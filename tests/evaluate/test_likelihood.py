@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm.evaluate import likelihood
-from llm.evaluate.likelihood import Span, plan_document_spans, plan_spans, score_targets, score_tokens, summarise
+from llm.evaluate.likelihood import Span, plan_document_spans, plan_spans, score_tokens, summarise
 
 N, CONTEXT = 43, 17  # tokens
 
@@ -81,16 +81,6 @@ def test_of_many_windows_some_are_enough_by_position(model, stream, plain_cpu, m
     expected = sum(of.nats[span.start : span.start + CONTEXT] for of, span in zip(alone, whole, strict=True))
     np.testing.assert_allclose(some.position_nats, expected, rtol=1e-4)
     assert some.position_targets.tolist() == [len(whole)] * CONTEXT
-
-
-def test_a_hand_made_prediction():
-    # Of four tokens with 1/2, 1/4, 1/8 and 1/8, the third and then the first came.
-    logits = torch.tensor([4.0, 2.0, 1.0, 1.0]).log().expand(1, 2, 4)
-    nats, top_probability, is_top = score_targets(logits, torch.tensor([[2, 0]]))
-    np.testing.assert_allclose(nats, [[3 * math.log(2), math.log(2)]], rtol=1e-6)
-    np.testing.assert_allclose(top_probability, [[0.5, 0.5]], rtol=1e-6)
-    assert is_top.tolist() == [[False, True]]
-    assert score_targets(torch.zeros(5, 5), torch.arange(5))[2].sum() == 1  # of ties one alone is on top
 
 
 def test_summaries_by_hand_are_finite():

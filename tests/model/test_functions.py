@@ -80,6 +80,16 @@ def test_scores_of_the_head(dtype, monkeypatch):
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_prediction_by_hand():
+    # Of four tokens with 1/2, 1/4, 1/8 and 1/8, the third and then the first came.
+    weight = torch.tensor([4.0, 2.0, 1.0, 1.0]).log()[:, None]
+    for scores in (head_scores, head_scores.__wrapped__):
+        nats, top, is_top = scores(torch.ones(1, 2, 1), weight, torch.tensor([[2, 0]]))
+        torch.testing.assert_close(nats, torch.tensor([[8.0, 2.0]]).log())
+        torch.testing.assert_close(top, torch.tensor([[0.5, 0.5]]))
+        assert is_top.tolist() == [[False, True]]
+
+
 def test_of_equal_logits_the_first_is_the_top():
     hidden, weight = torch.ones(4, 1), torch.tensor([[0.0], [2.0], [2.0], [1.0]])
     for scores in (head_scores, head_scores.__wrapped__):
