@@ -5,7 +5,7 @@
 | docstring_word | the last word of a sentence in a docstring | words that end other sentences |
 | closing_bracket | `)`, `]` or `}` in Python code | the other two |
 | argument_name | a use of a parameter in its function's body | the function's other parameters |
-| last_word | the last word of a sentence or paragraph of any other text | words that end other sentences |
+| last_word | the last word of a sentence, or paragraph, of any other text | words that end other sentences |
 """
 
 import ast
@@ -44,7 +44,7 @@ class Gap(NamedTuple):
 
 
 def find_gaps(path: str, text: str) -> dict[str, list[Gap]]:
-    r"""Return every gap of a document by task. A .py file that does not parse has none.
+    r"""Return every gap of a document by task. A .py file that does not parse, such as its docstrings alone, is prose.
 
     >>> find_gaps("river.txt", "The river runs. The rain\n")
     {'last_word': [Gap(start=9, right=' runs', wrong=(), reach=9), Gap(start=19, right=' rain', wrong=(), reach=19)]}
@@ -61,7 +61,8 @@ def find_gaps(path: str, text: str) -> dict[str, list[Gap]]:
         }
         if is_python or any(tasks.values()):  # prose may parse as well: a single word does
             return tasks
-    return {} if is_python else {"last_word": list(_words(LAST_OF_SENTENCE_OR_PARAGRAPH, text, 0, len(text)))}
+    pattern = LAST_OF_SENTENCE if is_python else LAST_OF_SENTENCE_OR_PARAGRAPH  # statements end no sentence
+    return {"last_word": list(_words(pattern, text, 0, len(text)))}
 
 
 def _parse(text: str) -> ast.Module | None:

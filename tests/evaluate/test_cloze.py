@@ -81,7 +81,7 @@ DOCUMENTS = [(f"module{number}.py", write_module(number)) for number in range(12
         ("module.py", "z = (a, (b))\n", "closing_bracket", []),  # none of another kind was opened
         ("module.py", '"""A \\d digit."""\n', "docstring_word", [" digit"]),  # an invalid escape, without a warning
         ("poem.txt", POEM, "last_word", [" falls", " fall", " may", " Two"]),
-        ("half.py", "return the path.\n", None, []),  # it does not parse, and is no prose
+        ("docs.py", "f(x)\n\nGive the path.\nIt may fall!\n\nx : int", "last_word", [" path", " fall"]),  # not code
         *((f"{text}.txt", text, "last_word", []) for text in ("река", "'река'")),  # prose that parses
     ],
 )
