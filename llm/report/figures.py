@@ -25,7 +25,10 @@ SPINE = (  # the files to read first, in reading order
     *(f"stages/{name}.py" for name in ("prepare", "tokenize", "sample", "pretrain", "evaluate", "export", "finetune")),
     *(f"llm/core/{name}.py" for name in ("stage", "outputs", "params", "tables")),
     *(f"llm/tokens/{name}.py" for name in ("tokenizer", "bpe", "tokenize", "windows", "sample")),
-    *(f"llm/model/{name}.py" for name in ("config", "positions", "functions", "attention", "layers", "gpt", "kv_cache")),
+    *(
+        f"llm/model/{name}.py"
+        for name in ("config", "positions", "functions", "attention", "layers", "gpt", "kv_cache")
+    ),
     *(f"llm/train/{name}.py" for name in ("pretrain", "batches", "language", "muon", "optimizers", "loop")),
     *(f"llm/evaluate/{name}.py" for name in ("likelihood", "bootstrap")),
     *(f"llm/finetune/classify/{name}.py" for name in ("classifier", "measures", "job")),

@@ -1,5 +1,7 @@
 """Muon's parts: the momentum, the nearest orthogonal matrix, the step; with the kernels and without."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ def _random(*shape, seed=1):
 
 def _uneven():
     u, _, vt = torch.linalg.svd(_random(3, 7, 23), full_matrices=False)
-    return u @ torch.diag(torch.logspace(-2.5, 0, 7)) @ vt
+    return u @ torch.diag(torch.logspace(-2.2, 0, 7)) @ vt
 
 
 def _of_norm_1(matrices):
@@ -25,6 +27,13 @@ def _of_norm_1(matrices):
 def _both(request, monkeypatch):
     if not request.param:
         monkeypatch.setattr(kernels, "library", lambda: None)
+
+
+def test_singular_values_from_0_003_end_within_a_fifth_of_1():
+    values = torch.logspace(math.log10(0.0031), 0, 200, dtype=torch.float64)
+    ends = orthogonalize(torch.diag(values)[None])[0].diagonal()
+    assert 0.8 < ends.min() < 0.85
+    assert 1.15 < ends.max() < 1.2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
