@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm.model.functions import IGNORED
 from llm.tokens.windows import Windows, repeats
-
-IGNORED = -100  # the target index that cross_entropy ignores
 
 
 class WindowBatches:

@@ -14,9 +14,9 @@ from torch import Tensor
 from llm.model.kernels import addresses, fit, run
 from llm.train.parallel import local_shard
 
-# Of the quintics that the Newton-Schulz steps apply to the singular values: each is the best one for what the step before
-# leaves of [0.003, 1] (Amsel et al. 2025, The Polar Express, arXiv:2505.16932), all but the last shrunk by 1.01 against
-# rounding. Values above 0.003 end within 0.2 of 1.
+# Of the quintics that the Newton-Schulz steps apply to the singular values: each is the best one for what the step
+# before leaves of [0.003, 1], all but the last shrunk by 1.01 against rounding (Amsel et al. 2025, The Polar Express,
+# arXiv:2505.16932). Values above 0.003 end within 0.2 of 1.
 COEFFICIENTS = (
     (8.3007, -24.0376, 17.4661),
     (4.0034, -2.9228, 0.5419),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llm.core.errors import UserError
-from llm.train.batches import IGNORED
+from llm.model.functions import IGNORED
 
 Value = TypeVar("Value")
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from llm.model.functions import IGNORED
 from llm.tokens.windows import Windows
-from llm.train.batches import IGNORED, WindowBatches, take_windows, validation_batches
+from llm.train.batches import WindowBatches, take_windows, validation_batches
 
 # 13 windows of 3 tokens, 5 tokens apart, so that a window has its own first token.
 N, LENGTH, STRIDE, BATCH = 13, 3, 5, 4

@@ -12,9 +12,9 @@ import torch
 from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.model.config import ModelConfig
+from llm.model.functions import IGNORED
 from llm.model.gpt import GPT
 from llm.train import parallel
-from llm.train.batches import IGNORED
 from llm.train.checkpoint import Checkpoint
 from llm.train.language import LanguageLoss, ShardedLoss, split_loss, unsharded
 from llm.train.launch import launch
