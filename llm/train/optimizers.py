@@ -13,7 +13,7 @@ from llm.train.muon import apply, nesterov, orthogonalize
 from llm.train.parallel import full_tensor, local_shard
 from llm.train.params import OptimizerParams
 
-ADAM_BETAS = (0.9, 0.95)
+ADAM_BETAS = (0.9, 0.99)  # the rows of rare tokens have a gradient in few steps
 # Momentum grows over the first steps: the first gradients point in very different directions.
 MOMENTUM_START, MOMENTUM_END, MOMENTUM_STEPS = 0.85, 0.95, 300
 

@@ -95,7 +95,7 @@ def test_adamw_is_torch_s_with_decay_in_the_blocks():
     optimizer = _optimizer(model, kind="adamw", muon_lr=1e9, weight_decay=0.5)
     embedding, tall, wide, norm = reference.parameters()
     groups = [{"params": [tall, wide], "weight_decay": 0.5}, {"params": [embedding, norm], "weight_decay": 0.0}]
-    expected = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    expected = torch.optim.AdamW(groups, betas=(0.9, 0.99))
     for step, factor in enumerate((0.5, 1.0, 0.1)):
         for each in (model, reference):
             _set_gradients(each, seed=100 * step)
