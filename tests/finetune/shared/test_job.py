@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llm.finetune.shared.job import Objective, Run, fit
+from llm.model import kernels
 from llm.model.functions import next_token_loss
 from llm.train.checkpoint import Checkpoint
 
@@ -65,7 +66,7 @@ def test_the_best_rate_is_used_and_resumed_equals_uninterrupted(tmp_path, fit_gp
 def test_every_method_trains_its_part_and_resumes(tmp_path, fit_gpt, draw_gpt, plain_cpu, kind):
     whole, val_loss, n_loaded, n_steps = fit_gpt(tmp_path / "whole", kind)
     assert (whole.setting["val_loss_by_learning_rate"], n_loaded, n_steps) == ({}, 1, N_STEPS)
-    state = Checkpoint(tmp_path / "whole" / plain_cpu.key() / "gpt").load()
+    state = Checkpoint(tmp_path / "whole" / f"{plain_cpu.key()}{kernels.key()}" / "gpt").load()
     before, after = (dict(model.named_parameters()) for model in (draw_gpt(), whole.model))
     assert [*after] == [*before]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
