@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 def package_files(name: str, lock_file: Path) -> list[tuple[str, Path]]:
     """Return the modules of a distribution as (path within site-packages, file), sorted by path.
 
-    UserError unless the installed version is the one that `lock_file` pins.
+    UserError where the installed version differs from the pin in `lock_file`.
     """
     pin = re.search(rf"(?mi)^{re.escape(name)}==([^\s;]+)", lock_file.read_text(encoding="utf-8"))
     if not pin:

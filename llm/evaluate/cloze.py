@@ -71,7 +71,7 @@ def sample_items(
 ) -> dict[str, list[Item]]:
     """Return up to params.items items of each task that has gaps; documents take turns.
 
-    A right text is repeated only when all rarer ones are used up, so the most frequent one is no better guess.
+    A correct choice repeats only after all rarer ones are used, so that guessing the most frequent one is not better.
     """
     by_document = [find_gaps(path, text) for path, text in documents]
     max_tokens, tasks = (params.context_tokens, context_length), {}

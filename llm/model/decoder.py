@@ -54,7 +54,7 @@ class Decoder:
 
 
 def fits_kernel(model: GPT) -> bool:
-    """Whether the kernel computes this model: causal attention and plain weights in float32 on the CPU."""
+    """Whether the kernel computes this model: causal attention and float32 on the CPU; adapters have to be merged."""
     attends = model.config.is_causal and model.config.family != "gru"
     return attends and model.embedding.weight.dtype == torch.float32 and kernels.fit(model.embedding.weight)
 
@@ -79,6 +79,7 @@ class DecodeKernel:
         """Return the logits (B, V) of each text."""
         lengths = [cache.length for cache in caches]
         assert max(lengths) < self.config.context_length, "more tokens than the context holds"
+        assert min(tokens) >= 0 and max(tokens) < self.config.vocab_size  # C does not check
         logits = torch.empty(len(caches), self.config.vocab_size)
         layers = range(self.config.n_layers)
         keys, values = ([cache.addresses[n][part] for n in layers for cache in caches] for part in (0, 1))

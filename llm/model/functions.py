@@ -1,7 +1,7 @@
 """The elementwise parts of the model as functions, each with the kernel that replaces it on a CPU.
 
-The function says what is computed; the class below it computes the same in one pass over the memory, and its gradient
-in another. `@replaced_by` chooses: see `llm.model.kernels`. The order is that of kernels.c.
+Each function is the definition; the class above it computes the same values in one pass over the memory, and their
+gradients in another. `@replaced_by` chooses: see `llm.model.kernels`. The order is that of kernels.c.
 """
 
 from typing import Any
@@ -143,6 +143,7 @@ class HeadLossKernel(torch.autograd.Function):
         rows, ids = hidden.flatten(0, -2), target.flatten().contiguous()
         head = weight.to(rows.dtype)
         n_counted = int((ids != IGNORED).sum())
+        assert not len(ids) or int(ids.max()) < len(head)  # C does not check
         trains, (N, V) = any(ctx.needs_input_grad), (len(rows), len(head))
         nats, at_once = torch.empty(N), max(1, LOGITS_AT_ONCE // V)
         logits = torch.empty(N if trains else min(N, at_once), V, dtype=rows.dtype)
@@ -181,6 +182,7 @@ class HeadScoresKernel(torch.autograd.Function):
         rows, ids = hidden.flatten(0, -2), target.flatten().contiguous()
         head = weight.to(rows.dtype)
         N, V, at_once = len(rows), len(head), max(1, LOGITS_AT_ONCE // len(head))
+        assert not len(ids) or (ids.min() >= 0 and ids.max() < V)  # C does not check
         nats, top, is_top = torch.empty(N), torch.empty(N), torch.empty(N, dtype=torch.bool)
         for start in range(0, N, at_once):
             part = slice(start, start + at_once)
@@ -194,7 +196,7 @@ class HeadScoresKernel(torch.autograd.Function):
 def head_scores(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return nats of targets (...), the top probability, and whether the target has it, of logits hidden · weightᵀ.
 
-    hidden (..., D), weight (V, D). Of equal logits the first counts as the top. There is no gradient.
+    hidden (..., D), weight (V, D). Of equal logits the first counts as the top. It is not differentiable.
     """
     logits = linear(hidden, weight).float()
     highest, first = logits.max(dim=-1)

@@ -1,7 +1,6 @@
 /* The elementwise work of a step on a processor, each group of operations in one pass; matrix products are torch's.
 
-   llm/model/kernels.py has the clear torch function of each kernel in the same order, and calls them. The second half of
-   this file is compiled for float and for bfloat16 (E), by including itself; arithmetic is in float. Rows are divided
+   llm/model/functions.py has the torch function of each kernel in the same order. The second half of this file is compiled for float and for bfloat16 (E), by including itself; arithmetic is in float. Rows are divided
    among the threads in fixed parts and sums have a fixed order, so that equal inputs give equal bytes. */
 #ifndef E
 #include <math.h>

@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -34,7 +33,7 @@ def replaced_by(kernel: type[torch.autograd.Function]) -> Callable[[Call], Call]
     """Return a decorator that makes a function run `kernel` where its first argument fits; `__wrapped__` is without."""
 
     def decorate(function: Call) -> Call:
-        @wraps(function)
+        @functools.wraps(function)
         def call(x: Tensor, *rest: Any) -> Any:
             return kernel.apply(x, *rest) if fit(x) else function(x, *rest)
 

@@ -40,8 +40,8 @@ class Experiment(NamedTuple):
 def compare_runs(names: list[str], root: Path, picture: Path) -> str:
     """Return the differences between revisions as text; their learning curves are written to `picture`, an SVG.
 
-    A single one is compared with the workspace. UserError where there is no repository with DVC, or no revision of a
-    name.
+    One revision alone is compared with the workspace. UserError where there is no repository with DVC, or where a name
+    is no revision.
     """
     names = names if len(names) > 1 else [*names, WORKSPACE]
     found = {name: read_experiment(name, root) for name in names}

@@ -98,6 +98,12 @@ def test_of_equal_logits_the_first_is_the_top():
         torch.testing.assert_close(top, weight.flatten().softmax(0)[[1, 1, 1, 1]])
 
 
+@pytest.mark.parametrize("function", [head_loss, head_scores])
+def test_a_target_outside_of_the_vocabulary_is_refused(function):
+    with pytest.raises(AssertionError):
+        function(_draw(2, 8), _draw(5, 8), torch.tensor([1, 5]))
+
+
 def test_masked_weights_are_exactly_zero():
     weights = causal_softmax(_draw(2, 1, 18, 18), _hidden(18, 18))
     assert not weights.triu(1).any()

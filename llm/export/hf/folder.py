@@ -72,7 +72,7 @@ def skipped_reason(folder: Path) -> str | None:
 def read_folder(folder: Path, content: dict[str, Any] | None = None, beside: frozenset[str] = frozenset()) -> GPT:
     """Read a language model in float32; UserError for what does not fit, before memory is allocated.
 
-    Another `content` may stand in for config.json; tensors `beside` the model are ignored.
+    `content` replaces that of config.json; tensors named in `beside` are ignored.
     """
     config, architecture, stored = read_headers(folder, content, beside)
     with torch.device("meta"):  # shapes that take no memory

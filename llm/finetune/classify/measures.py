@@ -177,7 +177,7 @@ def _macro_f1_with_interval(test: Scored, rng: np.random.Generator) -> dict[str,
 
 
 def _macro_f1(counts: NDArray[np.int64], hits: Floats, claims: Floats) -> Floats:
-    """Return macro-F1 (R,) of R samples with so many rows of each kind (R, K), of `hits` and `claims` (K, L)."""
+    """Return macro-F1 (R,) of R resamples with `counts` (R, K) rows of each kind (`hits`, `claims`: (K, L))."""
     right, either = counts @ hits, counts @ claims  # (R, L)
     f1 = 2 * right / np.maximum(either, 1)
     return f1.sum(axis=1) / np.maximum((either > 0).sum(axis=1), 1)

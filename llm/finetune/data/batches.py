@@ -13,7 +13,7 @@ GROUP_BATCHES = 16  # whose rows are sorted by length
 class RowBatches:
     """The rows of each training step, of similar lengths: every row once per epoch, shuffled by seed and epoch.
 
-    With `room` a step has packs, lists of rows that fit so many tokens together; every epoch has as many packs.
+    With `room` a step has packs: lists of rows with at most `room` tokens together. Every epoch has the same number.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int, room: int | None = None):
