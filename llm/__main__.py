@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+app.command("params")(project.show_params)  # `params` is the name of an option of others
 
 
 def run() -> None:

@@ -16,7 +16,7 @@ def main(
     reports: Output = Path("reports"),
 ) -> None:
     """Write the folder `reports`; of `data` and `models` only the hashes are shown."""
-    write_reports(settings, metrics, curve, [data, models], reports)
+    write_reports(settings, metrics, curve, data, models, reports)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,13 @@ def check(params: opt.ParamsFile = opt.PARAMS) -> None:
     check_params(params)
 
 
+def show_params(params: opt.ParamsFile = opt.PARAMS) -> None:
+    """Print params.yaml with all values that the stages use, derived ones and defaults included."""
+    from llm.commands.effective import effective_params
+
+    print(effective_params(params), end="")
+
+
 def preset(
     name: Annotated[str, Argument(help="The name of a file in presets/.")],
     params: opt.ParamsFile = opt.PARAMS,

@@ -186,7 +186,8 @@ def _memory_hint(params: PretrainParams, context_length: int) -> str:
 def _divergence_hint(params: PretrainParams) -> str:
     names = ["muon_lr", "adamw_lr"] if params.optimizer.kind == "muon" else ["adamw_lr"]
     values = " and ".join(f"pretrain.optimizer.{name} {getattr(params.optimizer, name)}" for name in names)
-    return f"half of {values}, or more than {params.schedule.warmup_steps} pretrain.schedule.warmup_steps"
+    warmup = params.schedule.warmup_of(params.max_steps)
+    return f"half of {values}, or more than {warmup} pretrain.schedule.warmup_steps"
 
 
 def _sample(gpt: GPT, tokenizer: Tokenizer) -> str:

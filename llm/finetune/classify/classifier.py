@@ -40,30 +40,31 @@ class Rows:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task's rows by split, the names of labels, counts of rows."""
+    """A task's rows by split, the names of labels, counts of rows, and the most tokens that a row may have."""
 
     rows: dict[str, Rows]
     labels: list[str]
     counts: dict[str, Any]
+    max_tokens: int
 
 
 def prepare_rows(labeled: Labeled, task: ClassifyTask, tokenizer: Tokenizer, context_length: int) -> Prepared:
     """Tokenize the texts and number the labels of train in sorted order."""
-    least = min_tokens(len(task.text_columns))
-    if not least <= task.max_tokens <= context_length:
-        expected = f"{least} to {context_length}, the base's context"
-        raise UserError(f"max_tokens: expected {expected}, got {task.max_tokens}")
     parts = {split: labeled.table[labeled.table["split"] == split] for split in SPLITS}
+    encoded = {split: encode_texts(part["texts"].tolist(), tokenizer) for split, part in parts.items()}
+    lengths = {split: [sum(map(len, row)) + len(row) for row in of] for split, of in encoded.items()}
+    max_tokens, least = task.max_tokens_of(lengths["train"], context_length), min_tokens(len(task.text_columns))
+    if max_tokens < least:
+        raise UserError(f"max_tokens: expected at least {least}, got {max_tokens}")
     labels = sorted({label for row in parts["train"]["labels"] for label in row})
-    rows, n_truncated = {}, 0
+    rows = {}
     for split, part in parts.items():
-        encoded = encode_texts(texts := part["texts"].tolist(), tokenizer)
-        n_truncated += sum(sum(map(len, row)) + len(row) > task.max_tokens for row in encoded)
-        ids = [classifier_ids(row, tokenizer.special, task.max_tokens) for row in encoded]
+        ids = [classifier_ids(row, tokenizer.special, max_tokens) for row in encoded[split]]
         numbers = number_labels(part["labels"].tolist(), labels, multilabel=task.label_separator is not None)
-        rows[split] = Rows(ids, texts, numbers)
+        rows[split] = Rows(ids, part["texts"].tolist(), numbers)
+    n_truncated = sum(length > max_tokens for of in lengths.values() for length in of)
     counts = {"rows": {split: len(part.ids) for split, part in rows.items()}, "truncated": n_truncated}
-    return Prepared(rows, labels, counts | labeled.counts)
+    return Prepared(rows, labels, counts | labeled.counts, max_tokens)
 
 
 def encode_texts(texts: list[list[str]], tokenizer: Tokenizer) -> list[list[list[int]]]:
