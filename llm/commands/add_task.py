@@ -82,8 +82,7 @@ def add_task(
     max_tokens, notes = _suit(task, resolve_task(task, defaults, name, target), rows, base, context, file)
     batch_size, n_train = resolve_task(task, defaults, name, target).training.batch_size, len(rows["train"])
     task["training"] = {"epochs": choose_epochs(n_train, batch_size)}
-    optional = {key: of.default for key, of in KINDS[task["kind"]].model_fields.items() if not of.is_required()}
-    _insert(target, name, differing(task, optional | merge_defaults({"kind": task["kind"]}, defaults)))
+    _insert(target, name, differing(task, _unstated(task["kind"], defaults)))
     n_steps = math.ceil(n_train / batch_size) * int(task["training"]["epochs"])
     splits = f"of {split}" if split else "drawn by the seed"
     is_tracked = any(Path(f"{part}.dvc").is_file() for part in (file, *file.parents))
@@ -97,6 +96,12 @@ def add_task(
         *([] if is_tracked else [f"  dvc add {task['data']}"]),
         f"  dvc repro finetune@{name}",
     ]
+
+
+def _unstated(kind: str, defaults: Any) -> dict[str, Any]:
+    """Return the values of a task of a kind that states nothing, of keys that have one."""
+    optional = {key: field.default for key, field in KINDS[kind].model_fields.items() if not field.is_required()}
+    return optional | merge_defaults({"kind": kind}, defaults)
 
 
 def _named_columns(table: pd.DataFrame, file: Path) -> pd.DataFrame:
