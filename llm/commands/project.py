@@ -111,11 +111,21 @@ def learning_curve(
     print(write_learning_curve(params, task, fraction, seeds))
 
 
-def check(params: opt.ParamsFile = opt.PARAMS) -> None:
-    """Check params.yaml and name every invalid key."""
+def check(
+    params: opt.ParamsFile = opt.PARAMS,
+    cost: Annotated[bool, Option(help="Time training steps, and print what the run costs on this machine.")] = True,
+) -> None:
+    """Check params.yaml, name every invalid key, and print the time and memory that `dvc repro` takes.
+
+    A run that does not fit into the memory is refused, with the key to change.
+    """
     from llm.commands.check import check_params
 
     check_params(params)
+    if cost:
+        from llm.commands.cost import predict
+
+        print(predict(params))
 
 
 def show_params(params: opt.ParamsFile = opt.PARAMS) -> None:

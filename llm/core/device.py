@@ -7,12 +7,15 @@ stage is the same bytes; `Machine.key` identifies the setting, and is part of th
 import ctypes
 import hashlib
 import os
+import re
+import resource
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -65,6 +68,42 @@ class Machine:
             m_trim_threshold, m_mmap_threshold = -1, -3
             libc.mallopt(m_mmap_threshold, 32 << 20)
             libc.mallopt(m_trim_threshold, 1 << 30)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all work."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def available_memory(self) -> int:
+        """Return the bytes that can still be allocated: on a GPU there, else those of the machine or its container."""
+        if self.device == "cuda":
+            return int(torch.cuda.mem_get_info()[0])
+        import psutil
+
+        available = int(psutil.virtual_memory().available)
+        with suppress(OSError, ValueError):  # no limit reads `max`
+            limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+            available = min(available, limit - used)
+        return available
+
+    def reset_peak_memory(self) -> None:
+        """Give freed memory back and begin a new measurement of `peak_memory`, where the system can."""
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        with suppress(OSError, AttributeError):  # not on Linux
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_memory(self) -> int:
+        """Return the most bytes that this process had since its start or `reset_peak_memory`, on a GPU there."""
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated()
+        with suppress(OSError, AttributeError):
+            found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            return int(found[1]) * 1024  # type: ignore[index]
+        # ru_maxrss is in KiB on Linux and in bytes on macOS.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def key(self) -> str:
         """Return a hash of this setting and of the GPU's name, as hexadecimal digits."""
