@@ -19,7 +19,7 @@ from llm.tokens.tokenizer import Tokenizer
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"generate", "neighbours", "check", "preset", "summary", "windows", "compare-models", "compare", "trace"}
 COMMANDS |= {"verify-export", "harness", "scaling", "serve", "chat", "push", "predict", "learning-curve", "add-task"}
-COMMANDS |= {"figures", "params"}
+COMMANDS |= {"figures", "params", "doctor"}
 
 
 def _run(*words: object) -> str:

@@ -128,6 +128,15 @@ def check(
         print(predict(params))
 
 
+def doctor() -> None:
+    """Check packages, compiler, device, disk, memory, Git, DVC and params; exits with 2 if no run can work."""
+    from llm.commands.doctor import examine, show
+
+    findings = examine()
+    print(show(findings))
+    raise typer.Exit(2 if any(found.state == "FAIL" for _, found in findings) else 0)
+
+
 def show_params(params: opt.ParamsFile = opt.PARAMS) -> None:
     """Print params.yaml with all values that the stages use, derived ones and defaults included."""
     from llm.commands.effective import effective_params
