@@ -9,7 +9,7 @@ import typer
 
 from llm.commands import project, use
 from llm.core.errors import UserError, one_line_errors
-from llm.core.threads import limit_spinning
+from llm.core.threads import set_torch_defaults
 
 COMMANDS: list[Callable[..., None]] = [
     *(use.generate, use.chat, use.serve, use.predict, use.push, use.neighbours, use.windows),
@@ -30,7 +30,7 @@ app.command("params")(project.show_params)  # `params` is the name of an option 
 
 def run() -> None:
     """Run a command; a user's error is one line and exit code 2."""
-    limit_spinning()
+    set_torch_defaults()
     try:
         with one_line_errors(written=[Path(), Path(tempfile.gettempdir())]):
             app()

@@ -42,7 +42,7 @@ CONVERT_SECONDS = {"classify": 0.4, "instruct": 4.1, "dpo": 4.1}
 GENERATED_TOKEN = 8.0  # forward passes of a token of text that are worth a generated one, in a batch
 SAMPLE_SECONDS = 0.2  # of the text that pretraining writes beside an evaluation
 COMPARED_TOKENS = 50  # after each prefix of memorise
-FINETUNE_BYTES = 2_200_000_000  # with the libraries that score and verify
+FINETUNE_BYTES = 2_200_000_000  # on a processor, with the libraries that score and verify
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def estimate(params: Params, sizes: Sizes, machine: Machine, seconds: float = 3.
         need = f"expected weights, gradients and the optimizer's state in {_gb(free)} of free memory, got {_gb(state)}"
         raise UserError(f"model.d_model {config.d_model}, n_layers {config.n_layers}: {need}; try a smaller model")
     step = measure_step(config, params.pretrain.optimizer, n_windows, machine, seconds)
-    cost = Cost(_seconds(params, sizes, config, step), _memory(params, step, sizes), step)
+    cost = Cost(_seconds(params, sizes, config, step), _memory(params, step, sizes, machine), step)
     _refuse_excess(cost, params, free)
     return cost
 
@@ -163,11 +163,12 @@ def _finetune_seconds(task: TaskParams, rows: Rows, n_seeds: int, config: ModelC
     return FINETUNE_SECONDS + n_systems * (n_seeds + searches) * fit
 
 
-def _memory(params: Params, step: StepCost, sizes: Sizes) -> dict[str, int]:
+def _memory(params: Params, step: StepCost, sizes: Sizes, machine: Machine) -> dict[str, int]:
     context, found = params.sample.context_length, {"pretrain": step.peak_bytes(micro_batch_size(params.pretrain))}
     for name, task in params.finetune.tasks.items():
         windows = task.training.batch_size * sizes.rows[name].max_tokens / context
-        found[f"finetune@{name}"] = FINETUNE_BYTES + round(windows * step.window_bytes)
+        fixed = FINETUNE_BYTES if machine.device == "cpu" else step.fixed_bytes
+        found[f"finetune@{name}"] = fixed + round(windows * step.window_bytes)
     return found
 
 

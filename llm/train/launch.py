@@ -76,6 +76,10 @@ def launch(work: Callable[..., None], *args: Any) -> bool:
         work(*args)
         return True
     device = Machine.find().device
+    if device == "mps":
+        raise UserError(
+            "environment: expected one process without GROUNDUP_SHARD on mps; GROUNDUP_DEVICE=cpu runs several"
+        )
     if device == "cuda" and layout.n_local > (n_gpus := torch.cuda.device_count()):
         raise UserError(f"environment: expected NPROC up to the number of GPUs, {n_gpus}, got {layout.n_local}")
     store = _host_store(layout) if layout.node == 0 else None
