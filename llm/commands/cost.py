@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llm.commands.check import Params, check_params
 from llm.commands.outdated import outdated_stages
@@ -23,7 +22,7 @@ from llm.core.outputs import write_json
 from llm.experiments.timing import StepCost, measure_step, state_bytes
 from llm.finetune.params import ClassifyTask, TaskParams
 from llm.model.config import ModelConfig
-from llm.train.pretrain import memory_hint, micro_batch_size
+from llm.train.pretrain import micro_batch_size
 
 PREDICTION = Path("metrics/runtime/predicted/cost.json")
 # Seconds of a stage: of its start, and of a megabyte of text.
@@ -166,7 +165,8 @@ def _finetune_seconds(task: TaskParams, rows: Rows, n_seeds: int, config: ModelC
 def _memory(params: Params, step: StepCost, sizes: Sizes, machine: Machine) -> dict[str, int]:
     context, found = params.sample.context_length, {"pretrain": step.peak_bytes(micro_batch_size(params.pretrain))}
     for name, task in params.finetune.tasks.items():
-        windows = task.training.batch_size * sizes.rows[name].max_tokens / context
+        rows = sizes.rows[name]
+        windows = min(task.training.batch_size, rows.train) * rows.max_tokens / context
         fixed = FINETUNE_BYTES if machine.device == "cpu" else step.fixed_bytes
         found[f"finetune@{name}"] = fixed + round(windows * step.window_bytes)
     return found
@@ -174,15 +174,20 @@ def _memory(params: Params, step: StepCost, sizes: Sizes, machine: Machine) -> d
 
 def _refuse_excess(cost: Cost, params: Params, free: int) -> None:
     for name, needed in cost.memory.items():
-        key, hint = "pretrain.batch_size", memory_hint(params.pretrain, params.sample.context_length)
-        value: Any = params.pretrain.batch_size
-        if name != "pretrain":
-            task = name.partition("@")[2]
-            key, value = f"finetune.tasks.{task}.training.batch_size", params.finetune.tasks[task].training.batch_size
-            hint = "try fewer rows, or a smaller max_tokens"
         if needed > free:
+            key, size, hint = "pretrain.batch_size", params.pretrain.batch_size, _micro_batch_hint(cost, params, free)
+            if name != "pretrain":
+                key = f"finetune.tasks.{name.partition('@')[2]}.training.batch_size"
+                size, hint = params.finetune.tasks[name.partition("@")[2]].training.batch_size, "try fewer rows"
             got = f"expected {name} in {_gb(free)} of free memory, got {_gb(needed)}"
-            raise UserError(f"{key} {value}: {got}; {hint}")
+            raise UserError(f"{key} {size}: {got}; {hint}, or a shorter sample.context_length")
+
+
+def _micro_batch_hint(cost: Cost, params: Params, free: int) -> str:
+    """Return the largest micro-batch that fits."""
+    size, step = params.pretrain.batch_size, cost.step
+    fitting = [n for n in range(1, size) if size % n == 0 and step is not None and step.peak_bytes(n) <= free]
+    return f"try pretrain.micro_batch_size {fitting[-1]}" if fitting else "try a smaller model"
 
 
 def _gb(n_bytes: float) -> str:

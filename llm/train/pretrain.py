@@ -52,7 +52,7 @@ class Pretraining:
             windows=(batches.info, batches.size),
             init_from=self.base and file_hash(self.base),
         )
-        with memory_advice(memory_hint(self.params, batches.info.context_length)):
+        with memory_advice(_memory_hint(self.params, batches.info.context_length)):
             gpt = self._initial_model(batches)
             learning_curve = self._train(gpt, batches, machine, scratch)
         if machine.sharded:
@@ -176,8 +176,7 @@ def micro_batch_size(params: PretrainParams) -> int:
     return micro
 
 
-def memory_hint(params: PretrainParams, context_length: int) -> str:
-    """Return what to try where a step needs too much memory."""
+def _memory_hint(params: PretrainParams, context_length: int) -> str:
     micro, rows = micro_batch_size(params), params.batch_size // parallel.n_processes()
     divisors = [size for size in range(1, micro // 2 + 1) if rows % size == 0]
     smaller = f"pretrain.micro_batch_size {divisors[-1]}, or " if divisors else ""

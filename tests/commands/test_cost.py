@@ -74,7 +74,11 @@ def test_what_is_done_again_costs_again(
     ("free", "message"),
     [
         (10**7, "model.d_model 192, n_layers 2: expected weights, gradients and the optimizer's state in 0.0 GB"),
-        (10**9, "pretrain.batch_size 8: expected pretrain in 1.0 GB of free memory, got 1.1 GB; try pretrain.micro"),
+        (10**9, "pretrain.batch_size 8: expected pretrain in 1.0 GB of free memory, got 1.1 GB; try pretrain.micro_ba"),
+        (
+            9 * 10**8,
+            "pretrain.batch_size 8: expected pretrain in 0.9 GB of free memory, got 1.1 GB; try a smaller model",
+        ),
         (15 * 10**8, "finetune.tasks.library.training.batch_size 16: expected finetune@library in 1.5 GB of free"),
     ],
 )
