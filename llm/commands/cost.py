@@ -37,6 +37,7 @@ FIXED = {"export": 6.6, "cloze": 2.4, "card": 0.4, "report": 1.8}
 MEASURED = {"pretrain", "evaluate", "memorise", "finetune"}  # stages whose time follows from a training step
 START_SECONDS = 3.0  # of a stage, for DVC and imports; not in the time that a stage reports
 PRETRAIN_SECONDS, EVALUATE_SECONDS, MEMORISE_SECONDS, FINETUNE_SECONDS = 5.0, 5.0, 5.0, 20.0
+SKIPPED_SECONDS = 0.4  # of a task of docstrings, where the text has none
 CONVERT_SECONDS = {"classify": 0.4, "instruct": 4.1, "dpo": 4.1}
 GENERATED_TOKEN = 8.0  # forward passes of a token of text that are worth a generated one, in a batch
 SAMPLE_SECONDS = 0.2  # of the text that pretraining writes beside an evaluation
@@ -152,6 +153,8 @@ def _seconds(params: Params, sizes: Sizes, config: ModelConfig, step: StepCost) 
 
 
 def _finetune_seconds(task: TaskParams, rows: Rows, n_seeds: int, config: ModelConfig, step: StepCost) -> float:
+    if not rows.train:
+        return SKIPPED_SECONDS
     training, rates = task.training, task.training.learning_rates
     n_steps = training.epochs * rows.train / training.batch_size
     fit = n_steps * step.update_seconds

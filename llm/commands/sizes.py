@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llm.commands.check import Params
 from llm.corpus.params import DocstringsSource, FilesSource, PythonSource
 from llm.finetune.data.labeled import as_text, read_file
@@ -22,7 +24,8 @@ from llm.finetune.params import ClassifyTask, DPOTask, InstructTask, Task
 from llm.tokens.params import TokenizeParams
 from llm.tokens.pretrained import read_pretrained
 
-BYTES_PER_TOKEN = {"bpe": 0.392, "word": 5.0, "char": 1.0}  # of bpe: times the logarithm of the vocabulary's size
+BYTES_PER_TOKEN = {"word": 5.0, "char": 1.0}
+BPE_BYTES_PER_TOKEN = {256: 1.0, 512: 1.9, 1024: 2.4, 2048: 2.85, 4096: 3.26, 16384: 3.65, 65536: 3.9}  # by vocabulary
 DOCSTRING_FRACTION = 0.2  # of a package's code
 UNKNOWN_BYTES = 10_000_000  # of a source whose size only a download shows
 FRAME_TOKENS = 12  # of a conversation's markers
@@ -57,8 +60,10 @@ def read_sizes(params: Params, root: Path, outdated: Collection[str]) -> Sizes:
     per_token = _bytes_per_token(params, tokenize)
     held_out = sum(size for split, size in text.items() if split != "train")
     vocab_size = tokenize.get("vocab_size") or _vocab_size(params.tokenize)
+    is_code = any(isinstance(source, DocstringsSource | PythonSource) for source in params.prepare.sources)
+    n_bytes = sum(text.values()) if is_code else 0.0  # of documentation
     rows = {
-        name: _rows(task, name, params, root, sum(text.values()), per_token, is_made="label" not in outdated)
+        name: _rows(task, name, params, root, n_bytes, per_token, is_made="label" not in outdated)
         for name, task in params.finetune.tasks.items()
     }
     return Sizes(text, held_out / per_token, vocab_size, rows)
@@ -79,8 +84,10 @@ def _vocab_size(params: TokenizeParams) -> int:
 def _bytes_per_token(params: Params, tokenize: dict[str, Any]) -> float:
     if measured := tokenize.get("bytes_per_token", {}).get("train"):
         return float(measured)
-    kind = params.tokenize.kind
-    return BYTES_PER_TOKEN[kind] * (math.log(params.tokenize.vocab_size) if kind == "bpe" else 1.0)
+    if params.tokenize.kind != "bpe":
+        return BYTES_PER_TOKEN[params.tokenize.kind]
+    sizes, values = np.log(list(BPE_BYTES_PER_TOKEN)), list(BPE_BYTES_PER_TOKEN.values())
+    return float(np.interp(math.log(_vocab_size(params.tokenize)), sizes, values))
 
 
 def _text_bytes(params: Params, root: Path) -> dict[str, float]:
@@ -115,7 +122,7 @@ def _package_bytes(name: str) -> int:
 
 
 def _rows(
-    task: Task, name: str, params: Params, root: Path, text_bytes: float, per_token: float, is_made: bool
+    task: Task, name: str, params: Params, root: Path, documentation: float, per_token: float, is_made: bool
 ) -> Rows:
     path, context = root / task.data, params.sample.context_length
     is_builtin = Path(task.data).parent == BUILTIN
@@ -123,7 +130,7 @@ def _rows(
         sizes, n_train, n_val = _read_rows(path, task)
     else:
         classes = params.label.n_packages * params.label.max_train_rows_per_package
-        n_train = round(classes if name == "library" else ROWS_PER_BYTE * text_bytes)
+        n_train = round(min(ROWS_PER_BYTE * documentation, classes if name == "library" else math.inf))
         sizes, n_val = [ROW_BYTES] * n_train, round(FRACTIONS["val"] * n_train)
     tokens = [size / per_token + FRAME_TOKENS for size in sizes] or [1.0]
     most = task.max_tokens_of([math.ceil(of) for of in tokens], max(context, task.max_tokens or 0))

@@ -127,6 +127,21 @@ def test_sizes_are_those_of_files(tmp_path: Path, split: str | None, expected: t
     assert sizes.rows["mine"].mean_tokens == pytest.approx(80 / 3.26 + 12, rel=0.01)
 
 
+def test_a_text_without_docstrings_skips_the_built_in_tasks(tmp_path: Path, machine: Machine) -> None:
+    own_params(tmp_path, "text,label\na,b\n")
+    content = params.read(tmp_path / "params.yaml")
+    content["finetune"]["tasks"] = params.read(ROOT / "params.yaml")["finetune"]["tasks"]
+    YAML(typ="safe", pure=True).dump(content, tmp_path / "params.yaml")
+    for sources, n_rows in ((content["prepare"]["sources"], 0), (None, 3000)):
+        content["prepare"]["sources"] = sources or params.read(ROOT / "params.yaml")["prepare"]["sources"]
+        YAML(typ="safe", pure=True).dump(content, tmp_path / "params.yaml")
+        checked = check_params(tmp_path / "params.yaml")
+        sizes = read_sizes(checked, tmp_path, ("prepare", "label"))
+        assert sizes.rows["library"].train == n_rows
+        seconds = estimate(checked, sizes, machine).stages["finetune@docstring"]
+        assert (seconds < 1) == (n_rows == 0)
+
+
 def test_metrics_replace_guesses_unless_they_are_outdated(tmp_path: Path) -> None:
     checked = own_params(tmp_path, "text,label\na,b\n")
     (tmp_path / "metrics").mkdir()
