@@ -1,0 +1,104 @@
+"use strict";
+// The distribution of the next token after the selected position, and writing with it.
+
+const N_BARS = 10;
+const ALL_TOKENS = 101; // the last step of the top-k slider: no limit
+
+/** What the sliders say; null leaves a filter out. */
+function samplingSettings() {
+  const [temperature, topK, topP] = ["temperature", "top-k", "top-p"].map((id) => Number(byId(id).value));
+  return { temperature, topK: topK === ALL_TOKENS ? null : topK, topP: topP === 1 ? null : topP };
+}
+
+function showSettings() {
+  const { temperature, topK, topP } = samplingSettings();
+  const show = (id, text) => (document.querySelector(`output[for="${id}"]`).textContent = text);
+  show("temperature", temperature ? temperature.toFixed(2) : "0: always the likeliest");
+  show("top-k", topK ?? "all tokens");
+  show("top-p", topP?.toFixed(2) ?? "1: all");
+}
+
+function nextTokenPanel(page) {
+  const isFull = () => page.selected + 1 >= page.model.config.context_length;
+
+  const append = (id) => page.setIds([...page.ids.slice(0, page.selected + 1), id], page.selected + 1);
+
+  const draw = () => {
+    const logits = page.trace.logits(page.selected);
+    const before = probabilities(logits);
+    const after = new Map(candidates(logits, samplingSettings()).map(({ id, p }) => [id, p]));
+    const ids = largest(before, N_BARS);
+    const most = Math.max(...ids.map((id) => Math.max(before[id], after.get(id) ?? 0)));
+    const rows = keepChildren(byId("next-bars"), ids.length, () => barRow("button", { type: "button" }));
+    rows.forEach((row, index) => {
+      const id = ids[index];
+      const p = after.get(id) ?? 0;
+      setBar(row, page.showToken(id), p / most, p ? percent(p) : "cut", before[id] / most);
+      row.onclick = () => append(id);
+      row.disabled = isFull();
+      row.classList.toggle("cut", !p);
+      row.classList.toggle("true", id === page.ids[page.selected + 1]);
+      row.setAttribute("aria-label", `Append ${page.showToken(id)}, ${p ? percent(p) : "cut by the filters"}`);
+    });
+    showNextContext(page);
+    byId("write").disabled = isFull();
+  };
+
+  page.whenTraced("next", draw);
+  page.on("ids", () => (byId("undo").disabled = !page.past.length));
+  for (const id of ["temperature", "top-k", "top-p"]) {
+    byId(id).addEventListener("input", () => {
+      showSettings();
+      if (page.trace) draw();
+    });
+  }
+  byId("undo").addEventListener("click", () => page.undo());
+  byId("write").addEventListener("click", () => write(page));
+  showSettings();
+}
+
+/** Which position the bars follow, and what the text has there. */
+function showNextContext(page) {
+  const id = page.ids[page.selected + 1];
+  const context = el("span", { class: "token-text" }, page.before(page.selected));
+  const after = id === undefined ? ["The text ends here."] : ["The text goes on with ", el("span", { class: "token-text" }, page.showToken(id)),
+    ` (${percent(2 ** -page.losses[page.selected + 1])}).`];
+  byId("next-context").replaceChildren("After ", context, " ", ...after);
+}
+
+/** Continue the text from the selected position, a token at a time, until it ends, is stopped or the context is full. */
+async function write(page) {
+  const stop = new AbortController();
+  const room = page.model.config.context_length - page.selected - 1;
+  const seed = Math.floor(Number(byId("seed").value)) || 0;
+  const settings = { ...samplingSettings(), seed, maxTokens: Math.min(80, room), signal: stop.signal };
+  let ids = page.ids.slice(0, page.selected + 1);
+  const begin = performance.now();
+  let n = 0;
+  byId("stop").onclick = () => stop.abort();
+  setWriting(true);
+  await page.setIds(ids, page.selected);
+  try {
+    for await (const id of page.model.generate(ids, settings)) {
+      ids = [...ids, id];
+      n += 1;
+      await page.replace(ids, ids.length - 1, 0);
+      byId("write-note").textContent = `${plural(n, "token")} …`;
+    }
+  } catch (error) {
+    if (!stop.signal.aborted) throw error;
+  } finally {
+    setWriting(false);
+  }
+  const seconds = (performance.now() - begin) / 1000;
+  const how = stop.signal.aborted ? "Stopped after" : "Wrote";
+  byId("write-note").textContent =
+    `${how} ${plural(n, "token")} in ${seconds.toFixed(1)} seconds. The same seed and settings give the same text.`;
+}
+
+function setWriting(isWriting) {
+  byId("write").disabled = isWriting;
+  byId("stop").disabled = !isWriting;
+  if (isWriting) byId("stop").focus();
+  else if (document.activeElement === document.body) byId("write").focus();
+}

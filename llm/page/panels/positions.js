@@ -1,0 +1,121 @@
+"use strict";
+// Rotary positions: pairs of one query and one key, turned by the angles of two positions, and their dot product.
+
+const N_DIALS = 8;
+const RADIUS = 34;
+
+function positionsPanel(page) {
+  if (page.model.config.positions !== "rope") {
+    byId("rope").remove();
+    byId("positions-teach").textContent =
+      "Without positions, attention cannot tell orders apart. This model has no rotary positions, which turn queries and keys. It has a learned vector " +
+      `for each of its ${count(page.model.config.context_length)} positions, as GPT-2 has, which is added to the embedding of the token there.`;
+    return;
+  }
+  const inputs = ["rope-query", "rope-key"].map(byId);
+  const state = {};
+  const positions = () => inputs.map((input) => Number(input.value));
+  const draw = () => {
+    for (const input of inputs) document.querySelector(`output[for="${input.id}"]`).textContent = input.value;
+    drawRope(page, state, ...positions());
+  };
+  const reset = () => {
+    state.pair = pairToShow(page);
+    inputs.forEach((input, index) => (input.value = state.pair[index]));
+    draw();
+  };
+  const shift = (step) => {
+    const last = page.model.config.context_length - 1;
+    const [query, key] = positions();
+    const room = step > 0 ? Math.min(step, last - Math.max(query, key)) : Math.max(step, -Math.min(query, key));
+    [inputs[0].value, inputs[1].value] = [query + room, key + room];
+    draw();
+  };
+  for (const input of inputs) {
+    input.max = page.model.config.context_length - 1;
+    input.addEventListener("input", () => page.trace && draw());
+  }
+  byId("rope-back").addEventListener("click", () => page.trace && shift(-10));
+  byId("rope-forth").addEventListener("click", () => page.trace && shift(10));
+  byId("rope-reset").addEventListener("click", () => page.trace && reset());
+  page.whenTraced("positions", reset);
+}
+
+/** The selected position, and the earlier one at which the chosen head looks most. */
+function pairToShow(page) {
+  const weights = page.trace.attention(...page.head, page.selected).slice(0, Math.max(1, page.selected));
+  return [page.selected, largest(weights, 1)[0]];
+}
+
+/** A copy of a vector with each pair (i, i + half) turned by the angles of a position. */
+function turned(page, vector, position) {
+  const copy = vector.slice();
+  rotate(copy, page.model.angles(position));
+  return copy;
+}
+
+/** The attention score of a query and a key: q·k / √width. */
+const score = (query, key) => dot(query, 0, key, 0, query.length) / Math.sqrt(query.length);
+
+function drawRope(page, { pair: [from, to] }, queryPosition, keyPosition) {
+  const [layer, head] = page.head;
+  const { trace } = page;
+  const [query, key] = [trace.query(layer, head, from).before, trace.key(layer, head, to).before];
+  const after = [turned(page, query, queryPosition), turned(page, key, keyPosition)];
+  byId("rope-context").replaceChildren(`Layer ${layer + 1}, head ${head + 1} (chosen under Attention): the query of `,
+    el("span", { class: "token-text query" }, page.showToken(page.ids[from])), ` (${from}) and the key of `,
+    el("span", { class: "token-text key-vector" }, page.showToken(page.ids[to])), ` (${to}).`);
+  const half = query.length / 2;
+  const shown = Array.from({ length: Math.min(N_DIALS, half) }, (_, index) => Math.floor((index * half) / Math.min(N_DIALS, half)));
+  byId("rope-pairs").replaceChildren(...shown.map((i) => dial(page, i, [query, key], after)));
+  const distance = queryPosition - keyPosition;
+  byId("rope-product").textContent =
+    `Distance ${distance}: the score is q·k / √${query.length} = ${score(...after).toFixed(3)}, summed over all ${half} pairs. ` +
+    "It stays the same when both are shifted.";
+  drawScores(page, query, key, distance);
+}
+
+/** One pair as a dial: the query and the key as arrows, dashed before they are turned. */
+function dial(page, i, vectors, after) {
+  const half = vectors[0].length / 2;
+  const rate = page.model.angles(1)[i];
+  const longest = vectors.map((vector) => Math.max(...Array.from({ length: half }, (_, j) => Math.hypot(vector[j], vector[j + half]))));
+  const arrow = (vector, index, name) => {
+    const [x, y] = [vector[i], vector[i + half]].map((value) => (value / (longest[index] || 1)) * (RADIUS - 2));
+    const parts = [svg("line", { x1: 0, y1: 0, x2: x.toFixed(2), y2: (-y).toFixed(2), class: name })];
+    if (!name.endsWith("dashed")) parts.push(svg("circle", { cx: x.toFixed(2), cy: (-y).toFixed(2), r: 3.2, class: name }));
+    return parts;
+  };
+  const names = ["query", "key-vector"];
+  const picture = svg("svg", { viewBox: `${-RADIUS - 4} ${-RADIUS - 4} ${2 * RADIUS + 8} ${2 * RADIUS + 8}`, "aria-hidden": "true" },
+    svg("circle", { r: RADIUS, class: "rim" }),
+    ...names.flatMap((name, index) => arrow(vectors[index], index, `${name} dashed`)),
+    ...names.flatMap((name, index) => arrow(after[index], index, name)));
+  const part = after[0][i] * after[1][i] + after[0][i + half] * after[1][i + half];
+  return el("div", { class: "dial" }, picture,
+    el("span", {}, `pair ${i + 1}: ${part < 0 ? "−" : "+"}${Math.abs(part).toFixed(2)}`),
+    el("span", { class: "soft" }, `a turn in ${count(Number(((2 * Math.PI) / rate).toPrecision(3)))} tokens`));
+}
+
+/** The score of this query and key at every distance that the context allows. */
+function drawScores(page, query, key, distance) {
+  const last = page.model.config.context_length - 1;
+  const scores = Array.from({ length: last + 1 }, (_, steps) => score(turned(page, query, steps), key));
+  const [low, high] = [Math.min(0, ...scores), Math.max(0, ...scores)];
+  const x = (steps) => 40 + (steps / last) * 550;
+  const y = (score) => 10 + ((high - score) / (high - low || 1)) * 110;
+  const points = scores.map((score, steps) => `${x(steps).toFixed(1)},${y(score).toFixed(1)}`).join(" ");
+  const text = (left, top, words, anchor) => svg("text", { x: left, y: top, "text-anchor": anchor }, words);
+  const parts = [
+    svg("line", { x1: 40, x2: 590, y1: y(0), y2: y(0), class: "axis" }),
+    svg("polyline", { points, class: "curve" }),
+    text(36, y(high) + 5, high.toFixed(1), "end"), text(36, y(low) + 5, low.toFixed(1), "end"),
+    text(40, 142, "distance 0", "start"), text(590, 142, `${last}`, "end"),
+  ];
+  if (distance >= 0) parts.push(svg("circle", { cx: x(distance), cy: y(scores[distance]), r: 5, class: "now" }));
+  byId("rope-curve").replaceChildren(
+    svg("svg", { viewBox: "0 0 600 150", role: "img", "aria-label": "The score at each distance of query and key" }, ...parts),
+    el("figcaption", { class: "soft" }, distance >= 0
+      ? "The score of this query and key at every distance; the dot is the distance now."
+      : "The score of this query and key at every distance. The key is now behind the query, where the mask would hide it."));
+}
