@@ -187,7 +187,7 @@ def test_a_deleted_export_is_restored_from_the_cache(clone: Clone) -> None:
 FINETUNING = {"finetune@library", "finetune@docstring"}
 CONVERSION = {"convert@library", "convert@docstring"}
 SCORING = {"baselines", "evaluate", "memorise", "cloze"}
-TORCH = {"pretrain", "evaluate", "memorise", "cloze", "export"} | FINETUNING | CONVERSION
+TORCH = {"pretrain", "evaluate", "memorise", "cloze", "export", "page"} | FINETUNING | CONVERSION
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,7 @@ TORCH = {"pretrain", "evaluate", "memorise", "cloze", "export"} | FINETUNING | C
         ("llm/evaluate/breakdown.py", SCORING),
         ("llm/export/gguf.py", {"export"} | CONVERSION),
         ("llm/export/push.py", {"export"} | CONVERSION),
+        ("llm/page/engine.js", {"page"}),
         ("llm/finetune/classify/classifier.py", {"finetune@library"}),
         ("llm/finetune/instruct/job.py", {"finetune@docstring"}),
         ("llm/report/plots.py", {"card", "report"}),

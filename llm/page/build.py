@@ -17,30 +17,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.core.errors import UserError
 from llm.export.hf.tensors import list_tensors
 from llm.page.contents import Contents, read_contents
+from llm.page.errors import NoPageError
 
 HERE = Path(__file__).parent
-MAX_BYTES = 60_000_000  # of a page, by default
 PLACEHOLDER = re.compile(r"\{\{ ([\w./]+) \}\}")
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-
-
-class TooLargeError(UserError):
-    """A model whose page would be larger than the limit."""
 
 
 def build_page(
     folder: Path,
     title: str,
     passages: Sequence[Sequence[str]],
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int,
     chat_template: str | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Return the page of a folder's model, and its figures; each passage is a text, or a pair of texts.
 
-    UserError for a model that the page cannot compute, TooLargeError for one that is too large for `max_bytes`.
+    NoPageError for a model whose page would be larger than `max_bytes`, or could not compute it.
     """
     # Before the weights are read: they take four bytes of base64 for three of float16.
     n_stored = sum(_product(tensor.shape) for tensor in list_tensors(folder).values())
@@ -54,7 +49,8 @@ def build_page(
 
 def _check_size(folder: Path, n_bytes: int, max_bytes: int) -> None:
     if n_bytes > max_bytes:
-        raise TooLargeError(f"page.max_bytes: expected at most {max_bytes:,}, {folder} needs {n_bytes:,} or more")
+        got = f"the page of {folder} has {n_bytes:,}, {n_bytes / 1e6:.0f} MB"
+        raise NoPageError(f"page.max_bytes: expected at most {max_bytes:,}, {got}")
 
 
 def _product(shape: Sequence[int]) -> int:
@@ -104,3 +100,9 @@ def as_json(value: Any) -> str:
     '{"text":"\\u003c/script>\\u003c!--"}'
     """
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def explain(title: str, reason: str) -> str:
+    """Return a page that states why there is no model in it."""
+    head = f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+    return f"{head}<h1>{html.escape(title)}</h1>\n<p>This page has no model: {html.escape(reason)}</p>\n"

@@ -12,11 +12,11 @@ import tokenizers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llm.core.errors import UserError
 from llm.export.hf.base import open_model, read_tokenizer
 from llm.export.hf.classifier import is_classifier, read_classifier
 from llm.export.hf.folder import CHAT_TEMPLATE, read_config_file
 from llm.model.config import ModelConfig
+from llm.page.errors import NoPageError
 from llm.page.vocabulary import describe_tokenizer
 from llm.tokens.special import END_OF_TEXT, EOS, IM_END, IM_START
 from llm.tokens.tokenizer import Tokenizer, read_library
@@ -35,7 +35,7 @@ class Contents(NamedTuple):
 def read_contents(folder: Path, chat_template: str | None = None) -> Contents:
     """Read a Hugging Face folder of ours; a model with `chat_template` has a conversation.
 
-    UserError for a model that the page would compute otherwise.
+    NoPageError for a model that the page would compute otherwise.
     """
     content = read_config_file(folder)
     if is_classifier(content):
@@ -45,11 +45,11 @@ def read_contents(folder: Path, chat_template: str | None = None) -> Contents:
     ends = tokenizer.eos_ids
     if chat_template is not None and (folder / CHAT_TEMPLATE).exists():
         if (folder / CHAT_TEMPLATE).read_text(encoding="utf-8").strip() != chat_template:
-            raise UserError(f"{folder / CHAT_TEMPLATE}: expected the template of this project, got another one")
+            raise NoPageError(f"{folder / CHAT_TEMPLATE}: expected the template of this project, got another one")
         start, end = tokenizer.special[IM_START], tokenizer.special[IM_END]
         data = {"kind": "instruction", "chat": {"bos": tokenizer.bos_id, "start": start, "end": end}}
         ends |= {end}
-    weights = dict(model.named_parameters())
+    weights: dict[str, Tensor] = dict(model.named_parameters())
     return _contents(data, model.config, read_tokenizer(folder)[0], tokenizer, ends, weights)
 
 
@@ -63,7 +63,9 @@ def _read_classifier(folder: Path) -> Contents:
         "max_tokens": info.max_tokens,
         "frame": {"separator": tokenizer.special[EOS], "end": tokenizer.special[END_OF_TEXT]},
     }
-    weights = {name: weight for name, weight in model.trunk.named_parameters() if name != "head.weight"}
+    weights: dict[str, Tensor] = {
+        name: weight for name, weight in model.trunk.named_parameters() if name != "head.weight"
+    }
     weights["score.weight"] = model.score.weight
     weights["embedding.weight"] = model.trunk.embedding.weight[: tokenizer.vocab_size]
     library = read_library(folder / "tokenizer.json")
@@ -113,7 +115,7 @@ def principal_components(rows: Floats) -> Floats:
 def pack(arrays: dict[str, Floats]) -> tuple[list[dict[str, Any]], bytes]:
     """Return name, shape and byte offset of each array, and all of them as little-endian float16.
 
-    UserError for a weight that float16 cannot hold.
+    NoPageError for a weight that float16 cannot hold.
 
     >>> pack({"a": np.array([[1.0, 2.0]]), "b": np.array([3.0])})[0]
     [{'name': 'a', 'shape': [1, 2], 'offset': 0}, {'name': 'b', 'shape': [1], 'offset': 4}]
@@ -122,7 +124,7 @@ def pack(arrays: dict[str, Floats]) -> tuple[list[dict[str, Any]], bytes]:
     limit = np.finfo(np.float16).max
     for name, array in arrays.items():
         if (largest := float(np.abs(array).max())) > limit:
-            raise UserError(f"{name}: expected weights of at most {limit:g}, the largest float16, got {largest:g}")
+            raise NoPageError(f"{name}: expected weights of at most {limit:g}, the largest float16, got {largest:g}")
         tensors.append({"name": name, "shape": list(array.shape), "offset": offset})
         parts.append(array.astype("<f2").tobytes())
         offset += len(parts[-1])

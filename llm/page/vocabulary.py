@@ -1,4 +1,4 @@
-r"""A tokenizer.json as tokenizer.js reads it; UserError for one whose ids it would not give.
+r"""A tokenizer.json as tokenizer.js reads it; NoPageError for one whose ids it would not give.
 
 "(?i:'s|'t)| ?\p{L}+|\s++(?![\s\S])"    Oniguruma
 "'(?:[sSſ]|[tT])| ?\p{L}+|\p{White_Space}+(?![…])"    JavaScript, with the flag v
@@ -11,7 +11,7 @@ from typing import Any
 
 import tokenizers
 
-from llm.core.errors import UserError
+from llm.page.errors import NoPageError
 from llm.tokens.bpe import PATTERNS
 from llm.tokens.special import SPECIAL_TOKENS
 from llm.tokens.tokenizer import Tokenizer
@@ -54,14 +54,14 @@ def _splitting(content: dict[str, Any]) -> tuple[str, bool]:
     """Return the split pattern in JavaScript, and whether text between its matches is kept."""
     if is_byte_level(content):
         expression = split_expression(content)
-        if expression in PATTERNS.values():
+        if expression is not None and expression in PATTERNS.values():
             return to_javascript(expression), True
-        raise UserError(f"tokenize.pattern: expected {', '.join(PATTERNS)}, which the page can run, got another one")
+        raise NoPageError(f"tokenize.pattern: expected {', '.join(PATTERNS)}, which the page can run, got another one")
     for own, keep_gaps in _word_splitters():
         if content["pre_tokenizer"] == own and content["model"]["type"] == "WordLevel" and not content["normalizer"]:
             return to_javascript(own["pattern"]["Regex"]), keep_gaps
     got = content["model"]["type"]
-    raise UserError(f"tokenizer.json: expected byte-level BPE, words or characters as made here, got another {got}")
+    raise NoPageError(f"tokenizer.json: expected byte-level BPE, words or characters as made here, got another {got}")
 
 
 def _word_splitters() -> list[tuple[dict[str, Any], bool]]:
