@@ -15,6 +15,7 @@ function attentionPanel(page) {
     }
   }
   byId("heads").replaceChildren(...buttons);
+  byId("heads").style.setProperty("--columns", heads <= 4 ? heads : 4);
   page.head = [layers - 1, 0];
 
   page.whenTraced("attention", () => {
@@ -61,15 +62,16 @@ function showAttended(page) {
     piece.onclick = () => page.select(position);
   });
   const top = largest(weights, 3).filter((position) => weights[position] >= 0.01);
-  const parts = top.map((position) => `${page.showToken(page.ids[position])} (position ${position}) ${percent(weights[position])}`);
-  byId("attention-summary").textContent = `Most of all at ${parts.join(", ")}.`;
+  const parts = top.flatMap((position) => [el("span", { class: "token-text" }, page.showToken(page.ids[position])),
+    ` at ${position} with ${percent(weights[position])}, `]);
+  byId("attention-summary").replaceChildren("Most at ", ...parts.slice(0, -1), parts.at(-1).replace(/, $/, "."));
 }
 
 /** The matrix of the chosen head: a row for each query, a column for each key; behind the diagonal is the future. */
 function drawMatrix(page) {
   const canvas = byId("matrix");
   const length = page.ids.length;
-  const size = Math.min(canvas.parentElement.clientWidth, 440);
+  const size = Math.min(canvas.parentElement.clientWidth, 460);
   canvas.style.width = `${size}px`;
   const context = canvasOf(canvas, size, size);
   const cell = size / length;

@@ -49,6 +49,7 @@ function conversationPanel(page) {
     }
   };
 
+  byId("question").value = model.passages[0] ?? "";
   byId("ask").addEventListener("submit", (event) => {
     event.preventDefault();
     const content = byId("question").value.trim();

@@ -24,9 +24,9 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** Make whitespace visible: "a b" → "a␣b". With `breaks`, a line break still breaks the line after its mark. */
-function visible(text, breaks = false) {
-  const marks = { " ": "␣", "\n": breaks ? "↵\n" : "↵", "\t": "⇥", "\r": "␍" };
+/** Make whitespace and other invisible characters visible: "a b\n" → "a␣b↵". */
+function visible(text) {
+  const marks = { " ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍" };
   return text.replace(/[\p{Cc}\p{Zs}\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/gu, (found) =>
     marks[found] ?? `\\u${found.codePointAt(0).toString(16).padStart(4, "0")}`);
 }
@@ -37,15 +37,13 @@ const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2,
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** Bytes as visible text, or in hexadecimal in brackets where they are not valid UTF-8 on their own. */
-function showBytes(bytes, breaks = false) {
+function showBytes(bytes) {
   try {
-    return visible(strictUtf8.decode(bytes), breaks) || "(empty)";
+    return visible(strictUtf8.decode(bytes)) || "(empty)";
   } catch {
     return `⟨${hex(bytes)}⟩`;
   }
 }
-
-const showToken = (model, id, breaks = false) => showBytes(model.tokenizer.bytes(id), breaks);
 
 const count = (number) => number.toLocaleString("en");
 

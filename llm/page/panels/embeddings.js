@@ -42,18 +42,21 @@ class VocabularyMap {
     const size = page.model.tokenizer.vocab_size;
     Object.assign(this, { page, choose, canvas: byId("map"), marked: null, neighbours: [], zoom: 1, center: [0.5, 0.5] });
     this.kinds = Uint8Array.from({ length: size }, (_, id) => kindOf(page.model, id));
+    this.words = Array.from(this.kinds.keys()).filter((id) => /^\s?\p{L}{4,}$/u.test(page.model.tokenizer.text(id)));
     this.place(page.model.map, size);
     this.listen();
   }
 
-  /** Scale both components alike, so that the longer one goes from 0 to 1. */
+  /** Scale both components alike, so that all but the outermost tokens are between 0 and 1. */
   place(map, size) {
-    const of = (axis) => Float32Array.from({ length: size }, (_, id) => map[2 * id + axis]);
-    const axes = [of(0), of(1)];
-    const ends = axes.map((values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))]);
+    const axes = [0, 1].map((axis) => Float32Array.from({ length: size }, (_, id) => map[2 * id + axis]));
+    const ends = axes.map((values) => {
+      const sorted = values.toSorted();
+      return [0.002, 0.998].map((fraction) => sorted[Math.round(fraction * (size - 1))]);
+    });
     const range = Math.max(...ends.map(([low, high]) => high - low)) || 1;
     this.points = axes.map((values, axis) => values.map((value) => (value - (ends[axis][0] + ends[axis][1]) / 2) / range + 0.5));
-    this.ratio = Math.min(1, Math.max(0.5, (ends[1][1] - ends[1][0]) / range));
+    this.ratio = Math.min(1, Math.max(0.7, (ends[1][1] - ends[1][0]) / range));
   }
 
   listen() {
@@ -156,7 +159,7 @@ class VocabularyMap {
   }
 }
 
-/** Label the marked token, its neighbours, and then the earliest merges for which there is room. */
+/** Label the marked token, its neighbours, and then the earliest merges that are words, as many as there is room for. */
 function drawLabels(map, context) {
   const taken = [];
   context.font = `12px ${color("mono")}`;
@@ -181,5 +184,8 @@ function drawLabels(map, context) {
   if (map.marked !== null) label(map.marked, color("accent"), true);
   for (const id of map.neighbours) label(id, color("ink"), true);
   const most = taken.length + (map.width * map.height) / 9000;
-  for (let id = 0; id < map.kinds.length && taken.length < most; id++) label(id, color("soft"), false);
+  for (const id of map.words) {
+    if (taken.length >= most) return;
+    label(id, color("soft"), false);
+  }
 }

@@ -8,7 +8,7 @@ function lensPanel(page) {
     const truth = page.ids[page.selected + 1];
     const layers = page.model.config.n_layers;
     const rows = Array.from({ length: layers + 1 }, (_, layer) => lensRow(page, layer, truth));
-    const heads = ["read after", "the likeliest next tokens", truth === undefined ? "" : `right: ${page.showToken(truth)}`];
+    const heads = ["read after", "the likeliest next tokens", truth === undefined ? "" : "the text's own next token"];
     byId("lens-table").replaceChildren(
       el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
       el("tbody", {}, ...rows));
@@ -23,13 +23,13 @@ function lensRow(page, layer, truth) {
   }, page.showToken(id)));
   const name = layer ? `block ${layer}` : "the embedding";
   const row = el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "guesses" }, ...guesses));
-  row.append(truth === undefined ? el("td") : lensTruth(p, truth));
+  row.append(truth === undefined ? el("td") : lensTruth(page, p, truth));
   return row;
 }
 
 /** The right token's probability as a bar, and its rank. */
-function lensTruth(p, truth) {
+function lensTruth(page, p, truth) {
   const rank = p.reduce((above, value) => above + (value > p[truth]), 1);
   return el("td", { class: "right" }, el("span", { class: "bar", "--share": p[truth], "--before": 1 }),
-    el("span", { class: "figure" }, `${percent(p[truth])}, rank ${count(rank)}`));
+    el("span", { class: "figure" }, `${page.showToken(truth)}: ${percent(p[truth])}, rank ${count(rank)}`));
 }

@@ -59,11 +59,12 @@ function nextTokenPanel(page) {
 
 /** Which position the bars follow, and what the text has there. */
 function showNextContext(page) {
+  const token = (text) => el("span", { class: "token-text" }, text);
   const id = page.ids[page.selected + 1];
-  const context = el("span", { class: "token-text" }, page.before(page.selected));
-  const after = id === undefined ? ["The text ends here."] : ["The text goes on with ", el("span", { class: "token-text" }, page.showToken(id)),
-    ` (${percent(2 ** -page.losses[page.selected + 1])}).`];
-  byId("next-context").replaceChildren("After ", context, " ", ...after);
+  const after = id === undefined
+    ? ["the text ends."]
+    : ["the text goes on with ", token(page.showToken(id)), `, which had ${percent(2 ** -page.losses[page.selected + 1])}.`];
+  byId("next-context").replaceChildren("After ", token(page.before(page.selected)), " ", ...after);
 }
 
 /** Continue the text from the selected position, a token at a time, until it ends, is stopped or the context is full. */

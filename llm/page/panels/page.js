@@ -21,27 +21,17 @@ class Page extends EventTarget {
     this.dispatchEvent(new Event(name));
   }
 
-  /** The text of the ids; special tokens, which begin or frame it, are not part of it. */
+  /** The text that was typed; a language model may have written on in it. */
   get text() {
     const { tokenizer, kind } = this.model;
-    return kind === "classifier" ? this.source[0] : tokenizer.decode(this.ids.filter((id) => !tokenizer.isSpecial(id)));
+    return kind === "language" ? tokenizer.decode(this.ids.filter((id) => !tokenizer.isSpecial(id))) : this.source[0];
   }
 
-  /** Read a text; a classifier of pairs reads a second one too. */
+  /** Read a text: an instruction model reads it as a message, a classifier of pairs reads a second one too. */
   setText(text, selected, second = this.source[1]) {
     this.source = [text, second].slice(0, this.model.text_columns?.length ?? 1);
-    const { ids, dropped } = this.idsOf(this.source);
+    const { ids, dropped } = idsOf(this.model, this.source);
     return this.setIds(ids, selected, dropped);
-  }
-
-  idsOf(texts) {
-    if (this.model.kind !== "classifier") {
-      const { ids, n_dropped: dropped } = this.model.prompt(texts[0]);
-      return { ids, dropped };
-    }
-    const ids = this.model.classifierIds(texts);
-    const all = texts.reduce((n, text) => n + this.model.tokenizer.ids(text).length, 0);
-    return { ids, dropped: all - (ids.length - texts.length) };
   }
 
   /** Take ids as the text and compute; `selected` is a position, by default the same as before. */
@@ -109,15 +99,35 @@ class Page extends EventTarget {
     return `${position >= n ? "…" : ""}${texts.join("")}`;
   }
 
-  showToken(id, breaks = false) {
-    return showToken(this.model, id, breaks);
+  showToken(id) {
+    return showBytes(this.model.tokenizer.bytes(id));
+  }
+}
+
+/** What a model of this kind reads of texts, and the number of tokens that do not fit. */
+function idsOf(model, texts) {
+  const length = (text) => model.tokenizer.ids(text).length;
+  if (model.kind === "language") {
+    const { ids, n_dropped: dropped } = model.prompt(texts[0]);
+    return { ids, dropped };
+  }
+  if (model.kind === "classifier") {
+    const ids = model.classifierIds(texts);
+    return { ids, dropped: texts.reduce((n, text) => n + length(text), 0) - (ids.length - texts.length) };
+  }
+  for (let content = texts[0]; ; content = content.slice(0, content.length * 0.9)) {
+    try {
+      return { ids: model.conversation([{ role: "user", content }]).ids, dropped: length(texts[0]) - length(content) };
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+    }
   }
 }
 
 /** Where to begin: a position in the second half of the text whose next token is neither certain nor a surprise. */
 function interesting(page) {
   const { ids, losses } = page;
-  if (!losses) return Math.floor(ids.length / 2);
+  if (page.model.kind !== "language") return ids.length - 1; // where the answer begins, or the labels are scored
   const certain = (bits) => bits > 0.7 && bits < 2.5;
   for (let position = Math.floor(ids.length / 2); position < ids.length - 1; position++) {
     if (certain(losses[position + 1])) return position;

@@ -71,7 +71,7 @@ function drawRope(page, { pair: [from, to] }, queryPosition, keyPosition) {
   const distance = queryPosition - keyPosition;
   byId("rope-product").textContent =
     `Distance ${distance}: the score is q·k / √${query.length} = ${score(...after).toFixed(3)}, summed over all ${half} pairs. ` +
-    "It stays the same when both are shifted.";
+    "It stays the same when both are shifted. Solid arrows are turned, dashed ones are before.";
   drawScores(page, query, key, distance);
 }
 
@@ -81,7 +81,9 @@ function dial(page, i, vectors, after) {
   const rate = page.model.angles(1)[i];
   const longest = vectors.map((vector) => Math.max(...Array.from({ length: half }, (_, j) => Math.hypot(vector[j], vector[j + half]))));
   const arrow = (vector, index, name) => {
-    const [x, y] = [vector[i], vector[i + half]].map((value) => (value / (longest[index] || 1)) * (RADIUS - 2));
+    const size = Math.hypot(vector[i], vector[i + half]) || 1;
+    const length = Math.sqrt(size / (longest[index] || 1)) * (RADIUS - 3); // by the square root, so that short ones remain visible
+    const [x, y] = [vector[i], vector[i + half]].map((value) => (value / size) * length);
     const parts = [svg("line", { x1: 0, y1: 0, x2: x.toFixed(2), y2: (-y).toFixed(2), class: name })];
     if (!name.endsWith("dashed")) parts.push(svg("circle", { cx: x.toFixed(2), cy: (-y).toFixed(2), r: 3.2, class: name }));
     return parts;
@@ -93,8 +95,9 @@ function dial(page, i, vectors, after) {
     ...names.flatMap((name, index) => arrow(after[index], index, name)));
   const part = after[0][i] * after[1][i] + after[0][i + half] * after[1][i + half];
   return el("div", { class: "dial" }, picture,
-    el("span", {}, `pair ${i + 1}: ${part < 0 ? "−" : "+"}${Math.abs(part).toFixed(2)}`),
-    el("span", { class: "soft" }, `a turn in ${count(Number(((2 * Math.PI) / rate).toPrecision(3)))} tokens`));
+    el("span", {}, `pair ${i + 1}`),
+    el("span", {}, `${part < 0 ? "−" : "+"}${Math.abs(part).toFixed(2)}`),
+    el("span", { class: "soft" }, `${count(Number(((2 * Math.PI) / rate).toPrecision(2)))} tokens a turn`));
 }
 
 /** The score of this query and key at every distance that the context allows. */
@@ -102,19 +105,20 @@ function drawScores(page, query, key, distance) {
   const last = page.model.config.context_length - 1;
   const scores = Array.from({ length: last + 1 }, (_, steps) => score(turned(page, query, steps), key));
   const [low, high] = [Math.min(0, ...scores), Math.max(0, ...scores)];
-  const x = (steps) => 40 + (steps / last) * 550;
+  const width = Math.max(280, byId("rope-curve").clientWidth);
+  const x = (steps) => 40 + (steps / last) * (width - 50);
   const y = (score) => 10 + ((high - score) / (high - low || 1)) * 110;
   const points = scores.map((score, steps) => `${x(steps).toFixed(1)},${y(score).toFixed(1)}`).join(" ");
   const text = (left, top, words, anchor) => svg("text", { x: left, y: top, "text-anchor": anchor }, words);
   const parts = [
-    svg("line", { x1: 40, x2: 590, y1: y(0), y2: y(0), class: "axis" }),
+    svg("line", { x1: 40, x2: width - 10, y1: y(0), y2: y(0), class: "axis" }),
     svg("polyline", { points, class: "curve" }),
     text(36, y(high) + 5, high.toFixed(1), "end"), text(36, y(low) + 5, low.toFixed(1), "end"),
-    text(40, 142, "distance 0", "start"), text(590, 142, `${last}`, "end"),
+    text(40, 142, "distance 0", "start"), text(width - 10, 142, `${last}`, "end"),
   ];
   if (distance >= 0) parts.push(svg("circle", { cx: x(distance), cy: y(scores[distance]), r: 5, class: "now" }));
   byId("rope-curve").replaceChildren(
-    svg("svg", { viewBox: "0 0 600 150", role: "img", "aria-label": "The score at each distance of query and key" }, ...parts),
+    svg("svg", { viewBox: `0 0 ${width} 150`, role: "img", "aria-label": "The score at each distance of query and key" }, ...parts),
     el("figcaption", { class: "soft" }, distance >= 0
       ? "The score of this query and key at every distance; the dot is the distance now."
       : "The score of this query and key at every distance. The key is now behind the query, where the mask would hide it."));

@@ -69,7 +69,7 @@ function part(model, name, what, tensors, times, panel = null, ...questions) {
   const figure = weights ? `${count(weights)} weights${times > 1 ? ` in ${times} blocks` : ""}, ${percent(weights / model.n_weights)}` : "no weights of its own";
   return el("li", { class: "part" },
     el("p", { class: "name" }, el("strong", {}, name), el("span", { class: "figure" }, figure)),
-    el("span", { class: "bar", "--share": weights / model.n_weights }),
+    ...(weights > model.n_weights / 1000 ? [el("span", { class: "bar", "--share": weights / model.n_weights })] : []),
     el("p", { class: "soft" }, `${what}.`),
     ...(shapes.length ? [el("p", { class: "shapes" }, shapes.join(", "))] : []),
     ...(links.length ? [el("p", { class: "links" }, ...links)] : []));

@@ -8,8 +8,10 @@ const MOST_BITS = 12; // the darkest color
 function showPieces(page, box, make, from = 0) {
   const pieces = page.ids.slice(from).map((id, index) =>
     el("span", { class: page.model.tokenizer.isSpecial(id) ? "piece special" : "piece", ...make(from + index) },
-      page.showToken(id, true)));
-  box.replaceChildren(...pieces);
+      page.showToken(id)));
+  // Whole tokens move to the next line; one with a line break in it ends the line, as in the text.
+  const endsLine = (position) => page.model.tokenizer.text(page.ids[position]).includes("\n");
+  box.replaceChildren(...pieces.flatMap((piece, index) => (endsLine(from + index) ? [piece, el("br")] : [piece])));
   return pieces;
 }
 
@@ -44,6 +46,7 @@ function tokensPanel(page) {
       piece.setAttribute("aria-selected", position === page.selected);
       piece.tabIndex = position === page.selected ? 0 : -1;
     });
+    keepInView(box, pieces[page.selected]);
     showDetails(page, page.selected);
     byId("pager-token").textContent = `${page.selected}: ${page.showToken(page.ids[page.selected])}`;
   };
@@ -70,6 +73,14 @@ function tokensPanel(page) {
   byId("back").addEventListener("click", () => page.select(page.selected - 1));
   byId("forth").addEventListener("click", () => page.select(page.selected + 1));
   showPassages(page);
+}
+
+/** Scroll a box, and nothing else, so far that one of its children can be seen. */
+function keepInView(box, child) {
+  if (!child || box.scrollHeight <= box.clientHeight) return;
+  const top = child.offsetTop - box.offsetTop;
+  const isInView = top >= box.scrollTop && top + child.offsetHeight <= box.scrollTop + box.clientHeight;
+  if (!isInView) box.scrollTop = top - box.clientHeight / 2;
 }
 
 /** Where a key moves the selection; null for other keys. Up and down go to the nearest token of the next line. */
@@ -106,13 +117,13 @@ function showSums(page) {
   const { tokenizer } = page.model;
   const own = page.ids.map((id, position) => [id, page.losses?.[position] || 0]).filter(([id]) => !tokenizer.isSpecial(id));
   const bytes = own.reduce((total, [id]) => total + tokenizer.bytes(id).length, 0);
-  const parts = [`${plural(own.length, "token")} for ${plural(bytes, "byte")}`];
+  const parts = [`${plural(own.length, "token")} for ${plural(bytes, "byte")}.`];
   if (page.losses && bytes) {
     const bits = own.reduce((total, [, loss]) => total + loss, 0);
-    parts.push(`${bits.toFixed(0)} bits of loss, ${(bits / bytes).toFixed(2)} bits per byte; as text it has 8`);
+    parts.push(`The losses add up to ${count(Math.round(bits))} bits: ${(bits / bytes).toFixed(2)} bits per byte.`);
   }
-  if (page.dropped) parts.push(`${plural(page.dropped, "token")} did not fit into the context and ${page.dropped === 1 ? "is" : "are"} left out`);
-  byId("sums").textContent = `${parts.join(": ")}.`;
+  if (page.dropped) parts.push(`${plural(page.dropped, "token")} did not fit into the context and ${page.dropped === 1 ? "is" : "are"} left out.`);
+  byId("sums").textContent = parts.join(" ");
 }
 
 /** The card of one token: id, bytes, loss and merges. */
