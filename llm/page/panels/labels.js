@@ -20,7 +20,7 @@ function labelsPanel(page) {
   };
 
   if (isPair) {
-    const read = debounce((event) => page.setText(page.source[0], page.selected, event.target.value), 250);
+    const read = debounce((event) => page.setText(page.source[0], page.selected, event.target.value), 150);
     const field = el("textarea", { id: "second", rows: 3, oninput: read });
     page.on("ids", () => document.activeElement !== field && (field.value = page.source[1]));
     byId("label-bars").before(el("label", { class: "soft", for: "second" }, `The second text, ${columns[1]}; the first is ${columns[0]}, above`), field);

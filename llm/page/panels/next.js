@@ -2,6 +2,7 @@
 // The distribution of the next token after the selected position, and writing with it.
 
 const N_BARS = 10;
+const MOST_TOKENS = 80; // that are written at once
 const ALL_TOKENS = 101; // the last step of the top-k slider: no limit
 
 /** What the sliders say; null leaves a filter out. */
@@ -41,7 +42,7 @@ function nextTokenPanel(page) {
       row.setAttribute("aria-label", `Append ${page.showToken(id)}, ${p ? percent(p) : "cut by the filters"}`);
     });
     showNextContext(page);
-    byId("write").disabled = isFull();
+    byId("write").disabled = isFull() || page.writing !== null;
   };
 
   page.whenTraced("next", draw);
@@ -70,36 +71,39 @@ function showNextContext(page) {
 /** Continue the text from the selected position, a token at a time, until it ends, is stopped or the context is full. */
 async function write(page) {
   const stop = new AbortController();
+  const { signal } = stop;
   const room = page.model.config.context_length - page.selected - 1;
   const seed = Math.floor(Number(byId("seed").value)) || 0;
-  const settings = { ...samplingSettings(), seed, maxTokens: Math.min(80, room), signal: stop.signal };
+  const settings = { ...samplingSettings(), seed, maxTokens: Math.min(MOST_TOKENS, room), signal };
   let ids = page.ids.slice(0, page.selected + 1);
   const begin = performance.now();
   let n = 0;
   byId("stop").onclick = () => stop.abort();
-  setWriting(true);
   await page.setIds(ids, page.selected);
+  setWriting(page, stop);
   try {
     for await (const id of page.model.generate(ids, settings)) {
+      if (signal.aborted) break;
       ids = [...ids, id];
       n += 1;
       await page.replace(ids, ids.length - 1, 0);
       byId("write-note").textContent = `${plural(n, "token")} …`;
     }
   } catch (error) {
-    if (!stop.signal.aborted) throw error;
+    if (!signal.aborted) throw error;
   } finally {
-    setWriting(false);
+    setWriting(page, null);
   }
   const seconds = (performance.now() - begin) / 1000;
-  const how = stop.signal.aborted ? "Stopped after" : "Wrote";
+  const how = signal.aborted ? "Stopped after" : "Wrote";
   byId("write-note").textContent =
     `${how} ${plural(n, "token")} in ${seconds.toFixed(1)} seconds. The same seed and settings give the same text.`;
 }
 
-function setWriting(isWriting) {
-  byId("write").disabled = isWriting;
-  byId("stop").disabled = !isWriting;
-  if (isWriting) byId("stop").focus();
-  else if (document.activeElement === document.body) byId("write").focus();
+/** `stop` ends the writing, which another text does as well; null when it has ended. */
+function setWriting(page, stop) {
+  page.writing = stop;
+  byId("write").disabled = stop !== null;
+  byId("stop").disabled = stop === null;
+  if (document.activeElement === document.body) byId(stop ? "stop" : "write").focus();
 }

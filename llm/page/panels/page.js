@@ -9,7 +9,7 @@ class Page extends EventTarget {
   constructor(model) {
     super();
     Object.assign(this, { model, ids: [], trace: null, selected: 0, head: [0, 0], dropped: 0 });
-    Object.assign(this, { source: ["", ""], past: [], cached: null });
+    Object.assign(this, { source: ["", ""], past: [], cached: null, writing: null });
     this.computing = new AbortController();
   }
 
@@ -36,11 +36,13 @@ class Page extends EventTarget {
 
   /** Take ids as the text and compute; `selected` is a position, by default the same as before. */
   setIds(ids, selected = this.selected, dropped = 0) {
+    this.writing?.abort();
     if (this.ids.length) this.past = [...this.past.slice(-50), [this.ids, this.selected, this.dropped]];
     return this.replace(ids, selected, dropped);
   }
 
   undo() {
+    this.writing?.abort();
     return this.past.length ? this.replace(...this.past.pop()) : undefined;
   }
 

@@ -59,7 +59,7 @@ function tokensPanel(page) {
   page.on("ids", showText);
   page.on("trace", showLosses);
   page.on("select", showSelected);
-  field.addEventListener("input", debounce(() => page.setText(field.value, Infinity), 250));
+  field.addEventListener("input", debounce(() => page.setText(field.value, Infinity), 150));
   field.addEventListener("blur", () => page.dropped || (field.value = page.text));
   box.addEventListener("click", (event) => pieces.includes(event.target) && choose(pieces.indexOf(event.target)));
   box.addEventListener("mouseover", (event) => pieces.includes(event.target) && showDetails(page, pieces.indexOf(event.target)));
