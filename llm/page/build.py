@@ -22,6 +22,7 @@ from llm.page.contents import Contents, read_contents
 from llm.page.errors import NoPageError
 
 HERE = Path(__file__).parent
+MAX_BYTES = 60_000_000  # of a page, where nothing else is asked for
 PLACEHOLDER = re.compile(r"\{\{ ([\w./]+) \}\}")
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -30,7 +31,7 @@ def build_page(
     folder: Path,
     title: str,
     passages: Sequence[Sequence[str]],
-    max_bytes: int,
+    max_bytes: int = MAX_BYTES,
     chat_template: str | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Return the page of a folder's model, and its figures; each passage is a text, or a pair of texts.

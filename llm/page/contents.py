@@ -121,7 +121,7 @@ def pack(arrays: dict[str, Floats]) -> tuple[list[dict[str, Any]], bytes]:
     [{'name': 'a', 'shape': [1, 2], 'offset': 0}, {'name': 'b', 'shape': [1], 'offset': 4}]
     """
     tensors, parts, offset = [], [], 0
-    limit = np.finfo(np.float16).max
+    limit = float(np.finfo(np.float16).max)
     for name, array in arrays.items():
         if (largest := float(np.abs(array).max())) > limit:
             raise NoPageError(f"{name}: expected weights of at most {limit:g}, the largest float16, got {largest:g}")

@@ -18,7 +18,7 @@ from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.tokenizer_json import is_byte_level, split_expression
 from llm.tokens.words import train_chars, train_words
 
-WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]"  # \w of Oniguruma; JavaScript's has ASCII alone
+WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}¹²³¼½¾]"  # \w of Oniguruma; JavaScript's has ASCII alone
 SPACE, NOT_SPACE = r"\p{White_Space}", r"\P{White_Space}"  # JavaScript's \s has U+FEFF, and lacks U+0085
 EITHER_CASE = {"s": "[sSſ]"}  # the one letter of a contraction that Unicode has a third form of
 
