@@ -37,7 +37,7 @@ function drawStrip(page, button, layer, head) {
   const context = canvasOf(canvas, width, height);
   const cell = width / page.ids.length;
   button.setAttribute("aria-pressed", layer === page.head[0] && head === page.head[1]);
-  context.fillStyle = color("attend");
+  context.fillStyle = color("bar");
   page.trace.attention(layer, head, page.selected).forEach((weight, position) => {
     context.globalAlpha = shade(weight);
     context.fillRect(position * cell, 0, Math.max(1, cell), height);
@@ -61,8 +61,7 @@ function showAttended(page) {
     piece.classList.toggle("from", position === page.selected);
     piece.onclick = () => page.select(position);
   });
-  const top = largest(weights, 3).filter((position) => weights[position] >= 0.01);
-  const parts = top.flatMap((position) => [el("span", { class: "token-text" }, page.showToken(page.ids[position])),
+  const parts = largest(weights, 3).flatMap((position) => [el("span", { class: "token-text" }, page.showToken(page.ids[position])),
     ` at ${position} with ${percent(weights[position])}, `]);
   byId("attention-summary").replaceChildren("Most at ", ...parts.slice(0, -1), parts.at(-1).replace(/, $/, "."));
 }
@@ -78,7 +77,7 @@ function drawMatrix(page) {
   const pattern = page.trace.pattern(...page.head);
   context.fillStyle = color("card");
   context.fillRect(0, 0, size, size);
-  context.fillStyle = color("attend");
+  context.fillStyle = color("bar");
   for (let row = 0; row < length; row++) {
     for (let column = 0; column <= row; column++) {
       context.globalAlpha = shade(pattern[row * length + column]);

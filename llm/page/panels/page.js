@@ -96,7 +96,7 @@ class Page extends EventTarget {
   }
 
   /** The last tokens up to a position, as the beginning of what follows. */
-  before(position, n = 6) {
+  before(position, n = 5) {
     const texts = this.ids.slice(Math.max(0, position + 1 - n), position + 1).map((id) => this.showToken(id));
     return `${position >= n ? "…" : ""}${texts.join("")}`;
   }
@@ -126,15 +126,16 @@ function idsOf(model, texts) {
   }
 }
 
-/** Where to begin: a position in the second half of the text whose next token is neither certain nor a surprise. */
+/** Where to begin: after a word whose next word the model neither knows nor is surprised by, near the middle. */
 function interesting(page) {
-  const { ids, losses } = page;
-  if (page.model.kind !== "language") return ids.length - 1; // where the answer begins, or the labels are scored
-  const certain = (bits) => bits > 0.7 && bits < 2.5;
-  for (let position = Math.floor(ids.length / 2); position < ids.length - 1; position++) {
-    if (certain(losses[position + 1])) return position;
-  }
-  return Math.max(0, ids.length - 2);
+  const { ids, losses, model } = page;
+  if (model.kind !== "language") return ids.length - 1; // where the answer begins, or the labels are scored
+  const text = (position) => model.tokenizer.text(ids[position]);
+  const fits = (position) => losses[position + 1] > 0.7 && losses[position + 1] < 2.5 &&
+    /^\s?\p{L}{2,}$/u.test(text(position)) && /^\s\p{L}{2}/u.test(text(position + 1));
+  const middle = ids.length / 2;
+  const found = Array.from(ids.keys()).slice(1, -1).filter(fits);
+  return found.sort((a, b) => Math.abs(a - middle) - Math.abs(b - middle))[0] ?? Math.max(0, ids.length - 2);
 }
 
 /** Facts of the header: weights, layers, and how large this file is. */

@@ -110,6 +110,8 @@ function showPassages(page) {
     },
   }, `Passage ${index + 1}`));
   byId("passages").replaceChildren(...buttons);
+  page.on("ids", () => buttons.forEach((button, index) =>
+    button.setAttribute("aria-pressed", page.source[0] === page.model.passages[index])));
 }
 
 /** "73 tokens, 240 bytes; 412 bits, 1.72 bits per byte". */
