@@ -12,20 +12,24 @@ function probabilities(logits) {
  * Temperature 0 leaves the likeliest; of equal logits the lower id comes first. A filter of null is left out. */
 function candidates(logits, { temperature = 1, topK = null, topP = null } = {}) {
   if (temperature === 0) return [{ id: argmax(logits), p: 1 }];
-  const least = topK !== null && topK < logits.length ? Float32Array.from(logits).sort()[logits.length - topK] : -Infinity;
+  const sorted = Float32Array.from(logits).sort().reverse(); // values alone: to sort ids takes ten times as long
+  let n = Math.min(topK ?? sorted.length, sorted.length);
+  while (n < sorted.length && sorted[n] === sorted[n - 1]) n++; // ties with the last of the top k stay
+  const weights = Array.from(sorted.subarray(0, n), (logit) => Math.exp((logit - sorted[0]) / temperature));
+  if (topP !== null) n = nucleus(weights, topP);
   const ids = [];
-  logits.forEach((logit, id) => logit >= least && ids.push(id)); // ties with the last of the top k stay
+  logits.forEach((logit, id) => logit >= sorted[n - 1] && ids.push(id));
   ids.sort((a, b) => logits[b] - logits[a] || a - b);
-  const weights = ids.map((id) => Math.exp((logits[id] - logits[ids[0]]) / temperature));
-  let kept = weights.length;
-  if (topP !== null) {
-    // A token goes when those before it are enough; the first one stays.
-    const enough = topP * sum(weights);
-    let before = weights[0];
-    for (kept = 1; kept < weights.length && before < enough; kept++) before += weights[kept];
-  }
-  const total = sum(weights.slice(0, kept));
-  return weights.slice(0, kept).map((weight, at) => ({ id: ids[at], p: weight / total }));
+  const total = sum(weights.slice(0, n));
+  return ids.slice(0, n).map((id, at) => ({ id, p: weights[at] / total }));
+}
+
+/** How many of the highest weights are a fraction of at least topP together; the first one always is among them. */
+function nucleus(weights, topP) {
+  const enough = topP * sum(weights);
+  let n = 1;
+  for (let before = weights[0]; n < weights.length && before < enough; n++) before += weights[n];
+  return n;
 }
 
 function sum(values) {
