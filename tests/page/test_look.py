@@ -109,8 +109,8 @@ def test_texts_are_readable_in_light_and_dark(visit, kind):
         page.emulate_media(color_scheme=scheme)
         found = page.evaluate(COLORS)
         assert len(found) > 100
-        pale = {one["text"]: _contrast(one["ink"], color) for one in found for color in one["behind"]}
-        assert {text: contrast for text, contrast in pale.items() if contrast < 4.5} == {}
+        contrasts = {one["text"]: min(_contrast(one["ink"], color) for color in one["behind"]) for one in found}
+        assert {text: contrast for text, contrast in contrasts.items() if contrast < 4.5} == {}
         grounds.append(_luminance(found[0]["behind"][0]))
     assert grounds[0] > 0.8
     assert grounds[1] < 0.05

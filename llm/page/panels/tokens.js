@@ -20,10 +20,8 @@ function tokensPanel(page) {
   const field = byId("text");
   let pieces = [];
 
-  const label = (position) => {
-    const bits = page.losses?.[position];
-    return `${page.showToken(page.ids[position])}, id ${page.ids[position]}` + (bits >= 0 ? `, ${bits.toFixed(1)} bits` : "");
-  };
+  const bitsOf = (position) => (page.losses?.[position] >= 0 ? `, ${page.losses[position].toFixed(1)} bits` : "");
+  const label = (position) => `${page.showToken(page.ids[position])}, id ${page.ids[position]}${bitsOf(position)}`;
 
   const showText = () => {
     if (document.activeElement !== field) field.value = page.text;
@@ -48,7 +46,7 @@ function tokensPanel(page) {
     });
     keepInView(box, pieces[page.selected]);
     showDetails(page, page.selected);
-    byId("pager-token").textContent = `${page.selected}: ${page.showToken(page.ids[page.selected])}`;
+    byId("pager-token").textContent = `${page.selected}: ${page.showToken(page.ids[page.selected])}${bitsOf(page.selected)}`;
   };
 
   const choose = (position) => {
