@@ -156,6 +156,9 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 def test_every_stage_leaves_its_outputs(clone: Clone) -> None:
     for name in ("hf/model.safetensors", "hf/config.json", "hf/tokenizer.json", "gguf", "README.md"):
         assert (clone.folder / "models" / "export" / name).exists(), name
+    page = (clone.folder / "reports/model.html").read_bytes()
+    assert page == (clone.folder / "models/page.html").read_bytes()
+    assert len(page) == clone.read("metrics/page.json")["bytes"]
     assert set(clone.read("metrics/prepare.json")["bytes_by_source"]) == {"mine", "documentation"}
     assert 0 < clone.read("metrics/evaluate.json")["test"]["model"]["bits_per_byte"] < 8
     systems = set(clone.read("metrics/baselines.json")["test"])

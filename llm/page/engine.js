@@ -15,7 +15,7 @@
  * kind           "language", "instruction" or "classifier"; a classifier has no next token: no logits, lens or losses
  * config         family, n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff, vocab_size, context_length,
  *                positions ("rope", "learned"), rope_theta, norm_eps, tie_embeddings
- * passages       held-out texts to begin with
+ * passages       held-out texts to begin with; `seconds` the other texts of pairs, or null
  * map            Float32Array (V, 2): the first two principal components of each token's embedding, from -1 to 1
  * sizes          [{name, shape, n_weights}] of each tensor, by the names of llm/model: blocks.0.attention.query.weight
  * n_weights      of the whole model; a tied head counts once
@@ -26,9 +26,8 @@ class Model {
   /** Read the model that a page holds. */
   static async load(document) {
     const data = JSON.parse(document.getElementById("data").textContent);
-    const bytes = decodeBase64(document.getElementById("weights").textContent);
-    await breathe();
-    return new Model(data, bytes);
+    await breathe(); // the page is drawn before its weights are decoded
+    return new Model(data, decodeBase64(document.getElementById("weights").textContent));
   }
 
   constructor({ tensors, tokenizer, ...about }, bytes) {
@@ -68,7 +67,7 @@ class Model {
   }
 
   /** Yield new ids. Temperature 0 is greedy, a filter of null is left out. Ends at an end token or after `maxTokens`;
-   * when the context is full, its older half is dropped. */
+   * when the context is full, its older half is dropped. `previous` is a Trace to start from, as in `read`. */
   async *generate(ids, options = {}) {
     const { maxTokens = 100, seed = 1, signal = null, previous = null, ...sampling } = options;
     const length = this.config.context_length, random = new Random(seed);

@@ -12,6 +12,9 @@ from llm.export.hf.folder import write_folder
 from llm.page.build import build_page, fill
 from llm.page.errors import NoPageError
 from llm.tokens.bpe import train_bpe
+from llm.tokens.tokenizer import Tokenizer
+from llm.tokens.words import train_chars, train_words
+from tests.conftest import SMALL_TEXT
 
 HOSTILE = "</script><script>alert(1)</script><!-- <b>&amp; {{ weights }} {{ data }} \u2028 \0"
 
@@ -32,6 +35,18 @@ def test_markup_in_texts_and_tokens_is_text(open_page, hostile_folder):
     assert opened.run("() => [tested.passages, tested.title]") == [[HOSTILE, "b"], "hf"]
     n_scripts = len(re.findall("<script", fill({"title": "", "data": "", "weights": ""})))
     assert opened.page.evaluate("document.querySelectorAll('script').length") == n_scripts
+    assert opened.is_quiet
+
+
+@pytest.mark.parametrize("train", [train_words, train_chars])
+def test_a_model_of_words_opens_without_passages(open_page, draw_gpt, tmp_path, train):
+    options = {"keep_whitespace": False} if train is train_words else {}
+    library = train([SMALL_TEXT], 40, 1, **options)
+    library.save(str(tmp_path / "tokenizer.json"))
+    write_folder(tmp_path / "hf", draw_gpt(vocab_size=library.get_vocab_size()), tmp_path / "tokenizer.json")
+    opened = open_page(tmp_path / "hf", [])
+    assert opened.run("() => tested.passages") == []
+    assert opened.run("(text) => tested.prompt(text).ids", "rain") == [0, *Tokenizer.of(library).encode("rain")]
     assert opened.is_quiet
 
 
