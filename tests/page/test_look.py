@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.page.looking import LABELS, SHOWN, selected, show, show_all, type_text
+from tests.page.looking import LABELS, SHOWN, selected, show_all, type_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,28 +116,17 @@ def test_texts_are_readable_in_light_and_dark(visit, kind):
     assert grounds[1] < 0.05
 
 
-def test_every_question_that_a_part_links_to_exists(visit):
-    page = visit()
-    show(page, "sizes")
-    links = {link.inner_text(): link.get_attribute("href") for link in page.locator("#sizes a").all()}
-    questions = re.findall(r"(?m)^### (.*)$", (ROOT / "docs/questions.md").read_text(encoding="utf-8"))
-    addresses = {
-        name: "../docs/questions.md#" + re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in questions
-    }
-    asked = {name: address for name, address in links.items() if address.startswith("..")}
-    assert len(asked) >= 6
-    assert asked.items() <= addresses.items()
-    within = {address for address in links.values() if address not in asked.values()}
-    assert within == {"#next", "#attention", "#lens", "#embeddings", "#positions"}
-    for source in (
-        (ROOT / "llm/page/panels/sizes.js")
-        .read_text(encoding="utf-8")
-        .split("QUESTIONS = {")[1]
-        .split("};")[0]
-        .splitlines()
-    ):
-        if name := re.search(r'"(.*)"', source):
-            assert name[1] in questions
+def test_every_part_links_to_its_panel_and_questions(visit):
+    headings = re.findall(r"(?m)^### (.*)$", (ROOT / "docs/questions.md").read_text(encoding="utf-8"))
+    anchors = {name: re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}
+    for kind, n_questions in (("language", 7), ("gpt2", 7), ("classifier", 6)):
+        page = visit(kind)
+        links = [(link.inner_text(), link.get_attribute("href")) for link in page.locator("#stack a").all()]
+        asked = {(name, address) for name, address in links if address.startswith("..")}
+        assert len(asked) == n_questions
+        assert asked <= {(name, f"../docs/questions.md#{anchor}") for name, anchor in anchors.items()}
+        within = {address[1:] for _, address in links if address.startswith("#")}
+        assert within == SHOWN[kind] - {"tokens", "sizes"}
 
 
 def test_no_two_scripts_define_the_same_name():

@@ -19,6 +19,14 @@ def test_typing_updates_the_tokens_and_the_sum(visit):
     assert page.inner_text("#sums") == expected
 
 
+def test_a_text_that_is_left_at_once_is_read_too(visit):
+    page = visit()
+    page.fill("#text", "rain")
+    page.locator("#next-bars button").first.focus()
+    wait_until(page, "page.text === 'rain' && page.trace")
+    assert page.input_value("#text") == "rain"
+
+
 def test_a_token_shows_its_id_bytes_loss_and_merges(visit):
     page = visit()
     type_text(page, "return")
@@ -113,7 +121,7 @@ def test_a_full_context_offers_no_next_token(visit):
     page = visit()
     type_text(page, "abc " * 40)
     assert page.evaluate("page.ids.length") == 48
-    assert "did not fit into the context" in page.inner_text("#sums")
+    assert "the context is full" in page.inner_text("#sums")
     page.evaluate("() => page.select(47)")
     assert page.locator("#write").is_disabled()
     assert page.locator("#next-bars button:enabled").count() == 0

@@ -10,8 +10,14 @@ function attentionPanel(page) {
   for (let layer = 0; layer < layers; layer++) {
     for (let head = 0; head < heads; head++) {
       const name = `layer ${layer + 1}, head ${head + 1}`;
-      buttons.push(el("button", { type: "button", "aria-label": name, onclick: () => page.chooseHead(layer, head) },
-        el("span", {}, name), el("canvas", { "aria-hidden": "true" })));
+      buttons.push(
+        el(
+          "button",
+          { type: "button", "aria-label": name, onclick: () => page.chooseHead(layer, head) },
+          el("span", {}, name),
+          el("canvas", { "aria-hidden": "true" }),
+        ),
+      );
     }
   }
   byId("heads").replaceChildren(...buttons);
@@ -19,8 +25,12 @@ function attentionPanel(page) {
   page.head = [layers - 1, 0];
 
   page.whenTraced("attention", () => {
-    byId("attention-context").replaceChildren("From position ", `${page.selected}, `,
-      el("span", { class: "token-text" }, page.showToken(page.ids[page.selected])), ":");
+    byId("attention-context").replaceChildren(
+      "From position ",
+      `${page.selected}, `,
+      el("span", { class: "token-text" }, page.showToken(page.ids[page.selected])),
+      ":",
+    );
     buttons.forEach((button, index) => drawStrip(page, button, Math.floor(index / heads), index % heads));
     showAttended(page);
     drawMatrix(page);
@@ -53,16 +63,20 @@ function showAttended(page) {
   const [layer, head] = page.head;
   const weights = page.trace.attention(layer, head, page.selected);
   byId("attention-head").textContent = `Layer ${layer + 1}, head ${head + 1}`;
-  const pieces = showPieces(page, byId("attended"), (position) => (position > page.selected
-    ? { title: "masked: the future" }
-    : { "--value": shade(weights[position]), title: percent(weights[position]) }));
+  const pieces = showPieces(page, byId("attended"), (position) =>
+    position > page.selected
+      ? { title: "masked: the future" }
+      : { "--value": shade(weights[position]), title: percent(weights[position]) },
+  );
   pieces.forEach((piece, position) => {
     piece.classList.toggle("masked", position > page.selected);
     piece.classList.toggle("from", position === page.selected);
     piece.onclick = () => page.select(position);
   });
-  const parts = largest(weights, 3).flatMap((position) => [el("span", { class: "token-text" }, page.showToken(page.ids[position])),
-    ` at ${position} with ${percent(weights[position])}, `]);
+  const parts = largest(weights, 3).flatMap((position) => [
+    el("span", { class: "token-text" }, page.showToken(page.ids[position])),
+    ` at ${position} with ${percent(weights[position])}, `,
+  ]);
   byId("attention-summary").replaceChildren("Most at ", ...parts.slice(0, -1), parts.at(-1).replace(/, $/, "."));
 }
 
@@ -108,7 +122,8 @@ function pathOfFuture(context, length, cell) {
 
 function captionMatrix(page) {
   const [layer, head] = page.head;
-  const caption = `All positions with layer ${layer + 1}, head ${head + 1}: each row is a query, each column a key; ` +
+  const caption =
+    `All positions with layer ${layer + 1}, head ${head + 1}: each row is a query, each column a key; ` +
     "the framed row is the selected position.";
   byId("matrix").setAttribute("aria-label", `${caption} The upper triangle is masked.`);
   byId("matrix-caption").textContent = `${caption} Select a row to move there.`;
@@ -117,7 +132,8 @@ function captionMatrix(page) {
 /** [row, column] under the pointer. */
 function cellOf(page, event) {
   const box = event.target.getBoundingClientRect();
-  const index = (offset, size) => Math.min(page.ids.length - 1, Math.max(0, Math.floor((offset / size) * page.ids.length)));
+  const index = (offset, size) =>
+    Math.min(page.ids.length - 1, Math.max(0, Math.floor((offset / size) * page.ids.length)));
   return [index(event.clientY - box.top, box.height), index(event.clientX - box.left, box.width)];
 }
 
@@ -125,7 +141,8 @@ function showCell(page, row, column) {
   if (!page.trace) return;
   const weight = page.trace.pattern(...page.head)[row * page.ids.length + column];
   const [query, key] = [row, column].map((position) => `${page.showToken(page.ids[position])} (${position})`);
-  byId("matrix-caption").textContent = column > row
-    ? `${query} cannot look at ${key}: it is masked.`
-    : `${query} looks at ${key} with ${percent(weight)}.`;
+  byId("matrix-caption").textContent =
+    column > row
+      ? `${query} cannot look at ${key}: it is masked.`
+      : `${query} looks at ${key} with ${percent(weight)}.`;
 }

@@ -22,7 +22,11 @@ function conversationPanel(page) {
     ids = asked.ids;
     const shown = add("assistant", "");
     const begin = ids.length;
-    const settings = { temperature: Number(byId("ask-temperature").value), maxTokens: MOST_ANSWER_TOKENS, signal: stop.signal };
+    const settings = {
+      temperature: Number(byId("ask-temperature").value),
+      maxTokens: MOST_ANSWER_TOKENS,
+      signal: stop.signal,
+    };
     for await (const id of model.generate(ids, settings)) {
       ids = [...ids, id];
       shown.textContent = messages.at(-1).content = model.tokenizer.decode(ids.slice(begin));

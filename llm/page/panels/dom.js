@@ -27,8 +27,10 @@ function fill(node, attributes, children) {
 /** Make whitespace and other invisible characters visible: "a b\n" → "a␣b↵". */
 function visible(text) {
   const marks = { " ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍" };
-  return text.replace(/[\p{Cc}\p{Zs}\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/gu, (found) =>
-    marks[found] ?? `\\u${found.codePointAt(0).toString(16).padStart(4, "0")}`);
+  return text.replace(
+    /[\p{Cc}\p{Zs}\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/gu,
+    (found) => marks[found] ?? `\\u${found.codePointAt(0).toString(16).padStart(4, "0")}`,
+  );
 }
 
 /** Bytes in hexadecimal: "c3 a9". */

@@ -28,19 +28,24 @@ function embeddingsPanel(page) {
       setBar(row, page.showToken(neighbour), cosine, cosine.toFixed(3));
       row.onclick = () => explore(neighbour);
     });
-    map.mark(id, found.map((neighbour) => neighbour.id));
+    const others = found.map((neighbour) => neighbour.id);
+    map.mark(id, others);
   };
 
   page.whenTraced("embeddings", () => explore(page.ids[page.selected]));
-  byId("map-legend").replaceChildren(...KINDS.map(([name, tint]) =>
-    el("span", {}, el("span", { class: "key dot", "--tint": `var(--${tint})` }), ` ${name}`)));
+  byId("map-legend").replaceChildren(
+    ...KINDS.map(([name, tint]) =>
+      el("span", {}, el("span", { class: "key dot", "--tint": `var(--${tint})` }), ` ${name}`),
+    ),
+  );
 }
 
 /** The canvas: a dot for each token, labels where there is room; it can be dragged and zoomed. */
 class VocabularyMap {
   constructor(page, choose) {
     const size = page.model.tokenizer.vocab_size;
-    Object.assign(this, { page, choose, canvas: byId("map"), marked: null, neighbours: [], zoom: 1, center: [0.5, 0.5] });
+    Object.assign(this, { page, choose, canvas: byId("map"), marked: null, neighbours: [] });
+    Object.assign(this, { zoom: 1, center: [0.5, 0.5] });
     this.kinds = Uint8Array.from({ length: size }, (_, id) => kindOf(page.model, id));
     this.words = Array.from(this.kinds.keys()).filter((id) => /^\s?\p{L}{4,}$/u.test(page.model.tokenizer.text(id)));
     this.place(page.model.map, size);
@@ -55,7 +60,9 @@ class VocabularyMap {
       return [0.002, 0.998].map((fraction) => sorted[Math.round(fraction * (size - 1))]);
     });
     const range = Math.max(...ends.map(([low, high]) => high - low)) || 1;
-    this.points = axes.map((values, axis) => values.map((value) => (value - (ends[axis][0] + ends[axis][1]) / 2) / range + 0.5));
+    this.points = axes.map((values, axis) =>
+      values.map((value) => (value - (ends[axis][0] + ends[axis][1]) / 2) / range + 0.5),
+    );
     this.ratio = Math.min(1, Math.max(0.7, (ends[1][1] - ends[1][0]) / range));
   }
 
@@ -68,11 +75,12 @@ class VocabularyMap {
       else return;
       event.preventDefault();
     });
-    canvas.addEventListener("wheel", (event) => {
+    const zoom = (event) => {
       if (!event.ctrlKey && !event.metaKey) return;
       event.preventDefault();
       this.scale(event.deltaY < 0 ? 1.2 : 1 / 1.2);
-    }, { passive: false });
+    };
+    canvas.addEventListener("wheel", zoom, { passive: false });
     canvas.addEventListener("pointerdown", () => (this.dragged = 0));
     canvas.addEventListener("pointermove", (event) => this.point(event));
     canvas.addEventListener("click", (event) => {
@@ -151,15 +159,15 @@ class VocabularyMap {
     this.caption(null);
   }
 
+  /** Name a token under the map, or say how it is used. */
   caption(id) {
-    byId("map-caption").textContent = id === null
-      ? `${count(this.kinds.length)} tokens. Drag to move, ctrl and the wheel or + and − to zoom, select a dot for its neighbours.`
-      : `${this.page.showToken(id)}, id ${id}`;
-    this.canvas.setAttribute("aria-label", "Map of the vocabulary; arrow keys move it, plus and minus zoom");
+    const use = "Drag to move, ctrl and the wheel or + and − to zoom, select a dot for its neighbours.";
+    byId("map-caption").textContent =
+      id === null ? `${count(this.kinds.length)} tokens. ${use}` : `${this.page.showToken(id)}, id ${id}`;
   }
 }
 
-/** Label the marked token, its neighbours, and then the earliest merges that are words, as many as there is room for. */
+/** Label the marked token, its neighbours, and then, where there is room, the earliest merges that are words. */
 function drawLabels(map, context) {
   const taken = [];
   context.font = `12px ${color("mono")}`;

@@ -11,7 +11,10 @@ function labelsPanel(page) {
     const { signal } = (work = new AbortController());
     try {
       const result = await page.model.classify(page.source, { signal });
-      const best = largest(result.map(({ p }) => p), 1)[0];
+      const best = largest(
+        result.map(({ p }) => p),
+        1,
+      )[0];
       showLabels(result, best);
       await showWords(page, page.source, result[best].label, best, signal);
     } catch (error) {
@@ -23,7 +26,14 @@ function labelsPanel(page) {
     const read = debounce((event) => page.setText(page.source[0], page.selected, event.target.value), 150);
     const field = el("textarea", { id: "second", rows: 3, oninput: read });
     page.on("ids", () => document.activeElement !== field && (field.value = page.source[1]));
-    byId("label-bars").before(el("label", { class: "soft", for: "second" }, `The second text, ${columns[1]}; the first is ${columns[0]}, above`), field);
+    byId("label-bars").before(
+      el(
+        "label",
+        { class: "soft", for: "second" },
+        `The second text, ${columns[1]}; the first is ${columns[0]}, above`,
+      ),
+      field,
+    );
   }
   page.on("trace", classify);
 }
@@ -53,10 +63,17 @@ async function showWords(page, texts, label, best, signal) {
     }
     plain(start);
     const effect = change[best];
-    box.append(el("span", {
-      class: effect < 0 ? "piece against" : "piece for", "--value": shade(Math.min(1, Math.abs(effect))),
-      title: `${effect < 0 ? "−" : "+"}${(100 * Math.abs(effect)).toFixed(1)} percentage points`,
-    }, texts[of].slice(start, end)));
+    box.append(
+      el(
+        "span",
+        {
+          class: effect < 0 ? "piece against" : "piece for",
+          "--value": shade(Math.min(1, Math.abs(effect))),
+          title: `${effect < 0 ? "−" : "+"}${(100 * Math.abs(effect)).toFixed(1)} percentage points`,
+        },
+        texts[of].slice(start, end),
+      ),
+    );
     [shown, n] = [end, n + 1];
   }
   plain(texts[of].length);

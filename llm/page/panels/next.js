@@ -62,13 +62,15 @@ function nextTokenPanel(page) {
 function showNextContext(page) {
   const token = (text) => el("span", { class: "token-text" }, text);
   const id = page.ids[page.selected + 1];
-  const after = id === undefined
-    ? ["the text ends."]
-    : ["the text goes on with ", token(page.showToken(id)), `, which had ${percent(2 ** -page.losses[page.selected + 1])}.`];
+  const after = ["the text ends."];
+  if (id !== undefined) {
+    const p = percent(2 ** -page.losses[page.selected + 1]);
+    after.splice(0, 1, "the text goes on with ", token(page.showToken(id)), `, which had ${p}.`);
+  }
   byId("next-context").replaceChildren("After ", token(page.before(page.selected)), " ", ...after);
 }
 
-/** Continue the text from the selected position, a token at a time, until it ends, is stopped or the context is full. */
+/** Continue the text from the selected position until it ends, is stopped, or the context is full. */
 async function write(page) {
   const stop = new AbortController();
   const { signal } = stop;

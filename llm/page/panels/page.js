@@ -88,10 +88,13 @@ class Page extends EventTarget {
       stale = true;
       refresh();
     });
-    const observer = new IntersectionObserver((entries) => {
-      near = entries.at(-1).isIntersecting;
-      refresh();
-    }, { rootMargin: "300px" });
+    const observer = new IntersectionObserver(
+      (entries) => {
+        near = entries.at(-1).isIntersecting;
+        refresh();
+      },
+      { rootMargin: "300px" },
+    );
     observer.observe(byId(section));
   }
 
@@ -131,8 +134,11 @@ function interesting(page) {
   const { ids, losses, model } = page;
   if (model.kind !== "language") return ids.length - 1; // where the answer begins, or the labels are scored
   const text = (position) => model.tokenizer.text(ids[position]);
-  const fits = (position) => losses[position + 1] > 0.7 && losses[position + 1] < 2.5 &&
-    /^\s?\p{L}{2,}$/u.test(text(position)) && /^\s\p{L}{2}/u.test(text(position + 1));
+  const fits = (position) =>
+    losses[position + 1] > 0.7 &&
+    losses[position + 1] < 2.5 &&
+    /^\s?\p{L}{2,}$/u.test(text(position)) &&
+    /^\s\p{L}{2}/u.test(text(position + 1));
   const middle = ids.length / 2;
   const found = Array.from(ids.keys()).slice(1, -1).filter(fits);
   return found.sort((a, b) => Math.abs(a - middle) - Math.abs(b - middle))[0] ?? Math.max(0, ids.length - 2);
@@ -141,10 +147,11 @@ function interesting(page) {
 /** Facts of the header: weights, layers, and how large this file is. */
 function describe(model) {
   const { n_layers: layers, d_model: width, vocab_size: vocabulary, context_length: context } = model.config;
+  const size = (model.n_bytes / 1e6).toFixed(1);
   byId("facts").textContent =
     `${count(model.n_weights)} weights: ${plural(layers, "layer")} of width ${count(width)}, a vocabulary of ` +
-    `${count(vocabulary)} tokens, up to ${count(context)} tokens of context. This page is ${(model.n_bytes / 1e6).toFixed(1)} MB, ` +
-    "holds the whole model and loads nothing from elsewhere.";
+    `${count(vocabulary)} tokens, up to ${count(context)} tokens of context. This page is ${size} MB, holds the ` +
+    "whole model and loads nothing from elsewhere.";
 }
 
 async function start() {
@@ -163,7 +170,7 @@ async function start() {
   const redraw = () => page.emit("colors");
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   window.addEventListener("resize", debounce(redraw, 150));
-  window.page = page;
+  window.page = page; // for the console of the browser, and tests
   await page.setText(model.passages[0] ?? "Type a text.", 0, model.seconds?.[0]);
   page.select(interesting(page));
   document.body.dataset.ready = "true";

@@ -5,13 +5,14 @@
 const MOST_BITS = 12; // the darkest color
 
 /** Fill a box with the tokens of the text; `make(position)` gives the attributes of each. */
-function showPieces(page, box, make, from = 0) {
-  const pieces = page.ids.slice(from).map((id, index) =>
-    el("span", { class: page.model.tokenizer.isSpecial(id) ? "piece special" : "piece", ...make(from + index) },
-      page.showToken(id)));
+function showPieces(page, box, make) {
+  const { tokenizer } = page.model;
+  const pieces = page.ids.map((id, position) =>
+    el("span", { class: tokenizer.isSpecial(id) ? "piece special" : "piece", ...make(position) }, page.showToken(id)),
+  );
   // Whole tokens move to the next line; one with a line break in it ends the line, as in the text.
-  const endsLine = (position) => page.model.tokenizer.text(page.ids[position]).includes("\n");
-  box.replaceChildren(...pieces.flatMap((piece, index) => (endsLine(from + index) ? [piece, el("br")] : [piece])));
+  const endsLine = (position) => tokenizer.text(page.ids[position]).includes("\n");
+  box.replaceChildren(...pieces.flatMap((piece, position) => (endsLine(position) ? [piece, el("br")] : [piece])));
   return pieces;
 }
 
@@ -46,7 +47,8 @@ function tokensPanel(page) {
     });
     keepInView(box, pieces[page.selected]);
     showDetails(page, page.selected);
-    byId("pager-token").textContent = `${page.selected}: ${page.showToken(page.ids[page.selected])}${bitsOf(page.selected)}`;
+    byId("pager-token").textContent =
+      `${page.selected}: ${page.showToken(page.ids[page.selected])}${bitsOf(page.selected)}`;
   };
 
   const choose = (position) => {
@@ -57,10 +59,13 @@ function tokensPanel(page) {
   page.on("ids", showText);
   page.on("trace", showLosses);
   page.on("select", showSelected);
-  field.addEventListener("input", debounce(() => page.setText(field.value, Infinity), 150));
-  field.addEventListener("blur", () => page.dropped || (field.value = page.text));
+  const read = debounce(() => page.setText(field.value, Infinity), 150);
+  field.addEventListener("input", read);
   box.addEventListener("click", (event) => pieces.includes(event.target) && choose(pieces.indexOf(event.target)));
-  box.addEventListener("mouseover", (event) => pieces.includes(event.target) && showDetails(page, pieces.indexOf(event.target)));
+  box.addEventListener(
+    "mouseover",
+    (event) => pieces.includes(event.target) && showDetails(page, pieces.indexOf(event.target)),
+  );
   box.addEventListener("mouseleave", () => showDetails(page, page.selected));
   box.addEventListener("keydown", (event) => {
     const target = nextPosition(event.key, pieces, page.selected);
@@ -87,7 +92,7 @@ function nextPosition(key, pieces, position) {
   if (key in moves) return moves[key];
   if (key !== "ArrowUp" && key !== "ArrowDown") return null;
   const step = key === "ArrowUp" ? -1 : 1;
-  const boxes = pieces.map((piece) => [...piece.getClientRects()].find((box) => box.width > 0) ?? piece.getBoundingClientRect());
+  const boxes = pieces.map((piece) => piece.getBoundingClientRect());
   const here = boxes[position];
   let best = null;
   for (let index = position + step; boxes[index]; index += step) {
@@ -100,29 +105,33 @@ function nextPosition(key, pieces, position) {
 }
 
 function showPassages(page) {
-  const buttons = page.model.passages.map((text, index) => el("button", {
-    type: "button",
-    onclick: async () => {
-      await page.setText(text, 0, page.model.seconds?.[index]);
-      page.select(interesting(page));
-    },
-  }, `Passage ${index + 1}`));
+  const { passages, seconds } = page.model;
+  const open = async (index) => {
+    await page.setText(passages[index], 0, seconds?.[index]);
+    page.select(interesting(page));
+  };
+  const buttons = passages.map((_, index) =>
+    el("button", { type: "button", onclick: () => open(index) }, `Passage ${index + 1}`),
+  );
   byId("passages").replaceChildren(...buttons);
-  page.on("ids", () => buttons.forEach((button, index) =>
-    button.setAttribute("aria-pressed", page.source[0] === page.model.passages[index])));
+  page.on("ids", () =>
+    buttons.forEach((button, index) => button.setAttribute("aria-pressed", page.source[0] === passages[index])),
+  );
 }
 
-/** "73 tokens, 240 bytes; 412 bits, 1.72 bits per byte". */
+/** "73 tokens for 240 bytes. The losses add up to 412 bits: 1.72 bits per byte." */
 function showSums(page) {
   const { tokenizer } = page.model;
-  const own = page.ids.map((id, position) => [id, page.losses?.[position] || 0]).filter(([id]) => !tokenizer.isSpecial(id));
+  const own = page.ids
+    .map((id, position) => [id, page.losses?.[position] || 0])
+    .filter(([id]) => !tokenizer.isSpecial(id));
   const bytes = own.reduce((total, [id]) => total + tokenizer.bytes(id).length, 0);
   const parts = [`${plural(own.length, "token")} for ${plural(bytes, "byte")}.`];
   if (page.losses && bytes) {
     const bits = own.reduce((total, [, loss]) => total + loss, 0);
     parts.push(`The losses add up to ${count(Math.round(bits))} bits: ${(bits / bytes).toFixed(2)} bits per byte.`);
   }
-  if (page.dropped) parts.push(`${plural(page.dropped, "token")} did not fit into the context and ${page.dropped === 1 ? "is" : "are"} left out.`);
+  if (page.dropped) parts.push(`Left out, because the context is full: ${plural(page.dropped, "token")}.`);
   byId("sums").textContent = parts.join(" ");
 }
 
