@@ -11,7 +11,7 @@
 
 /** A model, its tokenizer, and what the page shows of its making.
  *
- * title          "pretrained model", or the name of a finetuned one
+ * title          "Your language model", or the name of a folder
  * kind           "language", "instruction" or "classifier"; a classifier has no next token: no logits, lens or losses
  * config         family, n_layers, n_heads, n_kv_heads, head_dim, d_model, d_ff, vocab_size, context_length,
  *                positions ("rope", "learned"), rope_theta, norm_eps, tie_embeddings
