@@ -146,7 +146,7 @@ class VocabularyMap {
     this.width = this.canvas.clientWidth;
     this.height = Math.round(this.width * this.ratio);
     const context = canvasOf(this.canvas, this.width, this.height);
-    const radius = Math.min(4, 1.3 * Math.sqrt(this.zoom));
+    const radius = Math.min(2.6, 1.3 * Math.sqrt(this.zoom));
     const tints = KINDS.map(([, tint]) => color(tint));
     context.globalAlpha = 0.75;
     for (let id = 0; id < this.kinds.length; id++) {
