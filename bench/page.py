@@ -22,6 +22,7 @@ import torch
 from llm.core.tables import iterate_rows
 from llm.export.hf.base import open_model
 from llm.model.generate import generate, greedy
+from llm.model.gpt import GPT
 from llm.page.build import build_page
 from llm.page.passages import read_passages
 
@@ -98,18 +99,27 @@ def report_parity(page: Any, folder: Path, texts: list[str]) -> None:
     n_other = sum(own != tokenizer.encode(text) for own, text in zip(ids, texts, strict=True))
     print(f"  other token ids: {n_other} of {len(texts)} documents, {sum(map(len, ids)):,} tokens")
     windows = [[*tokenizer.prefix_ids, *of][: model.config.context_length] for of in ids[:N_TEXTS]]
-    got = [torch.tensor(page.evaluate(LOGITS, window)) for window in windows]
-    for name, reference in (("rounded", rounded), ("float32", model)):
-        expected = [reference(torch.tensor([window]))[0] for window in windows]
-        difference = max(float((a - b).abs().max()) for a, b in zip(got, expected, strict=True))
-        largest = max(float(of.abs().max()) for of in expected)
-        print(f"  logits: largest difference to {name} {difference:.2g} of at most {largest:.1f}")
     prompts = [[*tokenizer.prefix_ids, *of[:PROMPT_TOKENS]] for of in ids[:N_PROMPTS]]
-    own = [page.evaluate(WRITE, [prompt, {"temperature": 0, "maxTokens": N_NEW}])[0] for prompt in prompts]
+    logits = [torch.tensor(page.evaluate(LOGITS, window)) for window in windows]
+    written = [page.evaluate(WRITE, [prompt, {"temperature": 0, "maxTokens": N_NEW}])[0] for prompt in prompts]
     for name, reference in (("rounded", rounded), ("float32", model)):
-        theirs = [[*generate(reference, prompt, N_NEW, greedy, tokenizer.eos_ids)] for prompt in prompts]
-        n_other = sum(a != b for a, b in zip(own, theirs, strict=True))
+        difference, largest = compare_logits(reference, windows, logits)
+        print(f"  logits: largest difference to {name} {difference:.2g} of at most {largest:.1f}")
+        n_other = count_other_texts(reference, prompts, written, tokenizer.eos_ids)
         print(f"  greedy: {n_other} of {len(prompts)} continuations of {N_NEW} tokens other than {name}")
+
+
+def compare_logits(model: GPT, windows: list[list[int]], logits: list[torch.Tensor]) -> tuple[float, float]:
+    """Return the largest difference to a model's logits, and the largest of these."""
+    expected = [model(torch.tensor([window]))[0] for window in windows]
+    difference = max(float((a - b).abs().max()) for a, b in zip(logits, expected, strict=True))
+    return difference, max(float(of.abs().max()) for of in expected)
+
+
+def count_other_texts(model: GPT, prompts: list[list[int]], written: list[list[int]], ends: frozenset[int]) -> int:
+    """Return how many prompts a model continues otherwise."""
+    theirs = [[*generate(model, prompt, N_NEW, greedy, ends)] for prompt in prompts]
+    return sum(a != b for a, b in zip(written, theirs, strict=True))
 
 
 if __name__ == "__main__":
