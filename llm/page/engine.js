@@ -6,8 +6,8 @@
 //   trace.logits(t)  trace.lens(layer, t)  trace.attention(layer, head, t)  await trace.losses()
 //   for await (const id of model.generate(ids, {temperature: 0.8, seed: 1})) …
 //
-// The same forward pass as llm/model/gpt.py, layer by layer in `_runLayer`. It pauses every few milliseconds, so that the
-// page stays responsive, and ends with the reason of an aborted AbortSignal.
+// The same forward pass as llm/model/gpt.py, layer by layer in `_runLayer`. It pauses every few milliseconds, so that
+// the page stays responsive, and ends with the reason of an aborted AbortSignal.
 
 /** A model, its tokenizer, and what the page shows of its making.
  *
@@ -97,7 +97,7 @@ class Model {
   }
 
   /** The ids of messages [{role, content}] and of the opening of the answer, as `python -m llm chat` makes them →
-   * {ids, n_dropped}: the oldest turns go that leave no room for an answer. RangeError where the last one is too long. */
+   * {ids, n_dropped}: the oldest turns that leave no room for an answer go. RangeError where the last is too long. */
   conversation(messages, maxTokens = 200) {
     const room = this.config.context_length - Math.min(maxTokens, this.config.context_length >> 1) + 1;
     const system = messages.filter(({ role }) => role === "system");

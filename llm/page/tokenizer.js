@@ -79,7 +79,7 @@ class Tokenizer {
     return this.byName.get(piece) ?? this.data.unk;
   }
 
-  /** [start, piece] of each piece; text between two matches is a piece too, or dropped with a word vocabulary's gaps. */
+  /** [start, piece] of each piece; text between two matches is a piece too, unless the vocabulary drops it. */
   pieces(text) {
     const found = [];
     let end = 0;

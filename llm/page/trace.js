@@ -1,6 +1,6 @@
 "use strict";
 // What the model computed for some ids, and the KV cache that new ids continue from: position t has read ids[0..t], and
-// predicts ids[t + 1]. Attention weights and logits are computed when they are asked for: there are many, and few are seen.
+// predicts ids[t + 1]. Attention weights and logits are computed when they are asked for: of many, few are seen.
 
 class Trace {
   /** An empty trace with room for a number of positions. */
