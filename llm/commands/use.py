@@ -103,7 +103,7 @@ def predict(
 
 def page(
     folder: Annotated[Path, Argument(help="A Hugging Face folder, such as models/finetuned/NAME.")] = opt.EXPORT,
-    output: Annotated[Path | None, Option(help="The HTML file; NAME.html by default.")] = None,
+    output: Annotated[Path | None, Option(help="The HTML file; pages/NAME.html by default.")] = None,
     text: opt.CorpusTable = opt.TEST,
     max_bytes: Annotated[int | None, Option(min=1, help="Refuse a larger page; 60 MB by default.")] = None,
     params: opt.ParamsFile = opt.PARAMS,
@@ -124,7 +124,7 @@ def page(
     else:
         note = f"rows of the test split of {name}" if passages else f"no passages: no task {name}, and no {text}"
     content, figures = build_page(folder, name, passages, max_bytes or MAX_BYTES, TEMPLATE)
-    target = output or Path(f"{name}.html")
+    target = output or Path("pages") / f"{name}.html"  # where the links to docs/ lead
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(content, encoding="utf-8")
     print(f"{target}: {figures['weights']:,} weights, {figures['bytes'] / 1e6:.1f} MB; begins with {note}")
