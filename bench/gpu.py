@@ -5,7 +5,7 @@
     python -m bench.gpu tinyshakespeare.txt --dry-run        the same with tiny shapes, on the processor, uncompiled
 
     device       the card, its matrix products and copies
-    tests        tests/test_cuda.py
+    tests        tests/test_accelerator.py, on the GPU
     resume       pretraining killed and resumed, beside an uninterrupted run: are the weights the same bytes?
     shard        GROUNDUP_SHARD=1 with one process, beside a run without it
     steps        a training step of 124 million weights beside Transformers' of the same shape
@@ -226,7 +226,7 @@ def run_tests(text: Path, dry: bool) -> None:
     """Run the tests that are marked for CUDA, and report failures and the summary."""
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-m", "cuda"]
     # Neither plugins nor warnings of packages that happen to be on the machine decide here.
-    command += ["-W", "default", "tests/test_cuda.py"]
+    command += ["-W", "default", "tests/test_accelerator.py"]
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
@@ -416,7 +416,7 @@ def time_step(name: str, dry: bool) -> None:
     """Compile a step, print its seconds, wait for a line, then time the step with each of its optimizers."""
     import torch
 
-    from bench.train import OURS, QWEN3, Setting, draw, peak_bytes, their_step, timed
+    from bench.train import OURS, QWEN3, Setting, draw, their_step, timed
     from llm.core.device import Machine
 
     machine, shape = Machine.find(), step_shape(dry)
@@ -438,7 +438,11 @@ def time_step(name: str, dry: bool) -> None:
             torch.cuda.reset_peak_memory_stats()
         took = [timed(partial(step, number, *batch), machine) for number in range(1, 1 + WARMUP_STEPS + N_STEPS)]
         ms = sorted(second for second, _ in took[WARMUP_STEPS:])[N_STEPS // 2] * 1000
-        row = {"ms": round(ms, 3), "peak_gb": round(peak_bytes(machine) / 1e9, 2), "loss": round(float(took[-1][1]), 4)}
+        row = {
+            "ms": round(ms, 3),
+            "peak_gb": round(machine.peak_memory() / 1e9, 2),
+            "loss": round(float(took[-1][1]), 4),
+        }
         note(optimizer=kind, **row, flops=gpt.flops_per_token() * shape.tokens_per_step)
 
 

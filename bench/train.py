@@ -16,7 +16,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -175,7 +174,7 @@ def measure(setting: Setting, shape: Shape, n_steps: int, machine: Machine) -> d
     step = (our_step if setting.whose == OURS else their_step)(gpt, setting, machine)
     steps = [timed(partial(step, number, *batch), machine) for number in range(WARMUP_STEPS + n_steps)]
     seconds = [second for second, _ in steps[WARMUP_STEPS:]]
-    return {"seconds": seconds, "peak_bytes": peak_bytes(machine), "loss": float(steps[-1][1]), "flops": flops}
+    return {"seconds": seconds, "peak_bytes": machine.peak_memory(), "loss": float(steps[-1][1]), "flops": flops}
 
 
 def draw(shape: Shape, machine: Machine) -> tuple["GPT", tuple[Tensor, Tensor]]:
@@ -188,14 +187,6 @@ def draw(shape: Shape, machine: Machine) -> tuple["GPT", tuple[Tensor, Tensor]]:
     size = (shape.batch_size, gpt.config.context_length + 1)
     ids = torch.randint(0, gpt.config.vocab_size, size, generator=drawn).to(machine.device)
     return gpt, (ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-
-
-def peak_bytes(machine: Machine) -> int:
-    """Return the most memory that this process had, on a GPU there."""
-    if machine.device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    # ru_maxrss is in KiB on Linux and in bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def our_step(gpt: "GPT", setting: Setting, machine: Machine) -> Step:
@@ -291,6 +282,7 @@ def timed(run: Callable[[], Tensor], machine: Machine) -> tuple[float, Tensor]:
         return float(start.elapsed_time(end)) / 1000, result
     began = time.perf_counter()
     result = run()
+    machine.synchronize()
     return time.perf_counter() - began, result
 
 

@@ -9,12 +9,12 @@ import typer
 
 from llm.commands import project, use
 from llm.core.errors import UserError, one_line_errors
-from llm.core.threads import limit_spinning
+from llm.core.threads import set_torch_defaults
 
 COMMANDS: list[Callable[..., None]] = [
     *(use.generate, use.chat, use.serve, use.predict, use.push, use.page, use.neighbours, use.windows),
     *(project.compare_models, project.compare, project.trace, project.verify_export, project.harness),
-    *(project.scaling, project.learning_curve, project.check, project.preset, project.add_task),
+    *(project.scaling, project.learning_curve, project.doctor, project.check, project.preset, project.add_task),
     *(project.summary, project.figures),
 ]
 app = typer.Typer(
@@ -25,11 +25,12 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+app.command("params")(project.show_params)  # `params` is the name of an option of others
 
 
 def run() -> None:
     """Run a command; a user's error is one line and exit code 2."""
-    limit_spinning()
+    set_torch_defaults()
     try:
         with one_line_errors(written=[Path(), Path(tempfile.gettempdir())]):
             app()

@@ -1,5 +1,5 @@
 """One short script a stage; `python -m stages.NAME` comes through here before the script imports torch."""
 
-from llm.core.threads import limit_spinning
+from llm.core.threads import set_torch_defaults
 
-limit_spinning()
+set_torch_defaults()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from llm.core import params, stage
+from llm.core.derived import fill
 from llm.core.stage import Input, Output
 from llm.report import views
 from llm.report.card import write_card, write_task_card
@@ -20,7 +21,7 @@ def main(
     cards: Output = Path("models/cards"),
 ) -> None:
     """Write `card`, and `cards`/NAME/README.md for each finetuned model."""
-    sections = params.read(settings)
+    sections = fill(params.read(settings))
     found = read_metrics(metrics).of_tasks(sections["finetune"]["tasks"])
     lineage = views.lineage(data, pretrained, exported, finetuned)
     config = read_json(pretrained / "config.json")

@@ -2,12 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from llm.core import stage
 from llm.core.stage import Input, Output, Param, Scratch, Seed
-from llm.export.hf.base import read_first_weights
-from llm.model.config import ModelParams
+from llm.export.hf.base import read_first_weights, resolve_shape
 from llm.tokens.pretrained import path_under
 from llm.train.launch import launch
 from llm.train.params import PretrainParams
@@ -15,7 +14,7 @@ from llm.train.pretrain import Pretraining
 
 
 def main(
-    model: Annotated[ModelParams, Param("model")],
+    model: Annotated[dict[str, Any], Param("model")],
     pretrain: Annotated[PretrainParams, Param("pretrain")],
     seed: Seed,
     scratch: Scratch,
@@ -28,7 +27,8 @@ def main(
 ) -> None:
     """Write the weights after `pretrain.max_steps` steps from random or given ones, and the learning curve."""
     base = path_under(given, pretrain.init_from, "pretrain.init_from")
-    run = Pretraining(model, pretrain, seed, windows, tokenizer, base, read_first_weights).run
+    shape = resolve_shape(model, base)
+    run = Pretraining(shape, pretrain, seed, windows, tokenizer, base, read_first_weights).run
     if not launch(run, weights, metrics, curve, scratch):
         print("pretrain: this node is done; node 0 has the outputs", file=sys.stderr)
         sys.exit(0)

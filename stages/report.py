@@ -17,7 +17,7 @@ def main(
     reports: Output = Path("reports"),
 ) -> None:
     """Write the folder `reports`; of `data` and `models` only the hashes are shown, and the page is copied beside."""
-    write_reports(settings, metrics, curve, [data, models], reports)
+    write_reports(settings, metrics, curve, data, models, reports)
     shutil.copyfile(models / "page.html", reports / "model.html")
 
 

@@ -19,7 +19,7 @@ from llm.tokens.tokenizer import Tokenizer
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"generate", "neighbours", "check", "preset", "summary", "windows", "compare-models", "compare", "trace"}
 COMMANDS |= {"verify-export", "harness", "scaling", "serve", "chat", "push", "predict", "learning-curve", "add-task"}
-COMMANDS |= {"figures", "page"}
+COMMANDS |= {"figures", "page", "params", "doctor"}
 
 
 def _run(*words: object) -> str:
@@ -63,8 +63,13 @@ def test_every_command_and_parameter_has_help():
     assert without == []
 
 
+def test_a_check_prints_what_a_run_costs(monkeypatch):
+    monkeypatch.setattr("llm.commands.cost.predict", lambda path: f"expected: about 7 minutes with {path.name}")
+    assert _run("check", "--params", ROOT / "params.yaml") == "expected: about 7 minutes with params.yaml\n"
+
+
 def test_invalid_params_are_one_line_and_exit_code_2(tmp_path):
-    assert _run("check", "--params", ROOT / "params.yaml") == ""
+    assert _run("check", "--no-cost", "--params", ROOT / "params.yaml") == ""
     file = tmp_path / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text().replace("vocab_size:", "vocab_sise:"))
     command = [sys.executable, "-m", "llm", "check", "--params", str(file)]

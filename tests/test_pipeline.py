@@ -28,6 +28,7 @@ VALUES = {
     "label.n_packages": 2,
     "label.max_train_rows_per_package": 50,
     "tokenize.vocab_size": 400,
+    "sample.context_length": 64,
     "pretrain.max_steps": 40,
     "pretrain.checkpoint_every_steps": 2,
     "pretrain.eval_every_steps": 20,
@@ -171,6 +172,14 @@ def test_every_stage_leaves_its_outputs(clone: Clone) -> None:
     assert text.startswith("Return ")
 
 
+def test_another_context_is_one_edit(clone: Clone) -> None:
+    assert clone.read("models/export/hf/config.json")["max_position_embeddings"] == 64
+    assert clone.read("models/finetuned/library/tokenizer_config.json")["model_max_length"] == 64
+    assert clone.read("data/windows/windows.json")["stride"] == 64
+    assert clone.read("metrics/details/memorise.json")["prefix_tokens"] == 16
+    assert clone.read("metrics/details/evaluate.json")["quality"]["prompt_tokens"] == 12
+
+
 def test_a_second_run_does_nothing(clone: Clone) -> None:
     assert list((clone.folder / "llm").rglob("__pycache__"))
     assert clone.status() == set()
@@ -250,6 +259,7 @@ def test_a_wrong_param_is_one_line_above_dvcs_own(clone: Clone) -> None:
 def test_the_first_stage_refuses_what_a_later_one_would(clone: Clone) -> None:
     with clone.undone():
         clone.set("sample.context_length", 100)
+        clone.set("evaluate.stride", 128)
         printed = clone.command("dvc", "repro", code=255)
     assert re.findall(r"Running stage '([^']+)'", printed) == ["sample"]
     assert "sample: params.yaml: evaluate.stride: expected at most sample.context_length 100, got 128" in printed

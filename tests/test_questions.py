@@ -11,22 +11,24 @@ from typer.main import get_command
 
 from llm.__main__ import app
 from llm.commands.check import check_params
+from llm.commands.effective import effective_params
 from llm.core import params
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = params.read(ROOT / "params.yaml")
 STAGES = params.read(ROOT / "dvc.yaml")["stages"]
 COMMANDS: dict[str, Any] = get_command(app).commands
-every_document = pytest.mark.parametrize("document", ["README.md", "docs/questions.md", "docs/text.md"])
+EFFECTIVE = YAML(typ="safe").load(effective_params(ROOT / "params.yaml"))
+PAGES = ["README.md", "docs/params.md", "docs/questions.md", "docs/text.md"]
+every_document = pytest.mark.parametrize("document", PAGES)
 
 
 def _find(pattern: str, document: str) -> list[Any]:
     return re.findall(pattern, (ROOT / document).read_text(encoding="utf-8"))
 
 
-def _is_key(key: str) -> bool:
-    """Whether a dotted name leads to a value in params.yaml, through any entry of a list."""
-    value: Any = PARAMS
+def _is_key(key: str, value: Any) -> bool:
+    """Whether a dotted name leads to a value in params, through any entry of a list."""
     for part in key.split("."):
         if isinstance(value, list):
             return any(isinstance(entry, dict) and part in entry for entry in value)
@@ -54,10 +56,10 @@ def test_every_command_and_its_options_exist(document):
 
 
 @every_document
-def test_every_param_in_backticks_is_in_params_yaml(document):
+def test_every_param_in_backticks_exists(document):
     named = set(_find(rf"`((?:{'|'.join(PARAMS)})(?:\.[a-z_]+)+)(?:[=: ][^`]*)?`", document))
     files = {name for name in named if name.endswith((".json", ".py", ".safetensors", ".yaml"))}
-    assert sorted(name for name in named - files if not _is_key(name)) == []
+    assert sorted(name for name in named - files if not _is_key(name, EFFECTIVE)) == []
 
 
 @every_document
@@ -65,7 +67,7 @@ def test_every_experiment_has_valid_params_and_targets(document, tmp_path):
     for experiment in (found.replace("'", "") for found in _find(r"dvc exp run ([^`\n#]+)", document)):
         content = params.read(ROOT / "params.yaml")
         for key, value in re.findall(r"-S ([\w.]+)=(\S+)", experiment):
-            assert _is_key(key), key
+            assert _is_key(key, PARAMS), key
             above, _, last = key.rpartition(".")
             section = params.find(content, above, Path()) if above else content
             section[last] = YAML(typ="safe").load(value)

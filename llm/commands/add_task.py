@@ -40,7 +40,6 @@ from llm.tokens.tokenizer import Tokenizer
 
 EXPORT = Path("models/export/hf")
 TARGET_STEPS = 300  # of training: 150 to 400 where 1 to 10 epochs allow it
-MAX_ROW_TOKENS = 1024  # unless windows of the corpus are longer: a base may read far more
 MEASURED_ROWS = 20_000  # of each split
 
 RowsBySplit = dict[str, list[Any]]
@@ -78,18 +77,18 @@ def add_task(
     task = {"kind": columns["kind"], "base": base.as_posix(), "data": path.as_posix()} | columns
     task |= {"split_column": split, "encoding": guessed, "on_error": on_error}
     task |= {"header": header, "min_rows_per_label": 1} if task["kind"] == "classify" else {}
-    task["max_tokens"] = _max_context(base, params.load(target, "sample", WindowParams).context_length)
+    context = _max_context(base, params.load(target, "sample", WindowParams).context_length)
     rows, counts = _read_as_stage(task, defaults, name, file, content["seed"])
-    notes = _suit(task, rows, base, file)
+    max_tokens, notes = _suit(task, resolve_task(task, defaults, name, target), rows, base, context, file)
     batch_size, n_train = resolve_task(task, defaults, name, target).training.batch_size, len(rows["train"])
     task["training"] = {"epochs": choose_epochs(n_train, batch_size)}
-    _insert(target, name, differing(task, merge_defaults({"kind": task["kind"]}, defaults)))
+    _insert(target, name, differing(task, _unstated(task["kind"], defaults)))
     n_steps = math.ceil(n_train / batch_size) * int(task["training"]["epochs"])
     splits = f"of {split}" if split else "drawn by the seed"
     is_tracked = any(Path(f"{part}.dvc").is_file() for part in (file, *file.parents))
     return [
         f"{name}: {task['kind']}, {_describe_columns(columns, rows)}; {len(table):,} rows, splits {splits}",
-        *describe_rows(counts, task["max_tokens"]),
+        *describe_rows(counts, max_tokens),
         *_describe_others(table, named, columns, split),
         f"epochs: {task['training']['epochs']:g}, about {n_steps:,} steps of {batch_size} rows",
         *notes,
@@ -97,6 +96,12 @@ def add_task(
         *([] if is_tracked else [f"  dvc add {task['data']}"]),
         f"  dvc repro finetune@{name}",
     ]
+
+
+def _unstated(kind: str, defaults: Any) -> dict[str, Any]:
+    """Return the values of a task of a kind that states nothing, of keys that have one."""
+    optional = {key: field.default for key, field in KINDS[kind].model_fields.items() if not field.is_required()}
+    return optional | merge_defaults({"kind": kind}, defaults)
 
 
 def _named_columns(table: pd.DataFrame, file: Path) -> pd.DataFrame:
@@ -131,14 +136,14 @@ def _check_options(name: str, file: Path, base: Path, kind: str | None, on_error
 
 
 def _max_context(base: Path, context_length: int) -> int:
-    """Return the number of tokens that a row may have."""
+    """Return the context of a base, which limits the tokens of a row."""
     if base == EXPORT:
         return context_length  # it may not exist yet
     if not (base / "config.json").is_file():
         raise UserError(f"--base: expected a Hugging Face folder, {base / 'config.json'} does not exist")
     shape = params.read(base / "config.json")  # JSON is YAML
     context = shape.get("max_position_embeddings", shape.get("n_positions", context_length))
-    return min(int(context), max(MAX_ROW_TOKENS, context_length))
+    return int(context)
 
 
 def _read_as_stage(task: Any, defaults: Any, name: str, file: Path, seed: int) -> tuple[RowsBySplit, Any]:
@@ -169,8 +174,11 @@ def _read_as_stage(task: Any, defaults: Any, name: str, file: Path, seed: int) -
     return rows, counts
 
 
-def _suit(task: Any, rows: RowsBySplit, base: Path, file: Path) -> list[str]:
-    """Set values that suit the rows; return lines on their lengths. UserError where no row of a split fits the base."""
+def _suit(task: Any, resolved: Any, rows: RowsBySplit, base: Path, context: int, file: Path) -> tuple[int, list[str]]:
+    """Set values that suit the rows; return the most tokens of a row, and lines on the lengths of rows.
+
+    UserError where no row of a split fits the base.
+    """
     tokenizer, missing = _open_tokenizer(base)
     measure: dict[str, Callable[[Any], int]] = {  # the length of a row before it is truncated
         "classify": lambda row: sum(len(tokenizer.encode(text)) + 1 for text in row[0]),
@@ -179,8 +187,7 @@ def _suit(task: Any, rows: RowsBySplit, base: Path, file: Path) -> list[str]:
     }
     by_split = {split: [*map(measure[task["kind"]], spread(part, MEASURED_ROWS))] for split, part in rows.items()}
     lengths = list(chain(*by_split.values()))
-    longest, max_tokens = max(lengths), min(task["max_tokens"], 32 * math.ceil(max(lengths) / 32))
-    task["max_tokens"] = max_tokens
+    longest, max_tokens = max(lengths), resolved.max_tokens_of(by_split["train"], context)
     action = "dropped, longer than"
     if task["kind"] == "classify":
         n_rows = Counter(chain(*(labels for _, labels in rows["train"])))
@@ -188,11 +195,12 @@ def _suit(task: Any, rows: RowsBySplit, base: Path, file: Path) -> list[str]:
     elif not missing and (shortest := max(map(min, by_split.values()))) > max_tokens:
         raise UserError(f"{file}: expected rows of at most {max_tokens} tokens in each split, got {shortest} or more")
     unit = f"bytes, at least as many as tokens ({missing} does not exist yet)" if missing else "tokens"
-    lines = [f"max_tokens: {max_tokens}; the longest row has {longest:,} {unit}"]
+    at_most = "at most " if missing else ""
+    lines = [f"max_tokens: {at_most}{max_tokens} by the rows of train; the longest row has {longest:,} {unit}"]
     if n := sum(np.array(lengths) > max_tokens):
-        found = f"{'at most ' if missing else ''}{n:,} of {len(lengths):,} rows ({n / len(lengths):.1%})"
+        found = f"{at_most}{n:,} of {len(lengths):,} rows ({n / len(lengths):.1%})"
         lines.append(f"{action} max_tokens: {found}")
-    return lines
+    return max_tokens, lines
 
 
 def _open_tokenizer(base: Path) -> tuple[Tokenizer, Path | None]:

@@ -6,7 +6,7 @@ hours of work. Stages check what depends on the text.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -47,6 +47,7 @@ LIMITS = {"evaluate.stride": "sample.context_length", "memorise.prefix_tokens": 
 LIMITS |= {"label.min_chars": "label.max_chars"}
 TASK_LIMITS = {"max_tokens": "sample.context_length", "method.k": "model.n_layers", "method.rank": "model.d_model"}
 METHODS = {"method.k": ("last_k_blocks",), "method.rank": ("lora", "dora")}  # that use the key
+SHAPE = ("d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff")  # of the model; null under pretrain.init_from
 EXPORT = "models/export/hf"  # of the stage export, as a task names it
 FINETUNED, GIVEN, WIRING = Path("models/finetuned"), Path("data/given"), Path("dvc.yaml")
 
@@ -54,6 +55,7 @@ FINETUNED, GIVEN, WIRING = Path("models/finetuned"), Path("data/given"), Path("d
 def check_params(path: Path) -> Params:
     """Return all of a params file, checked; UserError names every wrong key in one line."""
     content = params.read(path)
+    content["model"] = _with_given_shape(content)
     if "finetune" in content:
         content["finetune"] = with_defaults(content["finetune"])
     checked: Params = params.check(Params, content, "", path)
@@ -68,11 +70,22 @@ def check_params(path: Path) -> Params:
     return checked
 
 
+def _with_given_shape(content: dict[str, Any]) -> Any:
+    """Return the section `model`; where it has null for a key of weights that are given, the value of their folder."""
+    model, pretrain = content.get("model"), content.get("pretrain")
+    given = pretrain.get("init_from") if isinstance(pretrain, dict) else None
+    if not isinstance(given, str) or not isinstance(model, dict) or None not in (model.get(key) for key in SHAPE):
+        return model
+    from llm.export.hf.base import resolve_shape
+
+    return resolve_shape(model, Path(given)).model_dump()
+
+
 def _too_large(section: Section, limits: dict[str, str], checked: Params) -> Iterator[str]:
     content = checked.model_dump()
     for key, limit_key in limits.items():
         value, limit = params.find(section.model_dump(), key, Path()), params.find(content, limit_key, Path())
-        if value > limit:
+        if value is not None and value > limit:
             yield f"{key}: expected at most {limit_key} {limit}, got {value}"
 
 

@@ -111,11 +111,37 @@ def learning_curve(
     print(write_learning_curve(params, task, fraction, seeds))
 
 
-def check(params: opt.ParamsFile = opt.PARAMS) -> None:
-    """Check params.yaml and name every invalid key."""
+def check(
+    params: opt.ParamsFile = opt.PARAMS,
+    cost: Annotated[bool, Option(help="Time training steps, and print what the run costs on this machine.")] = True,
+) -> None:
+    """Check params.yaml, name every invalid key, and print the time and memory that `dvc repro` takes.
+
+    A run that does not fit into the memory is refused, with the key to change.
+    """
     from llm.commands.check import check_params
 
     check_params(params)
+    if cost:
+        from llm.commands.cost import predict
+
+        print(predict(params))
+
+
+def doctor() -> None:
+    """Check packages, compiler, device, disk, memory, Git, DVC and params; exits with 2 if no run can work."""
+    from llm.commands.doctor import examine, show
+
+    findings = examine()
+    print(show(findings))
+    raise typer.Exit(2 if any(found.state == "FAIL" for _, found in findings) else 0)
+
+
+def show_params(params: opt.ParamsFile = opt.PARAMS) -> None:
+    """Print params.yaml with all values that the stages use, derived ones and defaults included."""
+    from llm.commands.effective import effective_params
+
+    print(effective_params(params), end="")
 
 
 def preset(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 # Messages of torch and NumPy for sizes that exceed the memory; neither has an exception class for it.
 TOO_LARGE = re.compile(
-    "can't allocate memory|out of memory|size calculation overflowed|array is too big|Maximum allowed"
+    "can't allocate memory|out of memory|Invalid buffer size"
+    "|size calculation overflowed|array is too big|Maximum allowed"
 )
 FULL = {errno.ENOSPC, errno.EDQUOT}
 MISPLACED = {errno.ENOTDIR, errno.EEXIST, errno.ENOENT}  # perhaps a file where a folder is needed

@@ -259,6 +259,8 @@ def write_runtime(path: Path, seconds: float) -> None:
     torch = sys.modules.get("torch")  # imported only if the stage itself needed it
     if torch is not None and torch.cuda.is_initialized():
         figures["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
+    elif torch is not None and torch.backends.mps.is_available():
+        figures["peak_gpu_memory_mb"] = round(torch.mps.driver_allocated_memory() / 1e6)
     machine = {"python": platform.python_version(), "machine": platform.machine(), "n_cores": os.cpu_count()}
     write_json(path, figures | machine)
 

@@ -23,6 +23,12 @@ def limit_spinning() -> None:
         os.environ.update(SPIN)
 
 
+def set_torch_defaults() -> None:
+    """Set what torch reads when it is imported: the spin count, and that the CPU does what a GPU of Apple lacks."""
+    limit_spinning()
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int) -> list[Result]:
     """Return the results in the order of the items; the first error that an item raises ends the work.
 

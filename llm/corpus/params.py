@@ -82,9 +82,9 @@ class CleanParams(Section):
 
     control_characters: Literal["remove", "keep"]
     min_chars: Count | None
-    max_chars: Count | None
-    repetition: RepetitionParams | None
-    exact_duplicates: Literal["drop", "keep"]
+    max_chars: Count | None = None
+    repetition: RepetitionParams | None = None
+    exact_duplicates: Literal["drop", "keep"] = "drop"
     near_duplicates: NearDuplicateParams | None
 
 
@@ -106,9 +106,9 @@ class PrepareParams(Section):
     """Where the text comes from, what of it is dropped and what is held out."""
 
     sources: list[Source] = Field(min_length=1)
-    engine: Literal["local", "ray"]
+    engine: Literal["local", "ray"] = "local"
     subset_fraction: Annotated[float, Field(gt=0, le=1)]
-    max_document_bytes: Annotated[int, Field(ge=1000)]
+    max_document_bytes: Annotated[int, Field(ge=1000)] = 100_000_000
     clean: CleanParams
     split: SplitParams
 
@@ -130,7 +130,7 @@ class LabelParams(Section):
 
     n_packages: Annotated[int, Field(ge=2)]
     max_train_rows_per_package: Count
-    max_rows_per_document: Count
-    min_chars: Count
-    max_chars: Count
-    max_answer_chars: Count
+    max_rows_per_document: Count = 200
+    min_chars: Count = 30
+    max_chars: Count = 500
+    max_answer_chars: Count = 400

@@ -74,7 +74,7 @@ def sample_items(
     A correct choice repeats only after all rarer ones are used, so that guessing the most frequent one is not better.
     """
     by_document = [find_gaps(path, text) for path, text in documents]
-    max_tokens, tasks = (params.context_tokens, context_length), {}
+    max_tokens, tasks = (params.context_tokens_of(context_length), context_length), {}
     for task in TASKS:
         turns_of = _take_turns(task, by_document, rng)
         if not turns_of:

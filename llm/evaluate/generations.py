@@ -188,7 +188,7 @@ def text_nats(
     """Return the nats of every token of every text, each text after the end of text alone."""
     stream = np.array([end_of_text, *(token for text in texts for token in (*text, end_of_text))], dtype=np.int64)
     context = model.config.context_length
-    spans = plan_document_spans(stream, end_of_text, context, min(params.stride, context))
+    spans = plan_document_spans(stream, end_of_text, context, params.stride_of(context))
     nats = score_tokens(model, stream, spans, params.batch_size, machine, "samples").nats
     ends = np.cumsum([len(text) + 1 for text in texts])
     return [nats[end - len(text) - 1 : end - 1].tolist() for text, end in zip(texts, ends, strict=True)]

@@ -64,7 +64,7 @@ def measure(
 ) -> dict[str, Any]:
     """Score a split once and return its figures; `model` has those that metrics/evaluate.json has too."""
     rng, context, end_of_text = np.random.default_rng(seed), model.config.context_length, text.info.end_of_text
-    stride = min(params.stride, context)
+    stride = params.stride_of(context)
     spans = plan_spans(len(text.stream), context, stride)
     if text.info.boundary == "document":  # the model was trained on windows of single documents
         spans = plan_document_spans(text.stream, end_of_text, context, stride)

@@ -70,7 +70,7 @@ def continue_prefixes(
     model: GPT, stream: Stream, end_of_text: int, params: MemoriseParams, rng: np.random.Generator
 ) -> Recall:
     """Continue random prefixes of a stream greedily by LONG tokens."""
-    n = min(params.prefix_tokens, model.config.context_length)
+    n = params.prefix_tokens_of(model.config.context_length)
     positions = sample_positions(stream, end_of_text, n + LONG, params.prefixes, rng)
     if not len(positions):
         return Recall(positions, n, positions)

@@ -42,7 +42,7 @@ def measure_quality(
     model: GPT, tokenizer: Tokenizer, held_out: list[HeldOut], params: QualityParams, train: Iterable[str], seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Continue passages of the last split; return figures, or {"skipped": reason}, and the first continuations."""
-    n_prompt, rng = min(params.prompt_tokens, model.config.context_length), np.random.default_rng(seed)
+    n_prompt, rng = params.prompt_tokens_of(model.config.context_length), np.random.default_rng(seed)
     if not params.texts:
         return {"skipped": "evaluate.quality.texts is 0"}, []
     if reason := model.config.non_causal_reason:

@@ -193,5 +193,6 @@ def _batch_nats(model: _Model, batch: list[Window], machine: Machine) -> float:
     total = 0.0
     for row, target, (_, span) in zip(logits, ids[:, 1:], batch, strict=True):
         new = slice(span.first, span.last)
-        total += float(cross_entropy(row[new].float(), target[new], reduction="none").sum(dtype=torch.float64))
+        nats = cross_entropy(row[new].float(), target[new], reduction="none").cpu()  # mps has no float64
+        total += float(nats.sum(dtype=torch.float64))
     return total

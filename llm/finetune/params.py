@@ -1,5 +1,7 @@
 """The `finetune` section of params.yaml: defaults that tasks share, and for each task what differs."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -7,9 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.fields import FieldInfo
 
 from llm.core import params
+from llm.core.errors import UserError
 from llm.core.params import Count, EncodingName, Name, Section
 from llm.train.params import Fraction, Positive, PositiveFraction
 
+FITTING = 0.999  # of the rows of train, without being truncated or dropped
+MAX_ROW_TOKENS = 1024  # unless a task states more: a base may read far longer rows than memory allows to train on
 Target = Literal["query", "key", "value", "output", "gate", "up", "down"]
 
 
@@ -32,15 +37,15 @@ class TrainingParams(Section):
     epochs: Positive
     batch_size: Count
     learning_rates: list[Positive] = Field(min_length=1)
-    lr_search_fraction: PositiveFraction
+    lr_search_fraction: PositiveFraction = 0.25
     adamw_lr_ratio: Positive
-    layerwise_lr_decay: PositiveFraction
-    weight_decay: Annotated[float, Field(ge=0)]
-    max_grad_norm: Positive
-    warmup_fraction: Fraction
-    decay_fraction: Fraction
+    layerwise_lr_decay: PositiveFraction = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Positive = 10.0
+    warmup_fraction: Fraction = 0.1
+    decay_fraction: Fraction = 0.6
     n_evals: Count
-    early_stopping_patience: Count | None
+    early_stopping_patience: Count | None = None
 
 
 class TaskParams(Section):
@@ -49,26 +54,40 @@ class TaskParams(Section):
     base: str
     data: str
     encoding: EncodingName | None = None  # null: detected
-    split_column: str | None
-    group_column: str | None
-    on_error: Literal["fail", "skip"]
-    max_tokens: Count
+    split_column: str | None = None
+    group_column: str | None = None
+    on_error: Literal["fail", "skip"] = "fail"
+    max_tokens: Count | None = None
     method: MethodParams
     training: TrainingParams
+
+    def max_tokens_of(self, train_lengths: Sequence[int], context_length: int) -> int:
+        """Return the most tokens that a row may have; null derives them from the lengths of the rows of train.
+
+        At least `FITTING` of these rows fit, in a multiple of 64 tokens. UserError where more is stated than fits into
+        the base's context.
+        """
+        if self.max_tokens is not None:
+            if self.max_tokens > context_length:
+                got = f"expected at most the base's context of {context_length}, got {self.max_tokens}"
+                raise UserError(f"max_tokens: {got}")
+            return self.max_tokens
+        nearest_rank = sorted(train_lengths)[math.ceil(FITTING * len(train_lengths)) - 1] if train_lengths else 1
+        return min(64 * math.ceil(nearest_rank / 64), context_length, MAX_ROW_TOKENS)
 
 
 class ClassifyTask(TaskParams):
     """Predict one label, or any number of labels, of one text or two."""
 
     kind: Literal["classify"]
-    header: bool
+    header: bool = True
     text_columns: list[str] = Field(min_length=1, max_length=2)
     label_column: str
-    label_separator: Annotated[str, Field(min_length=1)] | None
-    min_rows_per_label: Count
-    class_weights: Literal["balanced"] | None
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    zero_shot: str | None
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
+    min_rows_per_label: Count = 2
+    class_weights: Literal["balanced"] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    zero_shot: str | None = None
 
     @model_validator(mode="after")
     def _check_template(self) -> Self:
@@ -147,7 +166,7 @@ class DPOTask(TaskParams):
 
     kind: Literal["dpo"]
     prompt_column: str
-    input_column: str | None
+    input_column: str | None = None
     chosen_column: str
     rejected_column: str
     beta: Positive

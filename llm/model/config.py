@@ -41,7 +41,7 @@ FAMILIES = {
 
 
 class ModelParams(Section):
-    """The section `model`. Defaults are in params.yaml alone, so that a reader finds them in one place."""
+    """The section `model`."""
 
     family: Literal["qwen3", "qwen2", "llama", "gpt2", "gru"]
     attention: Literal["simplified", "trainable", "causal", "multi_head", "grouped"]
@@ -52,8 +52,8 @@ class ModelParams(Section):
     n_kv_heads: PositiveInt
     d_ff: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    rope_theta: Annotated[float, Field(gt=1)]
-    norm_eps: Annotated[float, Field(gt=0)]
+    rope_theta: Annotated[float, Field(gt=1)] = 10000.0
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
     tie_embeddings: bool
 
     @model_validator(mode="after")

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from llm.core import params as params_file
+from llm.core.derived import fill
 from llm.report import evaluate, finetune, plots, stages, views
-from llm.report.metrics import Metrics, flatten, read_metrics
+from llm.report.metrics import Metrics, flatten, read_json, read_metrics
 from llm.report.tables import Code, Table, render
 
 # A Markdown file of reports/: the stage whose details it shows, and the function that writes it.
@@ -34,8 +35,8 @@ PAGES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 BOUNDS = (1, 2, 3, 4, 6, 8)  # nats; the shade of a token is the number of bounds that its nats reach
 
 
-def write_reports(settings: Path, metrics: Path, curve: Path, artifacts: list[Path], reports: Path) -> None:
-    """Write the folder; `settings` is params.yaml, `metrics` and `artifacts` are folders."""
+def write_reports(settings: Path, metrics: Path, curve: Path, data: Path, models: Path, reports: Path) -> None:
+    """Write the folder; `settings` is params.yaml."""
     params = params_file.read(settings)
     found = read_metrics(metrics).of_tasks(params["finetune"]["tasks"])
     details = found.details
@@ -51,15 +52,22 @@ def write_reports(settings: Path, metrics: Path, curve: Path, artifacts: list[Pa
         pictures |= {f"finetune/{name}/{kind}": svg for kind, svg in own.items()}
     files = {f"{name}.md": text for name, text in texts.items()}
     files |= {f"{name}.svg": svg for name, svg in pictures.items()}
-    files["report.html"] = write_page(found, params, pictures, views.lineage(*artifacts))
+    config = read_json(models / "pretrained" / "config.json")
+    files["report.html"] = write_page(found, params, config, pictures, views.lineage(data, models))
     for name, text in files.items():
         path = reports / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
-def write_page(metrics: Metrics, params: Mapping[str, Any], pictures: Mapping[str, str], lineage: Table) -> str:
-    """Return the page; `pictures` are SVG by name, those of a task as finetune/TASK/NAME."""
+def write_page(
+    metrics: Metrics,
+    params: dict[str, Any],
+    config: Mapping[str, Any],
+    pictures: Mapping[str, str],
+    lineage: Table,
+) -> str:
+    """Return the page; `config` is the model's, `pictures` are SVG by name, those of a task as finetune/TASK/NAME."""
     details = metrics.details["evaluate"]
     splits = list(details["splits"])
     encoded = {name: base64.b64encode(svg.encode()).decode() for name, svg in pictures.items()}
@@ -67,11 +75,11 @@ def write_page(metrics: Metrics, params: Mapping[str, Any], pictures: Mapping[st
         "report.html.jinja",
         metrics=metrics.content,
         details=details,
-        params=params,
+        params=fill(params),
         splits=splits,
         shown=splits[-1] if splits else None,
         evaluation=evaluate.tables(details) if splits else None,
-        tables=views.tables(metrics, params, params["model"], lineage) | {"params": params_table(params)},
+        tables=views.tables(metrics, fill(params), config, lineage) | {"params": params_table(params)},
         verdict=stages.VERDICTS[metrics.content["memorise"]["copies"]],
         tasks=metrics.tasks(),
         levels=[*(f"{low}–{high}" for low, high in pairwise([0, *BOUNDS])), f"{BOUNDS[-1]} or more"],

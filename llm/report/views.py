@@ -19,7 +19,7 @@ CLASSIFIER = (
 
 
 def tables(metrics: Metrics, params: Mapping[str, Any], config: Mapping[str, Any], lineage: Table) -> dict[str, Any]:
-    """Return the tables that the page and the card show; `config` is the model's config.json or section of params."""
+    """Return the tables that the page and the card show; `config` is the model's config.json."""
     return {
         "corpus": corpus(metrics),
         "dropped": dropped(metrics),

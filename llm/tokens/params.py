@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from llm.core.derived import derive
 from llm.core.params import Count, Section, Share
 
 
@@ -12,9 +13,9 @@ class TokenizeParams(Section):
 
     kind: Literal["bpe", "word", "char"]
     vocab_size: Annotated[int, Field(ge=2, le=1 << 24)]
-    train_bytes: Count
-    min_frequency: Count
-    keep_whitespace: bool
+    train_bytes: Count = 200_000_000
+    min_frequency: Count = 2
+    keep_whitespace: bool = True
     pretrained: str | None
     pattern: str
     dropout: Share
@@ -35,8 +36,13 @@ class WindowParams(Section):
     """The sliding window over the token stream."""
 
     context_length: Annotated[int, Field(ge=2)]
-    stride: Count
+    stride: Count | None = None  # null: the context length
     boundary: Literal["cross", "document"]
-    align_to_documents: bool
+    align_to_documents: bool = False
     weights: dict[str, Annotated[float, Field(ge=0, le=1000)]]
     contamination_ngram: Count
+
+    @property
+    def stride_tokens(self) -> int:
+        """The tokens from the start of a window to that of the next one."""
+        return derive("sample.stride", self.context_length, self.stride)

@@ -40,7 +40,7 @@ def make_windows(params: WindowParams, tokens: Path, tokenizer: Tokenizer, windo
         end_of_text=tokenizer.end_of_text,
         pad=tokenizer.pad,
         context_length=params.context_length,
-        stride=params.stride,
+        stride=params.stride_tokens,
         boundary=params.boundary,
         n_bytes={split: int(documents[split]["n_bytes"].sum()) for split in SPLITS},
         segmentations=segmentation_names(tokens),

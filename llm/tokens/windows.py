@@ -93,7 +93,7 @@ def window_spans(
     >>> [values.tolist() for values in window_spans(np.array([3, 2]), params)]
     [[0, 3, 4], [3, 1, 3]]
     """
-    context, stride = params.context_length, params.stride
+    context, stride = params.context_length, params.stride_tokens
     n_tokens = _n_tokens(document_lengths)
     if params.boundary == "cross" and not params.align_to_documents:
         starts = np.arange(0, max(n_tokens - context, 0), stride, dtype=np.int64)

@@ -76,8 +76,7 @@ def launch(work: Callable[..., None], *args: Any) -> bool:
         work(*args)
         return True
     device = Machine.find().device
-    if device == "cuda" and layout.n_local > (n_gpus := torch.cuda.device_count()):
-        raise UserError(f"environment: expected NPROC up to the number of GPUs, {n_gpus}, got {layout.n_local}")
+    _check_device(device, layout)
     store = _host_store(layout) if layout.node == 0 else None
     common = layout, store.port if store is not None else layout.port, device, work, args
     with defer_signals() as received:
@@ -87,6 +86,14 @@ def launch(work: Callable[..., None], *args: Any) -> bool:
             if isinstance(error, Exception):
                 print(f"a process failed while it was stopping: {error}", file=sys.stderr)
     return layout.node == 0
+
+
+def _check_device(device: str, layout: Layout) -> None:
+    if device == "mps":
+        expected = "one process without GROUNDUP_SHARD on mps; GROUNDUP_DEVICE=cpu runs several"
+        raise UserError(f"environment: expected {expected}")
+    if device == "cuda" and layout.n_local > (n_gpus := torch.cuda.device_count()):
+        raise UserError(f"environment: expected NPROC up to the number of GPUs, {n_gpus}, got {layout.n_local}")
 
 
 def _run_processes(common: tuple[Any, ...], received: list[int]) -> list[BaseException]:

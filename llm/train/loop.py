@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from llm.core.derived import derive
 from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.train import parallel
@@ -60,6 +61,8 @@ def train(
     loss is far above that of chance.
     """
     run = _Run(model, config, machine, checkpoint)
+    eval_every = derive("pretrain.eval_every_steps", config.n_steps, config.eval_every_steps)
+    save_every = derive("pretrain.checkpoint_every_steps", config.n_steps, config.checkpoint_every_steps)
     run.resume()
     progress = tqdm(initial=run.step, total=config.n_steps, desc=config.label, unit=" steps")
     with parallel.defer_signals() as received, progress as bar:
@@ -67,9 +70,9 @@ def train(
             loss = run.train_step(step_losses(run.step))
             bar.set_postfix_str(_postfix(loss, config, bar.format_dict), refresh=False)
             bar.update()
-            if run.is_due(config.eval_every_steps):
+            if run.is_due(eval_every):
                 run.evaluate(val_loss, sample)
-            if run.is_due(config.checkpoint_every_steps):
+            if run.is_due(save_every):
                 run.save_checkpoint()
         if parallel.share_signals(received):
             run.stop()
@@ -190,7 +193,7 @@ class _Run:
         self._check_finite(loss, "loss")
         self.recent = [*self.recent, loss][-DIVERGENCE_STEPS:]
         chance, average = self.config.uniform_loss, sum(self.recent) / len(self.recent)
-        all_after_warmup = self.step - self.config.schedule.warmup_steps + 1 >= DIVERGENCE_STEPS
+        all_after_warmup = self.step - self.config.schedule.warmup_of(self.config.n_steps) + 1 >= DIVERGENCE_STEPS
         if chance and all_after_warmup and average > chance + DIVERGENCE_MARGIN_NATS:
             self._refuse(f"average loss of {DIVERGENCE_STEPS} steps", f"{average:.2f} (chance: {chance:.2f})")
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from llm.core.derived import derive
 from llm.core.params import Count, Section
 
 Positive = Annotated[float, Field(gt=0)]
@@ -34,9 +35,13 @@ class ScheduleParams(Section):
     """
 
     kind: Literal["wsd", "cosine", "constant"]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
     decay_fraction: Fraction
     final_lr_fraction: Fraction
+
+    def warmup_of(self, n_steps: int) -> int:
+        """Return the steps of the warm-up; null derives them from all steps."""
+        return derive("pretrain.schedule.warmup_steps", n_steps, self.warmup_steps)
 
     def lr_factor(self, step: int, n_steps: int) -> float:
         """Return the learning rate of a step as a fraction of the full one, never 0.
@@ -47,13 +52,13 @@ class ScheduleParams(Section):
         >>> [schedule.lr_factor(step, 8) for step in range(8)]
         [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
         """
-        up = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
+        warmup = self.warmup_of(n_steps)
+        up = (step + 1) / warmup if warmup else 1.0
         left = 1.0
         if self.kind == "wsd" and self.decay_fraction:
             left = (n_steps - step) / (self.decay_fraction * n_steps)
         elif self.kind == "cosine":
-            after_warmup = max(step - self.warmup_steps, 0)
-            left = (1 + math.cos(math.pi * after_warmup / max(n_steps - self.warmup_steps, 1))) / 2
+            left = (1 + math.cos(math.pi * max(step - warmup, 0) / max(n_steps - warmup, 1))) / 2
         return min(1.0, up, self.final_lr_fraction + (1 - self.final_lr_fraction) * left)
 
 
@@ -63,11 +68,11 @@ class LoopParams(Section):
     optimizer: OptimizerParams
     schedule: ScheduleParams
     weight_averaging: Literal["ema", "tail"] | None  # the mean is validated and returned
-    ema_half_life_fraction: PositiveFraction  # of the steps
-    tail_fraction: PositiveFraction  # of the steps
-    eval_every_steps: Count
+    ema_half_life_fraction: PositiveFraction = 0.1  # of the steps
+    tail_fraction: PositiveFraction = 0.1  # of the steps
+    eval_every_steps: Count | None = None  # null derives it from the number of steps
     early_stopping_patience: Count | None  # evaluations without a better validation loss
-    checkpoint_every_steps: Count
+    checkpoint_every_steps: Count | None = None  # likewise
     checkpoint_selection: Literal["last", "best"]
 
 
@@ -76,10 +81,10 @@ class PretrainParams(LoopParams):
 
     max_steps: Count
     batch_size: Count
-    micro_batch_size: Count | None
-    final_no_dropout_fraction: Fraction
-    init: Literal["random", "previous_token_heads"] | None
-    init_from: str | None
+    micro_batch_size: Count | None = None
+    final_no_dropout_fraction: Fraction = 0.2
+    init: Literal["random", "previous_token_heads"] | None = None
+    init_from: str | None = None
     eval_windows: Count
     compile: Literal["auto", "always", "never"]
 

@@ -52,7 +52,7 @@ class Pretraining:
             windows=(batches.info, batches.size),
             init_from=self.base and file_hash(self.base),
         )
-        with memory_advice(_memory_hint(self.params, batches.info.context_length)):
+        with memory_advice(memory_hint(self.params, batches.info.context_length)):
             gpt = self._initial_model(batches)
             learning_curve = self._train(gpt, batches, machine, scratch)
         if machine.sharded:
@@ -176,7 +176,8 @@ def micro_batch_size(params: PretrainParams) -> int:
     return micro
 
 
-def _memory_hint(params: PretrainParams, context_length: int) -> str:
+def memory_hint(params: PretrainParams, context_length: int) -> str:
+    """Return what to try where a step needs too much memory."""
     micro, rows = micro_batch_size(params), params.batch_size // parallel.n_processes()
     divisors = [size for size in range(1, micro // 2 + 1) if rows % size == 0]
     smaller = f"pretrain.micro_batch_size {divisors[-1]}, or " if divisors else ""
@@ -186,7 +187,8 @@ def _memory_hint(params: PretrainParams, context_length: int) -> str:
 def _divergence_hint(params: PretrainParams) -> str:
     names = ["muon_lr", "adamw_lr"] if params.optimizer.kind == "muon" else ["adamw_lr"]
     values = " and ".join(f"pretrain.optimizer.{name} {getattr(params.optimizer, name)}" for name in names)
-    return f"half of {values}, or more than {params.schedule.warmup_steps} pretrain.schedule.warmup_steps"
+    warmup = params.schedule.warmup_of(params.max_steps)
+    return f"half of {values}, or more than {warmup} pretrain.schedule.warmup_steps"
 
 
 def _sample(gpt: GPT, tokenizer: Tokenizer) -> str:

@@ -134,7 +134,7 @@ def test_a_task_states_only_what_differs_of_a_tracked_file(folder):
     _, lines = add(folder / "rows.csv")
     assert not any("dvc add" in line for line in lines)
     stated = {"kind": "classify", "base": EXPORT.as_posix(), "data": "rows.csv", "text_columns": ["text"]}
-    stated |= {"label_column": "label", "split_column": "split", "max_tokens": 32, "training": {"epochs": 10.0}}
+    stated |= {"label_column": "label", "split_column": "split", "training": {"epochs": 10.0}}
     assert YAML(typ="safe").load(PARAMS.read_text())["finetune"]["tasks"]["mine"] == stated
 
 
@@ -152,11 +152,13 @@ def test_numbers_suit_the_rows(folder):
     few = add(write("rows.csv", many(6, text=text, label=label)), "few")[0]
     assert few.min_rows_per_label == 1
     long, lines = add(write("rows.csv", many(100, text=lambda n: f"{n:02}" + "x" * 98, label=label)), "long")
-    assert (long.max_tokens, long.training.epochs, long.min_rows_per_label) == (128, 10.0, 2)
+    assert (long.max_tokens, long.training.epochs, long.min_rows_per_label) == (None, 10.0, 2)
+    assert any(line.startswith("max_tokens: at most 128 by the rows of train") for line in lines)
     assert "epochs: 10, about 30 steps of 32 rows" in lines
-    longer = add(write("rows.csv", many(6000, text=lambda n: "x" * 300 + str(n), label=label)), "longer")[0]
+    longer, lines = add(write("rows.csv", many(6000, text=lambda n: "x" * 300 + str(n), label=label)), "longer")
     context = check_params(PARAMS).sample.context_length
-    assert (longer.max_tokens, longer.training.epochs) == (context, 2.0)
+    assert any(line.startswith(f"max_tokens: at most {context} by ") for line in lines)
+    assert longer.training.epochs == 2.0
     for n_rows in (480, 500, 700, 1000, 2500, 5000, 9000, 12800):
         assert 150 <= choose_epochs(n_rows, 32) * n_rows / 32 <= 400
 
@@ -166,14 +168,14 @@ def test_lengths_are_tokens_of_the_base_or_bytes(folder, exported_folder, small_
     path, texts = write("rows.csv", rows), [row["text"] for row in rows]
     most = max(map(len, texts)) + 1
     missing = f"bytes, at least as many as tokens ({EXPORT}/tokenizer.json does not exist yet)"
-    assert f"max_tokens: 256; the longest row has {most} {missing}" in add(path)[1]
+    assert f"max_tokens: at most 256 by the rows of train; the longest row has {most} {missing}" in add(path)[1]
     lengths = [len(tokenizer.encode(text)) + 1 for text in texts]
     Path("data/tokenizer").mkdir(parents=True)
     Path("data/tokenizer/tokenizer.json").write_bytes(small_tokenizer_file.read_bytes())
     for name, options in [("by_the_corpus", {}), ("by_the_base", {"base": exported_folder})]:
         lines = add_task(PARAMS, name, path, **options)
         assert any(line.endswith(f"; the longest row has {max(lengths)} tokens") for line in lines)
-    assert check_params(PARAMS).finetune.tasks["by_the_base"].max_tokens == 48  # its context
+    assert any(line.startswith("max_tokens: 48 by ") for line in lines)  # the base's context
     cut = sum(length > 48 for length in lengths)
     assert f"truncated to max_tokens: {cut} of 100 rows ({cut / 100:.1%})" in lines
 
@@ -286,6 +288,6 @@ def test_the_command(folder):
         "rows: 28 train, 4 val, 8 test",
         "dialect: separated by tabs, quotes are text",
         "epochs: 10, about 10 steps of 32 rows",
-        f"max_tokens: 32; the longest row has {longest}",
+        f"max_tokens: at most 64 by the rows of train; the longest row has {longest}",
         *("next:", "  dvc add rows.tsv", "  dvc repro finetune@mine"),
     ]

@@ -1,6 +1,7 @@
 """The device, precision and threads that work runs on, and errors of memory."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,42 @@ def test_an_unknown_setting_is_one_line(monkeypatch, name, value):
     with pytest.raises(UserError, match=rf"{name}.*{value}") as caught:
         Machine.find()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"), [((True, True), "cuda"), ((False, True), "mps"), ((False, False), "cpu")]
+)
+def test_a_gpu_is_found_where_there_is_one(monkeypatch, present, expected):
+    for name in ("GROUNDUP_DEVICE", "GROUNDUP_DTYPE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present[0])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: present[1])
+    machine = Machine.find()
+    assert machine.device == expected
+    assert expected == "cpu" or machine.matmul_dtype == {"cuda": "bfloat16", "mps": "float32"}[expected]
+    assert machine.dtype in (torch.bfloat16, torch.float32)
+
+
+def test_memory_is_that_of_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (7, 9))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 30)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 4)
+    assert [replace(MACHINE, device=name).available_memory() for name in ("cuda", "mps")] == [7, 26]
+    assert [replace(MACHINE, device=name).peak_memory() for name in ("cuda", "mps")] == [5, 4]
+    assert MACHINE.available_memory() > 1e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system does not forget the peak of a process")
+def test_the_peak_of_memory_is_measured_anew():
+    MACHINE.reset_peak_memory()
+    before = MACHINE.peak_memory()
+    some = torch.ones(50_000_000)
+    assert MACHINE.peak_memory() > before + 1e8
+    del some
+    MACHINE.reset_peak_memory()
+    assert MACHINE.peak_memory() < before + 1e8
 
 
 def test_cxx_names_the_compiler(monkeypatch, tmp_path):
@@ -72,7 +109,10 @@ def exhaust(error):
     raise error
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nTried"), MemoryError(), None])
+MPS = RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nTried"), MPS, MemoryError(), None])
 def test_exhausted_memory_gets_advice_in_one_line(error):
     with pytest.raises(UserError, match=r"^out of memory; try less$"), memory_advice("try less"):
         exhaust(error)

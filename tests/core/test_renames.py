@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from llm.commands.check import check_params
+from llm.commands.effective import effective_params
 from llm.core import params
 from llm.core.errors import UserError
 
-SHIPPED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text()
+SHIPPED = effective_params(Path(__file__).resolve().parents[2] / "params.yaml")  # with every key
 
 
 @pytest.mark.parametrize("old", params.RENAMES)

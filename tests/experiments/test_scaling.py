@@ -58,10 +58,11 @@ def test_every_run_of_the_shipped_ladders_is_valid(setting):
 
 
 def test_the_command_of_a_run_has_its_name_and_its_changes(ladder):
-    plan = plans_of(with_changes(ladder, params={"pretrain.compile": "never", "pretrain.init": None}))[0]
+    plan = plans_of(with_changes(ladder, params={"pretrain.compile": "never", "pretrain.weight_averaging": None}))[0]
     command = " ".join(plan.command())
     assert f" --name {plan.name} " in command and command.endswith(" pretrain")
-    changed = ("model.d_model=32", "pretrain.init=null", "pretrain.max_steps=100", "pretrain.schedule.warmup_steps=5")
+    changed = ["model.d_model=32", "pretrain.weight_averaging=null", "pretrain.max_steps=100"]
+    changed += ["pretrain.schedule.warmup_steps=5"]
     assert [change for change in changed if f" --set-param {change} " not in command] == []
 
 

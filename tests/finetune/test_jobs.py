@@ -145,7 +145,7 @@ def test_what_was_read_is_printed_and_in_the_details(run_job, capsys, kind, chan
     ("kind", "changes", "line"),
     [
         ("instruct", {"max_tokens": 49}, "max_tokens: expected at most the base's context of 48, got 49"),
-        ("classify", {"max_tokens": 49}, "max_tokens: expected 2 to 48, the base's context, got 49"),
+        ("classify", {"max_tokens": 49}, "max_tokens: expected at most the base's context of 48, got 49"),
         ("instruct", {"packing": True}, "packing: expected false for a GRU, whose state"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from llm.core import params
 from llm.core.errors import UserError
-from llm.finetune.params import FinetuneParams, load_task, resolve_task, with_defaults
+from llm.finetune.params import MAX_ROW_TOKENS, FinetuneParams, load_task, resolve_task, with_defaults
 
 TRAINING = "{epochs: 1.0, batch_size: 8, learning_rates: [0.1], lr_search_fraction: 0.5, adamw_lr_ratio: 0.1, \
 layerwise_lr_decay: 1.0, weight_decay: 0.0, max_grad_norm: 1.0, warmup_fraction: 0.1, decay_fraction: 0.5, n_evals: 2, \
@@ -50,8 +50,27 @@ def test_the_template_of_zero_shot_fits_the_labels(make_task):
         make_task("classify", {"zero_shot": "{text} {label}", "label_separator": "|"})
 
 
+@pytest.mark.parametrize(
+    ("lengths", "context", "expected"),
+    [
+        ([10] * 50, 256, 64),
+        ([10] * 999 + [5000], 256, 64),  # one row in a thousand is longer
+        ([10] * 998 + [65, 5000], 256, 128),
+        ([300], 256, 256),
+        ([9000], 100_000, MAX_ROW_TOKENS),
+        ([], 48, 48),
+    ],
+)
+def test_rows_of_train_decide_on_the_most_tokens(make_task, lengths, context, expected):
+    task = make_task("instruct", {"max_tokens": None})
+    assert task.max_tokens_of(lengths, context) == expected
+    assert make_task("instruct", {"max_tokens": 7}).max_tokens_of(lengths, context) == 7
+    with pytest.raises(UserError, match=f"expected at most the base's context of {context}, got {context + 1}"):
+        make_task("instruct", {"max_tokens": context + 1}).max_tokens_of(lengths, context)
+
+
 def test_a_key_that_is_missing_everywhere_is_named():
     with pytest.raises(
-        UserError, match=r"^params.yaml: finetune.tasks.mine.split_column: .* finetune.tasks.mine.header: "
+        UserError, match=r"^params.yaml: finetune.tasks.mine.method: .* finetune.tasks.mine.text_columns: "
     ):
         resolve_task({"kind": "classify", "base": "b", "data": "d"}, {}, "mine")

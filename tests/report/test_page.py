@@ -53,7 +53,7 @@ def write(changes: dict | None = None, evaluate: dict | None = None) -> str:
     """The page, with metrics or details of the evaluation changed."""
     details = DETAILS | {"evaluate": EVALUATE | (evaluate or {})}
     metrics = Metrics(merged(CONTENT, changes or {}), details)
-    return write_page(metrics, PARAMS, dict.fromkeys(PICTURES, PICTURE), LINEAGE)
+    return write_page(metrics, PARAMS, PARAMS["model"], dict.fromkeys(PICTURES, PICTURE), LINEAGE)
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def run(tmp_path, shape, plain_cpu, small_tokenizer_file, monkeypatch):
         (folder / "scratch").mkdir(parents=True, exist_ok=True)
         outputs = [folder / output for output in OUTPUTS.values()]
         inputs = windows, small_tokenizer_file, tmp_path / "given"
-        pretrain.main(shape, params, seed, folder / "scratch", *inputs, *outputs)
+        pretrain.main(shape.model_dump(), params, seed, folder / "scratch", *inputs, *outputs)
         return folder
 
     return run
@@ -289,6 +289,9 @@ def test_training_starts_from_the_weights_of_a_folder(tmp_path, run, write, expo
         return run(windows, name, _change(init_from=str(tmp_path / folder), **changes), shape=shape)
 
     model = load_model(start("still", optimizer=STILL) / "weights")
+    own = shape.model_copy(update={"family": None, "d_model": None, "n_layers": None, "norm_eps": None})
+    unstated = run(windows, "unstated", _change(init_from=str(tmp_path / "given/base"), optimizer=STILL), shape=own)
+    assert _bytes(unstated) == _bytes(tmp_path / "still")
     assert model.config == base.config.model_copy(update={"context_length": CONTEXT})
     torch.testing.assert_close(list(model.parameters()), list(base.parameters()), atol=1e-6, rtol=0)
     with _killed_at_step_5():

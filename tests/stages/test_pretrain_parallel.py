@@ -70,7 +70,7 @@ def run_alone(tmp_path, shape, inputs, plain_cpu, monkeypatch):
         folder = tmp_path / "alone"
         (folder / "scratch").mkdir(parents=True)
         outputs = [folder / name for name in OUTPUTS.values()]
-        pretrain.main(shape, params, 1, folder / "scratch", *inputs.values(), *outputs)
+        pretrain.main(shape.model_dump(), params, 1, folder / "scratch", *inputs.values(), *outputs)
         return folder
 
     return run

@@ -119,6 +119,14 @@ def test_a_failure_ends_all_and_a_user_error_comes_first(tmp_path, member, code,
     assert output == message if code == 2 else message in output
 
 
+@pytest.mark.parametrize(("name", "value"), [("NPROC", "2"), ("GROUNDUP_SHARD", "1")])
+def test_a_gpu_of_apple_trains_in_one_process(monkeypatch, layout, name, value):
+    layout({name: value})
+    monkeypatch.setenv("GROUNDUP_DEVICE", "mps")
+    with pytest.raises(UserError, match=r"^environment: expected one process without GROUNDUP_SHARD on mps; "):
+        launch(print)
+
+
 if __name__ == "__main__":
     module.GRACE_SECONDS = 3.0
     try:

@@ -13,8 +13,9 @@ from typing import Any
 
 import tokenizers
 
+from llm.core import params
 from llm.core.errors import UserError
-from llm.export.hf.folder import read_config_file, read_folder
+from llm.export.hf.folder import read_config_file, read_folder, read_headers
 from llm.export.hf.tensors import read_object, shorten
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT
@@ -96,6 +97,16 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 
 def _library(folder: Path) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def resolve_shape(stated: dict[str, Any], base: Path | None, where: str = "params.yaml") -> ModelParams:
+    """Return the section `model`; where weights are given, keys that are null have the value of their folder."""
+    if base is not None:
+        theirs = read_headers(base)[0]
+        null = [key for key in ModelParams.model_fields if stated.get(key) is None and key != "positions"]
+        stated = stated | {key: getattr(theirs, key) for key in null}
+    shape: ModelParams = params.check(ModelParams, stated, "model", where)
+    return shape
 
 
 def read_first_weights(folder: Path, shape: ModelConfig, tokenizer_file: Path) -> GPT:

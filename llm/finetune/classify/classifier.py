@@ -8,6 +8,7 @@ for each label.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,36 +41,47 @@ class Rows:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task's rows by split, the names of labels, counts of rows."""
+    """A task's rows by split, the names of labels, counts of rows, and the most tokens that a row may have."""
 
     rows: dict[str, Rows]
     labels: list[str]
     counts: dict[str, Any]
+    max_tokens: int
 
 
 def prepare_rows(labeled: Labeled, task: ClassifyTask, tokenizer: Tokenizer, context_length: int) -> Prepared:
     """Tokenize the texts and number the labels of train in sorted order."""
-    least = min_tokens(len(task.text_columns))
-    if not least <= task.max_tokens <= context_length:
-        expected = f"{least} to {context_length}, the base's context"
-        raise UserError(f"max_tokens: expected {expected}, got {task.max_tokens}")
     parts = {split: labeled.table[labeled.table["split"] == split] for split in SPLITS}
+    encoded = {split: encode_texts(part["texts"].tolist(), tokenizer) for split, part in parts.items()}
+    lengths = {split: framed_lengths(of) for split, of in encoded.items()}
+    max_tokens = _max_tokens(task, lengths["train"], context_length)
     labels = sorted({label for row in parts["train"]["labels"] for label in row})
-    rows, n_truncated = {}, 0
+    rows = {}
     for split, part in parts.items():
-        encoded = encode_texts(texts := part["texts"].tolist(), tokenizer)
-        n_truncated += sum(sum(map(len, row)) + len(row) > task.max_tokens for row in encoded)
-        ids = [classifier_ids(row, tokenizer.special, task.max_tokens) for row in encoded]
+        ids = [classifier_ids(row, tokenizer.special, max_tokens) for row in encoded[split]]
         numbers = number_labels(part["labels"].tolist(), labels, multilabel=task.label_separator is not None)
-        rows[split] = Rows(ids, texts, numbers)
+        rows[split] = Rows(ids, part["texts"].tolist(), numbers)
+    n_truncated = sum(length > max_tokens for length in chain(*lengths.values()))
     counts = {"rows": {split: len(part.ids) for split, part in rows.items()}, "truncated": n_truncated}
-    return Prepared(rows, labels, counts | labeled.counts)
+    return Prepared(rows, labels, counts | labeled.counts, max_tokens)
+
+
+def _max_tokens(task: ClassifyTask, train_lengths: list[int], context_length: int) -> int:
+    found, least = task.max_tokens_of(train_lengths, context_length), min_tokens(len(task.text_columns))
+    if found < least:
+        raise UserError(f"max_tokens: expected at least {least}, got {found}")
+    return found
 
 
 def encode_texts(texts: list[list[str]], tokenizer: Tokenizer) -> list[list[list[int]]]:
     """Return the ids of each text of each row, without the frame."""
     ids = iter(tokenizer.encode_batch([text for row in texts for text in row], n_threads=2))
     return [[next(ids).tolist() for _ in row] for row in texts]
+
+
+def framed_lengths(rows: list[list[list[int]]]) -> list[int]:
+    """Return the tokens of each row with its frame: one beside each text."""
+    return [sum(map(len, texts)) + len(texts) for texts in rows]
 
 
 def number_labels(rows: list[list[str]], labels: list[str], multilabel: bool) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
     untrained = base.load()
     labeled = read_classify(job.data, task, job.seed)
     prepared = prepare_rows(labeled, task, base.tokenizer, untrained.config.context_length)
-    notes = print_rows(prepared.counts, task)
+    notes = print_rows(prepared.counts, prepared.max_tokens)
     fitted, over_seeds = {}, {}
     systems = score_baselines(prepared, job.seed)
     for name in ("pretrained", "random_weights"):
@@ -53,7 +53,7 @@ def run(job: Job, task: ClassifyTask) -> Outcome:
     _write_confusion(job.plots / "confusion.csv", test, prepared.labels)
     with torch.no_grad():
         best.model.score.weight.div_(temperature)
-    info = ClassifierInfo(prepared.labels, task.text_columns, task.label_separator, task.max_tokens)
+    info = ClassifierInfo(prepared.labels, task.text_columns, task.label_separator, prepared.max_tokens)
     write_classifier(job.model, best.model, base.tokenizer_file, info)
     metrics = {
         **prepared.counts,

@@ -49,9 +49,9 @@ Pairs = dict[str, list[Pair]]  # by split
 
 def run(job: Job, task: DPOTask) -> Outcome:
     """Train, and compare preferences and answers of test before and after; bits per byte are of the chosen answers."""
-    base, before = open_models(job, task)
+    base, before = open_models(job)
     preferences, counts = read_preferences(job.data, task, job.seed)
-    pairs, own_counts = prepare_pairs(preferences, task, base.tokenizer)
+    pairs, own_counts, max_tokens = prepare_pairs(preferences, task, base.tokenizer, before.config.context_length)
 
     def score(model: GPT, split: str) -> Tensor:
         return score_pairs(model, pairs[split], base.tokenizer.pad, task.training.batch_size, job.machine)
@@ -66,6 +66,7 @@ def run(job: Job, task: DPOTask) -> Outcome:
 
     own = LanguageTask(
         counts=merge_counts(counts, own_counts),
+        max_tokens=max_tokens,
         objective=partial(make_objective, pairs, reference, task, base),
         test=[pair.chosen for pair in pairs["test"]],
         figures=figures,
@@ -94,13 +95,15 @@ def to_preference(row: Mapping[str, Any], task: DPOTask) -> Preference:
 
 
 def prepare_pairs(
-    preferences: dict[str, list[Preference]], task: DPOTask, tokenizer: Tokenizer
-) -> tuple[Pairs, Counts]:
-    """Return pairs by split whose rows have at most `max_tokens`, and counts of the pairs that were dropped."""
+    preferences: dict[str, list[Preference]], task: DPOTask, tokenizer: Tokenizer, context_length: int
+) -> tuple[Pairs, Counts, int]:
+    """Return pairs by split whose rows have at most `max_tokens`, counts of the pairs dropped, and `max_tokens`."""
     every = {split: [make_pair(of, tokenizer) for of in part] for split, part in preferences.items()}
-    pairs = {split: [pair for pair in part if pair.length <= task.max_tokens] for split, part in every.items()}
+    max_tokens = task.max_tokens_of([pair.length for pair in every["train"]], context_length)
+    pairs = {split: [pair for pair in part if pair.length <= max_tokens] for split, part in every.items()}
     n_dropped = sum(len(every[split]) - len(part) for split, part in pairs.items())
-    return pairs, {"rows": count_rows(pairs, task.data, task.max_tokens), "dropped": {"too_long": n_dropped}}
+    counts = {"rows": count_rows(pairs, task.data, max_tokens), "dropped": {"too_long": n_dropped}}
+    return pairs, counts, max_tokens
 
 
 def make_pair(preference: Preference, tokenizer: Tokenizer) -> Pair:

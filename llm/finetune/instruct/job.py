@@ -38,40 +38,42 @@ ANSWERS_SCORED = 100
 
 def run(job: Job, task: InstructTask) -> Outcome:
     """Train, and score the answers of test before and after."""
-    base, before = open_models(job, task)
+    base, before = open_models(job)
     if task.packing and before.config.family == "gru":
         raise UserError("packing: expected false for a GRU, whose state continues across conversations")
     conversations, counts = read_conversations(job.data, task, job.seed)
-    rows, own_counts = prepare_rows(conversations, task, base.tokenizer)
+    rows, own_counts, max_tokens = prepare_rows(conversations, task, base.tokenizer, before.config.context_length)
+    task = task.model_copy(update={"max_tokens": max_tokens})
     objective = partial(make_objective, rows, task, base)
-    own = LanguageTask(merge_counts(counts, own_counts), objective, rows["test"], ANSWERS_SCORED)
+    own = LanguageTask(merge_counts(counts, own_counts), max_tokens, objective, rows["test"], ANSWERS_SCORED)
     return run_language_task(job, task, base, before, own)
 
 
 def prepare_rows(
-    conversations: dict[str, list[Conversation]], task: InstructTask, tokenizer: Tokenizer
-) -> tuple[dict[str, list[Row]], dict[str, Any]]:
-    """Return rows of at most `max_tokens` by split, and counts of the conversations that were dropped, cut or split."""
+    conversations: dict[str, list[Conversation]], task: InstructTask, tokenizer: Tokenizer, context_length: int
+) -> tuple[dict[str, list[Row]], dict[str, Any], int]:
+    """Return rows of at most `max_tokens` by split, counts of conversations dropped, cut or split, and `max_tokens`."""
+    every = {split: [make_row(tokenizer, messages) for messages in part] for split, part in conversations.items()}
+    max_tokens = task.max_tokens_of([len(row.ids) for row in every["train"]], context_length)
     rows: dict[str, list[Row]] = {split: [] for split in conversations}
     n_dropped = n_changed = 0
-    for split, messages in ((split, messages) for split, part in conversations.items() for messages in part):
-        row = make_row(tokenizer, messages)
-        if len(row.ids) <= task.max_tokens:
+    for split, row in ((split, row) for split, part in every.items() for row in part):
+        if len(row.ids) <= max_tokens:
             rows[split].append(row)
             continue
-        fitting, n = fit_row(row, task, tokenizer)
+        fitting, n = fit_row(row, task.on_overflow, max_tokens, tokenizer)
         rows[split] += fitting
         n_dropped, n_changed = n_dropped + n, n_changed + bool(fitting)
-    counts = {"rows": count_rows(rows, task.data, task.max_tokens), "dropped": {"too_long": n_dropped}}
+    counts = {"rows": count_rows(rows, task.data, max_tokens), "dropped": {"too_long": n_dropped}}
     name = {"truncate": "truncated", "split": "split"}.get(task.on_overflow)
-    return rows, counts | ({name: n_changed} if name else {})
+    return rows, counts | ({name: n_changed} if name else {}), max_tokens
 
 
-def fit_row(row: Row, task: InstructTask, tokenizer: Tokenizer) -> tuple[list[Row], int]:
+def fit_row(row: Row, on_overflow: str, max_tokens: int, tokenizer: Tokenizer) -> tuple[list[Row], int]:
     """Return rows made of a row that is too long, and how many conversations, or single turns, were dropped."""
-    if task.on_overflow == "split":
-        return split_row(row.messages, task.max_tokens, tokenizer)
-    truncated = truncate_row(row, task.max_tokens, tokenizer) if task.on_overflow == "truncate" else None
+    if on_overflow == "split":
+        return split_row(row.messages, max_tokens, tokenizer)
+    truncated = truncate_row(row, max_tokens, tokenizer) if on_overflow == "truncate" else None
     return ([truncated], 0) if truncated else ([], 1)
 
 

@@ -89,9 +89,9 @@ def open_base(job: Job) -> Base:
     return Base(tokenizer_file, Tokenizer.load(tokenizer_file), load)
 
 
-def print_rows(counts: dict[str, Any], task: TaskParams) -> dict[str, Any]:
+def print_rows(counts: dict[str, Any], max_tokens: int) -> dict[str, Any]:
     """Print how the file was read; return the same lines for the details."""
-    notes = describe_rows(counts, task.max_tokens)
+    notes = describe_rows(counts, max_tokens)
     print("\n".join(notes), flush=True)
     return {"row_notes": notes}
 

@@ -14,12 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from llm.core.device import Machine
-from llm.core.errors import UserError
 from llm.core.tables import iterate_rows
 from llm.evaluate.likelihood import plan_spans, score_tokens, summarise
 from llm.export.hf.folder import write_folder
 from llm.export.verify import compare_with_transformers
-from llm.finetune.params import TaskParams
 from llm.finetune.shared.chat import TEMPLATE, chat_to_verify
 from llm.finetune.shared.job import Base, Figures, Job, Objective, Outcome, Run, fit_seeds, open_base, print_rows
 from llm.finetune.shared.rows import Row, answer_figures
@@ -37,13 +35,14 @@ MAX_POSITIONS, MAX_LOGITS = 1024, 1 << 25
 
 @dataclass(frozen=True)
 class LanguageTask:
-    """What a kind of task adds: counts of rows, its objective, the rows of test whose last answers are scored.
+    """What a kind of task adds: counts of rows, the most tokens of one, its objective, the rows of test to score.
 
     `n_scored` evenly spread rows are answered and scored, or as many answered as are shown. `figures` are those of the
     kind by split, `others` further texts to show for each row of test.
     """
 
     counts: dict[str, Any]
+    max_tokens: int
     objective: Callable[[Run], Objective[GPT]]
     test: list[Row]
     n_scored: int = 0
@@ -52,13 +51,10 @@ class LanguageTask:
     setting: dict[str, Any] = field(default_factory=dict)
 
 
-def open_models(job: Job, task: TaskParams) -> tuple[Base, GPT]:
-    """Return the base and its model on the device; UserError where rows may be longer than its context."""
+def open_models(job: Job) -> tuple[Base, GPT]:
+    """Return the base and its model on the device."""
     base = open_base(job)
-    model = base.load().to(job.machine.device)
-    if task.max_tokens > (most := model.config.context_length):
-        raise UserError(f"max_tokens: expected at most the base's context of {most}, got {task.max_tokens}")
-    return base, model
+    return base, base.load().to(job.machine.device)
 
 
 def merge_counts(*parts: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +65,7 @@ def merge_counts(*parts: dict[str, Any]) -> dict[str, Any]:
 
 def run_language_task(job: Job, task: Any, base: Base, before: GPT, of: LanguageTask) -> Outcome:
     """Train, measure the model `before` and after, write the folder, the curve, and return the figures."""
-    notes = print_rows(of.counts, task)
+    notes = print_rows(of.counts, of.max_tokens)
     held_out, size, tokenizer = read_held_out(job.held_out), task.training.batch_size, base.tokenizer
 
     def measure(model: GPT, label: str) -> Figures:

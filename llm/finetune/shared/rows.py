@@ -126,7 +126,7 @@ def row_nats(
     for numbers in by_length([len(row.ids) for row in rows], batch_size):
         batch = [rows[number] for number in numbers]
         losses = token_losses(model, [[row] for row in batch], counted, pad_id, machine)
-        nats[numbers] = sums_by_row(losses.double(), batch, counted).cpu().numpy()
+        nats[numbers] = sums_by_row(losses.cpu().double(), batch, counted).numpy()  # mps has no float64
     return nats
 
 

@@ -27,8 +27,8 @@ def any_labels(n: int) -> Rows:
     return rows(texts, [[int("rain" in a), int("river" in b), 1] for a, b in texts])
 
 
-ONE = Prepared({split: one_label(n) for split, n in SIZES.items()}, ["rain", "river"], {})
-ANY = Prepared({split: any_labels(n) for split, n in SIZES.items()}, ["rain", "river", "weather"], {})
+ONE = Prepared({split: one_label(n) for split, n in SIZES.items()}, ["rain", "river"], {}, 32)
+ANY = Prepared({split: any_labels(n) for split, n in SIZES.items()}, ["rain", "river", "weather"], {}, 32)
 
 
 def test_the_majority_has_the_frequencies_of_train():

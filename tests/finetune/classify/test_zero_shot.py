@@ -25,7 +25,7 @@ def _rows(texts: list[list[str]], labels: list[int]) -> Rows:
 
 def _prepared(*texts: list[str], labels: tuple[str, ...] = ("rain", "the river")) -> Prepared:
     rows = {"train": _rows([], []), "val": _rows([*texts], [0] * len(texts)), "test": _rows([*texts], [1] * len(texts))}
-    return Prepared(rows, list(labels), {})
+    return Prepared(rows, list(labels), {}, 32)
 
 
 @torch.no_grad()

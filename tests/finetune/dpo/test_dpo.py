@@ -96,11 +96,11 @@ def test_rows_become_preferences_or_have_a_reason(make_task, tmp_path):
 def test_a_pair_of_which_one_row_is_too_long_is_dropped(make_task, tokenizer):
     long = preference([Message("user", "go")], "rain", "rain " * 50)
     by_split = dict.fromkeys(SPLITS, PREFERENCES) | {"train": [*PREFERENCES, long]}
-    pairs, counts = prepare_pairs(by_split, make_task("dpo"), tokenizer)
+    pairs, counts, _ = prepare_pairs(by_split, make_task("dpo"), tokenizer, 48)
     assert counts == {"rows": dict.fromkeys(SPLITS, 4), "dropped": {"too_long": 1}}
     assert pairs["train"] == pairs["val"]
     with pytest.raises(UserError, match=r"^rows.csv: expected rows of at most 40 tokens in val, got none$"):
-        prepare_pairs(by_split | {"val": [long]}, make_task("dpo"), tokenizer)
+        prepare_pairs(by_split | {"val": [long]}, make_task("dpo"), tokenizer, 48)
 
 
 @pytest.fixture

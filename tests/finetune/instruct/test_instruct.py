@@ -87,13 +87,13 @@ GOOD, LONG, LONG_PROMPT = pair("go", "on"), pair("go", "rain " * 50), pair("rain
 def test_long_conversations_are_counted(make_task, tokenizer, on_overflow, n_train, counts):
     task = make_task("instruct", {"on_overflow": on_overflow})
     by_split = {"train": [GOOD, LONG, LONG_PROMPT, TALK[1:]], "val": [GOOD], "test": [GOOD]}
-    rows, report = prepare_rows(by_split, task, tokenizer)
+    rows, report, _ = prepare_rows(by_split, task, tokenizer, 48)
     assert report == {"rows": {"train": n_train, "val": 1, "test": 1}, **counts}
     assert all(len(row.ids) <= 40 for part in rows.values() for row in part)
     exact = make_task("instruct", {"max_tokens": len(rows["val"][0].ids)})
-    assert prepare_rows({split: [GOOD] for split in SPLITS}, exact, tokenizer)[1]["dropped"] == {"too_long": 0}
+    assert prepare_rows({split: [GOOD] for split in SPLITS}, exact, tokenizer, 48)[1]["dropped"] == {"too_long": 0}
     with pytest.raises(UserError, match=r"^rows.csv: expected rows of at most 3 tokens in train, got none"):
-        prepare_rows(by_split, make_task("instruct", {"max_tokens": 3}), tokenizer)
+        prepare_rows(by_split, make_task("instruct", {"max_tokens": 3}), tokenizer, 48)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A GPU gives the numbers of the CPU, compiles steps, and shares checkpoints with the CPU.
 
-Skipped without a CUDA device. `python -m bench.gpu` runs this file with its other checks.
+For CUDA and for Apple's GPUs (mps); skipped where there is none. `python -m bench.gpu` runs the tests of CUDA with its
+other checks; on a Mac run `pytest -m mps`. Those of mps have not been run yet.
 """
 
 import importlib
@@ -17,6 +18,7 @@ from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
 from llm.evaluate.likelihood import plan_spans, score_tokens
 from llm.evaluate.measure import losses_by_context
+from llm.experiments.timing import measure_step
 from llm.finetune.shared.job import Job
 from llm.model.generate import generate, generate_batch, greedy
 from llm.model.gpt import GPT
@@ -29,13 +31,13 @@ from llm.train.loop import TrainConfig, train
 from llm.train.optimizers import Optimizer
 from llm.train.params import OptimizerParams, ScheduleParams
 
-DEVICE = "cuda"
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-    # Drivers and compilers for GPUs have warnings of their own.
-    pytest.mark.filterwarnings("default"),
+PRESENT = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+DEVICES = [
+    pytest.param(name, marks=[getattr(pytest.mark, name), pytest.mark.skipif(not found, reason=f"no {name} device")])
+    for name, found in PRESENT.items()
 ]
+# Drivers and compilers for GPUs have warnings of their own.
+pytestmark = pytest.mark.filterwarnings("default")
 MUON = OptimizerParams(kind="muon", muon_lr=0.02, adamw_lr=0.01, weight_decay=0.01, max_grad_norm=10.0)
 SCHEDULE = ScheduleParams(kind="wsd", warmup_steps=3, decay_fraction=0.5, final_lr_fraction=0.0)
 STEPS = {"n_steps": 12, "eval_every_steps": 4, "checkpoint_every_steps": 5, "checkpoint_selection": "best"}
@@ -52,10 +54,10 @@ def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-@pytest.fixture
-def gpu(plain_cpu) -> Machine:
+@pytest.fixture(params=DEVICES)
+def gpu(request, plain_cpu) -> Machine:
     """In float32, to be compared with the CPU."""
-    return replace(plain_cpu, device=DEVICE)
+    return replace(plain_cpu, device=request.param)
 
 
 @pytest.fixture
@@ -78,7 +80,9 @@ SHAPES = [{"family": family, "positions": None} for family in ("qwen3", "llama",
 def test_logits_loss_and_gradients_are_those_of_the_cpu(draw_gpt, config, batch, plain_cpu, gpu, shape):
     on_cpu, on_gpu = (draw_gpt(**config.model_dump() | shape) for _ in range(2))
     with torch.no_grad():
-        torch.testing.assert_close(on_gpu.to(DEVICE)(batch[0].to(DEVICE)).cpu(), on_cpu(batch[0]), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            on_gpu.to(gpu.device)(batch[0].to(gpu.device)).cpu(), on_cpu(batch[0]), rtol=1e-3, atol=1e-3
+        )
     (loss, gradients), (gpu_loss, gpu_gradients) = (
         _loss_and_gradients(model, machine, batch, model.dropout_keys(1, 2) if "dropout" in shape else None)
         for model, machine in ((on_cpu, plain_cpu), (on_gpu, gpu))
@@ -99,9 +103,11 @@ def test_bfloat16_gradients_point_where_float32_ones_do(draw_gpt, config, batch,
 
 
 def test_compiled_steps_have_the_uncompiled_loss_and_learn(draw_gpt, config, batch, gpu):
+    if gpu.device != "cuda":
+        pytest.skip("steps are compiled on CUDA alone")
     machine = replace(gpu, matmul_dtype="bfloat16")
-    model = draw_gpt(**config.model_dump() | {"dropout": 0.1}).to(DEVICE)
-    optimizer = Optimizer(model, MUON, machine.dtype, DEVICE)
+    model = draw_gpt(**config.model_dump() | {"dropout": 0.1}).to(gpu.device)
+    optimizer = Optimizer(model, MUON, machine.dtype, gpu.device)
     compiled, plain = (LanguageLoss(model, machine, compiled=choice) for choice in (True, False))
     losses = []
     for step in range(12):
@@ -174,20 +180,20 @@ def test_a_run_is_resumed_on_the_other_device(learn, plain_cpu, gpu, to_gpu):
     )
 
 
-def test_saved_weights_are_the_same_bytes_from_both_devices(draw_gpt, tmp_path):
+def test_saved_weights_are_the_same_bytes_from_both_devices(draw_gpt, tmp_path, gpu):
     save_model(tmp_path / "cpu", draw_gpt())
-    save_model(tmp_path / "gpu", draw_gpt().to(DEVICE))
+    save_model(tmp_path / "gpu", draw_gpt().to(gpu.device))
     files = [tmp_path / name / "model.safetensors" for name in ("cpu", "gpu")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert load_model(tmp_path / "gpu").embedding.weight.device.type == "cpu"
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gpt2", "gru"])
-def test_generation_with_a_kv_cache_is_that_of_full_passes(draw_gpt, family):
-    model = draw_gpt(family=family, n_heads=1 if family == "gru" else 2).to(DEVICE).eval()
+def test_generation_with_a_kv_cache_is_that_of_full_passes(draw_gpt, gpu, family):
+    model = draw_gpt(family=family, n_heads=1 if family == "gru" else 2).to(gpu.device).eval()
     prompt = [7, 301, 5, 42]
     written = list(generate(model, prompt, 30, greedy))
-    ids = torch.tensor([prompt + written], device=DEVICE)
+    ids = torch.tensor([prompt + written], device=gpu.device)
     with torch.no_grad():
         likeliest = model(ids)[0, len(prompt) - 1 : -1]
     best = likeliest.max(dim=-1).values
@@ -255,12 +261,20 @@ def test_finetuning_runs_from_rows_to_figures(
     assert (tmp_path / "model" / "config.json").exists()
 
 
-def test_the_machine_is_found_with_its_gpu(monkeypatch):
+def test_the_machine_is_found_with_its_gpu(monkeypatch, gpu):
     for name in ("GROUNDUP_DEVICE", "GROUNDUP_DTYPE"):
         monkeypatch.delenv(name, raising=False)
     machine = Machine.find()
-    assert (machine.device, machine.matmul_dtype) == ("cuda", "bfloat16")  # of Ampere and newer
-    assert matmul_peak(machine, 0.05) > 1e12
+    dtype, least = {"cuda": ("bfloat16", 1e12), "mps": ("float32", 1e11)}[gpu.device]  # cuda: of Ampere and newer
+    assert (machine.device, machine.matmul_dtype) == (gpu.device, dtype)
+    assert matmul_peak(machine, 0.05) > least
     assert machine.key() != replace(machine, device="cpu").key()
     with pytest.raises(UserError, match="out of memory; less of it"), memory_advice("less of it"):
-        torch.empty(1 << 50, dtype=torch.uint8, device=DEVICE)
+        torch.empty(1 << 50, dtype=torch.uint8, device=gpu.device)
+
+
+def test_memory_and_steps_are_measured(config, gpu):
+    free = gpu.available_memory()
+    cost = measure_step(config, MUON, 4, gpu, seconds=0.2)
+    assert 0 < cost.fixed_bytes < free
+    assert 0 < cost.forward_seconds < 1 and 0 < cost.window_seconds < 1
