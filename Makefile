@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS := $(VENV)/.extras
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: in-git help setup extras repro figures report test lint bench scaling learning-curve verify-export harness clean-scratch
+.PHONY: in-git help setup extras repro figures report look test lint bench scaling learning-curve verify-export harness clean-scratch
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -39,6 +39,11 @@ report: $(READY)  ## Open the report page
 	@test -f reports/report.html || dvc repro report
 	@echo reports/report.html
 	@python -m webbrowser -t "file://$(CURDIR)/reports/report.html"
+
+look: $(READY)  ## Open the model in a browser
+	@test -f reports/model.html || dvc repro report
+	@echo reports/model.html
+	@python -m webbrowser -t "file://$(CURDIR)/reports/model.html"
 
 test: $(EXTRAS)  ## Run all tests
 	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile

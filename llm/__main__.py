@@ -12,7 +12,7 @@ from llm.core.errors import UserError, one_line_errors
 from llm.core.threads import set_torch_defaults
 
 COMMANDS: list[Callable[..., None]] = [
-    *(use.generate, use.chat, use.serve, use.predict, use.push, use.neighbours, use.windows),
+    *(use.generate, use.chat, use.serve, use.predict, use.push, use.page, use.neighbours, use.windows),
     *(project.compare_models, project.compare, project.trace, project.verify_export, project.harness),
     *(project.scaling, project.learning_curve, project.doctor, project.check, project.preset, project.add_task),
     *(project.summary, project.figures),

@@ -1,5 +1,6 @@
 """Metrics, details and hashes → everything in reports/: Markdown, pictures, one page in HTML."""
 
+import shutil
 from pathlib import Path
 
 from llm.core import stage
@@ -15,8 +16,9 @@ def main(
     models: Input = Path("models"),
     reports: Output = Path("reports"),
 ) -> None:
-    """Write the folder `reports`; of `data` and `models` only the hashes are shown."""
+    """Write the folder `reports`; of `data` and `models` only the hashes are shown, and the page is copied beside."""
     write_reports(settings, metrics, curve, data, models, reports)
+    shutil.copyfile(models / "page.html", reports / "model.html")
 
 
 if __name__ == "__main__":

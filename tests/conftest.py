@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,3 +286,21 @@ def run_in_repository(repository_environment: dict[str, str]) -> Callable[..., s
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window: the system's own, or the one that Playwright keeps.
+
+    For one module: as long as Playwright runs, no other test can have an event loop.
+    """
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make extras)")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as running:
+        executable = found or running.chromium.executable_path
+        if not Path(executable).exists():
+            pytest.skip("there is no Chromium (playwright install chromium, or the system's package)")
+        # In a container the browser may not create a sandbox of its own; the page is ours.
+        opened = running.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -19,7 +19,7 @@ from llm.tokens.tokenizer import Tokenizer
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"generate", "neighbours", "check", "preset", "summary", "windows", "compare-models", "compare", "trace"}
 COMMANDS |= {"verify-export", "harness", "scaling", "serve", "chat", "push", "predict", "learning-curve", "add-task"}
-COMMANDS |= {"figures", "params", "doctor"}
+COMMANDS |= {"figures", "page", "params", "doctor"}
 
 
 def _run(*words: object) -> str:
@@ -183,3 +183,15 @@ def test_a_number_that_is_too_large_is_refused_with_its_limit():
     result = CliRunner().invoke(command_line.app, ["serve", "--slots", "1000000"])
     assert result.exit_code == 2
     assert "--slots" in result.output and "4096" in result.output
+
+
+def test_page_writes_one_file_of_a_model(exported_folder, tmp_path, refuse, write_corpus):
+    write_corpus(tmp_path, {"test": {"a.txt": "The river runs."}})
+    options = ["--text", tmp_path / "test.parquet", "--output", tmp_path / "new" / "a.html"]
+    printed = _run("page", exported_folder, *options)
+    assert printed.startswith(f"{tmp_path}/new/a.html: 17,064 weights, 0.")
+    assert printed.endswith(f"no task {exported_folder.name} in params.yaml: text of {tmp_path}/test.parquet\n")
+    assert "The river runs." in (tmp_path / "new" / "a.html").read_text(encoding="utf-8")
+    (tmp_path / "new" / "a.html").unlink()
+    assert "page.max_bytes: expected at most 30,000" in refuse("page", exported_folder, *options, "--max-bytes", 30_000)
+    assert not (tmp_path / "new" / "a.html").exists()

@@ -157,6 +157,9 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 def test_every_stage_leaves_its_outputs(clone: Clone) -> None:
     for name in ("hf/model.safetensors", "hf/config.json", "hf/tokenizer.json", "gguf", "README.md"):
         assert (clone.folder / "models" / "export" / name).exists(), name
+    page = (clone.folder / "reports/model.html").read_bytes()
+    assert page == (clone.folder / "models/page.html").read_bytes()
+    assert len(page) == clone.read("metrics/page.json")["bytes"]
     assert set(clone.read("metrics/prepare.json")["bytes_by_source"]) == {"mine", "documentation"}
     assert 0 < clone.read("metrics/evaluate.json")["test"]["model"]["bits_per_byte"] < 8
     systems = set(clone.read("metrics/baselines.json")["test"])
@@ -196,7 +199,7 @@ def test_a_deleted_export_is_restored_from_the_cache(clone: Clone) -> None:
 FINETUNING = {"finetune@library", "finetune@docstring"}
 CONVERSION = {"convert@library", "convert@docstring"}
 SCORING = {"baselines", "evaluate", "memorise", "cloze"}
-TORCH = {"pretrain", "evaluate", "memorise", "cloze", "export"} | FINETUNING | CONVERSION
+TORCH = {"pretrain", "evaluate", "memorise", "cloze", "export", "page"} | FINETUNING | CONVERSION
 
 
 @pytest.mark.parametrize(
@@ -210,6 +213,7 @@ TORCH = {"pretrain", "evaluate", "memorise", "cloze", "export"} | FINETUNING | C
         ("llm/evaluate/breakdown.py", SCORING),
         ("llm/export/gguf.py", {"export"} | CONVERSION),
         ("llm/export/push.py", {"export"} | CONVERSION),
+        ("llm/page/engine.js", {"page"}),
         ("llm/finetune/classify/classifier.py", {"finetune@library"}),
         ("llm/finetune/instruct/job.py", {"finetune@docstring"}),
         ("llm/report/plots.py", {"card", "report"}),

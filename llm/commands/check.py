@@ -18,6 +18,7 @@ from llm.evaluate.params import BaselinesParams, ClozeParams, EvaluateParams, Me
 from llm.export.formats import ExportParams, export_problems, folder_problems
 from llm.finetune.params import ClassifyTask, FinetuneParams, Task, with_defaults
 from llm.model.config import ModelParams
+from llm.page.params import PageParams
 from llm.tokens.params import TokenizeParams, WindowParams
 from llm.train.params import PretrainParams
 
@@ -35,6 +36,7 @@ class Params(Section):
     baselines: BaselinesParams
     evaluate: EvaluateParams
     export: ExportParams
+    page: PageParams
     memorise: MemoriseParams
     cloze: ClozeParams
     finetune: FinetuneParams

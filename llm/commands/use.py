@@ -101,6 +101,35 @@ def predict(
         print(f"{file}: detected the encoding {found.encoding}; --encoding sets another")
 
 
+def page(
+    folder: Annotated[Path, Argument(help="A Hugging Face folder, such as models/finetuned/NAME.")] = opt.EXPORT,
+    output: Annotated[Path | None, Option(help="The HTML file; pages/NAME.html by default.")] = None,
+    text: opt.CorpusTable = opt.TEST,
+    max_bytes: Annotated[int | None, Option(min=1, help="Refuse a larger page; 60 MB by default.")] = None,
+    params: opt.ParamsFile = opt.PARAMS,
+) -> None:
+    """Write one HTML file with the whole model, which runs in a browser, offline.
+
+    It begins with rows of the task's test split, or where params.yaml has no such task with held-out text.
+    """
+    from llm.finetune.shared.chat import TEMPLATE
+    from llm.page.build import MAX_BYTES, build_page
+    from llm.page.finetuned import task_passages
+    from llm.page.passages import read_passages
+
+    name = folder.resolve().name
+    passages = task_passages(name, params) if params.exists() else []
+    if not passages and text.exists():
+        passages, note = [[passage] for passage in read_passages(text)], f"no task {name} in {params}: text of {text}"
+    else:
+        note = f"rows of the test split of {name}" if passages else f"no passages: no task {name}, and no {text}"
+    content, figures = build_page(folder, name, passages, max_bytes or MAX_BYTES, TEMPLATE)
+    target = output or Path("pages") / f"{name}.html"  # where the links to docs/ lead
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(content, encoding="utf-8")
+    print(f"{target}: {figures['weights']:,} weights, {figures['bytes'] / 1e6:.1f} MB; begins with {note}")
+
+
 def push(
     folder: Annotated[Path, Argument(help="An export: models/export, or models/finetuned/NAME.")],
     repo: Annotated[str, Argument(help="OWNER/NAME on the Hugging Face Hub.")],

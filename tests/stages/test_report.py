@@ -1,7 +1,6 @@
 """The stages report and card write everything that presents a run, and a browser shows the page as it should."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ def run(tmp_path_factory) -> Path:
     """A folder with everything that a run leaves, and its reports."""
     folder = tmp_path_factory.mktemp("run")
     write_run(folder)
+    (folder / "models/page.html").write_text("a model")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         main()
@@ -31,6 +31,7 @@ def test_the_same_run_gives_the_same_files(run, monkeypatch, tmp_path):
         for folder in (run / "reports", tmp_path)
     )
     assert first == second
+    assert first[Path("model.html")] == b"a model"  # beside the report, for its links
     assert {path.suffix for path in first} == {".md", ".svg", ".html"}
     assert {Path("finetune/topics.md"), Path("evaluation.md"), Path("finetune/topics/curve.svg")} < first.keys()
 
@@ -63,21 +64,6 @@ def test_many_files_are_one_row_with_a_hash_of_them_all(tmp_path, monkeypatch):
     assert name.text == "data/raw: 101 files, the md5 of their list"
     (folder / "7.txt").write_text("y")
     assert lineage(Path("data")).rows[0][1] != md5
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window: the system's own, or the one that Playwright keeps."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make extras)")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with playwright.sync_playwright() as running:
-        executable = found or running.chromium.executable_path
-        if not Path(executable).exists():
-            pytest.skip("there is no Chromium (playwright install chromium, or the system's package)")
-        # In a container the browser may not create a sandbox of its own; the page is ours.
-        opened = running.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def _style(page, selector, name):

@@ -1,0 +1,1 @@
+"""One HTML file with a whole model that runs in a browser."""
