@@ -52,9 +52,9 @@ EXPORT = "models/export/hf"  # of the stage export, as a task names it
 FINETUNED, GIVEN, WIRING = Path("models/finetuned"), Path("data/given"), Path("dvc.yaml")
 
 
-def check_params(path: Path) -> Params:
-    """Return all of a params file, checked; UserError names every wrong key in one line."""
-    content = params.read(path)
+def check_params(path: Path, content: dict[str, Any] | None = None) -> Params:
+    """Return all of a params file, or of `content` in its place, checked; UserError names every wrong key."""
+    content = params.read(path) if content is None else content
     content["model"] = _with_given_shape(content)
     if "finetune" in content:
         content["finetune"] = with_defaults(content["finetune"])

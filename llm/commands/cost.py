@@ -33,6 +33,7 @@ BY_TEXT = {
     "sample": (0.5, 0.09),
     "baselines": (1.0, 1.95),
 }
+SEGMENTATION_SECONDS = 1.3  # of a megabyte of train, for each segmentation with dropout
 FIXED = {"export": 6.6, "cloze": 2.4, "card": 0.4, "report": 1.8}
 MEASURED = {"pretrain", "evaluate", "memorise", "finetune"}  # stages whose time follows from a training step
 START_SECONDS = 3.0  # of a stage, for DVC and imports; not in the time that a stage reports
@@ -94,8 +95,13 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.2g} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.2g} hours"
 
 
-def estimate(params: Params, sizes: Sizes, machine: Machine, seconds: float = 3.0) -> Cost:
-    """Return the cost of all stages after timing steps for about `seconds`; UserError where it exceeds the memory."""
+def estimate(
+    params: Params, sizes: Sizes, machine: Machine, seconds: float = 3.0, step: StepCost | None = None
+) -> Cost:
+    """Return the cost of all stages; UserError where it exceeds the memory.
+
+    Without the cost of a step of this shape, steps are timed for about `seconds`.
+    """
     config = ModelConfig(
         **params.model.model_dump(), vocab_size=sizes.vocab_size, context_length=params.sample.context_length
     )
@@ -104,7 +110,7 @@ def estimate(params: Params, sizes: Sizes, machine: Machine, seconds: float = 3.
     if (state := state_bytes(config, params.pretrain.optimizer)) > free:
         need = f"expected weights, gradients and the optimizer's state in {_gb(free)} of free memory, got {_gb(state)}"
         raise UserError(f"model.d_model {config.d_model}, n_layers {config.n_layers}: {need}; try a smaller model")
-    step = measure_step(config, params.pretrain.optimizer, n_windows, machine, seconds)
+    step = step or measure_step(config, params.pretrain.optimizer, n_windows, machine, seconds)
     cost = Cost(_seconds(params, sizes, config, step), _memory(params, step, sizes, machine), step)
     _refuse_excess(cost, params, free)
     return cost
@@ -141,6 +147,8 @@ def pretrain_seconds(params: Params, step: StepCost) -> float:
 def _seconds(params: Params, sizes: Sizes, config: ModelConfig, step: StepCost) -> dict[str, float]:
     found, forward = text_seconds(sizes), step.forward_seconds / config.context_length
     found["pretrain"] = pretrain_seconds(params, step)
+    if params.tokenize.dropout:
+        found["tokenize"] += SEGMENTATION_SECONDS * params.tokenize.segmentations * sizes.text_bytes["train"] / 1e6
     evaluate, quality, memorise = params.evaluate, params.evaluate.quality, params.memorise
     scored = sizes.held_out_tokens * config.context_length / evaluate.stride_of(config.context_length)
     generated = quality.texts * quality.new_tokens + 10 * evaluate.sample_tokens

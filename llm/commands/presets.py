@@ -52,11 +52,15 @@ def apply_preset(preset: Path, target: Path) -> list[str]:
     with edited(target) as content:
         for path in (preset.with_name("default.yaml"), preset):
             for key, value in flatten(params.read(path)).items() if path.is_file() else ():
-                _set(content, key, value, path)
+                set_key(content, key, value, path)
         return [f"{key}: {before[key]} → {new}" for key, new in flatten(content).items() if new != before[key]]
 
 
-def _set(content: Any, key: str, value: Any, preset: Path) -> None:
+def set_key(content: Any, key: str, value: Any, preset: Path) -> None:
+    """Set a dotted key of a params file's content; a task that it does not have is left out.
+
+    UserError for another key that it does not have.
+    """
     *above, last = key.split(".")
     if above[:2] == ["finetune", "tasks"] and above[2] not in content["finetune"]["tasks"]:
         return
