@@ -43,7 +43,8 @@ PILOT_SHAPE = (128, 2)
 FEWEST_STEPS, TIMED_STEPS, TIMING_SECONDS = 60, 1000, 1.0
 VOCABULARIES = ((400_000, 1024), (4_000_000, 2048), (100_000_000, 4096), (math.inf, 8192))  # up to bytes of train
 # A text that is read more than once is segmented anew in each epoch; one that is read often needs dropout too.
-REPEATED_EPOCHS, OFTEN_EPOCHS, MOST_SEGMENTATIONS, MERGE_DROPOUT, DROPOUT = 1.5, 4.0, 24, 0.1, 0.1
+REPEATED_EPOCHS, MOST_SEGMENTATIONS, MERGE_DROPOUT = 1.5, 24, 0.1
+DROPOUTS = ((16.0, 0.2), (6.0, 0.1))  # from so many epochs on
 FINETUNE_FRACTION = 0.3  # of the time at most, where tasks would take longer
 SHORT_MINUTES = 4.0  # below them less text is generated and probed
 EXTRAS = {"evaluate.quality.texts": (200, 50), "memorise.prefixes": (200, 50), "cloze.items": (200, 50)}
@@ -217,7 +218,7 @@ def _settings(shape: tuple[int, int], n_steps: int, text: Text, seconds: float) 
     repeated, short = epochs > REPEATED_EPOCHS, seconds < SHORT_MINUTES * 60
     found: dict[str, Any] = {f"model.{key}": value for key, value in _shape_keys(*shape).items()}
     found |= {
-        "model.dropout": DROPOUT if epochs > OFTEN_EPOCHS else 0.0,
+        "model.dropout": next((dropout for least, dropout in DROPOUTS if epochs >= least), 0.0),
         "tokenize.vocab_size": text.vocab_size,
         "tokenize.dropout": MERGE_DROPOUT if repeated else 0.0,
         "tokenize.segmentations": min(math.ceil(epochs), MOST_SEGMENTATIONS) if repeated else 1,

@@ -82,7 +82,7 @@ class PretrainParams(LoopParams):
     max_steps: Count
     batch_size: Count
     micro_batch_size: Count | None = None
-    final_no_dropout_fraction: Fraction = 0.2
+    final_no_dropout_fraction: Fraction | None = None  # null: a fifth, but about an epoch at most
     init: Literal["random", "previous_token_heads"] | None = None
     init_from: str | None = None
     eval_windows: Count

@@ -28,6 +28,7 @@ from llm.train.loop import TrainConfig, train
 from llm.train.params import LoopParams, PretrainParams
 
 SAMPLE_TOKENS = 60
+FINAL_FRACTION, FINAL_EPOCHS = 0.2, 1.3  # of the steps that read the segmentation without dropout, the last ones
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,14 @@ class TrainingBatches:
         self.plain = WindowBatches([text], *options)
         segmentations = [read_windows(job.windows, name) for name in self.info.segmentations]
         self.dropout = WindowBatches(segmentations, *options) if segmentations else self.plain
-        self.n_dropout_steps = round(params.max_steps * (1 - params.final_no_dropout_fraction)) if segmentations else 0
+        self.n_dropout_steps = self._count_dropout_steps(params) if segmentations else 0
+
+    def _count_dropout_steps(self, params: PretrainParams) -> int:
+        fraction = params.final_no_dropout_fraction
+        if fraction is None:
+            # Without the plain segmentation a model is worse at it; much more than an epoch of it is memorized.
+            fraction = min(FINAL_FRACTION, FINAL_EPOCHS * self.size[1] / (params.batch_size * params.max_steps))
+        return round(params.max_steps * (1 - fraction))
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Return input and target of a step, each (B, T)."""

@@ -19,6 +19,7 @@ from llm.model.weights import load_model
 from llm.train import pretrain as library
 from llm.train.batches import WindowBatches
 from llm.train.params import OptimizerParams, PretrainParams, ScheduleParams
+from llm.train.pretrain import Pretraining, TrainingBatches
 from stages import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,6 +189,14 @@ def test_the_training_text_must_exceed_the_context(run, write, documents):
     else:
         with pytest.raises(UserError, match=rf"sample\.context_length: expected more than 17 .* got {n_tokens}$"):
             run(windows)
+
+
+@pytest.mark.parametrize(("fraction", "n_steps", "expected"), [(0.4, 7, 4), (None, 7, 6), (None, 100, 94)])
+def test_number_of_steps_with_bpe_dropout(write, fraction, n_steps, expected):
+    windows = write({"train": _documents(5), "train-1": _documents(6)})
+    params = _change(max_steps=n_steps, final_no_dropout_fraction=fraction)
+    job = Pretraining(None, params, 1, windows, None, None, None)
+    assert TrainingBatches(job).n_dropout_steps == expected  # 1.3 epochs of nine windows are 6 steps of 2
 
 
 def test_the_last_steps_are_without_bpe_dropout(run, write, monkeypatch):
