@@ -9,6 +9,7 @@ per byte is recommended, and shown with its neighbors. What the user's text is m
 """
 
 import copy
+import json
 import math
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from llm.commands.check import Params, check_params
-from llm.commands.cost import Cost, estimate, minutes
+from llm.commands.cost import START_SECONDS, Cost, estimate, minutes
 from llm.commands.presets import edited, set_key
 from llm.commands.sizes import Sizes, read_sizes
 from llm.core import params
@@ -143,6 +144,24 @@ def write_plan(path: Path, candidate: Candidate) -> list[str]:
     prediction = {"seconds": round(candidate.cost.seconds), "bits_per_byte": value, "low": low, "high": high}
     write_json(PREDICTION, prediction | {"changes": candidate.changes})
     return [f"{key}: {before[key]} → {new}" for key, new in after.items() if new != before[key]]
+
+
+def compare_with_outcome(path: Path, metrics: Path, prediction: Path = PREDICTION) -> str:
+    """Return a line with the plan and the outcome; empty where params.yaml or the metrics are not of a plan."""
+    evaluation = metrics / "evaluate.json"
+    if not (prediction.is_file() and evaluation.is_file()):
+        return ""
+    planned, current = json.loads(prediction.read_bytes()), flatten(params.read(path))
+    scores = json.loads(evaluation.read_bytes()).get("val", {}).get("model", {})
+    if "bits_per_byte" not in scores or any(current.get(key) != value for key, value in planned["changes"].items()):
+        return ""
+    measured = [json.loads(file.read_bytes())["seconds"] for file in sorted((metrics / "runtime").glob("*.json"))]
+    seconds = sum(measured) + START_SECONDS * len(measured)
+    low, high, value = planned["low"], planned["high"], planned["bits_per_byte"]
+    return (
+        f"planned: {minutes(planned['seconds'])}, {value:.3f} [{low:.3f}, {high:.3f}] bits per byte of val; "
+        f"measured: {minutes(seconds)}, {scores['bits_per_byte']:.3f}"
+    )
 
 
 def _check_plannable(checked: Params, path: Path) -> None:

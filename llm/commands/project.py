@@ -204,7 +204,11 @@ def add_task(
 
 def summary(metrics: Annotated[Path, Argument(help="The folder of metrics.")] = opt.METRICS) -> None:
     """Show the metrics of the last run and texts of the model; exits with 1 if there are none."""
+    from llm.commands.plan import compare_with_outcome
+
     print(_describe_run(metrics))
+    if planned := compare_with_outcome(opt.PARAMS, metrics):
+        print(f"\n{planned}")
 
 
 def figures(
