@@ -1,0 +1,94 @@
+"""A plan: steps that fill the time, settings that are valid, and refusals."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llm.commands import cost, plan
+from llm.commands.check import check_params
+from llm.commands.plan import CONTEXT, PREDICTION, compare_with_outcome, make_plan, write_plan
+from llm.core.device import Machine
+from llm.core.errors import UserError
+from llm.experiments.pilot import Excerpt, Pilot
+from llm.experiments.timing import StepCost
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINE = Machine("cpu", "float32", threads=2, compiler=False, torch_version="any")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """A folder with params.yaml without tasks, a prepared text of 3 MB, and a machine whose steps follow the shape."""
+    content = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(f"{content.partition('  tasks:')[0]}  tasks: {{}}\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    texts = Excerpt(["x"], ["y"], {"train": 2_700_000, "val": 300_000, "test": 0})
+    monkeypatch.setattr(plan, "_prepare_corpus", lambda: None)
+    monkeypatch.setattr(plan, "read_excerpt", lambda _: texts)
+    monkeypatch.setattr(plan, "run_pilot", lambda *_: Pilot(427_000, 512_000, 2.0, 3.0))
+    monkeypatch.setattr(Machine, "available_memory", lambda _: 16 * 10**9)
+    monkeypatch.setattr(cost, "measure_step", measure)
+    return tmp_path / "params.yaml"
+
+
+def measure(config, *_):
+    seconds = config.n_layers * config.d_model**2 * 2e-7
+    return StepCost(seconds, seconds, seconds / 3, window_bytes=1e7, fixed_bytes=10**9)
+
+
+@pytest.mark.parametrize("minutes", [3, 20])
+def test_steps_fill_the_time_and_settings_are_valid(project, minutes):
+    found = make_plan(project, minutes, None, MACHINE)
+    chosen = found.candidates["recommended"]
+    assert chosen.cost.seconds == pytest.approx(60 * minutes, rel=0.05)
+    assert chosen.bits_per_byte[0] == min(of.bits_per_byte[0] for of in found.candidates.values())
+    printed = write_plan(project, chosen)
+    assert f"pretrain.max_steps: 2600 → {chosen.n_steps}" in printed
+    checked = check_params(project)
+    assert (checked.model.d_model, checked.sample.context_length) == (chosen.changes["model.d_model"], CONTEXT)
+    assert "# of every random draw" in project.read_text(encoding="utf-8")
+    assert chosen.epochs == pytest.approx(chosen.n_steps * 8 * CONTEXT / 900_000)
+    assert (checked.tokenize.dropout > 0) == (chosen.epochs > 1.5)
+
+
+def test_more_time_is_a_better_model(project):
+    short, long = (make_plan(project, minutes, None, MACHINE).candidates["recommended"] for minutes in (3, 60))
+    assert long.bits_per_byte[0] < short.bits_per_byte[0]
+    assert long.n_parameters > short.n_parameters
+
+
+def test_the_file_is_no_larger_than_asked(project):
+    found = make_plan(project, 60, 3_000_000, MACHINE)
+    assert max(of.file_bytes for of in found.candidates.values()) <= 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "minutes", "target", "message"),
+    [
+        (("", ""), 0.3, None, r"--minutes: expected at least \d\.\d for this text and machine, got 0\.3$"),
+        (("", ""), 5, 1000, r"--target-bytes: expected at least [\d,]+, got 1,000$"),
+        (("kind: bpe", "kind: char"), 5, None, "expected a BPE tokenizer and weights from scratch .* tokenize.kind char"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(project, change, minutes, target, message):
+    project.write_text(project.read_text(encoding="utf-8").replace(*change, 1), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        make_plan(project, minutes, target, MACHINE)
+
+
+def test_the_outcome_is_shown_beside_its_plan_alone(project, tmp_path):
+    metrics = tmp_path / "metrics"
+    chosen = make_plan(project, 10, None, MACHINE).candidates["recommended"]
+    assert compare_with_outcome(project, metrics) == ""
+    write_plan(project, chosen)
+    (metrics / "evaluate.json").write_text(json.dumps({"val": {"model": {"bits_per_byte": 1.5}}}), encoding="utf-8")
+    (metrics / "runtime/pretrain.json").write_text(json.dumps({"seconds": 237.0}), encoding="utf-8")
+    value, low, high = chosen.bits_per_byte
+    assert PREDICTION.is_file()
+    assert compare_with_outcome(project, metrics) == (
+        f"planned: 10 minutes, {value:.3f} [{low:.3f}, {high:.3f}] bits per byte of val; measured: 4 minutes, 1.500"
+    )
+    shutil.copyfile(ROOT / "params.yaml", project)
+    assert compare_with_outcome(project, metrics) == ""
