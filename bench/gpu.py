@@ -36,7 +36,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from bench.shakespeare import LONG, PARAMS, ROOT, command_of, run_stages, set_up, stage_environment
+from bench.shakespeare import LONG_STEPS, PARAMS, ROOT, command_of, regularize, run_stages, set_up, stage_environment
 
 TARGET_NATS = 1.4697  # nanoGPT's README: its character-level model of 10.6 million weights on one A100
 WARMUP_STEPS, N_STEPS = 3, 20
@@ -487,8 +487,9 @@ def train_shakespeare(text: Path, dry: bool, choice: str = "never", is_long: boo
     from ruamel.yaml import YAML
 
     params = YAML(typ="safe").load(PARAMS.read_text(encoding="utf-8"))
-    for section, changes in (LONG if is_long else {}).items():
-        params[section] |= changes
+    if is_long:
+        params["pretrain"]["max_steps"] = LONG_STEPS
+    regularize(params, text.stat().st_size)
     if dry:
         params["pretrain"] |= {"max_steps": 10}
         params["model"] |= SMALL_MODEL

@@ -36,7 +36,7 @@ BY_TEXT = {
 SEGMENTATION_SECONDS = 1.3  # of a megabyte of train, for each segmentation with dropout
 FIXED = {"export": 6.6, "page": 1.8, "cloze": 2.4, "card": 0.4, "report": 1.8}
 MEASURED = {"pretrain", "evaluate", "memorise", "finetune"}  # stages whose time follows from a training step
-START_SECONDS = 3.0  # of a stage, for DVC and imports; not in the time that a stage reports
+START_SECONDS = 2.5  # of a stage, for DVC and imports; not in the time that a stage reports
 PRETRAIN_SECONDS, EVALUATE_SECONDS, MEMORISE_SECONDS, FINETUNE_SECONDS = 5.0, 5.0, 5.0, 20.0
 SKIPPED_SECONDS = 0.4  # of a task of docstrings, where the text has none
 CONVERT_SECONDS = {"classify": 0.4, "instruct": 4.1, "dpo": 4.1}
@@ -123,16 +123,22 @@ def predict(path: Path) -> str:
         return "expected: nothing runs, all stages are up to date"
     sizes = read_sizes(params, Path(), outdated or ())
     trains = outdated is None or any(name.partition("@")[0] in MEASURED for name in outdated)
-    cost = estimate(params, sizes, Machine.find()) if trains else Cost(text_seconds(sizes), {}, None)
+    cost = estimate(params, sizes, Machine.find()) if trains else Cost(text_seconds(params, sizes), {}, None)
     cost = cost if outdated is None else cost.of(outdated)
     cost.write(PREDICTION)
     return cost.describe()
 
 
-def text_seconds(sizes: Sizes) -> dict[str, float]:
+def text_seconds(params: Params, sizes: Sizes) -> dict[str, float]:
     """Return the seconds of stages that use no model, or a fixed time."""
-    megabytes = sum(sizes.text_bytes.values()) / 1e6
-    return {name: start + each * megabytes for name, (start, each) in BY_TEXT.items()} | FIXED
+    train, total = (of / 1e6 for of in (sizes.text_bytes["train"], sum(sizes.text_bytes.values())))
+    read = dict.fromkeys(BY_TEXT, total)  # megabytes, by stage
+    if params.baselines.train_bytes is not None:
+        read["baselines"] -= max(0.0, train - params.baselines.train_bytes / 1e6)
+    found = {name: start + each * read[name] for name, (start, each) in BY_TEXT.items()} | FIXED
+    if params.tokenize.dropout:
+        found["tokenize"] += SEGMENTATION_SECONDS * params.tokenize.segmentations * train
+    return found
 
 
 def pretrain_seconds(params: Params, step: StepCost) -> float:
@@ -145,7 +151,7 @@ def pretrain_seconds(params: Params, step: StepCost) -> float:
 
 
 def _seconds(params: Params, sizes: Sizes, config: ModelConfig, step: StepCost) -> dict[str, float]:
-    found, forward = text_seconds(sizes), step.forward_seconds / config.context_length
+    found, forward = text_seconds(params, sizes), step.forward_seconds / config.context_length
     found["pretrain"] = pretrain_seconds(params, step)
     if params.tokenize.dropout:
         found["tokenize"] += SEGMENTATION_SECONDS * params.tokenize.segmentations * sizes.text_bytes["train"] / 1e6

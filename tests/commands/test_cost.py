@@ -10,7 +10,16 @@ from ruamel.yaml import YAML
 
 from llm.commands import cost as library
 from llm.commands.check import Params, check_params
-from llm.commands.cost import BY_TEXT, FINETUNE_SECONDS, PRETRAIN_SECONDS, SAMPLE_SECONDS, Cost, estimate, predict
+from llm.commands.cost import (
+    BY_TEXT,
+    FINETUNE_SECONDS,
+    PRETRAIN_SECONDS,
+    SAMPLE_SECONDS,
+    SEGMENTATION_SECONDS,
+    Cost,
+    estimate,
+    predict,
+)
 from llm.commands.outdated import outdated_stages
 from llm.commands.sizes import Rows, Sizes, read_sizes
 from llm.core import params
@@ -35,6 +44,17 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(library, "measure_step", lambda *_: STEP)
     monkeypatch.setattr(Machine, "available_memory", lambda self: 16 * 10**9)
     return Machine("cpu", "float32", threads=2, compiler=False, torch_version="any")
+
+
+def test_segmentations_and_a_limit_of_the_baselines_count(checked: Params, machine: Machine) -> None:
+    before = estimate(checked, SIZES, machine).stages
+    sections = {
+        "tokenize": checked.tokenize.model_copy(update={"dropout": 0.1, "segmentations": 3}),
+        "baselines": checked.baselines.model_copy(update={"train_bytes": 2_000_000}),
+    }
+    after = estimate(checked.model_copy(update=sections), SIZES, machine).stages
+    assert after["tokenize"] - before["tokenize"] == pytest.approx(3 * 8 * SEGMENTATION_SECONDS)
+    assert before["baselines"] - after["baselines"] == pytest.approx((8 - 2) * BY_TEXT["baselines"][1])
 
 
 def test_the_time_follows_from_steps_text_and_rows(checked: Params, machine: Machine) -> None:
@@ -95,7 +115,7 @@ def test_what_does_not_fit_is_refused(
 def test_the_line_names_the_longest_stages_and_the_file_has_all(tmp_path: Path) -> None:
     seconds = {"pretrain": 300.0, "prepare": 10.0, "card": 0.4, "report": 1.0, "export": 2.0}
     cost = Cost(seconds, {"pretrain": 2 * 10**9}, STEP)
-    line = "expected: about 5.5 minutes on this machine, at most 2.0 GB of memory (pretrain 5 minutes, prepare 10 s, "
+    line = "expected: about 5.4 minutes on this machine, at most 2.0 GB of memory (pretrain 5 minutes, prepare 10 s, "
     assert cost.describe() == line + "export 2 s, report 1 s)"
     cost.of(["pretrain", "card"]).write(tmp_path / "cost.json")
     written = json.loads((tmp_path / "cost.json").read_text())
@@ -185,7 +205,7 @@ def test_a_prediction_is_of_the_stages_that_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     for outdated, line, names in (
         (set(), "expected: nothing runs, all stages are up to date", None),
-        ({"card", "report"}, "expected: about 8 s on this machine (report 2 s, card 0 s)", {"card", "report"}),
+        ({"card", "report"}, "expected: about 7 s on this machine (report 2 s, card 0 s)", {"card", "report"}),
         ({"pretrain"}, "expected: about ", {"pretrain"}),
         (None, "expected: about ", {"pretrain", "prepare", "finetune@mine", "convert@mine"}),
     ):
