@@ -1,7 +1,7 @@
 """Run one text through the stages in a temporary folder: seconds of each, bits per byte of its last tenth.
 
     python -m bench.shakespeare tinyshakespeare.txt                 the steps of bench/shakespeare.yaml
-    python -m bench.shakespeare tinyshakespeare.txt --long          3,000 steps, about five minutes on two cores
+    python -m bench.shakespeare tinyshakespeare.txt --long          3,000 steps
     python -m bench.shakespeare tinyshakespeare.txt --seconds 150   about so many seconds of steps, by their speed here
     python -m bench.shakespeare tinyshakespeare.txt --quick         a few steps, to see that it runs
 
