@@ -1,7 +1,7 @@
 """Run one text through the stages in a temporary folder: seconds of each, bits per byte of its last tenth.
 
     python -m bench.shakespeare tinyshakespeare.txt                 the steps of bench/shakespeare.yaml
-    python -m bench.shakespeare tinyshakespeare.txt --long          3,000 steps, about five minutes on two cores
+    python -m bench.shakespeare tinyshakespeare.txt --long          3,000 steps
     python -m bench.shakespeare tinyshakespeare.txt --seconds 150   about so many seconds of steps, by their speed here
     python -m bench.shakespeare tinyshakespeare.txt --quick         a few steps, to see that it runs
 
@@ -13,7 +13,6 @@ import json
 import math
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,8 +23,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from bench.train import OURS, Setting, Shape, start_child
 from llm.core.device import Machine
+from llm.experiments.timing import measure_step
+from llm.model.config import ModelConfig
+from llm.train.params import OptimizerParams
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "bench" / "shakespeare.yaml"
@@ -76,21 +77,11 @@ def regularize(params: dict[str, Any], n_bytes: int) -> None:
 
 
 def seconds_a_step(params: dict[str, Any]) -> float:
-    """Return the median time of a training step."""
-    machine = Machine.find()
-    setting = Setting(
-        OURS,
-        machine.matmul_dtype,
-        machine.device == "cuda" and machine.compiler,
-        params["pretrain"]["optimizer"]["kind"],
-    )
+    """Return the time of a training step on this machine."""
     data = {"vocab_size": params["tokenize"]["vocab_size"], "context_length": params["sample"]["context_length"]}
-    shape = Shape(params["model"] | data, params["pretrain"]["batch_size"])
-    job = {"setting": vars(setting), "shape": vars(shape), "n_steps": 20}
-    found = start_child("bench.train", job, {"GROUNDUP_DTYPE": machine.matmul_dtype})
-    if "failed" in found:
-        raise SystemExit(f"a step could not be measured: {found['failed']}")
-    return statistics.median(found["seconds"])
+    optimizer, n_windows = OptimizerParams(**params["pretrain"]["optimizer"]), params["pretrain"]["batch_size"]
+    config = ModelConfig(**params["model"], **data)
+    return measure_step(config, optimizer, n_windows, Machine.find()).seconds(n_windows)
 
 
 def set_up(folder: Path, params: dict[str, Any], text: Path | None = None) -> None:

@@ -299,7 +299,7 @@ def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as running:
         executable = found or running.chromium.executable_path
         if not Path(executable).exists():
-            pytest.skip("there is no Chromium (playwright install chromium, or the system's package)")
+            pytest.skip("Chromium is not installed (playwright install chromium, or the system's package)")
         # In a container the browser may not create a sandbox of its own; the page is ours.
         opened = running.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield opened

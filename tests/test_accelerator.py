@@ -104,7 +104,7 @@ def test_bfloat16_gradients_point_where_float32_ones_do(draw_gpt, config, batch,
 
 def test_compiled_steps_have_the_uncompiled_loss_and_learn(draw_gpt, config, batch, gpu):
     if gpu.device != "cuda":
-        pytest.skip("steps are compiled on CUDA alone")
+        pytest.skip("steps are compiled on CUDA only")
     machine = replace(gpu, matmul_dtype="bfloat16")
     model = draw_gpt(**config.model_dump() | {"dropout": 0.1}).to(gpu.device)
     optimizer = Optimizer(model, MUON, machine.dtype, gpu.device)

@@ -69,7 +69,7 @@ RULES = {
 
 
 def derive(key: str, source: int, stated: int | None = None) -> int:
-    """Return the stated value of a key, or where it is null the one that follows from the value of its source.
+    """Return the stated value of a key, or the derived one if it is null.
 
     >>> derive("evaluate.stride", 256), derive("evaluate.stride", 256, stated=10)
     (192, 10)

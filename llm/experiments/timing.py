@@ -24,7 +24,7 @@ from llm.train.params import OptimizerParams
 
 LONGEST_STEP = 0.5  # seconds; fewer windows are timed where a whole micro-batch takes longer
 MOST_STEPS = 50
-RESERVED_BYTES = 1 << 29  # of memory, not used by what is timed
+RESERVED_BYTES = 1 << 29  # of memory that the timed steps leave free
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class StepCost:
     fixed_bytes: int
 
     def seconds(self, n_windows: int) -> float:
-        """Return the seconds of a step of so many windows."""
+        """Return the seconds of a step with `n_windows`."""
         return n_windows * self.window_seconds + self.update_seconds
 
     def peak_bytes(self, n_windows: int) -> int:
-        """Return the most memory of the process, with so many windows in memory at a time."""
+        """Return the peak memory of the process with `n_windows` in memory at a time."""
         return self.fixed_bytes + round((n_windows - 1) * self.window_bytes)
 
 

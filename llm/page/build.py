@@ -75,7 +75,7 @@ def render(contents: Contents, title: str, passages: Sequence[Sequence[str]]) ->
 
 
 def fill(values: dict[str, str]) -> str:
-    """Return template.html with each placeholder replaced once: what is filled in may look like one."""
+    """Return template.html with each placeholder replaced, in one pass: values can contain placeholders."""
     files = {}
     template = (HERE / "template.html").read_text(encoding="utf-8")
     for name in PLACEHOLDER.findall(template):
@@ -104,6 +104,6 @@ def as_json(value: Any) -> str:
 
 
 def explain(title: str, reason: str) -> str:
-    """Return a page that states why there is no model in it."""
+    """Return a page without a model, with the reason."""
     head = f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
     return f"{head}<h1>{html.escape(title)}</h1>\n<p>This page has no model: {html.escape(reason)}</p>\n"

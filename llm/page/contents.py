@@ -35,7 +35,7 @@ class Contents(NamedTuple):
 def read_contents(folder: Path, chat_template: str | None = None) -> Contents:
     """Read a Hugging Face folder of ours; a model with `chat_template` has a conversation.
 
-    NoPageError for a model that the page would compute otherwise.
+    NoPageError for a model that engine.js does not support.
     """
     content = read_config_file(folder)
     if is_classifier(content):

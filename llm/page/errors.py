@@ -4,4 +4,4 @@ from llm.core.errors import UserError
 
 
 class NoPageError(UserError):
-    """A model that a page cannot hold, or would compute otherwise; the stage goes on without a page."""
+    """A model that is too large for a page, or that engine.js does not support; the stage writes the reason instead."""

@@ -63,7 +63,7 @@ def test_memory_is_that_of_the_device(monkeypatch):
     assert MACHINE.available_memory() > 1e6
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="another system does not forget the peak of a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory of a process can be reset on Linux only")
 def test_the_peak_of_memory_is_measured_anew():
     MACHINE.reset_peak_memory()
     before = MACHINE.peak_memory()

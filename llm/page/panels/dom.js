@@ -93,7 +93,7 @@ function keepChildren(box, n, make) {
   return [...box.children];
 }
 
-/** A color of the style sheet as it is now, light or dark. */
+/** The value of a color variable in the current scheme, light or dark. */
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 /** Size a canvas for the screen's pixels; return its context, in CSS pixels. */

@@ -8,7 +8,7 @@ function lensPanel(page) {
     const truth = page.ids[page.selected + 1];
     const layers = page.model.config.n_layers;
     const rows = Array.from({ length: layers + 1 }, (_, layer) => lensRow(page, layer, truth));
-    const heads = ["read after", "the likeliest next tokens", truth === undefined ? "" : "the text's own next token"];
+    const heads = ["after", "most likely next tokens", truth === undefined ? "" : "actual next token"];
     byId("lens-table").replaceChildren(
       el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
       el("tbody", {}, ...rows),

@@ -14,7 +14,7 @@ function samplingSettings() {
 function showSettings() {
   const { temperature, topK, topP } = samplingSettings();
   const show = (id, text) => (document.querySelector(`output[for="${id}"]`).textContent = text);
-  show("temperature", temperature ? temperature.toFixed(2) : "0: always the likeliest");
+  show("temperature", temperature ? temperature.toFixed(2) : "0: greedy");
   show("top-k", topK ?? "all tokens");
   show("top-p", topP?.toFixed(2) ?? "1: all");
 }
@@ -65,7 +65,7 @@ function showNextContext(page) {
   const after = ["the text ends."];
   if (id !== undefined) {
     const p = percent(2 ** -page.losses[page.selected + 1]);
-    after.splice(0, 1, "the text goes on with ", token(page.showToken(id)), `, which had ${p}.`);
+    after.splice(0, 1, "the actual next token is ", token(page.showToken(id)), `, which had ${p}.`);
   }
   byId("next-context").replaceChildren("After ", token(page.before(page.selected)), " ", ...after);
 }
