@@ -18,8 +18,10 @@ from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
 from llm.evaluate.likelihood import plan_spans, score_tokens
 from llm.evaluate.measure import losses_by_context
+from llm.experiments.pilot import Excerpt, run_pilot
 from llm.experiments.timing import measure_step
 from llm.finetune.shared.job import Job
+from llm.model.config import ModelParams
 from llm.model.generate import generate, generate_batch, greedy
 from llm.model.gpt import GPT
 from llm.model.weights import load_model, save_model
@@ -67,8 +69,7 @@ def batch(config):
 
 
 def _loss_and_gradients(model, machine, batch, dropout_keys=None):
-    # cuDNN differentiates a GRU in training mode only.
-    loss = LanguageLoss(model.to(machine.device).train(), machine, compiled=False)(*batch, dropout_keys)
+    loss = LanguageLoss(model.to(machine.device), machine, compiled=False)(*batch, dropout_keys)
     loss.backward()
     return loss.detach().cpu(), {name: weight.grad.cpu() for name, weight in model.named_parameters()}
 
@@ -278,3 +279,16 @@ def test_memory_and_steps_are_measured(config, gpu):
     cost = measure_step(config, MUON, 4, gpu, seconds=0.2)
     assert 0 < cost.fixed_bytes < free
     assert 0 < cost.forward_seconds < 1 and 0 < cost.window_seconds < 1
+
+
+def test_a_plan_is_made_of_measured_steps_and_a_pilot(gpu):
+    """A pilot run learns on the GPU what it learns on a CPU: random words of four."""
+    words, rng = ["alpha ", "beta ", "gamma ", "delta "], np.random.default_rng(0)
+    train, val = ("".join(rng.choice(words, size=n)) for n in (4000, 400))
+    excerpt = Excerpt([train], [val], {"train": len(train), "val": len(val), "test": 0})
+    shape = ModelParams(
+        family="qwen3", attention="grouped", positions=None, d_model=32, n_layers=1, n_heads=1, n_kv_heads=1, d_ff=64,
+        dropout=0.0, rope_theta=1e4, norm_eps=1e-6, tie_embeddings=True,
+    )  # fmt: skip
+    pilot = run_pilot(excerpt, 300, "qwen2", shape, MUON, 32, 1, gpu)
+    assert 2 / 5.75 < pilot.bits_per_byte < 0.5

@@ -173,7 +173,8 @@ def compare_with_transformers(folder: Path, model: GPT, seed: int, text: str = "
     silence_transformers()
     theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     their_tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    generate: Any = pipeline("text-generation", model=theirs, tokenizer=their_tokenizer)
+    # On a machine with a GPU, a pipeline moves the model there.
+    generate: Any = pipeline("text-generation", model=theirs, tokenizer=their_tokenizer, device="cpu")
     ours, tokenizer = model.float().cpu(), open_tokenizer(folder)
     random, prompts, n_new = draw_tokens(model.config, seed)
     generations = []

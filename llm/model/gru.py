@@ -32,7 +32,8 @@ def run_gru(x: Tensor, state: Tensor, given: Tensor, recurrent: Tensor) -> tuple
     """
     # Compiled, the T steps would be unrolled: that takes minutes and gains nothing.
     gru = torch.compiler.disable(torch.gru)
-    states, last = gru(x, state[None], [given, recurrent], False, 1, 0.0, False, False, True)
+    trains = torch.is_grad_enabled()  # cuDNN differentiates a GRU that was told so
+    states, last = gru(x, state[None], [given, recurrent], False, 1, 0.0, trains, False, True)
     return states, last[0]
 
 
