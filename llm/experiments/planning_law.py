@@ -1,13 +1,16 @@
 """Predict the bits per byte of a run before it is made, by a law over runs that were made.
 
-    L = s · (E + A / N^α + B / D'^β)        D' = U · (1 + R · (1 - exp((1 - D / U) / R))) beyond one epoch
+    L = s · ((N_c / N)^γ + D_c / D')^κ · e^O          D' = U · (1 + R · (1 - e^((1 - D / U) / R))) beyond one epoch
+                                                      O = o · max(0, ln(D / U · N^a) - e)²
 
-N counts the parameters of the blocks, D the training tokens, U the tokens of the text. A token that was seen before is
-worth less than a new one: D' are the tokens in the worth of new ones (Muennighoff et al. 2023, arXiv:2305.16264,
-section 3.1). The constants are common to all texts; s is a text's own, and a short pilot run measures it.
+N counts the parameters of the blocks, D the training tokens, U the tokens of the text. The form is that of Kaplan et
+al. 2020 (arXiv:2001.08361, equation 1.5). A token that was seen before is worth less than a new one: D' are the tokens
+in the worth of new ones (Muennighoff et al. 2023, arXiv:2305.16264, section 3.1); O is what is lost to memorization,
+the sooner the larger the model. N_c, R, o, a and e are common to all texts. s and κ, how predictable a text is and how
+fast it is learned, are a text's own, and follow from two short pilot runs on it.
 
-`planning_runs.tsv` has the runs. The interval is the scatter of the runs of a text around the law that was fitted to
-the other texts, with s from that text's cheapest run: what a user's text is to the texts of the table.
+`planning_runs.tsv` has the runs: of several texts, each with its pilot runs. The interval of a prediction is the
+scatter of the runs with about as many epochs, each predicted by the law of the other texts.
 """
 
 from collections.abc import Sequence
@@ -24,39 +27,56 @@ Array = NDArray[np.float64]
 
 RUNS = Path(__file__).with_name("planning_runs.tsv")
 CONFIDENCE = 0.95
-HUBER_DELTA = 0.01  # of log loss: a run that is off by more counts linearly
-# log of E, of the size term at N = 1e6 and of the data term at D = 1e6; α, β; log R
-START = (0.0, -2.0, -0.5, 0.3, 0.4, 2.0)
-BOUNDS = ((-4.0, -8.0, -6.0, 0.05, 0.05, 0.0), (2.0, 2.0, 2.0, 2.0, 2.0, 5.0))
+GAMMA = 1.5  # between 1 and 2 the runs are held equally well
+MIN_EXPONENT = 0.02  # where the longer pilot run is hardly better than the shorter one
+N_NEAREST = 20  # runs, for an interval
+HUBER_DELTA = 0.03  # of log loss: a run that is off by more counts linearly
+START = (-2.0, 0.9, 0.08, 0.4, 2.7)  # ln N_c^γ in millions, ln R, o, a, e
+BOUNDS = ((-12.0, -1.0, 0.0, 0.0, -1.0), (4.0, 6.0, 0.5, 1.5, 5.0))
 
 
 class Run(NamedTuple):
-    """A run: N, D, U, and the bits per byte of held-out text."""
+    """A run, or arrays of runs: N, D, U, and the bits per byte of held-out text."""
 
-    text: str
-    parameters: float
-    tokens: float
-    unique_tokens: float
-    bits_per_byte: float
+    parameters: Array | float
+    tokens: Array | float
+    unique_tokens: Array | float
+    bits_per_byte: Array | float
+
+    @property
+    def epochs(self) -> Array | float:
+        """How often the text was read."""
+        return self.tokens / self.unique_tokens
+
+
+class Pilots(NamedTuple):
+    """A short and a longer run of one model on a text, or arrays of them."""
+
+    short: Run
+    long: Run
 
 
 @dataclass(frozen=True)
 class PlanningLaw:
-    """The constants, as logarithms where they are positive."""
+    """The constants that all texts share."""
 
     constants: tuple[float, ...]
 
-    def relative_loss(self, parameters: Array | float, tokens: Array | float, unique_tokens: Array | float) -> Array:
-        """Return L / s."""
-        e, a, b, alpha, beta, r = self.constants
-        effective = effective_tokens(np.asarray(tokens), np.asarray(unique_tokens), float(np.exp(r)))
-        size, data = np.asarray(parameters) / 1e6, effective / 1e6
-        found: Array = np.exp(e) + np.exp(a) * size**-alpha + np.exp(b) * data**-beta
+    def predict(self, run: Run, pilots: Pilots) -> Array:
+        """Return the log bits per byte of a run on the text of pilot runs."""
+        (x, lost), (x_short, lost_short), (x_long, lost_long) = map(self._terms, (run, *pilots))
+        y_short, y_long = (np.log(of.bits_per_byte) for of in pilots)
+        exponent = np.maximum(((y_long - lost_long) - (y_short - lost_short)) / (x_long - x_short), MIN_EXPONENT)
+        found: Array = y_long - lost_long + exponent * (x - x_long) + lost
         return found
 
-    def scale(self, pilot: Run) -> float:
-        """Return s of a pilot's text."""
-        return pilot.bits_per_byte / float(self.relative_loss(*pilot[1:4]))
+    def _terms(self, run: Run) -> tuple[Array, Array]:
+        """Return ln((N_c / N)^γ + D_c / D'), with D_c of a million, and O."""
+        size, worth, lost, with_size, epochs = self.constants
+        millions, tokens = np.log(np.asarray(run.parameters) / 1e6), np.asarray(run.tokens)
+        effective = effective_tokens(tokens, np.asarray(run.unique_tokens), float(np.exp(worth)))
+        excess = np.maximum(0, np.log(tokens / run.unique_tokens) + with_size * millions - epochs)
+        return np.logaddexp(size - GAMMA * millions, -np.log(effective / 1e6)), lost * excess**2
 
 
 def effective_tokens(tokens: Array, unique_tokens: Array, worth: float) -> Array:
@@ -70,18 +90,12 @@ def effective_tokens(tokens: Array, unique_tokens: Array, worth: float) -> Array
     return found
 
 
-def fit(runs: Sequence[Run]) -> PlanningLaw:
-    """Fit the law to runs; the texts' own factors are the geometric means of what is left."""
+def fit(runs: Run, pilots: Pilots) -> PlanningLaw:
+    """Fit the constants to arrays of runs, each with the pilot runs on its text."""
     from scipy.optimize import least_squares
 
-    texts = np.unique([run.text for run in runs], return_inverse=True)[1]
-    parameters, tokens, unique, losses = (np.array(column, dtype=float) for column in list(zip(*runs, strict=True))[1:])
-
     def residuals(constants: Array) -> Array:
-        off = np.log(losses) - np.log(PlanningLaw(tuple(constants)).relative_loss(parameters, tokens, unique))
-        means = np.bincount(texts, off) / np.bincount(texts)
-        left: Array = off - means[texts]
-        return left
+        return PlanningLaw(tuple(constants)).predict(runs, pilots) - np.log(runs.bits_per_byte)
 
     found = least_squares(residuals, START, loss="huber", f_scale=HUBER_DELTA, bounds=BOUNDS, x_scale="jac")
     return PlanningLaw(tuple(map(float, found.x)))
@@ -89,45 +103,66 @@ def fit(runs: Sequence[Run]) -> PlanningLaw:
 
 @dataclass(frozen=True)
 class Predictor:
-    """The law of runs, and how far it was off for texts that it had not seen."""
+    """The law of runs, and how far it was off for texts that it had not seen.
 
-    runs: tuple[Run, ...]
+    `texts` name the text of each run of `runs`; an excerpt of a text has pilot runs of its own, and its name.
+    """
+
+    texts: Sequence[str]
+    runs: Run
+    pilots: Pilots
 
     @classmethod
     def load(cls, path: Path = RUNS) -> "Predictor":
-        """Read the runs of a table with the columns of `Run`."""
-        table = pd.read_csv(path, sep="\t", comment="#")
-        return cls(tuple(Run(*row) for row in table[list(Run._fields)].itertuples(index=False)))
+        """Read a table with the columns `text`, `unique_tokens`, `kind` (run, or a pilot's) and those of `Run`."""
+        table = pd.read_csv(path, sep="\t")
+        kinds = {kind: of.drop(columns="kind") for kind, of in table.groupby("kind")}
+        runs = kinds["run"]
+        of_pilots = [
+            runs[["text", "unique_tokens"]].merge(kinds[kind], on=["text", "unique_tokens"], validate="many_to_one")
+            for kind in Pilots._fields
+        ]
+        return cls(runs["text"].tolist(), _as_run(runs), Pilots(*map(_as_run, of_pilots)))
 
     @cached_property
     def law(self) -> PlanningLaw:
         """The law of all runs."""
-        return fit(self.runs)
+        return fit(self.runs, self.pilots)
 
     @cached_property
     def errors(self) -> Array:
-        """The errors, in log bits per byte, for each text by a law of the others and its cheapest run as the pilot."""
-        found: list[float] = []
-        for text in sorted({run.text for run in self.runs}):
-            own = sorted((run for run in self.runs if run.text == text), key=lambda run: run.parameters * run.tokens)
-            law = fit([run for run in self.runs if run.text != text])
-            scale = law.scale(own[0])
-            found += [np.log(run.bits_per_byte / scale / float(law.relative_loss(*run[1:4]))) for run in own[1:]]
-        return np.array(found)
+        """The errors in log bits per byte, each run by the law of the runs on other texts."""
+        found = np.zeros(len(self.texts))
+        for text in set(self.texts):
+            own = np.array([of == text for of in self.texts])
+            seen, pilots = _select(self.runs, ~own), Pilots(*(_select(of, ~own) for of in self.pilots))
+            law = fit(seen, pilots)
+            found[own] = law.predict(_select(self.runs, own), Pilots(*(_select(of, own) for of in self.pilots)))
+        return found - np.log(self.runs.bits_per_byte)
 
-    def predict(self, pilot: Run, parameters: float, tokens: float) -> tuple[float, float, float]:
-        """Return the bits per byte of a run on the pilot's text, and a 95% interval."""
+    def predict(self, parameters: float, tokens: float, pilots: Pilots) -> tuple[float, float, float]:
+        """Return the bits per byte of a run on the pilots' text, and a 95% interval."""
         from scipy.stats import t
 
-        value = self.law.scale(pilot) * float(self.law.relative_loss(parameters, tokens, pilot.unique_tokens))
-        half = float(t.ppf((1 + CONFIDENCE) / 2, len(self.errors))) * float(np.sqrt((self.errors**2).mean()))
+        run = Run(parameters, tokens, pilots.long.unique_tokens, np.nan)
+        value = float(np.exp(self.law.predict(run, pilots)))
+        distance = np.abs(np.log(np.asarray(self.runs.epochs)) - np.log(run.epochs))
+        errors = self.errors[np.argsort(distance, kind="stable")[:N_NEAREST]]
+        half = float(t.ppf((1 + CONFIDENCE) / 2, len(errors))) * float(np.sqrt((errors**2).mean()))
         return value, value * float(np.exp(-half)), value * float(np.exp(half))
 
     def describe(self) -> str:
         """Return what the law was fitted on."""
-        texts = sorted({run.text for run in self.runs})
-        sizes, tokens = ([getattr(run, key) for run in self.runs] for key in ("parameters", "tokens"))
+        sizes, tokens = (np.asarray(of) / 1e6 for of in (self.runs.parameters, self.runs.tokens))
         return (
-            f"law of {len(self.runs)} runs on {len(texts)} texts, {min(sizes) / 1e6:.1f} to {max(sizes) / 1e6:.1f} "
-            f"million parameters in blocks and {min(tokens) / 1e6:.1f} to {max(tokens) / 1e6:.1f} million tokens"
+            f"law of {len(self.texts)} runs on {len(set(self.texts))} texts, {sizes.min():.1f} to {sizes.max():.1f} "
+            f"million parameters in blocks and {tokens.min():.1f} to {tokens.max():.1f} million tokens"
         )
+
+
+def _as_run(table: pd.DataFrame) -> Run:
+    return Run(*(table[column].to_numpy(dtype=float) for column in Run._fields))
+
+
+def _select(runs: Run, chosen: NDArray[np.bool_]) -> Run:
+    return Run(*(np.asarray(of)[chosen] for of in runs))
