@@ -18,7 +18,7 @@ from llm.core.device import Machine, matmul_peak, memory_advice
 from llm.core.errors import UserError
 from llm.evaluate.likelihood import plan_spans, score_tokens
 from llm.evaluate.measure import losses_by_context
-from llm.experiments.pilot import Excerpt, run_pilot
+from llm.experiments.pilot import Excerpt, PilotShape, run_pilots
 from llm.experiments.timing import measure_step
 from llm.finetune.shared.job import Job
 from llm.model.config import ModelParams
@@ -290,5 +290,5 @@ def test_a_plan_is_made_of_measured_steps_and_a_pilot(gpu):
         family="qwen3", attention="grouped", positions=None, d_model=32, n_layers=1, n_heads=1, n_kv_heads=1, d_ff=64,
         dropout=0.0, rope_theta=1e4, norm_eps=1e-6, tie_embeddings=True,
     )  # fmt: skip
-    pilot = run_pilot(excerpt, 300, "qwen2", shape, MUON, 32, 1, gpu)
-    assert 2 / 5.75 < pilot.bits_per_byte < 0.5
+    pilots, _ = run_pilots(excerpt, PilotShape(shape, 300, "qwen2", 32, MUON, 1), gpu)
+    assert 2 / 5.75 < pilots.long.bits_per_byte < 0.5

@@ -153,8 +153,6 @@ def pretrain_seconds(params: Params, step: StepCost) -> float:
 def _seconds(params: Params, sizes: Sizes, config: ModelConfig, step: StepCost) -> dict[str, float]:
     found, forward = text_seconds(params, sizes), step.forward_seconds / config.context_length
     found["pretrain"] = pretrain_seconds(params, step)
-    if params.tokenize.dropout:
-        found["tokenize"] += SEGMENTATION_SECONDS * params.tokenize.segmentations * sizes.text_bytes["train"] / 1e6
     evaluate, quality, memorise = params.evaluate, params.evaluate.quality, params.memorise
     scored = sizes.held_out_tokens * config.context_length / evaluate.stride_of(config.context_length)
     generated = quality.texts * quality.new_tokens + 10 * evaluate.sample_tokens

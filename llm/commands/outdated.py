@@ -1,7 +1,9 @@
-"""Find the stages that `dvc repro` would run: those that changed, and the stages after them."""
+"""Find stages of dvc.yaml: those that `dvc repro` would run, and those that a target depends on."""
 
 import warnings
 from typing import Any
+
+from llm.core.errors import UserError
 
 
 def outdated_stages() -> set[str] | None:
@@ -25,3 +27,19 @@ def outdated_stages() -> set[str] | None:
             found.add(stage.addressing)
             waiting += graph.predecessors(stage)  # edges lead from a stage to what it depends on
     return found
+
+
+def upstream_stages(target: str | None) -> set[str]:
+    """Return the names of a stage and of all that it depends on; of all stages where `target` is None.
+
+    UserError where dvc.yaml has no such stage, or DVC cannot read the working folder's repository.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with warnings.catch_warnings(action="ignore"), Repo() as repo:
+            found = repo.stage.collect(target, with_deps=target is not None)
+            return {stage.addressing for stage in found}
+    except DvcException as error:
+        raise UserError(f"dvc.yaml: expected {f'a stage {target}' if target else 'stages'}, got: {error}") from None

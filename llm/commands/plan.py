@@ -1,11 +1,12 @@
 """Choose the settings of a run from a text and a number of minutes: `python -m llm plan`.
 
-    data/corpus ──pilot──► how predictable the text is ──────────┐
+    data/corpus ──pilot runs──► how predictable the text is ─────┐
     shapes ──estimate──► seconds of a step on this machine ──────┼──► candidates ──► params.yaml
     planning_runs.tsv ──fit──► law of the bits per byte ─────────┘
 
-Each shape gets as many steps as fit into the minutes, beside all other stages; the one with the lowest predicted bits
-per byte is recommended, and shown with its neighbors. What the user's text is made of, tasks and rows stay.
+Each shape gets as many steps as fit into the minutes beside all other stages, or fewer where more would only memorize
+a small text. The shape with the lowest predicted bits per byte is recommended, and shown with its neighbors. What the
+user's text is made of, tasks and rows stay.
 """
 
 import copy
@@ -18,18 +19,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from llm.commands.check import Params, check_params
 from llm.commands.cost import START_SECONDS, Cost, estimate, minutes
+from llm.commands.outdated import upstream_stages
 from llm.commands.presets import edited, set_key
 from llm.commands.sizes import Sizes, read_sizes
 from llm.core import params
 from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.core.outputs import write_json
-from llm.experiments.pilot import Excerpt, Pilot, read_excerpt, run_pilot
-from llm.experiments.planning_law import Predictor, Run
+from llm.experiments.pilot import BATCH_SIZE, Excerpt, PilotShape, read_excerpt, run_pilots
+from llm.experiments.planning_law import Pilots, Predictor
+from llm.experiments.recipe import recipe_of
+from llm.experiments.timing import StepCost
 from llm.model.config import ModelConfig, ModelParams
 from llm.model.gpt import GPT
 from llm.report.metrics import flatten
@@ -38,18 +43,25 @@ from llm.report.tables import Table
 PREDICTION = Path("metrics/runtime/predicted/plan.json")
 CORPUS = Path("data/corpus")
 
-CONTEXT, BATCH_SIZE, HEAD_WIDTH = 256, 8, 64  # as in the runs of the law
+CONTEXT, HEAD_WIDTH = 256, 64  # as in the runs of the law
 LADDER = ((64, 2), (128, 2), (192, 2), (192, 3), (256, 3), (256, 4), (320, 4), (384, 4), (384, 6), (512, 6), (512, 8))
 PILOT_SHAPE = (128, 2)
-FEWEST_STEPS, TIMED_STEPS, TIMING_SECONDS = 60, 1000, 1.0
+FEWEST_STEPS, TIMED_STEPS, TIMING_SECONDS = 60, 1000, 1.5
+FRACTIONS = np.geomspace(0.05, 1, 40)  # of the steps that fit into the time, which are tried
 VOCABULARIES = ((400_000, 1024), (4_000_000, 2048), (100_000_000, 4096), (math.inf, 8192))  # up to bytes of train
-# A text that is read more than once is segmented anew in each epoch; one that is read often needs dropout too.
-REPEATED_EPOCHS, MOST_SEGMENTATIONS, MERGE_DROPOUT = 1.5, 24, 0.1
-DROPOUTS = ((16.0, 0.2), (6.0, 0.1))  # from so many epochs on
 FINETUNE_FRACTION = 0.3  # of the time at most, where tasks would take longer
 SHORT_MINUTES = 4.0  # below them less text is generated and probed
 EXTRAS = {"evaluate.quality.texts": (200, 50), "memorise.prefixes": (200, 50), "cloze.items": (200, 50)}
 SHORT_TRAIN_BYTES = 2_000_000  # for the baselines
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The seconds of `dvc repro`, or of `dvc repro UNTIL`, and the most bytes of the exported weights."""
+
+    seconds: float
+    until: str | None = None
+    target_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,7 @@ class Candidate:
     bits_per_byte: tuple[float, float, float]  # the value, and its interval
     n_parameters: int
     epochs: float
+    is_shortened: bool  # fewer steps than fit into the time
 
     @property
     def n_steps(self) -> int:
@@ -91,46 +104,49 @@ class Plan:
                  f"{value:.3f} [{low:.3f}, {high:.3f}]", f"{of.cost.peak_bytes / 1e9:.1f} GB",
                  f"{of.file_bytes / 1e6:.1f} MB"]
             )  # fmt: skip
+        shortened = any(of.is_shortened for of in self.candidates.values())
         columns = ["", "model", "parameters", "steps", "epochs", "dvc repro", "bits per byte of val", "memory", "file"]
-        return str(Table(columns, rows))
+        table = str(Table(columns, rows))
+        return (
+            f"{table}\nMore steps would fit, but on a text of this size they are expected to make the model worse."
+            if shortened
+            else table
+        )
 
 
 class Text(NamedTuple):
-    """What a plan needs of a text: an excerpt, a pilot run on it, and the sizes for costs."""
+    """What a plan needs of a text: its bytes by split, the pilot runs on it, and the sizes for costs."""
 
     excerpt: Excerpt
-    pilot: Pilot
+    pilots: Pilots
     sizes: Sizes
-    model: ModelParams
-    vocab_size: int
 
     @property
     def unique_tokens(self) -> float:
         """The tokens of train."""
-        return self.excerpt.n_bytes["train"] / self.pilot.bytes_per_token
-
-    def as_run(self) -> Run:
-        """Return the pilot as a run of the law."""
-        pilot = self.pilot
-        return Run("", pilot.parameters, pilot.tokens, self.unique_tokens, pilot.bits_per_byte)
+        return float(self.pilots.long.unique_tokens)
 
 
-def make_plan(path: Path, budget: float, target_bytes: int | None, machine: Machine) -> Plan:
-    """Return a plan for `budget` minutes; UserError where the text, the time or the bytes do not allow one."""
+def make_plan(path: Path, budget: Budget, machine: Machine) -> Plan:
+    """Return a plan for a params file; UserError where the text, the time or the bytes do not allow one."""
     checked = check_params(path)
     _check_plannable(checked, path)
+    stages = upstream_stages(budget.until)
     _prepare_corpus()
-    predictor = Predictor.load()
-    text = _examine(checked, machine)
-    candidates = list(_candidates(path, budget * 60, target_bytes, text, predictor, machine))
+    predictor, text = Predictor.load(), _examine(checked, machine)
+    candidates = list(_Planner(path, budget, stages, text, predictor, machine).candidates())
     best = min(range(len(candidates)), key=lambda at: candidates[at].bits_per_byte[0])
     named: dict[str, Candidate] = {"recommended": candidates[best]}
     if best:
         named["smaller"] = candidates[best - 1]
     if best + 1 < len(candidates):
         named["larger"] = candidates[best + 1]
-    pilot = f"corrected by a pilot run of {text.pilot.tokens / 1e6:.1f} million tokens: {text.pilot.bits_per_byte:.3f}"
-    return Plan(named, f"{predictor.describe()}; {pilot} bits per byte of val")
+    short, long = (
+        f"{float(run.bits_per_byte):.3f} after {float(run.tokens) / 1e6:.2g} million tokens" for run in text.pilots
+    )
+    return Plan(
+        named, f"bits per byte by a {predictor.describe()}, and by two pilot runs on this text: {short}, {long}"
+    )
 
 
 def write_plan(path: Path, candidate: Candidate) -> list[str]:
@@ -142,7 +158,7 @@ def write_plan(path: Path, candidate: Candidate) -> list[str]:
         after = flatten(content)
     value, low, high = candidate.bits_per_byte
     prediction = {"seconds": round(candidate.cost.seconds), "bits_per_byte": value, "low": low, "high": high}
-    write_json(PREDICTION, prediction | {"changes": candidate.changes})
+    write_json(PREDICTION, prediction | {"stages": sorted(candidate.cost.stages), "changes": candidate.changes})
     return [f"{key}: {before[key]} → {new}" for key, new in after.items() if new != before[key]]
 
 
@@ -155,7 +171,8 @@ def compare_with_outcome(path: Path, metrics: Path, prediction: Path = PREDICTIO
     scores = json.loads(evaluation.read_bytes()).get("val", {}).get("model", {})
     if "bits_per_byte" not in scores or any(current.get(key) != value for key, value in planned["changes"].items()):
         return ""
-    measured = [json.loads(file.read_bytes())["seconds"] for file in sorted((metrics / "runtime").glob("*.json"))]
+    files = [metrics / "runtime" / f"{name.replace('@', '-')}.json" for name in planned["stages"]]
+    measured = [json.loads(file.read_bytes())["seconds"] for file in files if file.is_file()]
     seconds = sum(measured) + START_SECONDS * len(measured)
     low, high, value = planned["low"], planned["high"], planned["bits_per_byte"]
     return (
@@ -172,22 +189,21 @@ def _check_plannable(checked: Params, path: Path) -> None:
 
 
 def _prepare_corpus() -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", "prepare"], check=False)
+    """Run what comes before the tokenizer: the size of the text and the number of built-in rows decide the time."""
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", "label"], check=False)
     if done.returncode:
-        raise UserError(f"plan: expected a prepared corpus, dvc repro prepare ended with {done.returncode}")
+        raise UserError(f"plan: expected a prepared corpus, dvc repro label ended with {done.returncode}")
 
 
 def _examine(checked: Params, machine: Machine) -> Text:
     excerpt = read_excerpt(CORPUS)
     vocab_size = next(size for limit, size in VOCABULARIES if excerpt.n_bytes["train"] <= limit)
-    shape = _shape(*PILOT_SHAPE, checked.model)
-    pilot = run_pilot(
-        excerpt, vocab_size, checked.tokenize.pattern, shape, checked.pretrain.optimizer, CONTEXT, checked.seed, machine
-    )
-    sizes = read_sizes(checked, Path(), {"tokenize"})
+    model = _shape(*PILOT_SHAPE, checked.model)
+    shape = PilotShape(model, vocab_size, checked.tokenize.pattern, CONTEXT, checked.pretrain.optimizer, checked.seed)
+    pilots, bytes_per_token = run_pilots(excerpt, shape, machine)
     held_out = sum(size for split, size in excerpt.n_bytes.items() if split != "train")
-    sizes = replace(sizes, vocab_size=vocab_size, held_out_tokens=held_out / pilot.bytes_per_token)
-    return Text(excerpt, pilot, sizes, checked.model, vocab_size)
+    sizes = read_sizes(checked, Path(), {"tokenize"})
+    return Text(excerpt, pilots, replace(sizes, vocab_size=vocab_size, held_out_tokens=held_out / bytes_per_token))
 
 
 def _shape(d_model: int, n_layers: int, model: ModelParams) -> ModelParams:
@@ -199,82 +215,111 @@ def _shape_keys(d_model: int, n_layers: int) -> dict[str, Any]:
     return {"d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_heads, "d_ff": d_ff}
 
 
-def _candidates(
-    path: Path, seconds: float, target_bytes: int | None, text: Text, predictor: Predictor, machine: Machine
-) -> Iterator[Candidate]:
-    """Yield the shapes of the ladder that have enough steps in the time; UserError where none has."""
-    found, least = 0, math.inf
-    for shape in LADDER:
-        n_parameters, n_in_blocks = _count(shape, text)
-        if target_bytes is not None and 4 * n_parameters > target_bytes:
-            break
-        timed = _apply(path, _settings(shape, TIMED_STEPS, text, seconds))
-        cost = estimate(timed, text.sizes, machine, TIMING_SECONDS)
-        assert cost.step is not None
+@dataclass(frozen=True)
+class _Planner:
+    """The candidates of a text, a budget and a machine."""
+
+    path: Path
+    budget: Budget
+    stages: set[str]
+    text: Text
+    predictor: Predictor
+    machine: Machine
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Yield the shapes of the ladder that have enough steps in the time; UserError where none has."""
+        found, least, n_parameters = 0, math.inf, 0
+        for shape in LADDER:
+            n_parameters, n_in_blocks = self._count(shape)
+            if self.budget.target_bytes is not None and 4 * n_parameters > self.budget.target_bytes:
+                break
+            step, factor, n_steps, other = self._fill(shape)
+            least = min(least, other + FEWEST_STEPS * step.seconds(BATCH_SIZE))
+            if n_steps < FEWEST_STEPS:
+                break
+            found += 1
+            yield self._candidate(shape, n_steps, step, factor, n_parameters, n_in_blocks)
+        if not found and least < math.inf:
+            got = f"{self.budget.seconds / 60:g}"
+            raise UserError(
+                f"--minutes: expected at least {least / 60:.1f} for this text and machine, got {got}; "
+                "--until evaluate counts the stages up to the evaluation alone"
+            )
+        if not found:
+            raise UserError(f"--target-bytes: expected at least {4 * n_parameters:,}, got {self.budget.target_bytes:,}")
+
+    def _fill(self, shape: tuple[int, int]) -> tuple[StepCost, float, int, float]:
+        """Return a shape's step, the factor on the tasks' epochs, the steps that fit, and the seconds of all else."""
+        found = self._fill_by(shape, TIMED_STEPS)
+        # The steps decide the dropout, which slows a step down.
+        recipes = [recipe_of(self._epochs(of)) for of in (TIMED_STEPS, found[2])]
+        return found if recipes[0].dropout == recipes[1].dropout else self._fill_by(shape, found[2])
+
+    def _fill_by(self, shape: tuple[int, int], n_steps: int) -> tuple[StepCost, float, int, float]:
+        """The same, with the settings of `n_steps`."""
+        cost = self._cost(self._apply(self._settings(shape, n_steps)), None)
+        assert cost.step is not None, "pretraining is among the stages"
         step_seconds = cost.step.seconds(BATCH_SIZE)
-        factor, other = _finetuning(cost, seconds)
-        n_steps = int((seconds - (other - TIMED_STEPS * step_seconds)) / step_seconds)
-        least = min(least, other - (TIMED_STEPS - FEWEST_STEPS) * step_seconds)
-        if n_steps < FEWEST_STEPS:
-            break
-        changes = _settings(shape, n_steps, text, seconds) | _epochs(timed, factor)
-        cost = estimate(_apply(path, changes), text.sizes, machine, step=cost.step)
-        tokens = n_steps * BATCH_SIZE * CONTEXT
-        bits = predictor.predict(text.as_run(), n_in_blocks, tokens)
-        found += 1
-        yield Candidate(changes, cost, bits, n_parameters, tokens / text.unique_tokens)
-    if not found and least < math.inf:
-        raise UserError(
-            f"--minutes: expected at least {least / 60:.1f} for this text and machine, got {seconds / 60:g}"
+        tasks = sum(of for name, of in cost.stages.items() if name.startswith("finetune@"))
+        factor = min(1.0, FINETUNE_FRACTION * self.budget.seconds / tasks) if tasks else 1.0
+        other = cost.seconds - tasks * (1 - factor) - n_steps * step_seconds
+        return cost.step, factor, max(int((self.budget.seconds - other) / step_seconds), 1), other
+
+    def _candidate(
+        self, shape: tuple[int, int], n_steps: int, step: StepCost, factor: float, n_parameters: int, n_in_blocks: int
+    ) -> Candidate:
+        """Return a shape with the best number of steps up to `n_steps`."""
+
+        def predict(n_steps: int) -> tuple[float, float, float]:
+            return self.predictor.predict(n_in_blocks, n_steps * BATCH_SIZE * CONTEXT, self.text.pilots)
+
+        tried = [max(int(n_steps * of), FEWEST_STEPS) for of in FRACTIONS]
+        best = min(tried, key=lambda of: (predict(of)[0], -of))
+        changes = self._settings(shape, best)
+        changes |= (
+            {}
+            if factor == 1
+            else {
+                f"finetune.tasks.{name}.training.epochs": round(of.training.epochs * factor, 2)
+                for name, of in check_params(self.path).finetune.tasks.items()
+            }
         )
-    if not found:
-        raise UserError(f"--target-bytes: expected at least {4 * n_parameters:,}, got {target_bytes:,}")
+        cost = self._cost(self._apply(changes), step)
+        return Candidate(changes, cost, predict(best), n_parameters, self._epochs(best), best < n_steps)
 
+    def _settings(self, shape: tuple[int, int], n_steps: int) -> dict[str, Any]:
+        """Return what a shape, its steps and the size of the text decide, by dotted key."""
+        recipe, short = recipe_of(self._epochs(n_steps)), self.budget.seconds < SHORT_MINUTES * 60
+        found: dict[str, Any] = {f"model.{key}": value for key, value in _shape_keys(*shape).items()}
+        found |= {
+            "model.dropout": recipe.dropout,
+            "tokenize.vocab_size": self.text.sizes.vocab_size,
+            "tokenize.dropout": recipe.merge_dropout,
+            "tokenize.segmentations": recipe.segmentations,
+            "sample.context_length": CONTEXT,
+            "pretrain.max_steps": n_steps,
+            "pretrain.batch_size": BATCH_SIZE,
+            "pretrain.optimizer.adamw_lr": recipe.adamw_lr,
+            "pretrain.optimizer.weight_decay": recipe.weight_decay,
+            "baselines.train_bytes": SHORT_TRAIN_BYTES if short else None,
+        }
+        return found | {key: few if short else usual for key, (usual, few) in EXTRAS.items()}
 
-def _settings(shape: tuple[int, int], n_steps: int, text: Text, seconds: float) -> dict[str, Any]:
-    """Return what a shape, its steps and the size of the text decide, by dotted key."""
-    epochs = n_steps * BATCH_SIZE * CONTEXT / text.unique_tokens
-    repeated, short = epochs > REPEATED_EPOCHS, seconds < SHORT_MINUTES * 60
-    found: dict[str, Any] = {f"model.{key}": value for key, value in _shape_keys(*shape).items()}
-    found |= {
-        "model.dropout": next((dropout for least, dropout in DROPOUTS if epochs >= least), 0.0),
-        "tokenize.vocab_size": text.vocab_size,
-        "tokenize.dropout": MERGE_DROPOUT if repeated else 0.0,
-        "tokenize.segmentations": min(math.ceil(epochs), MOST_SEGMENTATIONS) if repeated else 1,
-        "sample.context_length": CONTEXT,
-        "pretrain.max_steps": n_steps,
-        "pretrain.batch_size": BATCH_SIZE,
-        "pretrain.optimizer.adamw_lr": 0.003 if repeated else 0.006,
-        "pretrain.optimizer.weight_decay": 0.0 if repeated else 0.1,
-        "baselines.train_bytes": SHORT_TRAIN_BYTES if short else None,
-    }
-    return found | {key: few if short else usual for key, (usual, few) in EXTRAS.items()}
+    def _epochs(self, n_steps: int) -> float:
+        return n_steps * BATCH_SIZE * CONTEXT / self.text.unique_tokens
 
+    def _cost(self, params: Params, step: StepCost | None) -> Cost:
+        return estimate(params, self.text.sizes, self.machine, TIMING_SECONDS, step).of(self.stages)
 
-def _finetuning(cost: Cost, seconds: float) -> tuple[float, float]:
-    """Return the factor on the tasks' epochs that limits their time, and the seconds of all stages with it."""
-    tasks = sum(of for name, of in cost.stages.items() if name.startswith("finetune@"))
-    factor = min(1.0, FINETUNE_FRACTION * seconds / tasks) if tasks else 1.0
-    return factor, cost.seconds - tasks * (1 - factor)
+    def _apply(self, changes: dict[str, Any]) -> Params:
+        content = copy.deepcopy(params.read(self.path))
+        for key, value in changes.items():
+            set_key(content, key, value, Path("plan"))
+        return check_params(self.path, content)
 
-
-def _epochs(checked: Params, factor: float) -> dict[str, Any]:
-    if factor == 1:
-        return {}
-    tasks = checked.finetune.tasks.items()
-    return {f"finetune.tasks.{name}.training.epochs": round(of.training.epochs * factor, 2) for name, of in tasks}
-
-
-def _apply(path: Path, changes: dict[str, Any]) -> Params:
-    content = copy.deepcopy(params.read(path))
-    for key, value in changes.items():
-        set_key(content, key, value, Path("plan"))
-    return check_params(path, content)
-
-
-def _count(shape: tuple[int, int], text: Text) -> tuple[int, int]:
-    """Return the parameters of a model of the user's family: all, and those of the blocks and the last norm."""
-    model = _shape(*shape, text.model)
-    with torch.device("meta"):
-        gpt = GPT(ModelConfig(**model.model_dump(), vocab_size=text.vocab_size, context_length=CONTEXT))
-    return gpt.n_parameters(), sum(weight.numel() for weight in [*gpt.blocks.parameters(), *gpt.norm.parameters()])
+    def _count(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the parameters of a model of the user's family: all, and those of the blocks and the last norm."""
+        model = _shape(*shape, check_params(self.path).model)
+        with torch.device("meta"):
+            gpt = GPT(ModelConfig(**model.model_dump(), vocab_size=self.text.sizes.vocab_size, context_length=CONTEXT))
+        return gpt.n_parameters(), sum(of.numel() for of in [*gpt.blocks.parameters(), *gpt.norm.parameters()])

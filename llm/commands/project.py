@@ -131,6 +131,7 @@ def check(
 def plan(
     minutes: Annotated[float | None, Option(min=0.1, help="Minutes that `dvc repro` may take on this machine.")] = None,
     hours: Annotated[float | None, Option(min=0.01, help="The same in hours.")] = None,
+    until: Annotated[str | None, Option(help="A stage: the minutes are those of `dvc repro STAGE`.")] = None,
     target_bytes: Annotated[int | None, Option(min=1, help="Maximum size of the exported weights.")] = None,
     candidate: Annotated[str, Option(help="smaller, recommended or larger: which one is written.")] = "recommended",
     dry_run: Annotated[bool, Option("--dry-run", help="Print the candidates and change nothing.")] = False,
@@ -138,14 +139,15 @@ def plan(
 ) -> None:
     """Choose model, steps and finetuning lengths for your text and so much time, and write them into params.yaml.
 
-    Trains a small model on the text for some seconds, and times steps of other shapes.
+    Trains a small model on the text, twice for some seconds, and times steps of other shapes.
     """
-    from llm.commands.plan import make_plan, write_plan
+    from llm.commands.plan import Budget, make_plan, write_plan
     from llm.core.device import Machine
 
     if (minutes is None) == (hours is None):
         raise UserError("plan: expected --minutes or --hours")
-    found = make_plan(params, minutes or (hours or 0) * 60, target_bytes, Machine.find())
+    seconds = (minutes or 0) * 60 + (hours or 0) * 3600
+    found = make_plan(params, Budget(seconds, until, target_bytes), Machine.find())
     print(f"{found.table()}\n{found.basis}")
     chosen = {name: of for name, of in found.candidates.items() if name == candidate}
     if not chosen:

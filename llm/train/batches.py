@@ -9,6 +9,8 @@ from torch import Tensor
 from llm.model.functions import IGNORED
 from llm.tokens.windows import Windows, repeats
 
+FINAL_FRACTION, FINAL_EPOCHS = 0.2, 1.3  # of the steps that read the segmentation without dropout, the last ones
+
 
 class WindowBatches:
     """Batches of windows as a pure function of seed and step, so that a resumed run has the same ones.
@@ -55,6 +57,29 @@ class WindowBatches:
             numbers = torch.from_numpy(np.repeat(np.arange(len(times)), times))[order]
             self._orders = {epoch: numbers} | {e: o for e, o in self._orders.items() if e == epoch - 1}
         return self._orders[epoch]
+
+
+class SegmentedBatches:
+    """Batches of the segmentations with dropped merges first, of the plain one in the last steps."""
+
+    def __init__(self, plain: WindowBatches, dropout: WindowBatches | None, max_steps: int, final: float | None):
+        """`final` is the fraction of the steps that read the plain one; None: a fifth, but about an epoch at most."""
+        self.plain, self.dropout = plain, dropout or plain
+        if final is None:
+            # Without the plain segmentation a model is worse at it; much more than an epoch of it is memorized.
+            n_windows = len(plain.segmentations[0].starts)
+            final = min(FINAL_FRACTION, FINAL_EPOCHS * n_windows / (plain.batch_size * max_steps))
+        self.n_dropout_steps = round(max_steps * (1 - final)) if dropout else 0
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return input and target of a step, each (B, T)."""
+        n_before = self.n_dropout_steps
+        return self.dropout.at(step) if step < n_before else self.plain.at(step - n_before)
+
+    def epochs(self, n_steps: int) -> float:
+        """Return the number of epochs in the first `n_steps`."""
+        n_dropout = min(n_steps, self.n_dropout_steps)
+        return self.dropout.epochs(n_dropout) + self.plain.epochs(n_steps - n_dropout)
 
 
 def take_windows(rows: list[tuple[Windows, int]], context_length: int, pad: int) -> tuple[Tensor, Tensor]:

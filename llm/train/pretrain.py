@@ -20,7 +20,7 @@ from llm.model.weights import save_model
 from llm.tokens.tokenizer import Tokenizer
 from llm.tokens.windows import read_info, read_windows
 from llm.train import parallel
-from llm.train.batches import WindowBatches, validation_batches
+from llm.train.batches import SegmentedBatches, WindowBatches, validation_batches
 from llm.train.checkpoint import Checkpoint
 from llm.train.curve import Curve
 from llm.train.language import LanguageLoss, ShardedLoss, should_compile, split_loss, unsharded
@@ -28,7 +28,6 @@ from llm.train.loop import TrainConfig, train
 from llm.train.params import LoopParams, PretrainParams
 
 SAMPLE_TOKENS = 60
-FINAL_FRACTION, FINAL_EPOCHS = 0.2, 1.3  # of the steps that read the segmentation without dropout, the last ones
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,8 @@ class Pretraining:
         return train(gpt, losses.of_step, losses.of_val if losses.val else None, config, machine, checkpoint, sample)
 
 
-class TrainingBatches:
-    """Batches by step: of the segmentations with dropout first, of the plain one in the last steps."""
+class TrainingBatches(SegmentedBatches):
+    """The batches of a pretraining."""
 
     def __init__(self, job: Pretraining):
         self.info, params = read_info(job.windows), job.params
@@ -114,27 +113,9 @@ class TrainingBatches:
         options = length, params.batch_size, self.info.pad, job.seed
         self.size = len(text.stream), len(text.starts)
         self.n_tokens = params.batch_size * length  # in a batch
-        self.plain = WindowBatches([text], *options)
         segmentations = [read_windows(job.windows, name) for name in self.info.segmentations]
-        self.dropout = WindowBatches(segmentations, *options) if segmentations else self.plain
-        self.n_dropout_steps = self._count_dropout_steps(params) if segmentations else 0
-
-    def _count_dropout_steps(self, params: PretrainParams) -> int:
-        fraction = params.final_no_dropout_fraction
-        if fraction is None:
-            # Without the plain segmentation a model is worse at it; much more than an epoch of it is memorized.
-            fraction = min(FINAL_FRACTION, FINAL_EPOCHS * self.size[1] / (params.batch_size * params.max_steps))
-        return round(params.max_steps * (1 - fraction))
-
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return input and target of a step, each (B, T)."""
-        n_before = self.n_dropout_steps
-        return self.dropout.at(step) if step < n_before else self.plain.at(step - n_before)
-
-    def epochs(self, n_steps: int) -> float:
-        """Return the number of epochs in the first `n_steps`."""
-        n_dropout = min(n_steps, self.n_dropout_steps)
-        return self.dropout.epochs(n_dropout) + self.plain.epochs(n_steps - n_dropout)
+        dropout = WindowBatches(segmentations, *options) if segmentations else None
+        super().__init__(WindowBatches([text], *options), dropout, params.max_steps, params.final_no_dropout_fraction)
 
 
 class Losses:
