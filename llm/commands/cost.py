@@ -181,6 +181,8 @@ def _memory(params: Params, step: StepCost, sizes: Sizes, machine: Machine) -> d
     context, found = params.sample.context_length, {"pretrain": step.peak_bytes(micro_batch_size(params.pretrain))}
     for name, task in params.finetune.tasks.items():
         rows = sizes.rows[name]
+        if not rows.train:  # the stage is skipped
+            continue
         windows = min(task.training.batch_size, rows.train) * rows.max_tokens / context
         fixed = FINETUNE_BYTES if machine.device == "cpu" else step.fixed_bytes
         found[f"finetune@{name}"] = fixed + round(windows * step.window_bytes)

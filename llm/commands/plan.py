@@ -55,6 +55,9 @@ EXTRAS = {"evaluate.quality.texts": (200, 50), "memorise.prefixes": (200, 50), "
 SHORT_TRAIN_BYTES = 2_000_000  # for the baselines
 
 
+SHORTENED = "More steps would fit, but they would make the model worse: it would memorize a text of this size."
+
+
 @dataclass(frozen=True)
 class Budget:
     """The seconds of `dvc repro`, or of `dvc repro UNTIL`, and the most bytes of the exported weights."""
@@ -107,11 +110,7 @@ class Plan:
         shortened = any(of.is_shortened for of in self.candidates.values())
         columns = ["", "model", "parameters", "steps", "epochs", "dvc repro", "bits per byte of val", "memory", "file"]
         table = str(Table(columns, rows))
-        return (
-            f"{table}\nMore steps would fit, but on a text of this size they are expected to make the model worse."
-            if shortened
-            else table
-        )
+        return f"{table}\n{SHORTENED}" if shortened else table
 
 
 class Text(NamedTuple):
@@ -134,7 +133,7 @@ def make_plan(path: Path, budget: Budget, machine: Machine) -> Plan:
     stages = upstream_stages(budget.until)
     _prepare_corpus()
     predictor, text = Predictor.load(), _examine(checked, machine)
-    candidates = list(_Planner(path, budget, stages, text, predictor, machine).candidates())
+    candidates = list(_Planner(path, checked, budget, stages, text, predictor, machine).candidates())
     best = min(range(len(candidates)), key=lambda at: candidates[at].bits_per_byte[0])
     named: dict[str, Candidate] = {"recommended": candidates[best]}
     if best:
@@ -220,6 +219,7 @@ class _Planner:
     """The candidates of a text, a budget and a machine."""
 
     path: Path
+    params: Params
     budget: Budget
     stages: set[str]
     text: Text
@@ -276,14 +276,8 @@ class _Planner:
         tried = [max(int(n_steps * of), FEWEST_STEPS) for of in FRACTIONS]
         best = min(tried, key=lambda of: (predict(of)[0], -of))
         changes = self._settings(shape, best)
-        changes |= (
-            {}
-            if factor == 1
-            else {
-                f"finetune.tasks.{name}.training.epochs": round(of.training.epochs * factor, 2)
-                for name, of in check_params(self.path).finetune.tasks.items()
-            }
-        )
+        for name, task in self.params.finetune.tasks.items() if factor < 1 else ():
+            changes[f"finetune.tasks.{name}.training.epochs"] = round(task.training.epochs * factor, 2)
         cost = self._cost(self._apply(changes), step)
         return Candidate(changes, cost, predict(best), n_parameters, self._epochs(best), best < n_steps)
 
@@ -308,8 +302,8 @@ class _Planner:
     def _epochs(self, n_steps: int) -> float:
         return n_steps * BATCH_SIZE * CONTEXT / self.text.unique_tokens
 
-    def _cost(self, params: Params, step: StepCost | None) -> Cost:
-        return estimate(params, self.text.sizes, self.machine, TIMING_SECONDS, step).of(self.stages)
+    def _cost(self, changed: Params, step: StepCost | None) -> Cost:
+        return estimate(changed, self.text.sizes, self.machine, TIMING_SECONDS, step).of(self.stages)
 
     def _apply(self, changes: dict[str, Any]) -> Params:
         content = copy.deepcopy(params.read(self.path))
@@ -319,7 +313,7 @@ class _Planner:
 
     def _count(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Return the parameters of a model of the user's family: all, and those of the blocks and the last norm."""
-        model = _shape(*shape, check_params(self.path).model)
+        model = _shape(*shape, self.params.model)
         with torch.device("meta"):
             gpt = GPT(ModelConfig(**model.model_dump(), vocab_size=self.text.sizes.vocab_size, context_length=CONTEXT))
         return gpt.n_parameters(), sum(of.numel() for of in [*gpt.blocks.parameters(), *gpt.norm.parameters()])

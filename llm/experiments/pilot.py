@@ -118,7 +118,7 @@ def _train(
     rates = {"adamw_lr": recipe.adamw_lr, "weight_decay": recipe.weight_decay}
     optimizer = Optimizer(gpt, shape.optimizer.model_copy(update=rates), machine.dtype, machine.device)
     loss = LanguageLoss(gpt, machine, compiled=False)
-    for step in trange(n_steps, desc=f"pilot run of {n_steps} steps", unit=" steps"):
+    for step in trange(n_steps, desc=f"pilot of {n_steps} steps", unit=" steps"):
         loss(*text.at(step), gpt.dropout_keys(shape.seed, step)).backward()
         optimizer.step(step, SCHEDULE.lr_factor(step, n_steps))
     return gpt.eval()
@@ -128,7 +128,9 @@ def _score(gpt: GPT, tokenizer: Tokenizer, texts: list[str], machine: Machine) -
     """Return the bits per byte of texts."""
     stream = _stream(texts, lambda texts: tokenizer.encode_batch(texts, machine.threads), tokenizer)
     context = gpt.config.context_length
-    scored = score_tokens(gpt, stream, plan_spans(len(stream), context, context * 3 // 4), 2 * BATCH_SIZE, machine, "")
+    scored = score_tokens(
+        gpt, stream, plan_spans(len(stream), context, context * 3 // 4), 2 * BATCH_SIZE, machine, "pilot: score"
+    )
     return float(scored.nats.sum()) / math.log(2) / float(token_lengths(tokenizer)[stream].sum())
 
 

@@ -8,13 +8,16 @@ import pytest
 
 from llm.commands import cost, plan
 from llm.commands.check import check_params
-from llm.commands.plan import CONTEXT, PREDICTION, compare_with_outcome, make_plan, write_plan
+from llm.commands.plan import CONTEXT, PREDICTION, Budget, compare_with_outcome, make_plan, write_plan
 from llm.core.device import Machine
 from llm.core.errors import UserError
-from llm.experiments.pilot import Excerpt, Pilot
+from llm.experiments.pilot import Excerpt
+from llm.experiments.planning_law import Pilots, Run
+from llm.experiments.recipe import recipe_of
 from llm.experiments.timing import StepCost
 
 ROOT = Path(__file__).resolve().parents[2]
+STAGES = {"prepare", "tokenize", "pretrain", "evaluate", "export", "baselines", "report"}
 MACHINE = Machine("cpu", "float32", threads=2, compiler=False, torch_version="any")
 
 
@@ -24,10 +27,15 @@ def project(tmp_path, monkeypatch):
     content = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(f"{content.partition('  tasks:')[0]}  tasks: {{}}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    texts = Excerpt(["x"], ["y"], {"train": 2_700_000, "val": 300_000, "test": 0})
+    n_bytes = {"train": 2_700_000, "val": 300_000, "test": 0}
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/prepare.json").write_text(json.dumps({"bytes": n_bytes}), encoding="utf-8")
+    texts = Excerpt(["x"], ["y"], n_bytes)
     monkeypatch.setattr(plan, "_prepare_corpus", lambda: None)
     monkeypatch.setattr(plan, "read_excerpt", lambda _: texts)
-    monkeypatch.setattr(plan, "run_pilot", lambda *_: Pilot(427_000, 512_000, 2.0, 3.0))
+    pilots = Pilots(Run(427_000, 256_000, 900_000, 2.1), Run(427_000, 1_024_000, 900_000, 1.8))
+    monkeypatch.setattr(plan, "run_pilots", lambda *_: (pilots, 3.0))
+    monkeypatch.setattr(plan, "upstream_stages", lambda until: STAGES if until is None else {"tokenize", until})
     monkeypatch.setattr(Machine, "available_memory", lambda _: 16 * 10**9)
     monkeypatch.setattr(cost, "measure_step", measure)
     return tmp_path / "params.yaml"
@@ -40,7 +48,7 @@ def measure(config, *_):
 
 @pytest.mark.parametrize("minutes", [3, 20])
 def test_steps_fill_the_time_and_settings_are_valid(project, minutes):
-    found = make_plan(project, minutes, None, MACHINE)
+    found = make_plan(project, Budget(60 * minutes), MACHINE)
     chosen = found.candidates["recommended"]
     assert chosen.cost.seconds == pytest.approx(60 * minutes, rel=0.05)
     assert chosen.bits_per_byte[0] == min(of.bits_per_byte[0] for of in found.candidates.values())
@@ -50,37 +58,61 @@ def test_steps_fill_the_time_and_settings_are_valid(project, minutes):
     assert (checked.model.d_model, checked.sample.context_length) == (chosen.changes["model.d_model"], CONTEXT)
     assert "# of every random draw" in project.read_text(encoding="utf-8")
     assert chosen.epochs == pytest.approx(chosen.n_steps * 8 * CONTEXT / 900_000)
-    assert (checked.tokenize.dropout > 0) == (chosen.epochs > 1.5)
+    recipe = recipe_of(chosen.epochs)
+    assert (checked.tokenize.dropout, checked.tokenize.segmentations) == (recipe.merge_dropout, recipe.segmentations)
+    assert (checked.model.dropout, checked.pretrain.optimizer.adamw_lr) == (recipe.dropout, recipe.adamw_lr)
 
 
 def test_more_time_is_a_better_model(project):
-    short, long = (make_plan(project, minutes, None, MACHINE).candidates["recommended"] for minutes in (3, 60))
+    short, long = (make_plan(project, Budget(60 * minutes), MACHINE).candidates["recommended"] for minutes in (3, 60))
     assert long.bits_per_byte[0] < short.bits_per_byte[0]
     assert long.n_parameters > short.n_parameters
 
 
+def test_a_small_text_gets_no_more_steps_than_help(project, monkeypatch):
+    pilots = Pilots(Run(427_000, 256_000, 60_000, 2.1), Run(427_000, 1_024_000, 60_000, 2.0))
+    monkeypatch.setattr(plan, "run_pilots", lambda *_: (pilots, 3.0))
+    found = make_plan(project, Budget(3600), MACHINE)
+    assert found.candidates["recommended"].cost.seconds < 1800
+    assert plan.SHORTENED in found.table()
+
+
+def test_the_time_may_be_that_of_a_stage(project):
+    steps = [
+        make_plan(project, Budget(180, until=until), MACHINE).candidates["recommended"].n_steps
+        for until in (None, "pretrain")
+    ]
+    assert steps[0] < steps[1]
+
+
 def test_the_file_is_no_larger_than_asked(project):
-    found = make_plan(project, 60, 3_000_000, MACHINE)
+    found = make_plan(project, Budget(60 * 60, target_bytes=3_000_000), MACHINE)
     assert max(of.file_bytes for of in found.candidates.values()) <= 3_000_000
 
 
 @pytest.mark.parametrize(
     ("change", "minutes", "target", "message"),
     [
-        (("", ""), 0.3, None, r"--minutes: expected at least \d\.\d for this text and machine, got 0\.3$"),
+        (
+            ("", ""),
+            0.3,
+            None,
+            r"--minutes: expected at least \d\.\d for this text and machine, got 0\.3; --until evaluate .* alone$",
+        ),
         (("", ""), 5, 1000, r"--target-bytes: expected at least [\d,]+, got 1,000$"),
-        (("kind: bpe", "kind: char"), 5, None, "expected a BPE tokenizer and weights from scratch .* tokenize.kind char"),
+        (("kind: bpe", "kind: char"), 5, None, "expected a BPE tokenizer .* for a plan, got tokenize.kind char"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(project, change, minutes, target, message):
-    project.write_text(project.read_text(encoding="utf-8").replace(*change, 1), encoding="utf-8")
+    content = project.read_text(encoding="utf-8").replace("formats: [gguf-f16]", "formats: []")
+    project.write_text(content.replace(*change, 1), encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        make_plan(project, minutes, target, MACHINE)
+        make_plan(project, Budget(60 * minutes, target_bytes=target), MACHINE)
 
 
 def test_the_outcome_is_shown_beside_its_plan_alone(project, tmp_path):
     metrics = tmp_path / "metrics"
-    chosen = make_plan(project, 10, None, MACHINE).candidates["recommended"]
+    chosen = make_plan(project, Budget(60 * 10), MACHINE).candidates["recommended"]
     assert compare_with_outcome(project, metrics) == ""
     write_plan(project, chosen)
     (metrics / "evaluate.json").write_text(json.dumps({"val": {"model": {"bits_per_byte": 1.5}}}), encoding="utf-8")
@@ -88,7 +120,7 @@ def test_the_outcome_is_shown_beside_its_plan_alone(project, tmp_path):
     value, low, high = chosen.bits_per_byte
     assert PREDICTION.is_file()
     assert compare_with_outcome(project, metrics) == (
-        f"planned: 10 minutes, {value:.3f} [{low:.3f}, {high:.3f}] bits per byte of val; measured: 4 minutes, 1.500"
+        f"planned: {cost.minutes(chosen.cost.seconds)}, {value:.3f} [{low:.3f}, {high:.3f}] bits per byte of val; measured: 4 minutes, 1.500"
     )
     shutil.copyfile(ROOT / "params.yaml", project)
     assert compare_with_outcome(project, metrics) == ""

@@ -3,50 +3,71 @@
 import numpy as np
 import pytest
 
-from llm.experiments.planning_law import PlanningLaw, Predictor, Run, fit
+from llm.experiments.planning_law import Pilots, PlanningLaw, Predictor, Run, fit
 
-LAW = PlanningLaw((float(np.log(0.8)), float(np.log(0.05)), float(np.log(0.4)), 0.3, 0.35, float(np.log(6.0))))
-SCALES = {"prose": 1.4, "code": 0.9, "verse": 1.7}
-UNIQUE = {"prose": 4e6, "code": 1e7, "verse": 3e5}
+LAW = PlanningLaw((-2.0, 1.0, 0.05, 0.4, 2.5))
+TEXTS = {"prose": (1.4, 0.15, 4e6), "code": (0.9, 0.25, 1e7), "verse": (1.7, 0.1, 3e5), "notes": (2.0, 0.1, 1.5e5)}
+PILOTS = ((4e5, 2.5e5), (4e5, 1e6))  # parameters and tokens
 
 
 def make_run(text, parameters, tokens, noise=0.0):
-    loss = SCALES[text] * float(LAW.relative_loss(parameters, tokens, UNIQUE[text]))
-    return Run(text, parameters, tokens, UNIQUE[text], loss * float(np.exp(noise)))
+    """A run of a text with a level and an exponent of its own."""
+    scale, exponent, unique_tokens = TEXTS[text]
+    run = Run(parameters, tokens, unique_tokens, np.nan)
+    terms, lost = LAW._terms(run)
+    return run._replace(bits_per_byte=scale * float(np.exp(exponent * terms + lost + noise)))
 
 
-def make_runs(scatter=0.0):
+def make_pilots(text):
+    return Pilots(*(make_run(text, *shape) for shape in PILOTS))
+
+
+def make_predictor(scatter=0.0):
     rng = np.random.default_rng(1)
-    shapes = [(parameters, tokens) for parameters in (4e5, 1.3e6, 3.2e6) for tokens in (5e5, 1e6, 2e6, 4e6)]
-    return [make_run(text, *shape, scatter * rng.standard_normal()) for text in SCALES for shape in shapes]
+    shapes = [(parameters, tokens) for parameters in (4e5, 1.3e6, 3.2e6) for tokens in (5e5, 2e6, 8e6)]
+    made = [(text, make_run(text, *shape, scatter * rng.standard_normal())) for text in TEXTS for shape in shapes]
+    columns = Run(*map(np.array, zip(*(run for _, run in made), strict=True)))
+    pilots = [[make_pilots(text)[kind] for text, _ in made] for kind in range(2)]
+    return Predictor(
+        [text for text, _ in made], columns, Pilots(*(Run(*map(np.array, zip(*of, strict=True))) for of in pilots))
+    )
 
 
-def test_the_law_recovers_its_runs_and_predicts_others():
-    predictor = Predictor(tuple(make_runs()))
-    new = Run("", 4e5, 5e5, 1e6, 1.1 * float(LAW.relative_loss(4e5, 5e5, 1e6)))
-    value, low, high = predictor.predict(new, 2e6, 8e6)
-    assert value == pytest.approx(1.1 * float(LAW.relative_loss(2e6, 8e6, 1e6)), rel=0.01)
+def test_the_law_recovers_its_runs_and_predicts_others(monkeypatch):
+    monkeypatch.setitem(TEXTS, "new", (1.1, 0.2, 1e6))
+    value, low, high = make_predictor().predict(2e6, 6e6, make_pilots("new"))
+    assert value == pytest.approx(make_run("new", 2e6, 6e6).bits_per_byte, rel=0.005)
     assert low <= value <= high
-    assert high / low < 1.03
+    assert high / low < 1.02
 
 
 def test_the_interval_grows_with_the_scatter_of_the_runs():
-    pilot = make_run("prose", 4e5, 5e5)
     widths = []
     for scatter in (0.003, 0.03):
-        _, low, high = Predictor(tuple(make_runs(scatter))).predict(pilot, 2e6, 8e6)
+        _, low, high = make_predictor(scatter).predict(2e6, 8e6, make_pilots("prose"))
         widths.append(high / low - 1)
     assert widths[0] * 3 < widths[1]
 
 
-def test_repeated_tokens_are_worth_less():
-    law = fit(make_runs())
-    once, twice = law.relative_loss(1e6, 4e6, 4e6), law.relative_loss(1e6, 4e6, 4e5)
-    assert once < twice < law.relative_loss(1e6, 4e6, 1e5)
+def test_tokens_that_were_seen_are_worth_less_and_too_many_make_a_model_worse():
+    predictor = make_predictor()
+    law, pilots = fit(predictor.runs, predictor.pilots), make_pilots("prose")
+    once, often, too_often = (
+        float(law.predict(Run(1e6, tokens, unique_tokens, np.nan), pilots))
+        for tokens, unique_tokens in ((4e6, 4e6), (4e6, 4e5), (4e7, 1e5))
+    )
+    assert once < often < too_often
+
+
+def test_a_text_on_which_the_longer_pilot_run_is_worse_is_expected_to_gain_little():
+    short, long = make_pilots("prose")
+    pilots = Pilots(short, long._replace(bits_per_byte=1.02 * short.bits_per_byte))
+    value, _, _ = make_predictor().predict(2e6, 3e6, pilots)
+    assert 0.9 * long.bits_per_byte < value <= 1.02 * short.bits_per_byte
 
 
 def test_the_table_of_runs_is_complete():
     predictor = Predictor.load()
-    assert len({run.text for run in predictor.runs}) >= 3
-    assert f"law of {len(predictor.runs)} runs on 3 texts" in predictor.describe()
+    assert f"law of {len(predictor.texts)} runs on {len(set(predictor.texts))} texts" in predictor.describe()
     assert np.isfinite(predictor.errors).all()
+    assert np.sqrt((predictor.errors**2).mean()) < 0.06
