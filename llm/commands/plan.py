@@ -42,6 +42,7 @@ from llm.report.tables import Table
 
 PREDICTION = Path("metrics/runtime/predicted/plan.json")
 CORPUS = Path("data/corpus")
+PREPARED = "label"  # the stage up to which a plan runs the pipeline, which no setting of it changes
 
 CONTEXT, HEAD_WIDTH = 256, 64  # as in the runs of the law
 LADDER = ((64, 2), (128, 2), (192, 2), (192, 3), (256, 3), (256, 4), (320, 4), (384, 4), (384, 6), (512, 6), (512, 8))
@@ -130,8 +131,8 @@ def make_plan(path: Path, budget: Budget, machine: Machine) -> Plan:
     """Return a plan for a params file; UserError where the text, the time or the bytes do not allow one."""
     checked = check_params(path)
     _check_plannable(checked, path)
-    stages = upstream_stages(budget.until)
     _prepare_corpus()
+    stages = upstream_stages(budget.until) - upstream_stages(PREPARED)  # those are done
     predictor, text = Predictor.load(), _examine(checked, machine)
     candidates = list(_Planner(path, checked, budget, stages, text, predictor, machine).candidates())
     best = min(range(len(candidates)), key=lambda at: candidates[at].bits_per_byte[0])
@@ -189,9 +190,9 @@ def _check_plannable(checked: Params, path: Path) -> None:
 
 def _prepare_corpus() -> None:
     """Run what comes before the tokenizer: the size of the text and the number of built-in rows decide the time."""
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", "label"], check=False)
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", PREPARED], check=False)
     if done.returncode:
-        raise UserError(f"plan: expected a prepared corpus, dvc repro label ended with {done.returncode}")
+        raise UserError(f"plan: expected a prepared corpus, dvc repro {PREPARED} ended with {done.returncode}")
 
 
 def _examine(checked: Params, machine: Machine) -> Text:

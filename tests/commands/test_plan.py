@@ -17,7 +17,11 @@ from llm.experiments.recipe import recipe_of
 from llm.experiments.timing import StepCost
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = {"prepare", "tokenize", "pretrain", "evaluate", "export", "baselines", "report"}
+UPSTREAM = {
+    "label": {"prepare", "label"},
+    "pretrain": {"prepare", "tokenize", "pretrain"},
+    None: {"prepare", "label", "tokenize", "pretrain", "evaluate", "export", "baselines", "report"},
+}
 MACHINE = Machine("cpu", "float32", threads=2, compiler=False, torch_version="any")
 
 
@@ -35,7 +39,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "read_excerpt", lambda _: texts)
     pilots = Pilots(Run(427_000, 256_000, 900_000, 2.1), Run(427_000, 1_024_000, 900_000, 1.8))
     monkeypatch.setattr(plan, "run_pilots", lambda *_: (pilots, 3.0))
-    monkeypatch.setattr(plan, "upstream_stages", lambda until: STAGES if until is None else {"tokenize", until})
+    monkeypatch.setattr(plan, "upstream_stages", lambda until: UPSTREAM[until])
     monkeypatch.setattr(Machine, "available_memory", lambda _: 16 * 10**9)
     monkeypatch.setattr(cost, "measure_step", measure)
     return tmp_path / "params.yaml"
@@ -118,9 +122,8 @@ def test_the_outcome_is_shown_beside_its_plan_alone(project, tmp_path):
     (metrics / "evaluate.json").write_text(json.dumps({"val": {"model": {"bits_per_byte": 1.5}}}), encoding="utf-8")
     (metrics / "runtime/pretrain.json").write_text(json.dumps({"seconds": 237.0}), encoding="utf-8")
     value, low, high = chosen.bits_per_byte
+    expected = f"planned: {cost.minutes(chosen.cost.seconds)}, {value:.3f} [{low:.3f}, {high:.3f}] bits per byte of val"
     assert PREDICTION.is_file()
-    assert compare_with_outcome(project, metrics) == (
-        f"planned: {cost.minutes(chosen.cost.seconds)}, {value:.3f} [{low:.3f}, {high:.3f}] bits per byte of val; measured: 4 minutes, 1.500"
-    )
+    assert compare_with_outcome(project, metrics) == f"{expected}; measured: 4 minutes, 1.500"
     shutil.copyfile(ROOT / "params.yaml", project)
     assert compare_with_outcome(project, metrics) == ""
