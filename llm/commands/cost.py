@@ -34,10 +34,10 @@ BY_TEXT = {
     "baselines": (1.0, 1.95),
 }
 SEGMENTATION_SECONDS = 1.3  # of a megabyte of train, for each segmentation with dropout
-FIXED = {"export": 6.6, "page": 1.8, "cloze": 2.4, "card": 0.4, "report": 1.8}
+FIXED = {"export": 6.6, "page": 2.2, "cloze": 2.4, "card": 1.3, "report": 2.5}
 MEASURED = {"pretrain", "evaluate", "memorise", "finetune"}  # stages whose time follows from a training step
-START_SECONDS = 2.5  # of a stage, for DVC and imports; not in the time that a stage reports
-PRETRAIN_SECONDS, EVALUATE_SECONDS, MEMORISE_SECONDS, FINETUNE_SECONDS = 5.0, 5.0, 5.0, 20.0
+START_SECONDS = 2.2  # of a stage, for DVC and imports; not in the time that a stage reports
+PRETRAIN_SECONDS, EVALUATE_SECONDS, MEMORISE_SECONDS, FINETUNE_SECONDS = 2.0, 2.0, 2.5, 20.0
 SKIPPED_SECONDS = 0.4  # of a task of docstrings, where the text has none
 CONVERT_SECONDS = {"classify": 0.4, "instruct": 4.1, "dpo": 4.1}
 GENERATED_TOKEN = 8.0  # forward passes of a token of text that are worth a generated one, in a batch
