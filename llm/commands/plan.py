@@ -158,7 +158,8 @@ def write_plan(path: Path, candidate: Candidate) -> list[str]:
         after = flatten(content)
     value, low, high = candidate.bits_per_byte
     prediction = {"seconds": round(candidate.cost.seconds), "bits_per_byte": value, "low": low, "high": high}
-    write_json(PREDICTION, prediction | {"stages": sorted(candidate.cost.stages), "changes": candidate.changes})
+    stages = {name: round(seconds, 1) for name, seconds in candidate.cost.stages.items()}
+    write_json(PREDICTION, prediction | {"stages": stages, "changes": candidate.changes})
     return [f"{key}: {before[key]} → {new}" for key, new in after.items() if new != before[key]]
 
 
