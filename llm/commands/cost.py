@@ -31,7 +31,7 @@ BY_TEXT = {
     "label": (0.5, 0.1),
     "tokenize": (1.0, 0.21),
     "sample": (0.5, 0.09),
-    "baselines": (1.0, 1.95),
+    "baselines": (0.3, 1.65),
 }
 SEGMENTATION_SECONDS = 1.3  # of a megabyte of train, for each segmentation with dropout
 FIXED = {"export": 6.6, "page": 2.2, "cloze": 2.4, "card": 1.3, "report": 2.5}
@@ -141,18 +141,19 @@ def text_seconds(params: Params, sizes: Sizes) -> dict[str, float]:
     return found
 
 
-def pretrain_seconds(params: Params, step: StepCost) -> float:
+def pretrain_seconds(params: Params, sizes: Sizes, step: StepCost) -> float:
     """Return the seconds of the stage pretrain."""
-    own = params.pretrain
+    own, held_out = params.pretrain, sizes.text_bytes["val"] + sizes.text_bytes["test"]
+    n_val = sizes.text_bytes["val"] / max(held_out, 1) * sizes.held_out_tokens / params.sample.context_length
     n_evals = math.ceil(own.max_steps / derive("pretrain.eval_every_steps", own.max_steps, own.eval_every_steps))
-    evaluation = own.eval_windows * step.forward_seconds + SAMPLE_SECONDS
+    evaluation = min(own.eval_windows, n_val) * step.forward_seconds + SAMPLE_SECONDS
     n_parts = own.batch_size // micro_batch_size(own)
     return PRETRAIN_SECONDS + own.max_steps * step.seconds(n_parts * micro_batch_size(own)) + n_evals * evaluation
 
 
 def _seconds(params: Params, sizes: Sizes, config: ModelConfig, step: StepCost) -> dict[str, float]:
     found, forward = text_seconds(params, sizes), step.forward_seconds / config.context_length
-    found["pretrain"] = pretrain_seconds(params, step)
+    found["pretrain"] = pretrain_seconds(params, sizes, step)
     evaluate, quality, memorise = params.evaluate, params.evaluate.quality, params.memorise
     scored = sizes.held_out_tokens * config.context_length / evaluate.stride_of(config.context_length)
     generated = quality.texts * quality.new_tokens + 10 * evaluate.sample_tokens
