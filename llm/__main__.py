@@ -14,15 +14,8 @@ from llm.core.threads import set_torch_defaults
 COMMANDS: list[Callable[..., None]] = [
     *(use.generate, use.chat, use.serve, use.predict, use.push, use.page, use.neighbours, use.windows),
     *(project.compare_models, project.compare, project.trace, project.verify_export, project.harness),
-    *(
-        project.scaling,
-        project.learning_curve,
-        project.plan,
-        project.doctor,
-        project.check,
-        project.preset,
-        project.add_task,
-    ),
+    *(project.scaling, project.learning_curve, project.use_text, project.plan, project.doctor, project.check),
+    *(project.preset, project.add_task),
     *(project.summary, project.figures),
 ]
 app = typer.Typer(

@@ -183,6 +183,16 @@ def preset(
     print("\n".join(changes) or f"{params} already has the values of {name}")
 
 
+def use_text(
+    paths: Annotated[list[Path], Argument(help="Folders or files under data/raw.")],
+    params: opt.ParamsFile = opt.PARAMS,
+) -> None:
+    """Make your own files the text of the pipeline: write them into params.yaml in place of the sources there."""
+    from llm.commands.use_text import use_text as use
+
+    print(*use(params, paths), sep="\n")
+
+
 def add_task(
     name: Annotated[str, Argument(help="Name of the task: lowercase letters, digits, - and _.")],
     file: Annotated[Path, Argument(help="Labeled rows: .csv, .tsv, .jsonl, .json or .parquet.")],
