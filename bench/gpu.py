@@ -31,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, groupby
 from pathlib import Path
@@ -78,6 +79,11 @@ def main() -> None:
     elif args.part:
         next(part for part in PARTS if part.name == args.part).run(args.text.resolve(), args.dry_run)
     else:
+        try:
+            for stage in ("prepare", "tokenize", "sample", "pretrain", "baselines", "evaluate"):
+                import_module(f"stages.{stage}")
+        except ModuleNotFoundError as error:  # on a borrowed machine: better now than after minutes
+            parser.error(f"the stages need {error.name}, which is not installed")
         run_parts(args)
 
 

@@ -47,6 +47,7 @@ PREPARED = "label"  # the stage up to which a plan runs the pipeline, which no s
 CONTEXT, HEAD_WIDTH = 256, 64  # as in the runs of the law
 LADDER = ((64, 2), (128, 2), (192, 2), (192, 3), (256, 3), (256, 4), (320, 4), (384, 4), (384, 6), (512, 6), (512, 8))
 PILOT_SHAPE = (128, 2)
+N_WORSE = 2  # shapes in a row that are larger and worse than the best one end the search
 FEWEST_STEPS, TIMED_STEPS, TIMING_SECONDS = 60, 1000, 1.5
 FRACTIONS = np.geomspace(0.05, 1, 40)  # of the steps that fit into the time, which are tried
 VOCABULARIES = ((400_000, 1024), (4_000_000, 2048), (100_000_000, 4096), (math.inf, 8192))  # up to bytes of train
@@ -131,10 +132,11 @@ def make_plan(path: Path, budget: Budget, machine: Machine) -> Plan:
     """Return a plan for a params file; UserError where the text, the time or the bytes do not allow one."""
     checked = check_params(path)
     _check_plannable(checked, path)
+    epochs = _full_epochs(checked)
     _prepare_corpus()
     stages = upstream_stages(budget.until) - upstream_stages(PREPARED)  # those are done
     predictor, text = Predictor.load(), _examine(checked, machine)
-    candidates = list(_Planner(path, checked, budget, stages, text, predictor, machine).candidates())
+    candidates = list(_Planner(path, checked.model, epochs, budget, stages, text, predictor, machine).candidates())
     best = min(range(len(candidates)), key=lambda at: candidates[at].bits_per_byte[0])
     named: dict[str, Candidate] = {"recommended": candidates[best]}
     if best:
@@ -152,15 +154,15 @@ def make_plan(path: Path, budget: Budget, machine: Machine) -> Plan:
 def write_plan(path: Path, candidate: Candidate) -> list[str]:
     """Write a candidate's settings into a params file; return `key: old → new` for each change."""
     before = flatten(params.read(path))
+    full = _full_epochs(check_params(path))
     with edited(path) as content:
-        for key, value in candidate.changes.items():
-            set_key(content, key, value, Path("plan"))
+        _set_keys(content, candidate.changes)
         after = flatten(content)
     value, low, high = candidate.bits_per_byte
     prediction = {"seconds": round(candidate.cost.seconds), "bits_per_byte": value, "low": low, "high": high}
     stages = {name: round(seconds, 1) for name, seconds in candidate.cost.stages.items()}
-    write_json(PREDICTION, prediction | {"stages": stages, "changes": candidate.changes})
-    return [f"{key}: {before[key]} → {new}" for key, new in after.items() if new != before[key]]
+    write_json(PREDICTION, prediction | {"stages": stages, "changes": candidate.changes, "epochs": full})
+    return [f"{key}: {before.get(key)} → {new}" for key, new in after.items() if new != before.get(key)]
 
 
 def compare_with_outcome(path: Path, metrics: Path, prediction: Path = PREDICTION) -> str:
@@ -187,6 +189,22 @@ def _check_plannable(checked: Params, path: Path) -> None:
     if given is not None or checked.tokenize.kind != "bpe":
         got = f"{given}" if given else f"tokenize.kind {checked.tokenize.kind}"
         raise UserError(f"{path}: expected a BPE tokenizer and weights from scratch for a plan, got {got}")
+
+
+def _full_epochs(checked: Params) -> dict[str, float]:
+    """Return the epochs of the tasks by dotted key; those that the last plan has shortened as they were before it."""
+    keys = {f"finetune.tasks.{name}.training.epochs": of.training.epochs for name, of in checked.finetune.tasks.items()}
+    last: dict[str, Any] = json.loads(PREDICTION.read_bytes()) if PREDICTION.is_file() else {}
+    full, shortened = last.get("epochs", {}), last.get("changes", {})
+    return {key: full.get(key, of) if shortened.get(key) == of else of for key, of in keys.items()}
+
+
+def _set_keys(content: Any, changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if key.startswith("finetune.tasks."):  # a task may leave its epochs to the defaults
+            content["finetune"]["tasks"][key.split(".")[2]].setdefault("training", {})["epochs"] = value
+        else:
+            set_key(content, key, value, Path("plan"))
 
 
 def _prepare_corpus() -> None:
@@ -221,7 +239,8 @@ class _Planner:
     """The candidates of a text, a budget and a machine."""
 
     path: Path
-    params: Params
+    model: ModelParams
+    epochs: dict[str, float]  # of the tasks, by dotted key, as long as no plan shortens them
     budget: Budget
     stages: set[str]
     text: Text
@@ -230,17 +249,25 @@ class _Planner:
 
     def candidates(self) -> Iterator[Candidate]:
         """Yield the shapes of the ladder that have enough steps in the time; UserError where none has."""
-        found, least, n_parameters = 0, math.inf, 0
+        found, least, n_parameters = list[float](), math.inf, 0
         for shape in LADDER:
+            if found and found.index(min(found)) < len(found) - N_WORSE:
+                break
             n_parameters, n_in_blocks = self._count(shape)
             if self.budget.target_bytes is not None and 4 * n_parameters > self.budget.target_bytes:
                 break
-            step, factor, n_steps, other = self._fill(shape)
+            try:
+                step, factor, n_steps, other = self._fill(shape)
+            except UserError:  # more than the memory holds
+                if not found:
+                    raise
+                break
             least = min(least, other + FEWEST_STEPS * step.seconds(BATCH_SIZE))
             if n_steps < FEWEST_STEPS:
                 break
-            found += 1
-            yield self._candidate(shape, n_steps, step, factor, n_parameters, n_in_blocks)
+            candidate = self._candidate(shape, n_steps, step, factor, n_parameters, n_in_blocks)
+            found.append(candidate.bits_per_byte[0])
+            yield candidate
         if not found and least < math.inf:
             got = f"{self.budget.seconds / 60:g}"
             raise UserError(
@@ -278,8 +305,7 @@ class _Planner:
         tried = [max(int(n_steps * of), FEWEST_STEPS) for of in FRACTIONS]
         best = min(tried, key=lambda of: (predict(of)[0], -of))
         changes = self._settings(shape, best)
-        for name, task in self.params.finetune.tasks.items() if factor < 1 else ():
-            changes[f"finetune.tasks.{name}.training.epochs"] = round(task.training.epochs * factor, 2)
+        changes |= {key: round(of * factor, 2) for key, of in self.epochs.items()}
         cost = self._cost(self._apply(changes), step)
         return Candidate(changes, cost, predict(best), n_parameters, self._epochs(best), best < n_steps)
 
@@ -299,7 +325,7 @@ class _Planner:
             "pretrain.optimizer.weight_decay": recipe.weight_decay,
             "baselines.train_bytes": SHORT_TRAIN_BYTES if short else None,
         }
-        return found | {key: few if short else usual for key, (usual, few) in EXTRAS.items()}
+        return found | {key: few if short else usual for key, (usual, few) in EXTRAS.items()} | self.epochs
 
     def _epochs(self, n_steps: int) -> float:
         return n_steps * BATCH_SIZE * CONTEXT / self.text.unique_tokens
@@ -309,13 +335,12 @@ class _Planner:
 
     def _apply(self, changes: dict[str, Any]) -> Params:
         content = copy.deepcopy(params.read(self.path))
-        for key, value in changes.items():
-            set_key(content, key, value, Path("plan"))
+        _set_keys(content, changes)
         return check_params(self.path, content)
 
     def _count(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Return the parameters of a model of the user's family: all, and those of the blocks and the last norm."""
-        model = _shape(*shape, self.params.model)
+        model = _shape(*shape, self.model)
         with torch.device("meta"):
             gpt = GPT(ModelConfig(**model.model_dump(), vocab_size=self.text.sizes.vocab_size, context_length=CONTEXT))
         return gpt.n_parameters(), sum(of.numel() for of in [*gpt.blocks.parameters(), *gpt.norm.parameters()])

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llm.commands.check import check_params
 from llm.commands.presets import edited
@@ -25,7 +26,7 @@ def use_text(target: Path, paths: Sequence[Path]) -> list[str]:
     UserError for a path outside of data/raw, or without files; `target` is then unchanged.
     """
     check_params(target)
-    sources, lines = [], []
+    sources, lines = list[dict[str, Any]](), list[str]()
     for path in paths:
         files = _files(path)
         pattern = glob.escape(path.as_posix()) + ("/**/*" if path.is_dir() else "")

@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from llm.commands import cost, plan
 from llm.commands.check import check_params
 from llm.commands.plan import CONTEXT, PREDICTION, Budget, compare_with_outcome, make_plan, write_plan
+from llm.commands.presets import apply_preset, edited
 from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.experiments.pilot import Excerpt
@@ -20,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UPSTREAM = {
     "label": {"prepare", "label"},
     "pretrain": {"prepare", "tokenize", "pretrain"},
-    None: {"prepare", "label", "tokenize", "pretrain", "evaluate", "export", "baselines", "report"},
+    None: {"prepare", "label", "tokenize", "pretrain", "evaluate", "export", "baselines", "report", "finetune@rows"},
 }
 MACHINE = Machine("cpu", "float32", threads=2, compiler=False, torch_version="any")
 
@@ -33,6 +35,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     n_bytes = {"train": 2_700_000, "val": 300_000, "test": 0}
     (tmp_path / "metrics").mkdir()
+    (tmp_path / "data/labeled").mkdir(parents=True)
     (tmp_path / "metrics/prepare.json").write_text(json.dumps({"bytes": n_bytes}), encoding="utf-8")
     texts = Excerpt(["x"], ["y"], n_bytes)
     monkeypatch.setattr(plan, "_prepare_corpus", lambda: None)
@@ -87,6 +90,27 @@ def test_the_time_may_be_that_of_a_stage(project):
         for until in (None, "pretrain")
     ]
     assert steps[0] < steps[1]
+
+
+def test_a_preset_undoes_a_plan(project):
+    before = project.read_bytes()
+    write_plan(project, make_plan(project, Budget(180), MACHINE).candidates["recommended"])
+    assert project.read_bytes() != before
+    apply_preset(ROOT / "presets/default.yaml", project)
+    assert project.read_bytes() == before
+
+
+def test_a_longer_plan_gives_finetuning_its_epochs_back(project):
+    task = {"kind": "classify", "base": "models/export/hf", "data": "data/labeled/rows.csv"}
+    rows = pd.DataFrame({"text": ["some words of a text"] * 20_000, "label": ["a", "b"] * 10_000})
+    rows.to_csv(project.parent / "data/labeled/rows.csv", index=False)
+    with edited(project) as content:
+        content["finetune"]["tasks"]["rows"] = task | {"text_columns": ["text"], "label_column": "label"}
+    found = []
+    for minutes in (4, 600):
+        write_plan(project, make_plan(project, Budget(60 * minutes), MACHINE).candidates["recommended"])
+        found.append(check_params(project).finetune.tasks["rows"].training.epochs)
+    assert found[0] < found[1] == 1.0
 
 
 def test_the_file_is_no_larger_than_asked(project):
