@@ -19,7 +19,7 @@ from llm.tokens.tokenizer import Tokenizer
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"generate", "neighbours", "check", "preset", "summary", "windows", "compare-models", "compare", "trace"}
 COMMANDS |= {"verify-export", "harness", "scaling", "serve", "chat", "push", "predict", "learning-curve", "add-task"}
-COMMANDS |= {"figures", "page", "params", "doctor"}
+COMMANDS |= {"figures", "page", "params", "doctor", "plan", "use-text"}
 
 
 def _run(*words: object) -> str:
@@ -115,6 +115,22 @@ def test_a_model_without_an_export_generates_from_its_weights(tmp_path, draw_gpt
     save_model(tmp_path, draw_gpt(attention="trainable"))
     words = ("--model", tmp_path, "--tokenizer", small_tokenizer_file, "--max-tokens", 60)
     assert len(_run("generate", "The river", *words)) > len("The river\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected --minutes or --hours"),
+        (("--minutes", 1, "--hours", 1), "expected --minutes or --hours"),
+        (
+            ("--minutes", 1, "--candidate", "huge"),
+            "--candidate: expected one of recommended, smaller, larger, got huge",
+        ),
+        (("--minutes", 1, "--params", "no.yaml"), "no.yaml"),
+    ],
+)
+def test_a_plan_is_refused_before_anything_is_trained(refuse, words, message):
+    assert message in refuse("plan", *words)
 
 
 def test_neighbours_lists_the_nearest_tokens(exported_folder, small_tokenizer_file, refuse):

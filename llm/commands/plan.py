@@ -31,7 +31,7 @@ from llm.core import params
 from llm.core.device import Machine
 from llm.core.errors import UserError
 from llm.core.outputs import write_json
-from llm.experiments.pilot import BATCH_SIZE, Excerpt, PilotShape, read_excerpt, run_pilots
+from llm.experiments.pilot import BATCH_SIZE, PilotShape, read_excerpt, run_pilots
 from llm.experiments.planning_law import Pilots, Predictor
 from llm.experiments.recipe import recipe_of
 from llm.experiments.timing import StepCost
@@ -40,6 +40,7 @@ from llm.model.gpt import GPT
 from llm.report.metrics import flatten
 from llm.report.tables import Table
 
+NAMES = ("recommended", "smaller", "larger")
 PREDICTION = Path("metrics/runtime/predicted/plan.json")
 CORPUS = Path("data/corpus")
 PREPARED = "label"  # the stage up to which a plan runs the pipeline, which no setting of it changes
@@ -116,9 +117,8 @@ class Plan:
 
 
 class Text(NamedTuple):
-    """What a plan needs of a text: its bytes by split, the pilot runs on it, and the sizes for costs."""
+    """What a plan needs of a text: the pilot runs on it, and the sizes for costs."""
 
-    excerpt: Excerpt
     pilots: Pilots
     sizes: Sizes
 
@@ -138,11 +138,8 @@ def make_plan(path: Path, budget: Budget, machine: Machine) -> Plan:
     predictor, text = Predictor.load(), _examine(checked, machine)
     candidates = list(_Planner(path, checked.model, epochs, budget, stages, text, predictor, machine).candidates())
     best = min(range(len(candidates)), key=lambda at: candidates[at].bits_per_byte[0])
-    named: dict[str, Candidate] = {"recommended": candidates[best]}
-    if best:
-        named["smaller"] = candidates[best - 1]
-    if best + 1 < len(candidates):
-        named["larger"] = candidates[best + 1]
+    places = {name: best + step for name, step in zip(NAMES, (0, -1, 1), strict=True)}
+    named = {name: candidates[at] for name, at in places.items() if 0 <= at < len(candidates)}
     short, long = (
         f"{float(run.bits_per_byte):.3f} after {float(run.tokens) / 1e6:.2g} million tokens" for run in text.pilots
     )
@@ -222,7 +219,7 @@ def _examine(checked: Params, machine: Machine) -> Text:
     pilots, bytes_per_token = run_pilots(excerpt, shape, machine)
     held_out = sum(size for split, size in excerpt.n_bytes.items() if split != "train")
     sizes = read_sizes(checked, Path(), {"tokenize"})
-    return Text(excerpt, pilots, replace(sizes, vocab_size=vocab_size, held_out_tokens=held_out / bytes_per_token))
+    return Text(pilots, replace(sizes, vocab_size=vocab_size, held_out_tokens=held_out / bytes_per_token))
 
 
 def _shape(d_model: int, n_layers: int, model: ModelParams) -> ModelParams:

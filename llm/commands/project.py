@@ -141,19 +141,20 @@ def plan(
 
     Trains a small model on the text, twice for some seconds, and times steps of other shapes.
     """
-    from llm.commands.plan import Budget, make_plan, write_plan
+    from llm.commands.plan import NAMES, Budget, make_plan, write_plan
     from llm.core.device import Machine
 
     if (minutes is None) == (hours is None):
         raise UserError("plan: expected --minutes or --hours")
+    if candidate not in NAMES:
+        raise UserError(f"--candidate: expected one of {', '.join(NAMES)}, got {candidate}")
     seconds = (minutes or 0) * 60 + (hours or 0) * 3600
     found = make_plan(params, Budget(seconds, until, target_bytes), Machine.find())
     print(f"{found.table()}\n{found.basis}")
-    chosen = {name: of for name, of in found.candidates.items() if name == candidate}
-    if not chosen:
+    if candidate not in found.candidates:
         raise UserError(f"--candidate: expected one of {', '.join(found.candidates)}, got {candidate}")
     if not dry_run:
-        print("\n".join(write_plan(params, chosen[candidate])) or f"{params} has these settings already")
+        print("\n".join(write_plan(params, found.candidates[candidate])) or f"{params} has these settings already")
 
 
 def doctor() -> None:
