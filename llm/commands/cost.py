@@ -40,7 +40,7 @@ START_SECONDS = 2.2  # of a stage, for DVC and imports; not in the time that a s
 PRETRAIN_SECONDS, EVALUATE_SECONDS, MEMORISE_SECONDS, FINETUNE_SECONDS = 2.0, 2.0, 2.5, 20.0
 SKIPPED_SECONDS = 0.4  # of a task of docstrings, where the text has none
 CONVERT_SECONDS = {"classify": 0.4, "instruct": 4.1, "dpo": 4.1}
-GENERATED_TOKEN = 8.0  # forward passes of a token of text that are worth a generated one, in a batch
+GENERATED_TOKEN = 3.0  # forward passes of a token of text that are worth a generated one, in a batch
 SAMPLE_SECONDS = 0.2  # of the text that pretraining writes beside an evaluation
 COMPARED_TOKENS = 50  # after each prefix of memorise
 FINETUNE_BYTES = 2_200_000_000  # on a processor, with the libraries that score and verify
@@ -161,7 +161,7 @@ def _seconds(params: Params, sizes: Sizes, config: ModelConfig, step: StepCost) 
     found["memorise"] = MEMORISE_SECONDS + forward * GENERATED_TOKEN * 2 * memorise.prefixes * COMPARED_TOKENS
     for name, task in params.finetune.tasks.items():
         found[f"finetune@{name}"] = _finetune_seconds(task, sizes.rows[name], params.finetune.n_seeds, config, step)
-        found[f"convert@{name}"] = CONVERT_SECONDS[task.kind]
+        found[f"convert@{name}"] = CONVERT_SECONDS[task.kind] if sizes.rows[name].train else SKIPPED_SECONDS
     return found
 
 
