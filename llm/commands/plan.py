@@ -58,7 +58,7 @@ EXTRAS = {"evaluate.quality.texts": (200, 50), "memorise.prefixes": (200, 50), "
 SHORT_TRAIN_BYTES = 2_000_000  # for the baselines
 
 
-SHORTENED = "More steps would fit, but they would make the model worse: it would memorize a text of this size."
+SHORTENED = "more steps would fit, but with them the model would memorize this text, and be worse on other text"
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ class Plan:
                  f"{value:.3f} [{low:.3f}, {high:.3f}]", f"{of.cost.peak_bytes / 1e9:.1f} GB",
                  f"{of.file_bytes / 1e6:.1f} MB"]
             )  # fmt: skip
-        shortened = any(of.is_shortened for of in self.candidates.values())
+        shortened = ", ".join(name for name, of in self.candidates.items() if of.is_shortened)
         columns = ["", "model", "parameters", "steps", "epochs", "dvc repro", "bits per byte of val", "memory", "file"]
         table = str(Table(columns, rows))
-        return f"{table}\n{SHORTENED}" if shortened else table
+        return f"{table}\n{shortened}: {SHORTENED}" if shortened else table
 
 
 class Text(NamedTuple):
