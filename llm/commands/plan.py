@@ -143,9 +143,7 @@ def make_plan(path: Path, budget: Budget, machine: Machine) -> Plan:
     short, long = (
         f"{float(run.bits_per_byte):.3f} after {float(run.tokens) / 1e6:.2g} million tokens" for run in text.pilots
     )
-    return Plan(
-        named, f"bits per byte by a {predictor.describe()}, and by two pilot runs on this text: {short}, {long}"
-    )
+    return Plan(named, f"pilot runs on this text: {short}, {long}\nlaw: {predictor.describe()}")
 
 
 def write_plan(path: Path, candidate: Candidate) -> list[str]:

@@ -155,8 +155,8 @@ class Predictor:
         """Return what the law was fitted on."""
         sizes, tokens = (np.asarray(of) / 1e6 for of in (self.runs.parameters, self.runs.tokens))
         return (
-            f"law of {len(self.texts)} runs on {len(set(self.texts))} texts, {sizes.min():.1f} to {sizes.max():.1f} "
-            f"million parameters in blocks and {tokens.min():.1f} to {tokens.max():.1f} million tokens"
+            f"{len(self.texts)} runs on {len(set(self.texts))} other texts, {sizes.min():.1f} to {sizes.max():.1f} million "
+            f"parameters in blocks, {tokens.min():.1f} to {tokens.max():.1f} million tokens"
         )
 
 

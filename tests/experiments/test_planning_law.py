@@ -68,6 +68,6 @@ def test_a_text_on_which_the_longer_pilot_run_is_worse_is_expected_to_gain_littl
 
 def test_the_table_of_runs_is_complete():
     predictor = Predictor.load()
-    assert f"law of {len(predictor.texts)} runs on {len(set(predictor.texts))} texts" in predictor.describe()
+    assert f"{len(predictor.texts)} runs on {len(set(predictor.texts))} other texts" in predictor.describe()
     assert np.isfinite(predictor.errors).all()
     assert np.sqrt((predictor.errors**2).mean()) < 0.06
