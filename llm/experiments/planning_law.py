@@ -154,10 +154,9 @@ class Predictor:
     def describe(self) -> str:
         """Return what the law was fitted on."""
         sizes, tokens = (np.asarray(of) / 1e6 for of in (self.runs.parameters, self.runs.tokens))
-        return (
-            f"{len(self.texts)} runs on {len(set(self.texts))} other texts, {sizes.min():.1f} to {sizes.max():.1f} million "
-            f"parameters in blocks, {tokens.min():.1f} to {tokens.max():.1f} million tokens"
-        )
+        runs = f"{len(self.texts)} runs on {len(set(self.texts))} other texts"
+        ranges = [f"{of.min():.1f} to {of.max():.1f} million" for of in (sizes, tokens)]
+        return f"{runs}, {ranges[0]} parameters in blocks, {ranges[1]} tokens"
 
 
 def _as_run(table: pd.DataFrame) -> Run:
