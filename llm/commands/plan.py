@@ -211,8 +211,8 @@ def _prepare_corpus() -> None:
 
 def _examine(checked: Params, machine: Machine) -> Text:
     excerpt = read_excerpt(CORPUS)
-    vocab_size = next(size for limit, size in VOCABULARIES if excerpt.n_bytes["train"] <= limit)
-    model = _shape(*PILOT_SHAPE, checked.model)
+    vocab_size = vocab_size_of(excerpt.n_bytes["train"])
+    model = shaped(*PILOT_SHAPE, checked.model)
     shape = PilotShape(model, vocab_size, checked.tokenize.pattern, CONTEXT, checked.pretrain.optimizer, checked.seed)
     pilots, bytes_per_token = run_pilots(excerpt, shape, machine)
     held_out = sum(size for split, size in excerpt.n_bytes.items() if split != "train")
@@ -220,7 +220,17 @@ def _examine(checked: Params, machine: Machine) -> Text:
     return Text(pilots, replace(sizes, vocab_size=vocab_size, held_out_tokens=held_out / bytes_per_token))
 
 
-def _shape(d_model: int, n_layers: int, model: ModelParams) -> ModelParams:
+def vocab_size_of(train_bytes: int) -> int:
+    """Return the vocabulary for a text.
+
+    >>> [vocab_size_of(n_bytes) for n_bytes in (170_000, 1_000_000, 15_000_000)]
+    [1024, 2048, 4096]
+    """
+    return next(size for limit, size in VOCABULARIES if train_bytes <= limit)
+
+
+def shaped(d_model: int, n_layers: int, model: ModelParams) -> ModelParams:
+    """Return the params of a model of a shape, without dropout; the family and the like stay."""
     return model.model_copy(update=_shape_keys(d_model, n_layers) | {"dropout": 0.0})
 
 
@@ -335,7 +345,7 @@ class _Planner:
 
     def _count(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Return the parameters of a model of the user's family: all, and those of the blocks and the last norm."""
-        model = _shape(*shape, self.model)
+        model = shaped(*shape, self.model)
         with torch.device("meta"):
             gpt = GPT(ModelConfig(**model.model_dump(), vocab_size=self.text.sizes.vocab_size, context_length=CONTEXT))
         return gpt.n_parameters(), sum(of.numel() for of in [*gpt.blocks.parameters(), *gpt.norm.parameters()])

@@ -5,7 +5,7 @@ data/corpus ──read_excerpt──► texts of train and val ──run_pilots�
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,16 +80,22 @@ def shorten(texts: list[str], limit: int) -> list[str]:
 
 
 def run_pilots(excerpt: Excerpt, shape: PilotShape, machine: Machine) -> tuple[Pilots, float]:
-    """Return the two runs on an excerpt, and the bytes of a token of train.
+    """Return the two runs on an excerpt, and the bytes of a token of train."""
+    runs, bytes_per_token = train_runs(excerpt, shape, N_STEPS, machine)
+    return Pilots(*runs), bytes_per_token
 
-    Their unique tokens are those of all of train. Both are trained as a plan would train them.
+
+def train_runs(excerpt: Excerpt, shape: PilotShape, steps: Sequence[int], machine: Machine) -> tuple[list[Run], float]:
+    """Train a tokenizer, and a model for each number of steps; return the runs, and the bytes of a token of train.
+
+    Their unique tokens are those of all of train. Each is trained as a plan would train it.
     """
     tokenizer = Tokenizer.of(train_bpe(excerpt.train, shape.vocab_size, shape.pattern))
     streams = [_stream(excerpt.train, lambda texts: tokenizer.encode_batch(texts, machine.threads), tokenizer)]
     bytes_per_token = float(token_lengths(tokenizer)[streams[0]].sum()) / len(streams[0])
     unique_tokens = excerpt.n_bytes["train"] / bytes_per_token
     found = []
-    for n_steps in N_STEPS:
+    for n_steps in steps:
         n_tokens = n_steps * BATCH_SIZE * shape.context_length
         recipe = recipe_of(n_tokens / unique_tokens)
         while recipe.merge_dropout and len(streams) <= recipe.segmentations:
@@ -97,7 +103,7 @@ def run_pilots(excerpt: Excerpt, shape: PilotShape, machine: Machine) -> tuple[P
         gpt = _train(streams, tokenizer, n_steps, recipe, shape, machine)
         parameters = sum(weight.numel() for weight in [*gpt.blocks.parameters(), *gpt.norm.parameters()])
         found.append(Run(parameters, n_tokens, unique_tokens, _score(gpt, tokenizer, excerpt.val, machine)))
-    return Pilots(*found), bytes_per_token
+    return found, bytes_per_token
 
 
 def _train(
