@@ -53,10 +53,11 @@ lint: $(READY)  ## Check format, rules and types
 	@ruff check .
 	@mypy
 
-# Run on their own, python -m bench.NAME: shakespeare needs a text, ablations half an hour, gpu a GPU; parity measures
-# no speed.
+# Run on their own, python -m bench.NAME: shakespeare, plan and planning_runs need a text, ablations half an hour, gpu a
+# GPU; parity measures no speed.
+APART := $(addprefix bench/,shakespeare.py plan.py planning_runs.py ablations.py gpu.py parity.py)
 bench: $(READY)  ## Run the benchmarks
-	@for script in $(filter-out bench/shakespeare.py bench/ablations.py bench/parity.py bench/gpu.py,$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
+	@for script in $(filter-out $(APART),$(wildcard bench/*.py)); do echo "== $$script"; python -m bench.$$(basename $$script .py) || exit 1; done
 
 scaling: $(READY)  ## Train a ladder of sizes and predict the next one (LADDER=large takes hours)
 	@dvc repro sample
