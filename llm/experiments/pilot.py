@@ -90,6 +90,7 @@ def train_runs(excerpt: Excerpt, shape: PilotShape, steps: Sequence[int], machin
 
     Their unique tokens are those of all of train. Each is trained as a plan would train it.
     """
+    machine.retain_freed_memory()
     tokenizer = Tokenizer.of(train_bpe(excerpt.train, shape.vocab_size, shape.pattern))
     streams = [_stream(excerpt.train, lambda texts: tokenizer.encode_batch(texts, machine.threads), tokenizer)]
     bytes_per_token = float(token_lengths(tokenizer)[streams[0]].sum()) / len(streams[0])
