@@ -56,8 +56,6 @@ FINETUNE_FRACTION = 0.3  # of the time at most, where tasks would take longer
 SHORT_MINUTES = 4.0  # below them less text is generated and probed
 EXTRAS = {"evaluate.quality.texts": (200, 50), "memorise.prefixes": (200, 50), "cloze.items": (200, 50)}
 SHORT_TRAIN_BYTES = 2_000_000  # for the baselines
-
-
 SHORTENED = "more steps would fit, but with them the model would memorize this text, and be worse on other text"
 
 
@@ -132,9 +130,11 @@ def make_plan(path: Path, budget: Budget, machine: Machine) -> Plan:
     """Return a plan for a params file; UserError where the text, the time or the bytes do not allow one."""
     checked = check_params(path)
     _check_plannable(checked, path)
+    stages = upstream_stages(budget.until) - upstream_stages(PREPARED)  # which run before the plan
+    if "pretrain" not in stages:
+        raise UserError(f"--until: expected pretrain or a stage after it, got {budget.until}")
     epochs = _full_epochs(checked)
     _prepare_corpus()
-    stages = upstream_stages(budget.until) - upstream_stages(PREPARED)  # those are done
     predictor, text = Predictor.load(), _examine(checked, machine)
     candidates = list(_Planner(path, checked.model, epochs, budget, stages, text, predictor, machine).candidates())
     best = min(range(len(candidates)), key=lambda at: candidates[at].bits_per_byte[0])

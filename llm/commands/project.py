@@ -134,7 +134,9 @@ def plan(
     until: Annotated[str | None, Option(help="A stage: the minutes are those of `dvc repro STAGE`.")] = None,
     target_bytes: Annotated[int | None, Option(min=1, help="Maximum size of the exported weights.")] = None,
     candidate: Annotated[str, Option(help="smaller, recommended or larger: which one is written.")] = "recommended",
-    dry_run: Annotated[bool, Option("--dry-run", help="Print the candidates and change nothing.")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print the candidates and leave the params file as it is.")
+    ] = False,
     params: opt.ParamsFile = opt.PARAMS,
 ) -> None:
     """Choose model, steps and finetuning lengths for your text and so much time, and write them into params.yaml.

@@ -19,7 +19,7 @@ class Recipe(NamedTuple):
     segmentations: int
 
 
-# From so many epochs on.
+# By the number of epochs from which a recipe is used.
 RECIPES = {
     0.0: Recipe(0.006, 0.1, 0.0, 0.0, 1),
     3.0: Recipe(0.003, 0.1, 0.0, 0.1, 1),

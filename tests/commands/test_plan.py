@@ -113,6 +113,11 @@ def test_a_longer_plan_gives_finetuning_its_epochs_back(project):
     assert found[0] < found[1] == 1.0
 
 
+def test_a_stage_without_pretraining_has_no_plan(project):
+    with pytest.raises(UserError, match=r"^--until: expected pretrain or a stage after it, got label$"):
+        make_plan(project, Budget(180, until="label"), MACHINE)
+
+
 def test_the_file_is_no_larger_than_asked(project):
     found = make_plan(project, Budget(60 * 60, target_bytes=3_000_000), MACHINE)
     assert max(of.file_bytes for of in found.candidates.values()) <= 3_000_000
